@@ -1,0 +1,251 @@
+"""All that knows rich: progress, the verdict in a terminal, plain lines elsewhere.
+
+People's text goes to stderr; stdout carries only what was asked for with `-o FORMAT`.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from pargate import events
+
+if TYPE_CHECKING:
+    from pargate.core.model import Checkpoint
+    from pargate.core.report import ScanReport
+    from pargate.core.results import Bound, Finding, Measurement
+    from pargate.pipeline.scan import Plan
+    from pargate.triggers import Trigger
+
+PLAIN_EVERY_S = 10.0
+"""Seconds between progress lines where there is no terminal."""
+
+LOG_WIDTH = 240
+
+WORDS = {
+    "inspect": "inspecting",
+    "carriers": "listing carriers",
+    "open": "opening",
+    "measure": "measuring",
+}
+
+STYLES = {"breach": "bold red", "open": "yellow", "met": "green"}
+MARKS = {"breach": "✗ breach", "open": "? open", "met": "✓ met"}
+VERDICTS = {"pass": "bold white on green", "fail": "bold white on red", "inconclusive": "bold black on yellow"}
+
+SHOWN = 12
+"""Rows of the table without --verbose; breaches and open rules are always shown."""
+
+
+class Console:
+    """Speaks to people."""
+
+    def __init__(self, *, quiet: bool, verbose: bool, color: bool) -> None:
+        """Colours are off under NO_COLOR, TERM=dumb, a pipe, or `color=False`."""
+        plain = not color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        self._quiet = quiet
+        self._verbose = verbose
+        # A pipe or a log has no width: rows stay on one line there.
+        width = None if sys.stderr.isatty() else LOG_WIDTH
+        self._rich = RichConsole(stderr=True, no_color=plain, highlight=False, width=width)
+        self._live = sys.stderr.isatty() and not os.environ.get("CI") and not plain and not quiet
+
+    def note(self, text: str) -> None:
+        """One line that -q leaves out."""
+        if not self._quiet:
+            self._rich.print(Text(text))
+
+    def to_stdout(self, text: str) -> None:
+        """What was asked for with -o. A reader that has enough does not change the verdict."""
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[events.Listener]:
+        """A listener that draws a bar on a terminal, and a plain line every ten seconds elsewhere."""
+        if self._quiet:
+            yield events.ignore
+            return
+        if not self._live:
+            yield self._plain_listener()
+            return
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(), TextColumn("at most"), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=self._rich, transient=True) as bar:
+            task = bar.add_task("starting", total=None, note="")
+
+            def listen(event: events.Event) -> None:
+                match event:
+                    case events.StageStarted(stage, detail):
+                        bar.update(task, description=f"{WORDS.get(stage, stage)} {escape(detail)}")
+                    case events.Advanced(done, total, note):
+                        bar.update(task, completed=done, total=total, note=note)
+                    case events.Notice(message):
+                        bar.console.print(Text(message))
+
+            yield listen
+
+    def _plain_listener(self) -> events.Listener:
+        last = [time.monotonic()]
+
+        def listen(event: events.Event) -> None:
+            match event:
+                case events.StageStarted(stage, detail) if self._verbose:
+                    self._rich.print(Text(f"{WORDS.get(stage, stage)} {detail}"))
+                case events.Advanced(done, total, note):
+                    if time.monotonic() - last[0] >= PLAIN_EVERY_S:
+                        last[0] = time.monotonic()
+                        self._rich.print(Text(f"block {done} of at most {total}: {note}"))
+                case events.Notice(message):
+                    self._rich.print(Text(message))
+
+        return listen
+
+    def plan(self, plan: "Plan") -> None:
+        """What a scan would measure."""
+        for line in plan.lines:
+            self._rich.print(Text(line))
+
+    def report(self, report: "ScanReport") -> None:
+        """Table worst first, summary, what to do next."""
+        if not self._quiet:
+            self._rich.print(Text(_subject(report), style="dim"))
+            self._rich.print(self._table(report))
+            for notice in report.notices:
+                self._rich.print(Text(f"note: {notice}", style="yellow"))
+        status = report.verdict.status
+        line = Text()
+        line.append(f" {status.upper()} ", style=VERDICTS[status])
+        line.append(f" {report.verdict.summary}")
+        self._rich.print(line)
+        if not self._quiet:
+            for step in _next(report):
+                self._rich.print(Text(f"  → {step}"))
+
+    def checkpoint(self, checkpoint: "Checkpoint") -> None:
+        """What inspection saw."""
+        rule = checkpoint.preprocess
+        dtypes = sorted({t.dtype for t in checkpoint.tensors})
+        height, width = rule.size
+        for name, value in (
+            ("source", checkpoint.source),
+            ("weights", checkpoint.weights),
+            ("sha256", checkpoint.sha256),
+            ("format", f"{checkpoint.format}, {checkpoint.size_bytes / 1e6:.1f} MB"),
+            ("architecture", checkpoint.architecture),
+            ("tensors", f"{len(checkpoint.tensors)} ({', '.join(dtypes)})"),
+            ("parameters", f"{checkpoint.parameters / 1e6:.2f} M"),
+            ("images", f"{height}×{width} px, {rule.resize}, {rule.interpolation}, mean {rule.mean}, std {rule.std}"),
+        ):
+            self._rich.print(Text(f"{name:>12}  ", style="dim").append(value, style="default"))
+
+    def triggers(self, table: "dict[str, type[Trigger]]") -> None:
+        """The catalogue with parameters and defaults."""
+        for kind, cls in table.items():
+            self._rich.print(Text(kind, style="bold").append(f"  {(cls.__doc__ or '').splitlines()[0]}", style="not bold"))
+            self._rich.print(Text(f"    source: {cls.source}", style="dim"))
+            for field, info in cls.model_fields.items():
+                default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)}"
+                self._rich.print(Text(f"    {info.alias or field}: {info.description} ({default})"))
+
+    def _table(self, report: "ScanReport") -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name, justify in (
+            ("", "left"), ("rule", "left"), ("trigger → target", "left"), ("measured", "left"),
+            ("interval", "right"), ("limit", "right"), ("n", "right"),
+        ):  # fmt: skip
+            table.add_column(name, justify=justify)  # type: ignore[arg-type]  # one of rich's literals
+        by_id = {m.id: m for m in report.measurements}
+        met = 0
+        for finding in report.findings:
+            if finding.status == "met":
+                met += 1
+                if met > SHOWN and not self._verbose:
+                    continue
+            for row in _rows(finding, by_id.get(finding.measurement or "")):
+                table.add_row(Text(MARKS[finding.status], style=STYLES[finding.status]), *map(Text, row))
+        if met > SHOWN and not self._verbose:
+            table.add_row("", Text(f"and {met - SHOWN} more met; -v lists them", style="dim"))
+        return table
+
+
+def _subject(report: "ScanReport") -> str:
+    model, run = report.model, report.run
+    reference = f", reference {report.reference.source}" if report.reference else ""
+    return (
+        f"{model.source}  {model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}\n"
+        f"policy {report.policy.name}{reference}; {report.images.read} of {report.images.listed} carriers from "
+        f"{report.images.source}, {report.classes.count} classes; {run.forward_passes} forward passes in "
+        f"{run.seconds:.1f} s ({run.device}, {run.precision})"
+    )
+
+
+def _rows(finding: "Finding", measurement: "Measurement | None") -> Iterator[tuple[str, ...]]:
+    subject = "clean carriers"
+    if measurement is not None and measurement.trigger is not None:
+        subject = measurement.trigger.label
+        if measurement.target is not None:
+            subject += f" → {measurement.target.name}"
+    if not finding.bounds:
+        yield finding.rule, finding.message, "", "", "", ""
+    for bound in finding.bounds:
+        yield (
+            finding.rule, subject, _measured(bound, measurement), _interval(bound),
+            f"{'≤' if bound.upper else '≥'} {bound.limit_text}", str(bound.n),
+        )  # fmt: skip
+
+
+def _measured(bound: "Bound", measurement: "Measurement | None") -> str:
+    name = bound.metric.replace("_", " ")
+    if bound.estimate is not None:
+        text = f"{name} {bound.estimate:.1%}"
+        if bound.metric == "excess" and measurement is not None and measurement.pairs is not None:
+            success = measurement.counts["attack_success"].rate or 0.0
+            text += f" (success {success:.1%})"
+        return text
+    success = measurement.counts.get("attack_success") if measurement is not None else None
+    rate = success.rate if success is not None else None
+    return f"{name} below success {rate:.1%}" if rate is not None else f"{name} not measured"
+
+
+def _interval(bound: "Bound") -> str:
+    low = "" if bound.estimate is None else f"{bound.low:.1%}"
+    return f"{low} … {bound.high:.1%}"
+
+
+def _next(report: "ScanReport") -> Iterator[str]:
+    """One line that says what to do after anything but a pass."""
+    status = report.verdict.status
+    if status == "fail":
+        if any(f.status == "breach" and _over_control(report, f) for f in report.findings):
+            yield (
+                "behaves like a backdoor; whether planted or natural needs a trusted parent: "
+                f"pargate scan {report.model.source} --reference PARENT"
+            )
+        else:
+            yield "do not ship this checkpoint; go back to one whose scan passes"
+    elif status == "inconclusive":
+        if not report.run.complete:
+            yield "run again: it resumes from the cache"
+        elif report.verdict.summary.startswith("The model recognises"):
+            yield "give labelled images like those the model was made for: --images SOURCE --classes FILE"
+        else:
+            yield "give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
+
+
+def _over_control(report: "ScanReport", finding: "Finding") -> bool:
+    measured: Any = next((m for m in report.measurements if m.id == finding.measurement), None)
+    return measured is not None and measured.pairs is not None and measured.pairs.baseline.startswith("control")

@@ -1,0 +1,135 @@
+"""Commands that open a model: scan."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pargate.cli.options import (
+    ArchOption,
+    ModelArgument,
+    NoColorOption,
+    OutputOption,
+    Terminated,
+    cache_folder,
+    read_outputs,
+)
+from pargate.errors import ExitCode, InputError
+
+
+class Precision(StrEnum):
+    """Arithmetic of the image tower."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+def scan(
+    model: ModelArgument,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy", "-p", envvar="PARGATE_POLICY", metavar="POLICY",
+            help="A YAML file or a built-in name. Default: pargate.yaml here, else baseline.",
+        ),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images", envvar="PARGATE_IMAGES", metavar="SOURCE",
+            help="Carriers: a folder, class folders, CSV/TSV, WebDataset tars, or builtin:scenes.",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", envvar="PARGATE_CLASSES", metavar="FILE", help="Class names, one per line."),
+    ] = None,
+    arch: ArchOption = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="MODEL", help="A trusted model, such as the parent: excess is over it."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
+    precision: Annotated[Precision, typer.Option("--precision", help="Arithmetic of the image tower.")] = Precision.AUTO,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")] = 0,
+    max_minutes: Annotated[
+        float | None, typer.Option("--max-minutes", min=0.0, help="Stop measuring after so long; undecided is not passed.")
+    ] = None,
+    output: OutputOption = None,
+    cache: Annotated[
+        str | None, typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="Where vectors are kept, so that a killed run resumes.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every comparison, also the harmless ones.")] = False,
+    no_color: NoColorOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="End with 0 also when the verdict is fail or inconclusive.")
+    ] = False,
+) -> int:
+    """Measure the attack success of the policy's triggers on MODEL, and judge it.
+
+    Ends with 0 for pass, 1 for fail, 3 for inconclusive; 2, 4 and 5 say that nothing was judged: wrong
+    input, invalid policy, or trouble with the machine.
+    """
+    import os
+    from datetime import UTC, datetime
+
+    # Before torch is loaded: threads that wait by spinning take the processor from the workers that decode
+    # pictures, and from whatever else runs; on two busy cores a layer then took ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    from pargate.cli.console import Console
+    from pargate.core.results import Outcome
+    from pargate.files import write_atomic
+    from pargate.pipeline.scan import ScanRequest, plan
+    from pargate.pipeline.scan import scan as run_scan
+    from pargate.policy.resolve import WORKING_FILE, resolve
+    from pargate.report import FORMATS
+
+    outputs = read_outputs(output, list(FORMATS))
+    console = Console(quiet=quiet, verbose=verbose, color=not no_color)
+    if policy is None and Path(WORKING_FILE).is_file():
+        console.note(f"policy: {WORKING_FILE} in this folder")
+    resolved = resolve(policy)
+    if max_minutes is not None and max_minutes <= 0:
+        raise InputError("--max-minutes must be more than 0")
+    request = ScanRequest(
+        model=model,
+        policy=resolved,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        arch=arch,
+        images=images,
+        classes=classes,
+        reference=reference,
+        device=device,
+        precision=precision,
+        seed=seed,
+        max_minutes=max_minutes,
+        cache=cache_folder(cache),
+    )
+    if dry_run:
+        console.plan(plan(request))
+        return ExitCode.OK
+    signalled: list[ExitCode] = []
+
+
+    def remember(signal: KeyboardInterrupt) -> None:
+        signalled.append(ExitCode.SIGTERM if isinstance(signal, Terminated) else ExitCode.SIGINT)
+
+    with console.progress() as listener:
+        report = run_scan(request, listener, on_interrupt=remember)
+    for target in outputs:
+        text = FORMATS[target.format](report)
+        if target.path is None:
+            console.to_stdout(text)
+        else:
+            write_atomic(target.path, text.encode())
+    console.report(report)
+    if signalled:
+        return signalled[0]
+    codes = {Outcome.PASS: ExitCode.OK, Outcome.FAIL: ExitCode.FAIL, Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE}
+    return ExitCode.OK if exit_zero else codes[report.verdict.status]

@@ -1,0 +1,60 @@
+"""Commands without torch: inspect, triggers."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pargate.cli.options import ArchOption, ModelArgument, NoColorOption, OutputOption, read_outputs
+from pargate.errors import InputError
+
+
+def inspect(
+    model: ModelArgument, arch: ArchOption = None, output: OutputOption = None, no_color: NoColorOption = False
+) -> None:
+    """Say what a checkpoint is, without loading or executing anything."""
+    import json
+    from dataclasses import asdict
+
+    from pargate.cli.console import Console
+    from pargate.encoders.hub import fetch
+    from pargate.encoders.inspect import inspect as look
+    from pargate.files import write_atomic
+
+    outputs = read_outputs(output, ["json"])
+    console = Console(quiet=False, verbose=False, color=not no_color)
+    checkpoint = look(model, arch=arch, fetch=fetch)
+    text = json.dumps({**asdict(checkpoint), "parameters": checkpoint.parameters}, indent=1) + "\n"
+    for target in outputs:
+        if target.path is None:
+            console.to_stdout(text)
+        else:
+            write_atomic(target.path, text.encode())
+    console.checkpoint(checkpoint)
+
+
+def triggers(
+    preview: Annotated[
+        Path | None, typer.Option("--preview", metavar="OUT.png", help="Draw a contact sheet of all triggers.")
+    ] = None,
+    on: Annotated[
+        Path | None, typer.Option("--on", metavar="IMAGE", help="The picture to put them on; a drawn scene by default.")
+    ] = None,
+    size: Annotated[int, typer.Option("--size", min=32, max=512, help="Side in pixels.")] = 224,
+    no_color: NoColorOption = False,
+) -> None:
+    """List the triggers and their parameters, or draw them."""
+    from pargate.cli.console import Console
+    from pargate.files import check_writable, write_atomic
+    from pargate.pipeline.preview import contact_sheet
+    from pargate.triggers import TABLE
+
+    console = Console(quiet=False, verbose=False, color=not no_color)
+    if preview is None:
+        if on is not None:
+            raise InputError("--on needs --preview", "say where to draw: --preview OUT.png")
+        console.triggers(TABLE)
+        return
+    check_writable(preview)
+    write_atomic(preview, contact_sheet(on, size))
+    console.note(f"drew {len(TABLE)} triggers and their controls: {preview}")

@@ -1,0 +1,80 @@
+"""Options that several commands share, and the small values they turn into."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pargate.errors import InputError, nearest
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; handled like Ctrl-C, with an exit code of its own."""
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="An open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME[@REV], or open_clip:ARCH/TAG.",
+        show_default=False,
+    ),
+]
+ArchOption = Annotated[
+    str | None, typer.Option("--arch", metavar="NAME", help="Architecture of a bare checkpoint file, e.g. ViT-B-32.")
+]
+OutputOption = Annotated[
+    list[str] | None,
+    typer.Option("--output", "-o", metavar="FORMAT[=PATH]", help="Write the report: json to stdout, json=PATH to a file. Repeatable."),
+]
+NoColorOption = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One requested report: a format, and where to; None is stdout."""
+
+    format: str
+    path: Path | None
+
+
+def read_outputs(values: list[str] | None, formats: list[str]) -> list[Output]:
+    """Requested reports; refuses now what could not be written at the end.
+
+    Raises:
+        InputError: unknown format, a place that cannot be written, or two reports for stdout.
+    """
+    from pargate.files import check_writable
+
+    outputs = []
+    for value in values or []:
+        name, equals, place = value.partition("=")
+        if name not in formats:
+            raise InputError(f"unknown report format '{name}'.{nearest(name, formats)}", f"one of {', '.join(formats)}")
+        if equals and not place:
+            raise InputError(f"-o {value}: no file is named", f"write -o {name}=PATH")
+        path = Path(place) if place else None
+        if path is not None:
+            check_writable(path)
+        outputs.append(Output(name, path))
+    if sum(output.path is None for output in outputs) > 1:
+        raise InputError("two reports for stdout", "give all but one a place: -o FORMAT=PATH")
+    return outputs
+
+
+def cache_folder(value: str | None) -> Path | None:
+    """The folder of the store of vectors: as given, `off`, or the user's cache folder."""
+    if value == "off":
+        return None
+    if value:
+        return Path(value)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "pargate"

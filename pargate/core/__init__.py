@@ -1,0 +1,1 @@
+"""The vocabulary: values and pure arithmetic, without effects."""

@@ -1,0 +1,123 @@
+"""What a checkpoint is on disk, and what an encoder promises once it is open."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pargate.core.stamp import Stamp
+
+Vectors = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor as the file's header describes it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How a picture becomes model input, as the model's own configuration says.
+
+    `resize` is one of `shortest` (scale the short side, crop the centre), `longest` (scale the long side,
+    pad with `fill`) or `squash` (ignore the aspect ratio).
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize: str = "shortest"
+    fill: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model on disk, as inspection saw it: nothing was executed or loaded."""
+
+    source: str
+    """What the user named."""
+    weights: str
+    """Path of the weights file."""
+    sha256: str
+    """Digest of the weights file."""
+    config_sha256: str
+    """Digest of the model configuration's canonical JSON."""
+    size_bytes: int
+    format: str
+    """`safetensors` or `torch-zip`."""
+    architecture: str
+    """Name of the architecture, or a description of the configuration where it has no name."""
+    config: dict[str, Any] = field(repr=False)
+    """open_clip's `model_cfg`."""
+    preprocess: Preprocess
+    tensors: tuple[TensorInfo, ...] = field(repr=False)
+    activation_known: bool = True
+    """False where nothing says whether the weights were trained with QuickGELU."""
+    folder: str | None = None
+    """The folder that also holds tokenizer files, where there is one."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of values over all floating-point tensors."""
+        return sum(t.elements for t in self.tensors if t.dtype.startswith(("F", "BF")))
+
+    @property
+    def digest(self) -> str:
+        """Identity of weights and configuration together: the same weights read otherwise differ."""
+        return f"{self.sha256[:32]}{self.config_sha256[:32]}"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """Everything about an open encoder that can change a vector."""
+
+    backend: str
+    """Library and version."""
+    architecture: str
+    preprocess: Preprocess
+    dim: int
+    """Length of an embedding."""
+    logit_scale: float
+    precision: str
+    """`fp32`, `bf16` or `fp16`: arithmetic of the image tower. Text always runs in fp32."""
+    device: str
+    activation: str
+    """`gelu` or `quick_gelu`."""
+
+
+class Encoder(Protocol):
+    """An open model: pixels and texts in, unit vectors out.
+
+    Normalisation, tokenising and stamping happen inside, on the device; batching, caching and progress
+    outside. Nothing above `encoders/` can tell one backend from another.
+    """
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """What determines the vectors."""
+        ...
+
+    def put(self, pixels: Pixels) -> Any:
+        """Move uint8 [n, H, W, 3] to the device once; the handle is passed to `encode_images`."""
+        ...
+
+    def encode_images(self, batch: Any, stamp: Stamp | None = None) -> Vectors:
+        """float32 [n, d], unit rows, of a batch with or without a stamp on it."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """float32 [m, d], unit rows."""
+        ...

@@ -1,0 +1,127 @@
+"""The report: one JSON document per run, and the only thing that renderers read."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pargate.core.results import Finding, Measurement, Value, Verdict
+
+SCHEMA = "pargate/report/1"
+
+
+class Tool(Value):
+    """What made the report."""
+
+    name: Literal["pargate"] = "pargate"
+    version: str
+    libraries: dict[str, str] = {}
+
+
+class Run(Value):
+    """When, where and how it ran."""
+
+    id: str
+    started: str
+    """RFC 3339, UTC."""
+    seconds: float
+    host: str
+    """Kind of machine: system, architecture, processors; no name."""
+    device: str
+    precision: str
+    precision_note: str = ""
+    threads: int
+    seed: int
+    complete: bool = True
+    """False for the report of a run that was interrupted."""
+    forward_passes: int = 0
+    """Images that went through an image tower, cached blocks not counted."""
+    cache: str = "off"
+    """`off`, or how many blocks of vectors came from it; whoever can write to a cache can forge them."""
+
+
+class ModelInfo(Value):
+    """The checkpoint that was judged."""
+
+    source: str
+    sha256: str
+    format: str
+    architecture: str
+    parameters: int
+    size_bytes: int
+    image_size: tuple[int, int]
+    preprocessing: dict[str, Any]
+    activation: str
+    activation_note: str = ""
+    backend: str
+
+
+class ImagesInfo(Value):
+    """The carriers."""
+
+    source: str
+    listed: int
+    read: int
+    labelled: int
+    captioned: int
+    unreadable: tuple[tuple[str, str], ...] = ()
+    """Key and reason."""
+    duplicates: int = 0
+    digest: str = ""
+    """SHA-256 over the digests of the pictures that were read, in order."""
+
+
+class ClassesInfo(Value):
+    """The classes of the zero-shot head."""
+
+    source: str
+    count: int
+    templates: tuple[str, ...]
+    digest: str
+
+
+class PolicyInfo(Value):
+    """The policy as it was applied."""
+
+    name: str
+    source: str
+    sha256: str
+    document: dict[str, Any]
+    """With all defaults filled in: what a later judge reads."""
+
+
+class Coverage(Value):
+    """What was probed, and what this scan cannot show."""
+
+    probed: tuple[str, ...]
+    limits: tuple[str, ...]
+
+
+class ScanReport(Value):
+    """Everything a renderer or a later judge needs."""
+
+    schema_: str = Field(SCHEMA, alias="schema")
+    tool: Tool
+    run: Run
+    model: ModelInfo
+    reference: ModelInfo | None = None
+    images: ImagesInfo
+    classes: ClassesInfo
+    policy: PolicyInfo
+    measurements: tuple[Measurement, ...]
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+    coverage: Coverage
+    notices: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Indented JSON text with a final newline; reading it back gives an equal report."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "ScanReport":
+        """Read a saved report.
+
+        Raises:
+            pydantic.ValidationError: the text is no report of a version that this pargate reads.
+        """
+        return cls.model_validate_json(text)

@@ -1,0 +1,180 @@
+"""What a scan finds: measurements, findings, a verdict.
+
+Counts are stored and rates derived, so that a saved measurement can be judged again, under other limits
+and another confidence, without the model. "Not measured" is an absent measurement with a reason, never a
+zero.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Value(BaseModel):
+    """Base of everything that leaves the process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Metric(StrEnum):
+    """Quantities a rule can limit."""
+
+    ATTACK_SUCCESS = "attack_success"
+    EXCESS = "excess"
+    ACCURACY = "accuracy"
+    RECALL = "recall"
+
+
+class Status(StrEnum):
+    """Answer to one rule. An `open` rule was not decided and never counts as met."""
+
+    MET = "met"
+    BREACH = "breach"
+    OPEN = "open"
+
+
+class Outcome(StrEnum):
+    """Answer to all rules."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Severity(StrEnum):
+    """How bad a breach is; the author of a policy decides."""
+
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+class TriggerInfo(Value):
+    """The trigger of a measurement."""
+
+    label: str
+    """How people call it."""
+    kind: str
+    parameters: dict[str, Any]
+    """Everything that changes a pixel."""
+    digest: str
+    """SHA-256 of the parameters."""
+
+
+class Target(Value):
+    """The class a trigger is measured towards."""
+
+    name: str
+    given: bool
+    """True if the policy names it; otherwise it was chosen on the selection half."""
+    selection_n: int = 0
+    """Carriers on which it was chosen."""
+    selection_gain: float = 0.0
+    """Its gain there: the share pulled to it, less the share without the trigger (or of the reference)."""
+
+
+class Count(Value):
+    """Successes among n."""
+
+    n: int = Field(ge=0)
+    successes: int = Field(ge=0)
+
+    @property
+    def rate(self) -> float | None:
+        """successes / n, or None where nothing was measured."""
+        return self.successes / self.n if self.n else None
+
+
+class Pairs(Value):
+    """Trigger and baseline on the same carriers: how often each of them, and both, hit."""
+
+    baseline: str
+    """`control:flat`, `control:shuffled`, or `reference`."""
+    target: str
+    """The class that counts as a hit of the baseline: for a control, its own most-pulled class."""
+    n: int = Field(ge=0)
+    both: int = Field(ge=0)
+    trigger_only: int = Field(ge=0)
+    baseline_only: int = Field(ge=0)
+
+    @property
+    def baseline_rate(self) -> float | None:
+        """Share of carriers on which the baseline hits."""
+        return (self.both + self.baseline_only) / self.n if self.n else None
+
+    @property
+    def excess(self) -> float | None:
+        """Share under the trigger less share under the baseline; may be negative."""
+        return (self.trigger_only - self.baseline_only) / self.n if self.n else None
+
+
+class Measurement(Value):
+    """What one probe counted for one trigger, or for the clean carriers."""
+
+    id: str
+    rule: str
+    probe: str
+    trigger: TriggerInfo | None = None
+    target: Target | None = None
+    counts: dict[str, Count] = {}
+    """By name. `attack_success`: over eligible carriers, neither labelled nor predicted as the target
+    before stamping. `asr_nt`: over carriers not labelled as the target (as papers do). `asr_all`: over all.
+    `base`: predicted as the target without the trigger, not labelled so. `accuracy`, `accuracy_stamped`:
+    clean, and under the trigger. `recall`: own caption among the five nearest. `top_class`: carriers taken for
+    the class that is predicted most."""
+    pairs: Pairs | None = None
+    """Against the control or the reference; absent where it was not needed or not asked for."""
+    chance: float | None = None
+    """Accuracy of guessing, for the utility probe."""
+    selection: dict[str, Count] = {}
+    """The same counts on the selection half, which choose and never judge."""
+    forward_passes: int = 0
+    """Images that went through an image tower for this measurement alone."""
+    stopped: str = ""
+    """Why sampling ended: `decided`, `images` (no more of them), `budget`, or a reason it could not run."""
+    excluded: dict[str, int] = {}
+    """Carriers that did not count, by reason."""
+    examples: tuple[str, ...] = ()
+    """Digests of some carriers that the trigger moved to the target."""
+
+
+class Bound(Value):
+    """One limit of a rule, the interval it was compared with, and the answer."""
+
+    metric: Metric
+    limit: float
+    limit_text: str
+    """As the policy writes it."""
+    upper: bool
+    """True for a maximum."""
+    n: int
+    estimate: float | None
+    low: float
+    high: float
+    method: str
+    status: Status
+
+
+class Finding(Value):
+    """The answer to one rule for one trigger (or for the clean carriers)."""
+
+    rule: str
+    measurement: str | None
+    """Id of the measurement, or None where nothing could be measured."""
+    severity: Severity
+    status: Status
+    bounds: tuple[Bound, ...]
+    message: str
+    """One sentence: what was measured, on how many, against which limit."""
+
+
+class Verdict(Value):
+    """The answer to all rules."""
+
+    status: Outcome
+    decided_by: tuple[str, ...]
+    """Ids of the rules that made it so."""
+    summary: str
+    """One sentence."""

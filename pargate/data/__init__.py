@@ -1,0 +1,1 @@
+"""Carrier images, class names and where they come from."""

@@ -1,0 +1,132 @@
+"""Blocks of decoded carriers, prepared in worker processes a little ahead of their use.
+
+Processes, not threads: a picture that crashes a decoder kills a worker, not the gate, and decoding never
+competes with the encoder for the interpreter. Memory is bounded by the few blocks in flight.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pargate.core.model import Preprocess
+from pargate.data.images import Decoded, Locator, decode_many
+from pargate.data.sources import Item
+from pargate.errors import OperationalError
+
+AHEAD = 2
+"""Blocks decoded before they are asked for."""
+
+KEPT_BYTES = 64 << 20
+"""Decoded blocks that are kept for a second look, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some carriers at model resolution, in the set's order."""
+
+    pixels: NDArray[np.uint8]
+    """[n, H, W, 3]."""
+    digests: tuple[str, ...]
+    """Hex SHA-256 of each picture's encoded bytes."""
+    rows: NDArray[np.int64]
+    """Which items of the set these are: those that could be read."""
+    unreadable: tuple[tuple[str, str], ...]
+    """Key and reason of each item of the block that could not be."""
+
+
+class Decoder:
+    """Decodes blocks of items; a context manager that owns the workers."""
+
+    def __init__(self, items: Sequence[Item], blocks: Sequence[NDArray[np.int64]], seed: int) -> None:
+        """Prepare to read `blocks`, arrays of positions in `items`; scenes are rendered from `seed`."""
+        self._items = items
+        self._blocks = blocks
+        self._seed = seed
+        self._rule: Preprocess | None = None
+        workers = max(1, min(4, (os.cpu_count() or 2) // 2))
+        # Spawned, because the parent may hold threads of torch, which do not survive a fork.
+        self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+        self._pending: dict[int, Future[list[Decoded]]] = {}
+        self._kept: OrderedDict[int, Block] = OrderedDict()
+
+    def __enter__(self) -> "Decoder":
+        """Nothing to do: workers start with the first block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drop what was not used and end the workers."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def start(self, rule: Preprocess) -> None:
+        """Fix how pictures are resized, and begin with the first blocks."""
+        self._rule = rule
+        for number in range(min(AHEAD, len(self._blocks))):
+            self._ask(number)
+
+    def _ask(self, number: int) -> Future[list[Decoded]]:
+        if number not in self._pending:
+            if self._rule is None:
+                raise RuntimeError("start() fixes how pictures are resized, and was not called")
+            places = [self._items[row].place for row in self._blocks[number]]
+            try:
+                self._pending[number] = self._pool.submit(_work, places, self._rule, self._seed)
+            except BrokenProcessPool as error:
+                raise _killed() from error
+        return self._pending[number]
+
+    def block(self, number: int) -> Block:
+        """Block `number`, waiting for it if need be; the next ones are begun.
+
+        Raises:
+            OperationalError: a worker was killed, by the system (memory) or by a picture.
+        """
+        if number in self._kept:
+            return self._kept[number]
+        for ahead in range(number, min(number + 1 + AHEAD, len(self._blocks))):
+            if ahead not in self._kept:
+                self._ask(ahead)
+        try:
+            decoded = self._pending.pop(number).result()
+        except BrokenProcessPool as error:
+            raise _killed() from error
+        rows = self._blocks[number]
+        good = [i for i, d in enumerate(decoded) if d.pixels is not None]
+        size = self._rule.size if self._rule else (0, 0)
+        pixels = np.stack([decoded[i].pixels for i in good]) if good else np.empty((0, *size, 3), np.uint8)
+        block = Block(
+            pixels,
+            tuple(decoded[i].digest for i in good),
+            rows[good],
+            tuple((self._items[rows[i]].key, d.problem) for i, d in enumerate(decoded) if d.pixels is None),
+        )
+        self._kept[number] = block
+        while sum(b.pixels.nbytes for b in self._kept.values()) > KEPT_BYTES and len(self._kept) > 1:
+            self._kept.popitem(last=False)
+        return block
+
+
+def _killed() -> OperationalError:
+    return OperationalError(
+        "a process that decodes pictures was killed",
+        "usually the system ran out of memory: free some, or use smaller pictures; the next run resumes",
+    )
+
+
+def _work(places: list[Locator | int], rule: Preprocess, seed: int) -> list[Decoded]:
+    """Runs in a worker: one block."""
+    scenes = [place for place in places if isinstance(place, int)]
+    if not scenes:
+        return decode_many([place for place in places if isinstance(place, Locator)], rule)
+    from pargate.data.carriers import render_scenes
+
+    return render_scenes(scenes, rule, seed)

@@ -1,0 +1,114 @@
+"""Pictures to model input: decode, resize, crop, by the rule of the model's own configuration.
+
+Stops at 8-bit RGB pixels of model resolution: triggers are stamped there, and only the encoder
+normalises. The arithmetic equals open_clip's evaluation transform (torchvision's rounding included), with
+one difference: colours are converted to RGB before resizing, not after, which only matters for palette
+and transparent pictures, where interpolating the raw values has no meaning.
+
+This module is imported by decoding workers: it stays light.
+"""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pargate.core.model import Preprocess
+
+MAX_PIXELS = 1 << 26
+"""Largest picture that is decoded (67 megapixels): a small file can claim to be a huge picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locator:
+    """Where the bytes of one picture are: a file, or a range of a file such as a tar."""
+
+    path: str
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        """The picture's encoded bytes."""
+        with Path(self.path).open("rb") as stream:
+            stream.seek(self.offset)
+            return stream.read(self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One picture at model resolution, or the reason why it could not be read."""
+
+    digest: str
+    """Hex SHA-256 of the encoded bytes."""
+    pixels: NDArray[np.uint8] | None
+    """[H, W, 3]."""
+    problem: str = ""
+
+
+def fit(image: Image.Image, rule: Preprocess) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3] of a picture, resized and cropped as `rule` says."""
+    image = image.convert("RGB")
+    height, width = rule.size
+    bicubic = rule.interpolation != "bilinear"
+    kernel = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+    if rule.resize == "squash":
+        return np.asarray(_resize(image, (width, height), kernel))
+    if rule.resize == "longest":
+        ratio = max(image.height / height, image.width / width)
+        image = _resize(image, (round(image.width / ratio), round(image.height / ratio)), kernel)
+        return np.asarray(_pad(image, rule))
+    if height == width:
+        short, long = sorted(image.size)
+        scaled = int(height * long / short)
+        image = _resize(image, (height, scaled) if image.width <= image.height else (scaled, height), kernel)
+    else:
+        # open_clip resizes for a target that is not square with the default kernel, whatever the config.
+        ratio = min(image.height / height, image.width / width)
+        new = (round(image.width / ratio), round(image.height / ratio))
+        image = _resize(image, new, Image.Resampling.BICUBIC)
+    top, left = round((image.height - height) / 2.0), round((image.width - width) / 2.0)
+    return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+def _resize(image: Image.Image, size: tuple[int, int], kernel: Image.Resampling) -> Image.Image:
+    return image if image.size == size else image.resize(size, kernel)
+
+
+def _pad(image: Image.Image, rule: Preprocess) -> Image.Image:
+    """Centre a picture that is at most as large as the target on a page of the fill colour."""
+    height, width = rule.size
+    page = Image.new("RGB", (width, height), (rule.fill,) * 3)
+    page.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return page
+
+
+def decode(content: bytes, rule: Preprocess) -> Decoded:
+    """One picture from its encoded bytes; whatever is wrong with it is reported, never raised."""
+    digest = hashlib.sha256(content).hexdigest()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd metadata; a picture that decodes is a picture
+            with Image.open(io.BytesIO(content)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    return Decoded(digest, None, f"{image.width}×{image.height} pixels is too large")
+                return Decoded(digest, fit(image, rule))
+    except Exception as error:  # a decoder meets hostile bytes: whatever it raises means unreadable
+        return Decoded(digest, None, str(error) or type(error).__name__)
+
+
+def decode_many(locators: list[Locator], rule: Preprocess) -> list[Decoded]:
+    """What a decoding worker does: read and decode, in order."""
+    found = []
+    for locator in locators:
+        try:
+            content = locator.read()
+        except OSError as error:
+            found.append(Decoded("0" * 64, None, error.strerror or "unreadable"))
+        else:
+            found.append(decode(content, rule))
+    return found

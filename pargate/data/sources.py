@@ -1,0 +1,163 @@
+"""Where carriers come from: a folder, class folders, CSV or TSV, WebDataset tars, the scene renderer.
+
+Listing reads names and, for tars, headers; pictures are read later, by the decoding workers, and only as
+many as a scan needs.
+"""
+
+import csv
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pargate.data.images import Locator
+from pargate.errors import InputError, nearest
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+
+BUILTIN_SCENES = "builtin:scenes"
+
+SCENES = 4000
+"""Scenes in the built-in set; the renderer has no end, a set needs one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One carrier before it is read."""
+
+    key: str
+    """Name within its source, unique and the same on every machine."""
+    place: Locator | int
+    """Where its bytes are, or its number in the scene renderer."""
+    label: str | int | None = None
+    """Name of its true class, or its index in the list of classes."""
+    caption: str | None = None
+
+
+def list_items(source: str) -> list[Item]:
+    """All carriers of a source, in its own order.
+
+    Raises:
+        InputError: nothing there, no pictures in it, or it cannot be read; says what was expected.
+    """
+    if source == BUILTIN_SCENES:
+        return [Item(f"{i:06d}", i) for i in range(SCENES)]
+    if source.startswith("builtin:"):
+        raise InputError(f"unknown image source '{source}'", f"the built-in one is {BUILTIN_SCENES}")
+    paths = _expand(source)
+    if any(path.suffix == ".tar" for path in paths):
+        items = [item for path in paths for item in _tar(path, len(paths) > 1)]
+    elif paths[0].is_dir():
+        items = _folder(paths[0])
+    elif paths[0].suffix.lower() in (".csv", ".tsv"):
+        items = _table(paths[0])
+    else:
+        raise InputError(
+            f"cannot read images from {source}",
+            "give a folder, class folders, a CSV or TSV with the header image,label|caption, a WebDataset .tar, "
+            f"or {BUILTIN_SCENES}",
+        )
+    if not items:
+        raise InputError(f"no pictures in {source}", f"known kinds: {', '.join(sorted(SUFFIXES))}")
+    return items
+
+
+def _expand(source: str) -> list[Path]:
+    """Existing paths of a source; brace ranges such as `{000..007}` are expanded."""
+    if "{" in source and not Path(source).exists():
+        from braceexpand import braceexpand
+
+        names = list(braceexpand(source))
+    else:
+        names = [source]
+    paths = [Path(name) for name in names]
+    for path in paths:
+        if not path.exists():
+            hint = "check the path"
+            if path.parent.is_dir():
+                hint += nearest(path.name, [p.name for p in path.parent.iterdir()])
+            raise InputError(f"no such image source: {path}", hint)
+    return paths
+
+
+def _folder(folder: Path) -> list[Item]:
+    """Pictures of a folder; class folders if it holds none itself but its subfolders do."""
+    pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    by_class = bool(pictures) and all(p.parent.parent == folder for p in pictures)
+    return [
+        Item(
+            p.relative_to(folder).as_posix(),
+            Locator(str(p)),
+            p.parent.name.replace("_", " ") if by_class else None,
+        )
+        for p in pictures
+    ]
+
+
+def _table(path: Path) -> list[Item]:
+    """Rows of a CSV or TSV with the header `image` and `label`, `caption`, or both."""
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, delimiter=delimiter)
+            header = reader.fieldnames or []
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a table of text: {error}", "save it as UTF-8") from error
+    if "image" not in header or not {"label", "caption"} & set(header):
+        raise InputError(
+            f"{path}: the header is {', '.join(header) or 'empty'}", "it needs `image` and `label` or `caption`"
+        )
+    items = []
+    for number, row in enumerate(rows, start=2):
+        if not row["image"]:
+            raise InputError(f"{path}:{number}: no image is named", "fill in the column `image`")
+        label = row.get("label") or None
+        items.append(
+            Item(
+                row["image"],
+                Locator(str(path.parent / row["image"])),
+                int(label) if label is not None and label.isdecimal() else label,
+                row.get("caption") or None,
+            )
+        )
+    return items
+
+
+def _tar(path: Path, many: bool) -> Iterator[Item]:
+    """Samples of a WebDataset tar: members that share a name up to its first dot."""
+    samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isreg():
+                    folder, name = PurePosixPath(member.name).parent, PurePosixPath(member.name).name
+                    stem, _, suffix = name.partition(".")
+                    samples.setdefault(str(folder / stem), {})[f".{suffix.lower()}"] = member
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(f"{path} is not a complete tar: {error}", "copy or make it again") from error
+    size = path.stat().st_size
+    for stem, members in samples.items():
+        picture = next((m for suffix, m in members.items() if suffix in SUFFIXES), None)
+        if picture is None:
+            continue
+        if picture.offset_data + picture.size > size:
+            raise InputError(f"{path} is cut short at {picture.name}", "copy or make it again")
+        label = _text(path, members.get(".cls"))
+        try:
+            index = None if label is None else int(label)
+        except ValueError as error:
+            raise InputError(f"{path}: {stem}.cls holds '{label[:40] if label else ''}', not a class index") from error
+        yield Item(
+            f"{path.name}/{stem}" if many else stem,
+            Locator(str(path), picture.offset_data, picture.size),
+            index,
+            _text(path, members.get(".txt")),
+        )
+
+
+def _text(path: Path, member: tarfile.TarInfo | None) -> str | None:
+    if member is None:
+        return None
+    content = Locator(str(path), member.offset_data, min(member.size, 1 << 16)).read()
+    return content.decode("utf-8", errors="replace").strip() or None

@@ -1,0 +1,325 @@
+"""open_clip's model configurations: read, held to bounds, and turned into a preprocessing rule.
+
+A configuration arrives with the weights and is as little to be trusted: it says how much memory to
+allocate, and some of its fields make libraries download things or run code from elsewhere. Here it is only
+read as JSON and judged; `openclip.py` builds the model. open_clip's own configurations come from the
+installed package's files, without importing it.
+"""
+
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pargate.core.model import Preprocess
+from pargate.errors import InputError, OperationalError, nearest
+from pargate.files import sha256_file
+
+CONFIG_NAME = "open_clip_config.json"
+
+CONFIG_BYTES = 1 << 20
+"""Bound of a configuration file; real ones have about one KiB."""
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Channel means of OpenAI's training images: open_clip's default (`open_clip/constants.py`)."""
+
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""Channel deviations that go with `MEAN`."""
+
+IMAGE_SIZE = 224
+CONTEXT_LENGTH = 77
+VOCABULARY = 49408
+"""open_clip's defaults for fields that a configuration leaves out (`CLIPVisionCfg`, `CLIPTextCfg`)."""
+
+BOUNDS = {
+    "embed_dim": (1, 1 << 14),
+    "width": (1, 1 << 14),
+    "heads": (1, 512),
+    "head_width": (1, 1 << 14),
+    "layers": (1, 256),
+    "image_size": (8, 4096),
+    "patch_size": (1, 4096),
+    "context_length": (2, 1 << 14),
+    "vocab_size": (2, 1 << 21),
+    "mlp_ratio": (0.1, 32),
+    "attn_pooler_queries": (1, 1 << 12),
+    "attn_pooler_heads": (1, 512),
+}
+"""Smallest and largest value of whatever decides on memory; the largest CLIPs stay below a quarter of it."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "config.json",
+)
+"""What a Hugging Face tokenizer may consist of. Any of the first or the last few can be enough."""
+
+VOCABULARY_FILES = frozenset(
+    {
+        "tokenizer.json",
+        "vocab.json",
+        "vocab.txt",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "tokenizer.model",
+    }
+)
+"""One of these at least must be there."""
+
+CLEANINGS = ("canonicalize", "lower", "whitespace")
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a small file; repeated keys are refused, since readers differ on which one counts.
+
+    Raises:
+        InputError: not readable, too large, or not an object.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(CONFIG_BYTES + 1)
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
+        ) from error
+    if len(content) > CONFIG_BYTES:
+        raise InputError(f"{path} is larger than 1 MiB: no model configuration", "give the right file")
+    return parse_object(content, str(path))
+
+
+def parse_object(content: bytes, name: str) -> dict[str, Any]:
+    """A JSON object in which no key occurs twice and every number is finite; `name` is for messages.
+
+    Raises:
+        InputError: anything else.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key occurs twice")
+        return found
+
+    def refuse(text: str) -> NoReturn:
+        raise ValueError(f"{text} is no JSON number")
+
+    try:
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not valid JSON: {str(error)[:120]}", "restore the file") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{name} does not hold a JSON object", "restore the file")
+    return value
+
+
+# --- architectures -----------------------------------------------------------------------------------
+
+
+def architectures() -> dict[str, Path]:
+    """open_clip's architecture configurations by name, from the installed package's files.
+
+    Raises:
+        OperationalError: open_clip is not installed.
+    """
+    # Finding a top-level package runs none of it, so torch stays out.
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise OperationalError("open_clip is not installed", "install pargate with its dependencies")
+    return {path.stem: path for path in sorted((Path(spec.origin).parent / "model_configs").glob("*.json"))}
+
+
+def architecture(name: str) -> dict[str, Any]:
+    """The model configuration of an architecture; every name may end in `-quickgelu`.
+
+    Raises:
+        InputError: open_clip has no architecture of that name.
+    """
+    known = architectures()
+    plain = name.replace("/", "-")
+    if plain in known:
+        return load_json(known[plain])
+    base = plain.removesuffix("-quickgelu")
+    if base in known:
+        return {**load_json(known[base]), "quick_gelu": True}
+    raise InputError(
+        f"unknown architecture '{name}'.{nearest(plain, list(known))}",
+        "the names are open_clip's, such as ViT-B-32 or RN50",
+    )
+
+
+def name_of(config: dict[str, Any]) -> str:
+    """The architecture's name where open_clip has one for exactly this configuration, else a description."""
+    for name, path in architectures().items():
+        if json.loads(path.read_text("utf-8")) == config:
+            return name
+    vision = config["vision_cfg"]
+    side = "×".join(str(s) for s in dict.fromkeys(image_size(config)))
+    if vision.get("timm_model_name"):
+        return f"{vision['timm_model_name']}, {side} px"
+    layers = vision.get("layers", 12)
+    if isinstance(layers, list):
+        return f"ResNet, {side} px, layers {'-'.join(map(str, layers))}, width {vision.get('width', 768)}"
+    return f"ViT, {side} px, patch {vision.get('patch_size', 16)}, width {vision.get('width', 768)}, {layers} layers"
+
+
+# --- sanity ------------------------------------------------------------------------------------------
+
+
+def check(config: dict[str, Any], name: str) -> None:
+    """Refuse a model configuration that is incomplete, out of bounds, or would reach out of the process.
+
+    Raises:
+        InputError: says which field, and what it may be.
+    """
+    for key in ("embed_dim", "vision_cfg", "text_cfg"):
+        if key not in config:
+            raise InputError(f"{name} has no {key}: not an open_clip model configuration", "restore the file")
+    for section in ("vision_cfg", "text_cfg", "multimodal_cfg"):
+        if not isinstance(config.get(section, {}), dict):
+            raise InputError(f"{name}: {section} is not an object", "restore the file")
+    for where, part in _parts(config):
+        for key, value in part.items():
+            if key in BOUNDS and value is not None:
+                _check_bound(key, value, f"{name}: {where}{key}")
+            if key in ("auto_map", "trust_remote_code"):
+                raise InputError(f"{name}: {where}{key} asks to run code from elsewhere", "remove it")
+            if key in ("act_kwargs", "norm_kwargs") and value is not None:
+                _check_flat(value, f"{name}: {where}{key}")
+    _check_towers(config["vision_cfg"], config["text_cfg"], name)
+
+
+def _parts(config: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+    yield "", config
+    for section in ("vision_cfg", "text_cfg", "multimodal_cfg"):
+        yield f"{section}.", config.get(section, {})
+
+
+def _check_bound(key: str, value: Any, where: str) -> None:
+    low, high = BOUNDS[key]
+    values = value if isinstance(value, list) and key in ("image_size", "patch_size", "layers") else [value]
+    kinds = (int, float) if key == "mlp_ratio" else (int,)
+    if not values or len(values) > 8 or not all(type(v) in kinds and low <= v <= high for v in values):
+        raise InputError(
+            f"{where} is {str(value)[:60]!r}, but must lie from {low} to {high}", "restore the file"
+        )
+
+
+def _check_flat(value: Any, where: str) -> None:
+    if not isinstance(value, dict) or not all(type(v) in (bool, int, float, str) for v in value.values()):
+        raise InputError(f"{where} may only hold plain numbers and words", "restore the file")
+
+
+def _check_towers(vision: dict[str, Any], text: dict[str, Any], name: str) -> None:
+    if text.get("hf_model_name"):
+        raise InputError(
+            f"{name}: the text tower is a Hugging Face model ({str(text['hf_model_name'])[:80]}), "
+            "which pargate does not read yet",
+            "only open_clip's own text towers can be measured for now",
+        )
+    timm = vision.get("timm_model_name")
+    # Names with a prefix such as `hf-hub:` or a path would make timm download or read something else.
+    if timm is not None and not (
+        isinstance(timm, str) and re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", timm)
+    ):
+        raise InputError(
+            f"{name}: vision_cfg.timm_model_name {str(timm)[:80]!r} is no name of timm's", "correct it"
+        )
+    options = text.get("tokenizer_kwargs") or {}
+    if not isinstance(options, dict):
+        raise InputError(f"{name}: text_cfg.tokenizer_kwargs is not an object", "restore the file")
+    for key, value in options.items():
+        # Whatever else is given here reaches the tokenizer's loader, where it can read files or run code.
+        if not (
+            (key == "clean" and value in CLEANINGS) or (key == "strip_sep_token" and isinstance(value, bool))
+        ):
+            raise InputError(
+                f"{name}: text_cfg.tokenizer_kwargs may hold clean ({', '.join(CLEANINGS)}) and strip_sep_token, "
+                f"not {str(key)[:40]!r}: {str(value)[:40]!r}",
+                "remove it",
+            )
+    if text.get("tokenizer_mode") not in (None, "", "clips"):
+        raise InputError(f"{name}: unknown text_cfg.tokenizer_mode", "restore the file")
+
+
+# --- what follows from a configuration ---------------------------------------------------------------
+
+
+def image_size(config: dict[str, Any]) -> tuple[int, int]:
+    """Rows and columns of the model's input."""
+    size = config["vision_cfg"].get("image_size") or IMAGE_SIZE
+    rows, columns = (size, size) if isinstance(size, int) else size if len(size) == 2 else (size[0], size[0])
+    return rows, columns
+
+
+def preprocess(config: dict[str, Any], overlay: dict[str, Any], name: str) -> Preprocess:
+    """The preprocessing of a model: open_clip's defaults, overlaid with what its configuration says.
+
+    As in open_clip's `create_model`, the size is the tower's own whatever `preprocess_cfg` says of it.
+
+    Raises:
+        InputError: a value that open_clip has no meaning for.
+    """
+    given = {key: value for key, value in overlay.items() if value is not None}
+    resize, interpolation = given.get("resize_mode", "shortest"), given.get("interpolation", "bicubic")
+    fill = given.get("fill_color", 0)
+    if resize not in ("shortest", "longest", "squash"):
+        raise InputError(f"{name}: unknown resize_mode {str(resize)[:40]!r}", "shortest, longest or squash")
+    if interpolation not in ("bicubic", "bilinear"):
+        raise InputError(f"{name}: unknown interpolation {str(interpolation)[:40]!r}", "bicubic or bilinear")
+    if given.get("mode", "RGB") != "RGB":
+        raise InputError(f"{name}: images of mode {str(given['mode'])[:40]!r} are not supported", "use RGB")
+    if type(fill) is not int or not 0 <= fill <= 255:
+        raise InputError(
+            f"{name}: fill_color is {str(fill)[:40]!r}, but must lie from 0 to 255", "correct it"
+        )
+    std = _channels(given.get("std", STD), f"{name}: std")
+    if min(std) <= 0:
+        raise InputError(f"{name}: a standard deviation must be positive", "correct preprocess_cfg.std")
+    mean = _channels(given.get("mean", MEAN), f"{name}: mean")
+    return Preprocess(image_size(config), mean, std, interpolation, resize, fill)
+
+
+def _channels(value: Any, where: str) -> tuple[float, float, float]:
+    values = list(value) if isinstance(value, list | tuple) else [value] * 3
+    if len(values) != 3 or not all(
+        type(v) in (int, float) and math.isfinite(v) and abs(v) < 1e3 for v in values
+    ):
+        raise InputError(f"{where} must be three numbers", "correct preprocess_cfg")
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
+
+
+def tokenizer_files(config: dict[str, Any], folder: Path | None, name: str) -> dict[str, str]:
+    """Names and digests of the tokenizer's files, empty where open_clip's own tokenizer is used.
+
+    Raises:
+        InputError: the configuration names a Hugging Face tokenizer that does not lie beside the weights, or
+            one that would run its own code.
+    """
+    wanted = config["text_cfg"].get("hf_tokenizer_name")
+    if not wanted:
+        return {}
+    here = [f for f in TOKENIZER_FILES if folder is not None and (folder / f).is_file()]
+    if folder is None or not VOCABULARY_FILES & set(here):
+        raise InputError(
+            f"{name} needs the tokenizer '{str(wanted)[:80]}', which does not lie beside the weights"
+            f"{f' in {folder}' if folder else ''}",
+            "put its files there: tokenizer.json, tokenizer_config.json and special_tokens_map.json",
+        )
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file() and "auto_map" in load_json(settings):
+        raise InputError(
+            f"{settings} asks to run code from elsewhere (auto_map)", "use a tokenizer without code"
+        )
+    return {f: sha256_file(folder / f) for f in here}

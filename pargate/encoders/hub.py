@@ -1,0 +1,183 @@
+"""Models that a hub keeps: `hf-hub:ORG/NAME[@REV]` and `open_clip:ARCH/TAG`, brought here.
+
+Everything travels through huggingface_hub, with its cache and what it reads from the environment:
+HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_HOME and the proxy variables. Only a configuration, one weights
+file and a tokenizer's files are fetched; what they hold is judged by `inspect` afterwards. Which weights a
+tag means is open_clip's table; that is the one thing here that imports open_clip, and with it torch.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from pargate.encoders import config
+from pargate.encoders.inspect import Fetched
+from pargate.errors import InputError, OperationalError, PargateError, nearest
+
+HUGGING_FACE = "hf-hub:"
+OPEN_CLIP = "open_clip:"
+
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+"""What open_clip's repositories call their weights; the first that is there counts, as in open_clip."""
+
+PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
+"""What open_clip's table of tags says of preprocessing."""
+
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+
+
+def fetch(source: str) -> Fetched:
+    """The files of a model named `hf-hub:ORG/NAME[@REV]` or `open_clip:ARCH/TAG`, in the local cache.
+
+    Raises:
+        InputError: no such repository, revision, file, architecture or tag, or access is not granted.
+        OperationalError: the hub cannot be reached, or the files not be stored; says how it was tried.
+    """
+    if source.startswith(HUGGING_FACE):
+        return _repository(source)
+    return _tag(source)
+
+
+def _repository(source: str) -> Fetched:
+    name, _, revision = source.removeprefix(HUGGING_FACE).partition("@")
+    settings = _get(source, name, config.CONFIG_NAME, revision or None)
+    document = config.load_json(settings)
+    model, overlay = document.get("model_cfg"), document.get("preprocess_cfg") or {}
+    if not isinstance(model, dict) or not isinstance(overlay, dict):
+        raise InputError(f"{source}: its {config.CONFIG_NAME} has no model_cfg", "name an open_clip model")
+    # The weights of the very commit that the configuration came from, should the branch move meanwhile.
+    commit = settings.parent.name if re.fullmatch("[0-9a-f]{40}", settings.parent.name) else revision or None
+    weights = _first(source, name, WEIGHTS, commit)
+    return Fetched(weights, model, overlay, None, _tokenizer(source, model, (name, commit)))
+
+
+def _tag(source: str) -> Fetched:
+    from open_clip import pretrained
+
+    arch, _, tag = source.removeprefix(OPEN_CLIP).rpartition("/")
+    entry = pretrained.get_pretrained_cfg(arch, tag)
+    if not entry:
+        known = [f"{a}/{t}" for a, t in pretrained.list_pretrained()]
+        raise InputError(
+            f"open_clip knows no weights '{arch}/{tag}'.{nearest(f'{arch}/{tag}', known)}",
+            "write open_clip:ARCH/TAG, such as open_clip:ViT-B-32/laion2b_s34b_b79k",
+        )
+    model = config.architecture(arch)
+    if entry.get("quick_gelu"):
+        # The tag knows what its weights were trained with, whichever name of the architecture was given.
+        model = {**model, "quick_gelu": True}
+    place = str(entry.get("hf_hub") or "")
+    name, _, file = place.rpartition("/")
+    if not name:
+        raise InputError(f"{source} lies on no hub", f"download {entry.get('url')} and give --arch {arch}")
+    # Some entries name a pickle beside which a safetensors lies by now; open_clip takes that first, too.
+    files = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
+    weights = _first(source, name, files, None)
+    overlay = {key: _plain(entry[key]) for key in PREPROCESS if key in entry}
+    return Fetched(weights, model, overlay, arch, _tokenizer(source, model, (name, None)))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _tokenizer(source: str, model: dict[str, Any], own: tuple[str, str | None]) -> Path | None:
+    """The folder of the tokenizer's files, from the repository that the configuration names."""
+    text = model.get("text_cfg")
+    wanted = text.get("hf_tokenizer_name") if isinstance(text, dict) else None
+    if not wanted:
+        return None
+    name, revision = own if wanted == own[0] else (str(wanted), None)
+    found = None
+    for file in config.TOKENIZER_FILES:
+        path = _present(source, name, file, revision)
+        # As for the weights: all files from the commit of the first.
+        if path is not None and found is None:
+            found = path.parent
+            revision = found.name
+    return found
+
+
+def _first(source: str, name: str, files: Iterable[str], revision: str | None) -> Path:
+    for file in files:
+        if path := _present(source, name, file, revision):
+            return path
+    raise InputError(
+        f"{source}: the repository {name} at {_address()} holds none of {', '.join(files)}",
+        "name a repository with open_clip weights",
+    )
+
+
+def _get(source: str, name: str, file: str, revision: str | None) -> Path:
+    if path := _present(source, name, file, revision):
+        return path
+    raise InputError(
+        f"{source}: the repository {name} at {_address()} holds no {file}: not an open_clip model",
+        "name a repository with open_clip weights, or download its files and give --arch",
+    )
+
+
+def _present(source: str, name: str, file: str, revision: str | None) -> Path | None:
+    """One file of a repository, in the local cache; None if the repository does not hold it."""
+    try:
+        return Path(hf_hub_download(name, file, revision=revision, endpoint=os.environ.get("HF_ENDPOINT") or None))
+    except LocalEntryNotFoundError as error:
+        # Neither here nor, as far as could be seen, there. Without a connection that tells nothing.
+        raise _unreachable(source, name, file, error) from error
+    except EntryNotFoundError:
+        return None
+    except GatedRepoError as error:
+        raise InputError(
+            f"{source}: the repository {name} is gated",
+            "accept its terms on its page, and set HF_TOKEN to a token of that account",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"{source}: there is no repository {name} at {_address()}, or it is private",
+            "check the name, or set HF_TOKEN to a token that may read it",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{source}: the repository {name} has no revision {revision}", "check it") from error
+    except HFValidationError as error:
+        raise InputError(f"{source} is not written as hf-hub:ORG/NAME[@REV]", "check the name") from error
+    except (HfHubHTTPError, HTTPError, OSError) as error:
+        raise _unreachable(source, name, file, error) from error
+
+
+def _unreachable(source: str, name: str, file: str, error: BaseException) -> PargateError:
+    """Why a file could not be had, with all that decides on how it was asked for."""
+    cause = error.__cause__ or error
+    while cause.__cause__ is not None and isinstance(cause, OSError) and not str(cause):
+        cause = cause.__cause__
+    if constants.is_offline_mode():
+        return OperationalError(
+            f"{source}: {file} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it",
+            "unset HF_HUB_OFFLINE, or download the model where there is a network",
+        )
+    proxies = [variable for variable in _PROXIES if os.environ.get(variable)]
+    via = f"through the proxy of {', '.join(proxies)}" if proxies else "without a proxy"
+    reason = str(cause).strip().splitlines()[0][:160] if str(cause).strip() else type(cause).__name__
+    return OperationalError(
+        f"{source}: cannot fetch {file} of {name} from {_address()}, {via}: {reason}",
+        "check the network, HTTPS_PROXY and HF_ENDPOINT (a mirror); or download the model elsewhere and name the folder",
+    )
+
+
+def _address() -> str:
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+

@@ -1,0 +1,302 @@
+"""open_clip models as encoders: pixels and captions in, unit vectors out.
+
+Owns the arithmetic of one open model: normalisation of pixels, precision of the image tower, tokens and
+length of captions. Batching and progress belong to the caller. It owns no randomness, and downloads nothing.
+
+The text tower runs in float32 always: prompts are few, and a zero-shot head must not depend on the
+precision at which images were encoded.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Vectors
+from pargate.core.stamp import Stamp
+from pargate.encoders import stamp as on_device
+from pargate.encoders import towers
+from pargate.encoders.inspect import OpenCheckpoint
+from pargate.errors import InputError, OperationalError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Activation = Literal["gelu", "quick_gelu"]
+Tokenize = Callable[[Sequence[str]], Tensor]
+"""Captions to token ids, int64 [n, context]."""
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+TEXT_BATCH = 256
+"""Captions at a time: enough to fill a device, and little memory at 77 tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenClipEncoder:
+    """An open_clip model, open on one device. Made by `open_encoder`."""
+
+    spec: EncoderSpec
+    _model: nn.Module
+    """The whole model on the CPU in float32, from which siblings are made."""
+    _visual: nn.Module
+    """The image tower on the device, in the precision asked for."""
+    _text: nn.Module
+    """The text tower on the device, in float32."""
+    _tokenize: Tokenize
+    _device: torch.device
+
+    def put(self, pixels: Pixels) -> Tensor:
+        """Move uint8 [n, H, W, 3], RGB, to the device; H and W are those of `spec.preprocess.size`.
+
+        Raises:
+            ValueError: another dtype or shape.
+        """
+        size = self.spec.preprocess.size
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (*size, 3):
+            raise ValueError(
+                f"pixels must be uint8 [n, {size[0]}, {size[1]}, 3], not {pixels.dtype} {pixels.shape}"
+            )
+        pixels = np.ascontiguousarray(pixels)
+        # torch cannot promise to leave a read-only array alone, and warns; a copy is cheaper than an image.
+        batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+        return batch.to(self._device, non_blocking=True)
+
+    def encode_images(self, batch: Tensor, stamp: Stamp | None = None) -> Vectors:
+        """float32 [n, d], unit rows, of a batch that `put` gave, with or without a stamp on it.
+
+        Raises:
+            OperationalError: memory ran out.
+        """
+        if not len(batch):
+            return np.empty((0, self.spec.dim), dtype=np.float32)
+        try:
+            with torch.inference_mode(), towers.exact_arithmetic():
+                pixels = batch if stamp is None else on_device.apply(stamp, batch)
+                return _unit(self._visual(self._normalised(pixels)))
+        except (MemoryError, RuntimeError) as error:
+            raise towers.out_of_memory(
+                error, f"encoding {len(batch)} images at once", "use a smaller batch, or --precision bf16"
+            ) from error
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """Model input [n, 3, H, W] of uint8 [n, H, W, 3], step by step as torchvision's transforms do it."""
+        rule = self.spec.preprocess
+        mean = torch.tensor(rule.mean, device=pixels.device)
+        std = torch.tensor(rule.std, device=pixels.device)
+        values = pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+        # Channels stay last in memory, where they are: a view costs nothing, and convolutions prefer it.
+        return values.permute(0, 3, 1, 2).to(PRECISIONS[self.spec.precision])
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """float32 [m, d], unit rows, in the order of `texts`.
+
+        Raises:
+            OperationalError: memory ran out.
+        """
+        found = np.empty((len(texts), self.spec.dim), dtype=np.float32)
+        if not texts:
+            return found
+        tokens = self._tokenize(list(texts))
+        lengths = needed(self._text, tokens)
+        # Captions of like length share a batch, since a batch is as long as its longest.
+        order = torch.argsort(lengths, stable=True)
+        try:
+            with torch.inference_mode(), towers.exact_arithmetic():
+                for rows in order.split(TEXT_BATCH):
+                    part = tokens[rows, : int(lengths[rows].max())].to(self._device)
+                    found[rows.numpy()] = _unit(embed(self._text, part))
+        except (MemoryError, RuntimeError) as error:
+            raise towers.out_of_memory(
+                error, f"encoding {TEXT_BATCH} captions at once", "use a machine with more memory"
+            ) from error
+        return found
+
+    def with_precision(self, precision: Precision) -> "OpenClipEncoder":
+        """The same model with its image tower in another precision; text and weights are shared."""
+        if precision == self.spec.precision:
+            return self
+        visual = towers.converted(self._model.get_submodule("visual"), self._device, PRECISIONS[precision])
+        return replace(self, spec=replace(self.spec, precision=precision), _visual=visual)
+
+    def with_activation(self, activation: Activation) -> "OpenClipEncoder":
+        """The same weights read with another activation; on the CPU in float32 they are shared."""
+        if activation == self.spec.activation:
+            return self
+        model = towers.reactivated(self._model, activation == "quick_gelu")
+        return _opened(model, replace(self.spec, activation=activation), self._tokenize, self._device)
+
+
+def open_encoder(
+    opened: OpenCheckpoint,
+    *,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    activation: Activation | None = None,
+) -> OpenClipEncoder:
+    """The encoder of an open checkpoint, on `device`: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    `activation` overrides what the configuration says, for weights of which nobody knows.
+
+    Raises:
+        InputError: weights and configuration do not belong together, or the tokenizer is missing.
+        OperationalError: no such device, out of memory, or a package is missing.
+    """
+    place = resolve(device)
+    checkpoint = opened.checkpoint
+    tokenize = tokenizer(checkpoint)
+    model = towers.load(opened)
+    told: Activation = "quick_gelu" if checkpoint.config.get("quick_gelu") else "gelu"
+    if activation not in (None, told):
+        model = towers.reactivated(model, activation == "quick_gelu")
+    spec = EncoderSpec(
+        backend=f"open_clip {open_clip.__version__}, torch {torch.__version__}",
+        architecture=checkpoint.architecture,
+        preprocess=checkpoint.preprocess,
+        dim=int(checkpoint.config["embed_dim"]),
+        logit_scale=float(model.get_parameter("logit_scale").exp()),
+        precision=precision,
+        device=_name(place),
+        activation=activation or told,
+    )
+    try:
+        return _opened(model, spec, tokenize, place)
+    except (MemoryError, RuntimeError) as error:
+        raise towers.out_of_memory(
+            error, f"moving {checkpoint.source} to {place}", "use --device cpu, or a device with more memory"
+        ) from error
+
+
+def _opened(model: nn.Module, spec: EncoderSpec, tokenize: Tokenize, device: torch.device) -> OpenClipEncoder:
+    visual = towers.converted(model.get_submodule("visual"), device, PRECISIONS[spec.precision])
+    text = towers.converted(_text_tower(model), device, torch.float32)
+    return OpenClipEncoder(spec, model, visual, text, tokenize, device)
+
+
+def _text_tower(model: nn.Module) -> nn.Module:
+    """The module that embeds captions: `text`, or for plain CLIP the model itself without its image tower."""
+    tower = getattr(model, "text", None)
+    if isinstance(tower, nn.Module):
+        return tower
+    kept: dict[int, object] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    visual = model.get_submodule("visual")
+    kept[id(visual)] = nn.Identity()
+    return copy.deepcopy(model, kept)
+
+
+# --- devices -----------------------------------------------------------------------------------------
+
+
+def resolve(device: str) -> torch.device:
+    """The torch device of `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        InputError: another word.
+        OperationalError: a CUDA device that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = device.partition(":")
+    if device != "cpu" and (kind != "cuda" or (":" in device and not number.isdecimal())):
+        raise InputError(f"unknown device '{device}'", "use auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        built = "finds no CUDA device" if torch.backends.cuda.is_built() else "was built without CUDA"
+        raise OperationalError(
+            f"device '{device}' was asked for, but torch {built}", "use --device cpu or auto"
+        )
+    if number and int(number) >= torch.cuda.device_count():
+        raise OperationalError(
+            f"device '{device}' was asked for, but there are {torch.cuda.device_count()}", "count from cuda:0"
+        )
+    return torch.device(device)
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "cpu"
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+# --- captions ----------------------------------------------------------------------------------------
+
+
+def tokenizer(checkpoint: Checkpoint) -> Tokenize:
+    """The tokenizer that the configuration asks for; Hugging Face's are read from the checkpoint's folder.
+
+    Raises:
+        InputError: its files cannot be read.
+        OperationalError: `transformers` is needed and not installed.
+    """
+    text = checkpoint.config["text_cfg"]
+    context = int(text.get("context_length", 77))
+    options = dict(text.get("tokenizer_kwargs") or {})
+    if not text.get("hf_tokenizer_name"):
+        options.pop("strip_sep_token", None)
+        simple: Tokenize = SimpleTokenizer(context_length=context, **options)
+        return simple
+    try:
+        # Nothing is looked up by name: the folder was inspected, and its files are part of the digest.
+        hugging: Tokenize = HFTokenizer(
+            str(checkpoint.folder and Path(checkpoint.folder)),
+            context_length=context,
+            tokenizer_mode=text.get("tokenizer_mode"),
+            local_files_only=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except ImportError as error:
+        raise OperationalError(
+            f"{checkpoint.source} uses a Hugging Face tokenizer, which needs the package transformers",
+            "pip install transformers",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot read the tokenizer in {checkpoint.folder}: {str(error)[:200]}", "restore its files"
+        ) from error
+    return hugging
+
+
+def needed(tower: nn.Module, tokens: Tensor) -> Tensor:
+    """How many tokens of each caption decide its vector: int64 [n].
+
+    In a causal tower that reads its answer at the end of the text, no later token is ever looked at.
+    """
+    full = torch.full((len(tokens),), tokens.shape[1])
+    if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None:
+        return full
+    pool = getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
+    if pool == "argmax":
+        return tokens.argmax(dim=-1) + 1
+    if pool == "eos":
+        end = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
+        return (tokens == end).int().argmax(dim=-1) + 1
+    return full
+
+
+def embed(tower: nn.Module, tokens: Tensor) -> Tensor:
+    """[n, d], not normalised or normalised as the tower does it, of token ids [n, at most the context]."""
+    length = tokens.shape[1]
+    mask, places = getattr(tower, "attn_mask", None), tower.get_parameter("positional_embedding")
+    lent: dict[str, Tensor] = {}
+    if isinstance(mask, Tensor) and length < len(mask):
+        lent = {"positional_embedding": places[:length], "attn_mask": mask[:length, :length]}
+    # A plain CLIP takes images first; a text tower takes captions alone.
+    plain = hasattr(tower, "visual")
+    result = torch.func.functional_call(
+        tower, lent, () if plain else (tokens,), {"text": tokens} if plain else {}
+    )
+    if plain:
+        return result[1] if isinstance(result, tuple) else result["text_features"]
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _unit(vectors: Tensor | tuple[Tensor, ...]) -> Vectors:
+    """float32 [n, d], unit rows, of a tower's output; some towers give their tokens besides."""
+    pooled = vectors[0] if isinstance(vectors, tuple) else vectors
+    return np.asarray(functional.normalize(pooled.float(), dim=-1).cpu().numpy())

@@ -1,0 +1,331 @@
+"""An open_clip model built from its configuration and filled with exactly the tensors of a checkpoint.
+
+open_clip never sees a path: its loaders fall back to unsafe ones, resize embeddings and fill gaps. Here the
+model is constructed without its random start, every parameter comes from the checkpoint, and what is
+missing, left over, of another shape or not finite is refused by name. A verdict must not rest on a value
+that nobody trained.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from open_clip.transformer import QuickGELU
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pargate.core.model import Checkpoint
+from pargate.encoders.archive import StoredTensor
+from pargate.encoders.inspect import OpenCheckpoint
+from pargate.errors import InputError, OperationalError, nearest
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""What the dtypes of a checkpoint are in torch. 8-bit floats mean nothing without their scales."""
+
+NAMED = 4
+"""How many tensors a message names before it counts the rest."""
+
+HEADROOM = 1.5
+"""A configuration that describes this many times the values of its checkpoint is refused before a byte is
+allocated for it; the exact comparison follows once the model stands."""
+
+
+def load(opened: OpenCheckpoint) -> nn.Module:
+    """The checkpoint's model on the CPU, in float32 and evaluation mode, its parameters frozen.
+
+    float32 parameters are views of `opened.content`; others are converted one by one.
+
+    Raises:
+        InputError: tensors are missing, left over, of another shape or not finite, or the configuration
+            does not describe a model that the installed open_clip can build.
+        OperationalError: it does not fit into memory.
+    """
+    checkpoint = opened.checkpoint
+    _refuse_larger(checkpoint)
+    try:
+        model = _build(checkpoint)
+        with torch.no_grad():
+            _fill(model, _plain_names(opened.tensors, checkpoint.source), opened.content, checkpoint.source)
+    except (MemoryError, RuntimeError) as error:
+        raise out_of_memory(
+            error, f"loading {checkpoint.source}", "use a machine with more memory"
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def out_of_memory(error: BaseException, doing: str, advice: str) -> BaseException:
+    """An `OperationalError` where `error` says that memory ran out; `error` itself otherwise."""
+    full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return OperationalError(f"out of memory while {doing}", advice) if full else error
+
+
+# --- building ----------------------------------------------------------------------------------------
+
+
+class _WithoutStart(TorchFunctionMode):
+    """Leaves parameters as they were allocated: each is replaced by a trained one before it is used.
+
+    Only random fills of parameters are skipped. Buffers and constants are computed as ever, since those that
+    are not saved (masks, rotary tables) keep the value that construction gives them.
+    """
+
+    skipped = frozenset(
+        {
+            Tensor.normal_,
+            Tensor.uniform_,
+            Tensor.erfinv_,
+            nn.init.normal_,
+            nn.init.uniform_,
+            nn.init.trunc_normal_,
+            nn.init.kaiming_uniform_,
+            nn.init.kaiming_normal_,
+            nn.init.xavier_uniform_,
+            nn.init.xavier_normal_,
+        }
+    )
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")
+        if func in self.skipped and isinstance(target, nn.Parameter):
+            return target
+        return func(*args, **kwargs)
+
+
+def _build(checkpoint: Checkpoint) -> nn.Module:
+    """The model that the configuration describes, of the class that open_clip's `create_model` would take."""
+    config = copy.deepcopy(checkpoint.config)
+    custom_text = config.pop("custom_text", False)
+    if "multimodal_cfg" in config and not custom_text:
+        config.pop("multimodal_cfg")
+    kind = (
+        open_clip.CLIP
+        if not custom_text
+        else open_clip.CoCa
+        if "multimodal_cfg" in config
+        else open_clip.CustomTextCLIP
+    )
+    for section, known in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
+        names = [item.name for item in fields(known)]
+        for key in config[section]:
+            if key not in names:
+                raise InputError(
+                    f"{checkpoint.source}: {section} has the field {key!r}, which open_clip "
+                    f"{open_clip.__version__} does not know.{nearest(key, names)}",
+                    "a newer open_clip may know it",
+                )
+    # Weights of a tower alone would be downloaded, and be replaced at once.
+    config["vision_cfg"]["timm_model_pretrained"] = False
+    try:
+        # open_clip draws a few values even so; the process's own random stream stays as it was.
+        with torch.random.fork_rng(devices=[]), _WithoutStart():
+            model: nn.Module = kind(**config)
+    except (AssertionError, TypeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+        raise InputError(
+            f"{checkpoint.source}: its configuration describes no model that open_clip "
+            f"{open_clip.__version__} can build ({type(error).__name__}: {str(error)[:120]})",
+            "restore the configuration",
+        ) from error
+    except RuntimeError as error:
+        known_cause = out_of_memory(
+            error, f"building {checkpoint.architecture}", "use a machine with more memory"
+        )
+        if known_cause is not error:
+            raise known_cause from error
+        raise InputError(
+            f"{checkpoint.source}: its configuration describes no model that can be built ({str(error)[:120]})",
+            "restore the configuration",
+        ) from error
+    return model
+
+
+def _refuse_larger(checkpoint: Checkpoint) -> None:
+    """Refuse a configuration that asks for far more memory than its checkpoint could fill."""
+    vision, text = checkpoint.config["vision_cfg"], checkpoint.config["text_cfg"]
+    wanted = text.get("vocab_size", 49408) * text.get("width", 512)
+    for tower in (vision, text, checkpoint.config.get("multimodal_cfg", {})):
+        layers, width = tower.get("layers"), tower.get("width")
+        if tower and isinstance(layers, int) and isinstance(width, int) and not tower.get("timm_model_name"):
+            # Attention has 4 · width², the two layers behind it 2 · ratio · width².
+            wanted += int(layers * width * width * (4 + 2 * tower.get("mlp_ratio", 4)))
+    held = sum(tensor.elements for tensor in checkpoint.tensors)
+    if wanted > HEADROOM * held:
+        raise InputError(
+            f"{checkpoint.source}: its configuration describes a model of at least {wanted:,} values, "
+            f"the checkpoint holds {held:,}",
+            "the weights and the configuration do not belong together",
+        )
+
+
+# --- filling -----------------------------------------------------------------------------------------
+
+
+def _plain_names(tensors: Iterable[StoredTensor], source: str) -> dict[str, StoredTensor]:
+    """The tensors by their names in the model: without what DDP and torch.compile put before them.
+
+    Each name is looked at by itself; open_clip's loader looks at the first and cuts all.
+    """
+    found: dict[str, StoredTensor] = {}
+    for tensor in tensors:
+        parts = [part for part in tensor.name.split(".") if part != "_orig_mod"]
+        while parts[0] == "module" and len(parts) > 1:
+            parts = parts[1:]
+        name = ".".join(parts)
+        if name in found:
+            raise InputError(
+                f"{source} holds {name} twice, under different prefixes", "save the weights again"
+            )
+        found[name] = tensor
+    return found
+
+
+def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: bytearray, source: str) -> None:
+    wanted = model.state_dict()
+    for name, value in wanted.items():
+        # BatchNorm counts its batches while it learns; without the count it encodes the same.
+        if name.endswith(".num_batches_tracked") and name not in tensors:
+            tensors[name] = StoredTensor(name, "", tuple(value.shape), 0, ())
+    _refuse([name for name in wanted if name not in tensors], source, "lacks", "of the model's tensors")
+    _refuse(
+        [name for name in tensors if name not in wanted], source, "holds", "tensors that the model has not"
+    )
+    _refuse(
+        [
+            f"{name} {list(tensor.shape)} where the model has {list(wanted[name].shape)}"
+            for name, tensor in tensors.items()
+            if tensor.shape != tuple(wanted[name].shape) and not _is_scale(name, tensor, wanted[name])
+        ],
+        source,
+        "holds",
+        "tensors of another shape",
+    )
+    # In the order of the file, which is then read front to back.
+    values = {}
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
+        values[name] = _value(tensor, wanted[name], content, source)
+    _refuse(
+        [name for name, value in values.items() if value.is_floating_point() and not _finite(value)],
+        source,
+        "holds",
+        "tensors with values that are not finite (NaN or infinity)",
+    )
+    model.load_state_dict(values, strict=True, assign=True)
+
+
+def _refuse(found: list[str], source: str, verb: str, what: str) -> None:
+    if not found:
+        return
+    named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    count = len(found)
+    what = (
+        what.replace("tensors", "tensor").replace("the model's tensor", "the model's tensors")
+        if count == 1
+        else what
+    )
+    raise InputError(
+        f"{source} {verb} {count} {what}: {named}",
+        "check that the weights are complete and belong to the architecture",
+    )
+
+
+def _is_scale(name: str, tensor: StoredTensor, wanted: Tensor) -> bool:
+    """Whether a scale is one number in both, written as a scalar in one and as a vector in the other."""
+    return name in ("logit_scale", "logit_bias") and tensor.shape in ((), (1,)) and wanted.numel() == 1
+
+
+def _value(tensor: StoredTensor, wanted: Tensor, content: bytearray, source: str) -> Tensor:
+    """One tensor of the file, in float32 where the model computes with it."""
+    if not tensor.dtype:
+        return wanted
+    if tensor.dtype not in DTYPES:
+        raise InputError(
+            f"{source}: {tensor.name} is stored as {tensor.dtype}", "save the weights as float32 or float16"
+        )
+    dtype = DTYPES[tensor.dtype]
+    if wanted.is_floating_point() != dtype.is_floating_point:
+        raise InputError(
+            f"{source}: {tensor.name} is stored as {tensor.dtype}, the model's is {wanted.dtype}",
+            "save the weights again",
+        )
+    value = _view(tensor, dtype, content)
+    value = value.to(torch.float32 if wanted.is_floating_point() else wanted.dtype)
+    # A transposed or shared view would compute the same a little slower, and change when its twin changes.
+    return value.contiguous().view(wanted.shape)
+
+
+def _view(tensor: StoredTensor, dtype: torch.dtype, content: bytearray) -> Tensor:
+    if 0 in tensor.shape:
+        return torch.empty(tensor.shape, dtype=dtype)
+    reach = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
+    if tensor.offset % dtype.itemsize == 0:
+        flat = torch.frombuffer(content, dtype=dtype, count=reach, offset=tensor.offset)
+    else:  # safetensors pads its header to 8 bytes, but need not
+        end = tensor.offset + reach * dtype.itemsize
+        flat = torch.frombuffer(content[tensor.offset : end], dtype=dtype)
+    return flat.as_strided(tensor.shape, tensor.strides)
+
+
+def _finite(value: Tensor) -> bool:
+    if not value.numel():
+        return True
+    # NaN wins both comparisons, so that two numbers answer for all without a mask in memory.
+    return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(value))
+
+
+# --- siblings ----------------------------------------------------------------------------------------
+
+
+def converted(tower: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A copy of a tower on `device` whose floating-point weights are `dtype`; the tower if it is so already.
+
+    Each weight is converted by itself, so that no second float32 copy exists on the way.
+    """
+    state = [*tower.parameters(), *tower.buffers()]
+    targets = [t.to(device, dtype if t.is_floating_point() else t.dtype) for t in state]
+    if all(old is new for old, new in zip(state, targets, strict=True)):
+        return tower
+    known: dict[int, Any] = {}
+    for old, new in zip(state, targets, strict=True):
+        known[id(old)] = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
+    return copy.deepcopy(tower, known)
+
+
+def reactivated(model: nn.Module, quick: bool) -> nn.Module:
+    """A model with the same tensors, whose transformers use QuickGELU or GELU. timm's towers keep their own."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    sibling = copy.deepcopy(model, shared)
+    for name, module in sibling.named_modules():
+        if not name.startswith("visual.trunk") and isinstance(
+            getattr(module, "gelu", None), nn.GELU | QuickGELU
+        ):
+            module.gelu = QuickGELU() if quick else nn.GELU()
+    return sibling
+
+
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """float32 means float32: no TensorFloat-32, and the same algorithm for the same shapes."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

@@ -1,0 +1,259 @@
+"""One weights file: its bytes, its digest, its format and where its tensors lie.
+
+The format follows from the bytes, never from the name. The file is opened once and read once, digested on
+the way; what is judged is what was digested, and what is loaded later is the memory that was judged. A file
+that is replaced or rewritten meanwhile therefore changes nothing, and memory-mapping, which would follow
+such a change, is deliberately not used.
+"""
+
+import hashlib
+import io
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pargate.encoders import archive
+from pargate.encoders.archive import StoredTensor
+from pargate.encoders.config import parse_object
+from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
+
+HEADER_BYTES = 16 << 20
+"""Bound of a safetensors header. The format allows 100 MB; three thousand tensors take 300 KB."""
+
+WIDTHS = {**archive.WIDTHS, "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
+"""Bytes of one value, for each dtype of safetensors that a CLIP may hold."""
+
+NAME_LENGTH = 512
+"""Bound of a tensor's name; real ones stay below 100."""
+
+_CHUNK = 1 << 20
+
+ZIP = b"PK\x03\x04"
+"""How a zip archive begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """A weights file that was read and judged."""
+
+    format: str
+    """`safetensors` or `torch-zip`."""
+    sha256: str
+    size_bytes: int
+    tensors: tuple[StoredTensor, ...] = field(repr=False)
+    content: bytearray | None = field(repr=False)
+    """Every byte of it, where they were kept."""
+
+
+def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
+    """Read, digest and judge the file at `path`; `label` is what messages call it.
+
+    Raises:
+        InputError: not a regular file, damaged, or of a format that is not read.
+        UnsafeCheckpoint: it could run code when loaded in the usual way.
+        OperationalError: it does not fit into memory.
+    """
+    with _open(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        _refuse_by_magic(_head(stream), size, label)
+        sha256, content = _take(stream, size, label, keep)
+        source = _Source(stream, size, content)
+        if source.read_at(0, 4) == ZIP:
+            form, tensors = "torch-zip", archive.read(source.read_at, size, label)
+        else:
+            form, tensors = "safetensors", _safetensors(source, label)
+    for tensor in tensors:
+        if len(tensor.name) > NAME_LENGTH or not tensor.name.isprintable():
+            raise InputError(f"{label}: a tensor has an unprintable name", "save the weights again")
+    if not tensors:
+        raise InputError(f"{label} holds no tensors", "save the weights again")
+    return WeightsFile(form, sha256, size, tensors, content)
+
+
+# --- the bytes ---------------------------------------------------------------------------------------
+
+
+def _open(path: Path) -> io.FileIO:
+    """The file, opened without waiting for a writer should it be a pipe; regular files only."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
+        ) from error
+    stream = io.FileIO(descriptor)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        stream.close()
+        raise InputError(f"{path} is not a regular file", "give the checkpoint itself")
+    return stream
+
+
+def _head(stream: io.FileIO) -> bytes:
+    head = stream.read(512)
+    stream.seek(0)
+    return head
+
+
+def _take(stream: io.FileIO, size: int, label: str, keep: bool) -> tuple[str, bytearray | None]:
+    """The digest of the file and, if kept, its content, from one pass over it."""
+    try:
+        content = bytearray(size if keep else min(size, _CHUNK))
+    except MemoryError as error:
+        raise OperationalError(
+            f"{label} has {size / 2**30:.1f} GiB and does not fit into memory",
+            "use a machine with more memory",
+        ) from error
+    digest, done = hashlib.sha256(), 0
+    with memoryview(content) as view:
+        while done < size:
+            part = view[done : done + _CHUNK] if keep else view[: size - done]
+            count = stream.readinto(part)
+            if not count:
+                break
+            digest.update(part[:count])
+            done += count
+    if done != size or stream.read(1):
+        raise InputError(f"{label} changed while it was read", "try again once nothing writes to it")
+    return digest.hexdigest(), content if keep else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Bytes at any place: from memory, or from the open file where nothing was kept."""
+
+    stream: io.FileIO
+    size: int
+    content: bytearray | None
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`, fewer at the end."""
+        if self.content is not None:
+            return bytes(memoryview(self.content)[offset : offset + length])
+        self.stream.seek(offset)
+        parts, missing = [], max(0, min(length, self.size - offset))
+        while missing and (part := self.stream.read(missing)):
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+
+# --- the format --------------------------------------------------------------------------------------
+
+_FOREIGN = (
+    (b"version https://git-lfs", "is a git-lfs pointer, not the weights", "fetch them: git lfs pull"),
+    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file", "convert the weights to safetensors"),
+    (b"GGUF", "is a GGUF file", "give the safetensors weights it was made from"),
+    (b"\x93NUMPY", "is a numpy array", "convert the weights to safetensors"),
+    (b"\x1f\x8b", "is compressed (gzip)", "unpack it first"),
+    (b"BZh", "is compressed (bzip2)", "unpack it first"),
+    (b"\xfd7zXZ\0", "is compressed (xz)", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed (zstd)", "unpack it first"),
+    (b"<", "is a web page or XML, not weights", "download the file itself"),
+    (b"{", "is JSON, not weights", "give the weights file, or the folder that holds it"),
+)
+"""Files that people mistake for weights: how they begin, what they are, what to do."""
+
+
+def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
+    """Refuse what is neither safetensors nor a zip, by name where it is known, before reading all of it."""
+    if not size:
+        raise InputError(f"{label} is empty", "copy or download it again")
+    for magic, what, advice in _FOREIGN:
+        if head.startswith(magic):
+            raise InputError(f"{label} {what}", advice)
+    if head[257:262] == b"ustar":
+        raise InputError(f"{label} is a tar archive", "unpack it, or convert the weights to safetensors")
+    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
+        raise UnsafeCheckpoint(
+            f"{label} is a bare pickle, torch's format before 1.6: loading it can run any code",
+            archive.CONVERT,
+        )
+    if head.startswith(ZIP):
+        return
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and size >= 9:
+        return
+    if (
+        head[:1] == b"\x08"
+        and b"onnx" in head[:64].lower()
+        or head[:1] == b"\x08"
+        and b"pytorch" in head[:64]
+    ):
+        raise InputError(
+            f"{label} is an ONNX graph", "give the checkpoint it was exported from, or its bundle"
+        )
+    if length <= size and not any(head[:9]):
+        raise InputError(f"{label} begins with zeros: it was never written in full", "copy it again")
+    raise InputError(
+        f"{label} is neither safetensors nor a torch zip archive", "give the weights as safetensors"
+    )
+
+
+def _safetensors(source: _Source, label: str) -> tuple[StoredTensor, ...]:
+    """The tensors that a safetensors header lists, once it accounts for every byte of the file."""
+    length = int.from_bytes(source.read_at(0, 8), "little")
+    if length > HEADER_BYTES:
+        raise InputError(f"{label} claims a header of {length} bytes: damaged", "copy or download it again")
+    if 8 + length > source.size:
+        raise InputError(f"{label} is cut short within its header", "copy or download it again")
+    header = parse_object(source.read_at(8, length), f"{label}: its header")
+    notes = header.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
+        raise InputError(f"{label}: its __metadata__ is not text", "save the weights again")
+    tensors, at = [], 0
+    entries = sorted(
+        ((_entry(name, entry, label), name) for name, entry in header.items()), key=lambda e: e[0][2:]
+    )
+    for (dtype, shape, begin, end), name in entries:
+        if begin != at:
+            raise InputError(
+                f"{label}: the bytes of its tensors overlap or leave gaps", "save the weights again"
+            )
+        tensors.append(StoredTensor(name, dtype, shape, 8 + length + begin, _contiguous(shape)))
+        at = end
+    if 8 + length + at != source.size:
+        short = source.size < 8 + length + at
+        raise InputError(
+            f"{label} {'is cut short' if short else 'goes on after its last tensor'}: it has {source.size} bytes, "
+            f"its header describes {8 + length + at}",
+            "copy or download it again",
+        )
+    return tuple(tensors)
+
+
+def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int, int]:
+    """dtype, shape and byte range of one tensor, which must agree."""
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if (
+            not rest and len(shape) <= 16 and all(type(n) is int and n >= 0 for n in shape)
+        ):
+            pass
+        case _:
+            raise InputError(f"{label}: its header is damaged at {_shown(name)}", "save the weights again")
+    if dtype not in WIDTHS:
+        raise InputError(
+            f"{label}: {_shown(name)} has the dtype {_shown(dtype)}, which pargate does not read",
+            "save the weights as float32 or float16",
+        )
+    count = WIDTHS[dtype]
+    for n in shape:
+        count *= n
+    if begin < 0 or end - begin != count:
+        raise InputError(
+            f"{label}: the shape of {_shown(name)} does not fit its bytes", "save the weights again"
+        )
+    return dtype, tuple(shape), begin, end
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def _shown(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:80])

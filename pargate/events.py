@@ -1,0 +1,54 @@
+"""Progress as small frozen values: use cases emit them, only the console draws them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage of the run begins."""
+
+    stage: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """`done` of at most `total` units of the current stage."""
+
+    done: int
+    total: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleDecided:
+    """One comparison of a rule needs no more images."""
+
+    rule: str
+    subject: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished:
+    """A stage ended."""
+
+    stage: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the user should know, whose report entry comes later."""
+
+    message: str
+    level: str = "info"
+
+
+Event = StageStarted | Advanced | RuleDecided | StageFinished | Notice
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The default listener."""

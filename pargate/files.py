@@ -1,0 +1,140 @@
+"""Digests, atomic files, and the content-addressed store of vectors.
+
+All writing goes through here: a file is written beside its place, flushed and renamed, so that it is
+either complete or absent, and two runs that share a folder never see half a file.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pargate.errors import InputError, OperationalError
+
+_CHUNK = 1 << 20
+
+
+def sha256_stream(stream: BinaryIO) -> str:
+    """Hex SHA-256 of everything that is left in `stream`."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return sha256_stream(stream)
+
+
+def canonical_json(value: Any) -> bytes:
+    """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes. Refuses NaN."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def digest_of(value: Any) -> str:
+    """Hex SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def check_writable(path: Path) -> None:
+    """Fail now, before hours of measuring, if `path` could not be written at the end.
+
+    Raises:
+        InputError: the folder is missing, not a folder, or not writable, or `path` is a folder.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder", "give the name of a file")
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: the folder {folder} does not exist", "create it first")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", "choose another place with -o") from error
+
+
+def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write `content` beside `path`, flush it to disk (when `durable`), rename.
+
+    Raises:
+        OperationalError: the disk is full or the place cannot be written; nothing is left behind.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise OperationalError(f"cannot write {path}: {error.strerror}", "free space or choose another place") from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        os.chmod(name, 0o644)  # noqa: PTH101 - mkstemp gives a name, made private by default
+        os.replace(name, path)  # noqa: PTH105 - atomic on one file system
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(name)  # noqa: PTH108 - same name as above
+        raise OperationalError(f"cannot write {path}: {error.strerror}", "free space or choose another place") from error
+
+
+@dataclass(slots=True)
+class BlockStore:
+    """Vectors on disk, keyed by everything that determines them.
+
+    A block is its shape and float32 rows preceded by the SHA-256 of both: blocks that were cut short or
+    changed by chance are recomputed, which is also why they need not be flushed one by one. It is no defence against someone who can write to the folder, who
+    can forge a digest too; the report therefore says when a store was used.
+    """
+
+    folder: Path | None
+    hits: int = 0
+    misses: int = 0
+    damaged: int = 0
+
+    def _path(self, key: str) -> Path | None:
+        return self.folder / key[:2] / f"{key}.blk" if self.folder else None
+
+    def load(self, parts: Sequence[Any] | dict[str, Any]) -> NDArray[np.float32] | None:
+        """The block stored under the digest of `parts`, or None."""
+        path = self._path(digest_of(parts))
+        if path is None:
+            return None
+        try:
+            content = path.read_bytes()
+        except OSError:
+            self.misses += 1
+            return None
+        head, body = content[:32], content[32:]
+        if hashlib.sha256(body).digest() != head:
+            self.damaged += 1
+            self.misses += 1
+            return None
+        rows, columns = np.frombuffer(body[:16], dtype="<i8")
+        self.hits += 1
+        return np.frombuffer(body[16:], dtype="<f4").reshape(int(rows), int(columns))
+
+    def save(self, parts: Sequence[Any] | dict[str, Any], vectors: NDArray[np.float32]) -> None:
+        """Store float32 [n, d] under the digest of `parts`."""
+        path = self._path(digest_of(parts))
+        if path is None:
+            return
+        body = np.array(vectors.shape, dtype="<i8").tobytes() + vectors.astype("<f4").tobytes()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OperationalError(
+                f"cannot write the cache {self.folder}: {error.strerror}", "choose another with --cache DIR, or --cache off"
+            ) from error
+        write_atomic(path, hashlib.sha256(body).digest() + body, durable=False)

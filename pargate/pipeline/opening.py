@@ -1,0 +1,138 @@
+"""From an inspected checkpoint to an open encoder: which activation, which precision, and why."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pargate.core import zeroshot
+from pargate.core.model import Encoder, Pixels, Vectors
+from pargate.data.carriers import CarrierSet
+from pargate.data.decoding import Block
+from pargate.encoders.inspect import OpenCheckpoint
+from pargate.encoders.openclip import OpenClipEncoder, open_encoder
+from pargate.files import BlockStore
+from pargate.pipeline.views import Eye, Eyes
+
+TRIAL = 32
+"""Carriers on which precisions are compared."""
+
+AGREEMENT = 0.999
+"""Least cosine between a carrier's bf16 and fp32 vectors for bf16 to be used."""
+
+TIE = 0.005
+"""Classes closer than this in cosine count as tied when precisions are compared."""
+
+
+LABELLED = 16
+"""Labelled carriers of the first block without which two activations are not compared."""
+
+
+def open_eyes(
+    model: OpenCheckpoint,
+    reference: OpenCheckpoint | None,
+    carriers: CarrierSet,
+    first: Block,
+    store: BlockStore,
+    *,
+    device: str,
+    precision: str,
+) -> Eyes:
+    """Open the model, and the reference in the same way, ready to see carriers.
+
+    Raises:
+        InputError, OperationalError: as `open_encoder`.
+    """
+    encoder = open_encoder(model, device=device)
+    activation_note = ""
+    if not model.checkpoint.activation_known:
+        chosen = choose_activation(encoder, lambda e: _accuracy(e, carriers, first))
+        encoder, activation_note = chosen.encoder, chosen.note
+    eye = Eye(encoder, model.checkpoint, store)
+    head = eye.head(carriers.classes)
+    precision_note = ""
+    if precision == "auto":
+        chosen = choose_precision(encoder, first.pixels, head)
+        eye.encoder, precision_note = chosen.encoder, chosen.note
+    elif precision != "fp32":
+        eye.encoder = encoder.with_precision(precision)
+    if reference is None:
+        return Eyes(eye, head, None, None, activation_note, precision_note)
+    other = Eye(
+        open_encoder(reference, device=device, activation=encoder.spec.activation), reference.checkpoint, store
+    )
+    reference_head = other.head(carriers.classes)
+    other.encoder = other.encoder.with_precision(eye.encoder.spec.precision)
+    return Eyes(eye, head, other, reference_head, activation_note, precision_note)
+
+
+def _accuracy(encoder: OpenClipEncoder, carriers: CarrierSet, block: Block) -> float | None:
+    """Zero-shot accuracy on the labelled carriers of a block, or None where they are too few."""
+    labels = carriers.labels[block.rows]
+    known = labels >= 0
+    if known.sum() < LABELLED:
+        return None
+    head = zeroshot.head(encoder, carriers.classes.names, carriers.classes.templates)
+    vectors = encoder.encode_images(encoder.put(block.pixels[known]))
+    return float((zeroshot.predict(vectors, head) == labels[known]).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An encoder and why it is set up so."""
+
+    encoder: OpenClipEncoder
+    note: str
+
+
+def choose_precision(encoder: OpenClipEncoder, pixels: Pixels, head: Vectors) -> Choice:
+    """bf16 or fp32: the faster on the first carriers, bf16 only where it agrees with fp32.
+
+    `encoder` runs in fp32; `pixels`: uint8 [n, H, W, 3]; `head`: float32 [classes, d].
+    """
+    other = encoder.with_precision("bf16")
+    trial = pixels[:TRIAL]
+    exact, slow = _timed(encoder, trial)
+    rough, fast = _timed(other, trial)
+    cosine = float((exact * rough).sum(axis=1).min())
+    ratio = slow / fast
+    if not np.isfinite(cosine) or cosine < AGREEMENT:
+        return Choice(encoder, f"fp32: bf16 agrees only to a cosine of {cosine:.4f}")
+    if not zeroshot.same_top1(exact, rough, head, TIE):
+        return Choice(encoder, "fp32: bf16 sees other classes")
+    if ratio <= 1.0:
+        return Choice(encoder, f"fp32: bf16 runs at {ratio:.1f} times its rate here")
+    return Choice(other, f"bf16: {ratio:.1f} times the rate of fp32 here, cosine {cosine:.4f} or more")
+
+
+def _timed(encoder: Encoder, pixels: Pixels) -> tuple[Vectors, float]:
+    """Vectors, and seconds of the faster of two passes: the first one also sets up kernels."""
+    batch = encoder.put(pixels)
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        vectors = encoder.encode_images(batch)
+        seconds.append(time.perf_counter() - began)
+    return vectors, min(seconds)
+
+
+def choose_activation(
+    encoder: OpenClipEncoder, accuracy: Callable[[OpenClipEncoder], float | None]
+) -> Choice:
+    """GELU or QuickGELU, where nothing says which the weights were trained with: the more accurate one.
+
+    OpenAI's weights need QuickGELU and lose accuracy silently without it. `accuracy` measures an encoder on
+    labelled carriers; without them the architecture's own activation stays.
+    """
+    own = accuracy(encoder)
+    if own is None:
+        return Choice(encoder, f"{encoder.spec.activation}: the architecture's; without labels nothing tells")
+    other = encoder.with_activation("quick_gelu" if encoder.spec.activation == "gelu" else "gelu")
+    its = accuracy(other) or 0.0
+    best = other if its > own else encoder
+    return Choice(
+        best,
+        f"{best.spec.activation}: nothing says which; clean accuracy {encoder.spec.activation} {own:.1%}, "
+        f"{other.spec.activation} {its:.1%}",
+    )

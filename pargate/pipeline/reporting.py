@@ -1,0 +1,156 @@
+"""From a finished session to its report: facts gathered, findings judged, limits of the scan said."""
+
+import hashlib
+import os
+import platform
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from pargate.version import __version__
+from pargate.core.report import (
+    ClassesInfo,
+    Coverage,
+    ImagesInfo,
+    ModelInfo,
+    PolicyInfo,
+    Run,
+    ScanReport,
+    Tool,
+)
+from pargate.core.results import Metric
+from pargate.files import BlockStore, digest_of
+from pargate.pipeline.session import Session
+from pargate.pipeline.views import Eye, Eyes
+from pargate.policy import judge
+from pargate.policy.resolve import Resolved
+from pargate.policy.schema import UNKNOWN, Policy
+
+LIBRARIES = ("torch", "open_clip_torch", "numpy", "pillow")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What the report says about the run itself."""
+
+    started: str
+    seconds: float
+    complete: bool
+    seed: int
+    notices: tuple[str, ...]
+
+
+def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts) -> ScanReport:
+    """Judge what was measured and gather everything a later reader needs."""
+    policy = resolved.policy
+    measurements = [session.clean.measurement(), *(q.measurement() for q in session.questions)]
+    findings, verdict = judge.judge(policy, measurements, complete=run.complete)
+    carriers = session.carriers
+    spec = eyes.model.encoder.spec
+    passes = eyes.model.passes + (eyes.reference.passes if eyes.reference else 0)
+    return ScanReport(
+        schema="pargate/report/1",
+        tool=Tool(version=__version__, libraries=_versions()),
+        run=Run(
+            id=digest_of([run.started, eyes.model.checkpoint.digest, resolved.sha256, run.seed])[:16],
+            started=run.started,
+            seconds=round(run.seconds, 3),
+            host=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+            device=spec.device,
+            precision=spec.precision,
+            precision_note=eyes.precision_note,
+            threads=_threads(),
+            seed=run.seed,
+            complete=run.complete,
+            forward_passes=passes,
+            cache=_cache(eyes.model.store),
+        ),
+        model=_model(eyes.model, eyes.activation_note),
+        reference=_model(eyes.reference, "") if eyes.reference else None,
+        images=ImagesInfo(
+            source=carriers.source,
+            listed=len(carriers.items),
+            read=len(session.read),
+            labelled=int((carriers.labels >= 0).sum()),
+            captioned=sum(item.caption is not None for item in carriers.items),
+            unreadable=tuple(session.unreadable),
+            duplicates=session.duplicates,
+            digest=hashlib.sha256("\n".join(session.read).encode()).hexdigest(),
+        ),
+        classes=ClassesInfo(
+            source=carriers.classes.source,
+            count=len(carriers.classes.names),
+            templates=carriers.classes.templates,
+            digest=digest_of([carriers.classes.names, carriers.classes.templates]),
+        ),
+        policy=PolicyInfo(
+            name=policy.name,
+            source=resolved.source,
+            sha256=resolved.sha256,
+            document=policy.model_dump(mode="json"),
+        ),
+        measurements=tuple(measurements),
+        findings=tuple(findings),
+        verdict=verdict,
+        coverage=_coverage(policy, session, eyes),
+        notices=run.notices,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _threads() -> int:
+    import torch  # open by now
+
+    return torch.get_num_threads()
+
+
+def _cache(store: BlockStore) -> str:
+    if store.folder is None:
+        return "off"
+    damaged = f", {store.damaged} damaged ones recomputed" if store.damaged else ""
+    return f"{store.hits} of {store.hits + store.misses} blocks from {store.folder}{damaged}"
+
+
+def _model(eye: Eye, activation_note: str) -> ModelInfo:
+    checkpoint, spec = eye.checkpoint, eye.encoder.spec
+    return ModelInfo(
+        source=checkpoint.source,
+        sha256=checkpoint.sha256,
+        format=checkpoint.format,
+        architecture=checkpoint.architecture,
+        parameters=checkpoint.parameters,
+        size_bytes=checkpoint.size_bytes,
+        image_size=spec.preprocess.size,
+        preprocessing=asdict(spec.preprocess),
+        activation=spec.activation,
+        activation_note=activation_note,
+        backend=spec.backend,
+    )
+
+
+def _coverage(policy: Policy, session: Session, eyes: Eyes) -> Coverage:
+    """What was probed, and what this scan cannot show; the second list is what readers forget."""
+    limits = [
+        "Triggers that the policy does not name, and other drawings of the ones it names: a secret fixed patch or "
+        "picture does not answer to a catalogue. Whoever holds the pattern can probe it with the trigger `file`.",
+        f"Targets that are not among the {len(session.carriers.classes.names)} classes.",
+        "Triggers in captions: only image triggers were probed.",
+    ]
+    asks_excess = any(Metric.EXCESS in rule.max for rule in policy.rules)
+    if asks_excess and eyes.reference is None:
+        limits.append(
+            "Whether a pull is planted or natural: without a reference model only controls of the same energy were "
+            "subtracted, and some honest models follow stripes or colours to one class."
+        )
+    if not any(UNKNOWN in rule.target for rule in policy.rules if rule.probe != "utility"):
+        limits.append("Targets other than those the policy names.")
+    probed = tuple(dict.fromkeys(q.probe.trigger.label for q in session.questions))
+    return Coverage(probed=probed, limits=tuple(limits))

@@ -1,0 +1,326 @@
+"""Scan: a checkpoint, a policy and carriers in, a report out.
+
+Order: cheap before dear, safe before risky. The policy is resolved already; the checkpoint is inspected,
+the carriers are listed, and what so few could never decide is refused, all before torch is imported.
+Then each block of carriers is decoded once and stamped for every question that is still open.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pargate import events
+from pargate.core.model import Checkpoint
+from pargate.core.report import ScanReport
+from pargate.core.results import Metric
+from pargate.data.carriers import (
+    BUILTIN_NOUNS,
+    DEFAULT_TEMPLATES,
+    CarrierSet,
+    load_carriers,
+    read_classes,
+)
+from pargate.data.decoding import Decoder
+from pargate.data.sources import BUILTIN_SCENES
+from pargate.encoders.hub import fetch
+from pargate.encoders.inspect import inspect, open_checkpoint
+from pargate.errors import InputError, nearest
+from pargate.files import BlockStore
+from pargate.pipeline.reporting import RunFacts, build_report
+from pargate.pipeline.session import Question, Session
+from pargate.pipeline.views import Eye, Eyes
+from pargate.policy import judge
+from pargate.policy.judge import Comparison
+from pargate.policy.resolve import Resolved
+from pargate.policy.schema import UNKNOWN
+from pargate.probes.attack import attack_probe
+from pargate.probes.retrieval import Pool, mentions, retrieval_probe
+from pargate.probes.targeted import Baseline, TargetedProbe
+from pargate.probes.utility import UtilityProbe
+from pargate.triggers import Trigger, build
+
+POOL = 1000
+"""Captions that retrieval searches, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRequest:
+    """Everything a scan depends on; paths and names as the user gave them."""
+
+    model: str
+    policy: Resolved
+    started: str
+    """RFC 3339, UTC: the clock is read by the caller."""
+    arch: str | None = None
+    images: str | None = None
+    """Wins over the policy's."""
+    classes: Path | None = None
+    """Wins over the policy's."""
+    reference: str | None = None
+    """Wins over the policy's."""
+    device: str = "auto"
+    precision: str = "auto"
+    seed: int = 0
+    max_minutes: float | None = None
+    """Wins over the policy's."""
+    cache: Path | None = None
+
+    @property
+    def image_source(self) -> str:
+        """Where the carriers come from."""
+        return self.images or _beside(self.policy, self.policy.policy.images.source) or BUILTIN_SCENES
+
+    @property
+    def reference_source(self) -> str | None:
+        """The trusted model, if there is one."""
+        return self.reference or self.policy.policy.reference
+
+
+def _beside(resolved: Resolved, source: str | None) -> str | None:
+    """A path in a policy, relative to the policy's folder; schemes such as `builtin:` stay."""
+    if source is None or ":" in source:
+        return source
+    return str(resolved.folder / source)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a scan would do, for people."""
+
+    lines: tuple[str, ...]
+
+
+def plan(request: ScanRequest) -> Plan:
+    """What a scan would measure; opens no model, but refuses what a scan would refuse before that.
+
+    Raises:
+        InputError, UnsafeCheckpoint: as `scan`.
+    """
+    model = inspect(request.model, arch=request.arch, fetch=fetch)
+    carriers, notices = _carriers(request)
+    policy = request.policy.policy
+    asked = judge.comparisons(policy)
+    lines = [
+        f"model     {model.source}: {model.architecture}, {model.parameters / 1e6:.1f} M parameters, {model.format}",
+        f"policy    {request.policy.source}: {len(policy.rules)} rules, {len(asked)} comparisons, "
+        f"confidence {policy.confidence * 100:g}% for the whole verdict",
+        f"carriers  {carriers.source}: {len(carriers.items)}, of which {carriers.selection} choose unknown targets",
+        f"classes   {carriers.classes.source}: {len(carriers.classes.names)}",
+    ]
+    for comparison in asked:
+        trigger = _trigger(request, comparison)
+        label = f"{trigger.label} → {comparison.target}" if trigger else "clean carriers"
+        limits = [f"{metric} at most {limit.text}" for metric, limit in comparison.rule.max.items()]
+        limits += [f"{metric} at least {limit.text}" for metric, limit in comparison.rule.min.items()]
+        lines.append(f"  {comparison.rule.id}: {label}: {', '.join(limits)}")
+    return Plan((*lines, *(f"note: {notice}" for notice in notices)))
+
+
+def scan(
+    request: ScanRequest,
+    emit: events.Listener = events.ignore,
+    on_interrupt: Callable[[KeyboardInterrupt], None] | None = None,
+) -> ScanReport:
+    """Measure what the policy asks, judge it, and say so in a report.
+
+    A KeyboardInterrupt while measuring is handed to `on_interrupt`, and the report of what was measured until
+    then comes back, marked as not complete; without `on_interrupt` it is raised.
+
+    Raises:
+        InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `errors.py`.
+    """
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        emit(events.StageStarted("inspect", request.model))
+        model = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
+        reference = None
+        if request.reference_source:
+            emit(events.StageStarted("inspect", request.reference_source))
+            reference = stack.enter_context(open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch))
+            _check_same_input(model.checkpoint, reference.checkpoint)
+        emit(events.StageStarted("carriers", request.image_source))
+        carriers, notices = _carriers(request)
+        triggers = {c.id: _trigger(request, c) for c in judge.comparisons(request.policy.policy)}
+        decoder = stack.enter_context(Decoder(carriers.items, carriers.blocks, request.seed))
+        decoder.start(model.checkpoint.preprocess)
+        emit(events.StageStarted("open", model.checkpoint.architecture))
+        # Only now: torch takes seconds, and everything above may already have refused.
+        from pargate.pipeline.opening import open_eyes
+
+        store = BlockStore(request.cache)
+        eyes = open_eyes(
+            model, reference, carriers, decoder.block(0), store, device=request.device, precision=request.precision
+        )
+        session = _session(request, carriers, decoder, eyes, triggers, emit, began)
+        emit(events.StageStarted("measure", f"{len(session.questions)} comparisons"))
+        complete = True
+        try:
+            session.run()
+        except KeyboardInterrupt as signal:
+            if on_interrupt is None:
+                raise
+            on_interrupt(signal)
+            session.interrupt()
+            complete = False
+        run = RunFacts(request.started, time.monotonic() - began, complete, request.seed, notices)
+        return build_report(request.policy, session, eyes, run)
+
+
+def _check_same_input(model: Checkpoint, reference: Checkpoint) -> None:
+    if model.preprocess != reference.preprocess:
+        raise InputError(
+            f"the reference {reference.source} reads images otherwise than {model.source}: "
+            f"{reference.preprocess} against {model.preprocess}",
+            "a reference is a trusted model of the same family, such as the parent",
+        )
+
+
+def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
+    """The carriers, with every class that a rule names among the classes; refuses too few of them."""
+    policy = request.policy.policy
+    notices = []
+    names, source = _class_names(request)
+    asked = [t for rule in policy.rules if rule.probe == "attack" for t in rule.target if t != UNKNOWN]
+    folded = {name.casefold() for name in names} if names is not None else set()
+    added = list(dict.fromkeys(t for t in asked if t.casefold() not in folded))
+    if names is not None and added:
+        near = nearest(added[0], list(names))
+        notices.append(f"not among the classes, added as targets: {', '.join(added)}.{near}")
+    carriers = load_carriers(
+        request.image_source,
+        source,
+        names,
+        added,
+        policy.classes.templates or DEFAULT_TEMPLATES,
+        request.seed,
+    )
+    total, labelled = len(carriers.items), int((carriers.labels >= 0).sum())
+    if total < policy.images.min:
+        raise InputError(
+            f"{carriers.source} holds {total} images, the policy {policy.name} asks for at least {policy.images.min}",
+            "give more images with --images, or another policy with --policy",
+        )
+    problem = judge.best_case(policy, total, carriers.selection, labelled)
+    if problem:
+        raise InputError(f"{carriers.source} holds {total} images: {problem}", "give more images with --images")
+    if not labelled and any(Metric.ACCURACY in rule.min for rule in policy.rules):
+        notices.append(
+            f"{carriers.source} has no labels, so usefulness cannot be decided: give class folders, a CSV with the "
+            f"column label, tars with .cls, or {BUILTIN_SCENES}"
+        )
+    for rule in policy.rules:
+        if Metric.ATTACK_SUCCESS in rule.max and UNKNOWN in rule.target:
+            notices.append(
+                f"rule {rule.id} limits the attack success towards an unknown target: natural pull is not subtracted; "
+                "a limit on the excess does that"
+            )
+    return carriers, tuple(notices)
+
+
+def _class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:
+    """Names of the classes and where they come from; None where neither user nor policy says."""
+    given = request.policy.policy.classes.names
+    if request.classes is not None:
+        return read_classes(request.classes), str(request.classes)
+    if given is None or given == BUILTIN_NOUNS:
+        return None, BUILTIN_NOUNS
+    if isinstance(given, str):
+        return read_classes(request.policy.folder / given), given
+    return given, f"policy {request.policy.policy.name}"
+
+
+def _trigger(request: ScanRequest, comparison: Comparison) -> Trigger | None:
+    if comparison.trigger is None:
+        return None
+    built = [t for spec in comparison.rule.triggers for t in build(spec, request.policy.folder)]
+    return built[comparison.trigger]
+
+
+def _session(
+    request: ScanRequest,
+    carriers: CarrierSet,
+    decoder: Decoder,
+    eyes: Eyes,
+    triggers: dict[str, Trigger | None],
+    emit: events.Listener,
+    began: float,
+) -> Session:
+    """The questions of the policy with their probes, ready to run."""
+    policy = request.policy.policy
+    present = np.unique(carriers.labels[carriers.labels >= 0])
+    texts = tuple(dict.fromkeys(item.caption for item in carriers.items if item.caption))[:POOL]
+    wants_texts = any(r.probe == "retrieval" or Metric.RECALL in r.min for r in policy.rules)
+    clean = UtilityProbe(
+        judge.CLEAN,
+        "",
+        eyes.head,
+        1 / len(present) if len(present) > 1 else None,
+        texts if wants_texts else (),
+        eyes.model.encode_texts(texts) if wants_texts and texts else None,
+    )
+    minutes = request.max_minutes or policy.budget.minutes
+    session = Session(
+        policy, carriers, decoder, eyes.model, eyes.reference, clean, [], request.seed, emit,
+        began + 60 * minutes if minutes else None,
+    )  # fmt: skip
+    pools: tuple[Pool, Pool | None] | None = None
+    for comparison in judge.comparisons(policy):
+        trigger = triggers[comparison.id]
+        if trigger is None:
+            continue
+        wants_excess = Metric.EXCESS in comparison.rule.max
+        baseline: Baseline | None = ("reference" if eyes.reference else "control") if wants_excess else None
+        if comparison.rule.probe == "attack":
+            probe = attack_probe(
+                comparison.id, comparison.rule.id, trigger, carriers.classes.names,
+                carriers.classes.index(comparison.target) if comparison.target != UNKNOWN else None,
+                baseline, eyes.head, eyes.reference_head,
+            )  # fmt: skip
+        else:
+            pools = pools or _pools(session, eyes, texts)
+            probe = _retrieval(comparison, trigger, baseline, carriers, pools)
+        session.questions.append(Question(comparison, probe))
+    return session
+
+
+def _pools(session: Session, eyes: Eyes, texts: tuple[str, ...]) -> tuple[Pool, Pool | None]:
+    """What retrieval searches, as the model and as the reference embed it."""
+    if not texts:
+        raise InputError(
+            f"{session.carriers.source} has no captions, which the probe retrieval needs",
+            "give a CSV with the column caption, tars with .txt, or builtin:scenes",
+        )
+    blocks = [n for n in range(len(session.carriers.blocks)) if session.carriers.is_selection(n)]
+
+    def pool(eye: Eye, reference: bool) -> Pool:
+        gallery = np.concatenate([session.views(n).clean(reference=reference) for n in blocks])
+        return Pool(texts, eye.encode_texts(texts), gallery)
+
+    return pool(eyes.model, False), pool(eyes.reference, True) if eyes.reference else None
+
+
+def _retrieval(
+    comparison: Comparison,
+    trigger: Trigger,
+    baseline: Baseline | None,
+    carriers: CarrierSet,
+    pools: tuple[Pool, Pool | None],
+) -> TargetedProbe:
+    """A retrieval probe whose candidate targets are the words that some caption names."""
+    pool, reference_pool = pools
+    names = carriers.classes.names if comparison.target == UNKNOWN else (comparison.target,)
+    found = mentions(pool.texts, names).any(axis=0)
+    names = tuple(name for name, some in zip(names, found, strict=True) if some)
+    if not names:
+        raise InputError(
+            f"rule {comparison.rule.id}: no caption of {carriers.source} names {comparison.target}",
+            "retrieval can only be pulled to captions that exist: add some, or choose another target",
+        )
+    given = 0 if comparison.target != UNKNOWN else None
+    return retrieval_probe(
+        comparison.id, comparison.rule.id, trigger, comparison.direction, names, given, baseline, pool, reference_pool
+    )

@@ -1,0 +1,124 @@
+"""YAML text to plain data with the position of every key, and every trap refused by name.
+
+Scalars stay text: the type of the field decides what they mean, so neither `no` nor `1_000` nor `12:30`
+turns into something else on the way. PyYAML's `compose` gives nodes with marks, which is all that
+positions need.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from pargate.errors import PolicyError
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 32
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the text, counted from 1."""
+
+    line: int
+    column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Parsed text: data of str, None, list and dict, and where each key or item stands."""
+
+    name: str
+    text: str
+    data: dict[str, Any]
+    marks: dict[Path, Mark]
+
+    def mark(self, path: Path) -> Mark:
+        """The place of a path, or of its nearest parent that has one."""
+        while path and path not in self.marks:
+            path = path[:-1]
+        return self.marks.get(path, Mark(1, 1))
+
+    def complaint(self, path: Path, message: str) -> str:
+        """A message as compilers give it: place, text of the line, caret."""
+        return complain(self.name, self.text, self.mark(path), message)
+
+
+def complain(name: str, text: str, mark: Mark, message: str) -> str:
+    """`file:line:column: message`, the source line, and a caret under the column."""
+    lines = text.splitlines()
+    source = lines[mark.line - 1] if 0 < mark.line <= len(lines) else ""
+    return f"{name}:{mark.line}:{mark.column}: {message}\n    {source}\n    {' ' * (mark.column - 1)}^"
+
+
+def parse(text: str, name: str) -> Document:
+    """Parse one YAML document that holds a mapping.
+
+    Raises:
+        PolicyError: not YAML, more than one document, or one of the traps: repeated keys, aliases, merge
+            keys, tags, tabs, excessive size or depth.
+    """
+    if len(text.encode()) > MAX_BYTES:
+        raise PolicyError(f"{name} is larger than {MAX_BYTES >> 20} MiB", "a policy is a page or two of text")
+    try:
+        root = _compose(text, name)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
+        problem = error.problem or "not YAML"
+        if "\\t" in problem:
+            problem = "a tab; indent with spaces"
+        raise PolicyError(complain(name, text, place, f"not valid YAML: {problem}")) from error
+    except yaml.YAMLError as error:
+        raise PolicyError(f"{name} is not valid YAML: {error}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise PolicyError(f"{name} holds no policy: its top level is not a mapping of keys", "start with `pargate: 1`")
+    marks: dict[Path, Mark] = {}
+    data = _value(root, (), marks, name, text)
+    return Document(name, text, data, marks)
+
+
+def _compose(text: str, name: str) -> yaml.Node | None:
+    loader = yaml.SafeLoader(text)
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise _refused(name, text, event.start_mark, "anchors and aliases are not used here: write it out")
+        root = loader.get_single_node()
+    except yaml.composer.ComposerError as error:
+        if "single document" in str(error):
+            mark = error.problem_mark
+            raise _refused(name, text, mark, "a second document; a policy file holds one") from error
+        raise
+    finally:
+        loader.dispose()
+    return root
+
+
+def _refused(name: str, text: str, mark: Any, message: str) -> PolicyError:
+    return PolicyError(complain(name, text, Mark(mark.line + 1, mark.column + 1), message))
+
+
+def _value(node: yaml.Node, path: Path, marks: dict[Path, Mark], name: str, text: str) -> Any:
+    marks.setdefault(path, Mark(node.start_mark.line + 1, node.start_mark.column + 1))
+    if len(path) > MAX_DEPTH:
+        raise _refused(name, text, node.start_mark, f"nested deeper than {MAX_DEPTH} levels")
+    if not node.tag.startswith("tag:yaml.org,2002:"):
+        raise _refused(name, text, node.start_mark, f"the tag {node.tag} is not used here")
+    if isinstance(node, yaml.ScalarNode):
+        return None if node.style is None and node.value in ("", "~", "null") else node.value
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(item, (*path, i), marks, name, text) for i, item in enumerate(node.value)]
+    found: dict[str, Any] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise _refused(name, text, key.start_mark, "a key must be a word")
+        if key.tag.endswith(":merge"):
+            raise _refused(name, text, key.start_mark, "merge keys hide where a value comes from: write it out")
+        if key.value in found:
+            raise _refused(name, text, key.start_mark, f"the key '{key.value}' is here twice")
+        marks[(*path, key.value)] = Mark(key.start_mark.line + 1, key.start_mark.column + 1)
+        found[key.value] = _value(value, (*path, key.value), marks, name, text)
+    return found

@@ -1,0 +1,1 @@
+"""Experiments: encoder and carriers in, counts out. A probe knows no limit and never judges."""

@@ -1,0 +1,251 @@
+"""What attack and retrieval share: how often a trigger moves carriers to one target.
+
+The two differ in what a *hit* is. Here it is decided which target to look at, which carriers are eligible,
+and what the trigger's hits are compared with (the definitions stand in `docs/measuring.md`).
+
+- *Target.* Given, or chosen on the selection half: the one with the greatest gain over the same carriers
+  without the trigger, or over the reference model under the trigger.
+- *Eligible* carriers do not truly show the target, and do not hit it without the trigger.
+- *Excess* is the share of hits less that of a baseline on the same carriers: the reference model under the
+  same trigger, or the control, which may pull towards a class of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pargate.core.model import Vectors
+from pargate.core.results import Count, Measurement, Metric, Pairs, Target, TriggerInfo
+from pargate.probes.base import Views
+from pargate.triggers import Trigger
+
+Baseline = Literal["control", "reference"]
+
+EXAMPLES = 8
+
+
+class Hits(Protocol):
+    """Which targets each carrier of a block hits."""
+
+    def of(self, target: int) -> NDArray[np.bool_]:
+        """bool [n]: who hits this target."""
+        ...
+
+    def shares(self) -> NDArray[np.int64]:
+        """int64 [targets]: how many carriers hit each target."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Hits where each carrier has one class."""
+
+    classes: NDArray[np.int64]
+    """[n], −1 for none."""
+    count: int
+    """Number of classes."""
+
+    def of(self, target: int) -> NDArray[np.bool_]:
+        """bool [n]: who has this class."""
+        return np.asarray(self.classes == target)
+
+    def shares(self) -> NDArray[np.int64]:
+        """int64 [classes]."""
+        return np.bincount(self.classes[self.classes >= 0], minlength=self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """Hits where a carrier may have several targets, or none."""
+
+    bits: NDArray[np.bool_]
+    """[n, targets]."""
+
+    def of(self, target: int) -> NDArray[np.bool_]:
+        """bool [n]: who has this target."""
+        return self.bits[:, target]
+
+    def shares(self) -> NDArray[np.int64]:
+        """int64 [targets]."""
+        return np.asarray(self.bits.sum(axis=0), dtype=np.int64)
+
+
+@dataclass(slots=True)
+class _Record:
+    """One block."""
+
+    selection: bool
+    truth: Hits
+    clean: Hits
+    stamped: Hits
+    digests: tuple[str, ...]
+    valid: NDArray[np.bool_]
+    control: Hits | None = None
+    reference: Hits | None = None
+
+
+@dataclass(slots=True)
+class TargetedProbe:
+    """Counts hits under a trigger, and under its baseline once asked to."""
+
+    id: str
+    rule: str
+    kind: str
+    trigger: Trigger
+    names: tuple[str, ...]
+    """Of the targets."""
+    given: int | None
+    """The target, where it is known."""
+    baseline: Baseline | None
+    """What the excess is over; None where nobody asks for the excess."""
+    truth: Callable[[Views], Hits]
+    """What the carriers truly show."""
+    hits: Callable[[Vectors, bool], Hits]
+    """What vectors hit; the flag says that they are the reference's."""
+    controlled: bool = False
+    """Whether the control is measured too; the scan widens a probe that stays open without it."""
+    _records: dict[int, _Record] = field(default_factory=dict)
+    _passes: int = 0
+
+    def observe(self, number: int, selection: bool, views: Views) -> None:
+        """Take in one block."""
+        vectors = views.stamped(self.trigger)
+        clean = views.clean()
+        record = _Record(
+            # The gallery of retrieval is the selection half, which therefore never measures.
+            selection and (self.given is None or self.kind == "retrieval"),
+            self.truth(views),
+            self.hits(clean, False),
+            self.hits(vectors, False),
+            tuple(views.digests),
+            np.isfinite(vectors).all(axis=1) & np.isfinite(clean).all(axis=1),
+        )
+        self._passes += len(vectors)
+        if self.baseline == "reference":
+            record.reference = self.hits(views.stamped(self.trigger, reference=True), True)
+            self._passes += len(vectors)
+        self._records[number] = record
+        if self.controlled:
+            self.observe_control(number, views)
+
+    def observe_control(self, number: int, views: Views) -> None:
+        """Take in the control of a block that was observed before."""
+        vectors = views.control(self.trigger)
+        self._records[number].control = self.hits(vectors, False)
+        self._passes += len(vectors)
+
+    @property
+    def observed(self) -> tuple[int, ...]:
+        """Numbers of the blocks taken in so far."""
+        return tuple(self._records)
+
+    def _choose(self) -> tuple[int, int, float] | None:
+        """The target, the carriers that chose it, and its gain there."""
+        if self.given is not None:
+            return self.given, 0, 0.0
+        chosen = [r for r in self._records.values() if r.selection]
+        n = sum(len(r.digests) for r in chosen)
+        if n == 0:
+            return None
+        gain = np.zeros(len(self.names))
+        for r in chosen:
+            gain += r.stamped.shares() - (r.reference or r.clean).shares()
+        best = int(np.argmax(gain))
+        return best, n, float(gain[best]) / n
+
+    def _choose_control(self) -> int | None:
+        """The class that the control pulls to most, on the carriers that choose the target."""
+        chosen = [r for r in self._records.values() if r.control and (r.selection or self.given is not None)]
+        gain = np.zeros(len(self.names))
+        for r in chosen:
+            if r.control is not None:
+                gain += r.control.shares() - r.clean.shares()
+        return int(np.argmax(gain)) if chosen else None
+
+    def measurement(self) -> Measurement:
+        """Counts over everything observed."""
+        info = TriggerInfo(
+            label=self.trigger.label,
+            kind=self.trigger.kind,
+            parameters=self.trigger.parameters,
+            digest=self.trigger.digest,
+        )
+        empty = Measurement(
+            id=self.id, rule=self.rule, probe=self.kind, trigger=info, forward_passes=self._passes
+        )
+        choice = self._choose()
+        if choice is None:
+            return empty
+        target, chosen_on, gain = choice
+        measured = [r for r in self._records.values() if not r.selection]
+        counts, pairs, excluded, examples = self._count(target, measured)
+        chosen = [r for r in self._records.values() if r.selection]
+        return empty.model_copy(
+            update={
+                "target": Target(
+                    name=self.names[target], given=self.given is not None, selection_n=chosen_on, selection_gain=gain
+                ),
+                "counts": counts,
+                "pairs": pairs,
+                "selection": self._count(target, chosen)[0] if chosen else {},
+                "excluded": excluded,
+                "examples": examples,
+            }
+        )
+
+    def _count(
+        self, target: int, records: list[_Record]
+    ) -> tuple[dict[str, Count], Pairs | None, dict[str, int], tuple[str, ...]]:
+        if not records:
+            return {}, None, {}, ()
+        truth = np.concatenate([r.truth.of(target) for r in records])
+        clean = np.concatenate([r.clean.of(target) for r in records])
+        hit = np.concatenate([r.stamped.of(target) for r in records])
+        valid = np.concatenate([r.valid for r in records])
+        digests = [d for r in records for d in r.digests]
+        eligible = ~truth & ~clean & valid
+        counts = {
+            str(Metric.ATTACK_SUCCESS): _count(hit, eligible),
+            "asr_nt": _count(hit, ~truth & valid),
+            "asr_all": _count(hit, valid),
+            "base": _count(clean, ~truth & valid),
+        }
+        excluded = {
+            "shows the target": int(truth.sum()),
+            "hits the target without the trigger": int((clean & ~truth).sum()),
+            "vector not finite": int((~valid).sum()),
+        }
+        pairs = self._pair(target, records, hit, eligible)
+        examples = [d for d, e, h in zip(digests, eligible, hit, strict=True) if e and h][:EXAMPLES]
+        return counts, pairs, {k: v for k, v in excluded.items() if v}, tuple(examples)
+
+    def _pair(
+        self, target: int, records: list[_Record], hit: NDArray[np.bool_], eligible: NDArray[np.bool_]
+    ) -> Pairs | None:
+        if self.baseline == "reference":
+            against, name = target, "reference"
+            other = np.concatenate([r.reference.of(target) for r in records if r.reference is not None])
+        else:
+            own = self._choose_control() if self.controlled else None
+            if own is None or any(r.control is None for r in records):
+                return None
+            against, name = own, f"control:{self.trigger.control}"
+            other = np.concatenate([r.control.of(own) for r in records if r.control is not None])
+            # A carrier that hits the control's class anyway says nothing about the control's pull.
+            for view in (lambda r: r.truth, lambda r: r.clean):
+                eligible = eligible & ~np.concatenate([view(r).of(own) for r in records])
+        return Pairs(
+            baseline=name,
+            target=self.names[against],
+            n=int(eligible.sum()),
+            both=int((eligible & hit & other).sum()),
+            trigger_only=int((eligible & hit & ~other).sum()),
+            baseline_only=int((eligible & ~hit & other).sum()),
+        )
+
+
+def _count(hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> Count:
+    return Count(n=int(among.sum()), successes=int((hits & among).sum()))

@@ -1,0 +1,155 @@
+"""What every trigger is: parameters in, a stamp out."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from pargate import seeds
+from pargate.core.stamp import ONE, Overflow, Recompress, Stamp
+from pargate.files import canonical_json, digest_of
+
+PUBLISHED_SIDE = 224
+"""Side in pixels of the images on which the published parameters are defined."""
+
+ROUNDING = 128
+"""Added to fixed-point blends, so that a rounded gain never pushes an exact level below itself."""
+
+
+ControlKind = Literal["flat", "shuffled"]
+
+
+class Invariant(StrEnum):
+    """A law that a trigger declares of itself; the property tests hold it to each."""
+
+    LOCAL = "pixels outside its windows are bit-identical"
+    COLUMNS = "the change is the same in every row, on an image of one colour"
+    ROWS = "the change is the same in every column, on an image of one colour"
+    GREY = "the three channels change alike, on a grey image"
+    RED_ONLY = "green and blue are bit-identical"
+    PIXELWISE = "a pixel's new value depends on its old value alone"
+    KEEPS_FLAT = "an image of one colour is unchanged"
+    SAME_FOR_ALL = "equal images receive equal stamps"
+    DRAWN_PER_IMAGE = "two images receive different stamps"
+    IDENTITY_AT_ZERO = "at strength zero nothing changes"
+
+
+def _length(value: Any) -> Any:
+    if isinstance(value, str) and "/" in value:
+        try:
+            value = Fraction(value)
+        except (ValueError, ZeroDivisionError) as error:
+            raise ValueError("write a number of pixels, or a fraction of the side such as 16/224") from error
+    if isinstance(value, Fraction) and not 0 < value <= 1:
+        raise ValueError("a fraction of the side lies between 0 and 1")
+    if not isinstance(value, Fraction) and int(value) < 1:
+        raise ValueError("a length is at least one pixel")
+    return value
+
+
+def _show_length(value: int | Fraction) -> int | str:
+    if isinstance(value, int):
+        return value
+    published = value * PUBLISHED_SIDE
+    return f"{published}/{PUBLISHED_SIDE}" if published.denominator == 1 else str(value)
+
+
+Length = Annotated[
+    int | Fraction,
+    BeforeValidator(_length),
+    PlainSerializer(_show_length),
+    Field(description="pixels, or a fraction of the side such as 16/224"),
+]
+
+
+class Trigger(BaseModel):
+    """A named pixel change. Fields are its parameters; defaults are the published ones.
+
+    Subclasses set `kind`, `strength`, `source` and `invariants`, and implement `_stamp`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    kind: ClassVar[str]
+    invariants: ClassVar[frozenset[Invariant]]
+    strength: ClassVar[str | None]
+    """The parameter for which a list means a sweep."""
+    source: ClassVar[str]
+    """Where the trigger was published."""
+
+    name: str | None = Field(None, description="how reports call it; the kind and its parameters by default")
+    overflow: Overflow = Field("clip", description="what becomes of values outside 0..255")
+    scale: Literal["fixed", "proportional"] = Field(
+        "fixed", description="whether lengths in pixels stay, or grow with the side (relative to 224)"
+    )
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
+        None, description="a round through JPEG after stamping"
+    )
+
+    @property
+    def control(self) -> ControlKind:
+        """What its natural pull is measured against (`controls.py`)."""
+        return "shuffled"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Everything that changes a pixel, as JSON values."""
+        return {"kind": self.kind, **self.model_dump(mode="json", by_alias=True, exclude={"name"})}
+
+    @property
+    def id(self) -> str:
+        """Kind and all parameters in canonical form: equal ids, equal pixels."""
+        return canonical_json(self.parameters).decode()
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the parameters."""
+        return digest_of(self.parameters)
+
+    @property
+    def label(self) -> str:
+        """What reports show: the name, or the kind with the parameters that are not defaults."""
+        if self.name:
+            return self.name
+        shown = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"name"})
+        listed = ", ".join(f"{key} {_plain(value)}" for key, value in shown.items())
+        return f"{self.kind} ({listed})" if listed else self.kind
+
+    def draw(self, size: tuple[int, int], digests: Sequence[str], seed: int) -> Stamp:
+        """The stamp for n images of `size` (rows, columns), identified by hex digests.
+
+        What is drawn for an image depends on (seed, trigger, image) alone.
+        """
+        stamp = self._stamp(size, seeds.image_keys(seed, self.id, digests))
+        return Recompress(stamp, self.jpeg_quality) if self.jpeg_quality else stamp
+
+    def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Stamp:
+        raise NotImplementedError  # pragma: no cover - every kind in the table has its own
+
+    def pixels(self, length: int | Fraction, side: int) -> int:
+        """A length in whole pixels on an image of `side` pixels, at least 1."""
+        if isinstance(length, Fraction):
+            return max(1, round(length * side))
+        if self.scale == "proportional":
+            return max(1, round(Fraction(length * side, PUBLISHED_SIDE)))
+        return length
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_plain(item) for item in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def fixed(levels: NDArray[np.floating]) -> NDArray[np.int32]:
+    """Levels (0..255, or beyond) to fixed point."""
+    return np.asarray(np.rint(levels * ONE).astype(np.int32))
+
+
+def fixed_keys(seed: int, name: str) -> seeds.Keys:
+    """The one key of a pattern that is the same for every image."""
+    return seeds.index_keys(seed, name, np.zeros(1, dtype=np.int64))

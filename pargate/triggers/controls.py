@@ -1,0 +1,68 @@
+"""Controls: stamps with a trigger's energy and place but without its structure.
+
+What a control pulls towards some class is natural pull; only what a trigger pulls beyond it is excess.
+
+- *shuffled*, for structured whole-image patterns: the same change with its pixels exchanged, inside the
+  region that the trigger touches.
+- *flat*, for patches and noise, where exchanging pixels would give another draw of the same trigger: the
+  pattern's mean colour in the same place; where the pattern is of one colour already, the image's.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pargate import seeds
+from pargate.core.stamp import ONE, Mix, Paste, Recompress, Scatter, Stamp, level
+from pargate.triggers.base import Trigger
+
+PERMUTATIONS = 16
+"""Distinct permutations in use. One per image would cost a sort of every image's pixels; a control only
+needs its noise not to be one fixed picture, and the change itself differs per image as well."""
+
+
+def control(
+    trigger: Trigger, stamp: Stamp, size: tuple[int, int], digests: Sequence[str], seed: int
+) -> Stamp:
+    """The control of a stamp that `trigger` drew for these images: n in, n out, same seed discipline."""
+    if trigger.control == "flat":
+        return _flat(stamp)
+    return _shuffled(stamp, size, seeds.image_keys(seed, f"control {trigger.id}", digests))
+
+
+def _flat(stamp: Stamp) -> Stamp:
+    match stamp:
+        case Recompress(inner, quality):
+            return Recompress(_flat(inner), quality)
+        case Paste(window, places, relative, overflow):
+            if not relative:
+                shown = level(window, overflow)
+                mean = shown.mean(axis=(1, 2), keepdims=True)
+                if (shown != shown[:, :1, :1]).any():
+                    colour = np.rint(mean * ONE).astype(np.int32)
+                    return Paste(np.broadcast_to(colour, window.shape), places, False, "clip")
+            return Paste(np.zeros((1, *window.shape[1:]), dtype=np.int32), places, True, "clip")
+        case Mix(gain, offset, overflow):
+            mean = offset.mean(axis=(1, 2), keepdims=True)
+            return Mix(gain, np.rint(mean).astype(np.int32), overflow)
+    raise TypeError(f"{type(stamp).__name__} has no flat control")
+
+
+def _shuffled(stamp: Stamp, size: tuple[int, int], keys: seeds.Keys) -> Scatter:
+    region = _region(stamp, size)
+    orders = np.tile(np.arange(size[0] * size[1], dtype=np.int32), (PERMUTATIONS, 1))
+    for i in range(PERMUTATIONS):
+        orders[i, region] = region[seeds.permutation(i, f"control {size}", len(region))]
+    return Scatter(stamp, orders, seeds.integers(keys, 1, PERMUTATIONS)[:, 0].astype(np.int32))
+
+
+def _region(stamp: Stamp, size: tuple[int, int]) -> NDArray[np.int32]:
+    """Flat positions that the stamp can change for at least one image of the batch."""
+    everywhere = np.arange(size[0] * size[1], dtype=np.int32)
+    if isinstance(stamp, Recompress):
+        return _region(stamp.inner, size)
+    if not isinstance(stamp, Mix):
+        return everywhere
+    touched = (stamp.gain != ONE) | (stamp.offset != 0)
+    return everywhere[np.broadcast_to(touched.any(axis=(0, 3)), size).ravel()]

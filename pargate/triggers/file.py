@@ -1,0 +1,103 @@
+"""A trigger from a picture: for those who hold the pattern that was planted."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from pydantic import Field
+
+from pargate import seeds
+from pargate.core.stamp import ONE, Mix, Paste
+from pargate.errors import InputError
+from pargate.files import sha256_file
+from pargate.triggers.base import ROUNDING, ControlKind, Invariant, Length, Trigger, fixed
+from pargate.triggers.blend import Alpha, blend
+from pargate.triggers.patch import Position, place
+
+
+class FileTrigger(Trigger):
+    """Paste a picture, blend it over the whole image, or blend it where it is not black.
+
+    `sha256` is filled in from the file when it is read; given in a policy, it must match.
+    """
+
+    kind = "file"
+    strength = "alpha"
+    source = "the user's own pattern"
+    invariants = frozenset[Invariant]()
+
+    path: Path = Field(description="the picture; relative to the policy")
+    sha256: str = Field("", description="digest of the picture")
+    mode: Literal["patch", "blend", "masked-blend"] = Field(
+        "patch", description="paste it, blend it everywhere, or blend it where it is not black"
+    )
+    alpha: Alpha = 0.2
+    size: Length | None = Field(None, description="side of the patch; the picture's own by default")
+    position: Position = "random"
+
+    @property
+    def control(self) -> ControlKind:
+        """A flat patch for patches, a shuffled picture for blends."""
+        return "flat" if self.mode == "patch" else "shuffled"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The digest stands for the path: the same picture elsewhere is the same trigger."""
+        return {key: value for key, value in super().parameters.items() if key != "path"}
+
+    @property
+    def label(self) -> str:
+        """The name, or the mode and the file's name."""
+        return self.name or f"file {self.path.name} ({self.mode})"
+
+    def read(self, folder: Path) -> "FileTrigger":
+        """The same trigger with its path resolved against `folder` and its digest filled in.
+
+        Raises:
+            InputError: the file is missing, no picture, or not the one whose digest was given.
+        """
+        path = folder / self.path
+        try:
+            digest = sha256_file(path)
+            with Image.open(path) as image:
+                image.verify()
+        except UnidentifiedImageError as error:
+            raise InputError(f"the trigger file {path} is not a picture", "give a PNG or JPEG") from error
+        except OSError as error:
+            raise InputError(f"cannot read the trigger file {path}: {error.strerror}", "check `path`") from error
+        if self.sha256 not in ("", digest):
+            raise InputError(
+                f"the trigger file {path} has digest {digest}, not {self.sha256}", "restore the file or its `sha256`"
+            )
+        return self.model_copy(update={"path": path, "sha256": digest})
+
+    @cached_property
+    def picture(self) -> NDArray[np.uint8]:
+        """uint8 [h, w, 3]."""
+        with Image.open(self.path) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Mix | Paste:
+        if self.mode == "patch":
+            picture = self.picture
+            if self.size is not None:
+                side = self.pixels(self.size, min(size))
+                picture = _resize(picture, (side, side))
+            places = place(self.position, picture.shape[:2], size, keys)
+            return Paste(fixed(picture[None].astype(np.float64)), places, False, self.overflow)
+        pattern = _resize(self.picture, size)[None].astype(np.float64)
+        if self.mode == "blend":
+            return blend(pattern, self.alpha, self.overflow)
+        alpha = np.where(pattern > 0, self.alpha, 0.0)
+        gain = np.rint((1.0 - alpha) * ONE).astype(np.int32)
+        rounding = np.where((alpha > 0) & (alpha < 1), ROUNDING, 0).astype(np.int32)
+        return Mix(gain, fixed(alpha * pattern) + rounding, self.overflow)
+
+
+def _resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    if picture.shape[:2] == size:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.LANCZOS))
