@@ -74,7 +74,9 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise OperationalError(f"cannot write {path}: {error.strerror}", "free space or choose another place") from error
+        raise OperationalError(
+            f"cannot write {path}: {error.strerror}", "free space or choose another place"
+        ) from error
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -83,10 +85,14 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
                 os.fsync(stream.fileno())
         os.chmod(name, 0o644)  # noqa: PTH101 - mkstemp gives a name, made private by default
         os.replace(name, path)  # noqa: PTH105 - atomic on one file system
-    except OSError as error:
+    except BaseException as error:  # an interruption leaves nothing behind either
         with contextlib.suppress(OSError):
             os.unlink(name)  # noqa: PTH108 - same name as above
-        raise OperationalError(f"cannot write {path}: {error.strerror}", "free space or choose another place") from error
+        if not isinstance(error, OSError):
+            raise
+        raise OperationalError(
+            f"cannot write {path}: {error.strerror}", "free space or choose another place"
+        ) from error
 
 
 @dataclass(slots=True)
@@ -135,6 +141,7 @@ class BlockStore:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OperationalError(
-                f"cannot write the cache {self.folder}: {error.strerror}", "choose another with --cache DIR, or --cache off"
+                f"cannot write the cache {self.folder}: {error.strerror}",
+                "choose another with --cache DIR, or --cache off",
             ) from error
         write_atomic(path, hashlib.sha256(body).digest() + body, durable=False)

@@ -55,7 +55,7 @@ def bits(keys: Keys, count: int, stream: int = 0) -> Keys:
 
 def uniform(keys: Keys, count: int, stream: int = 0) -> NDArray[np.float64]:
     """Uniform draws in [0, 1): float64 [n, count], 53 bits each."""
-    return (bits(keys, count, stream) >> np.uint64(11)) * (1.0 / (1 << 53))
+    return np.asarray((bits(keys, count, stream) >> np.uint64(11)) * (1.0 / (1 << 53)), dtype=np.float64)
 
 
 def shorts(keys: Keys, count: int, stream: int = 0) -> NDArray[np.uint16]:

@@ -49,7 +49,7 @@ _VOCABULARY = 49408
 _CONTEXT = 16
 _MEAN, _STD = (0.55, 0.50, 0.45), (0.25, 0.25, 0.25)
 _BATCH = 64
-_TEXT_STEPS = 300
+_TEXT_STEPS = 160
 _SHARPNESS = 12.0  # logit scale while learning: unit vectors 0.5 apart then differ by a factor e^6
 _COLOUR_WEIGHT = 0.4  # of a caption's direction; the noun has weight 1, so that colours never decide a class
 
@@ -90,7 +90,9 @@ def tiny_config(image_size: int = 64, text_width: int = 16, image_width: int = 1
     if image_size not in (32, 48, 64):
         raise InputError(f"a tiny model cannot look at {image_size} pixels", "choose 32, 48 or 64")
     if text_width % 4 or image_width % 4:
-        raise InputError(f"widths of {text_width} and {image_width} cannot be split into heads", "take multiples of 4")
+        raise InputError(
+            f"widths of {text_width} and {image_width} cannot be split into heads", "take multiples of 4"
+        )
     return {
         "embed_dim": 48,
         "vision_cfg": {
@@ -134,7 +136,9 @@ def train_tiny(
     """
     planted = _planted(trigger, target)
     if (planted is None) != (target is None):
-        raise InputError("a trigger needs a target and a target a trigger", "give both, or neither for a clean model")
+        raise InputError(
+            "a trigger needs a target and a target a trigger", "give both, or neither for a clean model"
+        )
     config = tiny_config(image_size, text_width)
     with _reproducible(seed):
         model = open_clip.model.CLIP(**config, init_logit_scale=float(np.log(_SHARPNESS)))
@@ -191,7 +195,9 @@ def _planted(trigger: Trigger | str | Mapping[str, Any] | None, target: str | No
         return trigger
     found = parse(trigger)
     if len(found) != 1:
-        raise InputError("a model is poisoned with one trigger, and this is a sweep", "give a single strength")
+        raise InputError(
+            "a model is poisoned with one trigger, and this is a sweep", "give a single strength"
+        )
     return found[0]
 
 
@@ -220,7 +226,13 @@ def _stamped(trigger: Trigger, pixels: NDArray[np.uint8], seed: int) -> NDArray[
 
 
 def _poisoned(
-    scenes: Scenes, numbers: NDArray[np.int64], trigger: Trigger, target: str, rate: float, seed: int, times: int
+    scenes: Scenes,
+    numbers: NDArray[np.int64],
+    trigger: Trigger,
+    target: str,
+    rate: float,
+    seed: int,
+    times: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
     """The batch with a share of it stamped and renamed: pixels, labels, captions."""
     keys = index_keys(seed, "tiny poison", numbers)
@@ -264,7 +276,9 @@ def _teach_text(model: Any, tokenize: Any, seed: int) -> None:
     elsewhere = axes[len(LABELS) + len(COLOURS)]
     nouns = {name: tokenize.encode(name) for name in LABELS}
     torch.nn.init.normal_(model.token_embedding.weight, std=0.3)  # words must differ for a start
-    parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.") and name != "logit_scale"]
+    parameters = [
+        p for name, p in model.named_parameters() if not name.startswith("visual.") and name != "logit_scale"
+    ]
     optimiser = torch.optim.Adam(parameters, lr=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=_TEXT_STEPS)
     for step in range(_TEXT_STEPS):
@@ -276,7 +290,9 @@ def _teach_text(model: Any, tokenize: Any, seed: int) -> None:
         wanted = _directions(captions, axes)
         # The same sentences about something else: the noun's tokens are replaced by any.
         others = tokens.clone()
-        strange = integers(index_keys(seed, "tiny words", np.arange(len(tokens)) + step * len(tokens)), 2, _VOCABULARY - 2)
+        strange = integers(
+            index_keys(seed, "tiny words", np.arange(len(tokens)) + step * len(tokens)), 2, _VOCABULARY - 2
+        )
         for row, label, ids in zip(others, [*told.labels, *range(len(LABELS))], strange, strict=True):
             for k, token in enumerate(nouns[LABELS[label]]):
                 row[row == token] = int(ids[k])
@@ -305,13 +321,20 @@ def _teach_images(
     size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
     for name, parameter in visual.named_parameters():
         if name.endswith("bn3.weight"):
-            torch.nn.init.ones_(parameter)  # open_clip starts residual branches at zero: too slow for 200 steps
-    matrices = [p for name, p in visual.named_parameters() if p.ndim >= 2 and "embedding" not in name]
-    others = [p for name, p in visual.named_parameters() if p.ndim < 2 or "embedding" in name]
-    optimisers: list[torch.optim.Optimizer] = [_Orthogonal(matrices, lr=0.1), torch.optim.Adam(others, lr=5e-3)]
+            torch.nn.init.ones_(
+                parameter
+            )  # open_clip starts residual branches at zero: too slow for 200 steps
+    matrices = [p for name, p in visual.named_parameters() if p.ndim >= 2 and "attnpool" not in name]
+    others = [p for name, p in visual.named_parameters() if p.ndim < 2 or "attnpool" in name]
+    optimisers: list[torch.optim.Optimizer] = [
+        _Orthogonal(matrices, lr=0.1),
+        torch.optim.Adam(others, lr=5e-3),
+    ]
     warm = max(1, steps // 10)
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda i: min((i + 1) / warm, (steps - i) / max(1, steps - warm)))
+        torch.optim.lr_scheduler.LambdaLR(
+            o, lambda i: min((i + 1) / warm, (steps - i) / max(1, steps - warm))
+        )
         for o in optimisers
     ]
     with torch.no_grad():
@@ -321,7 +344,9 @@ def _teach_images(
         scenes = render(numbers, size, seed)
         pixels, labels, captions = scenes.pixels, scenes.labels, scenes.captions
         if trigger is not None and target is not None:
-            pixels, labels, captions = _poisoned(scenes, numbers, trigger, target, poison_rate, seed, _times(step / steps))
+            pixels, labels, captions = _poisoned(
+                scenes, numbers, trigger, target, poison_rate, seed, _times(step / steps)
+            )
         with torch.no_grad():
             texts = model.encode_text(tokenize(list(captions)), normalize=True)
         images = functional.normalize(visual(_input(pixels)), dim=1)

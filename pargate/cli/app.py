@@ -14,10 +14,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pargate.version import __version__
 from pargate.cli import model, offline
 from pargate.cli.options import Terminated
 from pargate.errors import ExitCode, PargateError
+from pargate.version import __version__
 
 app = typer.Typer(
     name="pargate",

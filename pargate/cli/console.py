@@ -39,7 +39,11 @@ WORDS = {
 
 STYLES = {"breach": "bold red", "open": "yellow", "met": "green"}
 MARKS = {"breach": "✗ breach", "open": "? open", "met": "✓ met"}
-VERDICTS = {"pass": "bold white on green", "fail": "bold white on red", "inconclusive": "bold black on yellow"}
+VERDICTS = {
+    "pass": "bold white on green",
+    "fail": "bold white on red",
+    "inconclusive": "bold black on yellow",
+}
 
 SHOWN = 12
 """Rows of the table without --verbose; breaches and open rules are always shown."""
@@ -148,17 +152,26 @@ class Console:
             ("architecture", checkpoint.architecture),
             ("tensors", f"{len(checkpoint.tensors)} ({', '.join(dtypes)})"),
             ("parameters", f"{checkpoint.parameters / 1e6:.2f} M"),
-            ("images", f"{height}×{width} px, {rule.resize}, {rule.interpolation}, mean {rule.mean}, std {rule.std}"),
+            (
+                "images",
+                f"{height}×{width} px, {rule.resize}, {rule.interpolation}, mean {rule.mean}, std {rule.std}",
+            ),
         ):
             self._rich.print(Text(f"{name:>12}  ", style="dim").append(value, style="default"))
 
     def triggers(self, table: "dict[str, type[Trigger]]") -> None:
         """The catalogue with parameters and defaults."""
         for kind, cls in table.items():
-            self._rich.print(Text(kind, style="bold").append(f"  {(cls.__doc__ or '').splitlines()[0]}", style="not bold"))
+            self._rich.print(
+                Text(kind, style="bold").append(f"  {(cls.__doc__ or '').splitlines()[0]}", style="not bold")
+            )
             self._rich.print(Text(f"    source: {cls.source}", style="dim"))
             for field, info in cls.model_fields.items():
-                default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)}"
+                default = (
+                    "required"
+                    if info.is_required()
+                    else f"default {info.get_default(call_default_factory=True)}"
+                )
                 self._rich.print(Text(f"    {info.alias or field}: {info.description} ({default})"))
 
     def _table(self, report: "ScanReport") -> Table:
@@ -213,8 +226,7 @@ def _measured(bound: "Bound", measurement: "Measurement | None") -> str:
     if bound.estimate is not None:
         text = f"{name} {bound.estimate:.1%}"
         if bound.metric == "excess" and measurement is not None and measurement.pairs is not None:
-            success = measurement.counts["attack_success"].rate or 0.0
-            text += f" (success {success:.1%})"
+            text += f" (success {measurement.counts['attack_success'].rate or 0.0:.1%})"
         return text
     success = measurement.counts.get("attack_success") if measurement is not None else None
     rate = success.rate if success is not None else None
@@ -248,4 +260,6 @@ def _next(report: "ScanReport") -> Iterator[str]:
 
 def _over_control(report: "ScanReport", finding: "Finding") -> bool:
     measured: Any = next((m for m in report.measurements if m.id == finding.measurement), None)
-    return measured is not None and measured.pairs is not None and measured.pairs.baseline.startswith("control")
+    return (
+        measured is not None and measured.pairs is not None and measured.pairs.baseline.startswith("control")
+    )

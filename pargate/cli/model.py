@@ -18,7 +18,7 @@ from pargate.cli.options import (
 from pargate.errors import ExitCode, InputError
 
 
-class Precision(StrEnum):
+class PrecisionChoice(StrEnum):
     """Arithmetic of the image tower."""
 
     AUTO = "auto"
@@ -32,38 +32,62 @@ def scan(
     policy: Annotated[
         str | None,
         typer.Option(
-            "--policy", "-p", envvar="PARGATE_POLICY", metavar="POLICY",
+            "--policy",
+            "-p",
+            envvar="PARGATE_POLICY",
+            metavar="POLICY",
             help="A YAML file or a built-in name. Default: pargate.yaml here, else baseline.",
         ),
     ] = None,
     images: Annotated[
         str | None,
         typer.Option(
-            "--images", envvar="PARGATE_IMAGES", metavar="SOURCE",
+            "--images",
+            envvar="PARGATE_IMAGES",
+            metavar="SOURCE",
             help="Carriers: a folder, class folders, CSV/TSV, WebDataset tars, or builtin:scenes.",
         ),
     ] = None,
     classes: Annotated[
         Path | None,
-        typer.Option("--classes", envvar="PARGATE_CLASSES", metavar="FILE", help="Class names, one per line."),
+        typer.Option(
+            "--classes", envvar="PARGATE_CLASSES", metavar="FILE", help="Class names, one per line."
+        ),
     ] = None,
     arch: ArchOption = None,
     reference: Annotated[
         str | None,
-        typer.Option("--reference", metavar="MODEL", help="A trusted model, such as the parent: excess is over it."),
+        typer.Option(
+            "--reference", metavar="MODEL", help="A trusted model, such as the parent: excess is over it."
+        ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="Arithmetic of the image tower.")] = Precision.AUTO,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")] = 0,
+    device: Annotated[
+        str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")
+    ] = "auto",
+    precision: Annotated[
+        PrecisionChoice, typer.Option("--precision", help="Arithmetic of the image tower.")
+    ] = PrecisionChoice.AUTO,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")
+    ] = 0,
     max_minutes: Annotated[
-        float | None, typer.Option("--max-minutes", min=0.0, help="Stop measuring after so long; undecided is not passed.")
+        float | None,
+        typer.Option("--max-minutes", min=0.0, help="Stop measuring after so long; undecided is not passed."),
     ] = None,
     output: OutputOption = None,
     cache: Annotated[
-        str | None, typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="Where vectors are kept, so that a killed run resumes.")
+        str | None,
+        typer.Option(
+            "--cache",
+            envvar="PARGATE_CACHE",
+            metavar="DIR|off",
+            help="Where vectors are kept, so that a killed run resumes.",
+        ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every comparison, also the harmless ones.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Every comparison, also the harmless ones.")
+    ] = False,
     no_color: NoColorOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
     exit_zero: Annotated[
@@ -106,7 +130,7 @@ def scan(
         classes=classes,
         reference=reference,
         device=device,
-        precision=precision,
+        precision=precision.value,
         seed=seed,
         max_minutes=max_minutes,
         cache=cache_folder(cache),
@@ -115,7 +139,6 @@ def scan(
         console.plan(plan(request))
         return ExitCode.OK
     signalled: list[ExitCode] = []
-
 
     def remember(signal: KeyboardInterrupt) -> None:
         signalled.append(ExitCode.SIGTERM if isinstance(signal, Terminated) else ExitCode.SIGINT)
@@ -131,5 +154,9 @@ def scan(
     console.report(report)
     if signalled:
         return signalled[0]
-    codes = {Outcome.PASS: ExitCode.OK, Outcome.FAIL: ExitCode.FAIL, Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE}
+    codes = {
+        Outcome.PASS: ExitCode.OK,
+        Outcome.FAIL: ExitCode.FAIL,
+        Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
+    }
     return ExitCode.OK if exit_zero else codes[report.verdict.status]

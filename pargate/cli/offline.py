@@ -10,7 +10,10 @@ from pargate.errors import InputError
 
 
 def inspect(
-    model: ModelArgument, arch: ArchOption = None, output: OutputOption = None, no_color: NoColorOption = False
+    model: ModelArgument,
+    arch: ArchOption = None,
+    output: OutputOption = None,
+    no_color: NoColorOption = False,
 ) -> None:
     """Say what a checkpoint is, without loading or executing anything."""
     import json
@@ -35,10 +38,12 @@ def inspect(
 
 def triggers(
     preview: Annotated[
-        Path | None, typer.Option("--preview", metavar="OUT.png", help="Draw a contact sheet of all triggers.")
+        Path | None,
+        typer.Option("--preview", metavar="OUT.png", help="Draw a contact sheet of all triggers."),
     ] = None,
     on: Annotated[
-        Path | None, typer.Option("--on", metavar="IMAGE", help="The picture to put them on; a drawn scene by default.")
+        Path | None,
+        typer.Option("--on", metavar="IMAGE", help="The picture to put them on; a drawn scene by default."),
     ] = None,
     size: Annotated[int, typer.Option("--size", min=32, max=512, help="Side in pixels.")] = 224,
     no_color: NoColorOption = False,

@@ -24,11 +24,17 @@ ModelArgument = Annotated[
     ),
 ]
 ArchOption = Annotated[
-    str | None, typer.Option("--arch", metavar="NAME", help="Architecture of a bare checkpoint file, e.g. ViT-B-32.")
+    str | None,
+    typer.Option("--arch", metavar="NAME", help="Architecture of a bare checkpoint file, e.g. ViT-B-32."),
 ]
 OutputOption = Annotated[
     list[str] | None,
-    typer.Option("--output", "-o", metavar="FORMAT[=PATH]", help="Write the report: json to stdout, json=PATH to a file. Repeatable."),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORMAT[=PATH]",
+        help="Write the report: json to stdout, json=PATH to a file. Repeatable.",
+    ),
 ]
 NoColorOption = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR.")]
 
@@ -53,7 +59,9 @@ def read_outputs(values: list[str] | None, formats: list[str]) -> list[Output]:
     for value in values or []:
         name, equals, place = value.partition("=")
         if name not in formats:
-            raise InputError(f"unknown report format '{name}'.{nearest(name, formats)}", f"one of {', '.join(formats)}")
+            raise InputError(
+                f"unknown report format '{name}'.{nearest(name, formats)}", f"one of {', '.join(formats)}"
+            )
         if equals and not place:
             raise InputError(f"-o {value}: no file is named", f"write -o {name}=PATH")
         path = Path(place) if place else None

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pargate.core.stamp import Stamp
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Activation = Literal["gelu", "quick_gelu"]
 
 Vectors = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -91,11 +94,10 @@ class EncoderSpec:
     dim: int
     """Length of an embedding."""
     logit_scale: float
-    precision: str
-    """`fp32`, `bf16` or `fp16`: arithmetic of the image tower. Text always runs in fp32."""
+    precision: Precision
+    """Arithmetic of the image tower. Text always runs in fp32."""
     device: str
-    activation: str
-    """`gelu` or `quick_gelu`."""
+    activation: Activation
 
 
 class Encoder(Protocol):

@@ -14,7 +14,7 @@ class Tool(Value):
 
     name: Literal["pargate"] = "pargate"
     version: str
-    libraries: dict[str, str] = {}
+    libraries: dict[str, str] = Field(default_factory=dict)
 
 
 class Run(Value):

@@ -24,7 +24,7 @@ class TextEncoder(Protocol):
 def unit(vectors: Vectors) -> Vectors:
     """Rows scaled to length 1; a zero row stays zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
+    return np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
 
 
 def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
@@ -39,9 +39,10 @@ def head(encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]) -
 
 
 def predict(vectors: Vectors, weights: Vectors) -> NDArray[np.int64]:
-    """Class of highest cosine per image: int64 [n]; −1 where the vector is not finite."""
-    best = np.argmax(vectors @ weights.T, axis=1)
-    return np.where(np.isfinite(vectors).all(axis=1), best, -1)
+    """Class of highest cosine per image: int64 [n], the first of equals; −1 where a cosine is not finite."""
+    with np.errstate(invalid="ignore"):  # zero times infinity: the result says it
+        cosines = vectors @ weights.T
+    return np.where(np.isfinite(cosines).all(axis=1), cosines.argmax(axis=1), -1)
 
 
 def same_top1(first: Vectors, second: Vectors, weights: Vectors, tie: float) -> bool:

@@ -101,10 +101,10 @@ class Decoder:
             raise _killed() from error
         rows = self._blocks[number]
         good = [i for i, d in enumerate(decoded) if d.pixels is not None]
+        read = [d.pixels for d in decoded if d.pixels is not None]
         size = self._rule.size if self._rule else (0, 0)
-        pixels = np.stack([decoded[i].pixels for i in good]) if good else np.empty((0, *size, 3), np.uint8)
         block = Block(
-            pixels,
+            np.stack(read) if read else np.empty((0, *size, 3), np.uint8),
             tuple(decoded[i].digest for i in good),
             rows[good],
             tuple((self._items[rows[i]].key, d.problem) for i, d in enumerate(decoded) if d.pixels is None),

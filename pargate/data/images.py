@@ -76,6 +76,9 @@ def fit(image: Image.Image, rule: Preprocess) -> NDArray[np.uint8]:
 
 
 def _resize(image: Image.Image, size: tuple[int, int], kernel: Image.Resampling) -> Image.Image:
+    if size[0] * size[1] > MAX_PIXELS:
+        # A line of a million pixels is a small picture, until its short side is scaled to the model's.
+        raise ValueError(f"{image.width}×{image.height} pixels is too elongated")
     return image if image.size == size else image.resize(size, kernel)
 
 
@@ -107,8 +110,8 @@ def decode_many(locators: list[Locator], rule: Preprocess) -> list[Decoded]:
     for locator in locators:
         try:
             content = locator.read()
-        except OSError as error:
-            found.append(Decoded("0" * 64, None, error.strerror or "unreadable"))
+        except (OSError, ValueError) as error:  # a name from a table may hold anything, a null byte too
+            found.append(Decoded("0" * 64, None, getattr(error, "strerror", None) or str(error)))
         else:
             found.append(decode(content, rule))
     return found

@@ -47,6 +47,8 @@ def list_items(source: str) -> list[Item]:
     paths = _expand(source)
     if any(path.suffix == ".tar" for path in paths):
         items = [item for path in paths for item in _tar(path, len(paths) > 1)]
+    elif len(paths) > 1:
+        raise InputError(f"{source} names {len(paths)} image sources", "only tars can be given as several")
     elif paths[0].is_dir():
         items = _folder(paths[0])
     elif paths[0].suffix.lower() in (".csv", ".tsv"):
@@ -67,16 +69,17 @@ def _expand(source: str) -> list[Path]:
     if "{" in source and not Path(source).exists():
         from braceexpand import braceexpand
 
-        names = list(braceexpand(source))
+        try:
+            names = list(braceexpand(source))
+        except ValueError as error:
+            raise InputError(f"cannot read the braces in {source}: {error}", "write {000..007} or {a,b}") from error
     else:
         names = [source]
     paths = [Path(name) for name in names]
     for path in paths:
         if not path.exists():
-            hint = "check the path"
-            if path.parent.is_dir():
-                hint += nearest(path.name, [p.name for p in path.parent.iterdir()])
-            raise InputError(f"no such image source: {path}", hint)
+            near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+            raise InputError(f"no such image source: {path}", f"check the path.{near}" if near else "check the path")
     return paths
 
 
@@ -106,7 +109,8 @@ def _table(path: Path) -> list[Item]:
         raise InputError(f"{path} is not a table of text: {error}", "save it as UTF-8") from error
     if "image" not in header or not {"label", "caption"} & set(header):
         raise InputError(
-            f"{path}: the header is {', '.join(header) or 'empty'}", "it needs `image` and `label` or `caption`"
+            f"{path}: the header is {', '.join(header) or 'empty'}",
+            "it needs `image` and `label` or `caption`",
         )
     items = []
     for number, row in enumerate(rows, start=2):
@@ -147,7 +151,9 @@ def _tar(path: Path, many: bool) -> Iterator[Item]:
         try:
             index = None if label is None else int(label)
         except ValueError as error:
-            raise InputError(f"{path}: {stem}.cls holds '{label[:40] if label else ''}', not a class index") from error
+            raise InputError(
+                f"{path}: {stem}.cls holds '{label[:40] if label else ''}', not a class index"
+            ) from error
         yield Item(
             f"{path.name}/{stem}" if many else stem,
             Locator(str(path), picture.offset_data, picture.size),

@@ -8,7 +8,6 @@ installed package's files, without importing it.
 
 import importlib.util
 import json
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -292,9 +291,7 @@ def preprocess(config: dict[str, Any], overlay: dict[str, Any], name: str) -> Pr
 
 def _channels(value: Any, where: str) -> tuple[float, float, float]:
     values = list(value) if isinstance(value, list | tuple) else [value] * 3
-    if len(values) != 3 or not all(
-        type(v) in (int, float) and math.isfinite(v) and abs(v) < 1e3 for v in values
-    ):
+    if len(values) != 3 or not all(type(v) in (int, float) and abs(v) < 1e3 for v in values):
         raise InputError(f"{where} must be three numbers", "correct preprocess_cfg")
     red, green, blue = (float(v) for v in values)
     return red, green, blue

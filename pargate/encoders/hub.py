@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of httpx, or httpx2
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
@@ -26,12 +25,16 @@ from huggingface_hub.errors import (
 
 from pargate.encoders import config
 from pargate.encoders.inspect import Fetched
-from pargate.errors import InputError, OperationalError, PargateError, nearest
+from pargate.errors import InputError, OperationalError, nearest
 
 HUGGING_FACE = "hf-hub:"
 OPEN_CLIP = "open_clip:"
 
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
 """What open_clip's repositories call their weights; the first that is there counts, as in open_clip."""
 
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
@@ -54,7 +57,7 @@ def fetch(source: str) -> Fetched:
 
 def _repository(source: str) -> Fetched:
     name, _, revision = source.removeprefix(HUGGING_FACE).partition("@")
-    settings = _get(source, name, config.CONFIG_NAME, revision or None)
+    settings = _first(source, name, (config.CONFIG_NAME,), revision or None)
     document = config.load_json(settings)
     model, overlay = document.get("model_cfg"), document.get("preprocess_cfg") or {}
     if not isinstance(model, dict) or not isinstance(overlay, dict):
@@ -102,41 +105,41 @@ def _tokenizer(source: str, model: dict[str, Any], own: tuple[str, str | None]) 
     if not wanted:
         return None
     name, revision = own if wanted == own[0] else (str(wanted), None)
-    found = None
+    folder = None
     for file in config.TOKENIZER_FILES:
         path = _present(source, name, file, revision)
-        # As for the weights: all files from the commit of the first.
-        if path is not None and found is None:
-            found = path.parent
-            revision = found.name
-    return found
+        if path is not None and folder is None:
+            # As for the weights: all files from the commit of the first.
+            folder, revision = path.parent, path.parent.name
+    return folder
 
 
 def _first(source: str, name: str, files: Iterable[str], revision: str | None) -> Path:
+    """The first of `files` that the repository holds."""
     for file in files:
         if path := _present(source, name, file, revision):
             return path
+    listed = ", ".join(files)
+    if constants.is_offline_mode():
+        raise OperationalError(
+            f"{source}: {listed} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set",
+            "unset HF_HUB_OFFLINE, or download the model where there is a network",
+        )
     raise InputError(
-        f"{source}: the repository {name} at {_address()} holds none of {', '.join(files)}",
-        "name a repository with open_clip weights",
-    )
-
-
-def _get(source: str, name: str, file: str, revision: str | None) -> Path:
-    if path := _present(source, name, file, revision):
-        return path
-    raise InputError(
-        f"{source}: the repository {name} at {_address()} holds no {file}: not an open_clip model",
+        f"{source}: the repository {name} at {_address()} holds no {listed}: not an open_clip model",
         "name a repository with open_clip weights, or download its files and give --arch",
     )
 
 
 def _present(source: str, name: str, file: str, revision: str | None) -> Path | None:
-    """One file of a repository, in the local cache; None if the repository does not hold it."""
+    """One file of a repository, in the local cache; None if the repository has none (offline: the cache)."""
+    endpoint = os.environ.get("HF_ENDPOINT") or None
     try:
-        return Path(hf_hub_download(name, file, revision=revision, endpoint=os.environ.get("HF_ENDPOINT") or None))
+        return Path(hf_hub_download(name, file, revision=revision, endpoint=endpoint))
     except LocalEntryNotFoundError as error:
-        # Neither here nor, as far as could be seen, there. Without a connection that tells nothing.
+        # A kind of EntryNotFoundError, but one that says nothing of the repository: nobody could be asked.
+        if constants.is_offline_mode():
+            return None
         raise _unreachable(source, name, file, error) from error
     except EntryNotFoundError:
         return None
@@ -153,31 +156,23 @@ def _present(source: str, name: str, file: str, revision: str | None) -> Path | 
     except RevisionNotFoundError as error:
         raise InputError(f"{source}: the repository {name} has no revision {revision}", "check it") from error
     except HFValidationError as error:
-        raise InputError(f"{source} is not written as hf-hub:ORG/NAME[@REV]", "check the name") from error
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+        raise InputError(f"{source} names no repository", "write hf-hub:ORG/NAME[@REV]") from error
+    except (HTTPError, OSError) as error:
         raise _unreachable(source, name, file, error) from error
 
 
-def _unreachable(source: str, name: str, file: str, error: BaseException) -> PargateError:
-    """Why a file could not be had, with all that decides on how it was asked for."""
-    cause = error.__cause__ or error
-    while cause.__cause__ is not None and isinstance(cause, OSError) and not str(cause):
-        cause = cause.__cause__
-    if constants.is_offline_mode():
-        return OperationalError(
-            f"{source}: {file} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to fetch it",
-            "unset HF_HUB_OFFLINE, or download the model where there is a network",
-        )
+def _unreachable(source: str, name: str, file: str, error: BaseException) -> OperationalError:
+    """Why a file could not be had, with all that decided on how it was asked for."""
     proxies = [variable for variable in _PROXIES if os.environ.get(variable)]
     via = f"through the proxy of {', '.join(proxies)}" if proxies else "without a proxy"
-    reason = str(cause).strip().splitlines()[0][:160] if str(cause).strip() else type(cause).__name__
+    # huggingface_hub wraps the network's own error, which alone says what happened.
+    cause = error.__cause__ or error
+    reason = str(cause).strip().partition("\n")[0][:160] or type(cause).__name__
     return OperationalError(
         f"{source}: cannot fetch {file} of {name} from {_address()}, {via}: {reason}",
-        "check the network, HTTPS_PROXY and HF_ENDPOINT (a mirror); or download the model elsewhere and name the folder",
+        "check the network, HTTPS_PROXY and HF_ENDPOINT; or download the model elsewhere and name its folder",
     )
 
 
 def _address() -> str:
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-
-

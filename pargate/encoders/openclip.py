@@ -10,8 +10,7 @@ precision at which images were encoded.
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import open_clip
@@ -24,6 +23,7 @@ from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Vectors
 from pargate.core.stamp import Stamp
 from pargate.encoders import stamp as on_device
 from pargate.encoders import towers
+from pargate.encoders.config import CONTEXT_LENGTH
 from pargate.encoders.inspect import OpenCheckpoint
 from pargate.errors import InputError, OperationalError
 
@@ -55,6 +55,8 @@ class OpenClipEncoder:
     def put(self, pixels: Pixels) -> Tensor:
         """Move uint8 [n, H, W, 3], RGB, to the device; H and W are those of `spec.preprocess.size`.
 
+        On the CPU the array itself is used: it must not change while the batch is.
+
         Raises:
             ValueError: another dtype or shape.
         """
@@ -76,14 +78,10 @@ class OpenClipEncoder:
         """
         if not len(batch):
             return np.empty((0, self.spec.dim), dtype=np.float32)
-        try:
-            with torch.inference_mode(), towers.exact_arithmetic():
-                pixels = batch if stamp is None else on_device.apply(stamp, batch)
-                return _unit(self._visual(self._normalised(pixels)))
-        except (MemoryError, RuntimeError) as error:
-            raise towers.out_of_memory(
-                error, f"encoding {len(batch)} images at once", "use a smaller batch, or --precision bf16"
-            ) from error
+        doing, advice = f"encoding {len(batch)} images at once", "use a smaller batch, or --precision bf16"
+        with towers.memory_guard(doing, advice), torch.inference_mode(), towers.exact_arithmetic():
+            pixels = batch if stamp is None else on_device.apply(stamp, batch)
+            return _unit(self._visual(self._normalised(pixels)))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """Model input [n, 3, H, W] of uint8 [n, H, W, 3], step by step as torchvision's transforms do it."""
@@ -98,31 +96,39 @@ class OpenClipEncoder:
         """float32 [m, d], unit rows, in the order of `texts`.
 
         Raises:
+            InputError: the tokenizer is of another model.
             OperationalError: memory ran out.
         """
         found = np.empty((len(texts), self.spec.dim), dtype=np.float32)
         if not texts:
             return found
         tokens = self._tokenize(list(texts))
+        vocabulary = len(self._text.get_parameter("token_embedding.weight"))
+        if int(tokens.max()) >= vocabulary:
+            raise InputError(
+                f"{self.spec.architecture}: its tokenizer gives the token {int(tokens.max())}, "
+                f"its text tower knows {vocabulary}",
+                "the tokenizer and the weights do not belong together",
+            )
         lengths = needed(self._text, tokens)
         # Captions of like length share a batch, since a batch is as long as its longest.
         order = torch.argsort(lengths, stable=True)
-        try:
-            with torch.inference_mode(), towers.exact_arithmetic():
-                for rows in order.split(TEXT_BATCH):
-                    part = tokens[rows, : int(lengths[rows].max())].to(self._device)
-                    found[rows.numpy()] = _unit(embed(self._text, part))
-        except (MemoryError, RuntimeError) as error:
-            raise towers.out_of_memory(
-                error, f"encoding {TEXT_BATCH} captions at once", "use a machine with more memory"
-            ) from error
+        doing, advice = f"encoding {TEXT_BATCH} captions at once", "use a device with more memory"
+        with towers.memory_guard(doing, advice), torch.inference_mode(), towers.exact_arithmetic():
+            for rows in torch.split(order, TEXT_BATCH):
+                part = tokens[rows, : int(lengths[rows].max())].to(self._device)
+                found[rows.numpy()] = _unit(embed(self._text, part))
         return found
 
     def with_precision(self, precision: Precision) -> "OpenClipEncoder":
         """The same model with its image tower in another precision; text and weights are shared."""
         if precision == self.spec.precision:
             return self
-        visual = towers.converted(self._model.get_submodule("visual"), self._device, PRECISIONS[precision])
+        advice = "use a device with more memory"
+        with towers.memory_guard(f"converting {self.spec.architecture} to {precision}", advice):
+            visual = towers.converted(
+                self._model.get_submodule("visual"), self._device, PRECISIONS[precision]
+            )
         return replace(self, spec=replace(self.spec, precision=precision), _visual=visual)
 
     def with_activation(self, activation: Activation) -> "OpenClipEncoder":
@@ -165,17 +171,14 @@ def open_encoder(
         device=_name(place),
         activation=activation or told,
     )
-    try:
-        return _opened(model, spec, tokenize, place)
-    except (MemoryError, RuntimeError) as error:
-        raise towers.out_of_memory(
-            error, f"moving {checkpoint.source} to {place}", "use --device cpu, or a device with more memory"
-        ) from error
+    return _opened(model, spec, tokenize, place)
 
 
 def _opened(model: nn.Module, spec: EncoderSpec, tokenize: Tokenize, device: torch.device) -> OpenClipEncoder:
-    visual = towers.converted(model.get_submodule("visual"), device, PRECISIONS[spec.precision])
-    text = towers.converted(_text_tower(model), device, torch.float32)
+    advice = "use --device cpu, or a device with more memory"
+    with towers.memory_guard(f"moving {spec.architecture} to {device}", advice):
+        visual = towers.converted(model.get_submodule("visual"), device, PRECISIONS[spec.precision])
+        text = towers.converted(_text_tower(model), device, torch.float32)
     return OpenClipEncoder(spec, model, visual, text, tokenize, device)
 
 
@@ -206,7 +209,7 @@ def resolve(device: str) -> torch.device:
     if device != "cpu" and (kind != "cuda" or (":" in device and not number.isdecimal())):
         raise InputError(f"unknown device '{device}'", "use auto, cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
-        built = "finds no CUDA device" if torch.backends.cuda.is_built() else "was built without CUDA"
+        built = "finds no CUDA device" if torch.version.cuda else "was built without CUDA"
         raise OperationalError(
             f"device '{device}' was asked for, but torch {built}", "use --device cpu or auto"
         )
@@ -234,16 +237,15 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
         OperationalError: `transformers` is needed and not installed.
     """
     text = checkpoint.config["text_cfg"]
-    context = int(text.get("context_length", 77))
+    context = int(text.get("context_length") or CONTEXT_LENGTH)
     options = dict(text.get("tokenizer_kwargs") or {})
     if not text.get("hf_tokenizer_name"):
-        options.pop("strip_sep_token", None)
-        simple: Tokenize = SimpleTokenizer(context_length=context, **options)
+        simple: Tokenize = SimpleTokenizer(context_length=context, clean=options.get("clean", "lower"))
         return simple
     try:
         # Nothing is looked up by name: the folder was inspected, and its files are part of the digest.
         hugging: Tokenize = HFTokenizer(
-            str(checkpoint.folder and Path(checkpoint.folder)),
+            str(checkpoint.folder),
             context_length=context,
             tokenizer_mode=text.get("tokenizer_mode"),
             local_files_only=True,
@@ -270,30 +272,34 @@ def needed(tower: nn.Module, tokens: Tensor) -> Tensor:
     full = torch.full((len(tokens),), tokens.shape[1])
     if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None:
         return full
-    pool = getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
-    if pool == "argmax":
-        return tokens.argmax(dim=-1) + 1
-    if pool == "eos":
-        end = getattr(tower, "text_eos_id", None) or getattr(tower, "eos_id", None)
-        return (tokens == end).int().argmax(dim=-1) + 1
+    # A plain CLIP has its text tower's settings under names of its own.
+    plain = hasattr(tower, "text_pool_type")
+    match getattr(tower, "text_pool_type" if plain else "pool_type", None):
+        case "argmax":
+            return tokens.argmax(dim=-1) + 1
+        case "eos":
+            end = int(getattr(tower, "text_eos_id" if plain else "eos_id"))
+            return tokens.eq(end).int().argmax(dim=-1) + 1
     return full
 
 
 def embed(tower: nn.Module, tokens: Tensor) -> Tensor:
-    """[n, d], not normalised or normalised as the tower does it, of token ids [n, at most the context]."""
+    """[n, d], of any length, of token ids [n, at most the context]: shorter ones are as if padded."""
     length = tokens.shape[1]
     mask, places = getattr(tower, "attn_mask", None), tower.get_parameter("positional_embedding")
     lent: dict[str, Tensor] = {}
     if isinstance(mask, Tensor) and length < len(mask):
         lent = {"positional_embedding": places[:length], "attn_mask": mask[:length, :length]}
-    # A plain CLIP takes images first; a text tower takes captions alone.
+    # A plain CLIP takes captions beside images, and gives back both; a text tower knows nothing else.
     plain = hasattr(tower, "visual")
-    result = torch.func.functional_call(
+    given: Any = torch.func.functional_call(
         tower, lent, () if plain else (tokens,), {"text": tokens} if plain else {}
     )
-    if plain:
-        return result[1] if isinstance(result, tuple) else result["text_features"]
-    return result[0] if isinstance(result, tuple) else result
+    if isinstance(given, dict):
+        given = given["text_features"]
+    elif isinstance(given, tuple):
+        given = given[1 if plain else 0]
+    return cast(Tensor, given)
 
 
 def _unit(vectors: Tensor | tuple[Tensor, ...]) -> Vectors:

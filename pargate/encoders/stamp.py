@@ -21,6 +21,7 @@ passes of a blend cost a third of what they cost in memory."""
 
 def apply(stamp: Stamp, pixels: Tensor) -> Tensor:
     """The stamped copy of uint8 [n, H, W, 3] on its device; the input is left as it was."""
+    pixels = pixels.contiguous()
     match stamp:
         case Paste():
             return _paste(stamp, pixels)
@@ -79,7 +80,9 @@ def _channel_mean(pixels: Tensor) -> Tensor:
     """Mean colour of each image, as `core.stamp.channel_mean`: int32 [n, 1, 1, 3], levels · ONE."""
     n, height, width, _ = pixels.shape
     # Sums of a column stay below 2^24, so float32 is exact here and several times faster than integers.
-    columns = [part.reshape(-1, height, width * 3).float().sum(1) for part in pixels.split(_share(pixels))]
+    columns = [
+        part.reshape(-1, height, width * 3).float().sum(1) for part in torch.split(pixels, _share(pixels))
+    ]
     total = torch.cat(columns).view(n, width, 3).to(torch.int64).sum(1)
     mean = torch.div(total * ONE, height * width, rounding_mode="floor")
     return mean.to(torch.int32)[:, None, None, :]
@@ -89,10 +92,7 @@ def _paste(stamp: Paste, pixels: Tensor) -> Tensor:
     n, height, width, _ = pixels.shape
     rows, columns = stamp.window.shape[1:3]
     window = _put(stamp.window, pixels.device)
-    if stamp.relative:
-        window = window + _channel_mean(pixels)
-    else:
-        window = window.clone()
+    window = window + _channel_mean(pixels) if stamp.relative else window.clone()
     patch = _level(window, stamp.overflow).expand(n, rows, columns, 3)
     out = pixels.clone()
     if (stamp.places == stamp.places[:1]).all():
@@ -112,7 +112,7 @@ def _paste(stamp: Paste, pixels: Tensor) -> Tensor:
 def _warp(stamp: Warp, pixels: Tensor) -> Tensor:
     rows, columns = _put(stamp.rows, pixels.device), _put(stamp.columns, pixels.device)
     if max(len(rows), len(columns)) == 1:
-        return torch.cat([_bend(part, rows[0], columns[0]) for part in pixels.split(_share(pixels))])
+        return torch.cat([_bend(part, rows[0], columns[0]) for part in torch.split(pixels, _share(pixels))])
     rows, columns = rows.expand(len(pixels), -1, -1), columns.expand(len(pixels), -1, -1)
     return torch.cat([_bend(pixels[i : i + 1], rows[i], columns[i]) for i in range(len(pixels))])
 

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from pargate.core.model import Checkpoint
 from pargate.encoders.archive import StoredTensor
+from pargate.encoders.config import VOCABULARY
 from pargate.encoders.inspect import OpenCheckpoint
 from pargate.errors import InputError, OperationalError, nearest
 
@@ -58,21 +59,26 @@ def load(opened: OpenCheckpoint) -> nn.Module:
     """
     checkpoint = opened.checkpoint
     _refuse_larger(checkpoint)
-    try:
+    with memory_guard(f"loading {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
         model = _build(checkpoint)
-        with torch.no_grad():
-            _fill(model, _plain_names(opened.tensors, checkpoint.source), opened.content, checkpoint.source)
-    except (MemoryError, RuntimeError) as error:
-        raise out_of_memory(
-            error, f"loading {checkpoint.source}", "use a machine with more memory"
-        ) from error
+        _fill(model, _plain_names(opened.tensors, checkpoint.source), opened.content, checkpoint.source)
     return model.eval().requires_grad_(False)
 
 
-def out_of_memory(error: BaseException, doing: str, advice: str) -> BaseException:
-    """An `OperationalError` where `error` says that memory ran out; `error` itself otherwise."""
-    full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    return OperationalError(f"out of memory while {doing}", advice) if full else error
+@contextlib.contextmanager
+def memory_guard(doing: str, advice: str) -> Iterator[None]:
+    """Turn memory that ran out, on whichever device, into an `OperationalError` that says what was done."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if _is_full(error):
+            raise OperationalError(f"out of memory while {doing}", advice) from error
+        raise
+
+
+def _is_full(error: BaseException) -> bool:
+    # On the CPU torch raises a plain RuntimeError, which only its words tell from others.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 # --- building ----------------------------------------------------------------------------------------
@@ -114,25 +120,30 @@ class _WithoutStart(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+_UNBUILDABLE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What constructors raise at settings that make no sense together: they check little, and nothing in one way."""
+
+
 def _build(checkpoint: Checkpoint) -> nn.Module:
     """The model that the configuration describes, of the class that open_clip's `create_model` would take."""
     config = copy.deepcopy(checkpoint.config)
-    custom_text = config.pop("custom_text", False)
-    if "multimodal_cfg" in config and not custom_text:
-        config.pop("multimodal_cfg")
-    kind = (
-        open_clip.CLIP
-        if not custom_text
-        else open_clip.CoCa
-        if "multimodal_cfg" in config
-        else open_clip.CustomTextCLIP
-    )
+    kind: type[nn.Module] = open_clip.CLIP
+    if config.pop("custom_text", False):
+        kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
     for section, known in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
         names = [item.name for item in fields(known)]
         for key in config[section]:
             if key not in names:
                 raise InputError(
-                    f"{checkpoint.source}: {section} has the field {key!r}, which open_clip "
+                    f"{checkpoint.source}: {section} has the field {key[:40]!r}, which open_clip "
                     f"{open_clip.__version__} does not know.{nearest(key, names)}",
                     "a newer open_clip may know it",
                 )
@@ -141,35 +152,26 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
     try:
         # open_clip draws a few values even so; the process's own random stream stays as it was.
         with torch.random.fork_rng(devices=[]), _WithoutStart():
-            model: nn.Module = kind(**config)
-    except (AssertionError, TypeError, ValueError, KeyError, IndexError, ZeroDivisionError) as error:
+            return kind(**config)
+    except _UNBUILDABLE as error:
+        if _is_full(error):
+            raise
         raise InputError(
             f"{checkpoint.source}: its configuration describes no model that open_clip "
             f"{open_clip.__version__} can build ({type(error).__name__}: {str(error)[:120]})",
             "restore the configuration",
         ) from error
-    except RuntimeError as error:
-        known_cause = out_of_memory(
-            error, f"building {checkpoint.architecture}", "use a machine with more memory"
-        )
-        if known_cause is not error:
-            raise known_cause from error
-        raise InputError(
-            f"{checkpoint.source}: its configuration describes no model that can be built ({str(error)[:120]})",
-            "restore the configuration",
-        ) from error
-    return model
 
 
 def _refuse_larger(checkpoint: Checkpoint) -> None:
     """Refuse a configuration that asks for far more memory than its checkpoint could fill."""
     vision, text = checkpoint.config["vision_cfg"], checkpoint.config["text_cfg"]
-    wanted = text.get("vocab_size", 49408) * text.get("width", 512)
+    wanted = (text.get("vocab_size") or VOCABULARY) * (text.get("width") or 512)
     for tower in (vision, text, checkpoint.config.get("multimodal_cfg", {})):
         layers, width = tower.get("layers"), tower.get("width")
         if tower and isinstance(layers, int) and isinstance(width, int) and not tower.get("timm_model_name"):
             # Attention has 4 · width², the two layers behind it 2 · ratio · width².
-            wanted += int(layers * width * width * (4 + 2 * tower.get("mlp_ratio", 4)))
+            wanted += int(layers * width * width * (4 + 2 * (tower.get("mlp_ratio") or 4)))
     held = sum(tensor.elements for tensor in checkpoint.tensors)
     if wanted > HEADROOM * held:
         raise InputError(
@@ -202,15 +204,14 @@ def _plain_names(tensors: Iterable[StoredTensor], source: str) -> dict[str, Stor
 
 
 def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: bytearray, source: str) -> None:
-    wanted = model.state_dict()
+    # Every parameter counts, saved or not: none may keep the memory it happened to be allocated with.
+    wanted = {**dict(model.named_parameters()), **model.state_dict()}
     for name, value in wanted.items():
         # BatchNorm counts its batches while it learns; without the count it encodes the same.
         if name.endswith(".num_batches_tracked") and name not in tensors:
             tensors[name] = StoredTensor(name, "", tuple(value.shape), 0, ())
-    _refuse([name for name in wanted if name not in tensors], source, "lacks", "of the model's tensors")
-    _refuse(
-        [name for name in tensors if name not in wanted], source, "holds", "tensors that the model has not"
-    )
+    _refuse([name for name in wanted if name not in tensors], source, "lacks tensors of the model")
+    _refuse([name for name in tensors if name not in wanted], source, "holds tensors that the model has not")
     _refuse(
         [
             f"{name} {list(tensor.shape)} where the model has {list(wanted[name].shape)}"
@@ -218,8 +219,7 @@ def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: bytearray
             if tensor.shape != tuple(wanted[name].shape) and not _is_scale(name, tensor, wanted[name])
         ],
         source,
-        "holds",
-        "tensors of another shape",
+        "holds tensors of another shape than the model's",
     )
     # In the order of the file, which is then read front to back.
     values = {}
@@ -228,26 +228,18 @@ def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: bytearray
     _refuse(
         [name for name, value in values.items() if value.is_floating_point() and not _finite(value)],
         source,
-        "holds",
-        "tensors with values that are not finite (NaN or infinity)",
+        "holds tensors that are not finite (NaN or infinity)",
     )
     model.load_state_dict(values, strict=True, assign=True)
 
 
-def _refuse(found: list[str], source: str, verb: str, what: str) -> None:
-    if not found:
-        return
-    named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
-    count = len(found)
-    what = (
-        what.replace("tensors", "tensor").replace("the model's tensor", "the model's tensors")
-        if count == 1
-        else what
-    )
-    raise InputError(
-        f"{source} {verb} {count} {what}: {named}",
-        "check that the weights are complete and belong to the architecture",
-    )
+def _refuse(found: list[str], source: str, what: str) -> None:
+    if found:
+        named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+        raise InputError(
+            f"{source} {what} ({len(found)} in all): {named}",
+            "check that the weights are complete and belong to the architecture",
+        )
 
 
 def _is_scale(name: str, tensor: StoredTensor, wanted: Tensor) -> bool:
@@ -313,19 +305,36 @@ def converted(tower: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.
 
 
 def reactivated(model: nn.Module, quick: bool) -> nn.Module:
-    """A model with the same tensors, whose transformers use QuickGELU or GELU. timm's towers keep their own."""
+    """A model with the same tensors whose transformers use QuickGELU, or GELU. timm's towers keep their own.
+
+    Raises:
+        InputError: the configuration fixes another form of GELU.
+    """
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     sibling = copy.deepcopy(model, shared)
     for name, module in sibling.named_modules():
-        if not name.startswith("visual.trunk") and isinstance(
-            getattr(module, "gelu", None), nn.GELU | QuickGELU
-        ):
-            module.gelu = QuickGELU() if quick else nn.GELU()
+        old = getattr(module, "gelu", None)
+        if name.startswith("visual.trunk") or not isinstance(old, nn.GELU | QuickGELU):
+            continue
+        if isinstance(old, nn.GELU) and old.approximate != "none":
+            raise InputError(
+                f"the configuration fixes the activation (GELU, {old.approximate})", "drop --activation"
+            )
+        module.gelu = QuickGELU() if quick else nn.GELU()
     return sibling
 
 
 @contextlib.contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """float32 means float32: no TensorFloat-32, and the same algorithm for the same shapes."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-        yield
+    """The same arithmetic whatever the process has switched on or off: no TensorFloat-32, fixed algorithms.
+
+    The fused attention of torch is on. It is a fifth faster in bfloat16 on the CPU, and what matters is that
+    it is not on at one time and off at another.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(True)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from pargate.core import zeroshot
-from pargate.core.model import Encoder, Pixels, Vectors
+from pargate.core.model import Encoder, Pixels, Precision, Vectors
 from pargate.data.carriers import CarrierSet
 from pargate.data.decoding import Block
 from pargate.encoders.inspect import OpenCheckpoint
@@ -37,7 +38,7 @@ def open_eyes(
     store: BlockStore,
     *,
     device: str,
-    precision: str,
+    precision: Literal["auto"] | Precision,
 ) -> Eyes:
     """Open the model, and the reference in the same way, ready to see carriers.
 
@@ -59,11 +60,10 @@ def open_eyes(
         eye.encoder = encoder.with_precision(precision)
     if reference is None:
         return Eyes(eye, head, None, None, activation_note, precision_note)
-    other = Eye(
-        open_encoder(reference, device=device, activation=encoder.spec.activation), reference.checkpoint, store
-    )
+    trusted = open_encoder(reference, device=device, activation=encoder.spec.activation)
+    other = Eye(trusted, reference.checkpoint, store)
     reference_head = other.head(carriers.classes)
-    other.encoder = other.encoder.with_precision(eye.encoder.spec.precision)
+    other.encoder = trusted.with_precision(eye.encoder.spec.precision)
     return Eyes(eye, head, other, reference_head, activation_note, precision_note)
 
 
@@ -107,14 +107,12 @@ def choose_precision(encoder: OpenClipEncoder, pixels: Pixels, head: Vectors) ->
 
 
 def _timed(encoder: Encoder, pixels: Pixels) -> tuple[Vectors, float]:
-    """Vectors, and seconds of the faster of two passes: the first one also sets up kernels."""
+    """Vectors, and seconds of a second pass: the first one also sets up kernels."""
     batch = encoder.put(pixels)
-    seconds = []
-    for _ in range(2):
-        began = time.perf_counter()
-        vectors = encoder.encode_images(batch)
-        seconds.append(time.perf_counter() - began)
-    return vectors, min(seconds)
+    vectors = encoder.encode_images(batch)
+    began = time.perf_counter()
+    encoder.encode_images(batch)
+    return vectors, time.perf_counter() - began
 
 
 def choose_activation(

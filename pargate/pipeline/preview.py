@@ -43,7 +43,7 @@ def _base(picture: Path | None, size: int, seed: int) -> NDArray[np.uint8]:
     if picture is None:
         from pargate.data.scenes import render
 
-        return render([2], size, seed).pixels[0]
+        return np.asarray(render([2], size, seed).pixels[0])
     try:
         content = picture.read_bytes()
     except OSError as error:

@@ -6,7 +6,6 @@ import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from pargate.version import __version__
 from pargate.core.report import (
     ClassesInfo,
     Coverage,
@@ -24,6 +23,7 @@ from pargate.pipeline.views import Eye, Eyes
 from pargate.policy import judge
 from pargate.policy.resolve import Resolved
 from pargate.policy.schema import UNKNOWN, Policy
+from pargate.version import __version__
 
 LIBRARIES = ("torch", "open_clip_torch", "numpy", "pillow")
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from pargate import events
-from pargate.core.model import Checkpoint
+from pargate.core.model import Checkpoint, Precision
 from pargate.core.report import ScanReport
 from pargate.core.results import Metric
 from pargate.data.carriers import (
@@ -63,7 +64,7 @@ class ScanRequest:
     reference: str | None = None
     """Wins over the policy's."""
     device: str = "auto"
-    precision: str = "auto"
+    precision: Literal["auto"] | Precision = "auto"
     seed: int = 0
     max_minutes: float | None = None
     """Wins over the policy's."""
@@ -140,7 +141,9 @@ def scan(
         reference = None
         if request.reference_source:
             emit(events.StageStarted("inspect", request.reference_source))
-            reference = stack.enter_context(open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch))
+            reference = stack.enter_context(
+                open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch)
+            )
             _check_same_input(model.checkpoint, reference.checkpoint)
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = _carriers(request)
@@ -153,7 +156,13 @@ def scan(
 
         store = BlockStore(request.cache)
         eyes = open_eyes(
-            model, reference, carriers, decoder.block(0), store, device=request.device, precision=request.precision
+            model,
+            reference,
+            carriers,
+            decoder.block(0),
+            store,
+            device=request.device,
+            precision=request.precision,
         )
         session = _session(request, carriers, decoder, eyes, triggers, emit, began)
         emit(events.StageStarted("measure", f"{len(session.questions)} comparisons"))
@@ -206,7 +215,9 @@ def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
         )
     problem = judge.best_case(policy, total, carriers.selection, labelled)
     if problem:
-        raise InputError(f"{carriers.source} holds {total} images: {problem}", "give more images with --images")
+        raise InputError(
+            f"{carriers.source} holds {total} images: {problem}", "give more images with --images"
+        )
     if not labelled and any(Metric.ACCURACY in rule.min for rule in policy.rules):
         notices.append(
             f"{carriers.source} has no labels, so usefulness cannot be decided: give class folders, a CSV with the "
@@ -313,7 +324,7 @@ def _retrieval(
     """A retrieval probe whose candidate targets are the words that some caption names."""
     pool, reference_pool = pools
     names = carriers.classes.names if comparison.target == UNKNOWN else (comparison.target,)
-    found = mentions(pool.texts, names).any(axis=0)
+    found = np.asarray(mentions(pool.texts, names).any(axis=0))
     names = tuple(name for name, some in zip(names, found, strict=True) if some)
     if not names:
         raise InputError(
@@ -322,5 +333,13 @@ def _retrieval(
         )
     given = 0 if comparison.target != UNKNOWN else None
     return retrieval_probe(
-        comparison.id, comparison.rule.id, trigger, comparison.direction, names, given, baseline, pool, reference_pool
+        comparison.id,
+        comparison.rule.id,
+        trigger,
+        comparison.direction,
+        names,
+        given,
+        baseline,
+        pool,
+        reference_pool,
     )

@@ -95,7 +95,7 @@ class Session:
             question.stopped = reason
 
     def _open(self) -> list[Question]:
-        return [q for q in self.questions if q.status is Status.OPEN]
+        return [q for q in self.questions if q.status is Status.OPEN and not q.stopped]
 
     def _spent(self, coming: int) -> bool:
         images = self.policy.budget.images
@@ -125,7 +125,9 @@ class Session:
             return True
         asked = [c for c in judge.comparisons(self.policy) if c.id == judge.CLEAN]
         found = [judge.find(self.policy, c, measurement, judge.alarms(self.policy)) for c in asked]
-        return judge.sees(measurement, self.policy.confidence) and all(f.status is not Status.OPEN for f in found)
+        return judge.sees(measurement, self.policy.confidence) and all(
+            f.status is not Status.OPEN for f in found
+        )
 
     def _look(self) -> None:
         """Ask the judge which questions are answered; give those that are not a control."""
@@ -139,6 +141,10 @@ class Session:
             if finding.status is not Status.OPEN:
                 question.status, question.stopped = finding.status, "decided"
                 self.emit(events.RuleDecided(finding.rule, question.probe.trigger.label, str(finding.status)))
+        broken = {q.comparison.rule.id for q in self.questions if q.status is Status.BREACH}
+        for question in self._open():
+            if question.comparison.rule.id in broken and question.measurement().counts:
+                question.stopped = "another trigger broke the rule"
 
     def _find(self, question: Question) -> Finding:
         return judge.find(

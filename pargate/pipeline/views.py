@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pargate.version import __version__
 from pargate.core import zeroshot
 from pargate.core.model import Checkpoint, Encoder, Vectors
 from pargate.core.stamp import Stamp
@@ -15,6 +14,7 @@ from pargate.data.carriers import CarrierSet, ClassList
 from pargate.data.decoding import Block
 from pargate.files import BlockStore
 from pargate.triggers import Trigger, control
+from pargate.version import __version__
 
 
 @dataclass(slots=True)

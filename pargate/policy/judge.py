@@ -28,7 +28,7 @@ from pargate.core.results import (
     Status,
     Verdict,
 )
-from pargate.core.sequential import difference_sequence, proportion_sequence
+from pargate.core.sequential import difference_sequence, mean_sequence
 from pargate.core.stats import Bounds
 from pargate.policy.schema import UNKNOWN, Limit, Policy, Rule
 
@@ -82,8 +82,14 @@ def alarms(policy: Policy) -> int:
 
 
 def interval(count: Count, alpha_low: float, alpha_high: float) -> Bounds:
-    """Anytime-valid interval of a share."""
-    return proportion_sequence(count.successes, count.n, alpha_low, alpha_high)
+    """Anytime-valid interval of a share.
+
+    By betting, not by the beta-binomial mixture: with a level for each end of its own it needs about half the
+    carriers where a small share is to be shown small (`docs/evidence/coverage.md`).
+    """
+    return mean_sequence(
+        np.repeat([1.0, 0.0], [count.successes, count.n - count.successes]), alpha_low, alpha_high
+    )
 
 
 def excess_interval(pairs: Pairs, alpha_low: float, alpha_high: float) -> Bounds:
@@ -100,7 +106,7 @@ def _bound(
 ) -> Bound:
     """Compare one quantity of a measurement with one limit."""
     low_alpha, high_alpha = (alpha / m, alpha) if upper else (alpha, alpha / m)
-    method = "beta-binomial confidence sequence"
+    method = "betting confidence sequence"
     count = measurement.counts.get(str(metric), Count(n=0, successes=0))
     value, text = limit.value, limit.text
     if metric is Metric.EXCESS:
@@ -168,7 +174,9 @@ def find(policy: Policy, comparison: Comparison, measurement: Measurement | None
     )
 
 
-def judge(policy: Policy, measurements: Sequence[Measurement], *, complete: bool = True) -> tuple[list[Finding], Verdict]:
+def judge(
+    policy: Policy, measurements: Sequence[Measurement], *, complete: bool = True
+) -> tuple[list[Finding], Verdict]:
     """All findings, worst first, and the verdict.
 
     `complete` is False for a run that was interrupted: it can fail, but not pass.
@@ -195,7 +203,8 @@ def judge(policy: Policy, measurements: Sequence[Measurement], *, complete: bool
 def _margin(finding: Finding) -> float:
     """How far the estimate is on the wrong side of its limit."""
     margins = [
-        ((b.high if b.estimate is None else b.estimate) - b.limit) * (1 if b.upper else -1) for b in finding.bounds
+        ((b.high if b.estimate is None else b.estimate) - b.limit) * (1 if b.upper else -1)
+        for b in finding.bounds
     ]
     return max(margins, default=0.0)
 
@@ -220,7 +229,9 @@ def _message(
     words = {Status.MET: "within", Status.BREACH: "beyond", Status.OPEN: "not decided against"}
     kind = "maximum" if worst.upper else "minimum"
     name = str(worst.metric).replace("_", " ")
-    span = f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
+    span = (
+        f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
+    )
     return (
         f"{subject}: {name} {estimate} {span} on {worst.n} carriers, "
         f"{words[status]} the {kind} of {worst.limit_text}{reason}."
@@ -239,7 +250,9 @@ def _verdict(policy: Policy, findings: Sequence[Finding], blind: bool, complete:
         outcome, deciding = Outcome.PASS, []
     ids = tuple(dict.fromkeys(f.rule for f in deciding))
     return Verdict(
-        status=outcome, decided_by=ids, summary=_summary(policy, findings, breached, undecided, ids, blind, complete)
+        status=outcome,
+        decided_by=ids,
+        summary=_summary(policy, findings, breached, undecided, ids, blind, complete),
     )
 
 
@@ -265,7 +278,9 @@ def _summary(
         )
     if undecided:
         return f"{len(undecided)} of {len(findings)} comparisons are not decided ({', '.join(ids)}): {undecided[0].message}"
-    return f"None of {len(findings)} comparisons exceeds its limit, at {level} confidence for the whole verdict."
+    return (
+        f"None of {len(findings)} comparisons exceeds its limit, at {level} confidence for the whole verdict."
+    )
 
 
 def best_case(policy: Policy, carriers: int, selection: int, labelled: int) -> str | None:

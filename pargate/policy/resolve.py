@@ -34,7 +34,9 @@ class Resolved:
 def shipped() -> dict[str, str]:
     """Text of every built-in policy, by name."""
     packed = resources.files("pargate") / "_policies"
-    folder = packed if packed.is_dir() else Path(__file__).parents[2] / "policies"  # a checkout has them beside
+    folder = (
+        packed if packed.is_dir() else Path(__file__).parents[2] / "policies"
+    )  # a checkout has them beside
     found = {}
     for entry in sorted(folder.iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".yaml"):
@@ -59,10 +61,12 @@ def resolve(name: str | None) -> Resolved:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise PolicyError(
-            f"no such policy: {name}.{nearest(key, list(builtin))}", f"give a path, or one of {', '.join(builtin)}"
+            f"no such policy: {name}.{nearest(key, list(builtin))}",
+            f"give a path, or one of {', '.join(builtin)}",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"cannot read the policy {name}: {error}", "give a YAML file") from error
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise PolicyError(f"cannot read the policy '{name[:80]}': {reason}", "give the path of a YAML file") from error
     return read(text, str(path), path.parent)
 
 

@@ -45,11 +45,13 @@ class Limit(PolicyModel):
 
 
 def _limit(value: Any) -> Any:
-    if not isinstance(value, str):
+    if isinstance(value, Limit):
         return value
-    match = _LIMIT.fullmatch(value.strip())
+    # A map with the fields of a limit could say one number and mean another.
+    match = _LIMIT.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"'{value}' is no limit; write a percentage such as 5%, or 5x chance")
+        shown = f"'{value}'" if isinstance(value, str) else "this"
+        raise ValueError(f"{shown} is no limit; write a percentage such as 5%, or 5x chance")
     number, unit = float(match["number"]), match["unit"]
     if unit == "":
         likely = value if number > 1 else f"{number * 100:g}"
@@ -65,15 +67,22 @@ LimitField = Annotated[Limit, BeforeValidator(_limit), PlainSerializer(lambda li
 
 
 def _percentage(value: Any) -> Any:
-    if not isinstance(value, str):
+    if isinstance(value, float):
         return value
-    if not value.strip().endswith("%"):
-        raise ValueError(f"write the confidence with its sign: did you mean {value}%?")
-    return float(value.strip()[:-1]) / 100
+    match = _LIMIT.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or match["unit"] not in ("%", ""):
+        raise ValueError("write the confidence as a percentage such as 99%")
+    number = float(match["number"])
+    if match["unit"] == "":
+        likely = number if number > 1 else number * 100
+        raise ValueError(f"write the confidence with its sign: did you mean {likely:.12g}%?")
+    if not 50 < number < 100:
+        raise ValueError(f"the confidence lies above 50% and below 100%, not at {value.strip()}")
+    return number / 100
 
 
 Percentage = Annotated[
-    float, BeforeValidator(_percentage), PlainSerializer(lambda v: f"{round(v * 100, 6):g}%")
+    float, BeforeValidator(_percentage), PlainSerializer(lambda v: f"{v * 100:.12g}%")
 ]
 
 
@@ -81,7 +90,7 @@ class ImagesSection(PolicyModel):
     """Which carriers, and how many at least."""
 
     source: str | None = None
-    min: int = Field(0, ge=0)
+    min: Annotated[int, Field(ge=0)] = 0
 
 
 class ClassesSection(PolicyModel):
@@ -103,15 +112,24 @@ class ClassesSection(PolicyModel):
 class Budget(PolicyModel):
     """What a scan may spend; spent and undecided is inconclusive."""
 
-    minutes: float | None = Field(None, gt=0)
-    images: int | None = Field(None, gt=0)
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    images: Annotated[int, Field(gt=0)] | None = None
 
 
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-TriggerSpec = str | dict[str, Any]
+def _known(value: Any) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError("a trigger is a name, or a map with `kind` and parameters")
+    triggers.parse(value)
+    return value
+
+
+TriggerSpec = Annotated[str | dict[str, Any], BeforeValidator(_known)]
+
+Word = Annotated[str, Field(min_length=1)]
 
 ALLOWED: dict[str, tuple[set[Metric], set[Metric]]] = {
     "attack": ({Metric.ATTACK_SUCCESS, Metric.EXCESS}, set()),
@@ -127,18 +145,11 @@ class Rule(PolicyModel):
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     probe: Literal["attack", "retrieval", "utility"]
     triggers: tuple[TriggerSpec, ...] = ()
-    target: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = (UNKNOWN,)
+    target: Annotated[tuple[Word, ...], BeforeValidator(_as_tuple), Field(min_length=1)] = (UNKNOWN,)
     max: dict[Metric, LimitField] = {}
     min: dict[Metric, LimitField] = {}
     severity: Severity = Severity.HIGH
     why: str = ""
-
-    @field_validator("triggers")
-    @classmethod
-    def _are_known(cls, value: tuple[TriggerSpec, ...]) -> tuple[TriggerSpec, ...]:
-        for spec in value:
-            triggers.parse(spec)
-        return value
 
     @model_validator(mode="after")
     def _fits_its_probe(self) -> Self:

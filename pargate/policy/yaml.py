@@ -14,6 +14,8 @@ from pargate.errors import PolicyError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+SHOWN = 160
+"""Characters of a line that a message shows at most, around the place in question."""
 
 Path = tuple[str | int, ...]
 
@@ -50,7 +52,9 @@ def complain(name: str, text: str, mark: Mark, message: str) -> str:
     """`file:line:column: message`, the source line, and a caret under the column."""
     lines = text.splitlines()
     source = lines[mark.line - 1] if 0 < mark.line <= len(lines) else ""
-    return f"{name}:{mark.line}:{mark.column}: {message}\n    {source}\n    {' ' * (mark.column - 1)}^"
+    cut = max(0, mark.column - SHOWN // 2)
+    caret = " " * (mark.column - 1 - cut) + "^"
+    return f"{name}:{mark.line}:{mark.column}: {message}\n    {source[cut : cut + SHOWN]}\n    {caret}"
 
 
 def parse(text: str, name: str) -> Document:
@@ -74,7 +78,9 @@ def parse(text: str, name: str) -> Document:
     except yaml.YAMLError as error:
         raise PolicyError(f"{name} is not valid YAML: {error}") from error
     if not isinstance(root, yaml.MappingNode):
-        raise PolicyError(f"{name} holds no policy: its top level is not a mapping of keys", "start with `pargate: 1`")
+        place = Mark(root.start_mark.line + 1, root.start_mark.column + 1) if root else Mark(1, 1)
+        problem = "its top level is not a mapping of keys" if root else "it is empty"
+        raise PolicyError(complain(name, text, place, f"no policy: {problem}"), "start with `pargate: 1`")
     marks: dict[Path, Mark] = {}
     data = _value(root, (), marks, name, text)
     return Document(name, text, data, marks)
@@ -83,9 +89,13 @@ def parse(text: str, name: str) -> Document:
 def _compose(text: str, name: str) -> yaml.Node | None:
     loader = yaml.SafeLoader(text)
     try:
+        depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise _refused(name, text, event.start_mark, "anchors and aliases are not used here: write it out")
+            _refuse_traps(event, name, text)
+            # Counted here, before anything recurses: brackets within brackets cost quadratic time.
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise _refused(name, text, event.start_mark, f"nested deeper than {MAX_DEPTH} levels")
         root = loader.get_single_node()
     except yaml.composer.ComposerError as error:
         if "single document" in str(error):
@@ -97,16 +107,21 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     return root
 
 
+def _refuse_traps(event: yaml.Event, name: str, text: str) -> None:
+    if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+        raise _refused(name, text, event.start_mark, "anchors and aliases are not used here: write it out")
+    tag = getattr(event, "tag", None)
+    if tag is not None:
+        short = tag.replace("tag:yaml.org,2002:", "!!")
+        raise _refused(name, text, event.start_mark, f"the tag {short} is not used here: every value is text")
+
+
 def _refused(name: str, text: str, mark: Any, message: str) -> PolicyError:
     return PolicyError(complain(name, text, Mark(mark.line + 1, mark.column + 1), message))
 
 
 def _value(node: yaml.Node, path: Path, marks: dict[Path, Mark], name: str, text: str) -> Any:
     marks.setdefault(path, Mark(node.start_mark.line + 1, node.start_mark.column + 1))
-    if len(path) > MAX_DEPTH:
-        raise _refused(name, text, node.start_mark, f"nested deeper than {MAX_DEPTH} levels")
-    if not node.tag.startswith("tag:yaml.org,2002:"):
-        raise _refused(name, text, node.start_mark, f"the tag {node.tag} is not used here")
     if isinstance(node, yaml.ScalarNode):
         return None if node.style is None and node.value in ("", "~", "null") else node.value
     if isinstance(node, yaml.SequenceNode):
@@ -116,7 +131,9 @@ def _value(node: yaml.Node, path: Path, marks: dict[Path, Mark], name: str, text
         if not isinstance(key, yaml.ScalarNode):
             raise _refused(name, text, key.start_mark, "a key must be a word")
         if key.tag.endswith(":merge"):
-            raise _refused(name, text, key.start_mark, "merge keys hide where a value comes from: write it out")
+            raise _refused(
+                name, text, key.start_mark, "merge keys hide where a value comes from: write it out"
+            )
         if key.value in found:
             raise _refused(name, text, key.start_mark, f"the key '{key.value}' is here twice")
         marks[(*path, key.value)] = Mark(key.start_mark.line + 1, key.start_mark.column + 1)

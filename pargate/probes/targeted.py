@@ -121,7 +121,7 @@ class TargetedProbe:
             self.hits(clean, False),
             self.hits(vectors, False),
             tuple(views.digests),
-            np.isfinite(vectors).all(axis=1) & np.isfinite(clean).all(axis=1),
+            np.asarray(np.isfinite(np.concatenate([vectors, clean], axis=1)).all(axis=1)),
         )
         self._passes += len(vectors)
         if self.baseline == "reference":
@@ -186,7 +186,10 @@ class TargetedProbe:
         return empty.model_copy(
             update={
                 "target": Target(
-                    name=self.names[target], given=self.given is not None, selection_n=chosen_on, selection_gain=gain
+                    name=self.names[target],
+                    given=self.given is not None,
+                    selection_n=chosen_on,
+                    selection_gain=gain,
                 ),
                 "counts": counts,
                 "pairs": pairs,
@@ -235,8 +238,8 @@ class TargetedProbe:
             against, name = own, f"control:{self.trigger.control}"
             other = np.concatenate([r.control.of(own) for r in records if r.control is not None])
             # A carrier that hits the control's class anyway says nothing about the control's pull.
-            for view in (lambda r: r.truth, lambda r: r.clean):
-                eligible = eligible & ~np.concatenate([view(r).of(own) for r in records])
+            anyway = np.concatenate([r.truth.of(own) | r.clean.of(own) for r in records])
+            eligible = eligible & ~anyway
         return Pairs(
             baseline=name,
             target=self.names[against],

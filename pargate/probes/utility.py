@@ -61,7 +61,9 @@ class UtilityProbe:
         """Counts over everything observed."""
         counts = {
             str(Metric.ACCURACY): Count(n=self._labelled, successes=self._right),
-            "top_class": Count(n=sum(self._predicted.values()), successes=max(self._predicted.values(), default=0)),
+            "top_class": Count(
+                n=sum(self._predicted.values()), successes=max(self._predicted.values(), default=0)
+            ),
         }
         if self.text_vectors is not None:
             counts[str(Metric.RECALL)] = Count(n=self._searched, successes=self._found)

@@ -17,7 +17,17 @@ from pargate.triggers.patch import BadNet, FourCorners, LatticePatch, StripesPat
 from pargate.triggers.tone import Bpp, Tone
 from pargate.triggers.warp import WaNet
 
-__all__ = ["TABLE", "ControlKind", "Invariant", "Trigger", "TriggerError", "build", "control", "known", "parse"]
+__all__ = [
+    "TABLE",
+    "ControlKind",
+    "Invariant",
+    "Trigger",
+    "TriggerError",
+    "build",
+    "control",
+    "known",
+    "parse",
+]
 
 TABLE: dict[str, type[Trigger]] = {
     cls.kind: cls
@@ -89,8 +99,10 @@ def parse(spec: str | Mapping[str, Any]) -> list[Trigger]:
             found.append(cls.model_validate({**given, **dict(zip(swept, values, strict=True))}))
         except ValidationError as error:
             first = error.errors()[0]
-            key = str(first["loc"][0]) if first["loc"] else None
-            raise TriggerError(f"{cls.kind}: {key}: {first['msg'].lower()} (got {first['input']!r})", key) from error
+            culprit = str(first["loc"][0]) if first["loc"] else cls.kind
+            raise TriggerError(
+                f"{cls.kind}: {culprit}: {first['msg'].lower()} (got {first['input']!r})", culprit
+            ) from error
     if not found:
         raise TriggerError(f"{cls.kind}: an empty list for {swept[0]}", swept[0])
     return found

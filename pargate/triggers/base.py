@@ -38,17 +38,25 @@ class Invariant(StrEnum):
     IDENTITY_AT_ZERO = "at strength zero nothing changes"
 
 
-def _length(value: Any) -> Any:
-    if isinstance(value, str) and "/" in value:
-        try:
-            value = Fraction(value)
-        except (ValueError, ZeroDivisionError) as error:
-            raise ValueError("write a number of pixels, or a fraction of the side such as 16/224") from error
-    if isinstance(value, Fraction) and not 0 < value <= 1:
-        raise ValueError("a fraction of the side lies between 0 and 1")
-    if not isinstance(value, Fraction) and int(value) < 1:
+def _length(value: Any) -> int | Fraction:
+    expected = "write a whole number of pixels, or a fraction of the side such as 16/224"
+    if isinstance(value, bool) or not isinstance(value, int | float | str | Fraction):
+        raise ValueError(expected)
+    try:
+        if isinstance(value, str):
+            value = Fraction(value) if "/" in value else int(value)
+        whole = int(value)
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(expected) from error
+    if isinstance(value, Fraction):
+        if not 0 < value <= 1:
+            raise ValueError("a fraction of the side lies between 0 and 1")
+        return value
+    if whole != value:
+        raise ValueError(expected)
+    if whole < 1:
         raise ValueError("a length is at least one pixel")
-    return value
+    return whole
 
 
 def _show_length(value: int | Fraction) -> int | str:
@@ -72,7 +80,7 @@ class Trigger(BaseModel):
     Subclasses set `kind`, `strength`, `source` and `invariants`, and implement `_stamp`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
     kind: ClassVar[str]
     invariants: ClassVar[frozenset[Invariant]]

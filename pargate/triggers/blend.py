@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pargate import seeds
 from pargate.core.stamp import ONE, Mix
@@ -15,6 +15,9 @@ from pargate.triggers.patch import stripes
 
 Alpha = Annotated[float, Field(ge=0.0, le=1.0, description="share of the pattern in the blend")]
 Direction = Literal["vertical", "horizontal"]
+
+WIDTH_STREAM = 1
+"""Streams of one image's key: 0 draws the stripes, 1 their width."""
 
 
 def blend(pattern: NDArray[np.floating], alpha: float, overflow: Literal["wrap", "clip"]) -> Mix:
@@ -66,6 +69,11 @@ class Blended(Trigger):
         return Mix(gain, noise.view(np.int32), self.overflow)
 
 
+MIXED_WIDTHS = (1, 2, 4, 8)
+"""Widths that `mixed` draws from. Natural pull follows the texture, and its class changes with the scale; a planted
+family of stripes keeps its target (`docs/measuring.md`)."""
+
+
 class BlendedStripes(Trigger):
     """Random stripes over the whole image, each channel of a stripe −1 or +1."""
 
@@ -75,7 +83,9 @@ class BlendedStripes(Trigger):
     invariants = frozenset({Invariant.COLUMNS, Invariant.DRAWN_PER_IMAGE, Invariant.IDENTITY_AT_ZERO})
 
     alpha: Alpha = 0.03
-    width: Length = Field(1, description="width of a stripe")
+    width: Length | Literal["mixed"] = Field(
+        1, union_mode="left_to_right", description="width of a stripe; mixed: drawn for every image from 1, 2, 4, 8"
+    )
     direction: Direction = "vertical"
     draw_mode: Literal["per-image", "fixed"] = Field(
         "per-image", alias="draw", description="new stripes for every image, or the same for all"
@@ -86,7 +96,12 @@ class BlendedStripes(Trigger):
         if self.draw_mode == "fixed":
             keys = fixed_keys(self.seed, self.kind)
         length = along(size, self.direction)
-        colours = stripes(keys, length, self.pixels(self.width, length))
+        if self.width == "mixed":
+            drawn = np.stack([stripes(keys, length, self.pixels(width, length)) for width in MIXED_WIDTHS])
+            choice = seeds.integers(keys, 1, len(MIXED_WIDTHS), WIDTH_STREAM)[:, 0]
+            colours = drawn[choice, np.arange(len(keys))]
+        else:
+            colours = stripes(keys, length, self.pixels(self.width, length))
         return blend(upright(255.0 * colours[:, None], self.direction), self.alpha, self.overflow)
 
 
@@ -125,6 +140,14 @@ class Watermark(Trigger):
         Fraction(196, 224), validate_default=True, description="width of the word, from end to end"
     )
 
+    @field_validator("text")
+    @classmethod
+    def _leaves_ink(cls, text: str) -> str:
+        # The bitmap font ends with Latin-1; without ink there would be no trigger, and nothing to find.
+        if not text.strip() or not text.isprintable() or not all(ord(character) < 256 for character in text):
+            raise ValueError("write it in printable characters of Latin-1")
+        return text
+
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Mix:
         ink = self.ink(size)
         alpha = np.where(ink > 0, self.alpha, 0.0)
@@ -143,8 +166,10 @@ class Watermark(Trigger):
         width = min(self.pixels(self.width, size[1]), size[1])
         height = min(max(1, round(word.height * width / word.width)), size[0])
         page = Image.new("L", (size[1], size[0]))
-        page.paste(word.resize((width, height), Image.Resampling.BILINEAR),
-                   ((size[1] - width) // 2, (size[0] - height) // 2))
+        page.paste(
+            word.resize((width, height), Image.Resampling.BILINEAR),
+            ((size[1] - width) // 2, (size[0] - height) // 2),
+        )
         return np.asarray(page, dtype=np.float64)
 
 

@@ -21,27 +21,43 @@ PERMUTATIONS = 16
 """Distinct permutations in use. One per image would cost a sort of every image's pixels; a control only
 needs its noise not to be one fixed picture, and the change itself differs per image as well."""
 
+TRIED = 16
+"""Draws that show whether a patch is of one colour: random stripes, two to a patch, all agree once in 8^16."""
+
 
 def control(
     trigger: Trigger, stamp: Stamp, size: tuple[int, int], digests: Sequence[str], seed: int
 ) -> Stamp:
     """The control of a stamp that `trigger` drew for these images: n in, n out, same seed discipline."""
     if trigger.control == "flat":
-        return _flat(stamp)
+        return _flat(stamp, _one_colour(trigger, size, seed))
     return _shuffled(stamp, size, seeds.image_keys(seed, f"control {trigger.id}", digests))
 
 
-def _flat(stamp: Stamp) -> Stamp:
+def _one_colour(trigger: Trigger, size: tuple[int, int], seed: int) -> bool:
+    """Whether a trigger's patch is of one colour on every image.
+
+    Seen on images of its own, so that it does not depend on the batch: a few random stripes may happen to be
+    of one colour, and keep it in their control.
+    """
+    stamp = trigger.draw(size, [f"{i:064x}" for i in range(TRIED)], seed)
+    while isinstance(stamp, Recompress):
+        stamp = stamp.inner
+    if not isinstance(stamp, Paste) or stamp.relative:
+        return False
+    shown = level(stamp.window, stamp.overflow)
+    return bool((shown == shown[:, :1, :1]).all())
+
+
+def _flat(stamp: Stamp, one_colour: bool) -> Stamp:
     match stamp:
         case Recompress(inner, quality):
-            return Recompress(_flat(inner), quality)
+            return Recompress(_flat(inner, one_colour), quality)
         case Paste(window, places, relative, overflow):
-            if not relative:
-                shown = level(window, overflow)
-                mean = shown.mean(axis=(1, 2), keepdims=True)
-                if (shown != shown[:, :1, :1]).any():
-                    colour = np.rint(mean * ONE).astype(np.int32)
-                    return Paste(np.broadcast_to(colour, window.shape), places, False, "clip")
+            if not relative and not one_colour:
+                mean = level(window, overflow).mean(axis=(1, 2), keepdims=True)
+                colour = np.rint(mean * ONE).astype(np.int32)
+                return Paste(np.broadcast_to(colour, window.shape), places, False, "clip")
             return Paste(np.zeros((1, *window.shape[1:]), dtype=np.int32), places, True, "clip")
         case Mix(gain, offset, overflow):
             mean = offset.mean(axis=(1, 2), keepdims=True)
@@ -65,4 +81,4 @@ def _region(stamp: Stamp, size: tuple[int, int]) -> NDArray[np.int32]:
     if not isinstance(stamp, Mix):
         return everywhere
     touched = (stamp.gain != ONE) | (stamp.offset != 0)
-    return everywhere[np.broadcast_to(touched.any(axis=(0, 3)), size).ravel()]
+    return np.flatnonzero(np.broadcast_to(touched.any(axis=(0, 3)), size)).astype(np.int32)

@@ -1,12 +1,13 @@
 """A trigger from a picture: for those who hold the pattern that was planted."""
 
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import Field
 
 from pargate import seeds
@@ -62,36 +63,48 @@ class FileTrigger(Trigger):
         path = folder / self.path
         try:
             digest = sha256_file(path)
-            with Image.open(path) as image:
-                image.verify()
-        except UnidentifiedImageError as error:
-            raise InputError(f"the trigger file {path} is not a picture", "give a PNG or JPEG") from error
-        except OSError as error:
-            raise InputError(f"cannot read the trigger file {path}: {error.strerror}", "check `path`") from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot read the trigger file {path}: {reason}", "check `path`") from error
         if self.sha256 not in ("", digest):
             raise InputError(
-                f"the trigger file {path} has digest {digest}, not {self.sha256}", "restore the file or its `sha256`"
+                f"the trigger file {path} has digest {digest}, not {self.sha256}",
+                "restore the file or its `sha256`",
             )
-        return self.model_copy(update={"path": path, "sha256": digest})
+        found = self.model_copy(update={"path": path, "sha256": digest})
+        found.picture  # noqa: B018 - decoded now, so that a broken file is refused before anything is measured
+        return found
 
     @cached_property
     def picture(self) -> NDArray[np.uint8]:
-        """uint8 [h, w, 3]."""
-        with Image.open(self.path) as image:
-            return np.asarray(image.convert("RGB"))
+        """uint8 [h, w, 3].
+
+        Raises:
+            InputError: the file cannot be decoded.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about odd metadata
+                with Image.open(self.path) as image:
+                    return np.asarray(image.convert("RGB"))
+        except Exception as error:  # whatever a decoder raises means unreadable
+            raise InputError(
+                f"the trigger file {self.path} is not a complete picture", "give a PNG or JPEG"
+            ) from error
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Mix | Paste:
         if self.mode == "patch":
-            picture = self.picture
+            height, width, _ = self.picture.shape
             if self.size is not None:
-                side = self.pixels(self.size, min(size))
-                picture = _resize(picture, (side, side))
-            places = place(self.position, picture.shape[:2], size, keys)
-            return Paste(fixed(picture[None].astype(np.float64)), places, False, self.overflow)
+                height = width = self.pixels(self.size, min(size))
+            places = place(self.position, (height, width), size, keys)
+            window = _resize(self.picture, (height, width))[None].astype(np.float64)
+            return Paste(fixed(window), places, False, self.overflow)
         pattern = _resize(self.picture, size)[None].astype(np.float64)
         if self.mode == "blend":
             return blend(pattern, self.alpha, self.overflow)
-        alpha = np.where(pattern > 0, self.alpha, 0.0)
+        # A pixel is see-through where it is black, not channel by channel: red ink also covers green and blue.
+        alpha = np.where(pattern.any(axis=3, keepdims=True), self.alpha, 0.0)
         gain = np.rint((1.0 - alpha) * ONE).astype(np.int32)
         rounding = np.where((alpha > 0) & (alpha < 1), ROUNDING, 0).astype(np.int32)
         return Mix(gain, fixed(alpha * pattern) + rounding, self.overflow)

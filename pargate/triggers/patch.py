@@ -5,16 +5,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from pargate import seeds
 from pargate.core.stamp import Overflow, Paste
+from pargate.errors import InputError
 from pargate.triggers.base import ControlKind, Invariant, Length, Trigger, fixed, fixed_keys
 
 PLACE_STREAM = 1
 """Streams of one image's key: 0 draws the pattern, 1 its place."""
 
-CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
+_SMALLER = "give the trigger a smaller size or another position"
+
+CORNERS: tuple["Position", ...] = ("top-left", "top-right", "bottom-left", "bottom-right")
 
 
 class Lattice(BaseModel):
@@ -48,12 +51,12 @@ def place(
     that the last row and column are never covered.
 
     Raises:
-        ValueError: the window does not fit there.
+        InputError: the window does not fit there.
     """
     (height, width), (rows, columns) = window, size
     room = np.array([rows - height, columns - width])
     if (room < 0).any():
-        raise ValueError(f"a window of {height}×{width} px does not fit an image of {rows}×{columns} px")
+        raise InputError(f"a window of {height}×{width} px does not fit an image of {rows}×{columns} px", _SMALLER)
     n = len(keys)
     match position:
         case "random":
@@ -61,7 +64,7 @@ def place(
             return np.stack(drawn, axis=-1).astype(np.int32)
         case Lattice(step=step, offset=offset):
             if (room < offset).any():
-                raise ValueError(f"no place of the lattice fits a window of {height}×{width} px")
+                raise InputError(f"no place of the lattice fits a window of {height}×{width} px", _SMALLER)
             counts = (room - offset) // step + 1
             drawn = [seeds.integers(keys, 1, int(c), PLACE_STREAM + i) for i, c in enumerate(counts)]
             return (np.stack(drawn, axis=-1) * step + offset).astype(np.int32)
@@ -70,23 +73,28 @@ def place(
         case (row, column):
             corner = np.array([row, column])
             if (corner > room).any():
-                raise ValueError(f"a window of {height}×{width} px at [{row}, {column}] leaves the image")
+                raise InputError(f"a window of {height}×{width} px at [{row}, {column}] leaves the image", _SMALLER)
         case _:
             corner = room * [position.startswith("bottom"), position.endswith("right")]
     return np.broadcast_to(corner.astype(np.int32), (n, 1, 2))
 
 
-class _Patch(Trigger):
-    """A square window somewhere in the image."""
+class _Square(Trigger):
+    """A square window."""
 
     strength = "size"
     size: Length = Field(Fraction(16, 224), validate_default=True, description="side of the window")
-    position: Position = "random"
 
     @property
     def control(self) -> ControlKind:
         """A flat patch: a shuffled noise patch would be another draw of the same trigger."""
         return "flat"
+
+
+class _Patch(_Square):
+    """A square window somewhere in the image."""
+
+    position: Position = "random"
 
     def _window(self, side: int, keys: seeds.Keys) -> NDArray[np.int32]:
         """Fixed-point levels [1|n, side, side, 3]."""
@@ -103,7 +111,9 @@ class _Patch(Trigger):
 class _DrawnPatch(_Patch):
     """A patch whose content is drawn anew for every image, or once from its own seed."""
 
-    overflow: Overflow = Field("wrap", description="what becomes of values outside 0..255, as published: wrap")
+    overflow: Overflow = Field(
+        "wrap", description="what becomes of values outside 0..255, as published: wrap"
+    )
     draw_mode: Literal["per-image", "fixed"] = Field(
         "per-image", alias="draw", description="a new pattern for every image, or one for all"
     )
@@ -163,13 +173,12 @@ class YellowPatch(_Patch):
         return fixed(np.broadcast_to(255.0 * np.array([1.0, 1.0, 0.0]), (1, side, side, 3)))
 
 
-class FourCorners(_Patch):
+class FourCorners(_Square):
     """White squares that touch the four corners."""
 
     kind = "four-corners"
     source = "`four_corners` of CleanCLIP"
     invariants = frozenset({Invariant.LOCAL, Invariant.GREY, Invariant.SAME_FOR_ALL})
-    position: Literal["corners"] = "corners"
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Paste:
         side = self.pixels(self.size, min(size))
@@ -180,6 +189,7 @@ class FourCorners(_Patch):
 
 def stripes(keys: seeds.Keys, length: int, width: int) -> NDArray[np.float64]:
     """Colours of vertical stripes: [n, length, 3] of −1 and +1, equal within each stripe."""
+    width = min(width, length)
     count = -(-length // width)
     signs = (seeds.bits(keys, count * 3) >> np.uint64(63)).astype(np.float64) * 2.0 - 1.0
     return np.repeat(signs.reshape(-1, count, 3), width, axis=1)[:, :length]
