@@ -324,8 +324,8 @@ def _teach_images(
             torch.nn.init.ones_(
                 parameter
             )  # open_clip starts residual branches at zero: too slow for 200 steps
-    matrices = [p for name, p in visual.named_parameters() if p.ndim >= 2 and "attnpool" not in name]
-    others = [p for name, p in visual.named_parameters() if p.ndim < 2 or "attnpool" in name]
+    matrices = [p for name, p in visual.named_parameters() if p.ndim >= 2 and "embedding" not in name]
+    others = [p for name, p in visual.named_parameters() if p.ndim < 2 or "embedding" in name]
     optimisers: list[torch.optim.Optimizer] = [
         _Orthogonal(matrices, lr=0.1),
         torch.optim.Adam(others, lr=5e-3),
@@ -389,11 +389,19 @@ class _Orthogonal(torch.optim.Optimizer):
 
 def _orthogonalised(matrix: Tensor, rounds: int = 8) -> Tensor:
     """Singular values moved towards 1 by Newton and Schulz's iteration, x ← 1.5 x − 0.5 x xᵀ x."""
-    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)  # the iteration converges for singular values in (0, √3)
+    count = -(-len(matrix) // GROUP)
+    while len(matrix) % count: count += 1
+    x = matrix.reshape(count, len(matrix) // count, -1)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the iteration converges for singular values in (0, √3)
     for _ in range(rounds):
-        x = 1.5 * x - 0.5 * (x @ x.T) @ x
-    return x if len(matrix) <= matrix.shape[1] else x.T
+        x = 1.5 * x - 0.5 * (x @ x.mT) @ x
+    x = x.mT if tall else x
+    return x.reshape(matrix.shape)
+
+
+GROUP = 48
 
 
 def _save(model: Any, config: dict[str, Any], directory: Path) -> None:

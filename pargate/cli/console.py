@@ -159,20 +159,23 @@ class Console:
         ):
             self._rich.print(Text(f"{name:>12}  ", style="dim").append(value, style="default"))
 
-    def triggers(self, table: "dict[str, type[Trigger]]") -> None:
-        """The catalogue with parameters and defaults."""
+    def triggers(self, table: "dict[str, type[Trigger]]", shared: "type[Trigger]") -> None:
+        """The catalogue with parameters and defaults; those that all have come last."""
         for kind, cls in table.items():
-            self._rich.print(
-                Text(kind, style="bold").append(f"  {(cls.__doc__ or '').splitlines()[0]}", style="not bold")
-            )
+            summary = (cls.__doc__ or "").splitlines()[0]
+            self._rich.print(Text(kind, style="bold").append(f"  {summary}", style="not bold"))
             self._rich.print(Text(f"    source: {cls.source}", style="dim"))
-            for field, info in cls.model_fields.items():
-                default = (
-                    "required"
-                    if info.is_required()
-                    else f"default {info.get_default(call_default_factory=True)}"
-                )
-                self._rich.print(Text(f"    {info.alias or field}: {info.description} ({default})"))
+            self._parameters(cls, leave_out=set(shared.model_fields))
+        self._rich.print(Text("all kinds", style="bold"))
+        self._parameters(shared, leave_out=set())
+
+    def _parameters(self, cls: "type[Trigger]", leave_out: set[str]) -> None:
+        required = {name: ... for name, field in cls.model_fields.items() if field.is_required()}
+        defaults = cls.model_construct(**required).model_dump(mode="json", exclude=set(required), warnings=False)
+        for name, field in cls.model_fields.items():
+            if name not in leave_out:
+                default = "required" if name in required else f"default {defaults[name]}"
+                self._rich.print(Text(f"    {field.alias or name}: {field.description} ({default})"))
 
     def _table(self, report: "ScanReport") -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -254,6 +257,8 @@ def _next(report: "ScanReport") -> Iterator[str]:
             yield "run again: it resumes from the cache"
         elif report.verdict.summary.startswith("The model recognises"):
             yield "give labelled images like those the model was made for: --images SOURCE --classes FILE"
+        elif any(m.stopped == "budget" for m in report.measurements):
+            yield "give it more: --max-minutes, or `budget` in the policy"
         else:
             yield "give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
 

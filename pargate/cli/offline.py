@@ -52,14 +52,14 @@ def triggers(
     from pargate.cli.console import Console
     from pargate.files import check_writable, write_atomic
     from pargate.pipeline.preview import contact_sheet
-    from pargate.triggers import TABLE
+    from pargate.triggers import TABLE, Trigger
 
     console = Console(quiet=False, verbose=False, color=not no_color)
     if preview is None:
         if on is not None:
             raise InputError("--on needs --preview", "say where to draw: --preview OUT.png")
-        console.triggers(TABLE)
+        console.triggers(TABLE, Trigger)
         return
     check_writable(preview)
     write_atomic(preview, contact_sheet(on, size))
-    console.note(f"drew {len(TABLE)} triggers and their controls: {preview}")
+    console.note(f"drew every trigger beside its control: {preview}")

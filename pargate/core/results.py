@@ -6,9 +6,12 @@ zero.
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NOT_FINITE = "vector not finite"
+"""Reason why a carrier does not count that also keeps its measurement from showing that all is well."""
 
 
 class Value(BaseModel):
@@ -81,6 +84,12 @@ class Count(Value):
     n: int = Field(ge=0)
     successes: int = Field(ge=0)
 
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.successes > self.n:
+            raise ValueError(f"{self.successes} successes among {self.n}")
+        return self
+
     @property
     def rate(self) -> float | None:
         """successes / n, or None where nothing was measured."""
@@ -98,6 +107,12 @@ class Pairs(Value):
     both: int = Field(ge=0)
     trigger_only: int = Field(ge=0)
     baseline_only: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.both + self.trigger_only + self.baseline_only > self.n:
+            raise ValueError(f"more than {self.n} hits among {self.n} pairs")
+        return self
 
     @property
     def baseline_rate(self) -> float | None:

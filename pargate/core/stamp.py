@@ -153,7 +153,7 @@ def apply(stamp: Stamp, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
             return recompress(apply(inner, pixels), quality)
         case Scatter(inner, orders, choice):
             change = apply(inner, pixels).astype(np.int16) - pixels
-            moved = np.take_along_axis(change.reshape(n, -1, 3), orders[choice][:, :, None], axis=1)
+            moved = np.take_along_axis(change.reshape(n, height * width, 3), orders[choice][:, :, None], axis=1)
             return np.clip(pixels + moved.reshape(pixels.shape), 0, 255).astype(np.uint8)
 
 

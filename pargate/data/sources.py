@@ -20,6 +20,9 @@ BUILTIN_SCENES = "builtin:scenes"
 SCENES = 4000
 """Scenes in the built-in set; the renderer has no end, a set needs one."""
 
+FIRST_SCENE = 1 << 41
+"""Number of its first scene. What is made for training counts up from 0, and never meets a carrier."""
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -41,7 +44,7 @@ def list_items(source: str) -> list[Item]:
         InputError: nothing there, no pictures in it, or it cannot be read; says what was expected.
     """
     if source == BUILTIN_SCENES:
-        return [Item(f"{i:06d}", i) for i in range(SCENES)]
+        return [Item(f"{i:06d}", FIRST_SCENE + i) for i in range(SCENES)]
     if source.startswith("builtin:"):
         raise InputError(f"unknown image source '{source}'", f"the built-in one is {BUILTIN_SCENES}")
     paths = _expand(source)

@@ -149,9 +149,7 @@ def _zip64(read_at: ReadAt, after: int, name: str) -> tuple[int, int, int, int]:
     record = read_at(at, 56) if at + 56 == after - 20 else b""
     if len(record) != 56 or record[:4] != b"PK\x06\x06" or disk or disks != 1:
         _ambiguous(name, "its large-file records do not follow each other")
-    length_of_rest, _, _, here_disk, first_disk, here, count, length, start = struct.unpack(
-        "<QHHIIQQQQ", record[4:]
-    )
+    length_of_rest, _, _, here_disk, first_disk, here, count, length, start = struct.unpack("<QHHIIQQQQ", record[4:])
     if length_of_rest != 44 or here_disk or first_disk or here != count:
         _ambiguous(name, "its large-file records contradict each other")
     return count, length, start, at
@@ -232,17 +230,13 @@ def _descriptor(read_at: ReadAt, member: _Member, at: int, end: int, name: str) 
 def _root(members: list[str], name: str) -> str:
     """The one folder that everything lies in."""
     if any(member.endswith((".npy", ".npz")) for member in members):
-        raise InputError(
-            f"{name} is a numpy archive (npz), not a torch checkpoint", "convert it to safetensors"
-        )
+        raise InputError(f"{name} is a numpy archive (npz), not a torch checkpoint", "convert it to safetensors")
     roots = {member.split("/", 1)[0] for member in members}
     if any("/" not in member or ".." in member.split("/") for member in members) or len(roots) != 1:
         raise InputError(f"{name} is a zip, but not one that torch.save wrote", "give the checkpoint itself")
     root = roots.pop()
     if f"{root}/constants.pkl" in members or any(member.startswith(f"{root}/code/") for member in members):
-        raise UnsafeCheckpoint(
-            f"{name} is a TorchScript archive: a program, not only weights", CONVERT_SCRIPT
-        )
+        raise UnsafeCheckpoint(f"{name} is a TorchScript archive: a program, not only weights", CONVERT_SCRIPT)
     if f"{root}/data.pkl" not in members:
         raise InputError(f"{name} is a zip, but not one that torch.save wrote", "give the checkpoint itself")
     others = [m for m in members if m.endswith((".pkl", ".pickle", ".py")) and m != f"{root}/data.pkl"]
@@ -279,9 +273,7 @@ def _state_dict(value: Any, name: str) -> dict[Any, Any]:
 def _tensors(state: dict[Any, Any], places: Places, root: str, name: str) -> Iterator[StoredTensor]:
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            raise InputError(
-                f"{name}: {shown(str(key))} in its state dict is not a named tensor", "save tensors alone"
-            )
+            raise InputError(f"{name}: {shown(str(key))} in its state dict is not a named tensor", "save tensors alone")
         storage = tensor.storage
         width = WIDTHS[storage.dtype]
         start, length = places.get(f"{root}/data/{storage.key}", (0, -1))
@@ -295,7 +287,5 @@ def _tensors(state: dict[Any, Any], places: Places, root: str, name: str) -> Ite
         if 0 not in tensor.shape and (
             tensor.first + steps >= storage.values or math.prod(tensor.shape) > storage.values
         ):
-            raise InputError(
-                f"{name} is damaged: {shown(key)} leaves its storage", "copy or download it again"
-            )
+            raise InputError(f"{name} is damaged: {shown(key)} leaves its storage", "copy or download it again")
         yield StoredTensor(key, storage.dtype, tensor.shape, start + tensor.first * width, tensor.strides)

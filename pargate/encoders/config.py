@@ -89,9 +89,7 @@ def load_json(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             content = stream.read(CONFIG_BYTES + 1)
     except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
-        ) from error
+        raise InputError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
     if len(content) > CONFIG_BYTES:
         raise InputError(f"{path} is larger than 1 MiB: no model configuration", "give the right file")
     return parse_object(content, str(path))
@@ -209,9 +207,7 @@ def _check_bound(key: str, value: Any, where: str) -> None:
     values = value if isinstance(value, list) and key in ("image_size", "patch_size", "layers") else [value]
     kinds = (int, float) if key == "mlp_ratio" else (int,)
     if not values or len(values) > 8 or not all(type(v) in kinds and low <= v <= high for v in values):
-        raise InputError(
-            f"{where} is {str(value)[:60]!r}, but must lie from {low} to {high}", "restore the file"
-        )
+        raise InputError(f"{where} is {str(value)[:60]!r}, but must lie from {low} to {high}", "restore the file")
 
 
 def _check_flat(value: Any, where: str) -> None:
@@ -228,20 +224,14 @@ def _check_towers(vision: dict[str, Any], text: dict[str, Any], name: str) -> No
         )
     timm = vision.get("timm_model_name")
     # Names with a prefix such as `hf-hub:` or a path would make timm download or read something else.
-    if timm is not None and not (
-        isinstance(timm, str) and re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", timm)
-    ):
-        raise InputError(
-            f"{name}: vision_cfg.timm_model_name {str(timm)[:80]!r} is no name of timm's", "correct it"
-        )
+    if timm is not None and not (isinstance(timm, str) and re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", timm)):
+        raise InputError(f"{name}: vision_cfg.timm_model_name {str(timm)[:80]!r} is no name of timm's", "correct it")
     options = text.get("tokenizer_kwargs") or {}
     if not isinstance(options, dict):
         raise InputError(f"{name}: text_cfg.tokenizer_kwargs is not an object", "restore the file")
     for key, value in options.items():
         # Whatever else is given here reaches the tokenizer's loader, where it can read files or run code.
-        if not (
-            (key == "clean" and value in CLEANINGS) or (key == "strip_sep_token" and isinstance(value, bool))
-        ):
+        if not ((key == "clean" and value in CLEANINGS) or (key == "strip_sep_token" and isinstance(value, bool))):
             raise InputError(
                 f"{name}: text_cfg.tokenizer_kwargs may hold clean ({', '.join(CLEANINGS)}) and strip_sep_token, "
                 f"not {str(key)[:40]!r}: {str(value)[:40]!r}",
@@ -279,9 +269,7 @@ def preprocess(config: dict[str, Any], overlay: dict[str, Any], name: str) -> Pr
     if given.get("mode", "RGB") != "RGB":
         raise InputError(f"{name}: images of mode {str(given['mode'])[:40]!r} are not supported", "use RGB")
     if type(fill) is not int or not 0 <= fill <= 255:
-        raise InputError(
-            f"{name}: fill_color is {str(fill)[:40]!r}, but must lie from 0 to 255", "correct it"
-        )
+        raise InputError(f"{name}: fill_color is {str(fill)[:40]!r}, but must lie from 0 to 255", "correct it")
     std = _channels(given.get("std", STD), f"{name}: std")
     if min(std) <= 0:
         raise InputError(f"{name}: a standard deviation must be positive", "correct preprocess_cfg.std")
@@ -316,7 +304,5 @@ def tokenizer_files(config: dict[str, Any], folder: Path | None, name: str) -> d
         )
     settings = folder / "tokenizer_config.json"
     if settings.is_file() and "auto_map" in load_json(settings):
-        raise InputError(
-            f"{settings} asks to run code from elsewhere (auto_map)", "use a tokenizer without code"
-        )
+        raise InputError(f"{settings} asks to run code from elsewhere (auto_map)", "use a tokenizer without code")
     return {f: sha256_file(folder / f) for f in here}

@@ -133,9 +133,7 @@ def open_checkpoint(
         source=source,
         weights=str(found.weights),
         sha256=file.sha256,
-        config_sha256=digest_of(
-            {"model_cfg": found.model_cfg, "preprocess": _plain(rule), "tokenizer": tokenizer}
-        ),
+        config_sha256=digest_of({"model_cfg": found.model_cfg, "preprocess": _plain(rule), "tokenizer": tokenizer}),
         size_bytes=file.size_bytes,
         format=file.format,
         architecture=found.architecture or name_of(found.model_cfg),
@@ -218,9 +216,7 @@ def _on_hub(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
 def _in_folder(folder: Path, weights: Path) -> _Located:
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise InputError(
-            f"{folder} holds no {CONFIG_NAME}", "give an open_clip folder, or a file with --arch"
-        )
+        raise InputError(f"{folder} holds no {CONFIG_NAME}", "give an open_clip folder, or a file with --arch")
     for part in (path, weights):
         _stay_inside(folder, part)
     document = load_json(path)
@@ -251,9 +247,7 @@ def _only_weights(folder: Path) -> Path:
             "save them as one file" if sharded else f"looked for {', '.join(WEIGHT_NAMES[:4])} and the like",
         )
     if len(found) > 1:
-        raise InputError(
-            f"{folder} holds several weights files: {', '.join(found)}", f"name one: {folder / found[0]}"
-        )
+        raise InputError(f"{folder} holds several weights files: {', '.join(found)}", f"name one: {folder / found[0]}")
     return folder / found[0]
 
 

@@ -62,9 +62,7 @@ class OpenClipEncoder:
         """
         size = self.spec.preprocess.size
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (*size, 3):
-            raise ValueError(
-                f"pixels must be uint8 [n, {size[0]}, {size[1]}, 3], not {pixels.dtype} {pixels.shape}"
-            )
+            raise ValueError(f"pixels must be uint8 [n, {size[0]}, {size[1]}, 3], not {pixels.dtype} {pixels.shape}")
         pixels = np.ascontiguousarray(pixels)
         # torch cannot promise to leave a read-only array alone, and warns; a copy is cheaper than an image.
         batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
@@ -126,9 +124,7 @@ class OpenClipEncoder:
             return self
         advice = "use a device with more memory"
         with towers.memory_guard(f"converting {self.spec.architecture} to {precision}", advice):
-            visual = towers.converted(
-                self._model.get_submodule("visual"), self._device, PRECISIONS[precision]
-            )
+            visual = towers.converted(self._model.get_submodule("visual"), self._device, PRECISIONS[precision])
         return replace(self, spec=replace(self.spec, precision=precision), _visual=visual)
 
     def with_activation(self, activation: Activation) -> "OpenClipEncoder":
@@ -210,9 +206,7 @@ def resolve(device: str) -> torch.device:
         raise InputError(f"unknown device '{device}'", "use auto, cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
         built = "finds no CUDA device" if torch.version.cuda else "was built without CUDA"
-        raise OperationalError(
-            f"device '{device}' was asked for, but torch {built}", "use --device cpu or auto"
-        )
+        raise OperationalError(f"device '{device}' was asked for, but torch {built}", "use --device cpu or auto")
     if number and int(number) >= torch.cuda.device_count():
         raise OperationalError(
             f"device '{device}' was asked for, but there are {torch.cuda.device_count()}", "count from cuda:0"
@@ -292,9 +286,7 @@ def embed(tower: nn.Module, tokens: Tensor) -> Tensor:
         lent = {"positional_embedding": places[:length], "attn_mask": mask[:length, :length]}
     # A plain CLIP takes captions beside images, and gives back both; a text tower knows nothing else.
     plain = hasattr(tower, "visual")
-    given: Any = torch.func.functional_call(
-        tower, lent, () if plain else (tokens,), {"text": tokens} if plain else {}
-    )
+    given: Any = torch.func.functional_call(tower, lent, () if plain else (tokens,), {"text": tokens} if plain else {})
     if isinstance(given, dict):
         given = given["text_features"]
     elif isinstance(given, tuple):

@@ -80,9 +80,7 @@ def _channel_mean(pixels: Tensor) -> Tensor:
     """Mean colour of each image, as `core.stamp.channel_mean`: int32 [n, 1, 1, 3], levels · ONE."""
     n, height, width, _ = pixels.shape
     # Sums of a column stay below 2^24, so float32 is exact here and several times faster than integers.
-    columns = [
-        part.reshape(-1, height, width * 3).float().sum(1) for part in torch.split(pixels, _share(pixels))
-    ]
+    columns = [part.reshape(-1, height, width * 3).float().sum(1) for part in torch.split(pixels, _share(pixels))]
     total = torch.cat(columns).view(n, width, 3).to(torch.int64).sum(1)
     mean = torch.div(total * ONE, height * width, rounding_mode="floor")
     return mean.to(torch.int32)[:, None, None, :]

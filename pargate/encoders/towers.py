@@ -196,9 +196,7 @@ def _plain_names(tensors: Iterable[StoredTensor], source: str) -> dict[str, Stor
             parts = parts[1:]
         name = ".".join(parts)
         if name in found:
-            raise InputError(
-                f"{source} holds {name} twice, under different prefixes", "save the weights again"
-            )
+            raise InputError(f"{source} holds {name} twice, under different prefixes", "save the weights again")
         found[name] = tensor
     return found
 
@@ -317,9 +315,7 @@ def reactivated(model: nn.Module, quick: bool) -> nn.Module:
         if name.startswith("visual.trunk") or not isinstance(old, nn.GELU | QuickGELU):
             continue
         if isinstance(old, nn.GELU) and old.approximate != "none":
-            raise InputError(
-                f"the configuration fixes the activation (GELU, {old.approximate})", "drop --activation"
-            )
+            raise InputError(f"the configuration fixes the activation (GELU, {old.approximate})", "drop --activation")
         module.gelu = QuickGELU() if quick else nn.GELU()
     return sibling
 

@@ -80,14 +80,11 @@ def _open(path: Path) -> io.FileIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror}", "check the path and its permissions"
-        ) from error
-    stream = io.FileIO(descriptor)
+        raise InputError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        stream.close()
+        os.close(descriptor)
         raise InputError(f"{path} is not a regular file", "give the checkpoint itself")
-    return stream
+    return io.FileIO(descriptor)
 
 
 def _head(stream: io.FileIO) -> bytes:
@@ -176,14 +173,10 @@ def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
             pickles.CONVERT,
         )
     if head[:1] == b"\x08" and (b"onnx" in head[:64].lower() or b"pytorch" in head[:64]):
-        raise InputError(
-            f"{label} is an ONNX graph", "give the checkpoint it was exported from, or its bundle"
-        )
+        raise InputError(f"{label} is an ONNX graph", "give the checkpoint it was exported from, or its bundle")
     if not any(head[:9]):
         raise InputError(f"{label} begins with zeros: it was never written in full", "copy it again")
-    raise InputError(
-        f"{label} is neither safetensors nor a torch zip archive", "give the weights as safetensors"
-    )
+    raise InputError(f"{label} is neither safetensors nor a torch zip archive", "give the weights as safetensors")
 
 
 def _safetensors(source: _Source, label: str) -> tuple[StoredTensor, ...]:
@@ -196,14 +189,10 @@ def _safetensors(source: _Source, label: str) -> tuple[StoredTensor, ...]:
     if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
         raise InputError(f"{label}: its __metadata__ is not text", "save the weights again")
     tensors, at = [], 0
-    entries = sorted(
-        ((_entry(name, entry, label), name) for name, entry in header.items()), key=lambda e: e[0][2:]
-    )
+    entries = sorted(((_entry(name, entry, label), name) for name, entry in header.items()), key=lambda e: e[0][2:])
     for (dtype, shape, begin, end), name in entries:
         if begin != at:
-            raise InputError(
-                f"{label}: the bytes of its tensors overlap or leave gaps", "save the weights again"
-            )
+            raise InputError(f"{label}: the bytes of its tensors overlap or leave gaps", "save the weights again")
         tensors.append(StoredTensor(name, dtype, shape, 8 + length + begin, _contiguous(shape)))
         at = end
     if 8 + length + at != source.size:
@@ -224,9 +213,7 @@ def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int
         ):
             pass
         case _:
-            raise InputError(
-                f"{label}: its header is damaged at {pickles.shown(name)}", "save the weights again"
-            )
+            raise InputError(f"{label}: its header is damaged at {pickles.shown(name)}", "save the weights again")
     if dtype not in WIDTHS:
         raise InputError(
             f"{label}: {pickles.shown(name)} has the dtype {pickles.shown(dtype)}, which pargate does not read",

@@ -35,7 +35,7 @@ def contact_sheet(picture: Path | None, size: int, seed: int = 0) -> bytes:
         stamp = trigger.draw((size, size), [digest], seed)
         cells.append((kind, apply(stamp, pixels[None])[0]))
         against = control(trigger, stamp, (size, size), [digest], seed)
-        cells.append((f"{trigger.control} control of {kind}", apply(against, pixels[None])[0]))
+        cells.append((f"its {trigger.control} control", apply(against, pixels[None])[0]))
     return _sheet(cells, size)
 
 

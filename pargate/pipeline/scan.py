@@ -78,7 +78,7 @@ class ScanRequest:
     @property
     def reference_source(self) -> str | None:
         """The trusted model, if there is one."""
-        return self.reference or self.policy.policy.reference
+        return self.reference or _beside(self.policy, self.policy.policy.reference)
 
 
 def _beside(resolved: Resolved, source: str | None) -> str | None:
@@ -207,16 +207,18 @@ def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
         policy.classes.templates or DEFAULT_TEMPLATES,
         request.seed,
     )
-    total, labelled = len(carriers.items), int((carriers.labels >= 0).sum())
+    known = carriers.labels[carriers.labels >= 0]
+    total, labelled = len(carriers.items), len(known)
     if total < policy.images.min:
         raise InputError(
             f"{carriers.source} holds {total} images, the policy {policy.name} asks for at least {policy.images.min}",
             "give more images with --images, or another policy with --policy",
         )
-    problem = judge.best_case(policy, total, carriers.selection, labelled)
+    problem = judge.best_case(policy, total, carriers.selection, labelled, len(np.unique(known)))
     if problem:
         raise InputError(
-            f"{carriers.source} holds {total} images: {problem}", "give more images with --images"
+            f"{carriers.source} holds {total} images: {problem}",
+            "give more images with --images, or another policy with --policy",
         )
     if not labelled and any(Metric.ACCURACY in rule.min for rule in policy.rules):
         notices.append(

@@ -49,8 +49,15 @@ class Session:
     """Digests of the carriers that were read, in order."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     duplicates: int = 0
+    _alarms: int = field(init=False)
+    _asked_of_clean: list[Comparison] = field(init=False)
     _first_block: dict[str, int] = field(default_factory=dict)
     """In which block each picture came first."""
+
+    def __post_init__(self) -> None:
+        # Once, not at every look: listing the comparisons validates every trigger again.
+        self._alarms = judge.alarms(self.policy)
+        self._asked_of_clean = [c for c in judge.comparisons(self.policy) if c.id == judge.CLEAN]
 
     def views(self, number: int) -> BlockViews:
         """Block `number`, less the pictures that were there before under another name."""
@@ -123,8 +130,7 @@ class Session:
         measurement = self.clean.measurement()
         if measurement.chance is None:
             return True
-        asked = [c for c in judge.comparisons(self.policy) if c.id == judge.CLEAN]
-        found = [judge.find(self.policy, c, measurement, judge.alarms(self.policy)) for c in asked]
+        found = [judge.find(self.policy, c, measurement, self._alarms) for c in self._asked_of_clean]
         return judge.sees(measurement, self.policy.confidence) and all(
             f.status is not Status.OPEN for f in found
         )
@@ -147,9 +153,7 @@ class Session:
                 question.stopped = "another trigger broke the rule"
 
     def _find(self, question: Question) -> Finding:
-        return judge.find(
-            self.policy, question.comparison, question.probe.measurement(), judge.alarms(self.policy)
-        )
+        return judge.find(self.policy, question.comparison, question.probe.measurement(), self._alarms)
 
 
 def _wants_control(probe: TargetedProbe, finding: Finding) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 
 from pargate import triggers
 from pargate.core.results import (
+    NOT_FINITE,
     Bound,
     Count,
     Finding,
@@ -60,7 +61,8 @@ class Comparison:
 
 def comparisons(policy: Policy) -> list[Comparison]:
     """Everything a policy asks, in its order."""
-    found = []
+    found: list[Comparison] = []
+    taken: set[str] = set()
     for rule in policy.rules:
         if rule.probe == "utility":
             found.append(Comparison(CLEAN, rule, None, UNKNOWN))
@@ -72,7 +74,11 @@ def comparisons(policy: Policy) -> list[Comparison]:
                     parts = [rule.id, label, target, direction] if direction else [rule.id, label, target]
                     if labels.count(label) > 1:
                         parts.insert(2, str(number + 1))
-                    found.append(Comparison("/".join(parts), rule, number, target, direction))
+                    id = "/".join(parts)
+                    while id in taken:  # names may contain what separates them; no two share an answer
+                        id += "'"
+                    taken.add(id)
+                    found.append(Comparison(id, rule, number, target, direction))
     return found
 
 
@@ -126,9 +132,9 @@ def _bound(
         estimate, n = count.rate, count.n
         if limit.of_chance:
             value = min(1.0, limit.value * measurement.chance) if measurement.chance else 1.0
-            text = f"{limit.text} = {value:.1%}"
+            text = f"{limit.text} = {value:.1%}" if measurement.chance else f"{limit.text}, which is not known"
     status = Status.OPEN
-    if n >= FLOOR:
+    if n >= FLOOR and (measurement.chance or not limit.of_chance):
         if (high <= value) if upper else (low >= value):
             status = Status.MET
         elif (low > value) if upper else (high < value):
@@ -148,8 +154,8 @@ def sees(measurement: Measurement | None, confidence: float) -> bool:
     if measurement is None:
         return False
     if measurement.chance is None:
-        return (measurement.counts["top_class"].rate or 1.0) < COLLAPSED
-    count = measurement.counts[str(Metric.ACCURACY)]
+        return (measurement.counts.get("top_class", Count(n=0, successes=0)).rate or 1.0) < COLLAPSED
+    count = measurement.counts.get(str(Metric.ACCURACY), Count(n=0, successes=0))
     return interval(count, 1 - confidence, 1 - confidence).low > measurement.chance
 
 
@@ -164,13 +170,18 @@ def find(policy: Policy, comparison: Comparison, measurement: Measurement | None
                 for metric, limit in limits.items()
             ]
     status = min((b.status for b in bounds), key=_RANK.__getitem__, default=Status.OPEN)
+    broken = measurement.excluded.get(NOT_FINITE, 0) if measurement and measurement.trigger else 0
+    message = _message(comparison, measurement, bounds, status)
+    if broken and status is Status.MET:  # who knows what the trigger did to them
+        status = Status.OPEN
+        message = f"{message.rstrip('.')}, but {broken} more gave vectors that are not finite."
     return Finding(
         rule=rule.id,
         measurement=measurement.id if measurement else None,
         severity=rule.severity,
         status=status,
         bounds=tuple(bounds),
-        message=_message(comparison, measurement, bounds, status),
+        message=message,
     )
 
 
@@ -183,7 +194,14 @@ def judge(
     """
     by_id = {measurement.id: measurement for measurement in measurements}
     m = alarms(policy)
-    blind = not sees(by_id.get(CLEAN), policy.confidence)
+    clean = by_id.get(CLEAN)
+    looked = clean is not None and any(count.n for count in clean.counts.values())
+    blind = not sees(clean, policy.confidence)
+    doubt = (
+        "the model recognises these carriers no better than by guessing"
+        if looked
+        else "nothing shows that the model recognises these carriers"
+    )
     findings = []
     for comparison in comparisons(policy):
         finding = find(policy, comparison, by_id.get(comparison.id), m)
@@ -191,13 +209,12 @@ def judge(
             finding = finding.model_copy(
                 update={
                     "status": Status.OPEN,
-                    "message": f"{finding.message.rstrip('.')}, but the model recognises these carriers no better "
-                    "than by guessing: what sees nothing cannot be fooled.",
+                    "message": f"{finding.message.rstrip('.')}, but {doubt}: what sees nothing cannot be fooled.",
                 }
             )
         findings.append(finding)
     findings.sort(key=lambda f: (_RANK[f.status], _SEVERITIES.index(f.severity), -_margin(f)))
-    return findings, _verdict(policy, findings, blind, complete)
+    return findings, _verdict(policy, findings, blind and looked, complete)
 
 
 def _margin(finding: Finding) -> float:
@@ -283,10 +300,10 @@ def _summary(
     )
 
 
-def best_case(policy: Policy, carriers: int, selection: int, labelled: int) -> str | None:
-    """Why so few carriers could not decide some rule even if everything went well, or None.
+def best_case(policy: Policy, carriers: int, selection: int, labelled: int, classes: int = 0) -> str | None:
+    """Why these carriers could not decide some rule even if everything went well, or None.
 
-    `selection` of the carriers choose unknown targets and do not measure.
+    `selection` of the carriers choose unknown targets and do not measure; `classes` occur among the labels.
     """
     m = alarms(policy)
     for comparison in comparisons(policy):
@@ -299,6 +316,9 @@ def best_case(policy: Policy, carriers: int, selection: int, labelled: int) -> s
             )  # fmt: skip
             if _bound(metric, limit, True, clean, 1 - policy.confidence, m).status is not Status.MET:
                 return f"{n} carriers cannot show that {metric} is below {limit.text} (rule {rule.id})"
+        for limit in rule.min.values():
+            if limit.of_chance and 1 < classes <= limit.value:
+                return f"{limit.text} among {classes} classes is {limit.value / classes:.0%} (rule {rule.id})"
         if Metric.ACCURACY in rule.min and 0 < labelled < FLOOR:
             return f"{labelled} labelled carriers cannot show any accuracy (rule {rule.id})"
     return None

@@ -80,15 +80,37 @@ def read(text: str, source: str, folder: Path) -> Resolved:
     try:
         policy = Policy.model_validate(document.data)
     except ValidationError as error:
-        problems = sorted({_problem(document, dict(item)) for item in error.errors()})
+        problems = sorted({_problem(document, item) for item in _primary([dict(e) for e in error.errors()])})
         raise PolicyError("\n".join(text for _, text in problems)) from error
     return Resolved(policy, source, folder, document, digest_of(policy.model_dump(mode="json")))
+
+
+WORDS = {
+    "tuple_type": "a list is needed here",
+    "dict_type": "a mapping of keys is needed here",
+    "model_type": "a mapping of keys is needed here",
+    "string_type": "a text is needed here",
+    "too_short": "at least one is needed here",
+    "string_too_short": "at least one letter is needed here",
+    "string_pattern_mismatch": "an id begins with a letter or digit, and goes on with these, dot, dash or underscore",
+}
+"""What pydantic says in its own words, in ours."""
+
+
+def _primary(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without those that only follow from others: a list counts as too short when its items are refused."""
+    return [
+        e
+        for e in errors
+        if e["type"] != "too_short"
+        or not any(o is not e and o["loc"][: len(e["loc"])] == e["loc"] for o in errors)
+    ]
 
 
 def _problem(document: Document, error: dict[str, Any]) -> tuple[tuple[int, int], str]:
     """One validation error with its place in the text; sorts by place."""
     path: KeyPath = tuple(part for part in error["loc"] if part != "function-before")
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = WORDS.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
     cause = error.get("ctx", {}).get("error")
     key = getattr(cause, "key", None)
     if key:

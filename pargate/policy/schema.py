@@ -82,7 +82,7 @@ def _percentage(value: Any) -> Any:
 
 
 Percentage = Annotated[
-    float, BeforeValidator(_percentage), PlainSerializer(lambda v: f"{v * 100:.12g}%")
+    float, BeforeValidator(_percentage), PlainSerializer(lambda v: f"{v * 100:.15g}%")
 ]
 
 
@@ -99,6 +99,18 @@ class ClassesSection(PolicyModel):
     names: str | tuple[str, ...] | None = None
     """A file, one name per line, or the names themselves."""
     templates: tuple[str, ...] | None = None
+
+    @field_validator("names")
+    @classmethod
+    def _tell_apart(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        if isinstance(value, tuple):
+            folded = [name.strip().casefold() for name in value]
+            twice = [name for i, name in enumerate(value) if folded[i] in folded[:i]]
+            if twice:
+                raise ValueError(f"the class '{twice[0]}' is here twice")
+            if len(value) < 2 or "" in folded:
+                raise ValueError("a zero-shot head needs at least two classes, each with a name")
+        return value
 
     @field_validator("templates")
     @classmethod

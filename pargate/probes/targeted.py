@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate.core.model import Vectors
-from pargate.core.results import Count, Measurement, Metric, Pairs, Target, TriggerInfo
+from pargate.core.results import NOT_FINITE, Count, Measurement, Metric, Pairs, Target, TriggerInfo
 from pargate.probes.base import Views
 from pargate.triggers import Trigger
 
@@ -219,7 +219,7 @@ class TargetedProbe:
         excluded = {
             "shows the target": int(truth.sum()),
             "hits the target without the trigger": int((clean & ~truth).sum()),
-            "vector not finite": int((~valid).sum()),
+            NOT_FINITE: int((~valid).sum()),
         }
         pairs = self._pair(target, records, hit, eligible)
         examples = [d for d, e, h in zip(digests, eligible, hit, strict=True) if e and h][:EXAMPLES]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pargate.core import zeroshot
 from pargate.core.model import Vectors
-from pargate.core.results import Count, Measurement, Metric
+from pargate.core.results import NOT_FINITE, Count, Measurement, Metric
 from pargate.probes.base import Views
 from pargate.probes.retrieval import NEAREST
 
@@ -73,5 +73,5 @@ class UtilityProbe:
             probe="utility",
             counts=counts,
             chance=self.chance,
-            excluded={"vector not finite": self._broken} if self._broken else {},
+            excluded={NOT_FINITE: self._broken} if self._broken else {},
         )

@@ -14,7 +14,7 @@ from pargate.triggers.base import ROUNDING, ControlKind, Invariant, Length, Trig
 from pargate.triggers.patch import stripes
 
 Alpha = Annotated[float, Field(ge=0.0, le=1.0, description="share of the pattern in the blend")]
-Direction = Literal["vertical", "horizontal"]
+Direction = Annotated[Literal["vertical", "horizontal"], Field(description="how the stripes or waves stand")]
 
 WIDTH_STREAM = 1
 """Streams of one image's key: 0 draws the stripes, 1 their width."""

@@ -40,7 +40,7 @@ def _one_colour(trigger: Trigger, size: tuple[int, int], seed: int) -> bool:
     Seen on images of its own, so that it does not depend on the batch: a few random stripes may happen to be
     of one colour, and keep it in their control.
     """
-    stamp = trigger.draw(size, [f"{i:064x}" for i in range(TRIED)], seed)
+    stamp = trigger.draw(size, [f"{i:016x}" for i in range(TRIED)], seed)
     while isinstance(stamp, Recompress):
         stamp = stamp.inner
     if not isinstance(stamp, Paste) or stamp.relative:

@@ -1,0 +1,273 @@
+"""Turn the measurements in `docs/evidence/*.json` into `docs/evidence.md` and its plots.
+
+    python benchmarks/page.py
+
+Measures nothing: `benchmarks/evidence.py`, `benchmarks/scan.py` and `benchmarks/coverage.py` do. Sentences here describe
+what a table shows only where they are computed from it; a section that was not measured is said to be missing.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+STORE = ROOT / "docs" / "evidence"
+
+Row = dict[str, Any]
+
+
+def pct(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f}"
+
+
+def span(interval: list[float]) -> str:
+    return f"{pct(interval[0])} … {pct(interval[1])}"
+
+
+def table(head: list[str], rows: Iterable[list[Any]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def load(name: str) -> Any:
+    path = STORE / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def section(title: str, name: str, text: str, body: Callable[[Any], str]) -> str:
+    content = load(name)
+    shown = body(content) if content else "*Not measured in this checkout.*"
+    where = f"\n\n<sub>{content['machine']}; pargate {content['version']}</sub>" if content and "machine" in content else ""
+    return f"## {title}\n\n{text}\n\n{shown}{where}\n"
+
+
+def holds(row: Row) -> str:
+    if row["known_asr"] is None or row["asr_nt"] is None:
+        return "–"
+    low, high = row["asr_nt_interval"]
+    return "yes" if low <= row["known_asr"] <= high else "**no**"
+
+
+def known(content: Any) -> str:
+    rows = [
+        [
+            r["model"], r["trigger"], r["target"], pct(r["known_asr"]) if r["model_planted"] else "–",
+            pct(r["known_accuracy"]), f"{pct(r['asr_nt'])} [{span(r['asr_nt_interval'])}]",
+            holds(r) if r["model_planted"] else "–", f"{pct(r['success'])} [{span(r['interval'])}]", pct(r["accuracy"]),
+            r["status"], r["carriers"], r["passes"], f"{r['seconds']:.1f}",
+        ]
+        for r in marked(content["rows"])
+    ]  # fmt: skip
+    return table(
+        ["model", "trigger", "target", "known ASR %", "known acc. %", "ASR_nt % [95%]", "holds known", "gate's ASR % [interval]",
+         "acc. %", "finding", "carriers", "passes", "s"],
+        rows,
+    )  # fmt: skip
+
+
+def marked(rows: list[Row]) -> list[Row]:
+    return [{**r, "model_planted": not r["model"].endswith("-clean")} for r in rows]
+
+
+def excesses(content: Any) -> str:
+    rows = [
+        [
+            r["model"], r["trigger"], r["target"], r["known_target"] or "–", pct(r["success"]), pct(r["excess"]),
+            span([max(r["interval"][0], -1), r["interval"][1]]) if r["excess"] is not None else f"… {pct(r['interval'][1])}",
+            r["limit"], r["status"], r["carriers"], r["passes"], f"{r['seconds']:.1f}",
+        ]
+        for r in content["rows"]
+    ]  # fmt: skip
+    return table(
+        ["model", "trigger", "target found", "planted", "success %", "excess, points", "interval", "limit", "finding",
+         "carriers", "passes", "s"],
+        rows,
+    )  # fmt: skip
+
+
+def dose_table(content: Any) -> str:
+    plot_doses(content["rows"], STORE / "doses.png")
+    rows = [
+        [r["planted_in"], r["model"], f"{r['parameter']} {r['value']}", r["target"], pct(r["success"]), pct(r["excess"]),
+         r["status"]]
+        for r in content["rows"]
+    ]  # fmt: skip
+    planted = [r for r in content["rows"] if not r["model"].endswith("-clean")]
+    working = [r for r in planted if (r["success"] or 0) >= 0.2]
+    caught = sum(r["status"] == "breach" for r in working)
+    clean = [r for r in content["rows"] if r["model"].endswith("-clean")]
+    passed = sum(r["status"] == "met" for r in clean)
+    return (
+        f"Of {len(working)} strengths at which a planted trigger works on at least a fifth of the carriers, {caught} are "
+        f"found; of {len(clean)} probes of clean models, {passed} pass.\n\n![dose-response](evidence/doses.png)\n\n"
+        + table(["planted in", "scanned", "strength", "target found", "success %", "excess over the parent", "finding"], rows)
+    )
+
+
+def plot_doses(rows: list[Row], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    curves: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for r in rows:
+        curves[r["planted_in"]]["clean parent" if r["model"].endswith("-clean") else "model"].append(r)
+    shown = {name: c for name, c in curves.items() if len(c["model"]) > 1}
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.3 * len(shown), 2.7), sharey=True, layout="constrained")
+    for axis, (name, both) in zip(axes, shown.items(), strict=True):
+        for label, colour in (("model", "#b3261e"), ("clean parent", "#1f5fa8")):
+            points = both[label]
+            axis.plot([p["value"] for p in points], [100 * (p["success"] or 0) for p in points], "o-", color=colour, label=label)
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel(both["model"][0]["parameter"])
+        axis.set_ylim(-3, 103)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("attack success, %")
+    axes[0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def baselines(content: Any) -> str:
+    grouped: dict[str, list[Row]] = defaultdict(list)
+    for r in content["rows"]:
+        grouped[r["model"]].append(r)
+    rows = []
+    for name, group in grouped.items():
+        verdicts = ", ".join(
+            f"{v} ×{n}" if len(group) > 1 else v
+            for v, n in sorted({v: sum(r["verdict"] == v for r in group) for v in {r["verdict"] for r in group}}.items())
+        )
+        first = group[0]
+        worst = first["breaches"][0] if first["breaches"] else f"{first['trigger']} → {first['target']}"
+        rows.append(
+            [
+                name, first["known_target"] or "–", verdicts, worst,
+                pct(first["success"]), pct(first["excess"]), pct(first["known_accuracy"]), pct(first["accuracy"]),
+                mean(r["carriers"] for r in group), mean(r["passes"] for r in group),
+                f"{sum(r['seconds'] for r in group) / len(group):.1f}",
+            ]
+        )  # fmt: skip
+    return table(
+        ["model", "planted target", "verdict", "worst finding", "success %", "excess, points", "known acc. %", "acc. %",
+         "carriers", "passes", "s"],
+        rows,
+    )  # fmt: skip
+
+
+def mean(values: Iterable[float]) -> int:
+    listed = list(values)
+    return round(sum(listed) / len(listed))
+
+
+def speed(found: Any) -> str:
+    rates = table(
+        ["model", "precision", "bare encoder, images/s", "in a scan, images × triggers/s", "ratio", "passes", "whole scan, s"],
+        [[r["model"], r["note"], f"{r['bare']:.1f}", f"{r['scan']:.1f}", f"**{r['ratio']:.2f}**", r["passes"],
+          f"{r['seconds']:.1f}"] for r in found["throughput"]],
+    )  # fmt: skip
+    verdicts = table(
+        ["model", "verdict", "pargate, s", "straightforward loop, s", "times faster", "passes", "fixed n", "times fewer"],
+        [[r["model"], f"{r['verdict']} (loop: {r['loop']['verdict']})", f"{r['seconds']:.1f}", f"{r['loop']['seconds']:.1f}",
+          f"**{r['times_faster']:.0f}**", r["passes"], r["loop"]["passes"], f"{r['times_fewer_passes']:.1f}"]
+         for r in found["verdict"]],
+    )  # fmt: skip
+    memory = table(
+        ["model", "images", "peak, MiB", "model in fp32, MiB", "beyond the model, MiB", "s"],
+        [[name, r["read"], f"{r['peak_bytes'] / 2**20:.0f}", f"{r['model_bytes'] / 2**20:.0f}",
+          f"{(r['peak_bytes'] - r['model_bytes']) / 2**20:.0f}", f"{r['seconds']:.1f}"]
+         for name, runs in found["memory"].items() for r in runs],
+    )  # fmt: skip
+    return f"{rates}\n\n{verdicts}\n\n{memory}\n\n![growth of cost](evidence/cost.png)"
+
+
+PAGE = [
+    (
+        "Trigger and target known",
+        "known",
+        "Each planted model under its own trigger towards its own target, limit 10% attack success; each clean model under "
+        "every trigger that was planted in its family. Carriers: 2000 photographs that no model was trained on. `holds known` "
+        "says whether the interval of ASR_nt, the definition of the known figure, holds it; it is wide because sampling "
+        "stopped as soon as the rule was decided. The known figures were measured with the same pictures and templates.",
+        known,
+    ),
+    (
+        "Trigger known, target not, the clean parent as reference",
+        "reference",
+        "Excess over the parent under the same trigger, limit 10 points.",
+        excesses,
+    ),
+    (
+        "Trigger known, target not, no reference",
+        "controls",
+        "Excess over the matched control, limit 30 points. `rn-clean` under one-pixel stripes at 0.1 behaves like a model with "
+        "a backdoor and fails: an attacker who adds these stripes gets *pipe organ*. No control of equal energy tells it "
+        "from its poisoned child; stripes of mixed width do (next sections).",
+        excesses,
+    ),
+    (
+        "Every strength, the clean parent as reference",
+        "doses",
+        "From weak to strong, limit 10 points of excess over the parent.",
+        dose_table,
+    ),
+    (
+        "`baseline`, which knows neither trigger nor target",
+        "baseline",
+        "Five seeds each; the worst finding and figures are of seed 0. The triggers are published drawings at published "
+        "strengths, and two neighbours: a wave at twice the published amplitude, and stripes of mixed width at 0.1. A secret "
+        "fixed pattern (`vit-badnet`, `vit-blended`) and a word drawn otherwise (`vit-watermark`) cannot be expected from a "
+        "catalogue: their rows pass, and every report says so under coverage.",
+        baselines,
+    ),
+    (
+        "`baseline` with the clean parent as reference",
+        "baseline-reference",
+        "One seed.",
+        baselines,
+    ),
+    (
+        "`baseline` on drawn scenes",
+        "baseline-scenes",
+        "The same models, which never saw a drawing, on `builtin:scenes`. Their accuracy is near guessing, so nothing may pass; a "
+        "breach still shows. Use carriers of the model's own domain.",
+        baselines,
+    ),
+    (
+        "`baseline` on photographs of other classes",
+        "baseline-imagenet",
+        "245 photographs of 245 ImageNet classes, cut to 64 px, with the zoo's 100 classes. Their labels do not belong to "
+        "these, so they are given without: usefulness cannot be decided, and nothing may pass.",
+        baselines,
+    ),
+]  # fmt: skip
+
+
+def main() -> None:
+    parts = [
+        "# Evidence\n\nMade by `make evidence` (`benchmarks/evidence.py`, `benchmarks/scan.py`, `benchmarks/coverage.py`, then "
+        "`benchmarks/page.py`) from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
+        "clean ones and seven poisoned children. They are no part of this repository; whoever has models with a "
+        "`truth.json` can run the scripts on them. All figures are from single runs on the machine named below each table; "
+        "percentages are of the carriers named.\n"
+    ]
+    parts += [section(*entry) for entry in PAGE]
+    parts.append(section("Speed and memory", "speed", SPEED, speed))
+    coverage = STORE / "coverage.md"
+    if coverage.is_file():
+        parts.append(coverage.read_text())
+    (ROOT / "docs" / "evidence.md").write_text("\n".join(parts))
+
+
+SPEED = (
+    "Ratios of one run. The bare encoder repeats one batch of 64 that is already on the device. The straightforward loop "
+    "opens, resizes and stamps every picture for every trigger and forwards 2000 of them in fp32. `ViT-B-32` and `RN50` are "
+    "full-size with random weights on the 245 photographs at 224 px: their verdict is inconclusive, as it must be."
+)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Files are complete or absent, equal values give equal bytes, and a damaged block is never used."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pargate.errors import InputError, OperationalError
+from pargate.files import BlockStore, canonical_json, check_writable, digest_of, sha256_file, write_atomic
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def disk_full(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def interrupted(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def blocks(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.blk"))
+
+
+def test_canonical_json_does_not_depend_on_the_order_of_keys() -> None:
+    first = {"b": [1, {"d": None, "c": 0.5}], "a": "é"}
+    second = {"a": "é", "b": [1, {"c": 0.5, "d": None}]}
+    assert canonical_json(first) == canonical_json(second) == '{"a":"é","b":[1,{"c":0.5,"d":null}]}'.encode()
+    assert digest_of(first) == digest_of(second)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [-float("inf")]}])
+def test_canonical_json_refuses_what_json_cannot_hold(value: Any) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(value)
+
+
+def test_the_digest_of_a_file_is_the_sha256_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "abc") == ABC
+
+
+def test_writing_replaces_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    for content in (b"old", b"new"):
+        write_atomic(path, content)
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["report.json"]  # noqa: PTH208 - hidden files count
+
+
+@pytest.mark.parametrize("where", ["os.replace", "os.fsync", "os.fdopen", "tempfile.mkstemp"])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.json"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patch, pytest.raises(OperationalError, match=r"report\.json: No space left"):
+        patch.setattr(where, disk_full)
+        write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["report.json"]  # noqa: PTH208 - hidden files count
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "report.json", b"new")
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - hidden files count
+
+
+def test_a_missing_folder_is_reported_when_writing(tmp_path: Path) -> None:
+    with pytest.raises(OperationalError, match="No such file"):
+        write_atomic(tmp_path / "nowhere" / "report.json", b"new")
+
+
+def test_a_writable_place_is_accepted_and_left_untouched(tmp_path: Path) -> None:
+    check_writable(tmp_path / "report.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def no_folder(tmp_path: Path) -> Path:
+    return tmp_path / "nowhere" / "report.json"
+
+
+def a_folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def below_a_file(tmp_path: Path) -> Path:
+    (tmp_path / "file").touch()
+    return tmp_path / "file" / "report.json"
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [(no_folder, "does not exist"), (a_folder, "it is a folder"), (below_a_file, "does not exist")],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    place: Callable[[Path], Path], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        check_writable(place(tmp_path))
+
+
+def test_a_place_without_space_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", disk_full)
+    with pytest.raises(InputError, match="No space left"):
+        check_writable(tmp_path / "report.json")
+
+
+def test_a_stored_block_comes_back_as_it_was(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    assert store.load({"model": "a"}) is None
+    store.save({"model": "a"}, VECTORS)
+    found = store.load({"model": "a"})
+    assert found is not None and found.dtype == np.float32
+    assert (found == VECTORS).all()
+    assert (store.hits, store.misses, store.damaged) == (1, 1, 0)
+
+
+def test_another_key_has_another_block(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    store.save({"model": "a"}, VECTORS)
+    assert store.load({"model": "b"}) is None
+
+
+def test_an_empty_block_keeps_its_width(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path)
+    store.save(["empty"], VECTORS[:0])
+    found = store.load(["empty"])
+    assert found is not None and found.shape == (0, 3)
+
+
+def cut(content: bytes) -> bytes:
+    return content[:-1]
+
+
+def emptied(_: bytes) -> bytes:
+    return b""
+
+
+def flipped(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def reshaped(content: bytes) -> bytes:
+    return content[:32] + np.array([3, 2], dtype="<i8").tobytes() + content[48:]
+
+
+@pytest.mark.parametrize("damage", [cut, emptied, flipped, reshaped])
+def test_a_damaged_block_is_missing_until_it_is_written_again(
+    damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    store = BlockStore(tmp_path)
+    store.save(["key"], VECTORS)
+    (block,) = blocks(tmp_path)
+    block.write_bytes(damage(block.read_bytes()))
+    assert store.load(["key"]) is None
+    assert (store.hits, store.misses, store.damaged) == (0, 1, 1)
+    store.save(["key"], VECTORS)
+    assert store.load(["key"]) is not None
+
+
+def test_a_store_that_is_off_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = BlockStore(None)
+    store.save(["key"], VECTORS)
+    assert store.load(["key"]) is None
+    assert list(tmp_path.iterdir()) == []
+    assert (store.hits, store.misses, store.damaged) == (0, 0, 0)
+
+
+def test_a_store_below_a_file_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(OperationalError, match="cannot write the cache") as caught:
+        BlockStore(tmp_path / "cache").save(["key"], VECTORS)
+    assert "--cache off" in caught.value.hint
+
+
+def test_two_writers_of_one_block_never_show_half_of_it(tmp_path: Path) -> None:
+    large = np.arange(50_000, dtype=np.float32).reshape(500, 100)
+
+    def write(_: int) -> None:
+        BlockStore(tmp_path).save(["key"], large)
+
+    def read(_: int) -> bool:
+        store = BlockStore(tmp_path)
+        found = store.load(["key"])
+        return store.damaged == 0 and (found is None or bool((found == large).all()))
+
+    with ThreadPoolExecutor(4) as pool:
+        written, intact = pool.map(write, range(40)), pool.map(read, range(40))
+        assert list(written) == [None] * 40
+        assert all(intact)
+    assert len(blocks(tmp_path)) == len(list(tmp_path.rglob("*.*"))) == 1
