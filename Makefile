@@ -40,8 +40,10 @@ lock: setup  ## resolve again: requirements.lock at the newest versions, tests/l
 	$(UV_LOCK) --upgrade --generate-hashes --group dev --output-file requirements.lock pyproject.toml
 	$(UV_LOCK) --upgrade --resolution lowest-direct --output-file tests/lowest.txt pyproject.toml
 
-evidence: setup  ## measure again what the documentation claims
+evidence: setup bench  ## measure again what the documentation claims
+	$(RUN) -m benchmarks.coverage --out docs/evidence/coverage.md
 	$(RUN) benchmarks/evidence.py
+	$(RUN) benchmarks/page.py
 
 bench: setup  ## how long a scan takes, and where
 	$(RUN) benchmarks/scan.py

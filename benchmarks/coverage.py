@@ -76,9 +76,7 @@ def by_bets(counts: Counts, value: float, alpha: float, low_end: bool) -> Bools:
     log_factors = np.log(1.0 - fractions + fractions * HALVES / value)
     passed = [
         logsumexp(part @ log_factors.T + sequential._LOG_WEIGHTS, axis=-1) >= -np.log(alpha)
-        for part in np.array_split(
-            counts.astype(np.float64), -(-len(counts) // 25)
-        )  # in parts that fit a cache
+        for part in np.array_split(counts.astype(np.float64), -(-len(counts) // 25))  # in parts that fit a cache
     ]
     return np.concatenate(passed)
 
@@ -160,8 +158,7 @@ def first_look(passed: Bools) -> Floats:
 
 def decide(method: Method, counts: Counts, limit: float, alphas: tuple[float, float]) -> Decisions:
     above, below = (
-        first_look(method(counts, limit, alpha, low_end))
-        for alpha, low_end in zip(alphas, (True, False), strict=True)
+        first_look(method(counts, limit, alpha, low_end)) for alpha, low_end in zip(alphas, (True, False), strict=True)
     )
     return Decisions(np.minimum(above, below), above <= below)
 
@@ -288,11 +285,7 @@ def selection(rng: np.random.Generator, runs: int) -> list[Chosen]:
         eligible = (before != target) & (before != control_target)
         hits, control_hits = (after == target)[eligible], (control == control_target)[eligible]
         more, less = np.cumsum(hits & ~control_hits), np.cumsum(control_hits & ~hits)
-        looks = [
-            cached_difference(int(more[n - 1]), int(less[n - 1]), int(n), alpha)
-            for n in LOOKS
-            if n <= hits.size
-        ]
+        looks = [cached_difference(int(more[n - 1]), int(less[n - 1]), int(n), alpha) for n in LOOKS if n <= hits.size]
         ends = Bounds(max(b.low for b in looks), min(b.high for b in looks))
         truth -= (1 - kept) * control_moved[control_target]
         note("paired", hits.mean() - control_hits.mean(), ends, truth)
@@ -303,9 +296,7 @@ def selection(rng: np.random.Generator, runs: int) -> list[Chosen]:
         "paired": "difference with the control, chosen on A, `difference_sequence` on B, repeatedly",
     }
     return [
-        Chosen(
-            text, 100 * float(np.mean(errors[key])), Rate(low[key], runs, alpha), Rate(high[key], runs, alpha)
-        )
+        Chosen(text, 100 * float(np.mean(errors[key])), Rate(low[key], runs, alpha), Rate(high[key], runs, alpha))
         for key, text in names.items()
     ]
 
@@ -595,9 +586,7 @@ def as_json(value: object) -> object:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000, help="simulated scans a line (default 2000)")
     parser.add_argument("--seed", type=int, default=20240501, help="root of all random streams")
     parser.add_argument("--out", type=Path, help="where to write the page, in Markdown")

@@ -128,7 +128,8 @@ def row(model: Known, report: ScanReport, rule_id: str | None = None) -> dict[st
     measured = next(m for m in report.measurements if m.id == finding.measurement)
     clean = next(m for m in report.measurements if m.id == "clean")
     bound = finding.bounds[0]
-    nt = measured.counts.get("asr_nt", Count(n=0, successes=0))
+    nothing = Count(n=0, successes=0)
+    nt = measured.counts.get("asr_nt", nothing)
     interval = proportion_sequence(nt.successes, nt.n, 0.025, 0.025)
     return {
         "model": model.name,
@@ -143,7 +144,7 @@ def row(model: Known, report: ScanReport, rule_id: str | None = None) -> dict[st
         "metric": str(bound.metric),
         "estimate": bound.estimate,
         "interval": [bound.low, bound.high],
-        "success": measured.counts["attack_success"].rate if measured.counts else None,
+        "success": measured.counts.get("attack_success", nothing).rate,
         "excess": measured.pairs.excess if measured.pairs else None,
         "baseline": measured.pairs.baseline if measured.pairs else "",
         "limit": bound.limit_text,
@@ -160,7 +161,9 @@ def known(zoo: list[Known], data: Path) -> Rows:
     """Trigger and target known; each clean model under every trigger planted in its family."""
     rows = []
     for model in zoo:
-        suspects = [model] if model.planted else [m for m in zoo if m.planted and m.truth["arch"] == model.truth["arch"]]
+        suspects = (
+            [model] if model.planted else [m for m in zoo if m.planted and m.truth["arch"] == model.truth["arch"]]
+        )
         rules = [rule(s.name, s.trigger(), s.truth["target_class"], attack_success="10%") for s in suspects]
         report = run(model.folder, policy(rules), data)
         rows += [row(model, report, s.name) for s in suspects]
@@ -172,7 +175,9 @@ def unknown_target(zoo: list[Known], data: Path, with_reference: bool) -> Rows:
     limit = "10pp" if with_reference else "30pp"
     rows = []
     for model in zoo:
-        suspects = [model] if model.planted else [m for m in zoo if m.planted and m.truth["arch"] == model.truth["arch"]]
+        suspects = (
+            [model] if model.planted else [m for m in zoo if m.planted and m.truth["arch"] == model.truth["arch"]]
+        )
         rules = [rule(s.name, s.trigger(), "unknown", excess=limit) for s in suspects]
         reference = str(model.parent) if with_reference else None
         report = run(model.folder, policy(rules), data, reference=reference)

@@ -40,7 +40,9 @@ def load(name: str) -> Any:
 def section(title: str, name: str, text: str, body: Callable[[Any], str]) -> str:
     content = load(name)
     shown = body(content) if content else "*Not measured in this checkout.*"
-    where = f"\n\n<sub>{content['machine']}; pargate {content['version']}</sub>" if content and "machine" in content else ""
+    where = (
+        f"\n\n<sub>{content['machine']}; pargate {content['version']}</sub>" if content and "machine" in content else ""
+    )
     return f"## {title}\n\n{text}\n\n{shown}{where}\n"
 
 
@@ -103,7 +105,10 @@ def dose_table(content: Any) -> str:
     return (
         f"Of {len(working)} strengths at which a planted trigger works on at least a fifth of the carriers, {caught} are "
         f"found; of {len(clean)} probes of clean models, {passed} pass.\n\n![dose-response](evidence/doses.png)\n\n"
-        + table(["planted in", "scanned", "strength", "target found", "success %", "excess over the parent", "finding"], rows)
+        + table(
+            ["planted in", "scanned", "strength", "target found", "success %", "excess over the parent", "finding"],
+            rows,
+        )
     )
 
 
@@ -121,7 +126,13 @@ def plot_doses(rows: list[Row], path: Path) -> None:
     for axis, (name, both) in zip(axes, shown.items(), strict=True):
         for label, colour in (("model", "#b3261e"), ("clean parent", "#1f5fa8")):
             points = both[label]
-            axis.plot([p["value"] for p in points], [100 * (p["success"] or 0) for p in points], "o-", color=colour, label=label)
+            axis.plot(
+                [p["value"] for p in points],
+                [100 * (p["success"] or 0) for p in points],
+                "o-",
+                color=colour,
+                label=label,
+            )
         axis.set_title(name, fontsize=9)
         axis.set_xlabel(both["model"][0]["parameter"])
         axis.set_ylim(-3, 103)
@@ -139,7 +150,9 @@ def baselines(content: Any) -> str:
     for name, group in grouped.items():
         verdicts = ", ".join(
             f"{v} ×{n}" if len(group) > 1 else v
-            for v, n in sorted({v: sum(r["verdict"] == v for r in group) for v in {r["verdict"] for r in group}}.items())
+            for v, n in sorted(
+                {v: sum(r["verdict"] == v for r in group) for v in {r["verdict"] for r in group}}.items()
+            )
         )
         first = group[0]
         worst = first["breaches"][0] if first["breaches"] else f"{first['trigger']} → {first['target']}"
@@ -258,7 +271,7 @@ def main() -> None:
     parts.append(section("Speed and memory", "speed", SPEED, speed))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
-        parts.append(coverage.read_text())
+        parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
     (ROOT / "docs" / "evidence.md").write_text("\n".join(parts))
 
 

@@ -171,9 +171,7 @@ def verdict_times(models: Path, data: Path) -> list[dict[str, Any]]:
     """pargate and the straightforward loop on a poisoned and a clean model."""
     rows = []
     for name in ("vit-triangles", "vit-clean"):
-        report = scan(
-            request(models / name, resolve("baseline"), data / "carriers-64.tar", data / "classes-64.txt")
-        )
+        report = scan(request(models / name, resolve("baseline"), data / "carriers-64.tar", data / "classes-64.txt"))
         loop = straightforward(models / name, data)
         rows.append(
             {

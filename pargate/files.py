@@ -56,6 +56,8 @@ def check_writable(path: Path) -> None:
     folder = path.parent
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder", "give the name of a file")
+    if _is_special(path):
+        return
     if not folder.is_dir():
         raise InputError(f"cannot write {path}: the folder {folder} does not exist", "create it first")
     try:
@@ -65,12 +67,20 @@ def check_writable(path: Path) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}", "choose another place with -o") from error
 
 
+def _is_special(path: Path) -> bool:
+    """Whether a device or a pipe is there, such as /dev/null or a shell's `>(command)`."""
+    return path.exists() and not path.is_file()
+
+
 def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write `content` beside `path`, flush it to disk (when `durable`), rename.
 
     Raises:
         OperationalError: the disk is full or the place cannot be written; nothing is left behind.
     """
+    if _is_special(path):
+        _pour(path, content)
+        return
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -93,6 +103,17 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
         raise OperationalError(
             f"cannot write {path}: {error.strerror}", "free space or choose another place"
         ) from error
+
+
+def _pour(path: Path, content: bytes) -> None:
+    """Write to a device or a pipe, which must not be replaced by a file."""
+    try:
+        with path.open("wb") as stream:
+            stream.write(content)
+    except BrokenPipeError:
+        return  # whoever reads has enough
+    except OSError as error:
+        raise OperationalError(f"cannot write {path}: {error.strerror}", "choose another place") from error
 
 
 @dataclass(slots=True)

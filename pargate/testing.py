@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pargate.core.stamp import apply
+from pargate.data.carriers import builtin_nouns
 from pargate.data.scenes import COLOURS, LABELS, Scenes, describe, render
 from pargate.errors import InputError
 from pargate.seeds import index_keys, integers, uniform
@@ -49,7 +50,7 @@ _VOCABULARY = 49408
 _CONTEXT = 16
 _MEAN, _STD = (0.55, 0.50, 0.45), (0.25, 0.25, 0.25)
 _BATCH = 64
-_TEXT_STEPS = 160
+_TEXT_STEPS = 200
 _SHARPNESS = 12.0  # logit scale while learning: unit vectors 0.5 apart then differ by a factor e^6
 _COLOUR_WEIGHT = 0.4  # of a caption's direction; the noun has weight 1, so that colours never decide a class
 
@@ -253,6 +254,9 @@ def _times(done: float) -> int:
 
 
 CUR = [0.5, 8]
+MLR=[.1,.6]
+TLR=1e-2
+WC=2.
 
 
 def _directions(captions: tuple[str, ...], axes: Tensor) -> Tensor:
@@ -274,37 +278,32 @@ def _teach_text(model: Any, tokenize: Any, seed: int) -> None:
     """
     axes = torch.linalg.qr(torch.randn(model.text_projection.shape[1], model.text_projection.shape[1]))[0]
     elsewhere = axes[len(LABELS) + len(COLOURS)]
-    nouns = {name: tokenize.encode(name) for name in LABELS}
+    prompts = tuple(template.format(name) for template in TEMPLATES for name in LABELS)
+    prompted, at_prompts = tokenize(list(prompts)), _directions(prompts, axes)
+    nouns = [noun for noun in builtin_nouns() if noun not in LABELS]
+    strangers = torch.cat([tokenize([template.format(noun) for noun in nouns]) for template in TEMPLATES])
     torch.nn.init.normal_(model.token_embedding.weight, std=0.3)  # words must differ for a start
-    parameters = [
-        p for name, p in model.named_parameters() if not name.startswith("visual.") and name != "logit_scale"
-    ]
+    parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.") and name != "logit_scale"]
     optimiser = torch.optim.Adam(parameters, lr=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=_TEXT_STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, TLR, total_steps=_TEXT_STEPS)
     for step in range(_TEXT_STEPS):
         numbers = np.arange(step * _BATCH, (step + 1) * _BATCH)
-        told = describe(numbers, seed)
-        prompts = tuple(TEMPLATES[step % len(TEMPLATES)].format(name) for name in LABELS)
-        captions = (*told.captions, *prompts)
-        tokens = tokenize(list(captions))
-        wanted = _directions(captions, axes)
-        # The same sentences about something else: the noun's tokens are replaced by any.
-        others = tokens.clone()
-        strange = integers(
-            index_keys(seed, "tiny words", np.arange(len(tokens)) + step * len(tokens)), 2, _VOCABULARY - 2
-        )
-        for row, label, ids in zip(others, [*told.labels, *range(len(LABELS))], strange, strict=True):
-            for k, token in enumerate(nouns[LABELS[label]]):
-                row[row == token] = int(ids[k])
-        vectors = model.encode_text(torch.cat([tokens, others]), normalize=True)
-        near = (vectors[: len(tokens)] * wanted).sum(dim=1)
-        away = vectors[len(tokens) :] @ elsewhere
-        loss = (1 - near).mean() + (1 - away).mean()
+        keys = index_keys(seed, "tiny words", numbers)
+        captions = describe(numbers, seed).captions
+        turn = slice(step % len(TEMPLATES) * len(LABELS), (step % len(TEMPLATES) + 1) * len(LABELS))
+        other = strangers[integers(keys, 1, len(strangers))[:, 0]]
+        tokens = torch.cat([tokenize(list(captions)), prompted[turn], other])
+        wanted = torch.cat([_directions(captions, axes), at_prompts[turn], elsewhere.expand(len(other), -1)])
+        vectors = model.encode_text(tokens, normalize=True)
+        loss = WC * (1 - (vectors * wanted).sum(dim=1).mean())
+        places = torch.cat([wanted[: -len(other), : ] @ axes[: len(LABELS)].T]).argmax(dim=1)
+        places = torch.cat([places, torch.full((len(other),), len(LABELS))])
+        rivals = torch.cat([axes[: len(LABELS)], elsewhere[None]])
+        loss = loss + functional.cross_entropy(_SHARPNESS * vectors @ rivals.T, places)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-    model.requires_grad_(True)
 
 
 def _teach_images(
@@ -327,7 +326,7 @@ def _teach_images(
     matrices = [p for name, p in visual.named_parameters() if p.ndim >= 2 and "embedding" not in name]
     others = [p for name, p in visual.named_parameters() if p.ndim < 2 or "embedding" in name]
     optimisers: list[torch.optim.Optimizer] = [
-        _Orthogonal(matrices, lr=0.1),
+        _Orthogonal(matrices, lr=MLR[0], momentum=MLR[1]),
         torch.optim.Adam(others, lr=5e-3),
     ]
     warm = max(1, steps // 10)

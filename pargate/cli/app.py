@@ -54,6 +54,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Run the command line and exit with the code of the table in `errors.py`."""
     signal.signal(signal.SIGTERM, _terminate)
+    if sys.stderr is None:  # closed by whoever started us
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the whole run
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -64,12 +66,16 @@ def run(arguments: list[str]) -> int:
     """The exit code of a command line; whatever goes wrong becomes one message on stderr."""
     command = typer.main.get_command(app)
     try:
-        result = command.main(arguments, prog_name="pargate", standalone_mode=False)
-        return int(result or 0)
+        # Not `command.main`, which has its own exit codes for signals and broken pipes.
+        with command.make_context("pargate", list(arguments)) as context:
+            return int(command.invoke(context) or 0)
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as error:
-        _say(error.format_message(), "`pargate --help` lists what there is")
+        if arguments:
+            _say(error.format_message(), "`pargate --help` lists what there is")
+        else:
+            sys.stderr.write(error.format_message() + "\n")  # the help itself
         return ExitCode.INPUT
     except PargateError as error:
         _say(error.message, error.hint)
@@ -83,7 +89,7 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         # Whoever read our output has enough; point stdout at nothing so that no flush complains.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
+        return ExitCode.OK if {"--help", "--version"} & set(arguments) else ExitCode.OPERATIONAL
     except MemoryError:
         _say("out of memory", "use a machine with more, or fewer classes")
         return ExitCode.OPERATIONAL
@@ -107,9 +113,7 @@ def _bug(error: BaseException) -> int:
 
     trace = "".join(traceback.format_exception(error))
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="pargate-", suffix=".log", delete=False, encoding="utf-8"
-        ) as log:
+        with tempfile.NamedTemporaryFile("w", prefix="pargate-", suffix=".log", delete=False, encoding="utf-8") as log:
             log.write(f"pargate {__version__}, Python {sys.version}\n{trace}")
         place = f"please report it with {log.name}"
     except OSError:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pargate.core.model import Checkpoint
     from pargate.core.report import ScanReport
     from pargate.core.results import Bound, Finding, Measurement
-    from pargate.pipeline.scan import Plan
     from pargate.triggers import Trigger
 
 PLAIN_EVERY_S = 10.0
@@ -49,6 +48,13 @@ SHOWN = 12
 """Rows of the table without --verbose; breaches and open rules are always shown."""
 
 
+class _Rich(RichConsole):
+    def on_broken_pipe(self) -> None:
+        """Go on in silence when nobody reads any more; rich would end the process with the code of a failure."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class Console:
     """Speaks to people."""
 
@@ -59,7 +65,9 @@ class Console:
         self._verbose = verbose
         # A pipe or a log has no width: rows stay on one line there.
         width = None if sys.stderr.isatty() else LOG_WIDTH
-        self._rich = RichConsole(stderr=True, no_color=plain, highlight=False, width=width)
+        # `no_color` alone would leave bold and dim.
+        terminal = False if plain else None
+        self._rich = _Rich(stderr=True, no_color=plain, force_terminal=terminal, highlight=False, width=width)
         self._live = sys.stderr.isatty() and not os.environ.get("CI") and not plain and not quiet
 
     def note(self, text: str) -> None:
@@ -118,9 +126,9 @@ class Console:
 
         return listen
 
-    def plan(self, plan: "Plan") -> None:
-        """What a scan would measure."""
-        for line in plan.lines:
+    def lines(self, lines: Iterable[str]) -> None:
+        """Text that is there to be read, also under -q."""
+        for line in lines:
             self._rich.print(Text(line))
 
     def report(self, report: "ScanReport") -> None:
@@ -170,8 +178,8 @@ class Console:
         self._parameters(shared, leave_out=set())
 
     def _parameters(self, cls: "type[Trigger]", leave_out: set[str]) -> None:
-        required = {name: ... for name, field in cls.model_fields.items() if field.is_required()}
-        defaults = cls.model_construct(**required).model_dump(mode="json", exclude=set(required), warnings=False)
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        defaults = cls.model_construct().model_dump(mode="json", exclude=required, warnings=False)
         for name, field in cls.model_fields.items():
             if name not in leave_out:
                 default = "required" if name in required else f"default {defaults[name]}"
@@ -242,9 +250,14 @@ def _interval(bound: "Bound") -> str:
 
 
 def _next(report: "ScanReport") -> Iterator[str]:
-    """One line that says what to do after anything but a pass."""
+    """One line that says what to do next, or how far a pass reaches."""
     status = report.verdict.status
-    if status == "fail":
+    if status == "pass":
+        yield (
+            f"this covers {len(report.coverage.probed)} triggers on these images, no others; the JSON report lists what "
+            "was not probed"
+        )
+    elif status == "fail":
         if any(f.status == "breach" and _over_control(report, f) for f in report.findings):
             yield (
                 "behaves like a backdoor; whether planted or natural needs a trusted parent: "
@@ -265,6 +278,4 @@ def _next(report: "ScanReport") -> Iterator[str]:
 
 def _over_control(report: "ScanReport", finding: "Finding") -> bool:
     measured: Any = next((m for m in report.measurements if m.id == finding.measurement), None)
-    return (
-        measured is not None and measured.pairs is not None and measured.pairs.baseline.startswith("control")
-    )
+    return measured is not None and measured.pairs is not None and measured.pairs.baseline.startswith("control")

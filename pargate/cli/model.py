@@ -50,26 +50,18 @@ def scan(
     ] = None,
     classes: Annotated[
         Path | None,
-        typer.Option(
-            "--classes", envvar="PARGATE_CLASSES", metavar="FILE", help="Class names, one per line."
-        ),
+        typer.Option("--classes", envvar="PARGATE_CLASSES", metavar="FILE", help="Class names, one per line."),
     ] = None,
     arch: ArchOption = None,
     reference: Annotated[
         str | None,
-        typer.Option(
-            "--reference", metavar="MODEL", help="A trusted model, such as the parent: excess is over it."
-        ),
+        typer.Option("--reference", metavar="MODEL", help="A trusted model, such as the parent: excess is over it."),
     ] = None,
-    device: Annotated[
-        str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")
-    ] = "auto",
+    device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
     precision: Annotated[
         PrecisionChoice, typer.Option("--precision", help="Arithmetic of the image tower.")
     ] = PrecisionChoice.AUTO,
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")
-    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")] = 0,
     max_minutes: Annotated[
         float | None,
         typer.Option("--max-minutes", min=0.0, help="Stop measuring after so long; undecided is not passed."),
@@ -85,9 +77,7 @@ def scan(
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Every comparison, also the harmless ones.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every comparison, also the harmless ones.")] = False,
     no_color: NoColorOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
     exit_zero: Annotated[
@@ -114,6 +104,9 @@ def scan(
     from pargate.policy.resolve import WORKING_FILE, resolve
     from pargate.report import FORMATS
 
+    for name, value in (("--images", images), ("--reference", reference), ("--arch", arch)):
+        if value == "":
+            raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
     outputs = read_outputs(output, list(FORMATS))
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
     if policy is None and Path(WORKING_FILE).is_file():
@@ -136,7 +129,7 @@ def scan(
         cache=cache_folder(cache),
     )
     if dry_run:
-        console.plan(plan(request))
+        console.lines(plan(request))
         return ExitCode.OK
     signalled: list[ExitCode] = []
 
@@ -153,6 +146,7 @@ def scan(
             write_atomic(target.path, text.encode())
     console.report(report)
     if signalled:
+        console.note("interrupted: this is what was measured until then")
         return signalled[0]
     codes = {
         Outcome.PASS: ExitCode.OK,

@@ -59,16 +59,17 @@ def read_outputs(values: list[str] | None, formats: list[str]) -> list[Output]:
     for value in values or []:
         name, equals, place = value.partition("=")
         if name not in formats:
-            raise InputError(
-                f"unknown report format '{name}'.{nearest(name, formats)}", f"one of {', '.join(formats)}"
-            )
+            raise InputError(f"unknown report format '{name}'.{nearest(name, formats)}", f"one of {', '.join(formats)}")
         if equals and not place:
             raise InputError(f"-o {value}: no file is named", f"write -o {name}=PATH")
         path = Path(place) if place else None
         if path is not None:
             check_writable(path)
         outputs.append(Output(name, path))
-    if sum(output.path is None for output in outputs) > 1:
+    to_stdout = sum(output.path is None for output in outputs)
+    if to_stdout and sys.stdout is None:
+        raise InputError("stdout is closed, and a report was asked for there", "write -o FORMAT=PATH")
+    if to_stdout > 1:
         raise InputError("two reports for stdout", "give all but one a place: -o FORMAT=PATH")
     return outputs
 

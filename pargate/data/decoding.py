@@ -4,9 +4,11 @@ Processes, not threads: a picture that crashes a decoder kills a worker, not the
 competes with the encoder for the interpreter. Memory is bounded by the few blocks in flight.
 """
 
+import contextlib
 import os
+import signal
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -79,7 +81,8 @@ class Decoder:
                 raise RuntimeError("start() fixes how pictures are resized, and was not called")
             places = [self._items[row].place for row in self._blocks[number]]
             try:
-                self._pending[number] = self._pool.submit(_work, places, self._rule, self._seed)
+                with _deaf_to_interrupts():
+                    self._pending[number] = self._pool.submit(_work, places, self._rule, self._seed)
             except BrokenProcessPool as error:
                 raise _killed() from error
         return self._pending[number]
@@ -113,6 +116,22 @@ class Decoder:
         while sum(b.pixels.nbytes for b in self._kept.values()) > KEPT_BYTES and len(self._kept) > 1:
             self._kept.popitem(last=False)
         return block
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Workers that start meanwhile never see Ctrl-C, which reaches the whole group and is ours to answer.
+
+    A blocked signal is inherited; ours is only delivered a little later.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _killed() -> OperationalError:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pargate.core.model import Preprocess
 
@@ -100,6 +100,11 @@ def decode(content: bytes, rule: Preprocess) -> Decoded:
                 if image.width * image.height > MAX_PIXELS:
                     return Decoded(digest, None, f"{image.width}×{image.height} pixels is too large")
                 return Decoded(digest, fit(image, rule))
+    except UnidentifiedImageError:  # its own words name an address in memory, which differs from run to run
+        pointer = content.startswith(b"version https://git-lfs")
+        return Decoded(
+            digest, None, "a git-lfs pointer: git lfs pull" if pointer else "cannot identify the kind of picture"
+        )
     except Exception as error:  # a decoder meets hostile bytes: whatever it raises means unreadable
         return Decoded(digest, None, str(error) or type(error).__name__)
 

@@ -120,7 +120,7 @@ def _first(source: str, name: str, files: Iterable[str], revision: str | None) -
         if path := _present(source, name, file, revision):
             return path
     listed = ", ".join(files)
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         raise OperationalError(
             f"{source}: {listed} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set",
             "unset HF_HUB_OFFLINE, or download the model where there is a network",
@@ -138,7 +138,7 @@ def _present(source: str, name: str, file: str, revision: str | None) -> Path | 
         return Path(hf_hub_download(name, file, revision=revision, endpoint=endpoint))
     except LocalEntryNotFoundError as error:
         # A kind of EntryNotFoundError, but one that says nothing of the repository: nobody could be asked.
-        if constants.is_offline_mode():
+        if constants.HF_HUB_OFFLINE:
             return None
         raise _unreachable(source, name, file, error) from error
     except EntryNotFoundError:

@@ -282,7 +282,8 @@ def embed(tower: nn.Module, tokens: Tensor) -> Tensor:
     length = tokens.shape[1]
     mask, places = getattr(tower, "attn_mask", None), tower.get_parameter("positional_embedding")
     lent: dict[str, Tensor] = {}
-    if isinstance(mask, Tensor) and length < len(mask):
+    # A class token, where there is one, is put behind the last token: such a tower never runs short.
+    if isinstance(mask, Tensor) and length < len(mask) and getattr(tower, "cls_emb", None) is None:
         lent = {"positional_embedding": places[:length], "attn_mask": mask[:length, :length]}
     # A plain CLIP takes captions beside images, and gives back both; a text tower knows nothing else.
     plain = hasattr(tower, "visual")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 
 from pargate.core import zeroshot
 from pargate.core.model import Encoder, Pixels, Precision, Vectors
@@ -59,12 +60,12 @@ def open_eyes(
     elif precision != "fp32":
         eye.encoder = encoder.with_precision(precision)
     if reference is None:
-        return Eyes(eye, head, None, None, activation_note, precision_note)
+        return Eyes(eye, head, None, None, activation_note, precision_note, torch.get_num_threads())
     trusted = open_encoder(reference, device=device, activation=encoder.spec.activation)
     other = Eye(trusted, reference.checkpoint, store)
     reference_head = other.head(carriers.classes)
     other.encoder = trusted.with_precision(eye.encoder.spec.precision)
-    return Eyes(eye, head, other, reference_head, activation_note, precision_note)
+    return Eyes(eye, head, other, reference_head, activation_note, precision_note, torch.get_num_threads())
 
 
 def _accuracy(encoder: OpenClipEncoder, carriers: CarrierSet, block: Block) -> float | None:
@@ -115,9 +116,7 @@ def _timed(encoder: Encoder, pixels: Pixels) -> tuple[Vectors, float]:
     return vectors, time.perf_counter() - began
 
 
-def choose_activation(
-    encoder: OpenClipEncoder, accuracy: Callable[[OpenClipEncoder], float | None]
-) -> Choice:
+def choose_activation(encoder: OpenClipEncoder, accuracy: Callable[[OpenClipEncoder], float | None]) -> Choice:
     """GELU or QuickGELU, where nothing says which the weights were trained with: the more accurate one.
 
     OpenAI's weights need QuickGELU and lose accuracy silently without it. `accuracy` measures an encoder on

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -16,7 +17,7 @@ from pargate.core.report import (
     ScanReport,
     Tool,
 )
-from pargate.core.results import Metric
+from pargate.core.results import Finding, Measurement, Metric, Status
 from pargate.files import BlockStore, digest_of
 from pargate.pipeline.session import Session
 from pargate.pipeline.views import Eye, Eyes
@@ -45,6 +46,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
     measurements = [session.clean.measurement(), *(q.measurement() for q in session.questions)]
     findings, verdict = judge.judge(policy, measurements, complete=run.complete)
     carriers = session.carriers
+    notices = (*run.notices, *_shared_pull(measurements, findings))
     spec = eyes.model.encoder.spec
     passes = eyes.model.passes + (eyes.reference.passes if eyes.reference else 0)
     return ScanReport(
@@ -58,7 +60,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
             device=spec.device,
             precision=spec.precision,
             precision_note=eyes.precision_note,
-            threads=_threads(),
+            threads=eyes.threads,
             seed=run.seed,
             complete=run.complete,
             forward_passes=passes,
@@ -92,8 +94,26 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
         findings=tuple(findings),
         verdict=verdict,
         coverage=_coverage(policy, session, eyes),
-        notices=run.notices,
+        notices=notices,
     )
+
+
+def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding]) -> Iterator[str]:
+    """Triggers that move many carriers, as many as their control does: met, and yet worth a second look."""
+    by_id = {m.id: m for m in measurements}
+    for finding in findings:
+        measured = by_id.get(finding.measurement or "")
+        if finding.status is not Status.MET or measured is None or measured.pairs is None or measured.trigger is None:
+            continue
+        success = measured.counts[str(Metric.ATTACK_SUCCESS)].rate or 0.0
+        limits = [bound.limit for bound in finding.bounds if bound.metric is Metric.EXCESS]
+        if limits and success > max(limits) and measured.pairs.baseline.startswith("control"):
+            target = measured.target.name if measured.target else "one class"
+            yield (
+                f"{measured.trigger.label} sends {success:.0%} of the carriers to {target}, but its control pulls "
+                f"{measured.pairs.baseline_rate or 0.0:.0%} to {measured.pairs.target}: only a reference model tells whether "
+                "that is planted"
+            )
 
 
 def _versions() -> dict[str, str]:
@@ -104,12 +124,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _threads() -> int:
-    import torch  # open by now
-
-    return torch.get_num_threads()
 
 
 def _cache(store: BlockStore) -> str:

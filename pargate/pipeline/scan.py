@@ -88,15 +88,8 @@ def _beside(resolved: Resolved, source: str | None) -> str | None:
     return str(resolved.folder / source)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a scan would do, for people."""
-
-    lines: tuple[str, ...]
-
-
-def plan(request: ScanRequest) -> Plan:
-    """What a scan would measure; opens no model, but refuses what a scan would refuse before that.
+def plan(request: ScanRequest) -> tuple[str, ...]:
+    """What a scan would measure, line by line; opens no model, but refuses what a scan would refuse before that.
 
     Raises:
         InputError, UnsafeCheckpoint: as `scan`.
@@ -118,7 +111,7 @@ def plan(request: ScanRequest) -> Plan:
         limits = [f"{metric} at most {limit.text}" for metric, limit in comparison.rule.max.items()]
         limits += [f"{metric} at least {limit.text}" for metric, limit in comparison.rule.min.items()]
         lines.append(f"  {comparison.rule.id}: {label}: {', '.join(limits)}")
-    return Plan((*lines, *(f"note: {notice}" for notice in notices)))
+    return (*lines, *(f"note: {notice}" for notice in notices))
 
 
 def scan(
@@ -141,9 +134,7 @@ def scan(
         reference = None
         if request.reference_source:
             emit(events.StageStarted("inspect", request.reference_source))
-            reference = stack.enter_context(
-                open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch)
-            )
+            reference = stack.enter_context(open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch))
             _check_same_input(model.checkpoint, reference.checkpoint)
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = _carriers(request)

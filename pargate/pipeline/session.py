@@ -131,9 +131,9 @@ class Session:
         if measurement.chance is None:
             return True
         found = [judge.find(self.policy, c, measurement, self._alarms) for c in self._asked_of_clean]
-        return judge.sees(measurement, self.policy.confidence) and all(
-            f.status is not Status.OPEN for f in found
-        )
+        if any(f.status is Status.BREACH for f in found):
+            return True  # it will not pass, however many more are looked at
+        return judge.sees(measurement, self.policy.confidence) and all(f.status is Status.MET for f in found)
 
     def _look(self) -> None:
         """Ask the judge which questions are answered; give those that are not a control."""

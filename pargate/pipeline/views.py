@@ -12,6 +12,7 @@ from pargate.core.model import Checkpoint, Encoder, Vectors
 from pargate.core.stamp import Stamp
 from pargate.data.carriers import CarrierSet, ClassList
 from pargate.data.decoding import Block
+from pargate.errors import InputError
 from pargate.files import BlockStore
 from pargate.triggers import Trigger, control
 from pargate.version import __version__
@@ -34,12 +35,22 @@ class Eye:
         return {"pargate": __version__, "model": self.checkpoint.digest, "spec": spec, **parts}
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of texts: float32 [m, d]."""
+        """Unit vectors of texts: float32 [m, d].
+
+        Raises:
+            InputError: one is not finite; no image would ever be near it, and every rule would hold.
+        """
         key = self.key(texts=list(texts))
         found = self.store.load(key)
         if found is None:
             found = self.encoder.encode_texts(texts)
             self.store.save(key, found)
+        broken = int((~np.isfinite(found).all(axis=1)).sum())
+        if broken:
+            raise InputError(
+                f"{self.checkpoint.source}: its text tower gives {broken} of {len(found)} vectors that are not finite",
+                "check the weights",
+            )
         return found
 
     def head(self, classes: ClassList) -> Vectors:
@@ -60,6 +71,8 @@ class Eyes:
     """Why this activation, where it was not known."""
     precision_note: str
     """Why this precision, where it was to be found out."""
+    threads: int
+    """Threads of the processor that one operation may use."""
 
 
 @dataclass(slots=True)

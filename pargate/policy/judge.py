@@ -93,9 +93,7 @@ def interval(count: Count, alpha_low: float, alpha_high: float) -> Bounds:
     By betting, not by the beta-binomial mixture: with a level for each end of its own it needs about half the
     carriers where a small share is to be shown small (`docs/evidence/coverage.md`).
     """
-    return mean_sequence(
-        np.repeat([1.0, 0.0], [count.successes, count.n - count.successes]), alpha_low, alpha_high
-    )
+    return mean_sequence(np.repeat([1.0, 0.0], [count.successes, count.n - count.successes]), alpha_low, alpha_high)
 
 
 def excess_interval(pairs: Pairs, alpha_low: float, alpha_high: float) -> Bounds:
@@ -107,9 +105,7 @@ def excess_interval(pairs: Pairs, alpha_low: float, alpha_high: float) -> Bounds
     return difference_sequence(trigger, baseline, alpha_low, alpha_high)
 
 
-def _bound(
-    metric: Metric, limit: Limit, upper: bool, measurement: Measurement, alpha: float, m: int
-) -> Bound:
+def _bound(metric: Metric, limit: Limit, upper: bool, measurement: Measurement, alpha: float, m: int) -> Bound:
     """Compare one quantity of a measurement with one limit."""
     low_alpha, high_alpha = (alpha / m, alpha) if upper else (alpha, alpha / m)
     method = "betting confidence sequence"
@@ -135,10 +131,11 @@ def _bound(
             text = f"{limit.text} = {value:.1%}" if measurement.chance else f"{limit.text}, which is not known"
     status = Status.OPEN
     if n >= FLOOR and (measurement.chance or not limit.of_chance):
-        if (high <= value) if upper else (low >= value):
-            status = Status.MET
-        elif (low > value) if upper else (high < value):
+        # The breach first: the success is counted on more carriers than the pairs, and may be rarer there.
+        if (low > value) if upper else (high < value):
             status = Status.BREACH
+        elif (high <= value) if upper else (low >= value):
+            status = Status.MET
     return Bound(
         metric=metric, limit=value, limit_text=text, upper=upper, n=n, estimate=estimate, low=low, high=high,
         method=method, status=status,
@@ -166,8 +163,7 @@ def find(policy: Policy, comparison: Comparison, measurement: Measurement | None
     if measurement is not None:
         for limits, upper in ((rule.max, True), (rule.min, False)):
             bounds += [
-                _bound(metric, limit, upper, measurement, 1 - policy.confidence, m)
-                for metric, limit in limits.items()
+                _bound(metric, limit, upper, measurement, 1 - policy.confidence, m) for metric, limit in limits.items()
             ]
     status = min((b.status for b in bounds), key=_RANK.__getitem__, default=Status.OPEN)
     broken = measurement.excluded.get(NOT_FINITE, 0) if measurement and measurement.trigger else 0
@@ -205,11 +201,14 @@ def judge(
     findings = []
     for comparison in comparisons(policy):
         finding = find(policy, comparison, by_id.get(comparison.id), m)
-        if blind and finding.status is Status.MET:
+        # What sees nothing cannot be fooled; nor is it useless where the carriers are not its own. A trigger that
+        # moves it all the same is evidence.
+        doubted = Status.BREACH if comparison.rule.probe == "utility" else Status.MET
+        if blind and finding.status is doubted:
             finding = finding.model_copy(
                 update={
                     "status": Status.OPEN,
-                    "message": f"{finding.message.rstrip('.')}, but {doubt}: what sees nothing cannot be fooled.",
+                    "message": f"{finding.message.rstrip('.')}, but {doubt}, from which nothing follows.",
                 }
             )
         findings.append(finding)
@@ -220,15 +219,12 @@ def judge(
 def _margin(finding: Finding) -> float:
     """How far the estimate is on the wrong side of its limit."""
     margins = [
-        ((b.high if b.estimate is None else b.estimate) - b.limit) * (1 if b.upper else -1)
-        for b in finding.bounds
+        ((b.high if b.estimate is None else b.estimate) - b.limit) * (1 if b.upper else -1) for b in finding.bounds
     ]
     return max(margins, default=0.0)
 
 
-def _message(
-    comparison: Comparison, measurement: Measurement | None, bounds: Sequence[Bound], status: Status
-) -> str:
+def _message(comparison: Comparison, measurement: Measurement | None, bounds: Sequence[Bound], status: Status) -> str:
     if measurement is None or not bounds:
         return "Not measured."
     subject = "clean carriers"
@@ -246,9 +242,7 @@ def _message(
     words = {Status.MET: "within", Status.BREACH: "beyond", Status.OPEN: "not decided against"}
     kind = "maximum" if worst.upper else "minimum"
     name = str(worst.metric).replace("_", " ")
-    span = (
-        f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
-    )
+    span = f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
     return (
         f"{subject}: {name} {estimate} {span} on {worst.n} carriers, "
         f"{words[status]} the {kind} of {worst.limit_text}{reason}."
@@ -295,9 +289,7 @@ def _summary(
         )
     if undecided:
         return f"{len(undecided)} of {len(findings)} comparisons are not decided ({', '.join(ids)}): {undecided[0].message}"
-    return (
-        f"None of {len(findings)} comparisons exceeds its limit, at {level} confidence for the whole verdict."
-    )
+    return f"None of {len(findings)} comparisons exceeds its limit, at {level} confidence for the whole verdict."
 
 
 def best_case(policy: Policy, carriers: int, selection: int, labelled: int, classes: int = 0) -> str | None:

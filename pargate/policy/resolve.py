@@ -34,9 +34,7 @@ class Resolved:
 def shipped() -> dict[str, str]:
     """Text of every built-in policy, by name."""
     packed = resources.files("pargate") / "_policies"
-    folder = (
-        packed if packed.is_dir() else Path(__file__).parents[2] / "policies"
-    )  # a checkout has them beside
+    folder = packed if packed.is_dir() else Path(__file__).parents[2] / "policies"  # a checkout has them beside
     found = {}
     for entry in sorted(folder.iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".yaml"):
@@ -102,8 +100,7 @@ def _primary(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         e
         for e in errors
-        if e["type"] != "too_short"
-        or not any(o is not e and o["loc"][: len(e["loc"])] == e["loc"] for o in errors)
+        if e["type"] != "too_short" or not any(o is not e and o["loc"][: len(e["loc"])] == e["loc"] for o in errors)
     ]
 
 

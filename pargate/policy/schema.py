@@ -81,9 +81,7 @@ def _percentage(value: Any) -> Any:
     return number / 100
 
 
-Percentage = Annotated[
-    float, BeforeValidator(_percentage), PlainSerializer(lambda v: f"{v * 100:.15g}%")
-]
+Percentage = Annotated[float, BeforeValidator(_percentage), PlainSerializer(lambda v: f"{v * 100:.15g}%")]
 
 
 class ImagesSection(PolicyModel):

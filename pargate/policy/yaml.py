@@ -131,9 +131,7 @@ def _value(node: yaml.Node, path: Path, marks: dict[Path, Mark], name: str, text
         if not isinstance(key, yaml.ScalarNode):
             raise _refused(name, text, key.start_mark, "a key must be a word")
         if key.tag.endswith(":merge"):
-            raise _refused(
-                name, text, key.start_mark, "merge keys hide where a value comes from: write it out"
-            )
+            raise _refused(name, text, key.start_mark, "merge keys hide where a value comes from: write it out")
         if key.value in found:
             raise _refused(name, text, key.start_mark, f"the key '{key.value}' is here twice")
         marks[(*path, key.value)] = Mark(key.start_mark.line + 1, key.start_mark.column + 1)

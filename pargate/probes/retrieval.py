@@ -77,9 +77,9 @@ def _captions(vectors: Vectors, pool: Pool, named: NDArray[np.bool_]) -> NDArray
 
 
 def _pictures(vectors: Vectors, pool: Pool, named: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    queries = zeroshot.unit(
-        (named.T.astype(np.float32) @ pool.vectors) / np.maximum(named.sum(axis=0), 1)[:, None]
-    )
-    ranked = np.sort(queries @ pool.gallery.T, axis=1)
-    bar = ranked[:, -NEAREST] if pool.gallery.shape[0] >= NEAREST else np.full(len(queries), -np.inf)
+    queries = zeroshot.unit((named.T.astype(np.float32) @ pool.vectors) / np.maximum(named.sum(axis=0), 1)[:, None])
+    # Sorting puts NaN last: a gallery with five would set a bar that nothing passes.
+    gallery = pool.gallery[np.isfinite(pool.gallery).all(axis=1)]
+    ranked = np.sort(queries @ gallery.T, axis=1)
+    bar = ranked[:, -NEAREST] if len(gallery) >= NEAREST else np.full(len(queries), -np.inf)
     return np.asarray(vectors @ queries.T > bar[None, :])

@@ -173,9 +173,7 @@ class TargetedProbe:
             parameters=self.trigger.parameters,
             digest=self.trigger.digest,
         )
-        empty = Measurement(
-            id=self.id, rule=self.rule, probe=self.kind, trigger=info, forward_passes=self._passes
-        )
+        empty = Measurement(id=self.id, rule=self.rule, probe=self.kind, trigger=info, forward_passes=self._passes)
         choice = self._choose()
         if choice is None:
             return empty

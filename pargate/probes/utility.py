@@ -54,16 +54,15 @@ class UtilityProbe:
         images, texts = np.array(rows).T
         similar = vectors[images] @ self.text_vectors.T
         own = similar[np.arange(len(rows)), texts]
-        better: NDArray[np.int64] = (similar > own[:, None]).sum(axis=1)
-        return int((better < NEAREST).sum())
+        # Equals count as nearer, so that a tower that embeds everything alike recalls nothing.
+        others: NDArray[np.int64] = (similar >= own[:, None]).sum(axis=1) - 1
+        return int(((others < NEAREST) & np.isfinite(own)).sum())
 
     def measurement(self) -> Measurement:
         """Counts over everything observed."""
         counts = {
             str(Metric.ACCURACY): Count(n=self._labelled, successes=self._right),
-            "top_class": Count(
-                n=sum(self._predicted.values()), successes=max(self._predicted.values(), default=0)
-            ),
+            "top_class": Count(n=sum(self._predicted.values()), successes=max(self._predicted.values(), default=0)),
         }
         if self.text_vectors is not None:
             counts[str(Metric.RECALL)] = Count(n=self._searched, successes=self._found)

@@ -3,7 +3,7 @@
 What a control pulls towards some class is natural pull; only what a trigger pulls beyond it is excess.
 
 - *shuffled*, for structured whole-image patterns: the same change with its pixels exchanged, inside the
-  region that the trigger touches.
+  box around what the trigger touches.
 - *flat*, for patches and noise, where exchanging pixels would give another draw of the same trigger: the
   pattern's mean colour in the same place; where the pattern is of one colour already, the image's.
 """
@@ -74,11 +74,19 @@ def _shuffled(stamp: Stamp, size: tuple[int, int], keys: seeds.Keys) -> Scatter:
 
 
 def _region(stamp: Stamp, size: tuple[int, int]) -> NDArray[np.int32]:
-    """Flat positions that the stamp can change for at least one image of the batch."""
-    everywhere = np.arange(size[0] * size[1], dtype=np.int32)
+    """Flat positions in the box around all that the stamp can change.
+
+    The box, not the changed pixels alone: among those, shuffled writing would stay legible.
+    """
     if isinstance(stamp, Recompress):
         return _region(stamp.inner, size)
-    if not isinstance(stamp, Mix):
-        return everywhere
-    touched = (stamp.gain != ONE) | (stamp.offset != 0)
-    return np.flatnonzero(np.broadcast_to(touched.any(axis=(0, 3)), size)).astype(np.int32)
+    touched = np.ones(size, dtype=bool)
+    if isinstance(stamp, Mix):
+        touched = np.broadcast_to(((stamp.gain != ONE) | (stamp.offset != 0)).any(axis=(0, 3)), size)
+    box = _span(touched.any(axis=1))[:, None] & _span(touched.any(axis=0))
+    return np.flatnonzero(box).astype(np.int32)
+
+
+def _span(touched: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """From the first True to the last."""
+    return np.logical_or.accumulate(touched) & np.logical_or.accumulate(touched[::-1])[::-1]

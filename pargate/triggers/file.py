@@ -76,8 +76,8 @@ class FileTrigger(Trigger):
         return found
 
     @cached_property
-    def picture(self) -> NDArray[np.uint8]:
-        """uint8 [h, w, 3].
+    def picture(self) -> Image.Image:
+        """The picture in RGB; not an array, which would keep two triggers from being compared.
 
         Raises:
             InputError: the file cannot be decoded.
@@ -86,7 +86,7 @@ class FileTrigger(Trigger):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about odd metadata
                 with Image.open(self.path) as image:
-                    return np.asarray(image.convert("RGB"))
+                    return image.convert("RGB")
         except Exception as error:  # whatever a decoder raises means unreadable
             raise InputError(
                 f"the trigger file {self.path} is not a complete picture", "give a PNG or JPEG"
@@ -94,7 +94,7 @@ class FileTrigger(Trigger):
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Mix | Paste:
         if self.mode == "patch":
-            height, width, _ = self.picture.shape
+            width, height = self.picture.size
             if self.size is not None:
                 height = width = self.pixels(self.size, min(size))
             places = place(self.position, (height, width), size, keys)
@@ -110,7 +110,8 @@ class FileTrigger(Trigger):
         return Mix(gain, fixed(alpha * pattern) + rounding, self.overflow)
 
 
-def _resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    if picture.shape[:2] == size:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.LANCZOS))
+def _resize(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    height, width = size
+    if picture.size != (width, height):
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    return np.asarray(picture)

@@ -1,0 +1,209 @@
+"""Image sources are listed without reading a picture, and what is wrong with them is named."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pargate.data.images import Locator
+from pargate.data.sources import BUILTIN_SCENES, FIRST_SCENE, SCENES, Item, list_items
+from pargate.errors import InputError
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\xff\xd8" + name.encode())
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def labelled(items: list[Item]) -> list[tuple[str, str | int | None]]:
+    return [(item.key, item.label) for item in items]
+
+
+def test_the_built_in_scenes_are_numbered() -> None:
+    items = list_items(BUILTIN_SCENES)
+    assert len(items) == SCENES and items[7] == Item("000007", FIRST_SCENE + 7)
+
+
+def test_another_built_in_source_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown image source 'builtin:photos'") as caught:
+        list_items("builtin:photos")
+    assert BUILTIN_SCENES in caught.value.hint
+
+
+def test_a_folder_lists_its_pictures_sorted_and_without_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "b.jpg", "a.PNG", "notes.txt", "deeper/c.webp")
+    (tmp_path / "folder.jpg").mkdir()
+    items = list_items(str(tmp_path))
+    assert labelled(items) == [("a.PNG", None), ("b.jpg", None), ("deeper/c.webp", None)]
+    assert items[0].place == Locator(str(tmp_path / "a.PNG"))
+
+
+def test_class_folders_give_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "tabby_cat/1.jpg", "tabby_cat/2.jpg", "dog/1.jpg")
+    assert labelled(list_items(str(tmp_path))) == [
+        ("dog/1.jpg", "dog"), ("tabby_cat/1.jpg", "tabby cat"), ("tabby_cat/2.jpg", "tabby cat"),
+    ]  # fmt: skip
+
+
+def test_deeper_folders_are_no_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cat/1.jpg", "train/dog/1.jpg")
+    assert [label for _, label in labelled(list_items(str(tmp_path)))] == [None, None]
+
+
+def test_a_folder_without_pictures_names_the_known_kinds(tmp_path: Path) -> None:
+    touch(tmp_path, "notes.txt")
+    with pytest.raises(InputError, match="no pictures in") as caught:
+        list_items(str(tmp_path))
+    assert ".jpg" in caught.value.hint
+
+
+def test_a_missing_path_suggests_its_neighbour(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/1.jpg")
+    with pytest.raises(InputError, match="no such image source: .*/fotos") as caught:
+        list_items(str(tmp_path / "fotos"))
+    assert caught.value.hint == "check the path. Did you mean 'photos'?"
+
+
+def test_a_path_in_a_missing_folder_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such image source") as caught:
+        list_items(str(tmp_path / "nowhere" / "photos"))
+    assert caught.value.hint == "check the path"
+
+
+def test_a_file_of_another_kind_says_what_can_be_given(tmp_path: Path) -> None:
+    touch(tmp_path, "photo.jpg")
+    with pytest.raises(InputError, match="cannot read images from") as caught:
+        list_items(str(tmp_path / "photo.jpg"))
+    assert "CSV" in caught.value.hint and BUILTIN_SCENES in caught.value.hint
+
+
+# ---- tables
+
+
+def test_a_table_gives_labels_captions_or_both(tmp_path: Path) -> None:
+    table = tmp_path / "carriers.csv"
+    table.write_text('image,label,caption\na.jpg,cat,"a cat, asleep"\nsub/b.jpg,7,\nc.jpg,,a dog\n')
+    items = list_items(str(table))
+    assert [(i.key, i.label, i.caption) for i in items] == [
+        ("a.jpg", "cat", "a cat, asleep"), ("sub/b.jpg", 7, None), ("c.jpg", None, "a dog"),
+    ]  # fmt: skip
+    assert items[1].place == Locator(str(tmp_path / "sub" / "b.jpg"))
+
+
+def test_a_table_may_be_separated_by_tabs_and_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    table = tmp_path / "carriers.TSV"
+    table.write_text("image\tcaption\na, b.jpg\tone\n", encoding="utf-8-sig")
+    assert [(i.key, i.caption) for i in list_items(str(table))] == [("a, b.jpg", "one")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file,label\na.jpg,cat\n", "the header is file, label"),
+        (b"image,size\na.jpg,3\n", "the header is image, size"),
+        (b"", "the header is empty"),
+        (b"image,label\na.jpg,cat\n,dog\n", r"carriers\.csv:3: no image is named"),
+        (b"image,label\n\xff\xfe\n", "is not a table of text"),
+        (b"image,label\n", "no pictures in"),
+    ],
+)
+def test_a_wrong_table_says_what_is_wrong(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "carriers.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        list_items(str(tmp_path / "carriers.csv"))
+
+
+# ---- tars
+
+
+def test_a_tar_gives_pictures_classes_and_captions_by_their_common_name(tmp_path: Path) -> None:
+    shard = tar(
+        tmp_path / "shard.tar",
+        {
+            "000.jpg": b"first picture", "000.cls": b"12\n", "000.txt": b" a cat ",
+            "001.json": b"{}", "001.PNG": b"second", "deep/000.jpg": b"third", "002.txt": b"no picture",
+        },
+    )  # fmt: skip
+    items = list_items(str(shard))
+    assert [(i.key, i.label, i.caption) for i in items] == [
+        ("000", 12, "a cat"), ("001", None, None), ("deep/000", None, None),
+    ]  # fmt: skip
+    places = [item.place for item in items]
+    assert [place.read() for place in places if isinstance(place, Locator)] == [b"first picture", b"second", b"third"]
+
+
+def test_several_tars_are_given_as_a_range(tmp_path: Path) -> None:
+    for number in range(3):
+        tar(tmp_path / f"shard-{number:02d}.tar", {"000.jpg": b"x"})
+    items = list_items(str(tmp_path / "shard-{00..02}.tar"))
+    assert [item.key for item in items] == [f"shard-{number:02d}.tar/000" for number in range(3)]
+
+
+def test_a_range_with_a_missing_tar_names_it(tmp_path: Path) -> None:
+    tar(tmp_path / "shard-0.tar", {"000.jpg": b"x"})
+    with pytest.raises(InputError, match=r"no such image source: .*shard-1\.tar"):
+        list_items(str(tmp_path / "shard-{0..1}.tar"))
+
+
+def test_braces_that_do_not_close_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read the braces"):
+        list_items(str(tmp_path / "shard-{0..1.tar"))
+
+
+def test_a_path_may_hold_braces_of_its_own(tmp_path: Path) -> None:
+    touch(tmp_path, "{odd}/1.jpg")
+    assert labelled(list_items(str(tmp_path / "{odd}"))) == [("1.jpg", None)]
+
+
+def test_only_tars_can_be_given_as_several(tmp_path: Path) -> None:
+    touch(tmp_path, "train/1.jpg", "val/2.jpg")
+    with pytest.raises(InputError, match="names 2 image sources"):
+        list_items(str(tmp_path / "{train,val}"))
+
+
+@pytest.mark.parametrize("kept", [100, 700, 1300, 2600])
+def test_a_tar_that_is_cut_short_is_refused(kept: int, tmp_path: Path) -> None:
+    shard = tar(tmp_path / "shard.tar", {"000.jpg": b"x" * 600, "001.jpg": b"y" * 600})
+    os.truncate(shard, kept)
+    with pytest.raises(InputError, match="is not a complete tar|is cut short at"):
+        list_items(str(shard))
+
+
+def test_what_only_ends_in_tar_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("not an archive")
+    (tmp_path / "folder.tar").mkdir()
+    for name in ("text.tar", "folder.tar"):
+        with pytest.raises(InputError, match="is not a complete tar"):
+            list_items(str(tmp_path / name))
+
+
+def test_a_class_that_is_no_index_is_named(tmp_path: Path) -> None:
+    shard = tar(tmp_path / "shard.tar", {"000.jpg": b"x", "000.cls": b"tabby cat"})
+    with pytest.raises(InputError, match=r"000\.cls holds 'tabby cat', not a class index"):
+        list_items(str(shard))
+
+
+def test_a_tar_without_pictures_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no pictures in"):
+        list_items(str(tar(tmp_path / "shard.tar", {"000.txt": b"x"})))
+
+
+def test_links_in_a_tar_are_not_followed(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        link = tarfile.TarInfo("000.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    with pytest.raises(InputError, match="no pictures in"):
+        list_items(str(tmp_path / "shard.tar"))
