@@ -196,12 +196,13 @@ def memory_of(model: Path, arch: str | None, images: Path, classes: Path, count:
 
 
 def child(model: str, arch: str, images: str, classes: str, count: str) -> None:
-    # An accuracy limit that the model meets exactly half of the time is not decided by so few images.
+    # A limit that nearly all of the images are needed for, even where nothing hits.
+    limit = "0.5%" if "64" in images else "3%"
     document = {
         "pargate": "1", "name": "memory", "budget": {"images": count},
         "rules": [
             {"id": "a", "probe": "attack", "triggers": ["badnet", "blended", "tone"], "target": "banana",
-             "max": {"attack_success": "0.01%"}},
+             "max": {"attack_success": limit}},
         ],
     }  # fmt: skip
     resolved = read(yaml.safe_dump(document), "memory", Path())
@@ -223,7 +224,7 @@ def growth(models: Path, data: Path) -> dict[str, Any]:
         report, seconds = timed_scan(request(models / "vit-clean", some_triggers(count), images, classes))
         by_triggers.append({"triggers": count, "passes": report.run.forward_passes, "seconds": seconds})
     for count in (128, 256, 512, 1024, 2000):
-        never = some_triggers(4, "0.01%", budget={"images": str(count)})
+        never = some_triggers(4, "0.5%", budget={"images": str(count)})
         report, seconds = timed_scan(request(models / "vit-clean", never, images, classes))
         by_images.append({"images": report.images.read, "passes": report.run.forward_passes, "seconds": seconds})
     return {"triggers": by_triggers, "images": by_images}

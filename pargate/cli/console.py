@@ -94,17 +94,17 @@ class Console:
             return
         columns = (
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(), TextColumn("at most"), TimeRemainingColumn(),
+            TimeElapsedColumn(), TextColumn("{task.fields[bound]}"), TimeRemainingColumn(),
         )  # fmt: skip
         with Progress(*columns, console=self._rich, transient=True) as bar:
-            task = bar.add_task("starting", total=None, note="")
+            task = bar.add_task("starting", total=None, note="", bound="")
 
             def listen(event: events.Event) -> None:
                 match event:
                     case events.StageStarted(stage, detail):
                         bar.update(task, description=f"{WORDS.get(stage, stage)} {escape(detail)}")
                     case events.Advanced(done, total, note):
-                        bar.update(task, completed=done, total=total, note=note)
+                        bar.update(task, completed=done, total=total, note=note, bound="at most")
                     case events.Notice(message):
                         bar.console.print(Text(message))
 

@@ -99,7 +99,7 @@ class Coverage(Value):
 class ScanReport(Value):
     """Everything a renderer or a later judge needs."""
 
-    schema_: str = Field(SCHEMA, alias="schema")
+    schema_: Literal["pargate/report/1"] = Field(alias="schema")
     tool: Tool
     run: Run
     model: ModelInfo

@@ -315,7 +315,9 @@ def reactivated(model: nn.Module, quick: bool) -> nn.Module:
         if name.startswith("visual.trunk") or not isinstance(old, nn.GELU | QuickGELU):
             continue
         if isinstance(old, nn.GELU) and old.approximate != "none":
-            raise InputError(f"the configuration fixes the activation (GELU, {old.approximate})", "drop --activation")
+            raise InputError(
+                f"the configuration fixes the activation (GELU, {old.approximate})", "leave it as configured"
+            )
         module.gelu = QuickGELU() if quick else nn.GELU()
     return sibling
 

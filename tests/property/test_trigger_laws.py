@@ -238,8 +238,10 @@ def test_writing_a_default_out_or_giving_a_name_changes_no_pixel(
     spec = data.draw(described(kind))
     trigger = one(spec, folder)
     (default,) = parse({key: spec[key] for key in ("kind", "path") if key in spec})
-    explicit = one({**default.parameters, "sha256": "", **spec, "name": "ours"}, folder) if kind == "file" else one(
-        {**default.parameters, **spec, "name": "ours"}, folder
+    explicit = (
+        one({**default.parameters, "sha256": "", **spec, "name": "ours"}, folder)
+        if kind == "file"
+        else one({**default.parameters, **spec, "name": "ours"}, folder)
     )
     pixels, names = images((40, 48), 2), digests(2)
     assert explicit.id == trigger.id

@@ -92,10 +92,10 @@ def test_at_most_half_of_the_carriers_choose_the_target(count: int, selection: i
 
 
 def test_labels_and_targets_that_are_not_listed_become_classes(tmp_path: Path) -> None:
-    source = table(tmp_path, [("1.jpg", "cat"), ("2.jpg", "toaster"), ("3.jpg", "Toaster"), ("4.jpg", "")])
-    carriers = load(source, targets=["banana", "CAT"])
-    assert carriers.classes.names == (*NAMES, "banana", "toaster")
-    assert truths(carriers) == {"1.jpg": "cat", "2.jpg": "toaster", "3.jpg": "toaster"}
+    rows = [("1.jpg", "cat"), ("2.jpg", "toaster"), ("3.jpg", "Toaster"), ("4.jpg", ""), ("5.jpg", "banana")]
+    carriers = load(table(tmp_path, rows), targets=["Banana", "CAT"])
+    assert carriers.classes.names == (*NAMES, "Banana", "toaster")
+    assert truths(carriers) == {"1.jpg": "cat", "2.jpg": "toaster", "3.jpg": "toaster", "5.jpg": "Banana"}
 
 
 def test_a_class_is_found_in_any_case() -> None:

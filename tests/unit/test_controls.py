@@ -72,7 +72,7 @@ def test_a_flat_control_has_the_mean_colour_that_the_patch_shows(kind: str) -> N
 
 @pytest.mark.parametrize("kind", ["badnet", "yellow-patch", "four-corners"])
 def test_noise_around_the_mean_and_patches_of_one_colour_take_the_colour_of_the_image(kind: str) -> None:
-    stamp, against = pastes(one(kind))
+    _, against = pastes(one(kind))
     mean = channel_mean(PIXELS)[:, 0, 0] >> 16
     rows, columns = against.places[:, 0].T
     assert (apply(against, PIXELS)[np.arange(6), rows, columns] == mean).all()
@@ -134,7 +134,9 @@ def colours(changes: NDArray[np.int16]) -> list[list[int]]:
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - FLAT))
 def test_a_shuffled_control_makes_the_same_changes_at_other_pixels(kind: str) -> None:
     # On grey, and for the warp on a soft ramp, nothing is clipped.
-    pixels = GREY if kind != "wanet" else np.broadcast_to(np.arange(64, 128, dtype=np.uint8)[:, None], GREY.shape).copy()
+    pixels = (
+        GREY if kind != "wanet" else np.broadcast_to(np.arange(64, 128, dtype=np.uint8)[:, None], GREY.shape).copy()
+    )
     stamp, against = pair(one(kind))
     before, after = change(stamp, pixels), change(against, pixels)
     assert (before.astype(int) ** 2).sum() == (after.astype(int) ** 2).sum()

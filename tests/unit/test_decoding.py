@@ -44,9 +44,7 @@ def decoder(items: list[Item]) -> Iterator[Decoder]:
         yield decoder
 
 
-def test_blocks_hold_their_items_in_order_whatever_order_they_are_asked_in(
-    decoder: Decoder, items: list[Item]
-) -> None:
+def test_blocks_hold_their_items_in_order_whatever_order_they_are_asked_in(decoder: Decoder, items: list[Item]) -> None:
     for number in (0, 6, 2, 7):
         block = decoder.block(number)
         assert block.rows.tolist() == BLOCKS[number].tolist()

@@ -156,9 +156,7 @@ def reshaped(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("damage", [cut, emptied, flipped, reshaped])
-def test_a_damaged_block_is_missing_until_it_is_written_again(
-    damage: Callable[[bytes], bytes], tmp_path: Path
-) -> None:
+def test_a_damaged_block_is_missing_until_it_is_written_again(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     store = BlockStore(tmp_path)
     store.save(["key"], VECTORS)
     (block,) = blocks(tmp_path)

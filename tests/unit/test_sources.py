@@ -71,7 +71,7 @@ def test_a_folder_without_pictures_names_the_known_kinds(tmp_path: Path) -> None
 
 def test_a_missing_path_suggests_its_neighbour(tmp_path: Path) -> None:
     touch(tmp_path, "photos/1.jpg")
-    with pytest.raises(InputError, match="no such image source: .*/fotos") as caught:
+    with pytest.raises(InputError, match=r"no such image source: .*/fotos") as caught:
         list_items(str(tmp_path / "fotos"))
     assert caught.value.hint == "check the path. Did you mean 'photos'?"
 
@@ -177,7 +177,7 @@ def test_only_tars_can_be_given_as_several(tmp_path: Path) -> None:
 def test_a_tar_that_is_cut_short_is_refused(kept: int, tmp_path: Path) -> None:
     shard = tar(tmp_path / "shard.tar", {"000.jpg": b"x" * 600, "001.jpg": b"y" * 600})
     os.truncate(shard, kept)
-    with pytest.raises(InputError, match="is not a complete tar|is cut short at"):
+    with pytest.raises(InputError, match=r"is not a complete tar|is cut short at"):
         list_items(str(shard))
 
 

@@ -110,7 +110,7 @@ def test_an_installed_package_can_offer_a_trigger(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(pargate.triggers, "entry_points", lambda group: [Point()] if group else [])
     assert pargate.triggers.known("mine") is TABLE["yellow-patch"]
-    with pytest.raises(TriggerError, match="unknown trigger 'mime'. Did you mean 'mine'?"):
+    with pytest.raises(TriggerError, match=r"unknown trigger 'mime'\. Did you mean 'mine'\?"):
         parse("mime")
 
 
@@ -321,7 +321,7 @@ def test_the_watermark_stays_in_the_middle_at_other_sizes(size: tuple[int, int])
 
 @pytest.mark.parametrize("text", [" ", "\t", "a\nb", "水印", "\x00", "\u00a0"])
 def test_writing_that_would_leave_no_ink_is_refused(text: str) -> None:
-    with pytest.raises(TriggerError, match="watermark: text: .*printable"):
+    with pytest.raises(TriggerError, match=r"watermark: text: .*printable"):
         parse({"kind": "watermark", "text": text})
 
 
@@ -445,7 +445,7 @@ def test_a_wrong_description_names_the_parameter_and_the_nearest_one(spec: Any, 
 
 @pytest.mark.parametrize("size", [0, -3, 16.5, float("inf"), float("nan"), True, None, {"a": 1}, "half", "0.5", [[1]]])
 def test_what_is_no_length_is_refused(size: Any) -> None:
-    with pytest.raises(TriggerError, match="badnet: size: value error, .*(whole number of pixels|at least one pixel)"):
+    with pytest.raises(TriggerError, match=r"badnet: size: value error, .*(whole number of pixels|at least one pixel)"):
         parse({"kind": "badnet", "size": size})
 
 
@@ -462,7 +462,9 @@ def test_what_is_no_fraction_is_refused(size: str) -> None:
 
 
 def test_a_length_may_be_written_in_several_ways() -> None:
-    assert [one("badnet", size=size).parameters["size"] for size in ("16/224", "1/14", Fraction(1, 14))] == ["16/224"] * 3
+    assert [one("badnet", size=size).parameters["size"] for size in ("16/224", "1/14", Fraction(1, 14))] == [
+        "16/224"
+    ] * 3
     assert [one("badnet", size=size).parameters["size"] for size in (16, 16.0, "16")] == [16] * 3
     assert one("badnet", size="1/3").parameters["size"] == "1/3"
 

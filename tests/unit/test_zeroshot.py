@@ -1,6 +1,7 @@
 """The zero-shot head and its predictions, worked out by hand."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from pargate.core.zeroshot import Vectors, head, predict, prompts, same_top1, un
 class Dictionary:
     """Knows the vectors of a few texts."""
 
-    known = {
+    known: ClassVar = {
         "a cat": [1.0, 0.0],
         "one cat": [0.0, 1.0],
         "a dog": [0.0, -1.0],
@@ -45,7 +46,9 @@ def test_one_template_gives_the_vectors_themselves() -> None:
 
 
 def test_unit_rows_have_length_one_and_a_zero_row_stays_zero() -> None:
-    assert (unit(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)) == np.array([[0.6, 0.8], [0.0, 0.0]], np.float32)).all()
+    assert (
+        unit(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)) == np.array([[0.6, 0.8], [0.0, 0.0]], np.float32)
+    ).all()
 
 
 def test_an_image_belongs_to_the_class_of_the_highest_cosine() -> None:
