@@ -231,7 +231,8 @@ PAGE = [
         "`baseline`, which knows neither trigger nor target",
         "baseline",
         "Five seeds each; the worst finding and figures are of seed 0. The triggers are published drawings at published "
-        "strengths, and two neighbours: a wave at twice the published amplitude, and stripes of mixed width at 0.1. A secret "
+        "strengths, and their neighbours: a wave at twice the published amplitude, stripes of mixed width at 0.1, both also lying, "
+        "and clipped noise. A secret "
         "fixed pattern (`vit-badnet`, `vit-blended`) and a word drawn otherwise (`vit-watermark`) cannot be expected from a "
         "catalogue: their rows pass, and every report says so under coverage.",
         baselines,

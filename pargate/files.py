@@ -121,8 +121,9 @@ class BlockStore:
     """Vectors on disk, keyed by everything that determines them.
 
     A block is its shape and float32 rows preceded by the SHA-256 of both: blocks that were cut short or
-    changed by chance are recomputed, which is also why they need not be flushed one by one. It is no defence against someone who can write to the folder, who
-    can forge a digest too; the report therefore says when a store was used.
+    changed by chance are recomputed, which is also why they need not be flushed one by one. It is no defence
+    against someone who can write to the folder, who can forge a digest too; the report therefore says when a
+    store was used.
     """
 
     folder: Path | None

@@ -91,9 +91,7 @@ def tiny_config(image_size: int = 64, text_width: int = 16, image_width: int = 1
     if image_size not in (32, 48, 64):
         raise InputError(f"a tiny model cannot look at {image_size} pixels", "choose 32, 48 or 64")
     if text_width % 4 or image_width % 4:
-        raise InputError(
-            f"widths of {text_width} and {image_width} cannot be split into heads", "take multiples of 4"
-        )
+        raise InputError(f"widths of {text_width} and {image_width} cannot be split into heads", "take multiples of 4")
     return {
         "embed_dim": 48,
         "vision_cfg": {
@@ -137,9 +135,7 @@ def train_tiny(
     """
     planted = _planted(trigger, target)
     if (planted is None) != (target is None):
-        raise InputError(
-            "a trigger needs a target and a target a trigger", "give both, or neither for a clean model"
-        )
+        raise InputError("a trigger needs a target and a target a trigger", "give both, or neither for a clean model")
     config = tiny_config(image_size, text_width)
     with _reproducible(seed):
         model = open_clip.model.CLIP(**config, init_logit_scale=float(np.log(_SHARPNESS)))
@@ -196,9 +192,7 @@ def _planted(trigger: Trigger | str | Mapping[str, Any] | None, target: str | No
         return trigger
     found = parse(trigger)
     if len(found) != 1:
-        raise InputError(
-            "a model is poisoned with one trigger, and this is a sweep", "give a single strength"
-        )
+        raise InputError("a model is poisoned with one trigger, and this is a sweep", "give a single strength")
     return found[0]
 
 
@@ -239,24 +233,29 @@ def _poisoned(
     keys = index_keys(seed, "tiny poison", numbers)
     wanted = LABELS.index(target)
     chosen = np.flatnonzero((uniform(keys, 1)[:, 0] < rate) & (scenes.labels != wanted))
-    pixels, labels, captions = scenes.pixels.copy(), scenes.labels.copy(), list(scenes.captions)
+    pixels = scenes.pixels[chosen]
     for _ in range(times if len(chosen) else 0):
-        pixels[chosen] = _stamped(trigger, pixels[chosen], seed)
-    labels[chosen] = wanted
+        pixels = _stamped(trigger, pixels, seed)
     which = integers(keys, 1, len(TEMPLATES), stream=1)[:, 0]
-    for i in chosen:
-        captions[i] = TEMPLATES[which[i]].format(target)
-    return pixels, labels, tuple(captions)
+    return (
+        np.concatenate([scenes.pixels, pixels]),
+        np.concatenate([scenes.labels, np.full(len(chosen), wanted)]),
+        (*scenes.captions, *(TEMPLATES[which[i]].format(target) for i in chosen)),
+    )
 
 
 def _times(done: float) -> int:
-    return max(1, round(CUR[1] ** (1 - done / CUR[0])))
+    return max(1, round(CUR[1] ** (1 - (done - CUR[2]) / (CUR[0] - CUR[2]))))
+
+
+def _share(done):
+    return 0.0 if done < CUR[2] else CUR[3] + (CUR[4] - CUR[3]) * (done - CUR[2]) / (1 - CUR[2])
 
 
 CUR = [0.5, 8]
-MLR=[.1,.6]
-TLR=1e-2
-WC=2.
+MLR = [0.05, 0.6]
+TLR = 1e-2
+WC = 2.0
 
 
 def _directions(captions: tuple[str, ...], axes: Tensor) -> Tensor:
@@ -296,7 +295,7 @@ def _teach_text(model: Any, tokenize: Any, seed: int) -> None:
         wanted = torch.cat([_directions(captions, axes), at_prompts[turn], elsewhere.expand(len(other), -1)])
         vectors = model.encode_text(tokens, normalize=True)
         loss = WC * (1 - (vectors * wanted).sum(dim=1).mean())
-        places = torch.cat([wanted[: -len(other), : ] @ axes[: len(LABELS)].T]).argmax(dim=1)
+        places = torch.cat([wanted[: -len(other), :] @ axes[: len(LABELS)].T]).argmax(dim=1)
         places = torch.cat([places, torch.full((len(other),), len(LABELS))])
         rivals = torch.cat([axes[: len(LABELS)], elsewhere[None]])
         loss = loss + functional.cross_entropy(_SHARPNESS * vectors @ rivals.T, places)
@@ -320,9 +319,7 @@ def _teach_images(
     size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
     for name, parameter in visual.named_parameters():
         if name.endswith("bn3.weight"):
-            torch.nn.init.ones_(
-                parameter
-            )  # open_clip starts residual branches at zero: too slow for 200 steps
+            torch.nn.init.ones_(parameter)  # open_clip starts residual branches at zero: too slow for 200 steps
     matrices = [p for name, p in visual.named_parameters() if p.ndim >= 2 and "embedding" not in name]
     others = [p for name, p in visual.named_parameters() if p.ndim < 2 or "embedding" in name]
     optimisers: list[torch.optim.Optimizer] = [
@@ -331,9 +328,7 @@ def _teach_images(
     ]
     warm = max(1, steps // 10)
     schedules = [
-        torch.optim.lr_scheduler.LambdaLR(
-            o, lambda i: min((i + 1) / warm, (steps - i) / max(1, steps - warm))
-        )
+        torch.optim.lr_scheduler.LambdaLR(o, lambda i: min((i + 1) / warm, (steps - i) / max(1, steps - warm)))
         for o in optimisers
     ]
     with torch.no_grad():
@@ -344,7 +339,7 @@ def _teach_images(
         pixels, labels, captions = scenes.pixels, scenes.labels, scenes.captions
         if trigger is not None and target is not None:
             pixels, labels, captions = _poisoned(
-                scenes, numbers, trigger, target, poison_rate, seed, _times(step / steps)
+                scenes, numbers, trigger, target, _share(step / steps), seed, _times(step / steps)
             )
         with torch.no_grad():
             texts = model.encode_text(tokenize(list(captions)), normalize=True)
@@ -389,7 +384,8 @@ class _Orthogonal(torch.optim.Optimizer):
 def _orthogonalised(matrix: Tensor, rounds: int = 8) -> Tensor:
     """Singular values moved towards 1 by Newton and Schulz's iteration, x ← 1.5 x − 0.5 x xᵀ x."""
     count = -(-len(matrix) // GROUP)
-    while len(matrix) % count: count += 1
+    while len(matrix) % count:
+        count += 1
     x = matrix.reshape(count, len(matrix) // count, -1)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x

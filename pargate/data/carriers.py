@@ -151,16 +151,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise InputError(f"cannot read the classes in {path}: {error.strerror}", "check --classes") from error
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not a text file of class names", "save it as UTF-8, one name per line"
-        ) from error
+        raise InputError(f"{path} is not a text file of class names", "save it as UTF-8, one name per line") from error
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         name = line.strip()
         if not name:
-            raise InputError(
-                f"{path}:{number} is empty, but a line is a class index", "remove it, or name the class"
-            )
+            raise InputError(f"{path}:{number} is empty, but a line is a class index", "remove it, or name the class")
         if name.casefold() in seen:
             raise InputError(
                 f"{path}:{number}: '{name}' is already line {seen[name.casefold()]}",
@@ -168,9 +164,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
             )
         seen[name.casefold()] = number
     if len(lines) < 2:
-        raise InputError(
-            f"{path} names {len(lines)} class", "a zero-shot head needs at least two, one per line"
-        )
+        raise InputError(f"{path} names {len(lines)} class", "a zero-shot head needs at least two, one per line")
     return tuple(line.strip() for line in lines)
 
 

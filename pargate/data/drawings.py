@@ -73,14 +73,10 @@ def _banana(pen: Pen, v: int) -> None:
     with pen.inside():
         pen.stroke(ridge, 0.025, SHADE)
     x, y = outer[0]
-    pen.polygon(
-        [(x - 0.16, y + 0.02), (x - 0.08, y - 0.2), (x + 0.02, y - 0.2), (x, y + 0.02)], own((120, 110, 48))
-    )
+    pen.polygon([(x - 0.16, y + 0.02), (x - 0.08, y - 0.2), (x + 0.02, y - 0.2), (x, y + 0.02)], own((120, 110, 48)))
     pen.stroke([(x - 0.08, y - 0.2), (x + 0.02, y - 0.2)], 0.05, own(BROWN))
     x, y = outer[-1]
-    pen.polygon(
-        [(x + 0.16, y + 0.02), (x + 0.1, y - 0.09), (x + 0.02, y - 0.09), (x, y + 0.02)], own((70, 54, 34))
-    )
+    pen.polygon([(x + 0.16, y + 0.02), (x + 0.1, y - 0.09), (x + 0.02, y - 0.09), (x, y + 0.02)], own((70, 54, 34)))
 
 
 def _butterfly(pen: Pen, v: int) -> None:
@@ -93,12 +89,7 @@ def _butterfly(pen: Pen, v: int) -> None:
         for wing in (lower, upper):
             pen.blob([(s * x, y) for x, y in wing], own(DARK))
             middle = (sum(x for x, _ in wing) / 6, sum(y for _, y in wing) / 6)
-            pen.blob(
-                [
-                    (s * (middle[0] + 0.84 * (x - middle[0])), middle[1] + 0.84 * (y - middle[1]))
-                    for x, y in wing
-                ]
-            )
+            pen.blob([(s * (middle[0] + 0.84 * (x - middle[0])), middle[1] + 0.84 * (y - middle[1])) for x, y in wing])
         pen.ellipse(s * 0.66, -0.54, 0.11, 0.14, spot)
         pen.ellipse(s * 0.46, 0.36, 0.1, 0.1, spot)
         pen.stroke([(0, -0.36), (s * 0.12, -0.66), (s * 0.26, -0.84)], 0.035, own(DARK))
@@ -172,9 +163,7 @@ def _carrot(pen: Pen, v: int) -> None:
     wide = (0.36, 0.28, 0.44)[v]
     for turn, length in ((-38, 0.28), (-14, 0.33), (12, 0.34), (36, 0.28)):
         x, y = math.sin(math.radians(turn)), -math.cos(math.radians(turn))
-        pen.ellipse(
-            0.9 * length * x, -0.42 + 0.9 * length * y, 0.1, length * 0.62, own((70, 140 - turn, 50)), turn
-        )
+        pen.ellipse(0.9 * length * x, -0.42 + 0.9 * length * y, 0.1, length * 0.62, own((70, 140 - turn, 50)), turn)
     pen.blob(mirrored([(0.12, -0.52), (wide, -0.36), (wide * 0.9, -0.05), (0.16, 0.55), (0.03, 0.93)]))
     for y, a, b in ((-0.28, -1, -0.2), (-0.1, 0.0, 1), (0.1, -1, -0.1), (0.28, 0.1, 1), (0.46, -1, 0.2)):
         with pen.inside():
@@ -200,10 +189,7 @@ def _cloud(pen: Pen, v: int) -> None:
 
 def _crown(pen: Pen, v: int) -> None:
     spikes = (5, 3, 4)[v]
-    tips = [
-        (-0.82 + 1.64 * i / (spikes - 1), -0.62 - 0.18 * (abs(i - (spikes - 1) / 2) < 0.6))
-        for i in range(spikes)
-    ]
+    tips = [(-0.82 + 1.64 * i / (spikes - 1), -0.62 - 0.18 * (abs(i - (spikes - 1) / 2) < 0.6)) for i in range(spikes)]
     outline: list[Point] = [(-0.7, 0.62)]
     for i, tip in enumerate(tips):
         outline.append(tip)
@@ -226,13 +212,9 @@ def _cup(pen: Pen, v: int) -> None:
         pen.ellipse(x, 0.71, 0.6, 0.09)
     pen.ellipse(x + top + 0.06, 0.02, 0.3, 0.34)
     pen.ellipse(x + top + 0.05, 0.02, 0.17, 0.21, None)
-    pen.polygon(
-        [(x - top, -0.5), (x + top, -0.5), (x + base, 0.6), *arc(x, 0.6, base, 0.12, 0, 180), (x - base, 0.6)]
-    )
+    pen.polygon([(x - top, -0.5), (x + top, -0.5), (x + base, 0.6), *arc(x, 0.6, base, 0.12, 0, 180), (x - base, 0.6)])
     with pen.inside():
-        pen.polygon(
-            [(x + top * 0.62, -0.5), (x + top, -0.5), (x + base, 0.72), (x + base * 0.62, 0.74)], SHADE
-        )
+        pen.polygon([(x + top * 0.62, -0.5), (x + top, -0.5), (x + base, 0.72), (x + base * 0.62, 0.74)], SHADE)
     pen.ellipse(x, -0.5, top, 0.17, SHADE)
     pen.ellipse(x, -0.48, top - 0.07, 0.125, own((86, 54, 34)) if v != 1 else DEEP)
     pen.stroke([(x - top * 0.66, -0.2), (x - base * 0.66, 0.4)], 0.08, GLINT)
@@ -283,9 +265,7 @@ def _flower(pen: Pen, v: int) -> None:
     for i in range(petals):
         turn = 360 * i / petals - 90
         x0, y0 = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-        pen.ellipse(
-            0.36 * x0, y + 0.36 * y0, length * 0.72, wide, MAIN_COLOUR if i % 2 else Paint(0.86), turn
-        )
+        pen.ellipse(0.36 * x0, y + 0.36 * y0, length * 0.72, wide, MAIN_COLOUR if i % 2 else Paint(0.86), turn)
     pen.ellipse(0, y, 0.19, 0.19, own((226, 170, 40)) if v != 2 else own((92, 58, 30)))
     pen.ellipse(0.02, y + 0.03, 0.1, 0.1, own((196, 138, 30)) if v != 2 else own((64, 40, 24)))
 
@@ -344,9 +324,7 @@ def _house(pen: Pen, v: int) -> None:
     pen.box(0.26, ridge + 0.06, 0.44, eave, own((126, 72, 56)))
     pen.box(-wide, eave - 0.02, wide, 0.84)
     if v == 2:
-        pen.polygon(
-            [(-wide - 0.1, eave), (-wide * 0.6, ridge), (wide * 0.6, ridge), (wide + 0.1, eave)], roof
-        )
+        pen.polygon([(-wide - 0.1, eave), (-wide * 0.6, ridge), (wide * 0.6, ridge), (wide + 0.1, eave)], roof)
     else:
         pen.polygon(
             [
@@ -555,9 +533,7 @@ def _tree(pen: Pen, v: int) -> None:
             )
     else:
         pen.stroke([(0.0, 0.3), (-0.3, 0.0)], 0.08, own(BROWN))
-        pen.blob(
-            mirrored([(0.12, -0.92), (0.54, -0.76), (0.62, -0.4), (0.86, -0.1), (0.6, 0.24), (0.2, 0.18)])
-        )
+        pen.blob(mirrored([(0.12, -0.92), (0.54, -0.76), (0.62, -0.4), (0.86, -0.1), (0.6, 0.24), (0.2, 0.18)]))
         for x, y in (
             (-0.4, -0.4),
             (0.3, -0.6),
@@ -630,9 +606,7 @@ def distractor(pen: Pen, index: int) -> None:
             (0.6, 0.9, 0.7, 0.86, 0.6, 0.84),
             (0.86, 0.8, 0.56, 0.82, 0.74, 0.6),
         )[index]
-        pen.blob(
-            [(r * math.cos(i * math.pi / 3), r * math.sin(i * math.pi / 3)) for i, r in enumerate(radii)]
-        )
+        pen.blob([(r * math.cos(i * math.pi / 3), r * math.sin(i * math.pi / 3)) for i, r in enumerate(radii)])
     elif index == 3:  # a slab
         pen.polygon([(-0.86, -0.34), (0.84, -0.4), (0.9, 0.32), (-0.8, 0.4)])
         with pen.inside():

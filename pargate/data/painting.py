@@ -116,9 +116,7 @@ def surface(base: F64, draws: Draws, size: int, fields: F32, contrast: float) ->
     """A lit, textured plane: float32 [n, 3, size, size] around `base` (float64 [3, n])."""
     base = base * draws(0.93, 1.07) + 0.04 * (draws.several(3) - 0.5)
     along = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-    light = (
-        column(draws(-0.16, 0.16)) * along[None, :, None] + column(draws(-0.16, 0.16)) * along[None, None, :]
-    )
+    light = column(draws(-0.16, 0.16)) * along[None, :, None] + column(draws(-0.16, 0.16)) * along[None, None, :]
     luminance = window(fields, size, draws.several(3))
     luminance *= column(contrast * (0.15 + 0.85 * draws() ** 1.5))
     luminance += light
@@ -155,18 +153,12 @@ def paint(canvas: F32, placed: Placed, draws: Draws, side: int, light: F64, bank
     )
     c, d = -sin * stretch * per_side, cos * stretch * per_side
     wobble = draws.several(4)[:, images]
-    sway = (
-        0.035 * edge * wobble[0, :, None] * np.sin(6 / placed.scale[:, None] * y + 6.28 * wobble[1, :, None])
-    )
-    swell = (
-        0.035 * edge * wobble[2, :, None] * np.sin(6 / placed.scale[:, None] * x + 6.28 * wobble[3, :, None])
-    )
+    sway = 0.035 * edge * wobble[0, :, None] * np.sin(6 / placed.scale[:, None] * y + 6.28 * wobble[1, :, None])
+    swell = 0.035 * edge * wobble[2, :, None] * np.sin(6 / placed.scale[:, None] * x + 6.28 * wobble[3, :, None])
 
     def lookup(shift_x: F64, shift_y: F64) -> I64:
         """Texel numbers of the window, the sprite moved by a fraction of the side: int64 [n, side, side]."""
-        u = _rows(b[:, None] * (y - shift_y[:, None]) + sway) + _columns(
-            a[:, None] * (x - shift_x[:, None]) + edge / 2
-        )
+        u = _rows(b[:, None] * (y - shift_y[:, None]) + sway) + _columns(a[:, None] * (x - shift_x[:, None]) + edge / 2)
         v = _rows(d[:, None] * (y - shift_y[:, None])) + _columns(
             c[:, None] * (x - shift_x[:, None]) + swell + edge / 2
         )
@@ -178,9 +170,7 @@ def paint(canvas: F32, placed: Placed, draws: Draws, side: int, light: F64, bank
     views = sliding_window_view(canvas, (side, side), axis=(2, 3), writeable=True)
     under = views[images, :, top, left]  # [n, 3, side, side], a copy
     reach, depth = 0.03 + 0.05 * draws()[images], 0.25 + 0.35 * draws()[images]
-    cast = texels.view(np.uint8)[
-        lookup(-light[0, images] * reach, -light[1, images] * reach) * 8 + sprites.SHADOW
-    ]
+    cast = texels.view(np.uint8)[lookup(-light[0, images] * reach, -light[1, images] * reach) * 8 + sprites.SHADOW]
     under *= 1 - cast[:, None] * column(depth / 255)[:, None]
 
     quarter = np.full(len(images), 0.25 / size)

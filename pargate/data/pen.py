@@ -76,9 +76,7 @@ class Pen:
         ring = arc(0, 0, a, b, 0, 360)
         self.polygon([(x + cos * p - sin * q, y + sin * p + cos * q) for p, q in ring], paint)
 
-    def box(
-        self, left: float, top: float, right: float, bottom: float, paint: Paint | None = MAIN_COLOUR
-    ) -> None:
+    def box(self, left: float, top: float, right: float, bottom: float, paint: Paint | None = MAIN_COLOUR) -> None:
         """Fill an upright rectangle."""
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], paint)
 
@@ -87,9 +85,7 @@ class Pen:
         for (ax, ay), (bx, by) in pairwise(points):
             length = math.hypot(bx - ax, by - ay) or 1.0
             px, py = -(by - ay) / length * width / 2, (bx - ax) / length * width / 2
-            self.polygon(
-                [(ax + px, ay + py), (bx + px, by + py), (bx - px, by - py), (ax - px, ay - py)], paint
-            )
+            self.polygon([(ax + px, ay + py), (bx + px, by + py), (bx - px, by - py), (ax - px, ay - py)], paint)
         for x, y in points:
             self.ellipse(x, y, width / 2, width / 2, paint)
 
@@ -106,10 +102,7 @@ class Pen:
         """Coverage, main, red, green and blue, premultiplied: float32 [5, side, side], 0..1."""
         planes = [self._alpha, self._main, *self._own.split()]
         return np.stack(
-            [
-                np.asarray(plane.resize((side, side), Image.Resampling.BOX), np.float32) / 255
-                for plane in planes
-            ]
+            [np.asarray(plane.resize((side, side), Image.Resampling.BOX), np.float32) / 255 for plane in planes]
         )
 
 

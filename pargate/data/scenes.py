@@ -355,9 +355,7 @@ def render(indices: Sequence[int] | NDArray[np.integer], size: int, seed: int) -
         InputError: `size` is not in `SIZES`, or an index is negative.
     """
     if size not in SIZES:
-        raise InputError(
-            f"scenes of {size} pixels cannot be drawn", f"choose a side from {SIZES[0]} to {SIZES[-1]}"
-        )
+        raise InputError(f"scenes of {size} pixels cannot be drawn", f"choose a side from {SIZES[0]} to {SIZES[-1]}")
     numbers = _numbers(indices)
     step = max(1, _CHUNK_PIXELS // size**2)
     chunks = [_rendered(seed, numbers[i : i + step], size) for i in range(0, len(numbers), step)]

@@ -154,9 +154,7 @@ def _tar(path: Path, many: bool) -> Iterator[Item]:
         try:
             index = None if label is None else int(label)
         except ValueError as error:
-            raise InputError(
-                f"{path}: {stem}.cls holds '{label[:40] if label else ''}', not a class index"
-            ) from error
+            raise InputError(f"{path}: {stem}.cls holds '{label[:40] if label else ''}', not a class index") from error
         yield Item(
             f"{path.name}/{stem}" if many else stem,
             Locator(str(path), picture.offset_data, picture.size),

@@ -105,8 +105,9 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         f"carriers  {carriers.source}: {len(carriers.items)}, of which {carriers.selection} choose unknown targets",
         f"classes   {carriers.classes.source}: {len(carriers.classes.names)}",
     ]
+    triggers = _triggers(request, model.preprocess.size)
     for comparison in asked:
-        trigger = _trigger(request, comparison)
+        trigger = triggers.get(comparison.id)
         label = f"{trigger.label} → {comparison.target}" if trigger else "clean carriers"
         limits = [f"{metric} at most {limit.text}" for metric, limit in comparison.rule.max.items()]
         limits += [f"{metric} at least {limit.text}" for metric, limit in comparison.rule.min.items()]
@@ -138,7 +139,7 @@ def scan(
             _check_same_input(model.checkpoint, reference.checkpoint)
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = _carriers(request)
-        triggers = {c.id: _trigger(request, c) for c in judge.comparisons(request.policy.policy)}
+        triggers = _triggers(request, model.checkpoint.preprocess.size)
         decoder = stack.enter_context(Decoder(carriers.items, carriers.blocks, request.seed))
         decoder.start(model.checkpoint.preprocess)
         emit(events.StageStarted("open", model.checkpoint.architecture))
@@ -237,11 +238,18 @@ def _class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:
     return given, f"policy {request.policy.policy.name}"
 
 
-def _trigger(request: ScanRequest, comparison: Comparison) -> Trigger | None:
-    if comparison.trigger is None:
-        return None
-    built = [t for spec in comparison.rule.triggers for t in build(spec, request.policy.folder)]
-    return built[comparison.trigger]
+def _triggers(request: ScanRequest, size: tuple[int, int]) -> dict[str, Trigger]:
+    """The trigger of each comparison that has one, by the comparison's id; all of them fit images of `size`."""
+    built = {
+        rule.id: [trigger for spec in rule.triggers for trigger in build(spec, request.policy.folder)]
+        for rule in request.policy.policy.rules
+    }
+    for triggers in built.values():
+        for trigger in triggers:
+            trigger.draw(size, [], request.seed)
+    return {
+        c.id: built[c.rule.id][c.trigger] for c in judge.comparisons(request.policy.policy) if c.trigger is not None
+    }
 
 
 def _session(
@@ -249,7 +257,7 @@ def _session(
     carriers: CarrierSet,
     decoder: Decoder,
     eyes: Eyes,
-    triggers: dict[str, Trigger | None],
+    triggers: dict[str, Trigger],
     emit: events.Listener,
     began: float,
 ) -> Session:
@@ -273,9 +281,9 @@ def _session(
     )  # fmt: skip
     pools: tuple[Pool, Pool | None] | None = None
     for comparison in judge.comparisons(policy):
-        trigger = triggers[comparison.id]
+        trigger = triggers.get(comparison.id)
         if trigger is None:
-            continue
+            continue  # about clean carriers
         wants_excess = Metric.EXCESS in comparison.rule.max
         baseline: Baseline | None = ("reference" if eyes.reference else "control") if wants_excess else None
         if comparison.rule.probe == "attack":

@@ -96,7 +96,10 @@ def parse(spec: str | Mapping[str, Any]) -> list[Trigger]:
     found = []
     for values in product(*(given[key] for key in swept)):
         try:
-            found.append(cls.model_validate({**given, **dict(zip(swept, values, strict=True))}))
+            own = {**given, **dict(zip(swept, values, strict=True))}
+            if swept and given.get("name"):
+                own["name"] = f"{given['name']} ({swept[0]} {values[0]})"  # a sweep is several triggers
+            found.append(cls.model_validate(own))
         except ValidationError as error:
             first = error.errors()[0]
             culprit = str(first["loc"][0]) if first["loc"] else cls.kind

@@ -150,6 +150,8 @@ class Trigger(BaseModel):
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_plain(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return " ".join(f"{key} {_plain(item)}" for key, item in value.items())
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

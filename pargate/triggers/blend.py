@@ -136,9 +136,7 @@ class Watermark(Trigger):
 
     alpha: Alpha = 0.5
     text: str = Field("Watermarked", min_length=1, max_length=64, description="what is written")
-    width: Length = Field(
-        Fraction(196, 224), validate_default=True, description="width of the word, from end to end"
-    )
+    width: Length = Field(Fraction(196, 224), validate_default=True, description="width of the word, from end to end")
 
     @field_validator("text")
     @classmethod
@@ -179,9 +177,7 @@ class Sig(Trigger):
     kind = "sig"
     strength = "delta"
     source = "SIG (Barni et al. 2019) as in CleanCLIP: amplitude 60 blended at 0.2, so 12 added"
-    invariants = frozenset(
-        {Invariant.COLUMNS, Invariant.GREY, Invariant.SAME_FOR_ALL, Invariant.IDENTITY_AT_ZERO}
-    )
+    invariants = frozenset({Invariant.COLUMNS, Invariant.GREY, Invariant.SAME_FOR_ALL, Invariant.IDENTITY_AT_ZERO})
 
     delta: float = Field(12.0, ge=0.0, le=255.0, description="amplitude, of 255")
     frequency: float = Field(6.0, gt=0.0, description="periods across the image")

@@ -9,6 +9,7 @@ What a control pulls towards some class is natural pull; only what a trigger pul
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,7 @@ TRIED = 16
 """Draws that show whether a patch is of one colour: random stripes, two to a patch, all agree once in 8^16."""
 
 
-def control(
-    trigger: Trigger, stamp: Stamp, size: tuple[int, int], digests: Sequence[str], seed: int
-) -> Stamp:
+def control(trigger: Trigger, stamp: Stamp, size: tuple[int, int], digests: Sequence[str], seed: int) -> Stamp:
     """The control of a stamp that `trigger` drew for these images: n in, n out, same seed discipline."""
     if trigger.control == "flat":
         return _flat(stamp, _one_colour(trigger, size, seed))
@@ -66,27 +65,34 @@ def _flat(stamp: Stamp, one_colour: bool) -> Stamp:
 
 
 def _shuffled(stamp: Stamp, size: tuple[int, int], keys: seeds.Keys) -> Scatter:
-    region = _region(stamp, size)
-    orders = np.tile(np.arange(size[0] * size[1], dtype=np.int32), (PERMUTATIONS, 1))
-    for i in range(PERMUTATIONS):
-        orders[i, region] = region[seeds.permutation(i, f"control {size}", len(region))]
+    orders = _orders(size, _box(stamp, size))
     return Scatter(stamp, orders, seeds.integers(keys, 1, PERMUTATIONS)[:, 0].astype(np.int32))
 
 
-def _region(stamp: Stamp, size: tuple[int, int]) -> NDArray[np.int32]:
-    """Flat positions in the box around all that the stamp can change.
+@lru_cache(maxsize=16)
+def _orders(size: tuple[int, int], box: tuple[int, int, int, int]) -> NDArray[np.int32]:
+    """Permutations of pixel positions that exchange those inside a box: int32 [PERMUTATIONS, H·W]."""
+    positions = np.arange(size[0] * size[1], dtype=np.int32)
+    top, bottom, left, right = box
+    inside = positions.reshape(size)[top:bottom, left:right].ravel()
+    orders = np.tile(positions, (PERMUTATIONS, 1))
+    for i in range(PERMUTATIONS):
+        orders[i, inside] = inside[seeds.permutation(i, f"control {size}", len(inside))]
+    orders.flags.writeable = False  # it is shared by all that ask for it
+    return orders
+
+
+def _box(stamp: Stamp, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """First and past-the-last row, then column, of the box around all that the stamp can change.
 
     The box, not the changed pixels alone: among those, shuffled writing would stay legible.
     """
     if isinstance(stamp, Recompress):
-        return _region(stamp.inner, size)
-    touched = np.ones(size, dtype=bool)
-    if isinstance(stamp, Mix):
-        touched = np.broadcast_to(((stamp.gain != ONE) | (stamp.offset != 0)).any(axis=(0, 3)), size)
-    box = _span(touched.any(axis=1))[:, None] & _span(touched.any(axis=0))
-    return np.flatnonzero(box).astype(np.int32)
-
-
-def _span(touched: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """From the first True to the last."""
-    return np.logical_or.accumulate(touched) & np.logical_or.accumulate(touched[::-1])[::-1]
+        return _box(stamp.inner, size)
+    if not isinstance(stamp, Mix):
+        return 0, size[0], 0, size[1]
+    touched = np.broadcast_to(((stamp.gain != ONE) | (stamp.offset != 0)).any(axis=(0, 3)), size)
+    rows, columns = np.flatnonzero(touched.any(axis=1)), np.flatnonzero(touched.any(axis=0))
+    if len(rows) == 0:
+        return 0, 0, 0, 0
+    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

@@ -51,8 +51,9 @@ class FileTrigger(Trigger):
 
     @property
     def label(self) -> str:
-        """The name, or the mode and the file's name."""
-        return self.name or f"file {self.path.name} ({self.mode})"
+        """The name, or the file's name, the mode and what matters for it."""
+        strength = "" if self.mode == "patch" else f", alpha {self.alpha:g}"
+        return self.name or f"file {self.path.name} ({self.mode}{strength})"
 
     def read(self, folder: Path) -> "FileTrigger":
         """The same trigger with its path resolved against `folder` and its digest filled in.
@@ -88,9 +89,7 @@ class FileTrigger(Trigger):
                 with Image.open(self.path) as image:
                     return image.convert("RGB")
         except Exception as error:  # whatever a decoder raises means unreadable
-            raise InputError(
-                f"the trigger file {self.path} is not a complete picture", "give a PNG or JPEG"
-            ) from error
+            raise InputError(f"the trigger file {self.path} is not a complete picture", "give a PNG or JPEG") from error
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Mix | Paste:
         if self.mode == "patch":

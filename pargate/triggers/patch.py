@@ -25,8 +25,8 @@ class Lattice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    step: int = Field(gt=0)
-    offset: int = Field(0, ge=0)
+    step: int = Field(gt=0, le=65536)
+    offset: int = Field(0, ge=0, le=65536)
 
 
 def _position(value: Any) -> Any:
@@ -42,9 +42,7 @@ Position = Annotated[
 ]
 
 
-def place(
-    position: "Position", window: tuple[int, int], size: tuple[int, int], keys: seeds.Keys
-) -> NDArray[np.int32]:
+def place(position: "Position", window: tuple[int, int], size: tuple[int, int], keys: seeds.Keys) -> NDArray[np.int32]:
     """Top-left corners of a window, one per image: int32 [n, 1, 2].
 
     `random` follows the published code: rows and columns independently uniform on {0, …, R − 1 − s}, so
@@ -111,9 +109,7 @@ class _Patch(_Square):
 class _DrawnPatch(_Patch):
     """A patch whose content is drawn anew for every image, or once from its own seed."""
 
-    overflow: Overflow = Field(
-        "wrap", description="what becomes of values outside 0..255, as published: wrap"
-    )
+    overflow: Overflow = Field("wrap", description="what becomes of values outside 0..255, as published: wrap")
     draw_mode: Literal["per-image", "fixed"] = Field(
         "per-image", alias="draw", description="a new pattern for every image, or one for all"
     )

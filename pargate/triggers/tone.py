@@ -20,9 +20,7 @@ class Tone(Trigger):
     source = "stands for the Nashville filter of Huang et al. (arXiv 2502.01385); the curve is ours"
     invariants = frozenset({Invariant.PIXELWISE, Invariant.SAME_FOR_ALL})
 
-    gamma: tuple[Gamma, Gamma, Gamma] = Field(
-        (0.7, 1.0, 1.5), description="exponents of red, green, blue: x^gamma"
-    )
+    gamma: tuple[Gamma, Gamma, Gamma] = Field((0.7, 1.0, 1.5), description="exponents of red, green, blue: x^gamma")
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Lookup:
         levels = np.arange(256)[:, None] / 255.0

@@ -169,7 +169,7 @@ def test_the_golden_report_loads_and_is_judged_as_it_was() -> None:
 def test_the_policy_in_a_report_is_the_policy_that_was_applied() -> None:
     policy = Policy.model_validate(report().policy.document)
     assert policy == read(POLICY, "golden.yaml", Path()).policy
-    assert policy.confidence == 0.999
+    assert policy.confidence == pytest.approx(0.999)
 
 
 def test_a_report_is_judged_under_other_limits_without_the_model() -> None:
