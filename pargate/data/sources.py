@@ -47,6 +47,15 @@ def list_items(source: str) -> list[Item]:
         return [Item(f"{i:06d}", FIRST_SCENE + i) for i in range(SCENES)]
     if source.startswith("builtin:"):
         raise InputError(f"unknown image source '{source}'", f"the built-in one is {BUILTIN_SCENES}")
+    try:
+        return _listed(source)
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise InputError(
+            f"cannot read images from {source[:80]}: {error.strerror}", "check the path and its permissions"
+        ) from error
+
+
+def _listed(source: str) -> list[Item]:
     paths = _expand(source)
     if any(path.suffix == ".tar" for path in paths):
         items = [item for path in paths for item in _tar(path, len(paths) > 1)]

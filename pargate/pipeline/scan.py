@@ -105,7 +105,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         f"carriers  {carriers.source}: {len(carriers.items)}, of which {carriers.selection} choose unknown targets",
         f"classes   {carriers.classes.source}: {len(carriers.classes.names)}",
     ]
-    triggers = _triggers(request, model.preprocess.size)
+    triggers = build_triggers(request, model.preprocess.size)
     for comparison in asked:
         trigger = triggers.get(comparison.id)
         label = f"{trigger.label} → {comparison.target}" if trigger else "clean carriers"
@@ -139,7 +139,7 @@ def scan(
             _check_same_input(model.checkpoint, reference.checkpoint)
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = _carriers(request)
-        triggers = _triggers(request, model.checkpoint.preprocess.size)
+        triggers = build_triggers(request, model.checkpoint.preprocess.size)
         decoder = stack.enter_context(Decoder(carriers.items, carriers.blocks, request.seed))
         decoder.start(model.checkpoint.preprocess)
         emit(events.StageStarted("open", model.checkpoint.architecture))
@@ -156,7 +156,7 @@ def scan(
             device=request.device,
             precision=request.precision,
         )
-        session = _session(request, carriers, decoder, eyes, triggers, emit, began)
+        session = prepare(request, carriers, decoder, eyes, triggers, emit, began)
         emit(events.StageStarted("measure", f"{len(session.questions)} comparisons"))
         complete = True
         try:
@@ -238,7 +238,7 @@ def _class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:
     return given, f"policy {request.policy.policy.name}"
 
 
-def _triggers(request: ScanRequest, size: tuple[int, int]) -> dict[str, Trigger]:
+def build_triggers(request: ScanRequest, size: tuple[int, int]) -> dict[str, Trigger]:
     """The trigger of each comparison that has one, by the comparison's id; all of them fit images of `size`."""
     built = {
         rule.id: [trigger for spec in rule.triggers for trigger in build(spec, request.policy.folder)]
@@ -252,7 +252,7 @@ def _triggers(request: ScanRequest, size: tuple[int, int]) -> dict[str, Trigger]
     }
 
 
-def _session(
+def prepare(
     request: ScanRequest,
     carriers: CarrierSet,
     decoder: Decoder,

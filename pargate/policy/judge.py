@@ -235,17 +235,18 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
         if comparison.direction:
             subject += f" ({comparison.direction})"
     worst = min(bounds, key=lambda b: _RANK[b.status])
-    reason = ""
+    name = str(worst.metric).replace("_", " ")
     if worst.n == 0:
-        reason = f"; {measurement.stopped}" if measurement.stopped else "; nothing could be measured"
+        lacking = "labelled carriers" if worst.metric is Metric.ACCURACY else "eligible carriers"
+        why = measurement.stopped or f"there were no {lacking}"
+        return f"{subject}: {name} was not measured against the limit of {worst.limit_text}: {why}."
     estimate = "at most" if worst.estimate is None else f"{worst.estimate:.1%}"
     words = {Status.MET: "within", Status.BREACH: "beyond", Status.OPEN: "not decided against"}
     kind = "maximum" if worst.upper else "minimum"
-    name = str(worst.metric).replace("_", " ")
     span = f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
     return (
         f"{subject}: {name} {estimate} {span} on {worst.n} carriers, "
-        f"{words[status]} the {kind} of {worst.limit_text}{reason}."
+        f"{words[status]} the {kind} of {worst.limit_text}."
     )
 
 

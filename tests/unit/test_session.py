@@ -20,7 +20,7 @@ from pargate.data.sources import Item
 from pargate.errors import InputError
 from pargate.files import BlockStore
 from pargate.pipeline.reporting import RunFacts, build_report
-from pargate.pipeline.scan import ScanRequest, _session, _trigger
+from pargate.pipeline.scan import ScanRequest, build_triggers, prepare
 from pargate.pipeline.session import Session
 from pargate.pipeline.views import Eye, Eyes
 from pargate.policy import judge
@@ -169,10 +169,10 @@ def stage(
     head = eye.head(carriers.classes)
     eyes = Eyes(eye, head, other, other.head(carriers.classes) if other else None, "", "", 1)
     request = ScanRequest("m", resolved, "2026-01-01T00:00:00+00:00", max_minutes=minutes)
-    triggers = {c.id: _trigger(request, c) for c in judge.comparisons(resolved.policy)}
+    triggers = build_triggers(request, RULE.size)
     heard: list[events.Event] = []
     now = time.monotonic() if began is None else began
-    session = _session(request, carriers, shelf, eyes, triggers, heard.append, now)  # type: ignore[arg-type]  # a fake
+    session = prepare(request, carriers, shelf, eyes, triggers, heard.append, now)  # type: ignore[arg-type]  # a fake
     return Stage(session, shelf, encoder, resolved, eyes, heard)
 
 
