@@ -118,23 +118,20 @@ def plot_doses(rows: list[Row], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    curves: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    curves: dict[str, list[Row]] = defaultdict(list)
     for r in rows:
-        curves[r["planted_in"]]["clean parent" if r["model"].endswith("-clean") else "model"].append(r)
-    shown = {name: c for name, c in curves.items() if len(c["model"]) > 1}
+        if not r["model"].endswith("-clean"):
+            curves[r["planted_in"]].append(r)
+    shown = {name: points for name, points in curves.items() if len(points) > 1}
     figure, axes = plt.subplots(1, len(shown), figsize=(2.3 * len(shown), 2.7), sharey=True, layout="constrained")
-    for axis, (name, both) in zip(axes, shown.items(), strict=True):
-        for label, colour in (("model", "#b3261e"), ("clean parent", "#1f5fa8")):
-            points = both[label]
-            axis.plot(
-                [p["value"] for p in points],
-                [100 * (p["success"] or 0) for p in points],
-                "o-",
-                color=colour,
-                label=label,
-            )
+    for axis, (name, points) in zip(axes, shown.items(), strict=True):
+        strengths = [p["value"] for p in points]
+        success = [100 * (p["success"] or 0) for p in points]
+        parent = [s - 100 * (p["excess"] or 0) for s, p in zip(success, points, strict=True)]
+        axis.plot(strengths, success, "o-", color="#b3261e", label="model")
+        axis.plot(strengths, parent, "o-", color="#1f5fa8", label="clean parent, same target")
         axis.set_title(name, fontsize=9)
-        axis.set_xlabel(both["model"][0]["parameter"])
+        axis.set_xlabel(points[0]["parameter"])
         axis.set_ylim(-3, 103)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("attack success, %")
