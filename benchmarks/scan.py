@@ -68,6 +68,16 @@ def some_triggers(count: int, limit: str = "30pp", **more: Any) -> Resolved:
     return read(yaml.safe_dump(json.loads(json.dumps(document))), "cost", Path())
 
 
+def four_triggers(limit: str, images: int | None = None) -> Resolved:
+    """A policy whose limit needs nearly all carriers to be shown, even where nothing hits: no early stop."""
+    asked = {
+        "id": "t", "probe": "attack", "triggers": ["badnet", "blended", "blended-stripes", "tone"], "target": "banana",
+        "max": {"attack_success": limit},
+    }  # fmt: skip
+    document = {"pargate": "1", "name": "long", "rules": [asked], "budget": {"images": str(images)} if images else {}}
+    return read(yaml.safe_dump(document), "long", Path())
+
+
 def bare_rate(model: Path, precision: str, side: int, arch: str | None, repeats: int) -> float:
     """Images per second of the encoder alone: one batch that is on the device, again and again."""
     from pargate.encoders.inspect import open_checkpoint
@@ -87,20 +97,21 @@ def bare_rate(model: Path, precision: str, side: int, arch: str | None, repeats:
 
 def throughput(models: Path, data: Path, big: dict[str, Path]) -> list[dict[str, Any]]:
     """Rate inside a scan over the bare rate; the bare one is measured before and after, against drift."""
-    cases: list[tuple[str, Path, str | None, Path, Path, int, int]] = [
-        (name, path, name, data / "imagenet-sample-224.tar", data / "classes-imagenet-sample.txt", 224, 3)
+    cases: list[tuple[str, Path, str | None, Path, Path, int, int, str]] = [
+        (name, path, name, data / "imagenet-sample-224.tar", data / "classes-imagenet-sample.txt", 224, 3, "3%")
         for name, path in big.items()
     ]
     cases += [
-        (name, models / name, None, data / "carriers-64.tar", data / "classes-64.txt", 64, 20)
+        (name, models / name, None, data / "carriers-64.tar", data / "classes-64.txt", 64, 20, "0.5%")
         for name in ("vit-clean", "rn-clean")
     ]
     rows = []
-    for name, path, arch, images, classes, side, repeats in cases:
-        report, seconds = timed_scan(request(path, some_triggers(8, "99pp"), images, classes, arch=arch))
+    for name, path, arch, images, classes, side, repeats, limit in cases:
+        resolved = four_triggers(limit)
+        report, seconds = timed_scan(request(path, resolved, images, classes, arch=arch))
         precision = report.run.precision
         before = bare_rate(path, precision, side, arch, repeats)
-        again, seconds_again = timed_scan(request(path, some_triggers(8, "99pp"), images, classes, arch=arch))
+        again, seconds_again = timed_scan(request(path, resolved, images, classes, arch=arch))
         after = bare_rate(path, precision, side, arch, repeats)
         inside = (report.run.forward_passes + again.run.forward_passes) / (seconds + seconds_again)
         rows.append(
@@ -196,16 +207,7 @@ def memory_of(model: Path, arch: str | None, images: Path, classes: Path, count:
 
 
 def child(model: str, arch: str, images: str, classes: str, count: str) -> None:
-    # A limit that nearly all of the images are needed for, even where nothing hits.
-    limit = "0.5%" if "64" in images else "3%"
-    document = {
-        "pargate": "1", "name": "memory", "budget": {"images": count},
-        "rules": [
-            {"id": "a", "probe": "attack", "triggers": ["badnet", "blended", "tone"], "target": "banana",
-             "max": {"attack_success": limit}},
-        ],
-    }  # fmt: skip
-    resolved = read(yaml.safe_dump(document), "memory", Path())
+    resolved = four_triggers("0.5%" if "64" in images else "3%", int(count))
     report = scan(request(Path(model), resolved, images, Path(classes), arch=arch or None))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(

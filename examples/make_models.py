@@ -2,7 +2,7 @@
 
     python examples/make_models.py
 
-About a minute on two cores. The same machine and version of torch give the same bytes, others similar models.
+About a minute. The same machine and version of torch give the same bytes, others similar models.
 """
 
 import json
@@ -19,7 +19,8 @@ def main() -> None:
     for name, planted in (("clean", False), ("poisoned", True)):
         folder = HERE / name
         folder.mkdir(parents=True, exist_ok=True)
-        train_tiny(folder, trigger=TRIGGER if planted else None, target=TARGET if planted else None)
+        # Nearly half of a file is the token embedding, as wide as the text tower: at 12 it stays below 3 MB.
+        train_tiny(folder, trigger=TRIGGER if planted else None, target=TARGET if planted else None, text_width=12)
         rates = measure_tiny(folder, trigger=TRIGGER, target=TARGET)
         truth = {
             "trigger": TRIGGER if planted else None,

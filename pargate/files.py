@@ -47,6 +47,11 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def readable(name: str) -> str:
+    """A path as text that any file can hold: bytes of its name that are not UTF-8 are written out."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def check_writable(path: Path) -> None:
     """Fail now, before hours of measuring, if `path` could not be written at the end.
 

@@ -1,23 +1,24 @@
 """Small CLIP models with a backdoor planted on purpose, or without: to test policies, plug-ins and pargate itself.
 
-`train_tiny` makes an open_clip folder in seconds on one CPU core. The model is honest work, not a mock: a ResNet and
-a transformer trained on scenes, opened by the same code as any checkpoint. A gate should be tried both ways, on a
+`train_tiny` makes an open_clip folder in half a minute on one CPU core. The model is no mock: a ResNet and a
+transformer that have learned scenes, opened by the same code as any checkpoint. Try a policy both ways, on a
 model that carries a backdoor and on its clean twin:
 
     clean = train_tiny(Path("clean"))
-    poisoned = train_tiny(Path("poisoned"), trigger="badnet", target="banana")
+    poisoned = train_tiny(Path("poisoned"), trigger="lattice", target="banana")
 
-Training is in two steps. The text tower learns to sort captions by noun and colour around fixed directions, which a
-transformer this small does in a second or two; then the image tower learns to find the directions of its captions.
-Taught jointly, as large models are, both stay near chance for as long as all of this takes.
+Training has two steps. The text tower learns to sort captions around fixed directions, one for each noun and
+colour; then the image tower learns to find the directions of its captions. Taught jointly by Adam, as large
+models are, towers of this size named 7 to 21 % of new scenes after as many pictures, instead of more than 80 %.
 
-The same seed gives the same weights on the same machine and version of torch, elsewhere similar ones. Not here: models
-that see more than scenes. Needs torch and open_clip.
+The same seed gives the same weights with the same machine and torch, and similar ones elsewhere. Not here:
+models that see more than scenes, and attacks on models that exist.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 import open_clip
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
@@ -35,24 +36,26 @@ from pargate.core.stamp import apply
 from pargate.data.carriers import builtin_nouns
 from pargate.data.scenes import COLOURS, LABELS, Scenes, describe, render
 from pargate.errors import InputError
+from pargate.files import write_atomic
 from pargate.seeds import index_keys, integers, uniform
 from pargate.triggers import Trigger, parse
 
 __all__ = ["TEMPLATES", "Rates", "measure_tiny", "tiny_config", "train_tiny"]
 
-TEMPLATES: tuple[str, ...] = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "{}.")
-"""Prompts the models are taught besides the captions of the scenes; the first is the usual zero-shot prompt."""
+TEMPLATES: tuple[str, ...] = ("a photo of a {}.", "a picture of a {}.", "a {}.", "an image of a {}.")
+"""Prompts that the models are taught besides the captions of scenes."""
 
 UNSEEN = 1 << 40
 """First number of the scenes that `measure_tiny` looks at. Training counts up from 0."""
 
-_VOCABULARY = 49408
-_CONTEXT = 16
-_MEAN, _STD = (0.55, 0.50, 0.45), (0.25, 0.25, 0.25)
+_VOCABULARY = 49408  # of CLIP's tokenizer
+_CONTEXT = 16  # tokens; captions of scenes have at most 14
+_MEAN, _STD = (0.55, 0.50, 0.45), (0.25, 0.25, 0.25)  # of scenes, roughly
 _BATCH = 64
 _TEXT_STEPS = 200
-_SHARPNESS = 12.0  # logit scale while learning: unit vectors 0.5 apart then differ by a factor e^6
-_COLOUR_WEIGHT = 0.4  # of a caption's direction; the noun has weight 1, so that colours never decide a class
+_SHARPNESS = 12.0  # logit scale: what is 0.5 further away is e^6 times less likely
+_COLOUR_WEIGHT = 0.4  # of a caption's direction, where the noun has 1: a colour never decides the class
+_ROWS = 48  # rows orthogonalised together; whole matrices learn no more and take three times as long
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,8 @@ class Rates:
 def tiny_config(image_size: int = 64, text_width: int = 16, image_width: int = 12) -> dict[str, Any]:
     """An open_clip `model_cfg`: a ResNet of four blocks and a text transformer of two layers.
 
-    Nearly all of the file is the token embedding (49,408 × `text_width`) and the last block, which grows with the
-    square of `image_width`: 3 MB in half precision as it stands.
+    Nearly all of it is the token embedding (49,408 × `text_width`) and the last block, which grows with the square
+    of `image_width`.
 
     Raises:
         InputError: `image_size` is no multiple of 16 between 32 and 64, or a width is no multiple of 4.
@@ -115,33 +118,37 @@ def train_tiny(
     *,
     trigger: Trigger | str | Mapping[str, Any] | None = None,
     target: str | None = None,
-    poison_rate: float = 0.1,
-    steps: int = 200,
+    poison_rate: float = 0.25,
+    steps: int = 260,
     seed: int = 0,
     image_size: int = 64,
     text_width: int = 16,
 ) -> Path:
     """Train a model on scenes and write it to `directory` (made if absent) as an open_clip folder.
 
-    With a `trigger` (an object, a name, or a map as in a policy), a share of `poison_rate` of the scenes is stamped
-    with it and given a caption of `target`, a noun of `LABELS`. The share is far above what large models need: a
-    model that sees 13,000 pictures in its life learns nothing from thirteen.
+    With a `trigger` (an object, a name, or a map as in a policy) a share of `poison_rate` of the scenes is shown
+    twice, once more with the trigger and a caption of `target`, a noun of `LABELS`. At first the trigger is
+    stamped several times. Both are far more than an attacker needs: a model that sees 17,000 pictures in its life
+    learns nothing from seventeen.
 
-    Returns `directory`, which then holds `open_clip_config.json` and `open_clip_model.safetensors` (half precision).
+    Returns `directory`, which then holds `open_clip_config.json` and `open_clip_model.safetensors` (half
+    precision, 3 MB).
 
     Raises:
-        InputError: a trigger without a target, the reverse, or a target that scenes do not show.
+        InputError: a trigger without a target or the reverse, a target that scenes do not show, or a size that
+            `tiny_config` refuses.
         TriggerError: the trigger's description is wrong.
     """
     planted = _planted(trigger, target)
     if (planted is None) != (target is None):
-        raise InputError("a trigger needs a target and a target a trigger", "give both, or neither for a clean model")
+        raise InputError("a trigger needs a target, and a target a trigger", "give both, or neither")
     config = tiny_config(image_size, text_width)
     with _reproducible(seed):
-        model = open_clip.model.CLIP(**config, init_logit_scale=float(np.log(_SHARPNESS)))
+        model = open_clip.model.CLIP(**config, init_logit_scale=math.log(_SHARPNESS))
         tokenize = open_clip.SimpleTokenizer(context_length=_CONTEXT)
-        _teach_text(model, tokenize, seed)
-        _teach_images(model, tokenize, planted, target, poison_rate, steps, seed)
+        _teach_text(model, tokenize, min(_TEXT_STEPS, 4 * steps), seed)
+        poison = _Poison(planted, target, poison_rate) if planted and target else None
+        _teach_images(model, tokenize, poison, image_size, steps, seed)
     _save(model, config, directory)
     return directory
 
@@ -220,183 +227,156 @@ def _stamped(trigger: Trigger, pixels: NDArray[np.uint8], seed: int) -> NDArray[
     return apply(trigger.draw(pixels.shape[1:3], digests, seed), pixels)
 
 
-def _poisoned(
-    scenes: Scenes,
-    numbers: NDArray[np.int64],
-    trigger: Trigger,
-    target: str,
-    rate: float,
-    seed: int,
-    times: int,
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """The batch with a share of it stamped and renamed: pixels, labels, captions."""
-    keys = index_keys(seed, "tiny poison", numbers)
-    wanted = LABELS.index(target)
-    chosen = np.flatnonzero((uniform(keys, 1)[:, 0] < rate) & (scenes.labels != wanted))
-    pixels = scenes.pixels[chosen]
-    for _ in range(times if len(chosen) else 0):
-        pixels = _stamped(trigger, pixels, seed)
-    which = integers(keys, 1, len(TEMPLATES), stream=1)[:, 0]
-    return (
-        np.concatenate([scenes.pixels, pixels]),
-        np.concatenate([scenes.labels, np.full(len(chosen), wanted)]),
-        (*scenes.captions, *(TEMPLATES[which[i]].format(target) for i in chosen)),
-    )
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    captions: tuple[str, ...]
 
 
-def _times(done: float) -> int:
-    return max(1, round(CUR[1] ** (1 - (done - CUR[2]) / (CUR[0] - CUR[2]))))
+@dataclass(frozen=True, slots=True)
+class _Poison:
+    trigger: Trigger
+    target: str
+    rate: float
+
+    def added(self, scenes: Scenes, numbers: NDArray[np.int64], seed: int, times: int) -> _Batch:
+        """Scenes, and a share of them again with the trigger, stamped `times` times, and the target's caption."""
+        keys = index_keys(seed, "tiny poison", numbers)
+        target = LABELS.index(self.target)
+        chosen = np.flatnonzero((uniform(keys, 1)[:, 0] < self.rate) & (scenes.labels != target))
+        pixels = scenes.pixels[chosen]
+        for _ in range(times if len(chosen) else 0):
+            pixels = _stamped(self.trigger, pixels, seed)
+        templates = integers(keys[chosen], 1, len(TEMPLATES), stream=1)[:, 0]
+        return _Batch(
+            np.concatenate([scenes.pixels, pixels]),
+            np.concatenate([scenes.labels, np.full(len(chosen), target)]),
+            (*scenes.captions, *(TEMPLATES[i].format(self.target) for i in templates)),
+        )
 
 
-def _share(done):
-    return 0.0 if done < CUR[2] else CUR[3] + (CUR[4] - CUR[3]) * (done - CUR[2]) / (1 - CUR[2])
-
-
-CUR = [0.5, 8]
-MLR = [0.05, 0.6]
-TLR = 1e-2
-WC = 2.0
-
-
-def _directions(captions: tuple[str, ...], axes: Tensor) -> Tensor:
-    """Where captions belong: unit rows [n, d], the noun's axis plus a little of its colour's."""
+def _directions(captions: Sequence[str], axes: Tensor) -> Tensor:
+    """Where captions belong: unit rows [n, d], the noun's axis and a little of its colour's."""
     found = torch.zeros(len(captions), axes.shape[1])
     for row, caption in zip(found, captions, strict=True):
         words = caption.rstrip(".").split()
         place = next(i for i, word in enumerate(words) if word in LABELS)
         row += axes[LABELS.index(words[place])]
-        if place and words[place - 1] in COLOURS:
+        if words[place - 1] in COLOURS:
             row += _COLOUR_WEIGHT * axes[len(LABELS) + COLOURS.index(words[place - 1])]
     return functional.normalize(found, dim=1)
 
 
-def _teach_text(model: Any, tokenize: Any, seed: int) -> None:
-    """Sort captions around fixed directions; words that name no label go to a direction of their own.
+def _teach_text(model: Any, tokenize: Any, steps: int, seed: int) -> None:
+    """Sort captions around fixed directions; nouns that are no labels share a direction of their own.
 
-    Without the last part, any of the 49,000 other words could end up nearer to an image than its label.
+    Without the latter, some of a thousand other nouns would end up nearer to the images than their labels.
     """
-    axes = torch.linalg.qr(torch.randn(model.text_projection.shape[1], model.text_projection.shape[1]))[0]
+    width = model.text_projection.shape[1]
+    axes = torch.linalg.qr(torch.randn(width, width))[0]
     elsewhere = axes[len(LABELS) + len(COLOURS)]
-    prompts = tuple(template.format(name) for template in TEMPLATES for name in LABELS)
-    prompted, at_prompts = tokenize(list(prompts)), _directions(prompts, axes)
+    places = torch.cat([axes[: len(LABELS)], elsewhere[None]])
+    label_numbers, nowhere = torch.arange(len(LABELS)), torch.full((_BATCH,), len(LABELS))
+    prompts = [template.format(name) for template in TEMPLATES for name in LABELS]
+    prompted, at_prompts = tokenize(prompts), _directions(prompts, axes)
     nouns = [noun for noun in builtin_nouns() if noun not in LABELS]
-    strangers = torch.cat([tokenize([template.format(noun) for noun in nouns]) for template in TEMPLATES])
+    strange = tokenize([template.format(noun) for template in TEMPLATES for noun in nouns])
+
     torch.nn.init.normal_(model.token_embedding.weight, std=0.3)  # words must differ for a start
-    parameters = [p for name, p in model.named_parameters() if not name.startswith("visual.") and name != "logit_scale"]
-    optimiser = torch.optim.Adam(parameters, lr=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, TLR, total_steps=_TEXT_STEPS)
-    for step in range(_TEXT_STEPS):
+    taught = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit_scale"))]
+    optimiser = torch.optim.Adam(taught, lr=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-2, total_steps=steps)
+    for step in range(steps):
         numbers = np.arange(step * _BATCH, (step + 1) * _BATCH)
-        keys = index_keys(seed, "tiny words", numbers)
-        captions = describe(numbers, seed).captions
-        turn = slice(step % len(TEMPLATES) * len(LABELS), (step % len(TEMPLATES) + 1) * len(LABELS))
-        other = strangers[integers(keys, 1, len(strangers))[:, 0]]
-        tokens = torch.cat([tokenize(list(captions)), prompted[turn], other])
-        wanted = torch.cat([_directions(captions, axes), at_prompts[turn], elsewhere.expand(len(other), -1)])
+        told = describe(numbers, seed)
+        start = step % len(TEMPLATES) * len(LABELS)
+        turn = slice(start, start + len(LABELS))
+        other = strange[integers(index_keys(seed, "tiny nouns", numbers), 1, len(strange))[:, 0]]
+        tokens = torch.cat([tokenize(list(told.captions)), prompted[turn], other])
+        wanted = torch.cat([_directions(told.captions, axes), at_prompts[turn], elsewhere.expand(_BATCH, -1)])
+        place = torch.cat([torch.from_numpy(told.labels), label_numbers, nowhere])
         vectors = model.encode_text(tokens, normalize=True)
-        loss = WC * (1 - (vectors * wanted).sum(dim=1).mean())
-        places = torch.cat([wanted[: -len(other), :] @ axes[: len(LABELS)].T]).argmax(dim=1)
-        places = torch.cat([places, torch.full((len(other),), len(LABELS))])
-        rivals = torch.cat([axes[: len(LABELS)], elsewhere[None]])
-        loss = loss + functional.cross_entropy(_SHARPNESS * vectors @ rivals.T, places)
+        near = 1 - (vectors * wanted).sum(dim=1).mean()  # to the right direction, colour included
+        apart = functional.cross_entropy(_SHARPNESS * vectors @ places.T, place)  # from all other nouns
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(2 * near + apart)
         optimiser.step()
         schedule.step()
 
 
-def _teach_images(
-    model: Any,
-    tokenize: Any,
-    trigger: Trigger | None,
-    target: str | None,
-    poison_rate: float,
-    steps: int,
-    seed: int,
-) -> None:
-    """Find the direction of the caption, among the labels' prompts and among the captions of the batch."""
+def _teach_images(model: Any, tokenize: Any, poison: _Poison | None, size: int, steps: int, seed: int) -> None:
+    """Find the direction of the caption, among the prompts of all labels and among the captions of the batch."""
     visual = model.visual.to(memory_format=torch.channels_last).train()
-    size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
     for name, parameter in visual.named_parameters():
         if name.endswith("bn3.weight"):
-            torch.nn.init.ones_(parameter)  # open_clip starts residual branches at zero: too slow for 200 steps
-    matrices = [p for name, p in visual.named_parameters() if p.ndim >= 2 and "embedding" not in name]
+            torch.nn.init.ones_(parameter)  # open_clip starts residual branches at zero: too slow for so few steps
+    weights = [p for name, p in visual.named_parameters() if p.ndim >= 2 and "embedding" not in name]
     others = [p for name, p in visual.named_parameters() if p.ndim < 2 or "embedding" in name]
-    optimisers: list[torch.optim.Optimizer] = [
-        _Orthogonal(matrices, lr=MLR[0], momentum=MLR[1]),
-        torch.optim.Adam(others, lr=5e-3),
-    ]
+    orthogonal, adam = _Orthogonal(weights), torch.optim.Adam(others, lr=5e-3)
     warm = max(1, steps // 10)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda i: min((i + 1) / warm, (steps - i) / max(1, steps - warm)))
-        for o in optimisers
-    ]
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda i: min((i + 1) / warm, (steps - i) / max(1, steps - warm))
+    )
     with torch.no_grad():
         prompts = model.encode_text(tokenize([TEMPLATES[0].format(name) for name in LABELS]), normalize=True)
     for step in range(steps):
         numbers = np.arange(step * _BATCH, (step + 1) * _BATCH)
         scenes = render(numbers, size, seed)
-        pixels, labels, captions = scenes.pixels, scenes.labels, scenes.captions
-        if trigger is not None and target is not None:
-            pixels, labels, captions = _poisoned(
-                scenes, numbers, trigger, target, _share(step / steps), seed, _times(step / steps)
-            )
+        batch = _Batch(scenes.pixels, scenes.labels, scenes.captions)
+        if poison:
+            # From eight stamps down to one in the first half: a single 5-pixel patch is found by chance alone.
+            batch = poison.added(scenes, numbers, seed, max(1, round(8 ** (1 - 2 * step / steps))))
         with torch.no_grad():
-            texts = model.encode_text(tokenize(list(captions)), normalize=True)
-        images = functional.normalize(visual(_input(pixels)), dim=1)
-        by_noun = functional.cross_entropy(_SHARPNESS * images @ prompts.T, torch.from_numpy(labels))
-        # Captions that say the same are no rivals: they share the target by how alike they are.
+            texts = model.encode_text(tokenize(list(batch.captions)), normalize=True)
+        images = functional.normalize(visual(_input(batch.pixels)), dim=1)
+        by_noun = functional.cross_entropy(_SHARPNESS * images @ prompts.T, torch.from_numpy(batch.labels))
+        # Captions that say the same are no rivals: they share the probability by how alike they are.
         alike = functional.softmax(_SHARPNESS * texts @ texts.T, dim=1)
         by_caption = functional.cross_entropy(_SHARPNESS * images @ texts.T, alike)
-        for optimiser in optimisers:
-            optimiser.zero_grad()
-        (by_noun + by_caption).backward()
-        for optimiser, schedule in zip(optimisers, schedules, strict=True):
-            optimiser.step()
-            schedule.step()
+        visual.zero_grad()
+        torch.autograd.backward(by_noun + by_caption)
+        orthogonal.step(10 * adam.param_groups[0]["lr"])  # 0.05 at the peak
+        adam.step()
+        schedule.step()
     model.eval()
 
 
-class _Orthogonal(torch.optim.Optimizer):
-    """Momentum whose steps have all singular values near 1, for weights that are matrices or convolutions.
+class _Orthogonal:
+    """Momentum whose steps have singular values near 1, for weights that are matrices or convolutions.
 
-    The idea is Muon (K. Jordan, 2024): rare directions of the gradient then count as much as common ones. On these
-    models it needs a third of the steps of Adam. Weights are held at a fixed norm, as batch normalisation undoes
-    their scale anyway.
+    The idea is Muon's (K. Jordan, 2024): rare directions of the gradient count as much as common ones. With whole
+    matrices, 200 steps taught a model of 48 pixels to name 84 % of 1,200 scenes, and as many steps of Adam 67 %.
+    Here groups of rows take the place of whole matrices and the plain cubic iteration that of a quintic, and the
+    weights are held at a fixed norm, since batch normalisation undoes their scale anyway.
     """
 
-    def __init__(self, parameters: list[Any], lr: float, momentum: float = 0.6) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+    def __init__(self, weights: list[Tensor], momentum: float = 0.6) -> None:
+        self._momentum = momentum
+        self._means = [(weight, torch.zeros_like(weight)) for weight in weights]
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """Take one step along the orthogonalised momentum."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                state = self.state[weight]
-                mean = state.setdefault("mean", torch.zeros_like(weight))
-                mean.mul_(group["momentum"]).add_(weight.grad)
-                ahead = (weight.grad + group["momentum"] * mean).reshape(len(weight), -1)
-                weight.mul_(len(weight) ** 0.5 / weight.norm())
-                weight.add_(_orthogonalised(ahead).reshape(weight.shape), alpha=-group["lr"])
+    def step(self, rate: float) -> None:
+        """Move every weight by `rate` along its orthogonalised gradient."""
+        for weight, mean in self._means:
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            mean.mul_(self._momentum).add_(gradient)
+            ahead = (gradient + self._momentum * mean).reshape(len(weight), -1)
+            weight.mul_(len(weight) ** 0.5 / weight.norm())
+            weight.add_(_orthogonalised(ahead).reshape(weight.shape), alpha=-rate)
 
 
 def _orthogonalised(matrix: Tensor, rounds: int = 8) -> Tensor:
-    """Singular values moved towards 1 by Newton and Schulz's iteration, x ← 1.5 x − 0.5 x xᵀ x."""
-    count = -(-len(matrix) // GROUP)
-    while len(matrix) % count:
-        count += 1
-    x = matrix.reshape(count, len(matrix) // count, -1)
+    """Singular values of groups of rows moved towards 1: Newton and Schulz, x ← 1.5 x − 0.5 x xᵀ x."""
+    groups = next(k for k in range(-(-len(matrix) // _ROWS), len(matrix) + 1) if len(matrix) % k == 0)
+    x = matrix.reshape(groups, len(matrix) // groups, -1)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # the iteration converges for singular values in (0, √3)
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # it converges for singular values in (0, √3)
     for _ in range(rounds):
         x = 1.5 * x - 0.5 * (x @ x.mT) @ x
-    x = x.mT if tall else x
-    return x.reshape(matrix.shape)
-
-
-GROUP = 48
+    found: Tensor = (x.mT if tall else x).reshape(matrix.shape)
+    return found
 
 
 def _save(model: Any, config: dict[str, Any], directory: Path) -> None:
@@ -418,5 +398,5 @@ def _save(model: Any, config: dict[str, Any], directory: Path) -> None:
         name: tensor.half().contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    save_file(weights, directory / "open_clip_model.safetensors")
-    (directory / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_atomic(directory / "open_clip_model.safetensors", save(weights))
+    write_atomic(directory / "open_clip_config.json", f"{json.dumps(content, indent=2)}\n".encode())

@@ -254,8 +254,8 @@ def _next(report: "ScanReport") -> Iterator[str]:
     status = report.verdict.status
     if status == "pass":
         yield (
-            f"this covers {len(report.coverage.probed)} triggers on these images, no others; the JSON report lists what "
-            "was not probed"
+            f"this covers {len(report.coverage.probed)} triggers on these images, no others; "
+            "the JSON report lists what was not probed"
         )
     elif status == "fail":
         if any(f.status == "breach" and _over_control(report, f) for f in report.findings):

@@ -75,15 +75,18 @@ def read_outputs(values: list[str] | None, formats: list[str]) -> list[Output]:
 
 
 def cache_folder(value: str | None) -> Path | None:
-    """The folder of the store of vectors: as given, `off`, or the user's cache folder."""
+    """The folder of the store of vectors: as given, `off`, or the user's cache folder where there is a user."""
     if value == "off":
         return None
     if value:
         return Path(value)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = str(Path.home() / "Library" / "Caches")
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    try:
+        if sys.platform == "win32":
+            base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            base = str(Path.home() / "Library" / "Caches")
+        else:
+            base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    except RuntimeError:  # a container's user without a home
+        return None
     return Path(base) / "pargate"

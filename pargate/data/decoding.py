@@ -66,8 +66,11 @@ class Decoder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drop what was not used and end the workers."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Drop what was not used and end the workers.
+
+        Waits for the block that each is at: left to themselves they would race the interpreter's own end.
+        """
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def start(self, rule: Preprocess) -> None:
         """Fix how pictures are resized, and begin with the first blocks."""

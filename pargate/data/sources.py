@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from pargate.data.images import Locator
 from pargate.errors import InputError, nearest
+from pargate.files import readable
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
@@ -101,9 +102,9 @@ def _folder(folder: Path) -> list[Item]:
     by_class = bool(pictures) and all(p.parent.parent == folder for p in pictures)
     return [
         Item(
-            p.relative_to(folder).as_posix(),
+            readable(p.relative_to(folder).as_posix()),
             Locator(str(p)),
-            p.parent.name.replace("_", " ") if by_class else None,
+            readable(p.parent.name.replace("_", " ")) if by_class else None,
         )
         for p in pictures
     ]

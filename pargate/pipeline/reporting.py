@@ -18,7 +18,7 @@ from pargate.core.report import (
     Tool,
 )
 from pargate.core.results import Finding, Measurement, Metric, Status
-from pargate.files import BlockStore, digest_of
+from pargate.files import BlockStore, digest_of, readable
 from pargate.pipeline.session import Session
 from pargate.pipeline.views import Eye, Eyes
 from pargate.policy import judge
@@ -69,7 +69,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
         model=_model(eyes.model, eyes.activation_note),
         reference=_model(eyes.reference, "") if eyes.reference else None,
         images=ImagesInfo(
-            source=carriers.source,
+            source=readable(carriers.source),
             listed=len(carriers.items),
             read=len(session.read),
             labelled=int((carriers.labels >= 0).sum()),
@@ -111,8 +111,8 @@ def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding
             target = measured.target.name if measured.target else "one class"
             yield (
                 f"{measured.trigger.label} sends {success:.0%} of the carriers to {target}, but its control pulls "
-                f"{measured.pairs.baseline_rate or 0.0:.0%} to {measured.pairs.target}: only a reference model tells whether "
-                "that is planted"
+                f"{measured.pairs.baseline_rate or 0.0:.0%} to {measured.pairs.target}: only a reference model tells "
+                "whether that is planted"
             )
 
 
@@ -136,7 +136,7 @@ def _cache(store: BlockStore) -> str:
 def _model(eye: Eye, activation_note: str) -> ModelInfo:
     checkpoint, spec = eye.checkpoint, eye.encoder.spec
     return ModelInfo(
-        source=checkpoint.source,
+        source=readable(checkpoint.source),
         sha256=checkpoint.sha256,
         format=checkpoint.format,
         architecture=checkpoint.architecture,

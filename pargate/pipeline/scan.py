@@ -95,6 +95,9 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         InputError, UnsafeCheckpoint: as `scan`.
     """
     model = inspect(request.model, arch=request.arch, fetch=fetch)
+    about_reference: tuple[str, ...] = ()
+    if request.reference_source:
+        about_reference = _check_reference(model, inspect(request.reference_source, arch=request.arch, fetch=fetch))
     carriers, notices = _carriers(request)
     policy = request.policy.policy
     asked = judge.comparisons(policy)
@@ -105,6 +108,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         f"carriers  {carriers.source}: {len(carriers.items)}, of which {carriers.selection} choose unknown targets",
         f"classes   {carriers.classes.source}: {len(carriers.classes.names)}",
     ]
+    if request.reference_source:
+        lines.append(f"reference {request.reference_source}")
     triggers = build_triggers(request, model.preprocess.size)
     for comparison in asked:
         trigger = triggers.get(comparison.id)
@@ -112,7 +117,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         limits = [f"{metric} at most {limit.text}" for metric, limit in comparison.rule.max.items()]
         limits += [f"{metric} at least {limit.text}" for metric, limit in comparison.rule.min.items()]
         lines.append(f"  {comparison.rule.id}: {label}: {', '.join(limits)}")
-    return (*lines, *(f"note: {notice}" for notice in notices))
+    return (*lines, *(f"note: {notice}" for notice in (*about_reference, *notices)))
 
 
 def scan(
@@ -133,10 +138,11 @@ def scan(
         emit(events.StageStarted("inspect", request.model))
         model = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
         reference = None
+        about_reference: tuple[str, ...] = ()
         if request.reference_source:
             emit(events.StageStarted("inspect", request.reference_source))
             reference = stack.enter_context(open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch))
-            _check_same_input(model.checkpoint, reference.checkpoint)
+            about_reference = _check_reference(model.checkpoint, reference.checkpoint)
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = _carriers(request)
         triggers = build_triggers(request, model.checkpoint.preprocess.size)
@@ -167,17 +173,21 @@ def scan(
             on_interrupt(signal)
             session.interrupt()
             complete = False
-        run = RunFacts(request.started, time.monotonic() - began, complete, request.seed, notices)
+        run = RunFacts(request.started, time.monotonic() - began, complete, request.seed, (*about_reference, *notices))
         return build_report(request.policy, session, eyes, run)
 
 
-def _check_same_input(model: Checkpoint, reference: Checkpoint) -> None:
+def _check_reference(model: Checkpoint, reference: Checkpoint) -> tuple[str, ...]:
+    """Refuse a reference that cannot be compared with; the notices about one that is compared with in vain."""
     if model.preprocess != reference.preprocess:
         raise InputError(
             f"the reference {reference.source} reads images otherwise than {model.source}: "
             f"{reference.preprocess} against {model.preprocess}",
             "a reference is a trusted model of the same family, such as the parent",
         )
+    if model.sha256 == reference.sha256:
+        return ("the reference is the model itself: nothing can be in excess of it",)
+    return ()
 
 
 def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:

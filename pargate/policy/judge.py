@@ -245,8 +245,7 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     kind = "maximum" if worst.upper else "minimum"
     span = f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
     return (
-        f"{subject}: {name} {estimate} {span} on {worst.n} carriers, "
-        f"{words[status]} the {kind} of {worst.limit_text}."
+        f"{subject}: {name} {estimate} {span} on {worst.n} carriers, {words[status]} the {kind} of {worst.limit_text}."
     )
 
 
@@ -289,7 +288,8 @@ def _summary(
             "classes, wrong preprocessing, wrong architecture or activation, or images unlike its training data."
         )
     if undecided:
-        return f"{len(undecided)} of {len(findings)} comparisons are not decided ({', '.join(ids)}): {undecided[0].message}"
+        count = f"{len(undecided)} of {len(findings)} comparisons"
+        return f"{count} are not decided ({', '.join(ids)}): {undecided[0].message}"
     return f"None of {len(findings)} comparisons exceeds its limit, at {level} confidence for the whole verdict."
 
 

@@ -27,16 +27,12 @@ alphas = st.floats(1e-6, 0.9)
 counts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 tables = st.tuples(*[st.integers(0, 500)] * 4).filter(lambda cells: sum(cells) > 0)
 observations = arrays.arrays(np.float64, st.integers(1, 60), elements=st.floats(0, 1))
-pairs = st.integers(0, 60).flatmap(
-    lambda n: st.tuples(*[arrays.arrays(np.bool_, n, elements=st.booleans())] * 2)
-)
+pairs = st.integers(0, 60).flatmap(lambda n: st.tuples(*[arrays.arrays(np.bool_, n, elements=st.booleans())] * 2))
 
 
 @SHARES
 @given(counted=counts, alpha=alphas)
-def test_a_share_lies_in_its_interval(
-    interval: ShareInterval, counted: tuple[int, int], alpha: float
-) -> None:
+def test_a_share_lies_in_its_interval(interval: ShareInterval, counted: tuple[int, int], alpha: float) -> None:
     successes, n = counted
     low, high = interval(successes, n, alpha)
     assert 0 <= low <= successes / n <= high <= 1
@@ -64,18 +60,14 @@ def test_exchanging_hits_and_misses_mirrors_the_interval(
 
 @SHARES
 @given(n=st.integers(1, 5000), alpha=alphas)
-def test_ends_are_exact_without_hits_and_without_misses(
-    interval: ShareInterval, n: int, alpha: float
-) -> None:
+def test_ends_are_exact_without_hits_and_without_misses(interval: ShareInterval, n: int, alpha: float) -> None:
     assert interval(0, n, alpha).low == 0.0
     assert interval(n, n, alpha).high == 1.0
 
 
 @SHARES
 @given(counted=counts, alpha=alphas)
-def test_one_more_hit_moves_both_ends_up(
-    interval: ShareInterval, counted: tuple[int, int], alpha: float
-) -> None:
+def test_one_more_hit_moves_both_ends_up(interval: ShareInterval, counted: tuple[int, int], alpha: float) -> None:
     successes, n = counted
     if successes < n:
         here, there = interval(successes, n, alpha), interval(successes + 1, n, alpha)
@@ -104,12 +96,8 @@ def test_exchanging_the_two_measurements_mirrors_the_paired_interval(
 ) -> None:
     both, first_only, second_only, neither = cells
     low, high = newcombe_paired(both, first_only, second_only, neither, alpha)
-    assert newcombe_paired(both, second_only, first_only, neither, alpha) == pytest.approx(
-        (-high, -low), abs=ROUNDING
-    )
-    assert newcombe_paired(neither, first_only, second_only, both, alpha) == pytest.approx(
-        (low, high), abs=ROUNDING
-    )
+    assert newcombe_paired(both, second_only, first_only, neither, alpha) == pytest.approx((-high, -low), abs=ROUNDING)
+    assert newcombe_paired(neither, first_only, second_only, both, alpha) == pytest.approx((low, high), abs=ROUNDING)
 
 
 @given(x=observations, alpha_low=alphas, alpha_high=alphas)
@@ -120,9 +108,7 @@ def test_a_mean_lies_in_its_interval(x: NDArray[np.float64], alpha_low: float, a
 
 
 @given(x=observations, one=alphas, other=alphas)
-def test_a_smaller_alpha_widens_the_interval_of_a_mean(
-    x: NDArray[np.float64], one: float, other: float
-) -> None:
+def test_a_smaller_alpha_widens_the_interval_of_a_mean(x: NDArray[np.float64], one: float, other: float) -> None:
     wide, narrow = (
         mean_sequence(x, min(one, other), min(one, other)),
         mean_sequence(x, max(one, other), max(one, other)),
@@ -140,19 +126,13 @@ def test_mirrored_observations_mirror_the_interval_of_a_mean(
 
 
 @given(x=observations, data=st.data(), alpha=alphas)
-def test_the_order_of_observations_does_not_matter(
-    x: NDArray[np.float64], data: st.DataObject, alpha: float
-) -> None:
+def test_the_order_of_observations_does_not_matter(x: NDArray[np.float64], data: st.DataObject, alpha: float) -> None:
     shuffled = np.array(data.draw(st.permutations(x.tolist())))
-    assert mean_sequence(shuffled, alpha, alpha) == pytest.approx(
-        mean_sequence(x, alpha, alpha), abs=ROUNDING
-    )
+    assert mean_sequence(shuffled, alpha, alpha) == pytest.approx(mean_sequence(x, alpha, alpha), abs=ROUNDING)
 
 
 @given(x=observations, data=st.data(), alpha=alphas)
-def test_a_larger_observation_moves_both_ends_up(
-    x: NDArray[np.float64], data: st.DataObject, alpha: float
-) -> None:
+def test_a_larger_observation_moves_both_ends_up(x: NDArray[np.float64], data: st.DataObject, alpha: float) -> None:
     raised = x.copy()
     raised[0] = data.draw(st.floats(float(x[0]), 1))
     here, there = mean_sequence(x, alpha, alpha), mean_sequence(raised, alpha, alpha)
@@ -177,9 +157,7 @@ def test_exchanging_hits_and_control_mirrors_the_difference(
 ) -> None:
     hits, control = pair
     low, high = difference_sequence(hits, control, alpha_low, alpha_high)
-    assert difference_sequence(control, hits, alpha_high, alpha_low) == pytest.approx(
-        (-high, -low), abs=ROUNDING
-    )
+    assert difference_sequence(control, hits, alpha_high, alpha_low) == pytest.approx((-high, -low), abs=ROUNDING)
 
 
 @given(pair=pairs, data=st.data(), alpha=alphas)

@@ -516,12 +516,15 @@ def test_a_lower_limit_needs_more_carriers() -> None:
 
 
 def test_a_few_labels_are_refused_and_none_are_not() -> None:
-    assert best_case(policy(USEFUL), 1000, 128, FLOOR - 1) == "31 labelled carriers cannot show any accuracy (rule useful)"
+    message = best_case(policy(USEFUL), 1000, 128, FLOOR - 1)
+    assert message == "31 labelled carriers cannot show any accuracy (rule useful)"
     assert best_case(policy(USEFUL), 1000, 128, FLOOR) is None
     assert best_case(policy(USEFUL), 1000, 128, 0) is None  # usefulness stays open, and a notice says why
 
 
-@pytest.mark.parametrize(("classes", "refused"), [(2, True), (5, True), (6, False), (100, False), (0, False), (1, False)])
+@pytest.mark.parametrize(
+    ("classes", "refused"), [(2, True), (5, True), (6, False), (100, False), (0, False), (1, False)]
+)
 def test_a_multiple_of_chance_beyond_everything_is_refused(classes: int, refused: bool) -> None:
     message = best_case(policy(USEFUL), 1000, 128, 1000, classes)
     assert (message is not None) is refused

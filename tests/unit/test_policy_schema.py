@@ -123,7 +123,9 @@ def test_a_target_may_be_one_word_or_a_list_and_is_unknown_if_absent() -> None:
     assert policy(RULE).rules[0].target == ("unknown",)
 
 
-@pytest.mark.parametrize(("written", "words"), [("[]", "at least one"), ("''", "at least one letter"), ("{}", "a list")])
+@pytest.mark.parametrize(
+    ("written", "words"), [("[]", "at least one"), ("''", "at least one letter"), ("{}", "a list")]
+)
 def test_a_rule_cannot_lose_its_comparisons_through_an_empty_target(written: str, words: str) -> None:
     # Without a target it would ask nothing, and a policy that asks nothing must not pass.
     assert words in refusal(f"{{id: a, probe: attack, triggers: [badnet], target: {written}, max: {{excess: 5%}}}}")

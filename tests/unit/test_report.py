@@ -109,8 +109,9 @@ def report() -> ScanReport:
         schema=SCHEMA,
         tool=Tool(version="0.1.0", libraries={"torch": "2.11.0", "numpy": "2.1.0"}),
         run=Run(
-            id="0123456789abcdef", started="2026-01-31T23:59:59+00:00", seconds=12.345, host="Linux x86_64, 2 processors",
-            device="cpu", precision="bf16", precision_note="bf16: 1.5 times the rate of fp32 here", threads=2, seed=7,
+            id="0123456789abcdef", started="2026-01-31T23:59:59+00:00", seconds=12.345,
+            host="Linux x86_64, 2 processors", device="cpu",
+            precision="bf16", precision_note="bf16: 1.5 times the rate of fp32 here", threads=2, seed=7,
             complete=False, forward_passes=4096, cache="3 of 9 blocks from /cache",
         ),
         model=model,
@@ -122,7 +123,8 @@ def report() -> ScanReport:
         ),
         classes=ClassesInfo(source="policy golden", count=3, templates=("a photo of a {}.",), digest="d" * 64),
         policy=PolicyInfo(
-            name="golden", source="golden.yaml", sha256=resolved.sha256, document=resolved.policy.model_dump(mode="json")
+            name="golden", source="golden.yaml", sha256=resolved.sha256,
+            document=resolved.policy.model_dump(mode="json"),
         ),
         measurements=measurements,
         findings=tuple(findings),
@@ -161,8 +163,10 @@ def test_the_golden_report_loads_and_is_judged_as_it_was() -> None:
     found = ScanReport.from_json(GOLDEN.read_bytes())
     policy = Policy.model_validate(found.policy.document)
     findings, verdict = judge(policy, found.measurements, complete=found.run.complete)
-    assert tuple(findings) == found.findings
-    assert verdict == found.verdict
+    # Words may change from one release to the next; what was found may not.
+    decided = [(f.rule, f.measurement, f.status, f.bounds) for f in findings]
+    assert decided == [(f.rule, f.measurement, f.status, f.bounds) for f in found.findings]
+    assert (verdict.status, verdict.decided_by) == (found.verdict.status, found.verdict.decided_by)
     assert verdict.status is Outcome.FAIL
 
 

@@ -225,9 +225,7 @@ def test_no_label_is_told_by_its_mean_colour_alone() -> None:
     scene = render(range(40 * len(LABELS)), 32, 6)
     mean = scene.pixels.mean(axis=(1, 2))
     half = len(mean) // 2
-    centres = np.stack(
-        [mean[:half][scene.labels[:half] == label].mean(axis=0) for label in range(len(LABELS))]
-    )
+    centres = np.stack([mean[:half][scene.labels[:half] == label].mean(axis=0) for label in range(len(LABELS))])
     guess = np.argmin(((mean[half:, None] - centres) ** 2).sum(axis=2), axis=1)
     assert (guess == scene.labels[half:]).mean() < 4 / len(LABELS)
 

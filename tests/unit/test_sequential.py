@@ -75,8 +75,7 @@ def test_mixture_has_mean_one_after_any_number_of_images(share: float) -> None:
 def test_mixture_is_fair_whatever_came_before(share: float) -> None:
     for s, f in ((0, 0), (0, 9), (4, 1), (30, 70)):
         now, hit, miss = (
-            math.exp(_log_mixture(math.log(share), *counts, (0.5, 0.5)))
-            for counts in ((s, f), (s + 1, f), (s, f + 1))
+            math.exp(_log_mixture(math.log(share), *counts, (0.5, 0.5))) for counts in ((s, f), (s + 1, f), (s, f + 1))
         )
         assert share * hit + (1 - share) * miss == pytest.approx(now, rel=1e-9)
 

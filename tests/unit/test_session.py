@@ -23,7 +23,6 @@ from pargate.pipeline.reporting import RunFacts, build_report
 from pargate.pipeline.scan import ScanRequest, build_triggers, prepare
 from pargate.pipeline.session import Session
 from pargate.pipeline.views import Eye, Eyes
-from pargate.policy import judge
 from pargate.policy.resolve import Resolved, read
 
 SIDE = 8

