@@ -222,6 +222,11 @@ def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
             f"{carriers.source} holds {total} images: {problem}",
             "give more images with --images, or another policy with --policy",
         )
+    if any(rule.probe == "retrieval" for rule in policy.rules) and not any(item.caption for item in carriers.items):
+        raise InputError(
+            f"{carriers.source} has no captions, which the probe retrieval needs",
+            f"give a CSV with the column caption, tars with .txt, or {BUILTIN_SCENES}",
+        )
     if not labelled and any(Metric.ACCURACY in rule.min for rule in policy.rules):
         notices.append(
             f"{carriers.source} has no labels, so usefulness cannot be decided: give class folders, a CSV with the "
@@ -311,11 +316,6 @@ def prepare(
 
 def _pools(session: Session, eyes: Eyes, texts: tuple[str, ...]) -> tuple[Pool, Pool | None]:
     """What retrieval searches, as the model and as the reference embed it."""
-    if not texts:
-        raise InputError(
-            f"{session.carriers.source} has no captions, which the probe retrieval needs",
-            "give a CSV with the column caption, tars with .txt, or builtin:scenes",
-        )
     blocks = [n for n in range(len(session.carriers.blocks)) if session.carriers.is_selection(n)]
 
     def pool(eye: Eye, reference: bool) -> Pool:

@@ -115,8 +115,8 @@ class TargetedProbe:
         vectors = views.stamped(self.trigger)
         clean = views.clean()
         record = _Record(
-            # The gallery of retrieval is the selection half, which therefore never measures.
-            selection and (self.given is None or self.kind == "retrieval"),
+            # Whatever chooses does not measure: it picks the target, the control's class, or it is retrieval's gallery.
+            selection and (self.given is None or self.baseline == "control" or self.kind == "retrieval"),
             self.truth(views),
             self.hits(clean, False),
             self.hits(vectors, False),
@@ -158,7 +158,7 @@ class TargetedProbe:
 
     def _choose_control(self) -> int | None:
         """The class that the control pulls to most, on the carriers that choose the target."""
-        chosen = [r for r in self._records.values() if r.control and (r.selection or self.given is not None)]
+        chosen = [r for r in self._records.values() if r.control and r.selection]
         gain = np.zeros(len(self.names))
         for r in chosen:
             if r.control is not None:

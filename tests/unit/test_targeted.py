@@ -119,7 +119,7 @@ def test_without_a_selection_half_nothing_is_measured_rather_than_zero() -> None
 
 
 def test_a_given_target_is_measured_on_all_blocks() -> None:
-    probe = attack(given=BANANA)
+    probe = attack(given=BANANA, baseline=None)
     probe.observe(0, True, CHOOSING)
     probe.observe(1, False, block([CAT, CAT], [CAT, CAT], [BANANA, CAT]))
     found = probe.measurement()
@@ -127,6 +127,17 @@ def test_a_given_target_is_measured_on_all_blocks() -> None:
     assert (found.target.name, found.target.given, found.target.selection_n) == ("banana", True, 0)
     assert found.counts["attack_success"] == Count(n=6, successes=4)
     assert found.selection == {}
+
+
+def test_under_a_control_even_a_given_target_is_not_measured_where_the_control_s_class_is_chosen() -> None:
+    probe = attack(given=BANANA)
+    probe.controlled = True
+    probe.observe(0, True, block([CAT] * 3, [CAT] * 3, [BANANA] * 3, control=[PIPE] * 3))
+    probe.observe(1, False, block([CAT, CAT], [CAT, CAT], [BANANA, CAT], control=[BANANA, PIPE]))
+    found = probe.measurement()
+    assert found.counts["attack_success"] == Count(n=2, successes=1)
+    assert found.pairs is not None
+    assert (found.pairs.target, found.pairs.n, found.pairs.trigger_only, found.pairs.baseline_only) == ("pipe", 2, 1, 1)
 
 
 def test_with_a_reference_the_target_is_what_the_model_does_and_the_reference_does_not() -> None:
