@@ -95,6 +95,8 @@ def scan(
     # Before torch is loaded: threads that wait by spinning take the processor from the workers that decode
     # pictures, and from whatever else runs; on two busy cores a layer then took ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # numpy only multiplies small matrices here, for which its own threads cost more than they give.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from pargate.cli.console import Console
     from pargate.core.results import Outcome
