@@ -16,12 +16,12 @@ import argparse
 import io
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,9 @@ def memory_of(model: Path, arch: str | None, images: Path, classes: Path, count:
 def child(model: str, arch: str, images: str, classes: str, count: str) -> None:
     resolved = four_triggers("0.5%" if "64" in images else "3%", int(count))
     report = scan(request(Path(model), resolved, images, Path(classes), arch=arch or None))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not getrusage: its maximum survives exec, and would be that of the parent.
+    status = Path("/proc/self/status").read_text()
+    peak = 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     print(
         json.dumps(
             {"peak_bytes": peak, "model_bytes": report.model.parameters * 4, "read": report.images.read,
@@ -279,25 +281,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=SHARED / "zoo" / "dev")
     parser.add_argument("--data", type=Path, default=SHARED / "data")
+    parser.add_argument("--only", action="append", help="measure these parts again, keep the others")
     options = parser.parse_args()
     models, data = options.models, options.data
     small = (data / "carriers-64.tar", data / "classes-64.txt")
     large = (data / "imagenet-sample-224.tar", data / "classes-imagenet-sample.txt")
     with tempfile.TemporaryDirectory() as folder:
         big = full_size(Path(folder))
-        found = {
-            "throughput": throughput(models, data, big),
-            "verdict": verdict_times(models, data),
-            "memory": {
+        parts: dict[str, Callable[[], Any]] = {
+            "throughput": lambda: throughput(models, data, big),
+            "verdict": lambda: verdict_times(models, data),
+            "memory": lambda: {
                 "vit-clean": [memory_of(models / "vit-clean", None, *small, n) for n in (256, 1024, 2000)],
                 **{name: [memory_of(path, name, *large, n) for n in (64, 192)] for name, path in big.items()},
             },
-            "growth": growth(models, data),
+            "growth": lambda: growth(models, data),
         }
+        place = STORE / "speed.json"
+        found = json.loads(place.read_text()) if options.only else {}
+        for name, measure in parts.items():
+            if not options.only or name in options.only:
+                found[name] = measure()
     STORE.mkdir(exist_ok=True)
-    (STORE / "speed.json").write_text(json.dumps(found, indent=1) + "\n")
+    place.write_text(json.dumps(found, indent=1) + "\n")
     plot(found["growth"], STORE / "cost.png")
-    print(json.dumps(found["memory"], indent=1))
 
 
 if __name__ == "__main__":

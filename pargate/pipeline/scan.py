@@ -210,6 +210,11 @@ def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
         request.seed,
     )
     known = carriers.labels[carriers.labels >= 0]
+    if any(rule.probe == "retrieval" for rule in policy.rules) and not any(item.caption for item in carriers.items):
+        raise InputError(
+            f"{carriers.source} has no captions, which the probe retrieval needs",
+            f"give a CSV with the column caption, tars with .txt, or {BUILTIN_SCENES}",
+        )
     total, labelled = len(carriers.items), len(known)
     if total < policy.images.min:
         raise InputError(
@@ -221,11 +226,6 @@ def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
         raise InputError(
             f"{carriers.source} holds {total} images: {problem}",
             "give more images with --images, or another policy with --policy",
-        )
-    if any(rule.probe == "retrieval" for rule in policy.rules) and not any(item.caption for item in carriers.items):
-        raise InputError(
-            f"{carriers.source} has no captions, which the probe retrieval needs",
-            f"give a CSV with the column caption, tars with .txt, or {BUILTIN_SCENES}",
         )
     if not labelled and any(Metric.ACCURACY in rule.min for rule in policy.rules):
         notices.append(

@@ -136,7 +136,7 @@ class Trigger(BaseModel):
         return Recompress(stamp, self.jpeg_quality) if self.jpeg_quality else stamp
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Stamp:
-        raise NotImplementedError  # pragma: no cover - every kind in the table has its own
+        raise TypeError(f"the trigger class {type(self).__name__} defines no _stamp")
 
     def pixels(self, length: int | Fraction, side: int) -> int:
         """A length in whole pixels on an image of `side` pixels, at least 1."""

@@ -96,7 +96,7 @@ class _Patch(_Square):
 
     def _window(self, side: int, keys: seeds.Keys) -> NDArray[np.int32]:
         """Fixed-point levels [1|n, side, side, 3]."""
-        raise NotImplementedError  # pragma: no cover - every kind in the table has its own
+        raise TypeError(f"the patch class {type(self).__name__} defines no _window")
 
     _relative: ClassVar[bool] = False
 

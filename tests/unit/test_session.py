@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from pargate import events
 from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Preprocess, Vectors
@@ -20,7 +21,7 @@ from pargate.data.sources import Item
 from pargate.errors import InputError
 from pargate.files import BlockStore
 from pargate.pipeline.reporting import RunFacts, build_report
-from pargate.pipeline.scan import ScanRequest, build_triggers, prepare
+from pargate.pipeline.scan import ScanRequest, build_triggers, plan, prepare
 from pargate.pipeline.session import Session
 from pargate.pipeline.views import Eye, Eyes
 from pargate.policy.resolve import Resolved, read
@@ -304,10 +305,18 @@ def test_retrieval_runs_in_both_directions_on_the_captions() -> None:
         assert not any(found.session.carriers.is_selection(n) for n in question.probe.observed if n > 1)
 
 
-def test_retrieval_without_captions_is_refused() -> None:
-    rule = f"{{id: words, probe: retrieval, triggers: [{PATCH}], target: banana, max: {{attack_success: 90%}}}}"
+def test_retrieval_without_captions_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    rule = "{id: words, probe: retrieval, triggers: [badnet], target: banana, max: {attack_success: 90%}}"
+    resolved = read(f"pargate: 1\nname: t\nrules: [{rule}]\n", "t", Path())
+    model = Path(__file__).parents[2] / "examples" / "models" / "clean"
+    request = ScanRequest(str(model), resolved, "2026-01-01T00:00:00+00:00", images=str(tmp_path))
     with pytest.raises(InputError, match="no captions, which the probe retrieval needs"):
-        stage(rule)
+        plan(request)
+
+
+def test_a_retrieval_target_that_no_caption_names_is_refused() -> None:
+    rule = f"{{id: words, probe: retrieval, triggers: [{PATCH}], target: banana, max: {{attack_success: 90%}}}}"
     with pytest.raises(InputError, match="no caption of shelf names banana"):
         stage(rule, captions=True)
 
