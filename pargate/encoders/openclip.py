@@ -34,6 +34,10 @@ Tokenize = Callable[[Sequence[str]], Tensor]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+CPU_PIXELS = 1 << 20
+"""Pixels that go through an image tower at a time on the CPU, 16 images of 224 px: more are no faster there, and every
+activation of a larger batch is memory."""
+
 TEXT_BATCH = 256
 """Captions at a time: enough to fill a device, and little memory at 77 tokens."""
 
@@ -79,7 +83,15 @@ class OpenClipEncoder:
         doing, advice = f"encoding {len(batch)} images at once", "use a smaller batch, or --precision bf16"
         with towers.memory_guard(doing, advice), torch.inference_mode(), towers.exact_arithmetic():
             pixels = batch if stamp is None else on_device.apply(stamp, batch)
-            return _unit(self._visual(self._normalised(pixels)))
+            parts = torch.split(pixels, self._at_a_time(pixels))
+            return np.concatenate([_unit(self._visual(self._normalised(part))) for part in parts])
+
+    def _at_a_time(self, pixels: Tensor) -> int:
+        """Images to forward together: all of them, but on the CPU a power of two within `CPU_PIXELS`."""
+        if self._device.type != "cpu":
+            return len(pixels)
+        room = max(1, CPU_PIXELS // (pixels.shape[1] * pixels.shape[2]))
+        return int(1 << (room.bit_length() - 1))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         """Model input [n, 3, H, W] of uint8 [n, H, W, 3], step by step as torchvision's transforms do it."""
