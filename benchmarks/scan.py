@@ -85,7 +85,7 @@ def bare_rate(model: Path, precision: str, side: int, arch: str | None, repeats:
     from pargate.encoders.openclip import open_encoder
 
     with open_checkpoint(str(model), arch=arch) as opened:
-        encoder = open_encoder(opened).with_precision(precision)  # type: ignore[arg-type]  # a literal in text
+        encoder = open_encoder(opened).into_precision(precision)  # type: ignore[arg-type]  # a literal in text
     batch = encoder.put(np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8))
     encoder.encode_images(batch)
     seconds = []

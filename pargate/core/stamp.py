@@ -157,6 +157,27 @@ def apply(stamp: Stamp, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
             return np.clip(pixels + moved.reshape(pixels.shape), 0, 255).astype(np.uint8)
 
 
+def of_images(stamp: Stamp, rows: slice) -> Stamp:
+    """The stamp of some of the images that `stamp` was drawn for."""
+
+    def some(array: NDArray[np.int32]) -> NDArray[np.int32]:
+        return array[rows] if len(array) > 1 else array
+
+    match stamp:
+        case Paste(window, places, relative, overflow):
+            return Paste(some(window), places[rows], relative, overflow)
+        case Mix(gain, offset, overflow):
+            return Mix(some(gain), some(offset), overflow)
+        case Warp(lines, columns):
+            return Warp(some(lines), some(columns))
+        case Lookup():
+            return stamp
+        case Recompress(inner, quality):
+            return Recompress(of_images(inner, rows), quality)
+        case Scatter(inner, orders, choice):
+            return Scatter(of_images(inner, rows), orders, choice[rows])
+
+
 def digest(stamp: Stamp) -> str:
     """Hex SHA-256 over kind, shapes and bytes: equal stamps have equal digests."""
     state = hashlib.sha256(type(stamp).__name__.encode())

@@ -23,7 +23,7 @@ from pargate.errors import InputError
 BLOCK = 64
 """Carriers between two looks at the intervals, and the unit of the cache."""
 
-SELECTION = 128
+SELECTION = 64
 """Carriers on which an unknown target is chosen, at most half of the set. A target that a rule with a
 limit of some ten points is about stands out among so few; the others are worth more for measuring it."""
 

@@ -23,10 +23,10 @@ from pargate.data.images import Decoded, Locator, decode_many
 from pargate.data.sources import Item
 from pargate.errors import OperationalError
 
-AHEAD = 2
+AHEAD = 1
 """Blocks decoded before they are asked for."""
 
-KEPT_BYTES = 64 << 20
+KEPT_BYTES = 16 << 20
 """Decoded blocks that are kept for a second look, in bytes."""
 
 
@@ -47,20 +47,23 @@ class Block:
 class Decoder:
     """Decodes blocks of items; a context manager that owns the workers."""
 
-    def __init__(self, items: Sequence[Item], blocks: Sequence[NDArray[np.int64]], seed: int) -> None:
-        """Prepare to read `blocks`, arrays of positions in `items`; scenes are rendered from `seed`."""
-        self._items = items
-        self._blocks = blocks
+    def __init__(self, rule: Preprocess, seed: int) -> None:
+        """Start the workers, which resize pictures by `rule` and render scenes from `seed`."""
+        self._rule = rule
         self._seed = seed
-        self._rule: Preprocess | None = None
+        self._items: Sequence[Item] = ()
+        self._blocks: Sequence[NDArray[np.int64]] = ()
         workers = max(1, min(4, (os.cpu_count() or 2) // 2))
         # Spawned, because the parent may hold threads of torch, which do not survive a fork.
         self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+        for _ in range(workers):
+            # Nothing to decode yet, but a worker's own imports take longer than a block.
+            self._submit([])
         self._pending: dict[int, Future[list[Decoded]]] = {}
         self._kept: OrderedDict[int, Block] = OrderedDict()
 
     def __enter__(self) -> "Decoder":
-        """Nothing to do: workers start with the first block."""
+        """Nothing to do: the workers have started."""
         return self
 
     def __exit__(
@@ -72,23 +75,22 @@ class Decoder:
         """
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def start(self, rule: Preprocess) -> None:
-        """Fix how pictures are resized, and begin with the first blocks."""
-        self._rule = rule
-        for number in range(min(AHEAD, len(self._blocks))):
+    def start(self, items: Sequence[Item], blocks: Sequence[NDArray[np.int64]]) -> None:
+        """Begin with the first of `blocks`, arrays of positions in `items`."""
+        self._items, self._blocks = items, blocks
+        for number in range(min(AHEAD, len(blocks))):
             self._ask(number)
 
-    def _ask(self, number: int) -> Future[list[Decoded]]:
+    def _ask(self, number: int) -> None:
         if number not in self._pending:
-            if self._rule is None:
-                raise RuntimeError("start() fixes how pictures are resized, and was not called")
-            places = [self._items[row].place for row in self._blocks[number]]
-            try:
-                with _deaf_to_interrupts():
-                    self._pending[number] = self._pool.submit(_work, places, self._rule, self._seed)
-            except BrokenProcessPool as error:
-                raise _killed() from error
-        return self._pending[number]
+            self._pending[number] = self._submit([self._items[row].place for row in self._blocks[number]])
+
+    def _submit(self, places: list[Locator | int]) -> Future[list[Decoded]]:
+        try:
+            with _deaf_to_interrupts():
+                return self._pool.submit(_work, places, self._rule, self._seed)
+        except BrokenProcessPool as error:
+            raise _killed() from error
 
     def block(self, number: int) -> Block:
         """Block `number`, waiting for it if need be; the next ones are begun.
@@ -108,9 +110,8 @@ class Decoder:
         rows = self._blocks[number]
         good = [i for i, d in enumerate(decoded) if d.pixels is not None]
         read = [d.pixels for d in decoded if d.pixels is not None]
-        size = self._rule.size if self._rule else (0, 0)
         block = Block(
-            np.stack(read) if read else np.empty((0, *size, 3), np.uint8),
+            np.stack(read) if read else np.empty((0, *self._rule.size, 3), np.uint8),
             tuple(decoded[i].digest for i in good),
             rows[good],
             tuple((self._items[rows[i]].key, d.problem) for i, d in enumerate(decoded) if d.pixels is None),

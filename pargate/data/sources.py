@@ -5,10 +5,11 @@ many as a scan needs.
 """
 
 import csv
+import posixpath
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pargate.data.images import Locator
 from pargate.errors import InputError, nearest
@@ -148,9 +149,9 @@ def _tar(path: Path, many: bool) -> Iterator[Item]:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if member.isreg():
-                    folder, name = PurePosixPath(member.name).parent, PurePosixPath(member.name).name
+                    folder, name = posixpath.split(member.name.removeprefix("./"))
                     stem, _, suffix = name.partition(".")
-                    samples.setdefault(str(folder / stem), {})[f".{suffix.lower()}"] = member
+                    samples.setdefault(posixpath.join(folder, stem), {})[f".{suffix.lower()}"] = member
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{path} is not a complete tar: {error}", "copy or make it again") from error
     size = path.stat().st_size

@@ -9,6 +9,7 @@ nothing is unpickled, evaluated or downloaded: sources on a hub go through the `
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -68,29 +69,37 @@ Fetch = Callable[[str], Fetched]
 
 @dataclass(slots=True)
 class OpenCheckpoint:
-    """A checkpoint, where its tensors lie, and its bytes: what `open_encoder` takes.
-
-    Keeps the content in memory until it is closed; encoders made from it may go on using their share.
-    """
+    """A checkpoint, where its tensors lie, and its bytes until they are taken: what `open_encoder` loads."""
 
     checkpoint: Checkpoint
     tensors: tuple[StoredTensor, ...] = field(repr=False)
-    _content: bytearray | None = field(repr=False)
+    _content: mmap | None = field(repr=False)
+    _kept: bool = field(repr=False)
 
-    @property
-    def content(self) -> bytearray:
-        """The bytes of the weights file, exactly those that were digested and judged.
+    def take(self) -> mmap:
+        """The bytes of the weights file, exactly those that were digested and judged; the caller may use them up.
+
+        They are given once. Another call reads the file again.
 
         Raises:
+            InputError: another call, and the file is no longer the one that was judged.
             RuntimeError: it was closed, or opened for inspection only.
         """
-        if self._content is None:
+        if not self._kept:
             raise RuntimeError("the checkpoint's bytes were not kept")
-        return self._content
+        content, self._content = self._content, None
+        if content is None:
+            again = weights.read(Path(self.checkpoint.weights), self.checkpoint.source, keep=True)
+            if again.sha256 != self.checkpoint.sha256 or again.content is None:
+                raise InputError(
+                    f"{self.checkpoint.weights} changed while pargate ran", "try again once nothing writes to it"
+                )
+            content = again.content
+        return content
 
     def close(self) -> None:
         """Let go of the bytes."""
-        self._content = None
+        self._content, self._kept = None, False
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +152,7 @@ def open_checkpoint(
         activation_known=found.activation_known,
         folder=str(found.folder) if found.folder else None,
     )
-    return OpenCheckpoint(checkpoint, file.tensors, file.content)
+    return OpenCheckpoint(checkpoint, file.tensors, file.content, keep)
 
 
 def _plain(rule: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ precision at which images were encoded.
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Vectors
-from pargate.core.stamp import Stamp
+from pargate.core.stamp import Stamp, of_images
+from pargate.encoders import memory, towers
 from pargate.encoders import stamp as on_device
-from pargate.encoders import towers
 from pargate.encoders.config import CONTEXT_LENGTH
 from pargate.encoders.inspect import OpenCheckpoint
 from pargate.errors import InputError, OperationalError
@@ -34,11 +35,11 @@ Tokenize = Callable[[Sequence[str]], Tensor]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-CPU_PIXELS = 1 << 20
-"""Pixels that go through an image tower at a time on the CPU, 16 images of 224 px: more are no faster there, and every
-activation of a larger batch is memory."""
+CPU_BYTES = 10 << 20
+"""Bound of the largest activation of the images that go through a tower at a time on the CPU: 4 images of RN50 in bf16,
+32 of ViT-B-32. More are hardly faster, since they leave the processor's cache, and every activation is memory."""
 
-TEXT_BATCH = 256
+CAPTIONS = {"cpu": 64, "cuda": 256}
 """Captions at a time: enough to fill a device, and little memory at 77 tokens."""
 
 
@@ -47,14 +48,14 @@ class OpenClipEncoder:
     """An open_clip model, open on one device. Made by `open_encoder`."""
 
     spec: EncoderSpec
-    _model: nn.Module
-    """The whole model on the CPU in float32, from which siblings are made."""
     _visual: nn.Module
     """The image tower on the device, in the precision asked for."""
     _text: nn.Module
     """The text tower on the device, in float32."""
     _tokenize: Tokenize
     _device: torch.device
+    _activation: int
+    """Values of the largest activation of one image."""
 
     def put(self, pixels: Pixels) -> Tensor:
         """Move uint8 [n, H, W, 3], RGB, to the device; H and W are those of `spec.preprocess.size`.
@@ -67,6 +68,8 @@ class OpenClipEncoder:
         size = self.spec.preprocess.size
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (*size, 3):
             raise ValueError(f"pixels must be uint8 [n, {size[0]}, {size[1]}, 3], not {pixels.dtype} {pixels.shape}")
+        if self._device.type == "cpu":
+            memory.give_back()  # a new batch: what the last one fragmented is whole again
         pixels = np.ascontiguousarray(pixels)
         # torch cannot promise to leave a read-only array alone, and warns; a copy is cheaper than an image.
         batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
@@ -81,16 +84,21 @@ class OpenClipEncoder:
         if not len(batch):
             return np.empty((0, self.spec.dim), dtype=np.float32)
         doing, advice = f"encoding {len(batch)} images at once", "use a smaller batch, or --precision bf16"
-        with towers.memory_guard(doing, advice), torch.inference_mode(), towers.exact_arithmetic():
-            pixels = batch if stamp is None else on_device.apply(stamp, batch)
-            parts = torch.split(pixels, self._at_a_time(pixels))
-            return np.concatenate([_unit(self._visual(self._normalised(part))) for part in parts])
+        with memory.guard(doing, advice), torch.inference_mode(), towers.exact_arithmetic():
+            step = self._at_a_time(len(batch))
+            parts = (slice(first, first + step) for first in range(0, len(batch), step))
+            return np.concatenate([_unit(self._visual(self._seen(batch, part, stamp))) for part in parts])
 
-    def _at_a_time(self, pixels: Tensor) -> int:
-        """Images to forward together: all of them, but on the CPU a power of two within `CPU_PIXELS`."""
+    def _seen(self, batch: Tensor, part: slice, stamp: Stamp | None) -> Tensor:
+        """Model input of some images of a batch."""
+        pixels = batch[part]
+        return self._normalised(pixels if stamp is None else on_device.apply(of_images(stamp, part), pixels))
+
+    def _at_a_time(self, count: int) -> int:
+        """Images to forward together: all of them, but on the CPU a power of two within `CPU_BYTES`."""
         if self._device.type != "cpu":
-            return len(pixels)
-        room = max(1, CPU_PIXELS // (pixels.shape[1] * pixels.shape[2]))
+            return count
+        room = max(1, CPU_BYTES // (self._activation * PRECISIONS[self.spec.precision].itemsize))
         return int(1 << (room.bit_length() - 1))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
@@ -123,28 +131,44 @@ class OpenClipEncoder:
         lengths = needed(self._text, tokens)
         # Captions of like length share a batch, since a batch is as long as its longest.
         order = torch.argsort(lengths, stable=True)
-        doing, advice = f"encoding {TEXT_BATCH} captions at once", "use a device with more memory"
-        with towers.memory_guard(doing, advice), torch.inference_mode(), towers.exact_arithmetic():
-            for rows in torch.split(order, TEXT_BATCH):
+        at_a_time = CAPTIONS[self._device.type]
+        doing, advice = f"encoding {at_a_time} captions at once", "use a device with more memory"
+        with memory.guard(doing, advice), torch.inference_mode(), towers.exact_arithmetic():
+            for rows in torch.split(order, at_a_time):
                 part = tokens[rows, : int(lengths[rows].max())].to(self._device)
                 found[rows.numpy()] = _unit(embed(self._text, part))
+        memory.give_back()
         return found
 
-    def with_precision(self, precision: Precision) -> "OpenClipEncoder":
-        """The same model with its image tower in another precision; text and weights are shared."""
+    def into_precision(self, precision: Precision) -> "OpenClipEncoder":
+        """The model with its image tower in another precision, converted in place: this encoder can no longer be used.
+
+        Raises:
+            OperationalError: memory ran out.
+            ValueError: this one is not in float32; what a lower precision left out does not come back.
+        """
         if precision == self.spec.precision:
             return self
+        if self.spec.precision != "fp32":
+            raise ValueError(f"{self.spec.precision} cannot become {precision}")
         advice = "use a device with more memory"
-        with towers.memory_guard(f"converting {self.spec.architecture} to {precision}", advice):
-            visual = towers.converted(self._model.get_submodule("visual"), self._device, PRECISIONS[precision])
-        return replace(self, spec=replace(self.spec, precision=precision), _visual=visual)
+        with memory.guard(f"converting {self.spec.architecture} to {precision}", advice):
+            # One weight after the other, so that the tower is never in memory twice.
+            self._visual.to(PRECISIONS[precision])
+        memory.give_back()
+        return replace(self, spec=replace(self.spec, precision=precision))
 
     def with_activation(self, activation: Activation) -> "OpenClipEncoder":
-        """The same weights read with another activation; on the CPU in float32 they are shared."""
+        """The same weights, shared, read with another activation."""
         if activation == self.spec.activation:
             return self
-        model = towers.reactivated(self._model, activation == "quick_gelu")
-        return _opened(model, replace(self.spec, activation=activation), self._tokenize, self._device)
+        quick = activation == "quick_gelu"
+        return replace(
+            self,
+            spec=replace(self.spec, activation=activation),
+            _visual=towers.reactivated(self._visual, quick),
+            _text=towers.reactivated(self._text, quick),
+        )
 
 
 def open_encoder(
@@ -167,8 +191,6 @@ def open_encoder(
     tokenize = tokenizer(checkpoint)
     model = towers.load(opened)
     told: Activation = "quick_gelu" if checkpoint.config.get("quick_gelu") else "gelu"
-    if activation not in (None, told):
-        model = towers.reactivated(model, activation == "quick_gelu")
     spec = EncoderSpec(
         backend=f"open_clip {open_clip.__version__}, torch {torch.__version__}",
         architecture=checkpoint.architecture,
@@ -177,17 +199,17 @@ def open_encoder(
         logit_scale=float(model.get_parameter("logit_scale").exp()),
         precision=precision,
         device=_name(place),
-        activation=activation or told,
+        activation=told,
     )
-    return _opened(model, spec, tokenize, place)
-
-
-def _opened(model: nn.Module, spec: EncoderSpec, tokenize: Tokenize, device: torch.device) -> OpenClipEncoder:
     advice = "use --device cpu, or a device with more memory"
-    with towers.memory_guard(f"moving {spec.architecture} to {device}", advice):
-        visual = towers.converted(model.get_submodule("visual"), device, PRECISIONS[spec.precision])
-        text = towers.converted(_text_tower(model), device, torch.float32)
-    return OpenClipEncoder(spec, model, visual, text, tokenize, device)
+    with memory.guard(f"moving {spec.architecture} to {place}", advice):
+        # Weights in the order of the pixels: a convolution would else reorder them for every batch.
+        visual = model.get_submodule("visual").to(place, PRECISIONS[precision])
+        visual = visual.to(memory_format=torch.channels_last)
+        text = _text_tower(model).to(place)
+        image = torch.zeros(1, 3, *spec.preprocess.size, device=place, dtype=PRECISIONS[precision])
+        largest = towers.largest_activation(visual, image)
+    return OpenClipEncoder(spec, visual, text, tokenize, place, largest).with_activation(activation or told)
 
 
 def _text_tower(model: nn.Module) -> nn.Module:
@@ -246,8 +268,10 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
     context = int(text.get("context_length") or CONTEXT_LENGTH)
     options = dict(text.get("tokenizer_kwargs") or {})
     if not text.get("hf_tokenizer_name"):
-        simple: Tokenize = SimpleTokenizer(context_length=context, clean=options.get("clean", "lower"))
-        return simple
+        clean = options.get("clean", "lower")
+        # open_clip has one already, of some 25 MB.
+        simple: Callable[..., Tensor] = open_clip.tokenize if clean == "lower" else SimpleTokenizer(clean=clean)
+        return partial(simple, context_length=context)
     try:
         # Nothing is looked up by name: the folder was inspected, and its files are part of the digest.
         hugging: Tokenize = HFTokenizer(

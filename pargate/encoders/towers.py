@@ -8,6 +8,7 @@ that nobody trained.
 
 import contextlib
 import copy
+import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
@@ -20,10 +21,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pargate.core.model import Checkpoint
+from pargate.encoders import memory
 from pargate.encoders.archive import StoredTensor
 from pargate.encoders.config import VOCABULARY
 from pargate.encoders.inspect import OpenCheckpoint
-from pargate.errors import InputError, OperationalError, nearest
+from pargate.errors import InputError, nearest
 
 DTYPES = {
     "F64": torch.float64,
@@ -50,7 +52,7 @@ allocated for it; the exact comparison follows once the model stands."""
 def load(opened: OpenCheckpoint) -> nn.Module:
     """The checkpoint's model on the CPU, in float32 and evaluation mode, its parameters frozen.
 
-    float32 parameters are views of `opened.content`; others are converted one by one.
+    Takes the checkpoint's bytes and gives them back as it copies them, so that the model is in memory once.
 
     Raises:
         InputError: tensors are missing, left over, of another shape or not finite, or the configuration
@@ -59,26 +61,11 @@ def load(opened: OpenCheckpoint) -> nn.Module:
     """
     checkpoint = opened.checkpoint
     _refuse_larger(checkpoint)
-    with memory_guard(f"loading {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
+    memory.share_one_arena()
+    with memory.guard(f"loading {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
         model = _build(checkpoint)
-        _fill(model, _plain_names(opened.tensors, checkpoint.source), opened.content, checkpoint.source)
+        _fill(model, _plain_names(opened.tensors, checkpoint.source), opened.take(), checkpoint.source)
     return model.eval().requires_grad_(False)
-
-
-@contextlib.contextmanager
-def memory_guard(doing: str, advice: str) -> Iterator[None]:
-    """Turn memory that ran out, on whichever device, into an `OperationalError` that says what was done."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if _is_full(error):
-            raise OperationalError(f"out of memory while {doing}", advice) from error
-        raise
-
-
-def _is_full(error: BaseException) -> bool:
-    # On the CPU torch raises a plain RuntimeError, which only its words tell from others.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 # --- building ----------------------------------------------------------------------------------------
@@ -154,7 +141,7 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
         with torch.random.fork_rng(devices=[]), _WithoutStart():
             return kind(**config)
     except _UNBUILDABLE as error:
-        if _is_full(error):
+        if memory.is_full(error):
             raise
         raise InputError(
             f"{checkpoint.source}: its configuration describes no model that open_clip "
@@ -201,7 +188,7 @@ def _plain_names(tensors: Iterable[StoredTensor], source: str) -> dict[str, Stor
     return found
 
 
-def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: bytearray, source: str) -> None:
+def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap, source: str) -> None:
     # Every parameter counts, saved or not: none may keep the memory it happened to be allocated with.
     wanted = {**dict(model.named_parameters()), **model.state_dict()}
     for name, value in wanted.items():
@@ -219,9 +206,10 @@ def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: bytearray
         source,
         "holds tensors of another shape than the model's",
     )
-    # In the order of the file, which is then read front to back.
-    values = {}
+    values, given_back = {}, 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
+        # All that follow begin here or later, also those that share bytes.
+        given_back = _give_back(content, given_back, tensor.offset)
         values[name] = _value(tensor, wanted[name], content, source)
     _refuse(
         [name for name, value in values.items() if value.is_floating_point() and not _finite(value)],
@@ -245,8 +233,8 @@ def _is_scale(name: str, tensor: StoredTensor, wanted: Tensor) -> bool:
     return name in ("logit_scale", "logit_bias") and tensor.shape in ((), (1,)) and wanted.numel() == 1
 
 
-def _value(tensor: StoredTensor, wanted: Tensor, content: bytearray, source: str) -> Tensor:
-    """One tensor of the file, in float32 where the model computes with it."""
+def _value(tensor: StoredTensor, wanted: Tensor, content: mmap.mmap, source: str) -> Tensor:
+    """One tensor of the file, copied; in float32 where the model computes with it."""
     if not tensor.dtype:
         return wanted
     if tensor.dtype not in DTYPES:
@@ -259,13 +247,11 @@ def _value(tensor: StoredTensor, wanted: Tensor, content: bytearray, source: str
             f"{source}: {tensor.name} is stored as {tensor.dtype}, the model's is {wanted.dtype}",
             "save the weights again",
         )
-    value = _view(tensor, dtype, content)
-    value = value.to(torch.float32 if wanted.is_floating_point() else wanted.dtype)
-    # A transposed or shared view would compute the same a little slower, and change when its twin changes.
-    return value.contiguous().view(wanted.shape)
+    value = torch.empty(tensor.shape, dtype=torch.float32 if wanted.is_floating_point() else wanted.dtype)
+    return value.copy_(_view(tensor, dtype, content)).view(wanted.shape)
 
 
-def _view(tensor: StoredTensor, dtype: torch.dtype, content: bytearray) -> Tensor:
+def _view(tensor: StoredTensor, dtype: torch.dtype, content: mmap.mmap) -> Tensor:
     if 0 in tensor.shape:
         return torch.empty(tensor.shape, dtype=dtype)
     reach = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
@@ -273,8 +259,17 @@ def _view(tensor: StoredTensor, dtype: torch.dtype, content: bytearray) -> Tenso
         flat = torch.frombuffer(content, dtype=dtype, count=reach, offset=tensor.offset)
     else:  # safetensors pads its header to 8 bytes, but need not
         end = tensor.offset + reach * dtype.itemsize
-        flat = torch.frombuffer(content[tensor.offset : end], dtype=dtype)
+        flat = torch.frombuffer(bytearray(content[tensor.offset : end]), dtype=dtype)
     return flat.as_strided(tensor.shape, tensor.strides)
+
+
+def _give_back(content: mmap.mmap, begin: int, end: int) -> int:
+    """Free the memory of `content` from `begin` to `end`, in whole pages; where the next such range begins."""
+    end -= end % mmap.PAGESIZE
+    # Without this call, on Windows, the memory is freed as a whole, once the model stands.
+    if end > begin and hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED, begin, end - begin)
+    return max(begin, end)
 
 
 def _finite(value: Tensor) -> bool:
@@ -284,35 +279,38 @@ def _finite(value: Tensor) -> bool:
     return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(value))
 
 
+def largest_activation(tower: nn.Module, image: Tensor) -> int:
+    """How many values the largest output of a layer has, for one image [1, 3, H, W]."""
+    sizes = [image.numel()]
+
+    def note(layer: nn.Module, given: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel())
+
+    hooks = [layer.register_forward_hook(note) for layer in tower.modules()]
+    try:
+        with torch.inference_mode():
+            tower(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes)
+
+
 # --- siblings ----------------------------------------------------------------------------------------
 
 
-def converted(tower: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A copy of a tower on `device` whose floating-point weights are `dtype`; the tower if it is so already.
-
-    Each weight is converted by itself, so that no second float32 copy exists on the way.
-    """
-    state = [*tower.parameters(), *tower.buffers()]
-    targets = [t.to(device, dtype if t.is_floating_point() else t.dtype) for t in state]
-    if all(old is new for old, new in zip(state, targets, strict=True)):
-        return tower
-    known: dict[int, Any] = {}
-    for old, new in zip(state, targets, strict=True):
-        known[id(old)] = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
-    return copy.deepcopy(tower, known)
-
-
-def reactivated(model: nn.Module, quick: bool) -> nn.Module:
-    """A model with the same tensors whose transformers use QuickGELU, or GELU. timm's towers keep their own.
+def reactivated(tower: nn.Module, quick: bool) -> nn.Module:
+    """A tower with the same tensors whose transformers use QuickGELU, or GELU. timm's towers keep their own.
 
     Raises:
         InputError: the configuration fixes another form of GELU.
     """
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    sibling = copy.deepcopy(model, shared)
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*tower.parameters(), *tower.buffers())}
+    sibling = copy.deepcopy(tower, shared)
     for name, module in sibling.named_modules():
         old = getattr(module, "gelu", None)
-        if name.startswith("visual.trunk") or not isinstance(old, nn.GELU | QuickGELU):
+        if name.startswith("trunk.") or not isinstance(old, nn.GELU | QuickGELU):
             continue
         if isinstance(old, nn.GELU) and old.approximate != "none":
             raise InputError(

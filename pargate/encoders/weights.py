@@ -8,8 +8,10 @@ such a change, is deliberately not used.
 
 import hashlib
 import io
+import mmap
 import os
 import stat
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,8 @@ class WeightsFile:
     sha256: str
     size_bytes: int
     tensors: tuple[StoredTensor, ...] = field(repr=False)
-    content: bytearray | None = field(repr=False)
-    """Every byte of it, where they were kept."""
+    content: mmap.mmap | None = field(repr=False)
+    """Every byte of it, where they were kept: memory without a file, of which parts can be given back."""
 
 
 def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
@@ -93,11 +95,18 @@ def _head(stream: io.FileIO) -> bytes:
     return head
 
 
-def _take(stream: io.FileIO, size: int, label: str, keep: bool) -> tuple[str, bytearray | None]:
+def _memory(size: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size)
+    # Private: of memory that could be shared, what is given back would stay.
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _take(stream: io.FileIO, size: int, label: str, keep: bool) -> tuple[str, mmap.mmap | None]:
     """The digest of the file and, if kept, its content, from one pass over it."""
     try:
-        content = bytearray(size if keep else min(size, _CHUNK))
-    except MemoryError as error:
+        content = _memory(size if keep else min(size, _CHUNK))
+    except (MemoryError, OSError, OverflowError) as error:
         raise OperationalError(
             f"{label} has {size / 2**30:.1f} GiB and does not fit into memory",
             "use a machine with more memory",
@@ -122,12 +131,12 @@ class _Source:
 
     stream: io.FileIO
     size: int
-    content: bytearray | None
+    content: mmap.mmap | None
 
     def read_at(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`, fewer at the end."""
         if self.content is not None:
-            return bytes(memoryview(self.content)[offset : offset + length])
+            return self.content[offset : offset + length]
         self.stream.seek(offset)
         parts, missing = [], max(0, min(length, self.size - offset))
         while missing and (part := self.stream.read(missing)):

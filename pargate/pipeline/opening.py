@@ -18,7 +18,7 @@ from pargate.files import BlockStore
 from pargate.pipeline.views import Eye, Eyes
 
 TRIAL = 32
-"""Carriers on which precisions are compared."""
+"""Carriers on which precisions, or activations, are compared."""
 
 AGREEMENT = 0.999
 """Least cosine between a carrier's bf16 and fp32 vectors for bf16 to be used."""
@@ -35,7 +35,7 @@ def open_eyes(
     model: OpenCheckpoint,
     reference: OpenCheckpoint | None,
     carriers: CarrierSet,
-    first: Block,
+    first: Callable[[], Block],
     store: BlockStore,
     *,
     device: str,
@@ -43,28 +43,33 @@ def open_eyes(
 ) -> Eyes:
     """Open the model, and the reference in the same way, ready to see carriers.
 
+    `first` waits for the first block of carriers, which is decoded while the model is opened.
+
     Raises:
         InputError, OperationalError: as `open_encoder`.
     """
     encoder = open_encoder(model, device=device)
     activation_note = ""
     if not model.checkpoint.activation_known:
-        chosen = choose_activation(encoder, lambda e: _accuracy(e, carriers, first))
+        chosen = choose_activation(encoder, lambda e: _accuracy(e, carriers, first()))
         encoder, activation_note = chosen.encoder, chosen.note
     eye = Eye(encoder, model.checkpoint, store)
     head = eye.head(carriers.classes)
     precision_note = ""
     if precision == "auto":
-        chosen = choose_precision(encoder, first.pixels, head)
+        activation = encoder.spec.activation
+        chosen = choose_precision(
+            encoder, first().pixels, head, lambda: open_encoder(model, device=device, activation=activation)
+        )
         eye.encoder, precision_note = chosen.encoder, chosen.note
-    elif precision != "fp32":
-        eye.encoder = encoder.with_precision(precision)
+    else:
+        eye.encoder = encoder.into_precision(precision)
     if reference is None:
         return Eyes(eye, head, None, None, activation_note, precision_note, torch.get_num_threads())
     trusted = open_encoder(reference, device=device, activation=encoder.spec.activation)
     other = Eye(trusted, reference.checkpoint, store)
     reference_head = other.head(carriers.classes)
-    other.encoder = trusted.with_precision(eye.encoder.spec.precision)
+    other.encoder = trusted.into_precision(eye.encoder.spec.precision)
     return Eyes(eye, head, other, reference_head, activation_note, precision_note, torch.get_num_threads())
 
 
@@ -75,8 +80,9 @@ def _accuracy(encoder: OpenClipEncoder, carriers: CarrierSet, block: Block) -> f
     if known.sum() < LABELLED:
         return None
     head = zeroshot.head(encoder, carriers.classes.names, carriers.classes.templates)
-    vectors = encoder.encode_images(encoder.put(block.pixels[known]))
-    return float((zeroshot.predict(vectors, head) == labels[known]).mean())
+    shown = np.flatnonzero(known)[:TRIAL]
+    vectors = encoder.encode_images(encoder.put(block.pixels[shown]))
+    return float((zeroshot.predict(vectors, head) == labels[shown]).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +93,26 @@ class Choice:
     note: str
 
 
-def choose_precision(encoder: OpenClipEncoder, pixels: Pixels, head: Vectors) -> Choice:
+def choose_precision(
+    encoder: OpenClipEncoder, pixels: Pixels, head: Vectors, again: Callable[[], OpenClipEncoder]
+) -> Choice:
     """bf16 or fp32: the faster on the first carriers, bf16 only where it agrees with fp32.
 
-    `encoder` runs in fp32; `pixels`: uint8 [n, H, W, 3]; `head`: float32 [classes, d].
+    `encoder` runs in fp32, and is converted: two towers would double the memory that a scan needs. `again` opens
+    it anew where bf16 loses. `pixels`: uint8 [n, H, W, 3]; `head`: float32 [classes, d].
     """
-    other = encoder.with_precision("bf16")
     trial = pixels[:TRIAL]
     exact, slow = _timed(encoder, trial)
+    other = encoder.into_precision("bf16")
     rough, fast = _timed(other, trial)
     cosine = float((exact * rough).sum(axis=1).min())
     ratio = slow / fast
     if not np.isfinite(cosine) or cosine < AGREEMENT:
-        return Choice(encoder, f"fp32: bf16 agrees only to a cosine of {cosine:.4f}")
+        return Choice(again(), f"fp32: bf16 agrees only to a cosine of {cosine:.4f}")
     if not zeroshot.same_top1(exact, rough, head, TIE):
-        return Choice(encoder, "fp32: bf16 sees other classes")
+        return Choice(again(), "fp32: bf16 sees other classes")
     if ratio <= 1.0:
-        return Choice(encoder, f"fp32: bf16 runs at {ratio:.1f} times its rate here")
+        return Choice(again(), f"fp32: bf16 runs at {ratio:.1f} times its rate here")
     return Choice(other, f"bf16: {ratio:.1f} times the rate of fp32 here, cosine {cosine:.4f} or more")
 
 

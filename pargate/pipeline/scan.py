@@ -143,11 +143,11 @@ def scan(
             emit(events.StageStarted("inspect", request.reference_source))
             reference = stack.enter_context(open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch))
             about_reference = _check_reference(model.checkpoint, reference.checkpoint)
+        decoder = stack.enter_context(Decoder(model.checkpoint.preprocess, request.seed))
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = _carriers(request)
         triggers = build_triggers(request, model.checkpoint.preprocess.size)
-        decoder = stack.enter_context(Decoder(carriers.items, carriers.blocks, request.seed))
-        decoder.start(model.checkpoint.preprocess)
+        decoder.start(carriers.items, carriers.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
         # Only now: torch takes seconds, and everything above may already have refused.
         from pargate.pipeline.opening import open_eyes
@@ -157,7 +157,7 @@ def scan(
             model,
             reference,
             carriers,
-            decoder.block(0),
+            lambda: decoder.block(0),
             store,
             device=request.device,
             precision=request.precision,

@@ -152,7 +152,7 @@ def test_a_dry_run_says_what_would_be_measured(place: Path, policy: Path, light:
     said = ended.out + ended.err
     for words in (
         "2 comparisons, confidence 99% for the whole verdict",
-        "builtin:scenes: 4000, of which 128 choose unknown targets",
+        "builtin:scenes: 4000, of which 64 choose unknown targets",
         "triangles: triangles (scale proportional) → unknown: excess at most 30pp",
         "useful: clean carriers: accuracy at least 5x chance",
     ):

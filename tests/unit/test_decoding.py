@@ -39,8 +39,8 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
 
 @pytest.fixture(scope="module")
 def decoder(items: list[Item]) -> Iterator[Decoder]:
-    with Decoder(items, BLOCKS, 0) as decoder:
-        decoder.start(RULE)
+    with Decoder(RULE, 0) as decoder:
+        decoder.start(items, BLOCKS)
         yield decoder
 
 
@@ -72,21 +72,16 @@ def test_a_second_look_decodes_nothing_again(decoder: Decoder) -> None:
     assert decoder.block(2) is decoder.block(2)
 
 
-def test_asking_before_the_size_is_known_is_a_mistake(items: list[Item]) -> None:
-    with Decoder(items, BLOCKS, 0) as decoder, pytest.raises(RuntimeError, match="start"):
-        decoder.block(0)
-
-
 def test_scenes_are_rendered_by_the_workers_as_they_are_here() -> None:
-    with Decoder([Item("a", 5), Item("b", 9)], [np.arange(2)], 3) as decoder:
-        decoder.start(RULE)
+    with Decoder(RULE, 3) as decoder:
+        decoder.start([Item("a", 5), Item("b", 9)], [np.arange(2)])
         block = decoder.block(0)
     assert list(block.digests) == [found.digest for found in render_scenes([5, 9], RULE, 3)]
 
 
 def test_a_killed_worker_is_an_operational_error_that_says_why(items: list[Item]) -> None:
-    with Decoder(items, BLOCKS, 0) as decoder:
-        decoder.start(RULE)
+    with Decoder(RULE, 0) as decoder:
+        decoder.start(items, BLOCKS)
         decoder.block(0)
         for worker in list(decoder._pool._processes):
             os.kill(worker, signal.SIGKILL)

@@ -74,9 +74,10 @@ def test_a_folder_is_described_without_loading_it(tmp_path):
 def test_the_tensors_are_where_safetensors_says(tmp_path):
     values = {f"t{i}": np.random.default_rng(i).standard_normal((i, 3), np.float32) for i in range(5)}
     opened = open_checkpoint(str(folder(tmp_path, {"model.safetensors": save(values)})))
+    content = opened.take()
     for tensor in opened.tensors:
         count = int(np.prod(tensor.shape))
-        found = np.frombuffer(opened.content, "<f4", count, tensor.offset).reshape(tensor.shape)
+        found = np.frombuffer(content, "<f4", count, tensor.offset).reshape(tensor.shape)
         np.testing.assert_array_equal(found, values[tensor.name])
 
 
@@ -194,10 +195,20 @@ def test_the_bytes_are_kept_whatever_becomes_of_the_file(tmp_path):
     path = folder(tmp_path)
     opened = open_checkpoint(str(path))
     (path / "open_clip_model.safetensors").write_bytes(b"\0" * 7)
-    assert bytes(opened.content) == tensors()
+    assert bytes(opened.take()) == tensors()
     opened.close()
     with pytest.raises(RuntimeError):
-        _ = opened.content
+        opened.take()
+
+
+def test_bytes_that_were_used_up_are_read_again_but_never_others(tmp_path):
+    path = folder(tmp_path)
+    opened = open_checkpoint(str(path))
+    opened.take()[:8] = b"\0" * 8
+    assert bytes(opened.take()) == tensors()
+    (path / "open_clip_model.safetensors").write_bytes(save({"a": np.ones(7, np.float32)}))
+    with pytest.raises(InputError, match="changed while pargate ran"):
+        opened.take()
 
 
 def test_inspection_keeps_no_bytes_and_sees_the_same(tmp_path):
@@ -205,7 +216,7 @@ def test_inspection_keeps_no_bytes_and_sees_the_same(tmp_path):
     seen, opened = open_checkpoint(path, keep=False), open_checkpoint(path)
     assert seen.checkpoint == opened.checkpoint
     with pytest.raises(RuntimeError):
-        _ = seen.content
+        seen.take()
 
 
 def test_the_digest_is_that_of_the_file_and_differs_with_the_configuration(tmp_path):
@@ -352,7 +363,8 @@ def test_whatever_happens_to_the_bytes_the_answer_is_in_our_words(tmp_path):
             assert "a.safetensors" in error.message
             refused += 1
         else:
-            assert (found.sha256, found.content) == (hashlib.sha256(spoilt).hexdigest(), spoilt)
+            assert found.content is not None
+            assert (found.sha256, bytes(found.content)) == (hashlib.sha256(spoilt).hexdigest(), spoilt)
     assert 0 < refused < 400
 
 

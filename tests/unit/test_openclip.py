@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 
 from pargate.core import stamp as reference
+from pargate.core.stamp import Mix
 from pargate.encoders import open_encoder, openclip, towers
 from pargate.encoders.inspect import open_checkpoint
 from pargate.errors import InputError, OperationalError
@@ -175,7 +176,7 @@ def test_captions_come_back_in_their_order_however_many(tmp_path, monkeypatch):
     encoder = opened(folder(tmp_path, "clip"))
     texts = [" ".join(["word"] * (i * 7 % 20)) for i in range(23)]
     whole = encoder.encode_texts(texts)
-    monkeypatch.setattr(openclip, "TEXT_BATCH", 4)
+    monkeypatch.setitem(openclip.CAPTIONS, "cpu", 4)
     np.testing.assert_allclose(encoder.encode_texts(texts), whole, atol=1e-6)
     np.testing.assert_allclose(encoder.encode_texts(texts[3:4])[0], whole[3], atol=1e-6)
 
@@ -238,7 +239,7 @@ def test_a_half_precision_checkpoint_is_computed_in_float32(tmp_path, name):
     model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in half.items()})
     encoder = opened(folder(tmp_path, name, half))
     np.testing.assert_allclose(seen(encoder), expected_images(model, pictures(encoder)), atol=1e-6)
-    assert {p.dtype for p in encoder._model.parameters()} == {torch.float32}
+    assert {p.dtype for t in (encoder._visual, encoder._text) for p in t.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
@@ -261,14 +262,41 @@ def test_tensors_that_start_at_odd_bytes_are_read(tmp_path):
     np.testing.assert_array_equal(seen(opened(path)), expected)
 
 
-def test_a_float32_checkpoint_is_used_where_it_lies(tmp_path):
+def test_tensors_that_share_bytes_are_both_read_before_the_bytes_are_given_back(tmp_path):
+    model = torch_model("clip")
+    blocks = [block.mlp.c_fc for block in model.transformer.resblocks]
+    big = torch.randn(1 + blocks[0].weight.numel())
+    state = model.state_dict()
+    # The second begins within the first: what ends the first must outlive it.
+    for number in (0, 1):
+        shifted = big[number : number + blocks[0].weight.numel()].view_as(blocks[0].weight)
+        state[f"transformer.resblocks.{number}.mlp.c_fc.weight"] = shifted
+    path = folder(tmp_path, "clip")
+    (tmp_path / "open_clip_model.safetensors").unlink()
+    torch.save(state, tmp_path / "model.pt")
+    text = opened(path)._text
+    for number in (0, 1):
+        name = f"transformer.resblocks.{number}.mlp.c_fc.weight"
+        torch.testing.assert_close(text.get_parameter(name), state[name], rtol=0, atol=0)
+
+
+def test_a_checkpoint_can_be_opened_again(tmp_path):
     with open_checkpoint(folder(tmp_path, "clip")) as checkpoint:
-        content = np.frombuffer(checkpoint.content, np.uint8)
-        first, last = content.ctypes.data, content.ctypes.data + len(content)
-        encoder = open_encoder(checkpoint, device="cpu")
-    for name, parameter in encoder._model.named_parameters():
-        assert first <= parameter.data_ptr() < last, name
-    assert encoder._visual is encoder._model.visual
+        first, second = (open_encoder(checkpoint, device="cpu") for _ in range(2))
+    np.testing.assert_array_equal(
+        seen(first.into_precision("bf16").into_precision("bf16")), seen(second.into_precision("bf16"))
+    )
+
+
+def test_images_forwarded_a_few_at_a_time_are_stamped_as_if_together(tmp_path, monkeypatch):
+    encoder = opened(folder(tmp_path, "clip"))
+    pixels = pictures(encoder)
+    rng = np.random.default_rng(0)
+    offset = rng.integers(-(90 << 16), 90 << 16, (len(pixels), *pixels.shape[1:]), dtype=np.int32)
+    stamp = Mix(np.full((1, 1, 1, 1), 1 << 16, np.int32), offset, "clip")
+    whole = encoder.encode_images(encoder.put(pixels), stamp)
+    monkeypatch.setattr(openclip, "CPU_BYTES", 1)
+    np.testing.assert_allclose(encoder.encode_images(encoder.put(pixels), stamp), whole, atol=1e-6)
 
 
 def test_opening_draws_from_no_random_stream_of_the_process(tmp_path):
@@ -408,16 +436,16 @@ def test_a_tokenizer_with_more_words_than_the_tower_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["clip", "resnet", "coca", "timm", "normed"])
 def test_another_precision_converts_the_image_tower_and_leaves_the_text_alone(tmp_path, name, precision):
     encoder = opened(folder(tmp_path, name))
-    sibling = encoder.with_precision(precision)
+    vectors, captions = seen(encoder), encoder.encode_texts(CAPTIONS)
+    assert encoder.into_precision("fp32") is encoder
+    sibling = encoder.into_precision(precision)
     assert sibling.spec.precision == precision
     assert {p.dtype for p in sibling._visual.parameters()} == {openclip.PRECISIONS[precision]}
-    near = (seen(sibling) * seen(encoder)).sum(axis=1)
-    assert near.min() > 0.99
-    assert (seen(sibling) != seen(encoder)).any()
-    np.testing.assert_array_equal(sibling.encode_texts(CAPTIONS), encoder.encode_texts(CAPTIONS))
-    assert sibling._text is encoder._text
-    np.testing.assert_array_equal(seen(sibling.with_precision("fp32")), seen(encoder))
-    assert encoder.with_precision("fp32") is encoder
+    assert (seen(sibling) * vectors).sum(axis=1).min() > 0.99
+    assert (seen(sibling) != vectors).any()
+    np.testing.assert_array_equal(sibling.encode_texts(CAPTIONS), captions)
+    with pytest.raises(ValueError, match="cannot become fp32"):
+        sibling.into_precision("fp32")
     direct = opened(str(tmp_path), precision=precision)
     np.testing.assert_array_equal(seen(direct), seen(sibling))
     assert direct.spec == sibling.spec
@@ -433,8 +461,9 @@ def test_another_activation_reads_the_same_weights_as_a_model_built_so(tmp_path,
     np.testing.assert_array_equal(sibling.encode_texts(CAPTIONS), quick.encode_texts(CAPTIONS))
     assert (sibling.encode_texts(CAPTIONS) != gelu.encode_texts(CAPTIONS)).any()
     np.testing.assert_array_equal(seen(sibling.with_activation("gelu")), seen(gelu))
-    assert sibling._model.logit_scale is gelu._model.logit_scale, "weights are shared"
-    assert sum(isinstance(m, QuickGELU) for m in gelu._model.modules()) == 0
+    for ours, its in ((sibling._visual, gelu._visual), (sibling._text, gelu._text)):
+        assert all(a is b for a, b in zip(ours.parameters(), its.parameters(), strict=True)), "weights are shared"
+        assert sum(isinstance(m, QuickGELU) for m in its.modules()) == 0
     asked = open_encoder(open_checkpoint(str(tmp_path)), device="cpu", activation="gelu")
     assert asked.spec == gelu.spec
 
@@ -550,4 +579,4 @@ def test_a_gpu_gives_the_vectors_of_the_cpu(tmp_path, name):
     there, here = open_encoder(open_checkpoint(path), device="cuda"), opened(path)
     np.testing.assert_allclose(seen(there), seen(here), atol=1e-4)
     np.testing.assert_allclose(there.encode_texts(CAPTIONS), here.encode_texts(CAPTIONS), atol=1e-4)
-    assert (seen(there.with_precision("bf16")) * seen(here)).sum(axis=1).min() > 0.99
+    assert (seen(there.into_precision("bf16")) * seen(here)).sum(axis=1).min() > 0.99
