@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pargate.core.results import Finding, Measurement, Value, Verdict
+from pargate.core.results import Finding, Measurement, Remark, Value, Verdict
 
 SCHEMA = "pargate/report/1"
 
@@ -40,19 +40,19 @@ class Run(Value):
 
 
 class ModelInfo(Value):
-    """The checkpoint that was judged."""
+    """The checkpoint that was judged; of one that was refused as unsafe little more than the source is known."""
 
     source: str
     sha256: str
     format: str
-    architecture: str
-    parameters: int
+    architecture: str = ""
+    parameters: int = 0
     size_bytes: int
-    image_size: tuple[int, int]
-    preprocessing: dict[str, Any]
-    activation: str
+    image_size: tuple[int, int] = (0, 0)
+    preprocessing: dict[str, Any] = {}
+    activation: str = ""
     activation_note: str = ""
-    backend: str
+    backend: str = ""
 
 
 class ImagesInfo(Value):
@@ -79,6 +79,16 @@ class ClassesInfo(Value):
     digest: str
 
 
+class Place(Value):
+    """Where a value of the policy was written; lines and columns count from 1."""
+
+    file: str
+    """As it was found: a path, or `builtin:NAME`."""
+    line: int
+    column: int
+    end_column: int
+
+
 class PolicyInfo(Value):
     """The policy as it was applied."""
 
@@ -87,6 +97,25 @@ class PolicyInfo(Value):
     sha256: str
     document: dict[str, Any]
     """With all defaults filled in: what a later judge reads."""
+    origins: dict[str, Place] = {}
+    """Where each value was written, by its path: `confidence`, `rules.RULE`, `rules.RULE.max.excess`,
+    `waivers.0`. A value without one is a default."""
+
+
+class Picture(Value):
+    """A carrier without and with a trigger, and what the model took it for."""
+
+    measurement: str
+    """Id of the measurement that it is an example of."""
+    digest: str
+    """SHA-256 of the carrier's encoded bytes."""
+    label: str
+    """Its true class, empty where that is not known."""
+    clean: str
+    """PNG as base64, drawn again from the decoded pixels, at most 128 px wide."""
+    stamped: str
+    clean_prediction: str
+    stamped_prediction: str
 
 
 class Coverage(Value):
@@ -112,6 +141,11 @@ class ScanReport(Value):
     verdict: Verdict
     coverage: Coverage
     notices: tuple[str, ...] = ()
+    """About the run."""
+    remarks: tuple[Remark, ...] = ()
+    """About the policy and its waivers."""
+    pictures: tuple[Picture, ...] = ()
+    """Examples of what the worst triggers do."""
 
     def to_json(self) -> str:
         """Indented JSON text with a final newline; reading it back gives an equal report."""

@@ -35,6 +35,8 @@ class Status(StrEnum):
     MET = "met"
     BREACH = "breach"
     OPEN = "open"
+    WAIVED = "waived"
+    """A breach that a valid waiver accepts."""
 
 
 class Outcome(StrEnum):
@@ -52,6 +54,14 @@ class Severity(StrEnum):
     HIGH = "high"
     MEDIUM = "medium"
     LOW = "low"
+
+
+class Consequence(StrEnum):
+    """What a rule that does not hold does to the verdict."""
+
+    FAIL = "fail"
+    WARN = "warn"
+    NOTE = "note"
 
 
 class TriggerInfo(Value):
@@ -125,8 +135,18 @@ class Pairs(Value):
         return (self.trigger_only - self.baseline_only) / self.n if self.n else None
 
 
+class FileFacts(Value):
+    """What inspection saw of the weights file."""
+
+    format: str
+    pickle: bool
+    """Whether it holds a pickle, be it one that only rebuilds tensors."""
+    custom_ops: bool
+    """Whether it names operators that are not of the standard set."""
+
+
 class Measurement(Value):
-    """What one probe counted for one trigger, or for the clean carriers."""
+    """What one probe counted for one trigger, or for the clean carriers; or what it saw of the file."""
 
     id: str
     rule: str
@@ -139,6 +159,8 @@ class Measurement(Value):
     `base`: predicted as the target without the trigger, not labelled so. `accuracy`, `accuracy_stamped`:
     clean, and under the trigger. `recall`: own caption among the five nearest. `top_class`: carriers taken for
     the class that is predicted most."""
+    facts: FileFacts | None = None
+    """Of the probe `file`, which counts nothing."""
     pairs: Pairs | None = None
     """Against the control or the reference; absent where it was not needed or not asked for."""
     chance: float | None = None
@@ -170,6 +192,19 @@ class Bound(Value):
     high: float
     method: str
     status: Status
+    against: str = "limit"
+    """`limit` of the rule, `previous` report (then all numbers are differences from it), or `cap` of a waiver."""
+
+
+class WaiverUse(Value):
+    """The waiver that accepts a breach."""
+
+    reason: str
+    note: str
+    approved_by: str
+    expires: str
+    """RFC 3339 date, the last day on which it counts."""
+    days_left: int
 
 
 class Finding(Value):
@@ -183,6 +218,20 @@ class Finding(Value):
     bounds: tuple[Bound, ...]
     message: str
     """One sentence: what was measured, on how many, against which limit."""
+    consequence: Consequence = Consequence.FAIL
+    waiver: WaiverUse | None = None
+
+
+class Remark(Value):
+    """Something that readers of the verdict must know and that no rule asks: `explain` says what each id means."""
+
+    id: str
+    level: Consequence
+    """`fail` for what makes the verdict fail by itself."""
+    message: str
+    """One sentence."""
+    key: str = ""
+    """Path into the policy that it is about, such as `waivers.0`."""
 
 
 class Verdict(Value):

@@ -159,6 +159,12 @@ def test_the_golden_report_is_what_is_written_today() -> None:
     assert GOLDEN.read_text(encoding="utf-8") == report().to_json()
 
 
+def test_the_first_report_ever_written_still_loads() -> None:
+    old = ScanReport.from_json((GOLDEN.parent / "report_v1_first.json").read_bytes())
+    assert old.verdict == report().verdict
+    assert old.findings[0].consequence == "fail" and old.findings[0].waiver is None
+
+
 def test_the_golden_report_loads_and_is_judged_as_it_was() -> None:
     found = ScanReport.from_json(GOLDEN.read_bytes())
     policy = Policy.model_validate(found.policy.document)
