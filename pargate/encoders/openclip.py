@@ -68,8 +68,6 @@ class OpenClipEncoder:
         size = self.spec.preprocess.size
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (*size, 3):
             raise ValueError(f"pixels must be uint8 [n, {size[0]}, {size[1]}, 3], not {pixels.dtype} {pixels.shape}")
-        if self._device.type == "cpu":
-            memory.give_back()  # a new batch: what the last one fragmented is whole again
         pixels = np.ascontiguousarray(pixels)
         # torch cannot promise to leave a read-only array alone, and warns; a copy is cheaper than an image.
         batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
@@ -86,6 +84,8 @@ class OpenClipEncoder:
         doing, advice = f"encoding {len(batch)} images at once", "use a smaller batch, or --precision bf16"
         with memory.guard(doing, advice), torch.inference_mode(), towers.exact_arithmetic():
             step = self._at_a_time(len(batch))
+            if step < len(batch):
+                memory.give_back()  # of a large model: what the last batch fragmented is whole again
             parts = (slice(first, first + step) for first in range(0, len(batch), step))
             return np.concatenate([_unit(self._visual(self._seen(batch, part, stamp))) for part in parts])
 
