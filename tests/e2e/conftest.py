@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -84,6 +85,9 @@ def start(place: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start `pargate ARGUMENTS` in `place`, in a process group of its own."""
 
     def run(*arguments: str | Path, **env: str) -> subprocess.Popen[str]:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # What a shell starts in the background is deaf to Ctrl-C, and so would be all that is started from here.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             [sys.executable, "-m", "pargate", *map(str, arguments)],
             cwd=place, env={**surroundings(place.parent / "tmp"), **env}, stdin=subprocess.DEVNULL,
