@@ -14,6 +14,10 @@ NOT_FINITE = "vector not finite"
 """Reason why a carrier does not count that also keeps its measurement from showing that all is well."""
 
 
+UNSAFE_FILE = "unsafe-file"
+"""Rule of the finding that a file could run code: no policy needs to ask."""
+
+
 class Value(BaseModel):
     """Base of everything that leaves the process."""
 
@@ -30,13 +34,17 @@ class Metric(StrEnum):
 
 
 class Status(StrEnum):
-    """Answer to one rule. An `open` rule was not decided and never counts as met."""
+    """Answer to one rule, worst first. An `open` rule was not decided and never counts as met."""
 
-    MET = "met"
     BREACH = "breach"
     OPEN = "open"
     WAIVED = "waived"
     """A breach that a valid waiver accepts."""
+    MET = "met"
+
+
+RANK = {status: rank for rank, status in enumerate(Status)}
+"""How bad each status is, the worst 0."""
 
 
 class Outcome(StrEnum):
@@ -211,6 +219,8 @@ class Finding(Value):
     """The answer to one rule for one trigger (or for the clean carriers)."""
 
     rule: str
+    comparison: str = ""
+    """Id of what was asked: the same in every run under the policy, measured or not."""
     measurement: str | None
     """Id of the measurement, or None where nothing could be measured."""
     severity: Severity

@@ -6,9 +6,16 @@ The console is not among them: it is how the command line speaks, and `cli/conso
 from collections.abc import Callable
 
 from pargate.core.report import ScanReport
+from pargate.report import github, html, junit, markdown, mlbom, sarif
 
 __all__ = ["FORMATS"]
 
 FORMATS: dict[str, Callable[[ScanReport], str]] = {
     "json": ScanReport.to_json,
+    "sarif": sarif.render,
+    "junit": junit.render,
+    "markdown": markdown.render,
+    "github": github.render,
+    "html": html.render,
+    "ml-bom": mlbom.render,
 }

@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from pydantic import ValidationError
 
@@ -22,6 +23,7 @@ from pargate.policy.judge import judge
 from pargate.policy.resolve import read
 from pargate.policy.schema import Policy
 from pargate.report import FORMATS
+from pargate.report import schema as schema_module
 from pargate.triggers import parse
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report_v1.json"
@@ -98,7 +100,7 @@ def report() -> ScanReport:
         ),
         measured("words/a/b/banana/image-to-text", "words", {"kind": "watermark", "name": "a/b"}, "retrieval"),
     )  # fmt: skip
-    findings, verdict = judge(resolved.policy, measurements, complete=False)
+    findings, verdict, _ = judge(resolved.policy, measurements, complete=False)
     model = ModelInfo(
         source="./model", sha256="a" * 64, format="safetensors", architecture="ViT-B-32", parameters=151_277_313,
         size_bytes=605_000_000, image_size=(224, 224), activation="quick_gelu", backend="open_clip 3.3.0",
@@ -165,10 +167,26 @@ def test_the_first_report_ever_written_still_loads() -> None:
     assert old.findings[0].consequence == "fail" and old.findings[0].waiver is None
 
 
+SCHEMA = Path(schema_module.__file__).with_name("pargate-report-1.schema.json")
+
+
+def test_the_published_schema_is_that_of_the_reports_of_today() -> None:
+    if os.environ.get("PARGATE_REWRITE_GOLDEN"):
+        SCHEMA.write_text(json.dumps(schema_module.schema(), indent=1) + "\n", encoding="utf-8")
+    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == schema_module.schema()
+
+
+@pytest.mark.parametrize("path", sorted([*GOLDEN.parent.glob("report_*.json"), *GOLDEN.parent.glob("reports/*g.json")]))
+def test_reports_old_and_new_satisfy_the_published_schema(path: Path) -> None:
+    known = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads(path.read_bytes()), known, cls=jsonschema.Draft202012Validator)
+    assert not jsonschema.Draft202012Validator(known).is_valid({**json.loads(path.read_bytes()), "verdict": "pass"})
+
+
 def test_the_golden_report_loads_and_is_judged_as_it_was() -> None:
     found = ScanReport.from_json(GOLDEN.read_bytes())
     policy = Policy.model_validate(found.policy.document)
-    findings, verdict = judge(policy, found.measurements, complete=found.run.complete)
+    findings, verdict, _ = judge(policy, found.measurements, complete=found.run.complete)
     # Words may change from one release to the next; what was found may not.
     decided = [(f.rule, f.measurement, f.status, f.bounds) for f in findings]
     assert decided == [(f.rule, f.measurement, f.status, f.bounds) for f in found.findings]
@@ -186,7 +204,7 @@ def test_a_report_is_judged_under_other_limits_without_the_model() -> None:
     found = report()
     looser = read(POLICY.replace("30pp", "99pp").replace("50%", "100%"), "other.yaml", Path()).policy
     before = {f.measurement: f.status for f in found.findings}
-    findings, _ = judge(looser, found.measurements)
+    findings, _, _ = judge(looser, found.measurements)
     after = {f.measurement: f.status for f in findings}
     assert before["patches/badnet/unknown"] == "breach"
     assert after["patches/badnet/unknown"] == "met"
