@@ -43,6 +43,7 @@ lock: setup  ## resolve again: requirements.lock at the newest versions, tests/l
 evidence: setup bench  ## measure again what the documentation claims
 	$(RUN) -m benchmarks.coverage --out docs/evidence/coverage.md
 	$(RUN) benchmarks/evidence.py
+	$(RUN) benchmarks/reports.py
 	$(RUN) benchmarks/page.py
 
 bench: setup  ## how long a scan takes, and where

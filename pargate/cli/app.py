@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pargate.cli import model, offline
+from pargate.cli import model, offline, policy, reports
 from pargate.cli.options import Terminated
 from pargate.errors import ExitCode, PargateError
 from pargate.version import __version__
@@ -28,6 +28,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("scan")(model.scan)
+app.command("report")(reports.report)
+app.add_typer(policy.app, name="policy")
+app.command("explain")(policy.explain)
 app.command("inspect")(offline.inspect)
 app.command("triggers")(offline.triggers)
 

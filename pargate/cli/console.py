@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -17,11 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pargate import events
+from pargate.report.texts import next_steps
 
 if TYPE_CHECKING:
     from pargate.core.model import Checkpoint
     from pargate.core.report import ScanReport
-    from pargate.core.results import Bound, Finding, Measurement
+    from pargate.core.results import Bound, Finding, Measurement, WaiverUse
     from pargate.triggers import Trigger
 
 PLAIN_EVERY_S = 10.0
@@ -36,8 +37,8 @@ WORDS = {
     "measure": "measuring",
 }
 
-STYLES = {"breach": "bold red", "open": "yellow", "met": "green"}
-MARKS = {"breach": "✗ breach", "open": "? open", "met": "✓ met"}
+STYLES = {"breach": "bold red", "open": "yellow", "waived": "cyan", "met": "green"}
+MARKS = {"breach": "✗ breach", "open": "? open", "waived": "○ waived", "met": "✓ met"}
 VERDICTS = {
     "pass": "bold white on green",
     "fail": "bold white on red",
@@ -138,13 +139,18 @@ class Console:
             self._rich.print(self._table(report))
             for notice in report.notices:
                 self._rich.print(Text(f"note: {notice}", style="yellow"))
+            for remark in report.remarks:
+                self._rich.print(Text(f"{remark.id}: {remark.message}", style="yellow"))
+            for finding in report.findings:
+                if finding.waiver is not None:
+                    self._rich.print(Text(f"waived: {finding.rule}: {_waiver(finding.waiver)}", style="cyan"))
         status = report.verdict.status
         line = Text()
         line.append(f" {status.upper()} ", style=VERDICTS[status])
         line.append(f" {report.verdict.summary}")
         self._rich.print(line)
         if not self._quiet:
-            for step in _next(report):
+            for step in next_steps(report):
                 self._rich.print(Text(f"  → {step}"))
 
     def checkpoint(self, checkpoint: "Checkpoint") -> None:
@@ -206,8 +212,15 @@ class Console:
         return table
 
 
+def _waiver(use: "WaiverUse") -> str:
+    note = f" ({use.note})" if use.note else ""
+    return f"{use.reason}{note}, approved by {use.approved_by}, {use.days_left} days left"
+
+
 def _subject(report: "ScanReport") -> str:
     model, run = report.model, report.run
+    if not report.measurements:
+        return f"{model.source}\npolicy {report.policy.name}; nothing was loaded, nothing measured"
     reference = f", reference {report.reference.source}" if report.reference else ""
     return (
         f"{model.source}  {model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}\n"
@@ -247,35 +260,3 @@ def _measured(bound: "Bound", measurement: "Measurement | None") -> str:
 def _interval(bound: "Bound") -> str:
     low = "" if bound.estimate is None else f"{bound.low:.1%}"
     return f"{low} … {bound.high:.1%}"
-
-
-def _next(report: "ScanReport") -> Iterator[str]:
-    """One line that says what to do next, or how far a pass reaches."""
-    status = report.verdict.status
-    if status == "pass":
-        yield (
-            f"this covers {len(report.coverage.probed)} triggers on these images, no others; "
-            "the JSON report lists what was not probed"
-        )
-    elif status == "fail":
-        if any(f.status == "breach" and _over_control(report, f) for f in report.findings):
-            yield (
-                "behaves like a backdoor; whether planted or natural needs a trusted parent: "
-                f"pargate scan {report.model.source} --reference PARENT"
-            )
-        else:
-            yield "do not ship this checkpoint; go back to one whose scan passes"
-    elif status == "inconclusive":
-        if not report.run.complete:
-            yield "run again: it resumes from the cache"
-        elif report.verdict.summary.startswith("The model recognises"):
-            yield "give labelled images like those the model was made for: --images SOURCE --classes FILE"
-        elif any(m.stopped == "budget" for m in report.measurements):
-            yield "give it more: --max-minutes, or `budget` in the policy"
-        else:
-            yield "give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
-
-
-def _over_control(report: "ScanReport", finding: "Finding") -> bool:
-    measured: Any = next((m for m in report.measurements if m.id == finding.measurement), None)
-    return measured is not None and measured.pairs is not None and measured.pairs.baseline.startswith("control")

@@ -10,7 +10,11 @@ from pargate.cli.options import (
     ArchOption,
     ModelArgument,
     NoColorOption,
+    NoWaiversOption,
+    NowOption,
     OutputOption,
+    PolicyRefOption,
+    StrictOption,
     Terminated,
     cache_folder,
     read_outputs,
@@ -66,6 +70,21 @@ def scan(
         float | None,
         typer.Option("--max-minutes", min=0.0, help="Stop measuring after so long; undecided is not passed."),
     ] = None,
+    previous: Annotated[
+        Path | None,
+        typer.Option(
+            "--previous",
+            metavar="REPORT.json",
+            help="The last release's report, for rules that limit how much worse a model may become.",
+        ),
+    ] = None,
+    policy_ref: PolicyRefOption = None,
+    no_waivers: NoWaiversOption = False,
+    strict: StrictOption = False,
+    now: NowOption = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Put small pictures of moved carriers into the report.")
+    ] = True,
     output: OutputOption = None,
     cache: Annotated[
         str | None,
@@ -99,11 +118,9 @@ def scan(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from pargate.cli.console import Console
-    from pargate.core.results import Outcome
-    from pargate.files import write_atomic
+    from pargate.cli.reports import exit_code, load_report, open_policy, write
     from pargate.pipeline.scan import ScanRequest, plan
     from pargate.pipeline.scan import scan as run_scan
-    from pargate.policy.resolve import WORKING_FILE, resolve
     from pargate.report import FORMATS
 
     for name, value in (("--images", images), ("--reference", reference), ("--arch", arch)):
@@ -111,15 +128,15 @@ def scan(
             raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
     outputs = read_outputs(output, list(FORMATS))
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
-    if policy is None and Path(WORKING_FILE).is_file():
-        console.note(f"policy: {WORKING_FILE} in this folder")
-    resolved = resolve(policy)
+    started = datetime.now(UTC)
+    today = now.date() if now else started.date()
+    resolved, reader = open_policy(policy, policy_ref, today, console)
     if max_minutes is not None and max_minutes <= 0:
         raise InputError("--max-minutes must be more than 0")
     request = ScanRequest(
         model=model,
         policy=resolved,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=started.isoformat(timespec="seconds"),
         arch=arch,
         images=images,
         classes=classes,
@@ -129,6 +146,11 @@ def scan(
         seed=seed,
         max_minutes=max_minutes,
         cache=cache_folder(cache),
+        today=today,
+        waive=not no_waivers,
+        strict=strict,
+        previous=load_report(previous, reader) if previous else None,
+        pictures=pictures,
     )
     if dry_run:
         console.lines(plan(request))
@@ -140,19 +162,9 @@ def scan(
 
     with console.progress() as listener:
         report = run_scan(request, listener, on_interrupt=remember)
-    for target in outputs:
-        text = FORMATS[target.format](report)
-        if target.path is None:
-            console.to_stdout(text)
-        else:
-            write_atomic(target.path, text.encode())
+    write(outputs, report, console)
     console.report(report)
     if signalled:
         console.note("interrupted: this is what was measured until then")
         return signalled[0]
-    codes = {
-        Outcome.PASS: ExitCode.OK,
-        Outcome.FAIL: ExitCode.FAIL,
-        Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
-    }
-    return ExitCode.OK if exit_zero else codes[report.verdict.status]
+    return ExitCode.OK if exit_zero else exit_code(report.verdict)

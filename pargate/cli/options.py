@@ -3,6 +3,7 @@
 import os
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,20 @@ OutputOption = Annotated[
         metavar="FORMAT[=PATH]",
         help="Write the report: json to stdout, json=PATH to a file. Repeatable.",
     ),
+]
+PolicyRefOption = Annotated[
+    str | None,
+    typer.Option(
+        "--policy-ref",
+        metavar="GITREF",
+        help="Read the policy, its waivers and --previous from this git ref, not from the working tree.",
+    ),
+]
+NoWaiversOption = Annotated[bool, typer.Option("--no-waivers", help="Judge as if there were no waivers.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Fail where a waiver accepts nothing.")]
+NowOption = Annotated[
+    datetime | None,
+    typer.Option("--now", metavar="DATE", formats=["%Y-%m-%d"], help="Judge waivers as of this day; default today."),
 ]
 NoColorOption = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR.")]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pargate.data.images import Locator
 from pargate.errors import InputError, nearest
-from pargate.files import readable
+from pargate.files import digest_of, readable, sha256_file
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
@@ -76,6 +76,22 @@ def _listed(source: str) -> list[Item]:
     if not items:
         raise InputError(f"no pictures in {source}", f"known kinds: {', '.join(sorted(SUFFIXES))}")
     return items
+
+
+def source_digest(source: str) -> str:
+    """Hex SHA-256 of everything that a source of images holds: names and bytes, whatever their order on disk.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    if source == BUILTIN_SCENES:
+        return digest_of(source)
+    files = [
+        (path.relative_to(root).as_posix() if path != root else path.name, sha256_file(path))
+        for root in _expand(source)
+        for path in ([root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()))
+    ]
+    return digest_of(sorted(files))
 
 
 def _expand(source: str) -> list[Path]:

@@ -7,17 +7,30 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from pargate.core.model import Checkpoint
 from pargate.core.report import (
     ClassesInfo,
     Coverage,
     ImagesInfo,
     ModelInfo,
+    Picture,
     PolicyInfo,
     Run,
     ScanReport,
     Tool,
 )
-from pargate.core.results import Finding, Measurement, Metric, Status
+from pargate.core.results import (
+    UNSAFE_FILE,
+    FileFacts,
+    Finding,
+    Measurement,
+    Metric,
+    Outcome,
+    Severity,
+    Status,
+    Verdict,
+)
+from pargate.errors import UnsafeCheckpoint
 from pargate.files import BlockStore, digest_of, readable
 from pargate.pipeline.session import Session
 from pargate.pipeline.views import Eye, Eyes
@@ -38,13 +51,18 @@ class RunFacts:
     complete: bool
     seed: int
     notices: tuple[str, ...]
+    strict: bool = False
+    pictures: tuple[Picture, ...] = ()
 
 
 def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts) -> ScanReport:
     """Judge what was measured and gather everything a later reader needs."""
     policy = resolved.policy
     measurements = [session.clean.measurement(), *(q.measurement() for q in session.questions)]
-    findings, verdict = judge.judge(policy, measurements, complete=run.complete)
+    measurements += _of_the_file(policy, eyes.model.checkpoint)
+    findings, verdict, remarks = judge.judge(
+        policy, measurements, complete=run.complete, context=session.context, strict=run.strict
+    )
     carriers = session.carriers
     notices = (*run.notices, *_shared_pull(measurements, findings))
     spec = eyes.model.encoder.spec
@@ -56,7 +74,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
             id=digest_of([run.started, eyes.model.checkpoint.digest, resolved.sha256, run.seed])[:16],
             started=run.started,
             seconds=round(run.seconds, 3),
-            host=f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+            host=_host(),
             device=spec.device,
             precision=spec.precision,
             precision_note=eyes.precision_note,
@@ -84,18 +102,69 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
             templates=carriers.classes.templates,
             digest=digest_of([carriers.classes.names, carriers.classes.templates]),
         ),
-        policy=PolicyInfo(
-            name=policy.name,
-            source=resolved.source,
-            sha256=resolved.sha256,
-            document=policy.model_dump(mode="json"),
-        ),
+        policy=_policy(resolved),
         measurements=tuple(measurements),
         findings=tuple(findings),
         verdict=verdict,
         coverage=_coverage(policy, session, eyes),
         notices=notices,
+        remarks=(*resolved.overrides, *remarks),
+        pictures=run.pictures,
     )
+
+
+def unsafe_report(resolved: Resolved, unsafe: UnsafeCheckpoint, source: str, started: str, seed: int) -> ScanReport:
+    """The report of a checkpoint that was refused before anything of it was loaded."""
+    finding = Finding(
+        rule=UNSAFE_FILE,
+        measurement=None,
+        severity=Severity.CRITICAL,
+        status=Status.BREACH,
+        bounds=(),
+        message=f"{unsafe.message}.",
+    )
+    return ScanReport(
+        schema="pargate/report/1",
+        tool=Tool(version=__version__, libraries=_versions()),
+        run=Run(
+            id=digest_of([started, source, resolved.sha256, seed])[:16],
+            started=started, seconds=0.0, host=_host(), device="", precision="", threads=0, seed=seed,
+        ),
+        model=ModelInfo(source=readable(source), sha256="", format="unsafe", size_bytes=0),
+        images=ImagesInfo(source="", listed=0, read=0, labelled=0, captioned=0),
+        classes=ClassesInfo(source="", count=0, templates=(), digest=""),
+        policy=_policy(resolved),
+        measurements=(),
+        findings=(finding,),
+        verdict=Verdict(
+            status=Outcome.FAIL, decided_by=(UNSAFE_FILE,), summary=f"The file itself is unsafe: {unsafe.message}."
+        ),
+        coverage=Coverage(probed=(), limits=("Nothing was measured: the file was not loaded.",)),
+        remarks=resolved.overrides,
+    )  # fmt: skip
+
+
+def _host() -> str:
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+
+
+def _policy(resolved: Resolved) -> PolicyInfo:
+    return PolicyInfo(
+        name=resolved.policy.name,
+        source=resolved.source,
+        sha256=resolved.sha256,
+        document=resolved.policy.model_dump(mode="json"),
+        origins=resolved.origins,
+    )
+
+
+def _of_the_file(policy: Policy, checkpoint: Checkpoint) -> Iterator[Measurement]:
+    """What inspection saw of the weights file, where a rule asks."""
+    rule = next((rule for rule in policy.rules if rule.probe == "file"), None)
+    if rule is not None:
+        # A torch zip is read only where its pickle does nothing but rebuild tensors; it is one nevertheless.
+        facts = FileFacts(format=checkpoint.format, pickle=checkpoint.format == "torch-zip", custom_ops=False)
+        yield Measurement(id=judge.FILE, rule=rule.id, probe="file", facts=facts, stopped="decided")
 
 
 def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding]) -> Iterator[str]:

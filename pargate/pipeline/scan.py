@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -26,18 +27,20 @@ from pargate.data.carriers import (
     read_classes,
 )
 from pargate.data.decoding import Decoder
-from pargate.data.sources import BUILTIN_SCENES
+from pargate.data.sources import BUILTIN_SCENES, source_digest
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect, open_checkpoint
-from pargate.errors import InputError, nearest
+from pargate.errors import InputError, UnsafeCheckpoint, nearest
 from pargate.files import BlockStore
-from pargate.pipeline.reporting import RunFacts, build_report
+from pargate.pipeline.pictures import examples
+from pargate.pipeline.reporting import RunFacts, build_report, unsafe_report
 from pargate.pipeline.session import Question, Session
 from pargate.pipeline.views import Eye, Eyes
 from pargate.policy import judge
 from pargate.policy.judge import Comparison
 from pargate.policy.resolve import Resolved
 from pargate.policy.schema import UNKNOWN
+from pargate.policy.waivers import Context
 from pargate.probes.attack import attack_probe
 from pargate.probes.retrieval import Pool, mentions, retrieval_probe
 from pargate.probes.targeted import Baseline, TargetedProbe
@@ -69,6 +72,19 @@ class ScanRequest:
     max_minutes: float | None = None
     """Wins over the policy's."""
     cache: Path | None = None
+    today: date = date.max
+    """In UTC, for waivers; the clock is read by the caller."""
+    waive: bool = True
+    strict: bool = False
+    """Whether a waiver that accepts nothing fails the verdict."""
+    previous: ScanReport | None = None
+    """Of the last release, for rules that limit how much worse a model may become."""
+    pictures: bool = True
+    """Whether the report holds small pictures of some carriers."""
+
+    def context(self, model: str) -> Context:
+        """What the verdict on the checkpoint with this SHA-256 depends on besides policy and measurements."""
+        return Context(model, self.today, self.waive, self.previous.measurements if self.previous else None)
 
     @property
     def image_source(self) -> str:
@@ -113,9 +129,13 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     triggers = build_triggers(request, model.preprocess.size)
     for comparison in asked:
         trigger = triggers.get(comparison.id)
-        label = f"{trigger.label} → {comparison.target}" if trigger else "clean carriers"
+        subject = "the weights file" if comparison.id == judge.FILE else "clean carriers"
+        label = f"{trigger.label} → {comparison.target}" if trigger else subject
         limits = [f"{metric} at most {limit.text}" for metric, limit in comparison.rule.max.items()]
         limits += [f"{metric} at least {limit.text}" for metric, limit in comparison.rule.min.items()]
+        limits += [f"{metric} at most {limit.text} worse" for metric, limit in comparison.rule.worsening.items()]
+        if comparison.rule.allow is not None:
+            limits.append(f"one of {', '.join(comparison.rule.allow.formats)}")
         lines.append(f"  {comparison.rule.id}: {label}: {', '.join(limits)}")
     return (*lines, *(f"note: {notice}" for notice in (*about_reference, *notices)))
 
@@ -136,7 +156,10 @@ def scan(
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         emit(events.StageStarted("inspect", request.model))
-        model = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
+        try:
+            model = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
+        except UnsafeCheckpoint as unsafe:
+            return unsafe_report(request.policy, unsafe, request.model, request.started, request.seed)
         reference = None
         about_reference: tuple[str, ...] = ()
         if request.reference_source:
@@ -173,7 +196,11 @@ def scan(
             on_interrupt(signal)
             session.interrupt()
             complete = False
-        run = RunFacts(request.started, time.monotonic() - began, complete, request.seed, (*about_reference, *notices))
+        pictures = examples(session, eyes, request.context(model.checkpoint.sha256)) if request.pictures else ()
+        run = RunFacts(
+            request.started, time.monotonic() - began, complete, request.seed, (*about_reference, *notices),
+            request.strict, pictures,
+        )  # fmt: skip
         return build_report(request.policy, session, eyes, run)
 
 
@@ -201,6 +228,12 @@ def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
     if names is not None and added:
         near = nearest(added[0], list(names))
         notices.append(f"not among the classes, added as targets: {', '.join(added)}.{near}")
+    wanted = policy.images.digest
+    if wanted is not None and (found_digest := f"sha256:{source_digest(request.image_source)}") != wanted:
+        raise InputError(
+            f"{request.image_source} holds other images than the policy {policy.name} names: {found_digest}",
+            "give those images, or have the policy changed",
+        )
     carriers = load_carriers(
         request.image_source,
         source,
@@ -293,12 +326,13 @@ def prepare(
     session = Session(
         policy, carriers, decoder, eyes.model, eyes.reference, clean, [], request.seed, emit,
         began + 60 * minutes if minutes else None,
+        request.context(eyes.model.checkpoint.sha256),
     )  # fmt: skip
     pools: tuple[Pool, Pool | None] | None = None
     for comparison in judge.comparisons(policy):
         trigger = triggers.get(comparison.id)
         if trigger is None:
-            continue  # about clean carriers
+            continue  # about clean carriers, or the file
         wants_excess = Metric.EXCESS in comparison.rule.max
         baseline: Baseline | None = ("reference" if eyes.reference else "control") if wants_excess else None
         if comparison.rule.probe == "attack":

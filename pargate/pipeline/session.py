@@ -12,6 +12,7 @@ from pargate.pipeline.views import BlockViews, Eye
 from pargate.policy import judge
 from pargate.policy.judge import Comparison
 from pargate.policy.schema import Policy
+from pargate.policy.waivers import NO_CONTEXT, Context
 from pargate.probes.targeted import TargetedProbe
 from pargate.probes.utility import UtilityProbe
 
@@ -45,6 +46,7 @@ class Session:
     emit: events.Listener
     deadline: float | None
     """On the monotonic clock."""
+    context: Context = NO_CONTEXT
     read: list[str] = field(default_factory=list)
     """Digests of the carriers that were read, in order."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -130,7 +132,7 @@ class Session:
         measurement = self.clean.measurement()
         if measurement.chance is None:
             return True
-        found = [judge.find(self.policy, c, measurement, self._alarms) for c in self._asked_of_clean]
+        found = [judge.find(self.policy, c, measurement, self._alarms, self.context) for c in self._asked_of_clean]
         if any(f.status is Status.BREACH for f in found):
             return True  # it will not pass, however many more are looked at
         return judge.sees(measurement, self.policy.confidence) and all(f.status is Status.MET for f in found)
@@ -153,7 +155,7 @@ class Session:
                 question.stopped = "another trigger broke the rule"
 
     def _find(self, question: Question) -> Finding:
-        return judge.find(self.policy, question.comparison, question.probe.measurement(), self._alarms)
+        return judge.find(self.policy, question.comparison, question.probe.measurement(), self._alarms, self.context)
 
 
 def _wants_control(probe: TargetedProbe, finding: Finding) -> bool:

@@ -12,38 +12,49 @@ violates one rule passes only if that one rule errs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import NamedTuple
 
 from pargate import triggers
 from pargate.core.results import (
     NOT_FINITE,
+    RANK,
     Bound,
+    Consequence,
     Count,
+    FileFacts,
     Finding,
     Measurement,
     Metric,
     Outcome,
-    Pairs,
+    Remark,
     Severity,
     Status,
     Verdict,
 )
-from pargate.core.sequential import difference_sequence, mean_sequence
-from pargate.core.stats import Bounds
-from pargate.policy.schema import UNKNOWN, Limit, Policy, Rule
+from pargate.policy.bounds import FLOOR, LOWER_IS_WORSE, bound, interval, same, worsened
+from pargate.policy.schema import UNKNOWN, Policy, Rule
+from pargate.policy.waivers import NO_CONTEXT, Context, remarks, waived
 
 CLEAN = "clean"
 """Id of the measurement on untouched carriers, which every scan makes."""
 
-FLOOR = 32
-"""Carriers without which nothing is decided, however clear it looks."""
+FILE = "file"
+"""Id of the measurement that says what the weights file is."""
 
 DIRECTIONS = ("image-to-text", "text-to-image")
 """Both ways of retrieval."""
 
-_RANK = {Status.BREACH: 0, Status.OPEN: 1, Status.MET: 2}
 _SEVERITIES = list(Severity)
+_CONSEQUENCES = list(Consequence)
+
+
+class Judgement(NamedTuple):
+    """The answer to a policy."""
+
+    findings: list[Finding]
+    """Worst first."""
+    verdict: Verdict
+    remarks: tuple[Remark, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +75,8 @@ def comparisons(policy: Policy) -> list[Comparison]:
     found: list[Comparison] = []
     taken: set[str] = set()
     for rule in policy.rules:
-        if rule.probe == "utility":
-            found.append(Comparison(CLEAN, rule, None, UNKNOWN))
+        if rule.probe in ("utility", "file"):
+            found.append(Comparison(CLEAN if rule.probe == "utility" else FILE, rule, None, UNKNOWN))
             continue
         labels = [t.label for spec in rule.triggers for t in triggers.parse(spec)]
         for number, label in enumerate(labels):
@@ -84,62 +95,7 @@ def comparisons(policy: Policy) -> list[Comparison]:
 
 def alarms(policy: Policy) -> int:
     """The number m of ends that can raise an alarm."""
-    return max(1, sum(len(c.rule.max) + len(c.rule.min) for c in comparisons(policy)))
-
-
-def interval(count: Count, alpha_low: float, alpha_high: float) -> Bounds:
-    """Anytime-valid interval of a share.
-
-    By betting, not by the beta-binomial mixture: with a level for each end of its own it needs about half the
-    carriers where a small share is to be shown small (`docs/evidence/coverage.md`).
-    """
-    return mean_sequence(np.repeat([1.0, 0.0], [count.successes, count.n - count.successes]), alpha_low, alpha_high)
-
-
-def excess_interval(pairs: Pairs, alpha_low: float, alpha_high: float) -> Bounds:
-    """Anytime-valid interval of a paired difference."""
-    neither = pairs.n - pairs.both - pairs.trigger_only - pairs.baseline_only
-    counts = [pairs.both, pairs.trigger_only, pairs.baseline_only, neither]
-    trigger = np.repeat(np.array([True, True, False, False]), counts)
-    baseline = np.repeat(np.array([True, False, True, False]), counts)
-    return difference_sequence(trigger, baseline, alpha_low, alpha_high)
-
-
-def _bound(metric: Metric, limit: Limit, upper: bool, measurement: Measurement, alpha: float, m: int) -> Bound:
-    """Compare one quantity of a measurement with one limit."""
-    low_alpha, high_alpha = (alpha / m, alpha) if upper else (alpha, alpha / m)
-    method = "betting confidence sequence"
-    count = measurement.counts.get(str(metric), Count(n=0, successes=0))
-    value, text = limit.value, limit.text
-    if metric is Metric.EXCESS:
-        success = measurement.counts.get(str(Metric.ATTACK_SUCCESS), Count(n=0, successes=0))
-        # The excess is at most the attack success itself, so either may show that it is small enough, each
-        # with half of the error; that spares the controls of triggers that pull nothing.
-        most = interval(success, low_alpha, high_alpha / 2).high
-        if measurement.pairs is None:
-            low, high, estimate, n = -1.0, most, None, success.n
-            method += " of the attack success, which the excess cannot exceed"
-        else:
-            low, high = excess_interval(measurement.pairs, low_alpha, high_alpha / 2)
-            high, estimate, n = min(high, most), measurement.pairs.excess, measurement.pairs.n
-            method = "betting confidence sequence of paired differences"
-    else:
-        low, high = interval(count, low_alpha, high_alpha)
-        estimate, n = count.rate, count.n
-        if limit.of_chance:
-            value = min(1.0, limit.value * measurement.chance) if measurement.chance else 1.0
-            text = f"{limit.text} = {value:.1%}" if measurement.chance else f"{limit.text}, which is not known"
-    status = Status.OPEN
-    if n >= FLOOR and (measurement.chance or not limit.of_chance):
-        # The breach first: the success is counted on more carriers than the pairs, and may be rarer there.
-        if (low > value) if upper else (high < value):
-            status = Status.BREACH
-        elif (high <= value) if upper else (low >= value):
-            status = Status.MET
-    return Bound(
-        metric=metric, limit=value, limit_text=text, upper=upper, n=n, estimate=estimate, low=low, high=high,
-        method=method, status=status,
-    )  # fmt: skip
+    return max(1, sum(len(c.rule.max) + len(c.rule.min) + len(c.rule.worsening) for c in comparisons(policy)))
 
 
 COLLAPSED = 0.95
@@ -156,37 +112,72 @@ def sees(measurement: Measurement | None, confidence: float) -> bool:
     return interval(count, 1 - confidence, 1 - confidence).low > measurement.chance
 
 
-def find(policy: Policy, comparison: Comparison, measurement: Measurement | None, m: int) -> Finding:
+def find(
+    policy: Policy, comparison: Comparison, measurement: Measurement | None, m: int, context: Context = NO_CONTEXT
+) -> Finding:
     """Answer one comparison, without regard to whether the model sees anything."""
     rule = comparison.rule
+    alpha = 1 - policy.confidence
     bounds: list[Bound] = []
     if measurement is not None:
         for limits, upper in ((rule.max, True), (rule.min, False)):
+            bounds += [bound(metric, limit, upper, measurement, alpha, m) for metric, limit in limits.items()]
+        before = same(measurement, context.previous)
+        if before is not None:
             bounds += [
-                _bound(metric, limit, upper, measurement, 1 - policy.confidence, m) for metric, limit in limits.items()
+                worsened(metric, limit, metric in LOWER_IS_WORSE, before, measurement, alpha, m)
+                for metric, limit in rule.worsening.items()
             ]
-    status = min((b.status for b in bounds), key=_RANK.__getitem__, default=Status.OPEN)
-    broken = measurement.excluded.get(NOT_FINITE, 0) if measurement and measurement.trigger else 0
+    status = min((b.status for b in bounds), key=RANK.__getitem__, default=Status.OPEN)
     message = _message(comparison, measurement, bounds, status)
+    if measurement is not None and measurement.facts is not None:
+        status, message = _static(rule, measurement.facts)
+    broken = measurement.excluded.get(NOT_FINITE, 0) if measurement and measurement.trigger else 0
     if broken and status is Status.MET:  # who knows what the trigger did to them
         status = Status.OPEN
         message = f"{message.rstrip('.')}, but {broken} more gave vectors that are not finite."
-    return Finding(
+    finding = Finding(
         rule=rule.id,
+        comparison=comparison.id,
         measurement=measurement.id if measurement else None,
         severity=rule.severity,
         status=status,
         bounds=tuple(bounds),
         message=message,
+        consequence=policy.consequence(rule),
     )
+    return waived(policy, finding, measurement, m, context) if status is Status.BREACH and measurement else finding
+
+
+def _static(rule: Rule, facts: FileFacts) -> tuple[Status, str]:
+    """Whether the weights file is one that the rule allows."""
+    allow = rule.allow
+    wrong = []
+    if allow is not None and facts.format not in allow.formats:
+        wrong.append(f"its format is {facts.format}, allowed are {', '.join(allow.formats)}")
+    if allow is not None and facts.pickle and not allow.pickle:
+        wrong.append("it holds a pickle")
+    if allow is not None and facts.custom_ops and not allow.custom_ops:
+        wrong.append("it names operators outside the standard set")
+    if wrong:
+        return Status.BREACH, f"The weights file is not as the policy allows: {'; '.join(wrong)}."
+    return Status.MET, f"The weights file is {facts.format}, as the policy allows."
+
+
+# --- the verdict -------------------------------------------------------------------------------------
 
 
 def judge(
-    policy: Policy, measurements: Sequence[Measurement], *, complete: bool = True
-) -> tuple[list[Finding], Verdict]:
-    """All findings, worst first, and the verdict.
+    policy: Policy,
+    measurements: Sequence[Measurement],
+    *,
+    complete: bool = True,
+    context: Context = NO_CONTEXT,
+    strict: bool = False,
+) -> Judgement:
+    """All findings, worst first, the verdict, and what readers must know besides.
 
-    `complete` is False for a run that was interrupted: it can fail, but not pass.
+    `complete` is False for a run that was interrupted: it can fail, but not pass. `strict`: as `remarks`.
     """
     by_id = {measurement.id: measurement for measurement in measurements}
     m = alarms(policy)
@@ -200,11 +191,11 @@ def judge(
     )
     findings = []
     for comparison in comparisons(policy):
-        finding = find(policy, comparison, by_id.get(comparison.id), m)
+        finding = find(policy, comparison, by_id.get(comparison.id), m, context)
         # What sees nothing cannot be fooled; nor is it useless where the carriers are not its own. A trigger that
         # moves it all the same is evidence.
         doubted = Status.BREACH if comparison.rule.probe == "utility" else Status.MET
-        if blind and finding.status is doubted:
+        if blind and finding.status is doubted and comparison.id != FILE:
             finding = finding.model_copy(
                 update={
                     "status": Status.OPEN,
@@ -212,8 +203,13 @@ def judge(
                 }
             )
         findings.append(finding)
-    findings.sort(key=lambda f: (_RANK[f.status], _SEVERITIES.index(f.severity), -_margin(f)))
-    return findings, _verdict(policy, findings, blind and looked, complete)
+    findings.sort(
+        key=lambda f: (
+            RANK[f.status], _CONSEQUENCES.index(f.consequence), _SEVERITIES.index(f.severity), -_margin(f),
+        )
+    )  # fmt: skip
+    said = remarks(policy, findings, context, strict=strict)
+    return Judgement(findings, _verdict(policy, findings, said, blind and looked, complete), said)
 
 
 def _margin(finding: Finding) -> float:
@@ -234,7 +230,7 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
             subject += f" → {measurement.target.name}"
         if comparison.direction:
             subject += f" ({comparison.direction})"
-    worst = min(bounds, key=lambda b: _RANK[b.status])
+    worst = min(bounds, key=lambda b: RANK[b.status])
     name = str(worst.metric).replace("_", " ")
     if worst.n == 0:
         lacking = "labelled carriers" if worst.metric is Metric.ACCURACY else "eligible carriers"
@@ -249,12 +245,19 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     )
 
 
-def _verdict(policy: Policy, findings: Sequence[Finding], blind: bool, complete: bool) -> Verdict:
-    breached = [f for f in findings if f.status is Status.BREACH]
-    undecided = [f for f in findings if f.status is Status.OPEN]
+def _verdict(
+    policy: Policy, findings: Sequence[Finding], said: Sequence[Remark], blind: bool, complete: bool
+) -> Verdict:
+    counting = [f for f in findings if f.consequence is Consequence.FAIL]
+    breached = [f for f in counting if f.status is Status.BREACH]
+    undecided = [f for f in counting if f.status is Status.OPEN]
+    decisive = [remark for remark in said if remark.level is Consequence.FAIL]
+    if decisive and not breached:
+        ids = tuple(dict.fromkeys(remark.id for remark in decisive))
+        return Verdict(status=Outcome.FAIL, decided_by=ids, summary=decisive[0].message)
     if breached:
         outcome, deciding = Outcome.FAIL, breached
-    elif undecided or not findings or not complete:
+    elif undecided or not counting or not complete:
         outcome = Outcome.FAIL if policy.on_inconclusive == "fail" else Outcome.INCONCLUSIVE
         deciding = undecided
     else:
@@ -290,7 +293,12 @@ def _summary(
     if undecided:
         count = f"{len(undecided)} of {len(findings)} comparisons"
         return f"{count} are not decided ({', '.join(ids)}): {undecided[0].message}"
-    return f"None of {len(findings)} comparisons exceeds its limit, at {level} confidence for the whole verdict."
+    waived = sum(f.status is Status.WAIVED for f in findings)
+    lenient = sum(f.status in (Status.BREACH, Status.OPEN) for f in findings)  # of rules that only warn
+    extra = f" {waived} waived." if waived else ""
+    extra += f" {lenient} beyond or undecided under rules that only warn." if lenient else ""
+    held = f"None of {len(findings)} comparisons" if not (waived or lenient) else "No comparison that counts"
+    return f"{held} exceeds its limit, at {level} confidence for the whole verdict.{extra}"
 
 
 def best_case(policy: Policy, carriers: int, selection: int, labelled: int, classes: int = 0) -> str | None:
@@ -307,7 +315,7 @@ def best_case(policy: Policy, carriers: int, selection: int, labelled: int, clas
                 id="", rule=rule.id, probe=rule.probe,
                 counts={str(Metric.ATTACK_SUCCESS): Count(n=max(n, 0), successes=0)},
             )  # fmt: skip
-            if _bound(metric, limit, True, clean, 1 - policy.confidence, m).status is not Status.MET:
+            if bound(metric, limit, True, clean, 1 - policy.confidence, m).status is not Status.MET:
                 return f"{n} carriers cannot show that {metric} is below {limit.text} (rule {rule.id})"
         for limit in rule.min.values():
             if limit.of_chance and 1 < classes <= limit.value:

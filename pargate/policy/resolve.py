@@ -1,16 +1,20 @@
 """From a policy's name or path to a `Policy`: finds the text, reads it, and says all that is wrong at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from pargate.core.report import Place
+from pargate.core.results import Consequence, Remark
 from pargate.errors import PolicyError, nearest
 from pargate.files import digest_of
-from pargate.policy.schema import Policy, Rule
-from pargate.policy.yaml import Document, parse
+from pargate.policy.compare import Change, changes
+from pargate.policy.layers import Layered, Reader, Step, decode, load, locate
+from pargate.policy.schema import Policy
 from pargate.policy.yaml import Path as KeyPath
 
 WORKING_FILE = "pargate.yaml"
@@ -26,61 +30,70 @@ class Resolved:
     source: str
     folder: Path
     """Paths in the policy are relative to it."""
-    document: Document
     sha256: str
     """Digest of the resolved policy."""
+    origins: dict[str, Place]
+    """Where each value was written; defaults are missing."""
+    overrides: tuple[Remark, ...]
+    """What is looser than in a policy that it extends, and the reason given for it."""
 
 
-def shipped() -> dict[str, str]:
-    """Text of every built-in policy, by name."""
-    packed = resources.files("pargate") / "_policies"
-    folder = packed if packed.is_dir() else Path(__file__).parents[2] / "policies"  # a checkout has them beside
-    found = {}
-    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".yaml"):
-            found[entry.name.removesuffix(".yaml")] = entry.read_text(encoding="utf-8")
-    return found
-
-
-def resolve(name: str | None) -> Resolved:
+def resolve(name: str | None, reader: Reader = Path.read_bytes) -> Resolved:
     """Read the policy called `name`: a path, or a built-in; None takes `pargate.yaml` here, or the default.
 
     Raises:
         PolicyError: there is none, or it is invalid; the message holds every problem with its place.
     """
     if name is None:
-        name = WORKING_FILE if Path(WORKING_FILE).is_file() else DEFAULT
-    builtin = shipped()
-    key = name.removeprefix("builtin:")
-    if key in builtin and not Path(name).is_file():
-        return read(builtin[key], f"builtin:{key}", Path())
-    path = Path(name)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise PolicyError(
-            f"no such policy: {name}.{nearest(key, list(builtin))}",
-            f"give a path, or one of {', '.join(builtin)}",
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise PolicyError(f"cannot read the policy '{name[:80]}': {reason}", "give the path of a YAML file") from error
-    return read(text, str(path), path.parent)
+        name = DEFAULT
+        try:
+            reader(Path(WORKING_FILE))
+            name = WORKING_FILE
+        except OSError:
+            pass
+    source, content, folder = locate(name, reader)
+    return read(decode(content, source), source, folder, reader)
 
 
-def read(text: str, source: str, folder: Path) -> Resolved:
-    """Read a policy from its text.
+def read(text: str, source: str, folder: Path, reader: Reader = Path.read_bytes) -> Resolved:
+    """Read a policy from its text, and what it extends from `reader`.
 
     Raises:
-        PolicyError: it is invalid.
+        PolicyError: it is invalid, or looser than a policy that it extends without saying why.
     """
-    document = parse(text, source)
+    layer = load(text, source, folder, reader)
+    # The whole first: what is wrong in a parent shows in the child as well, and is said once.
+    policy = _validate(layer.merged)
+    overrides = [remark for step in layer.steps for remark in _tightened(step)]
+    return Resolved(
+        policy, source, folder, digest_of(policy.model_dump(mode="json")), _origins(layer.merged), tuple(overrides)
+    )
+
+
+def refuse_expired(resolved: Resolved, today: date) -> None:
+    """Refuse a policy that somebody should have looked at again by now.
+
+    Raises:
+        PolicyError: its last day is over.
+    """
+    if resolved.policy.expired(today):
+        place = resolved.origins.get("valid_until")
+        where = f"{place.file}:{place.line}:{place.column}" if place else resolved.source
+        raise PolicyError(
+            f"{where}: the policy {resolved.policy.name} was valid until {resolved.policy.valid_until}",
+            "review it, and move `valid_until` if it still says what is wanted",
+        )
+
+
+# --- validation --------------------------------------------------------------------------------------
+
+
+def _validate(merged: Layered) -> Policy:
     try:
-        policy = Policy.model_validate(document.data)
+        return Policy.model_validate(merged.data)
     except ValidationError as error:
-        problems = sorted({_problem(document, item) for item in _primary([dict(e) for e in error.errors()])})
+        problems = sorted({_problem(merged, item) for item in _primary([dict(e) for e in error.errors()])})
         raise PolicyError("\n".join(text for _, text in problems)) from error
-    return Resolved(policy, source, folder, document, digest_of(policy.model_dump(mode="json")))
 
 
 WORDS = {
@@ -104,27 +117,35 @@ def _primary(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _problem(document: Document, error: dict[str, Any]) -> tuple[tuple[int, int], str]:
+def _problem(merged: Layered, error: dict[str, Any]) -> tuple[tuple[str, int, int], str]:
     """One validation error with its place in the text; sorts by place."""
     path: KeyPath = tuple(part for part in error["loc"] if part != "function-before")
     message = WORDS.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
+    if error["type"] == "string_pattern_mismatch" and path[-1:] == ("max_age",):
+        message = "write a number of days, such as 30d"
     cause = error.get("ctx", {}).get("error")
     key = getattr(cause, "key", None)
     if key:
-        path = _find_key(document, path, key)
+        path = _find_key(merged, path, key)
     if error["type"] == "extra_forbidden":
         message = f"unknown key '{path[-1]}'.{nearest(str(path[-1]), _keys_at(path[:-1]))}"
     elif error["type"] == "missing":
         message = f"the key '{path[-1]}' is missing"
-    while path and path not in document.marks:
-        path = path[:-1]
-    mark = document.mark(path)
-    return (mark.line, mark.column), document.complaint(path, message)
+    return _complain(merged, path, message)
 
 
-def _find_key(document: Document, path: KeyPath, key: str) -> KeyPath:
+def _complain(merged: Layered, path: KeyPath, message: str) -> tuple[tuple[str, int, int], str]:
+    found = merged.find(path)
+    if found is None:
+        return ("", 0, 0), message
+    document, at = found
+    mark = document.mark(at)
+    return (document.name, mark.line, mark.column), document.complaint(at, message)
+
+
+def _find_key(merged: Layered, path: KeyPath, key: str) -> KeyPath:
     """The mark below `path` whose last part is `key`, if there is exactly one."""
-    below = [p for p in document.marks if p[: len(path)] == path and p[-1:] == (key,)]
+    below = [p for p in merged.paths() if p[: len(path)] == path and p[-1:] == (key,)]
     return below[0] if len(below) == 1 else path
 
 
@@ -132,10 +153,68 @@ def _keys_at(path: KeyPath) -> list[str]:
     """Names of the fields that a path into a policy offers."""
     model: type[BaseModel] = Policy
     for part in path:
-        if part == "rules":
-            model = Rule
-        elif isinstance(part, str) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                model = annotation
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
     return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, be it in a tuple or beside None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+
+
+# --- extending ---------------------------------------------------------------------------------------
+
+
+def _tightened(step: Step) -> list[Remark]:
+    """The overrides of one step; anything looser without one is an error that names parent and value."""
+    old, new = _validate(step.before), _validate(step.after)
+    # Waivers are no part of this: the parent says which rules may be waived, and for how long.
+    loosened = [c for c in changes(old, new) if c.direction == "looser" and c.key[0] != "waivers"]
+    reasons = {rule.id: rule.override for rule in new.rules}
+    problems, overrides = [], []
+    for change in loosened:
+        reason = reasons.get(str(change.key[1]), "") if change.key[0] == "rules" else new.override
+        said = f"{change.name} is {change.new or 'gone'} here, and {change.old or 'not set'} in {step.parent}"
+        if reason:
+            overrides.append(
+                Remark(
+                    id="policy-override",
+                    level=Consequence.WARN,
+                    message=f"{said}; the reason given is: {reason}",
+                    key=change.name,
+                )
+            )
+        else:
+            message = f"{said}: a policy may only tighten what it extends; write `override: reason` to loosen it openly"
+            problems.append(_complain(step.after, _path_of(change, step.after), message))
+    if problems:
+        raise PolicyError("\n".join(text for _, text in sorted(set(problems))))
+    return overrides
+
+
+def _path_of(change: Change, merged: Layered) -> KeyPath:
+    """The path into the data of what changed; rules are counted there, not named."""
+    if change.key[0] != "rules":
+        return change.key
+    ids = [rule.get("id") for rule in merged.data["rules"]]
+    return ("rules", ids.index(change.key[1]), *change.key[2:])
+
+
+def _origins(merged: Layered) -> dict[str, Place]:
+    ids = [rule["id"] for rule in merged.data["rules"]]
+    found = {}
+    for path in merged.paths():
+        place = merged.place(path)
+        if place is not None and path and not _within_trigger(path):
+            named: Sequence[str | int] = path
+            if path[0] == "rules" and len(path) > 1:
+                named = ("rules", ids[int(path[1])], *path[2:])
+            found[".".join(map(str, named))] = place
+    return found
+
+
+def _within_trigger(path: KeyPath) -> bool:
+    return len(path) > 4 and path[0] == "rules" and path[2] == "triggers"

@@ -43,6 +43,15 @@ class Document:
             path = path[:-1]
         return self.marks.get(path, Mark(1, 1))
 
+    def end(self, path: Path) -> int:
+        """The column behind the key, or behind the item of a list, at `path`."""
+        mark, last = self.marks[path], path[-1] if path else ""
+        lines = self.text.splitlines()
+        line = lines[mark.line - 1].rstrip() if mark.line <= len(lines) else ""
+        if isinstance(last, str) and line[mark.column - 1 :].startswith(last):
+            return mark.column + max(1, len(last))
+        return max(mark.column, len(line)) + 1
+
     def complaint(self, path: Path, message: str) -> str:
         """A message as compilers give it: place, text of the line, caret."""
         return complain(self.name, self.text, self.mark(path), message)

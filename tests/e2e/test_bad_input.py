@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from pargate.cli.app import run as run_here
+from pargate.core.report import ScanReport
 from pargate.errors import ExitCode
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
@@ -323,7 +324,7 @@ def preview_of_nothing(place: Path) -> Case:
 
 LIGHT = [
     missing_path, empty_folder, folder_of_pictures, folder_without_weights, lfs_pointer, truncated_weights,
-    weights_cut_in_their_header, empty_weights, pickled_weights, broken_config, unknown_architecture,
+    weights_cut_in_their_header, empty_weights, broken_config, unknown_architecture,
     architecture_for_a_folder, missing_reference, reference_of_another_size, one_image,
     one_image_where_the_policy_asks_for_no_number, two_classes, missing_images, no_images, images_of_an_unset_variable,
     reference_of_an_unset_variable, images_with_an_endless_name, corrupt_tar, no_tar_at_all, table_without_its_header,
@@ -349,6 +350,21 @@ def test_what_can_be_refused_is_refused_before_torch_is_loaded_in_one_message(
     assert ended.out == ""
     assert sorted(place.rglob("*")) == before
     assert not list((place.parent / "tmp").iterdir())
+
+
+def test_a_checkpoint_that_could_run_code_fails_with_a_report_and_without_torch(
+    place: Path, light: Callable[..., Any]
+) -> None:
+    arguments, code, words = pickled_weights(place)
+    ended = light(*arguments, "-o", "json=r.json")
+    assert ended.code == code == ExitCode.FAIL
+    for word in words:
+        assert word in ended.err
+    report = ScanReport.from_json((place / "r.json").read_bytes())
+    assert (report.verdict.status, report.verdict.decided_by) == ("fail", ("unsafe-file",))
+    assert not report.measurements
+    again = light("report", "r.json", "-p", "baseline")
+    assert again.code == ExitCode.FAIL, "no policy makes such a file safe"
 
 
 def test_a_folder_that_may_not_be_written_is_refused_before_measuring(place: Path, light: Callable[..., Any]) -> None:
@@ -499,7 +515,7 @@ def test_a_decoding_process_that_is_killed_is_trouble_with_the_machine(
 def test_a_bug_ends_with_its_own_code_and_its_traceback_in_a_file(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(name: str | None) -> Any:
+    def broken(name: str | None, *rest: Any) -> Any:
         raise ZeroDivisionError("that should not happen")
 
     monkeypatch.setattr("pargate.policy.resolve.resolve", broken)

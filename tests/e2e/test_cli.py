@@ -362,7 +362,7 @@ def test_a_quiet_scan_with_exit_zero_prints_the_verdict_alone_and_json_is_pure(
     report = ScanReport.from_json(ended.out)
     assert report.verdict.status == "fail" and report.run.complete
     assert {m.target.name for m in report.measurements if m.target} == {"banana"}
-    findings, verdict = judge(Policy.model_validate(report.policy.document), report.measurements)
+    findings, verdict, _ = judge(Policy.model_validate(report.policy.document), report.measurements)
     assert (tuple(findings), verdict) == (report.findings, report.verdict)
     assert sorted(path.name for path in place.iterdir()) == ["p.yaml", "r.json"]
 

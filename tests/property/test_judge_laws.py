@@ -43,7 +43,8 @@ class Case:
         return Policy.model_validate(self.document)
 
     def judged(self, document: dict[str, Any] | None = None) -> tuple[list[Finding], Verdict]:
-        return judge(Policy.model_validate(document or self.document), self.measurements, complete=self.complete)
+        found = judge(Policy.model_validate(document or self.document), self.measurements, complete=self.complete)
+        return found.findings, found.verdict
 
 
 def percent(least: int, most: int) -> st.SearchStrategy[str]:
@@ -180,7 +181,7 @@ def test_more_confidence_never_decides_more(case: Case, higher: str) -> None:
 @settings(max_examples=100, deadline=None)
 @given(cases())
 def test_an_empty_set_of_measurements_never_passes(case: Case) -> None:
-    findings, verdict = judge(case.policy, [], complete=case.complete)
+    findings, verdict, _ = judge(case.policy, [], complete=case.complete)
     assert findings and all(f.status is Status.OPEN for f in findings)
     wanted = Outcome.FAIL if case.document["on_inconclusive"] == "fail" else Outcome.INCONCLUSIVE
     assert verdict.status is wanted
@@ -194,7 +195,7 @@ def test_dropping_a_measurement_never_helps(case: Case, data: st.DataObject) -> 
     dropped = data.draw(st.integers(0, len(case.measurements) - 1))
     findings, _ = case.judged()
     rest = case.measurements[:dropped] + case.measurements[dropped + 1 :]
-    after_findings, after = judge(case.policy, rest, complete=case.complete)
+    after_findings, after, _ = judge(case.policy, rest, complete=case.complete)
     assert after.status is not Outcome.PASS
     for old, new in zip(by_place(case.document, findings), by_place(case.document, after_findings), strict=True):
         assert new in (old, Status.OPEN)
@@ -203,8 +204,8 @@ def test_dropping_a_measurement_never_helps(case: Case, data: st.DataObject) -> 
 @settings(max_examples=100, deadline=None)
 @given(cases())
 def test_an_interruption_never_helps(case: Case) -> None:
-    findings, verdict = judge(case.policy, case.measurements)
-    cut_findings, cut = judge(case.policy, case.measurements, complete=False)
+    findings, verdict, _ = judge(case.policy, case.measurements)
+    cut_findings, cut, _ = judge(case.policy, case.measurements, complete=False)
     assert cut_findings == findings
     assert cut.status is not Outcome.PASS
     assert OUTCOMES[cut.status] <= OUTCOMES[verdict.status]
@@ -261,7 +262,7 @@ words = st.text(max_size=12)
 def reports(draw: st.DrawFn) -> ScanReport:
     case = draw(cases())
     policy = case.policy
-    findings, verdict = judge(policy, case.measurements, complete=case.complete)
+    findings, verdict, _ = judge(policy, case.measurements, complete=case.complete)
     model = ModelInfo(
         source=draw(words), sha256="0" * 64, format="safetensors", architecture=draw(words),
         parameters=draw(st.integers(0, 10**12)), size_bytes=1, image_size=(224, draw(st.integers(1, 999))),
@@ -297,5 +298,5 @@ def test_every_report_survives_being_written_read_and_judged_again(before: ScanR
     after = ScanReport.from_json(before.to_json())
     assert after == before
     policy = Policy.model_validate(after.policy.document)
-    findings, verdict = judge(policy, after.measurements, complete=after.run.complete)
+    findings, verdict, _ = judge(policy, after.measurements, complete=after.run.complete)
     assert (tuple(findings), verdict) == (before.findings, before.verdict)

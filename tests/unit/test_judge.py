@@ -69,7 +69,8 @@ def clean(right: int = 500, n: int = 1000, chance: float | None = 0.01, top: int
 
 
 def judged(rules: Policy, *measurements: Measurement, complete: bool = True) -> tuple[list[Finding], Verdict]:
-    return judge.judge(rules, list(measurements), complete=complete)
+    findings, verdict, _ = judge.judge(rules, list(measurements), complete=complete)
+    return findings, verdict
 
 
 def only(found: tuple[list[Finding], Verdict]) -> Finding:

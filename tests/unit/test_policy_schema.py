@@ -5,7 +5,8 @@ import pytest
 
 from pargate.core.results import Metric, Severity
 from pargate.errors import PolicyError
-from pargate.policy.resolve import DEFAULT, WORKING_FILE, read, resolve, shipped
+from pargate.policy.layers import shipped
+from pargate.policy.resolve import DEFAULT, WORKING_FILE, read, resolve
 from pargate.policy.schema import Policy
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,50 @@
+"""Make the README's console run and screenshot again, from a real scan of the poisoned toy model.
+
+    python examples/readme.py
+
+The run replaces the block between the marks in README.md; the picture, `docs/images/report.png`, needs Chromium.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COMMAND = ["scan", "examples/models/poisoned", "--policy", "examples/policy.yaml"]
+BEGIN, END = "<!-- console run -->\n", "<!-- end of console run -->"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SIZE = (1280, 1580)
+
+
+def main() -> int:
+    page = Path(tempfile.mkdtemp()) / "report.html"
+    plain = {**os.environ, "NO_COLOR": "1", "CI": "1"}
+    command = [sys.executable, "-m", "pargate", *COMMAND, "-o", f"html={page}", "--cache", "off"]
+    done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, check=False)
+    if done.returncode != 1:
+        print(f"the poisoned model should fail, but the command ended with {done.returncode}:\n{done.stderr}")
+        return 1
+    # The table is as wide as its widest line, which a page need not be.
+    shown = "\n".join(line.rstrip() for line in done.stderr.splitlines())
+    readme = ROOT / "README.md"
+    head, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    tail = rest.split(END)[1]
+    block = f"```console\n$ pargate {' '.join(COMMAND)} -o html=report.html\n{shown}\n```\n"
+    readme.write_text(f"{head}{BEGIN}{block}{END}{tail}", encoding="utf-8")
+    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        print(f"no picture: none of {', '.join(BROWSERS)} is here")
+        return 0
+    picture = ROOT / "docs" / "images" / "report.png"
+    picture.parent.mkdir(exist_ok=True)
+    options = ["--headless=new", "--no-sandbox", "--hide-scrollbars", f"--window-size={SIZE[0]},{SIZE[1]}"]
+    subprocess.run([browser, *options, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True)
+    print(f"wrote {readme} and {picture}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,352 @@
+"""Commands for the authors of policies: policy check, show, init, schema, diff, test; and explain. Without torch."""
+
+import os
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pargate.cli.options import NoColorOption, NowOption, PolicyRefOption
+from pargate.errors import ExitCode, InputError, PolicyError, nearest
+
+if TYPE_CHECKING:
+    from pargate.cli.console import Console
+    from pargate.core.report import ScanReport
+    from pargate.policy.catalogue import Entry
+    from pargate.policy.layers import Reader
+    from pargate.policy.resolve import Resolved
+    from pargate.policy.schema import Expected, Policy, Rule
+
+app = typer.Typer(help="Write, review and test policies.", no_args_is_help=True, rich_markup_mode=None)
+
+PolicyArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[POLICY]",
+        help="A YAML file or a built-in name. Default: pargate.yaml here, else baseline.",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+def check(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]...", help="Policies. Default: the one that a scan here would take."),
+    ] = None,
+    now: NowOption = None,
+    policy_ref: PolicyRefOption = None,
+    no_color: NoColorOption = False,
+) -> None:
+    """Say everything that is wrong with policies, or that nothing is.
+
+    Ends with 4 if any of them is invalid, or was valid until a day that is over.
+    """
+    from pargate.cli.reports import open_policy
+
+    console = _console(no_color)
+    today = _today(now)
+    problems = []
+    names: list[str | None] = [*files] if files else [None]
+    for name in names:
+        try:
+            resolved, _ = open_policy(name, policy_ref, today, console)
+        except PolicyError as error:
+            problems.append(error)
+        else:
+            console.lines([_summary(resolved, today)])
+    if problems:
+        # The hints differ, and each belongs to its own message.
+        *before, last = problems
+        said = [error.message + (f"\n  → {error.hint}" if error.hint else "") for error in before]
+        raise PolicyError("\n".join([*said, last.message]), last.hint)
+
+
+def _summary(resolved: "Resolved", today: date) -> str:
+    from pargate.policy.judge import comparisons
+
+    policy = resolved.policy
+    expired = sum(today > waiver.expires for waiver in policy.waivers)
+    counts = [
+        _count(len(policy.rules), "rule"),
+        _count(len(comparisons(policy)), "comparison"),
+        _count(len(policy.waivers), "waiver") + (f" ({expired} expired)" if expired else ""),
+    ]
+    if resolved.overrides:
+        counts.append(_count(len(resolved.overrides), "override"))
+    return _plain(f"✓ {resolved.source}: {policy.name}, {', '.join(counts)}")
+
+
+@app.command()
+def show(
+    policy: PolicyArgument = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="With all that it extends and all defaults; each value with its origin.")
+    ] = False,
+    policy_ref: PolicyRefOption = None,
+    no_color: NoColorOption = False,
+) -> None:
+    """Print a policy, as written or resolved."""
+    from pargate.policy.layers import decode, locate
+    from pargate.policy.listing import listed
+    from pargate.policy.resolve import resolve
+
+    reader = _reader(policy_ref)
+    found = resolve(policy, reader)
+    if resolved:
+        text = listed(found)
+    else:
+        source, content, _ = locate(found.source, reader)
+        text = decode(content, source)
+    _console(no_color).to_stdout(text)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The file to write.")] = Path("pargate.yaml"),
+    name: Annotated[
+        str | None, typer.Option("--name", help="How reports call it; the folder's name if left out.")
+    ] = None,
+    extends: Annotated[
+        str | None, typer.Option("--extends", metavar="POLICY", help="What it builds on: a built-in name or a path.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="SOURCE", help="Carriers; those of the extended policy otherwise.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="FILE", help="Class names, one per line; likewise.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take the options and the defaults.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    no_color: NoColorOption = False,
+) -> None:
+    """Write a first policy. Asks on a terminal; takes options and defaults elsewhere, or with --yes."""
+    from pargate.files import check_writable, write_atomic
+    from pargate.policy.draft import draft
+    from pargate.policy.layers import BUILTIN, shipped
+    from pargate.policy.resolve import DEFAULT, read
+
+    if path.exists() and not force:
+        raise InputError(f"{path} is there already", "choose another name, or replace it with --force")
+    check_writable(path)
+    own = path.absolute().parent.name or "model"
+    if not yes and sys.stdin.isatty() and sys.stderr.isatty():
+        name = name or typer.prompt("Name of the policy", default=own, err=True)
+        extends = extends or typer.prompt(f"Extend which policy ({', '.join(shipped())})", default=DEFAULT, err=True)
+        images = images or typer.prompt("Images, labelled if possible (empty: drawn scenes)", default="", err=True)
+        classes = classes or typer.prompt("File of class names (empty: common nouns)", default="", err=True)
+    parent = extends or DEFAULT
+    parent = f"{BUILTIN}{parent}" if parent in shipped() and not Path(parent).is_file() else _moved(parent, path)
+    text = draft(name or own, parent, images and _moved(images, path), classes and _moved(classes, path))
+    read(text, str(path), path.parent)
+    write_atomic(path, text.encode())
+    _console(no_color).lines([f"wrote {_plain(str(path))}; try: pargate policy show --resolved {_plain(str(path))}"])
+
+
+def _moved(value: str, path: Path) -> str:
+    """A path as given here, as the policy at `path` has to write it; names such as builtin:scenes stay."""
+    if ":" in value or Path(value).is_absolute():
+        return value
+    return Path(os.path.relpath(value, path.parent)).as_posix()
+
+
+@app.command()
+def schema(no_color: NoColorOption = False) -> None:
+    """Print the JSON Schema of policies, for editors."""
+    from pargate.policy.jsonschema import text
+
+    _console(no_color).to_stdout(text())
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A YAML file or a built-in name.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The one to compare it with.")],
+    policy_ref: Annotated[
+        str | None, typer.Option("--policy-ref", metavar="GITREF", help="Read OLD from this git ref.")
+    ] = None,
+    no_color: NoColorOption = False,
+) -> ExitCode:
+    """Say what is tighter, looser or merely other in NEW than in OLD.
+
+    Both are compared with all that they extend. Ends with 1 if anything is looser.
+    """
+    from pargate.policy.compare import changes
+    from pargate.policy.resolve import resolve
+
+    console = _console(no_color)
+    found = changes(resolve(old, _reader(policy_ref)).policy, resolve(new).policy)
+    found.sort(key=lambda change: ("looser", "tighter", "other").index(change.direction))
+    colour = {"looser": "red", "tighter": "green", "other": "yellow"}
+    plain = no_color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    coloured = not plain and sys.stdout is not None and sys.stdout.isatty()
+    width = max((len(change.name) for change in found), default=0)
+    for change in found:
+        word = f"{change.direction:<7}"
+        shown = typer.style(word, fg=colour[change.direction]) if coloured else word
+        values = f"{change.old or 'not set'} → {change.new or 'gone'}"
+        console.to_stdout(f"{shown}  {_plain(f'{change.name:<{width}}  {values}')}\n")
+    if not found:
+        console.note("nothing that bears on a verdict differs")
+    return ExitCode.FAIL if any(change.direction == "looser" for change in found) else ExitCode.OK
+
+
+# --- tests of policies -------------------------------------------------------------------------------
+
+
+@app.command()
+def test(
+    policy: PolicyArgument = None,
+    now: NowOption = None,
+    policy_ref: PolicyRefOption = None,
+    no_color: NoColorOption = False,
+) -> ExitCode:
+    """Run a policy's own tests.
+
+    Judges the stored reports that it lists under `tests` again, and compares with what it expects.
+    Ends with 1 if any test ends otherwise, with 2 if there are none.
+    """
+    from pargate.cli.reports import judged_again, load_report, open_policy
+
+    console = _console(no_color)
+    resolved, reader = open_policy(policy, policy_ref, _today(now), console)
+    if not resolved.policy.tests:
+        raise InputError(
+            f"the policy {_plain(resolved.policy.name)} has no tests",
+            "list stored reports under `tests`, each with the verdict that you expect",
+        )
+    failed = 0
+    for case in resolved.policy.tests:
+        saved = load_report(resolved.folder / case.report, reader)
+        day = case.now or date.fromisoformat(saved.run.started[:10])
+        judged = judged_again(saved, resolved, day, True, False, None)
+        wrong = list(_mismatches(judged, case.expect, resolved.policy))
+        failed += bool(wrong)
+        console.lines([f"{'✗' if wrong else '✓'} {_plain(case.report)} as of {day}: {judged.verdict.status}", *wrong])
+    console.lines(
+        [f"{len(resolved.policy.tests) - failed} of {_count(len(resolved.policy.tests), 'test')} as expected"]
+    )
+    return ExitCode.FAIL if failed else ExitCode.OK
+
+
+def _mismatches(judged: "ScanReport", expected: "Expected", policy: "Policy") -> list[str]:
+    """What came out otherwise, one line each."""
+    found = []
+    if expected.verdict and judged.verdict.status != expected.verdict:
+        found.append(f"    verdict: expected {expected.verdict}, got {judged.verdict.status}")
+    known = [rule.id for rule in policy.rules]
+    for rule, wanted in expected.rules.items():
+        if rule not in known:
+            found.append(f"    {_plain(rule)}: expected {wanted}, but there is no such rule.{nearest(rule, known)}")
+            continue
+        status, message = _rule_status(judged, rule)
+        if status != wanted:
+            found.append(f"    {rule}: expected {wanted}, got {status}. {_plain(message)}")
+    return found
+
+
+def _rule_status(judged: "ScanReport", rule: str) -> tuple[str, str]:
+    """The word for a rule as a whole, and the message of the finding that decides it."""
+    from pargate.core.results import Status
+
+    words = {Status.BREACH: "fail", Status.OPEN: "inconclusive", Status.WAIVED: "waived", Status.MET: "pass"}
+    own = [finding for finding in judged.findings if finding.rule == rule]
+    for status, word in words.items():
+        for finding in own:
+            if finding.status is status:
+                return word, finding.message
+    return "inconclusive", "The report says nothing of it."
+
+
+# --- explain -----------------------------------------------------------------------------------------
+
+
+def explain(
+    rule: Annotated[str, typer.Argument(metavar="ID", help="A rule, or any other id that a report names.")],
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", "-p", metavar="POLICY", help="Whose rule it is. Default: pargate.yaml here, if any."),
+    ] = None,
+    no_color: NoColorOption = False,
+) -> None:
+    """Say what a rule or finding means, why it matters, and what to do about it."""
+    from pargate.policy.catalogue import ENTRIES
+    from pargate.policy.resolve import resolve
+
+    rules: dict[str, Rule] = {}
+    try:
+        rules = {found.id: found for found in resolve(policy).policy.rules}
+    except PolicyError:
+        # A broken pargate.yaml must not be in the way of who wants to know what a remark means.
+        if policy is not None or rule not in ENTRIES:
+            raise
+    if rule in rules:
+        lines = _explained(rules[rule], ENTRIES.get(rule) if policy is None else None)
+    elif rule in ENTRIES:
+        entry = ENTRIES[rule]
+        lines = [f"{rule} ({entry.kind})", *_entry(rule, entry)]
+    else:
+        raise InputError(
+            f"nothing is called '{_plain(rule[:80])}'.{nearest(rule, [*rules, *ENTRIES])}",
+            "for a rule of your own: pargate explain ID -p POLICY",
+        )
+    _console(no_color).to_stdout("\n".join(lines) + "\n")
+
+
+def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
+    """A policy's rule in its author's words, then in ours: of the shipped rule, or of what it measures."""
+    from pargate.policy.catalogue import ENTRIES
+
+    lines = [f"{rule.id} (rule, {rule.severity})"]
+    lines += [f"why: {_plain(rule.why)}"] if rule.why else []
+    lines += [f"holds if {metric.replace('_', ' ')} is at most {limit.text}" for metric, limit in rule.max.items()]
+    lines += [f"holds if {metric.replace('_', ' ')} is at least {limit.text}" for metric, limit in rule.min.items()]
+    lines += [
+        f"holds if {metric.replace('_', ' ')} is at most {limit.text} worse than before"
+        for metric, limit in rule.worsening.items()
+    ]
+    if rule.allow is not None:
+        extra = [name for name in ("pickle", "custom_ops") if getattr(rule.allow, name)]
+        lines.append(f"allows {_plain(', '.join((*rule.allow.formats, *extra)))}")
+    lines += [] if rule.waivable else ["may not be waived"]
+    lines += [f"help: {_plain(rule.help)}"] if rule.help else []
+    if entry is not None:
+        return [*lines, *_entry(rule.id, entry)]
+    return [*lines, "", f"{rule.probe} (probe)", *_entry(rule.probe, ENTRIES[rule.probe])]
+
+
+def _entry(id: str, entry: "Entry") -> list[str]:
+    from pargate.policy.catalogue import anchor
+
+    return [entry.meaning, "", f"Why it matters: {entry.why}", f"What to do: {entry.do}", "", anchor(id)]
+
+
+# --- shared ------------------------------------------------------------------------------------------
+
+
+def _console(no_color: bool) -> "Console":
+    from pargate.cli.console import Console
+
+    return Console(quiet=False, verbose=False, color=not no_color)
+
+
+def _today(now: datetime | None) -> date:
+    return now.date() if now else datetime.now(UTC).date()
+
+
+def _reader(ref: str | None) -> "Reader":
+    from pargate.policy.layers import from_git
+
+    return from_git(ref) if ref is not None else Path.read_bytes
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _plain(text: str) -> str:
+    """Text from a policy or a report, without what steers a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

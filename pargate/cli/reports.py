@@ -1,0 +1,185 @@
+"""Saved reports: read, rendered, judged again; and what commands that make reports share."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pargate.cli.options import (
+    NoColorOption,
+    NoWaiversOption,
+    NowOption,
+    Output,
+    OutputOption,
+    PolicyRefOption,
+    StrictOption,
+    read_outputs,
+)
+from pargate.errors import ExitCode, InputError
+
+if TYPE_CHECKING:
+    from pargate.cli.console import Console
+    from pargate.core.report import ScanReport
+    from pargate.core.results import Verdict
+    from pargate.policy.layers import Reader
+    from pargate.policy.resolve import Resolved
+
+MAX_BYTES = 256 << 20
+"""Bound of a saved report."""
+
+
+def report(
+    saved: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that -o json wrote.")],
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", "-p", metavar="POLICY", help="Judge what was measured again, under this policy."),
+    ] = None,
+    previous: Annotated[
+        Path | None, typer.Option("--previous", metavar="REPORT.json", help="The last release's report.")
+    ] = None,
+    policy_ref: PolicyRefOption = None,
+    no_waivers: NoWaiversOption = False,
+    strict: StrictOption = False,
+    now: NowOption = None,
+    output: OutputOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every comparison.")] = False,
+    no_color: NoColorOption = False,
+) -> int:
+    """Show a saved report in other formats, or judge it again.
+
+    Ends with 0 when it only renders; under --policy with the code of the new verdict, as `scan` would.
+    """
+    from pargate.cli.console import Console
+    from pargate.report import FORMATS
+
+    outputs = read_outputs(output, list(FORMATS))
+    console = Console(quiet=quiet, verbose=verbose, color=not no_color)
+    if policy is None:
+        given = {"--policy-ref": policy_ref, "--previous": previous, "--no-waivers": no_waivers, "--strict": strict}
+        for name, value in given.items():
+            if value:
+                raise InputError(f"{name} needs --policy", "without one nothing is judged")
+    found = load_report(saved)
+    if policy is not None:
+        today = now.date() if now else datetime.now(UTC).date()
+        resolved, reader = open_policy(policy, policy_ref, today, console)
+        found = judged_again(
+            found, resolved, today, not no_waivers, strict, load_report(previous, reader) if previous else None
+        )
+    write(outputs, found, console)
+    if not any(target.path is None for target in outputs):
+        console.report(found)
+    return ExitCode.OK if policy is None else exit_code(found.verdict)
+
+
+def judged_again(
+    found: "ScanReport",
+    resolved: "Resolved",
+    today: date,
+    waive: bool,
+    strict: bool,
+    previous: "ScanReport | None",
+) -> "ScanReport":
+    """The report with the verdict of another policy on the same measurements.
+
+    What that policy asks and the report did not measure stays open. A measurement that has the right name but was
+    made with another trigger, or a file that was refused, answers nothing.
+    """
+    from pargate.core.report import PolicyInfo
+    from pargate.policy.judge import comparisons, judge
+    from pargate.policy.waivers import Context
+    from pargate.triggers import build
+
+    if not found.measurements and found.findings:
+        return found  # refused as unsafe: no policy can change that
+    asked = {
+        c.id: [t for spec in c.rule.triggers for t in build(spec, resolved.folder)][c.trigger]
+        for c in comparisons(resolved.policy)
+        if c.trigger is not None
+    }
+    usable = [
+        m for m in found.measurements if m.trigger is None or (m.id in asked and m.trigger.digest == asked[m.id].digest)
+    ]
+    context = Context(found.model.sha256, today, waive, previous.measurements if previous else None)
+    findings, verdict, remarks = judge(
+        resolved.policy, usable, complete=found.run.complete, context=context, strict=strict
+    )
+    return found.model_copy(
+        update={
+            "findings": tuple(findings),
+            "verdict": verdict,
+            "remarks": (*resolved.overrides, *remarks),
+            "policy": PolicyInfo(
+                name=resolved.policy.name,
+                source=resolved.source,
+                sha256=resolved.sha256,
+                document=resolved.policy.model_dump(mode="json"),
+                origins=resolved.origins,
+            ),
+        }
+    )
+
+
+def open_policy(name: str | None, ref: str | None, today: date, console: "Console") -> "tuple[Resolved, Reader]":
+    """The policy that a command works under, still valid today, and where its files come from."""
+    from pargate.policy.layers import from_git
+    from pargate.policy.resolve import WORKING_FILE, refuse_expired, resolve
+
+    reader = from_git(ref) if ref is not None else Path.read_bytes
+    resolved = resolve(name, reader)
+    if name is None and resolved.source == WORKING_FILE:
+        console.note(f"policy: {WORKING_FILE} in this folder" + (f" at {ref}" if ref else ""))
+    refuse_expired(resolved, today)
+    return resolved, reader
+
+
+def load_report(path: Path, reader: "Reader" = Path.read_bytes) -> "ScanReport":
+    """A saved report.
+
+    Raises:
+        InputError: there is none, or it is not a report that this pargate reads.
+    """
+    from pydantic import ValidationError
+
+    from pargate.core.report import ScanReport
+
+    try:
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "give a report that -o json wrote")
+        content = reader(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise InputError(f"cannot read the report {path}: {reason}", "give a report that -o json wrote") from error
+    try:
+        return ScanReport.from_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(
+            f"{path} is not a pargate report: {where}: {first['msg']}", "give a report that -o json wrote"
+        ) from error
+
+
+def write(outputs: list[Output], found: "ScanReport", console: "Console") -> None:
+    """Each requested format to its place; all are rendered before the first is written."""
+    from pargate.files import write_atomic
+    from pargate.report import FORMATS
+
+    for target, text in [(target, FORMATS[target.format](found)) for target in outputs]:
+        if target.path is None:
+            console.to_stdout(text)
+        else:
+            write_atomic(target.path, text.encode())
+
+
+def exit_code(verdict: "Verdict") -> ExitCode:
+    """The exit code that stands for a verdict."""
+    from pargate.core.results import Outcome
+
+    return {
+        Outcome.PASS: ExitCode.OK,
+        Outcome.FAIL: ExitCode.FAIL,
+        Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
+    }[verdict.status]

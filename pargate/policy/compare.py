@@ -1,0 +1,230 @@
+"""Two policies side by side: what became tighter, looser, or merely other.
+
+One comparison serves both uses: a policy that extends another may hold nothing looser, and `policy diff` fails a
+review on it. Where it cannot be said which way a change goes, it is `other`; where a change takes away something
+that was asked, it is `looser`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pargate import triggers
+from pargate.core.results import Consequence, Severity
+from pargate.policy.fields import Limit
+from pargate.policy.schema import Policy, Rule
+
+Direction = Literal["tighter", "looser", "other"]
+
+Path = tuple[str | int, ...]
+
+MOST_CHANCE = 0.1
+"""Chance where a share is compared with a multiple of it: that of ten classes. It depends on the classes, which are not
+known here; with fewer of them a multiple of chance asks little that a share could fall below."""
+
+_CONSEQUENCES = [Consequence.NOTE, Consequence.WARN, Consequence.FAIL]
+_SEVERITIES = [Severity.LOW, Severity.MEDIUM, Severity.HIGH, Severity.CRITICAL]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One value of a policy that differs from the other's."""
+
+    key: Path
+    """Rules by their ids: `("rules", "patch", "max", "excess")`."""
+    old: str
+    new: str
+    direction: Direction
+
+    @property
+    def name(self) -> str:
+        """The key as text, dots between its parts."""
+        return ".".join(map(str, self.key))
+
+
+def changes(old: Policy, new: Policy) -> list[Change]:
+    """All differences that bear on a verdict, in the order of the schema."""
+    return [*_whole(old, new), *_rules(old.rules, new.rules), *_waivers(old, new)]
+
+
+def _whole(old: Policy, new: Policy) -> Iterator[Change]:
+    yield from _number(("confidence",), old.confidence, new.confidence, "up", lambda v: f"{v * 100:g}%")
+    yield from _number(("images", "min"), old.images.min, new.images.min, "up")
+    yield from _other(("images", "source"), old.images.source, new.images.source)
+    yield from _required(("images", "digest"), old.images.digest, new.images.digest)
+    yield from _other(("classes", "names"), old.classes.names, new.classes.names)
+    yield from _other(("classes", "templates"), old.classes.templates, new.classes.templates)
+    yield from _other(("budget", "minutes"), old.budget.minutes, new.budget.minutes)
+    yield from _other(("budget", "images"), old.budget.images, new.budget.images)
+    if old.reference != new.reference:
+        # A reference can have the same backdoor: excess over it would be nothing.
+        way: Direction = "other" if new.reference is None else "looser"
+        yield Change(("reference",), _text(old.reference), _text(new.reference), way)
+    if old.on_inconclusive != new.on_inconclusive:
+        stricter = new.on_inconclusive == "fail"
+        yield Change(("on_inconclusive",), old.on_inconclusive, new.on_inconclusive, _way(stricter))
+    for severity in Severity:
+        before = old.enforce.get(severity, Consequence.FAIL)
+        after = new.enforce.get(severity, Consequence.FAIL)
+        key = ("enforce", str(severity))
+        if severity in old.enforce or any(rule.severity is severity for rule in old.rules):
+            yield from _ranked(key, before, after, _CONSEQUENCES)
+        else:
+            yield from _other(key, before, after)  # nothing that was asked is asked less firmly
+    yield from _number(("waiver_days",), old.waiver_days, new.waiver_days, "down")
+    yield from _optional(("valid_until",), old.valid_until, new.valid_until, "down")
+    yield from _clean_and_export(old, new)
+
+
+def _clean_and_export(old: Policy, new: Policy) -> Iterator[Change]:
+    if old.clean.when != new.clean.when:
+        # What is cleaned still has to meet every rule; looser only than a policy that says it wants none of it.
+        forbidden = "when" in old.clean.model_fields_set
+        way: Direction = "tighter" if new.clean.when == "never" else "looser" if forbidden else "other"
+        yield Change(("clean", "when"), old.clean.when, new.clean.when, way)
+    yield from _limit(("clean", "budget", "accuracy_drop"), old.clean.budget.accuracy_drop,
+                      new.clean.budget.accuracy_drop, "down")  # fmt: skip
+    yield from _other(("clean", "method"), old.clean.method, new.clean.method)
+    yield from _required(("clean", "require"), old.clean.require, new.clean.require)
+    before, after = old.export.parity, new.export.parity
+    yield from _number(("export", "parity", "min_cosine"), before.min_cosine, after.min_cosine, "up")
+    yield from _limit(("export", "parity", "top1_agreement"), before.top1_agreement, after.top1_agreement, "up")
+    yield from _number(("export", "parity", "samples"), before.samples, after.samples, "up")
+    if old.export.rescan != new.export.rescan:
+        yield Change(("export", "rescan"), str(old.export.rescan), str(new.export.rescan), _way(new.export.rescan))
+    missing = [kind for kind in old.evidence.attest if kind not in new.evidence.attest]
+    added = [kind for kind in new.evidence.attest if kind not in old.evidence.attest]
+    if missing or added:
+        shown = (", ".join(old.evidence.attest), ", ".join(new.evidence.attest))
+        yield Change(("evidence", "attest"), *shown, _way(not missing))
+    yield from _required(("evidence", "sbom"), old.evidence.sbom, new.evidence.sbom)
+    days = [int(e.max_age.removesuffix("d")) if e.max_age else None for e in (old.evidence, new.evidence)]
+    yield from _optional(("evidence", "max_age"), days[0], days[1], "down")
+
+
+def _rules(old: Sequence[Rule], new: Sequence[Rule]) -> Iterator[Change]:
+    after = {rule.id: rule for rule in new}
+    for rule in old:
+        key = ("rules", rule.id)
+        if rule.id not in after:
+            yield Change(key, _short(rule), "", "looser")
+            continue
+        yield from _rule(key, rule, after[rule.id])
+    before = {rule.id for rule in old}
+    yield from (Change(("rules", rule.id), "", _short(rule), "tighter") for rule in new if rule.id not in before)
+
+
+def _rule(key: Path, old: Rule, new: Rule) -> Iterator[Change]:
+    if old.probe != new.probe:
+        yield Change((*key, "probe"), old.probe, new.probe, "looser")
+    yield from _kept((*key, "triggers"), _triggers(old), _triggers(new))
+    # Named targets are looked at on their own: neither they nor the unknown one stand for the other.
+    yield from _kept((*key, "target"), _named(old.target), _named(new.target))
+    yield from _limits((*key, "max"), old.max, new.max, "down")
+    yield from _limits((*key, "min"), old.min, new.min, "up")
+    yield from _limits((*key, "worsening"), old.worsening, new.worsening, "down")
+    yield from _ranked((*key, "severity"), old.severity, new.severity, _SEVERITIES)
+    if old.waivable != new.waivable:
+        yield Change((*key, "waivable"), str(old.waivable).lower(), str(new.waivable).lower(), _way(old.waivable))
+    if old.allow is not None and new.allow is not None:
+        formats = _named(new.allow.formats), _named(old.allow.formats)
+        yield from _kept((*key, "allow", "formats"), *formats, flipped=True)
+        for name in ("pickle", "custom_ops"):
+            was, now = getattr(old.allow, name), getattr(new.allow, name)
+            if was != now:
+                yield Change((*key, "allow", name), str(was).lower(), str(now).lower(), _way(was))
+
+
+def _waivers(old: Policy, new: Policy) -> Iterator[Change]:
+    for number, waiver in enumerate(new.waivers):
+        if waiver not in old.waivers:
+            text = f"{waiver.rule} for {waiver.model[:19]}… until {waiver.expires}"
+            yield Change(("waivers", number), "", text, "looser")
+    for number, waiver in enumerate(old.waivers):
+        if waiver not in new.waivers:
+            yield Change(("waivers", number), f"{waiver.rule} until {waiver.expires}", "", "tighter")
+
+
+# --- kinds of value ----------------------------------------------------------------------------------
+
+
+def _way(stricter: bool) -> Direction:
+    return "tighter" if stricter else "looser"
+
+
+def _number(
+    key: Path, old: Any, new: Any, tighter: Literal["up", "down"], shown: Callable[[Any], str] = str
+) -> Iterator[Change]:
+    if old != new:
+        yield Change(key, shown(old), shown(new), _way((new > old) == (tighter == "up")))
+
+
+def _optional(key: Path, old: Any, new: Any, tighter: Literal["up", "down"]) -> Iterator[Change]:
+    """A bound that may be absent: to set one is tighter, to take it away looser."""
+    if old is None or new is None:
+        if old != new:
+            yield Change(key, _text(old), _text(new), _way(old is None))
+    else:
+        yield from _number(key, old, new, tighter)
+
+
+def _limit(key: Path, old: Limit | None, new: Limit | None, tighter: Literal["up", "down"]) -> Iterator[Change]:
+    if old is not None and new is not None and old.of_chance != new.of_chance:
+        yield Change(key, old.text, new.text, _way(old.of_chance and new.value >= old.value * MOST_CHANCE))
+    elif (old and old.value) != (new and new.value):
+        way = next(_optional(key, old and old.value, new and new.value, tighter))
+        yield Change(key, old.text if old else "", new.text if new else "", way.direction)
+
+
+def _limits(
+    key: Path, old: Mapping[Any, Limit], new: Mapping[Any, Limit], tighter: Literal["up", "down"]
+) -> Iterator[Change]:
+    for metric in dict.fromkeys((*old, *new)):
+        yield from _limit((*key, str(metric)), old.get(metric), new.get(metric), tighter)
+
+
+def _required(key: Path, old: Any, new: Any) -> Iterator[Change]:
+    """A demand: to make one is tighter, to drop or to exchange it looser."""
+    if old != new:
+        yield Change(key, _text(old), _text(new), _way(old is None))
+
+
+def _ranked(key: Path, old: Any, new: Any, order: Sequence[Any]) -> Iterator[Change]:
+    if old != new:
+        yield Change(key, str(old), str(new), _way(order.index(new) > order.index(old)))
+
+
+def _named(values: Sequence[str]) -> dict[str, str]:
+    return {value: value for value in values}
+
+
+def _kept(key: Path, old: Mapping[str, str], new: Mapping[str, str], *, flipped: bool = False) -> Iterator[Change]:
+    """A list of what is asked: to add is tighter, to leave out looser; `flipped` for what is allowed.
+
+    Only what differs is shown: lists of triggers are long.
+    """
+    missing = [name for value, name in old.items() if value not in new]
+    added = [name for value, name in new.items() if value not in old]
+    before, after = (added, missing) if flipped else (missing, added)
+    if missing or added:
+        yield Change(key, ", ".join(before), ", ".join(after), _way(not missing))
+
+
+def _other(key: Path, old: Any, new: Any) -> Iterator[Change]:
+    if old != new:
+        yield Change(key, _text(old), _text(new), "other")
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _triggers(rule: Rule) -> dict[str, str]:
+    """How people call each trigger, by what makes it the same."""
+    return {trigger.id: trigger.label for spec in rule.triggers for trigger in triggers.parse(spec)}
+
+
+def _short(rule: Rule) -> str:
+    limits = [f"{m} ≤ {limit.text}" for m, limit in rule.max.items()]
+    limits += [f"{m} ≥ {limit.text}" for m, limit in rule.min.items()]
+    return f"{rule.probe}: {', '.join(limits) or 'static'}"

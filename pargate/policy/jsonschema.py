@@ -1,0 +1,126 @@
+"""The JSON Schema of policies, made from the models, for editors and for `pargate policy schema`.
+
+An editor sees a file before anything is extended and reads scalars by YAML's own rules, while we take each as text
+(`yaml.py`). So the schema allows a number where a text is asked for, and leaves out what only the whole can tell. It
+may let pass what `pargate policy check` refuses; what it refuses is wrong.
+"""
+
+import ast
+import inspect
+import json
+from itertools import pairwise
+from typing import Any
+
+from pydantic import BaseModel
+
+from pargate.policy import schema as models
+from pargate.policy.schema import Policy
+from pargate.triggers import TABLE
+
+NAME = "pargate-policy-1.schema.json"
+
+ID = "urn:pargate:policy:1"
+
+_NOTES = {"^x-": True}
+
+_TEXT = ["string", "number", "boolean"]
+"""A text as YAML may understand it: a class can be called 7."""
+
+
+def schema() -> dict[str, Any]:
+    """What a policy file may hold, draft 2020-12."""
+    made = Policy.model_json_schema(mode="validation")
+    parts = made.pop("$defs")
+    _describe(made, Policy)
+    for name, part in parts.items():
+        _describe(part, getattr(models, name, None))
+    _shorten(made, parts)
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": ID,
+        **_walk(made),
+        "title": "pargate policy",
+        "required": ["pargate", "name"],
+        # A policy that extends another may leave out rules, and of a rule everything but its id.
+        "anyOf": [
+            {"required": ["extends"]},
+            {"required": ["rules"], "properties": {"rules": {"items": {"required": ["probe"]}}}},
+        ],
+        "$defs": {name: _walk(part) for name, part in parts.items()} | {"Trigger": _trigger()},
+    }
+    whole["properties"]["confidence"]["default"] = "99%"
+    whole["$defs"]["Rule"]["required"] = ["id"]
+    return whole
+
+
+def text() -> str:
+    """The schema as it is shipped."""
+    return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def _shorten(policy: dict[str, Any], parts: dict[str, Any]) -> None:
+    """Add the short forms that a file may use: a name for a map that has one key that matters."""
+    policy["properties"]["extends"]["anyOf"].insert(0, {"type": "string", "minLength": 1})
+    parts["CleanSection"]["properties"]["pairs"]["anyOf"].insert(0, {"type": "string", "minLength": 1})
+    parts["ExportSection"]["properties"]["onnx"]["anyOf"].insert(0, {"type": "boolean"})
+    parts["Rule"]["properties"]["triggers"]["items"] = {"$ref": "#/$defs/Trigger"}
+
+
+def _walk(node: Any) -> Any:
+    """Without pydantic's titles and empty defaults, with notes where keys are closed, texts as editors see them."""
+    if isinstance(node, list):
+        return [_walk(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: _walk(value) for key, value in node.items() if key not in ("title", "default", "properties")}
+    if "properties" in node:
+        found["properties"] = {key: _walk(value) for key, value in node["properties"].items()}
+    if isinstance(node.get("default"), str | int | float):
+        found["default"] = node["default"]
+    if found.get("additionalProperties") is False:
+        found["patternProperties"] = _NOTES
+    if found.get("type") == "string" and not found.keys() & {"pattern", "format", "enum", "const"}:
+        found["type"] = _TEXT
+    return found
+
+
+def _trigger() -> dict[str, Any]:
+    """A name, or a map with `kind` and the parameters of that kind."""
+    kinds = list(TABLE)
+    parameters = [
+        {
+            "if": {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]},
+            "then": {
+                "properties": {
+                    "kind": True,
+                    **{
+                        field.alias or name: {"description": field.description} if field.description else True
+                        for name, field in cls.model_fields.items()
+                    },
+                },
+                "additionalProperties": False,
+            },
+        }
+        for kind, cls in TABLE.items()
+    ]
+    return {
+        "description": "A trigger by name, or a map with its kind and parameters; `pargate triggers` lists them.",
+        "anyOf": [
+            {"enum": kinds},
+            {"type": "object", "properties": {"kind": {"enum": kinds}}, "required": ["kind"]},
+        ],
+        "allOf": parameters,
+    }
+
+
+def _describe(part: dict[str, Any], model: type[BaseModel] | None) -> None:
+    """Give the fields the sentences that stand below them in the source, which is where we write them."""
+    if model is None or "properties" not in part:
+        return
+    (body,) = ast.parse(inspect.getsource(model)).body
+    lines = body.body if isinstance(body, ast.ClassDef) else []
+    for field, said in pairwise(lines):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            words = said.value.value if isinstance(said, ast.Expr) and isinstance(said.value, ast.Constant) else None
+            if isinstance(words, str) and field.target.id in part["properties"]:
+                part["properties"][field.target.id]["description"] = " ".join(words.split())

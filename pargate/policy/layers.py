@@ -1,0 +1,321 @@
+"""Policies that extend others, laid over each other as data before anything is validated.
+
+Owns which file is read for `extends` and `waivers_file`, and remembers for every value in which text it stands.
+What the values mean, and whether a child loosens its parent, is not decided here.
+"""
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pargate.core.report import Place
+from pargate.errors import PolicyError, nearest
+from pargate.policy.yaml import Document, parse
+from pargate.policy.yaml import Path as KeyPath
+
+DEPTH = 8
+"""Policies in one chain of `extends`, at most."""
+
+BUILTIN = "builtin:"
+
+Reader = Callable[[Path], bytes]
+"""The content of a file; OSError where there is none."""
+
+_OWN = ("pargate", "extends", "override", "name", "description", "tests")
+"""Keys that a policy does not pass on to those that extend it."""
+
+_SECTIONS = ("images", "classes", "budget", "enforce", "labels", "clean", "export", "evidence")
+"""Keys whose parts are laid over each other; any other value replaces the parent's."""
+
+_LIMITS = ("max", "min", "worsening", "allow")
+
+
+@dataclass(slots=True)
+class Layered:
+    """Plain data, and for each path into it the text that holds it and where."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    _places: dict[KeyPath, tuple[Document, KeyPath]] = field(default_factory=dict)
+
+    def put(self, path: KeyPath, value: Any, document: Document, at: KeyPath) -> None:
+        """Set the value at `path`, which stands at `at` in `document`."""
+        for known in [p for p in self._places if p[: len(path)] == path]:
+            del self._places[known]
+        for mark in document.marks:
+            if mark[: len(at)] == at:
+                self._places[(*path, *mark[len(at) :])] = (document, mark)
+        holder: Any = self.data
+        for part in path[:-1]:
+            holder = holder.setdefault(part, {}) if isinstance(holder, dict) else holder[part]
+        if isinstance(holder, list):
+            holder.append(value)
+        else:
+            holder[path[-1]] = value
+
+    def begin(self, document: Document) -> None:
+        """Make `document` the one that answers for what stands nowhere."""
+        self._places[()] = (document, ())
+
+    def copy(self) -> "Layered":
+        """The same, of which changes do not reach this one."""
+        return Layered(deepcopy(self.data), dict(self._places))
+
+    def find(self, path: KeyPath) -> tuple[Document, KeyPath] | None:
+        """The text that holds `path`, or its nearest parent that some text holds."""
+        while path and path not in self._places:
+            path = path[:-1]
+        return self._places.get(path)
+
+    def paths(self) -> list[KeyPath]:
+        """All paths that some text holds."""
+        return list(self._places)
+
+    def place(self, path: KeyPath) -> Place | None:
+        """Where exactly `path` is written, or None for a default."""
+        found = self._places.get(path)
+        if found is None:
+            return None
+        document, at = found
+        mark = document.marks[at]
+        return Place(file=document.name, line=mark.line, column=mark.column, end_column=document.end(at))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One policy laid over its parent."""
+
+    parent: str
+    before: Layered
+    after: Layered
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One policy file with all that it extends."""
+
+    source: str
+    folder: Path
+    document: Document
+    merged: Layered
+    steps: tuple[Step, ...]
+    """From the outermost policy inwards; paths are relative to the folder of each step's child."""
+
+
+def shipped() -> dict[str, str]:
+    """Text of every built-in policy, by name."""
+    packed = resources.files("pargate") / "_policies"
+    folder = packed if packed.is_dir() else Path(__file__).parents[2] / "policies"  # a checkout has them beside
+    found = {}
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".yaml"):
+            found[entry.name.removesuffix(".yaml")] = entry.read_text(encoding="utf-8")
+    return found
+
+
+def from_git(ref: str) -> Reader:
+    """A reader that takes files from a git ref instead of the working tree.
+
+    Raises:
+        PolicyError: the ref could be taken for an option, or is empty, which for git is what will be committed next.
+    """
+    if not ref or ref.startswith("-") or not ref.isprintable():
+        raise PolicyError(f"'{ref[:80]}' is no git ref", "name a branch, tag or commit")
+
+    def read(path: Path) -> bytes:
+        folder = path.parent if path.parent.is_dir() else Path()
+        name = path.name if path.parent.is_dir() else path.as_posix()
+        command = ["git", "-C", str(folder), "show", f"{ref}:./{name}"]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False)
+        except OSError as error:
+            raise PolicyError("git is needed to read a policy from a ref, and was not found", "install it") from error
+        if done.returncode:
+            # Not merely a file that is missing there: a mistyped ref must not lead to the default policy.
+            known = ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"]
+            if subprocess.run(known, capture_output=True, check=False).returncode:
+                raise PolicyError(f"there is no git ref '{ref[:80]}' here", "name a branch, tag or commit; fetch it")
+            reason = done.stderr.decode(errors="replace").strip().splitlines()
+            raise FileNotFoundError(2, f"git says: {reason[-1] if reason else 'no such file'}", f"{ref}:{path}")
+        return done.stdout
+
+    return read
+
+
+def locate(name: str, reader: Reader) -> tuple[str, bytes, Path]:
+    """The source, content and folder of the policy called `name`: a built-in one, or a path.
+
+    Raises:
+        PolicyError: there is none, or it cannot be read.
+    """
+    builtin = shipped()
+    key = name.removeprefix(BUILTIN)
+    if key in builtin and (name.startswith(BUILTIN) or not Path(name).is_file()):
+        return f"{BUILTIN}{key}", builtin[key].encode(), Path()
+    path = Path(name)
+    try:
+        return str(path), reader(path), path.parent
+    except FileNotFoundError as error:
+        said = f": {error.strerror}" if error.strerror and error.strerror.startswith("git") else ""
+        raise PolicyError(
+            f"no such policy: {name}{said}.{nearest(key, list(builtin))}",
+            f"give a path, or one of {', '.join(builtin)}",
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise PolicyError(f"cannot read the policy '{name[:80]}': {reason}", "give the path of a YAML file") from error
+
+
+def decode(content: bytes, name: str) -> str:
+    """The text of a policy.
+
+    Raises:
+        PolicyError: it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"cannot read the policy '{name[:80]}': not UTF-8 text", "save it as UTF-8") from error
+
+
+def load(text: str, source: str, folder: Path, reader: Reader, above: tuple[str, ...] = ()) -> Layer:
+    """A policy's text, laid over everything that it extends.
+
+    Raises:
+        PolicyError: not YAML, a parent is missing or not the one that was named, a circle, or a chain too long.
+    """
+    document = parse(text, source)
+    extends = document.data.get("extends")
+    merged, steps = Layered(), tuple[Step, ...]()
+    if extends is not None:
+        parent = _parent(document, extends, folder, reader, (*above, _identity(source)))
+        merged, steps = parent.merged.copy(), parent.steps
+        _rebase(merged.data, parent.folder, folder)
+        steps = (*steps, Step(parent.source, merged.copy(), merged))
+    _lay(merged, document)
+    _waivers_file(merged, document, folder, reader)
+    return Layer(source, folder, document, merged, steps)
+
+
+def _identity(source: str) -> str:
+    return source if source.startswith(BUILTIN) else os.path.normpath(Path(source).absolute())
+
+
+def _parent(document: Document, extends: Any, folder: Path, reader: Reader, chain: tuple[str, ...]) -> Layer:
+    wanted = extends if isinstance(extends, dict) else {"file": extends}
+    name, digest = wanted.get("file"), wanted.get("digest")
+    if not isinstance(name, str) or not name:
+        raise PolicyError(document.complaint(("extends",), "name the policy to extend: builtin:NAME, or a path"))
+    # Beside the policy, not in the folder that one happens to be in; and never a built-in by the way.
+    place = name if name.startswith(BUILTIN) else str(folder / name)
+    if not name.startswith(BUILTIN) and name in shipped() and not (folder / name).is_file():
+        place = f"{BUILTIN}{name}"
+    try:
+        source, content, home = locate(place, reader)
+    except PolicyError as error:
+        raise PolicyError(document.complaint(("extends",), error.message), error.hint) from error
+    if _identity(source) in chain:
+        raise PolicyError(document.complaint(("extends",), f"a circle: {source} extends this policy in turn"))
+    if len(chain) >= DEPTH:
+        raise PolicyError(document.complaint(("extends",), f"more than {DEPTH} policies extend each other"))
+    found = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    if digest is not None and digest != found:
+        raise PolicyError(document.complaint(("extends", "digest"), f"{source} is not that file: it has {found}"))
+    return load(decode(content, source), source, home, reader, chain)
+
+
+def _lay(merged: Layered, document: Document) -> None:
+    merged.begin(document)
+    for key in _OWN:
+        if merged.data.pop(key, None) is not None:
+            merged.put((key,), None, document, (key,))
+            del merged.data[key]
+    for rule in merged.data.get("rules", []):
+        if isinstance(rule, dict):
+            rule.pop("override", None)
+    for key, value in document.data.items():
+        known = merged.data.get(key)
+        if key == "rules" and isinstance(value, list) and isinstance(known, list):
+            _lay_rules(merged, document, value)
+        elif key == "waivers" and isinstance(value, list) and isinstance(known, list):
+            for number, waiver in enumerate(value):
+                merged.put((key, len(known)), waiver, document, (key, number))
+        elif key in _SECTIONS and isinstance(value, dict) and isinstance(known, dict):
+            for part, content in value.items():
+                merged.put((key, part), content, document, (key, part))
+        else:
+            merged.put((key,), value, document, (key,))
+
+
+def _lay_rules(merged: Layered, document: Document, rules: list[Any]) -> None:
+    known = merged.data["rules"]
+    places = {rule.get("id"): number for number, rule in enumerate(known) if isinstance(rule, dict)}
+    for number, rule in enumerate(rules):
+        at = places.get(rule.get("id")) if isinstance(rule, dict) else None
+        if at is None:
+            merged.put(("rules", len(known)), rule, document, ("rules", number))
+            continue
+        for key, value in rule.items():
+            path, here = ("rules", at, key), ("rules", number, key)
+            if key in _LIMITS and isinstance(value, dict) and isinstance(known[at].get(key), dict):
+                for metric, limit in value.items():
+                    merged.put((*path, metric), limit, document, (*here, metric))
+            else:
+                merged.put(path, value, document, here)
+
+
+def _waivers_file(merged: Layered, document: Document, folder: Path, reader: Reader) -> None:
+    """Waivers that are kept apart, so that they can have other owners."""
+    name = document.data.get("waivers_file")
+    if not isinstance(name, str):
+        return
+    try:
+        content = reader(folder / name)
+    except OSError as error:
+        message = f"cannot read the waivers in {folder / name}: {error.strerror}"
+        raise PolicyError(document.complaint(("waivers_file",), message)) from error
+    waivers = parse(decode(content, str(folder / name)), str(folder / name))
+    unknown = [key for key in waivers.data if key != "waivers" and not str(key).startswith("x-")]
+    if unknown or not isinstance(waivers.data.get("waivers"), list):
+        message = "a file of waivers holds the key `waivers` with a list, and nothing else"
+        raise PolicyError(waivers.complaint((unknown[0],) if unknown else (), message))
+    known = merged.data.get("waivers")
+    if not isinstance(known, list):
+        merged.put(("waivers",), [], waivers, ("waivers",))
+    for number, waiver in enumerate(waivers.data["waivers"]):
+        merged.put(("waivers", len(merged.data["waivers"])), waiver, waivers, ("waivers", number))
+
+
+# --- paths in a parent -------------------------------------------------------------------------------
+
+
+def _rebase(data: dict[str, Any], old: Path, new: Path) -> None:
+    """Make the paths in a parent's data relative to the child's folder."""
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, str) or ":" in value or Path(value).is_absolute():
+            return value
+        return Path(os.path.relpath(old / value, new)).as_posix()
+
+    if old.absolute() == new.absolute():
+        return
+    for section, key in (("images", "source"), ("classes", "names")):
+        part = data.get(section)
+        if isinstance(part, dict) and key in part:
+            part[key] = moved(part[key])
+    for key in ("reference", "waivers_file"):
+        if key in data:
+            data[key] = moved(data[key])
+    clean = data.get("clean")
+    if isinstance(clean, dict) and "pairs" in clean:
+        pairs = clean["pairs"]
+        clean["pairs"] = {**pairs, "source": moved(pairs.get("source"))} if isinstance(pairs, dict) else moved(pairs)
+    for rule in data.get("rules", []):
+        for spec in rule.get("triggers") or () if isinstance(rule, dict) else ():
+            if isinstance(spec, dict) and spec.get("kind") == "file" and "path" in spec:
+                spec["path"] = moved(spec["path"])

@@ -1,0 +1,113 @@
+"""A resolved policy as YAML that loads again, with the origin of every value beside it.
+
+What was only a way to get there is a remark at the top: the policy that was extended, and the file of waivers that
+are listed below. Values are quoted where another reader of YAML would take them for something else than text.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from pargate.policy.resolve import Resolved
+
+Path = tuple[str, ...]
+
+_DISSOLVED = ("extends", "override", "waivers_file", "tests")
+"""Keys that have done their work once everything is in one place, or that belong to the file that holds them."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9./][A-Za-z0-9./_%@+-]*( [A-Za-z0-9./_%@+-]+)*")
+
+
+def listed(resolved: Resolved) -> str:
+    """The whole policy as text."""
+    document = resolved.policy.model_dump(mode="json")
+    lines = [f"# {_readable(resolved.source)}, resolved; sha256 {resolved.sha256}"]
+    for key in _DISSOLVED:
+        value = document.pop(key)
+        if value and key in ("extends", "waivers_file"):
+            name = value["file"] if isinstance(value, dict) else value
+            lines.append(f"# {key}: {_readable(name)}, which is part of what follows")
+    for rule in document["rules"]:
+        rule.pop("override")
+    lines += [f"# override: {_readable(remark.message)}" for remark in resolved.overrides]
+    lines += _mapping(document, (), "", resolved)
+    return "\n".join(lines) + "\n"
+
+
+def scalar(value: Any, *, numbers: bool = False) -> str:
+    """One value as YAML, on one line, that every reader takes for what it is; `numbers`: which may be one."""
+    if value is None:
+        return "~"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return str(value)
+    if _PLAIN.fullmatch(value) and _kind(value) in (("str", "int", "float") if numbers else ("str",)):
+        return value
+    # The quoting dumper breaks no line that is shorter than its width.
+    quoted: str = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=float("inf"))
+    return quoted.rstrip("\n")
+
+
+def _kind(value: str) -> str:
+    """What YAML takes an unquoted value for: str, bool, int, timestamp and so on."""
+    resolver = yaml.SafeLoader("")
+    try:
+        tag = resolver.resolve(yaml.ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]  # no stub
+        return str(tag).removeprefix("tag:yaml.org,2002:")
+    finally:
+        resolver.dispose()
+
+
+def _mapping(values: dict[str, Any], path: Path, indent: str, resolved: Resolved) -> Iterator[str]:
+    for key, value in values.items():
+        here, name = (*path, key), scalar(key)
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}:"
+            yield from _mapping(value, here, f"{indent}  ", resolved)
+        elif isinstance(value, list) and value:
+            yield f"{indent}{name}:"
+            yield from _items(value, here, f"{indent}  ", resolved)
+        else:
+            yield f"{indent}{name}: {_flow(value)}  {_origin(here, resolved)}"
+
+
+def _items(values: list[Any], path: Path, indent: str, resolved: Resolved) -> Iterator[str]:
+    for number, value in enumerate(values):
+        if isinstance(value, dict) and path[-1] != "triggers":
+            part = value["id"] if path == ("rules",) else str(number)
+            first, *rest = _mapping(value, (*path, part), f"{indent}  ", resolved)
+            yield f"{indent}- {first.lstrip()}"
+            yield from rest
+        else:
+            yield f"{indent}- {_flow(value)}  {_origin((*path, str(number)), resolved)}"
+
+
+def _flow(value: Any, *, numbers: bool = False) -> str:
+    """A list or a map on one line; in a map, that of a trigger, what looks like a number is one."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{scalar(key)}: {_flow(item, numbers=True)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(item, numbers=numbers) for item in value) + "]"
+    return scalar(value, numbers=numbers)
+
+
+def _origin(path: Path, resolved: Resolved) -> str:
+    """Where the value is written, or the value that it is a part of: `[a, b]` is one, and so is `onnx: true`."""
+    for end in range(len(path), 0, -1):
+        place = resolved.origins.get(".".join(path[:end]))
+        if place is not None and (end == len(path) or _is_written_whole(path[:end], resolved)):
+            return f"# {_readable(place.file)}:{place.line}"
+    return "# default"
+
+
+def _is_written_whole(path: Path, resolved: Resolved) -> bool:
+    """Whether nothing below `path` is written on its own: then its parts come from it and are no defaults."""
+    start = ".".join(path) + "."
+    return len(path) > 1 and not any(key.startswith(start) for key in resolved.origins)
+
+
+def _readable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)

@@ -1,0 +1,47 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from pargate.core.results import Metric, Status
+from pargate.policy import waivers
+from pargate.policy.catalogue import ENTRIES, PAGE, anchor, page
+from pargate.policy.layers import shipped
+from pargate.policy.resolve import resolve
+from pargate.policy.schema import ALLOWED
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_rule_of_every_shipped_policy_is_explained() -> None:
+    rules = {rule.id for name in shipped() for rule in resolve(name).policy.rules}
+    assert {id for id, entry in ENTRIES.items() if entry.kind == "rule"} == rules
+
+
+def test_every_probe_metric_and_answer_is_explained() -> None:
+    for kind, ids in (("probe", ALLOWED), ("metric", Metric), ("status", Status)):
+        assert {id for id, entry in ENTRIES.items() if entry.kind == kind} == set(map(str, ids))
+
+
+def test_every_remark_that_judging_makes_is_explained() -> None:
+    source = Path(waivers.__file__).read_text(encoding="utf-8")
+    made = set(re.findall(r'"(waiver-[a-z-]+|not-compared)"', source))
+    assert made | {"policy-override"} == {id for id, entry in ENTRIES.items() if entry.kind == "remark"}
+
+
+@pytest.mark.parametrize("id", sorted(ENTRIES))
+def test_every_entry_says_what_why_and_what_to_do(id: str) -> None:
+    entry = ENTRIES[id]
+    for text in (entry.meaning, entry.why, entry.do):
+        assert text[0].isupper() and text[-1] == "." and "\n" not in text
+    assert anchor(id) == f"docs/rules.md#{id}"
+
+
+def test_the_page_has_one_heading_for_each_id_and_no_others() -> None:
+    headings = re.findall(r"^### (.+)$", (ROOT / PAGE).read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings == list(ENTRIES)
+
+
+def test_the_page_says_what_the_catalogue_says() -> None:
+    # After a change: python -c "from pargate.policy.catalogue import page; print(page(), end='')" > docs/rules.md
+    assert (ROOT / PAGE).read_text(encoding="utf-8") == page()
