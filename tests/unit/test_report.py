@@ -167,18 +167,18 @@ def test_the_first_report_ever_written_still_loads() -> None:
     assert old.findings[0].consequence == "fail" and old.findings[0].waiver is None
 
 
-SCHEMA = Path(schema_module.__file__).with_name("pargate-report-1.schema.json")
+PUBLISHED = Path(schema_module.__file__).with_name("pargate-report-1.schema.json")
 
 
 def test_the_published_schema_is_that_of_the_reports_of_today() -> None:
     if os.environ.get("PARGATE_REWRITE_GOLDEN"):
-        SCHEMA.write_text(json.dumps(schema_module.schema(), indent=1) + "\n", encoding="utf-8")
-    assert json.loads(SCHEMA.read_text(encoding="utf-8")) == schema_module.schema()
+        PUBLISHED.write_text(json.dumps(schema_module.schema(), indent=1) + "\n", encoding="utf-8")
+    assert json.loads(PUBLISHED.read_text(encoding="utf-8")) == schema_module.schema()
 
 
 @pytest.mark.parametrize("path", sorted([*GOLDEN.parent.glob("report_*.json"), *GOLDEN.parent.glob("reports/*g.json")]))
 def test_reports_old_and_new_satisfy_the_published_schema(path: Path) -> None:
-    known = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    known = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     jsonschema.validate(json.loads(path.read_bytes()), known, cls=jsonschema.Draft202012Validator)
     assert not jsonschema.Draft202012Validator(known).is_valid({**json.loads(path.read_bytes()), "verdict": "pass"})
 
