@@ -1,6 +1,7 @@
 """pargate: a gate that CLIP-style checkpoints pass, or fail, on measured attack success.
 
-`pargate.scan(ScanRequest(...))` returns the same report that the command prints.
+`pargate.scan(ScanRequest(...))` returns the same report that the command prints, and
+`pargate.judge(report, policy, today=...)` that report under another policy.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ __all__ = ["ScanRequest", "__version__", "judge", "scan"]
 _PLACES = {
     "scan": "pargate.pipeline.scan",
     "ScanRequest": "pargate.pipeline.scan",
-    "judge": "pargate.policy.judge",
+    "judge": "pargate.pipeline.rejudge",
 }
 
 

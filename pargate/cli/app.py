@@ -107,7 +107,9 @@ def run(arguments: list[str]) -> int:
 
 def _say(message: str, hint: str = "") -> None:
     text = f"pargate: {message}" + (f"\n  → {hint}" if hint else "")
-    sys.stderr.write(text + "\n")
+    # Names in it come from files: one that steers a terminal, or a log that obeys lines, is written out.
+    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    sys.stderr.write(shown + "\n")
 
 
 def _bug(error: BaseException) -> int:

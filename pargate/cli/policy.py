@@ -209,7 +209,9 @@ def test(
     Judges the stored reports that it lists under `tests` again, and compares with what it expects.
     Ends with 1 if any test ends otherwise, with 2 if there are none.
     """
-    from pargate.cli.reports import judged_again, load_report, open_policy
+    from pargate.cli.reports import load_report, open_policy
+    from pargate.pipeline.rejudge import judge
+    from pargate.report.texts import started
 
     console = _console(no_color)
     resolved, reader = open_policy(policy, policy_ref, _today(now), console)
@@ -221,8 +223,8 @@ def test(
     failed = 0
     for case in resolved.policy.tests:
         saved = load_report(resolved.folder / case.report, reader)
-        day = case.now or date.fromisoformat(saved.run.started[:10])
-        judged = judged_again(saved, resolved, day, True, False, None)
+        day = case.now or started(saved).date()
+        judged = judge(saved, resolved, today=day)
         wrong = list(_mismatches(judged, case.expect, resolved.policy))
         failed += bool(wrong)
         console.lines([f"{'✗' if wrong else '✓'} {_plain(case.report)} as of {day}: {judged.verdict.status}", *wrong])

@@ -52,6 +52,7 @@ def report(
     Ends with 0 when it only renders; under --policy with the code of the new verdict, as `scan` would.
     """
     from pargate.cli.console import Console
+    from pargate.pipeline.rejudge import judge
     from pargate.report import FORMATS
 
     outputs = read_outputs(output, list(FORMATS))
@@ -65,61 +66,18 @@ def report(
     if policy is not None:
         today = now.date() if now else datetime.now(UTC).date()
         resolved, reader = open_policy(policy, policy_ref, today, console)
-        found = judged_again(
-            found, resolved, today, not no_waivers, strict, load_report(previous, reader) if previous else None
+        found = judge(
+            found,
+            resolved,
+            today=today,
+            waive=not no_waivers,
+            strict=strict,
+            previous=load_report(previous, reader) if previous else None,
         )
     write(outputs, found, console)
     if not any(target.path is None for target in outputs):
         console.report(found)
     return ExitCode.OK if policy is None else exit_code(found.verdict)
-
-
-def judged_again(
-    found: "ScanReport",
-    resolved: "Resolved",
-    today: date,
-    waive: bool,
-    strict: bool,
-    previous: "ScanReport | None",
-) -> "ScanReport":
-    """The report with the verdict of another policy on the same measurements.
-
-    What that policy asks and the report did not measure stays open. A measurement that has the right name but was
-    made with another trigger, or a file that was refused, answers nothing.
-    """
-    from pargate.core.report import PolicyInfo
-    from pargate.policy.judge import comparisons, judge
-    from pargate.policy.waivers import Context
-    from pargate.triggers import build
-
-    if not found.measurements and found.findings:
-        return found  # refused as unsafe: no policy can change that
-    asked = {
-        c.id: [t for spec in c.rule.triggers for t in build(spec, resolved.folder)][c.trigger]
-        for c in comparisons(resolved.policy)
-        if c.trigger is not None
-    }
-    usable = [
-        m for m in found.measurements if m.trigger is None or (m.id in asked and m.trigger.digest == asked[m.id].digest)
-    ]
-    context = Context(found.model.sha256, today, waive, previous.measurements if previous else None)
-    findings, verdict, remarks = judge(
-        resolved.policy, usable, complete=found.run.complete, context=context, strict=strict
-    )
-    return found.model_copy(
-        update={
-            "findings": tuple(findings),
-            "verdict": verdict,
-            "remarks": (*resolved.overrides, *remarks),
-            "policy": PolicyInfo(
-                name=resolved.policy.name,
-                source=resolved.source,
-                sha256=resolved.sha256,
-                document=resolved.policy.model_dump(mode="json"),
-                origins=resolved.origins,
-            ),
-        }
-    )
 
 
 def open_policy(name: str | None, ref: str | None, today: date, console: "Console") -> "tuple[Resolved, Reader]":

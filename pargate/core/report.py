@@ -68,6 +68,8 @@ class ImagesInfo(Value):
     duplicates: int = 0
     digest: str = ""
     """SHA-256 over the digests of the pictures that were read, in order."""
+    source_digest: str = ""
+    """SHA-256 over everything in the source, where the policy names one."""
 
 
 class ClassesInfo(Value):

@@ -21,7 +21,7 @@ UNSAFE_FILE = "unsafe-file"
 class Value(BaseModel):
     """Base of everything that leaves the process."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Metric(StrEnum):
@@ -96,10 +96,14 @@ class Target(Value):
     """Its gain there: the share pulled to it, less the share without the trigger (or of the reference)."""
 
 
+MOST = 10**8
+"""Carriers that a measurement can have: an interval takes memory for each."""
+
+
 class Count(Value):
     """Successes among n."""
 
-    n: int = Field(ge=0)
+    n: int = Field(ge=0, le=MOST)
     successes: int = Field(ge=0)
 
     @model_validator(mode="after")
@@ -121,7 +125,7 @@ class Pairs(Value):
     """`control:flat`, `control:shuffled`, or `reference`."""
     target: str
     """The class that counts as a hit of the baseline: for a control, its own most-pulled class."""
-    n: int = Field(ge=0)
+    n: int = Field(ge=0, le=MOST)
     both: int = Field(ge=0)
     trigger_only: int = Field(ge=0)
     baseline_only: int = Field(ge=0)

@@ -14,7 +14,6 @@ from pargate.core.report import (
     ImagesInfo,
     ModelInfo,
     Picture,
-    PolicyInfo,
     Run,
     ScanReport,
     Tool,
@@ -95,6 +94,8 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
             unreadable=tuple(session.unreadable),
             duplicates=session.duplicates,
             digest=hashlib.sha256("\n".join(session.read).encode()).hexdigest(),
+            # Compared before anything was measured.
+            source_digest=(policy.images.digest or "").removeprefix("sha256:"),
         ),
         classes=ClassesInfo(
             source=carriers.classes.source,
@@ -102,7 +103,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
             templates=carriers.classes.templates,
             digest=digest_of([carriers.classes.names, carriers.classes.templates]),
         ),
-        policy=_policy(resolved),
+        policy=resolved.info(),
         measurements=tuple(measurements),
         findings=tuple(findings),
         verdict=verdict,
@@ -133,7 +134,7 @@ def unsafe_report(resolved: Resolved, unsafe: UnsafeCheckpoint, source: str, sta
         model=ModelInfo(source=readable(source), sha256="", format="unsafe", size_bytes=0),
         images=ImagesInfo(source="", listed=0, read=0, labelled=0, captioned=0),
         classes=ClassesInfo(source="", count=0, templates=(), digest=""),
-        policy=_policy(resolved),
+        policy=resolved.info(),
         measurements=(),
         findings=(finding,),
         verdict=Verdict(
@@ -146,16 +147,6 @@ def unsafe_report(resolved: Resolved, unsafe: UnsafeCheckpoint, source: str, sta
 
 def _host() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
-
-
-def _policy(resolved: Resolved) -> PolicyInfo:
-    return PolicyInfo(
-        name=resolved.policy.name,
-        source=resolved.source,
-        sha256=resolved.sha256,
-        document=resolved.policy.model_dump(mode="json"),
-        origins=resolved.origins,
-    )
 
 
 def _of_the_file(policy: Policy, checkpoint: Checkpoint) -> Iterator[Measurement]:

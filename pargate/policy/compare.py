@@ -44,7 +44,7 @@ class Change:
 
 def changes(old: Policy, new: Policy) -> list[Change]:
     """All differences that bear on a verdict, in the order of the schema."""
-    return [*_whole(old, new), *_rules(old.rules, new.rules), *_waivers(old, new)]
+    return [*_whole(old, new), *_rules(old.rules, new.rules), *_consequences(old, new), *_waivers(old, new)]
 
 
 def _whole(old: Policy, new: Policy) -> Iterator[Change]:
@@ -52,14 +52,16 @@ def _whole(old: Policy, new: Policy) -> Iterator[Change]:
     yield from _number(("images", "min"), old.images.min, new.images.min, "up")
     yield from _other(("images", "source"), old.images.source, new.images.source)
     yield from _required(("images", "digest"), old.images.digest, new.images.digest)
-    yield from _other(("classes", "names"), old.classes.names, new.classes.names)
-    yield from _other(("classes", "templates"), old.classes.templates, new.classes.templates)
+    for name in ("names", "templates"):
+        was, now = getattr(old.classes, name), getattr(new.classes, name)
+        # Without a class nothing is seen as it: to name the classes is no loosening, to exchange them may be.
+        yield from _other(("classes", name), was, now) if was is None else _required(("classes", name), was, now)
     yield from _other(("budget", "minutes"), old.budget.minutes, new.budget.minutes)
     yield from _other(("budget", "images"), old.budget.images, new.budget.images)
     if old.reference != new.reference:
-        # A reference can have the same backdoor: excess over it would be nothing.
-        way: Direction = "other" if new.reference is None else "looser"
-        yield Change(("reference",), _text(old.reference), _text(new.reference), way)
+        # A new one can have the same backdoor, so that nothing is in excess of it; without the old one only controls
+        # are left, which some honest pulls exceed and others hide behind.
+        yield Change(("reference",), _text(old.reference), _text(new.reference), "looser")
     if old.on_inconclusive != new.on_inconclusive:
         stricter = new.on_inconclusive == "fail"
         yield Change(("on_inconclusive",), old.on_inconclusive, new.on_inconclusive, _way(stricter))
@@ -112,6 +114,15 @@ def _rules(old: Sequence[Rule], new: Sequence[Rule]) -> Iterator[Change]:
         yield from _rule(key, rule, after[rule.id])
     before = {rule.id for rule in old}
     yield from (Change(("rules", rule.id), "", _short(rule), "tighter") for rule in new if rule.id not in before)
+
+
+def _consequences(old: Policy, new: Policy) -> Iterator[Change]:
+    """What becomes of a rule under another severity: the table of consequences alone does not say it."""
+    after = {rule.id: rule for rule in new.rules}
+    for rule in old.rules:
+        if rule.id in after and after[rule.id].severity is not rule.severity:
+            ends = old.consequence(rule), new.consequence(after[rule.id])
+            yield from _ranked(("rules", rule.id, "consequence"), *ends, _CONSEQUENCES)
 
 
 def _rule(key: Path, old: Rule, new: Rule) -> Iterator[Change]:
@@ -220,8 +231,9 @@ def _text(value: Any) -> str:
 
 
 def _triggers(rule: Rule) -> dict[str, str]:
-    """How people call each trigger, by what makes it the same."""
-    return {trigger.id: trigger.label for spec in rule.triggers for trigger in triggers.parse(spec)}
+    """How people call each trigger, by what makes it the same; a picture that was not read yet also by its path."""
+    parsed = [trigger for spec in rule.triggers for trigger in triggers.parse(spec)]
+    return {f"{trigger.id} {getattr(trigger, 'path', '')}": trigger.label for trigger in parsed}
 
 
 def _short(rule: Rule) -> str:

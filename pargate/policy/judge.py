@@ -130,7 +130,7 @@ def find(
             ]
     status = min((b.status for b in bounds), key=RANK.__getitem__, default=Status.OPEN)
     message = _message(comparison, measurement, bounds, status)
-    if measurement is not None and measurement.facts is not None:
+    if rule.probe == "file" and measurement is not None and measurement.facts is not None:
         status, message = _static(rule, measurement.facts)
     broken = measurement.excluded.get(NOT_FINITE, 0) if measurement and measurement.trigger else 0
     if broken and status is Status.MET:  # who knows what the trigger did to them
@@ -192,6 +192,9 @@ def judge(
     findings = []
     for comparison in comparisons(policy):
         finding = find(policy, comparison, by_id.get(comparison.id), m, context)
+        if finding.status is Status.OPEN and any(b.against == "cap" for b in finding.bounds):
+            # While measuring, more carriers may show that it is below the cap; in the end a breach is a breach.
+            finding = finding.model_copy(update={"status": Status.BREACH})
         # What sees nothing cannot be fooled; nor is it useless where the carriers are not its own. A trigger that
         # moves it all the same is evidence.
         doubted = Status.BREACH if comparison.rule.probe == "utility" else Status.MET

@@ -127,24 +127,35 @@ def from_git(ref: str) -> Reader:
     if not ref or ref.startswith("-") or not ref.isprintable():
         raise PolicyError(f"'{ref[:80]}' is no git ref", "name a branch, tag or commit")
 
+    top = _git("rev-parse", "--show-toplevel")
+    # A commit, not whatever the name may also mean: the index, a range, a folder's listing.
+    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}") if top else None
+    if top is None or commit is None:
+        raise PolicyError(f"there is no git ref '{ref[:80]}' here", "name a branch, tag or commit; fetch it")
+    root, here = Path(os.fsdecode(top.strip())).resolve(), Path.cwd().resolve()
+
     def read(path: Path) -> bytes:
-        folder = path.parent if path.parent.is_dir() else Path()
-        name = path.name if path.parent.is_dir() else path.as_posix()
-        command = ["git", "-C", str(folder), "show", f"{ref}:./{name}"]
-        try:
-            done = subprocess.run(command, capture_output=True, check=False)
-        except OSError as error:
-            raise PolicyError("git is needed to read a policy from a ref, and was not found", "install it") from error
-        if done.returncode:
-            # Not merely a file that is missing there: a mistyped ref must not lead to the default policy.
-            known = ["git", "-C", str(folder), "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}"]
-            if subprocess.run(known, capture_output=True, check=False).returncode:
-                raise PolicyError(f"there is no git ref '{ref[:80]}' here", "name a branch, tag or commit; fetch it")
-            reason = done.stderr.decode(errors="replace").strip().splitlines()
-            raise FileNotFoundError(2, f"git says: {reason[-1] if reason else 'no such file'}", f"{ref}:{path}")
-        return done.stdout
+        # By name alone: a link in the working tree would let it choose which file of the ref is read.
+        name = os.path.relpath(os.path.normpath(here / path), root)
+        place = f"{os.fsdecode(commit.strip())}:{Path(name).as_posix()}"
+        kind = None if name.startswith("..") or "\0" in name else _git("cat-file", "-t", place)
+        if kind is None:
+            raise FileNotFoundError(2, f"git says: it is not in {ref}", f"{ref}:{path}")
+        content = _git("cat-file", "blob", place) if kind.strip() == b"blob" else None
+        if content is None:
+            raise IsADirectoryError(21, f"it is no file in {ref}", f"{ref}:{path}")
+        return content
 
     return read
+
+
+def _git(*arguments: str) -> bytes | None:
+    """What git says, or None where it ends with an error."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+    except (OSError, ValueError) as error:
+        raise PolicyError("git is needed to read a policy from a ref, and did not start", "install it") from error
+    return done.stdout if done.returncode == 0 else None
 
 
 def locate(name: str, reader: Reader) -> tuple[str, bytes, Path]:
@@ -155,7 +166,7 @@ def locate(name: str, reader: Reader) -> tuple[str, bytes, Path]:
     """
     builtin = shipped()
     key = name.removeprefix(BUILTIN)
-    if key in builtin and (name.startswith(BUILTIN) or not Path(name).is_file()):
+    if key in builtin:  # also where a file of this name lies here: it must not take the place of the policy
         return f"{BUILTIN}{key}", builtin[key].encode(), Path()
     path = Path(name)
     try:
@@ -235,9 +246,8 @@ def _lay(merged: Layered, document: Document) -> None:
         if merged.data.pop(key, None) is not None:
             merged.put((key,), None, document, (key,))
             del merged.data[key]
-    for rule in merged.data.get("rules", []):
-        if isinstance(rule, dict):
-            rule.pop("override", None)
+    for rule in _maps(merged.data.get("rules")):
+        rule.pop("override", None)
     for key, value in document.data.items():
         known = merged.data.get(key)
         if key == "rules" and isinstance(value, list) and isinstance(known, list):
@@ -254,9 +264,12 @@ def _lay(merged: Layered, document: Document) -> None:
 
 def _lay_rules(merged: Layered, document: Document, rules: list[Any]) -> None:
     known = merged.data["rules"]
-    places = {rule.get("id"): number for number, rule in enumerate(known) if isinstance(rule, dict)}
+    places = {_id(rule): number for number, rule in enumerate(known) if _id(rule)}
+    own = [_id(rule) for rule in rules]
     for number, rule in enumerate(rules):
-        at = places.get(rule.get("id")) if isinstance(rule, dict) else None
+        if own[number] and own[number] in own[:number]:
+            raise PolicyError(document.complaint(("rules", number, "id"), f"two rules have the id '{own[number]}'"))
+        at = places.get(own[number])
         if at is None:
             merged.put(("rules", len(known)), rule, document, ("rules", number))
             continue
@@ -269,6 +282,17 @@ def _lay_rules(merged: Layered, document: Document, rules: list[Any]) -> None:
                 merged.put(path, value, document, here)
 
 
+def _id(rule: Any) -> str:
+    """The id of what may be a rule; empty where it has none."""
+    found = rule.get("id") if isinstance(rule, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def _maps(value: Any) -> list[dict[str, Any]]:
+    """The maps in what may be a list of them."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def _waivers_file(merged: Layered, document: Document, folder: Path, reader: Reader) -> None:
     """Waivers that are kept apart, so that they can have other owners."""
     name = document.data.get("waivers_file")
@@ -276,8 +300,9 @@ def _waivers_file(merged: Layered, document: Document, folder: Path, reader: Rea
         return
     try:
         content = reader(folder / name)
-    except OSError as error:
-        message = f"cannot read the waivers in {folder / name}: {error.strerror}"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        message = f"cannot read the waivers in {folder / name}: {reason}"
         raise PolicyError(document.complaint(("waivers_file",), message)) from error
     waivers = parse(decode(content, str(folder / name)), str(folder / name))
     unknown = [key for key in waivers.data if key != "waivers" and not str(key).startswith("x-")]
@@ -315,7 +340,7 @@ def _rebase(data: dict[str, Any], old: Path, new: Path) -> None:
     if isinstance(clean, dict) and "pairs" in clean:
         pairs = clean["pairs"]
         clean["pairs"] = {**pairs, "source": moved(pairs.get("source"))} if isinstance(pairs, dict) else moved(pairs)
-    for rule in data.get("rules", []):
-        for spec in rule.get("triggers") or () if isinstance(rule, dict) else ():
-            if isinstance(spec, dict) and spec.get("kind") == "file" and "path" in spec:
+    for rule in _maps(data.get("rules")):
+        for spec in _maps(rule.get("triggers")):
+            if spec.get("kind") == "file" and "path" in spec:
                 spec["path"] = moved(spec["path"])

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from pargate.core.report import Place
+from pargate.core.report import Place, PolicyInfo
 from pargate.core.results import Consequence, Remark
 from pargate.errors import PolicyError, nearest
 from pargate.files import digest_of
@@ -37,6 +37,16 @@ class Resolved:
     overrides: tuple[Remark, ...]
     """What is looser than in a policy that it extends, and the reason given for it."""
 
+    def info(self) -> PolicyInfo:
+        """The policy as a report holds it."""
+        return PolicyInfo(
+            name=self.policy.name,
+            source=self.source,
+            sha256=self.sha256,
+            document=self.policy.model_dump(mode="json"),
+            origins=self.origins,
+        )
+
 
 def resolve(name: str | None, reader: Reader = Path.read_bytes) -> Resolved:
     """Read the policy called `name`: a path, or a built-in; None takes `pargate.yaml` here, or the default.
@@ -45,12 +55,15 @@ def resolve(name: str | None, reader: Reader = Path.read_bytes) -> Resolved:
         PolicyError: there is none, or it is invalid; the message holds every problem with its place.
     """
     if name is None:
-        name = DEFAULT
+        name = WORKING_FILE
         try:
             reader(Path(WORKING_FILE))
-            name = WORKING_FILE
+        except FileNotFoundError:
+            # A link to nowhere is a policy that cannot be read, not one that nobody wrote.
+            if not Path(WORKING_FILE).is_symlink():
+                name = DEFAULT
         except OSError:
-            pass
+            pass  # said by whoever reads it next
     source, content, folder = locate(name, reader)
     return read(decode(content, source), source, folder, reader)
 

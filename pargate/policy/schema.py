@@ -21,7 +21,7 @@ class ImagesSection(PolicyModel):
     source: str | None = None
     min: Annotated[int, Field(ge=0)] = 0
     digest: Digest | None = None
-    """Of the pictures as a report states it; a scan of others is refused."""
+    """Over the names and bytes of everything in the source; whoever gives other images is refused, and told theirs."""
 
 
 class ClassesSection(PolicyModel):
@@ -193,7 +193,7 @@ class Evidence(PolicyModel):
 
     attest: tuple[Literal["test-result", "svr"], ...] = ()
     sbom: Literal["cyclonedx-1.6"] | None = None
-    max_age: Annotated[str, Field(pattern=r"^\d+d$")] | None = None
+    max_age: Annotated[str, Field(pattern=r"^\d{1,5}d$")] | None = None
 
 
 class Waiver(PolicyModel):
@@ -299,10 +299,16 @@ class Policy(PolicyModel):
 
     @model_validator(mode="after")
     def _waive_what_may_be_waived(self) -> Self:
-        firm = {rule.id for rule in self.rules if not rule.waivable}
+        rules = {rule.id: rule for rule in self.rules}
         for waiver in self.waivers:
-            if waiver.rule in firm:
+            rule = rules.get(waiver.rule)
+            if rule is None:
+                continue  # said when it is judged: the rule may be gone since
+            if not rule.waivable:
                 raise ValueError(f"the rule '{waiver.rule}' may not be waived")
+            unknown = [metric for metric in waiver.cap if metric not in ALLOWED[rule.probe][0] | ALLOWED[rule.probe][1]]
+            if unknown:
+                raise ValueError(f"the waiver of '{rule.id}' caps {unknown[0]}, which its probe does not measure")
         return self
 
     def consequence(self, rule: Rule) -> Consequence:

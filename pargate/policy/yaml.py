@@ -84,7 +84,7 @@ def parse(text: str, name: str) -> Document:
         if "\\t" in problem:
             problem = "a tab; indent with spaces"
         raise PolicyError(complain(name, text, place, f"not valid YAML: {problem}")) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets some of Python's own through
         raise PolicyError(f"{name} is not valid YAML: {error}") from error
     if not isinstance(root, yaml.MappingNode):
         place = Mark(root.start_mark.line + 1, root.start_mark.column + 1) if root else Mark(1, 1)
@@ -132,6 +132,8 @@ def _refused(name: str, text: str, mark: Any, message: str) -> PolicyError:
 def _value(node: yaml.Node, path: Path, marks: dict[Path, Mark], name: str, text: str) -> Any:
     marks.setdefault(path, Mark(node.start_mark.line + 1, node.start_mark.column + 1))
     if isinstance(node, yaml.ScalarNode):
+        if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in node.value):
+            raise _refused(name, text, node.start_mark, "a character that no text may hold")
         return None if node.style is None and node.value in ("", "~", "null") else node.value
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*path, i), marks, name, text) for i, item in enumerate(node.value)]
@@ -139,6 +141,7 @@ def _value(node: yaml.Node, path: Path, marks: dict[Path, Mark], name: str, text
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise _refused(name, text, key.start_mark, "a key must be a word")
+        _value(key, (), {}, name, text)
         if key.tag.endswith(":merge"):
             raise _refused(name, text, key.start_mark, "merge keys hide where a value comes from: write it out")
         if key.value in found:

@@ -63,11 +63,19 @@ def test_a_saved_report_is_judged_again_as_it_was(saved: Path, light: Command) -
     assert (after.findings, after.verdict) == (before.findings, before.verdict)
 
 
-def test_what_was_not_measured_is_open_under_another_policy(saved: Path, light: Command) -> None:
-    ended = light("report", saved, "-p", "paper", "-o", "json")
+def test_what_was_not_measured_is_open_under_another_policy(saved: Path, place: Path, light: Command) -> None:
+    (place / "p.yaml").write_text(
+        "pargate: 1\nname: x\nrules:\n  - {id: new, probe: attack, triggers: [tone], max: {excess: 30pp}}\n"
+    )
+    ended = light("report", saved, "-p", "p.yaml", "-o", "json")
     assert ended.code == ExitCode.INCONCLUSIVE
-    report = ScanReport.from_json(ended.out)
-    assert {f.status for f in report.findings if f.rule != "usefulness"} == {"open"}
+    (finding,) = ScanReport.from_json(ended.out).findings
+    assert (finding.status, finding.message) == ("open", "Not measured.")
+
+
+def test_a_report_on_other_prompts_than_the_policy_names_is_not_judged(saved: Path, light: Command) -> None:
+    ended = light("report", saved, "-p", "paper")
+    assert ended.code == ExitCode.INPUT and "prompts are not those of the policy paper" in ended.err
 
 
 def test_a_waiver_lets_a_saved_report_pass_until_it_ends(saved: Path, place: Path, light: Command) -> None:
@@ -116,3 +124,52 @@ def test_what_bears_on_judging_needs_a_policy(option: list[str], light: Command)
     ended = light("report", REPORTS / "passing.json", *option)
     assert ended.code == ExitCode.INPUT
     assert f"{option[0]} needs --policy" in ended.err
+
+
+@pytest.mark.parametrize(("name", "code"), [("baseline", 0), ("release", 0), ("audit", 0), ("paper", 0), ("strict", 1)])
+def test_every_shipped_policy_runs_on_the_clean_toy_model(name: str, code: int, tmp_path: Path) -> None:
+    from pargate.cli.app import run
+
+    # Under strict what is not decided fails, and stripes pull this toy almost as far as its limit by nature.
+    assert run(["scan", str(POISONED.parent / "clean"), "-p", name, "--cache", str(tmp_path), "-q"]) == code
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda m: m.update(trigger=None),
+        lambda m: m.update(probe="utility"),
+        lambda m: m["target"].update(name="dog", given=True),
+        lambda m: m["trigger"].update(digest="0" * 64),
+    ],
+)
+def test_a_measurement_of_something_else_answers_nothing(
+    spoil: Callable[[Any], None], saved: Path, place: Path, light: Command
+) -> None:
+    report = json.loads(saved.read_bytes())
+    measured = next(m for m in report["measurements"] if "triangles" in m["id"])
+    measured["counts"]["attack_success"]["successes"] = 0
+    measured["pairs"] = None
+    measured["target"]["given"] = False
+    (place / "p.yaml").write_text(
+        "pargate: 1\nname: x\nrules:\n  - {id: blended-triggers, probe: attack, target: banana, "
+        "triggers: [{kind: triangles, scale: proportional}], max: {excess: 30pp}}\n"
+    )
+    measured["id"] = measured["id"].replace("unknown", "banana")
+    measured["target"].update(name="banana", given=True)
+    (place / "r.json").write_text(json.dumps(report))
+    assert light("report", "r.json", "-p", "p.yaml").code == ExitCode.OK, "as it stands it answers"
+    spoil(measured)
+    (place / "r.json").write_text(json.dumps(report))
+    assert light("report", "r.json", "-p", "p.yaml").code == ExitCode.INCONCLUSIVE
+
+
+def test_a_report_that_measured_nothing_or_too_little_is_never_passed_again(place: Path, light: Command) -> None:
+    report = json.loads((REPORTS / "passing.json").read_bytes())
+    (place / "r.json").write_text(json.dumps({**report, "measurements": []}))
+    assert light("report", "r.json", "-p", "baseline").code == ExitCode.INCONCLUSIVE
+    (place / "p.yaml").write_text(
+        "pargate: 1\nname: x\nimages: {min: 100000}\nrules:\n  - {id: u, probe: utility, min: {accuracy: 1%}}\n"
+    )
+    few = light("report", REPORTS / "passing.json", "-p", "p.yaml")
+    assert few.code == ExitCode.INPUT and "asks for 100000" in few.err

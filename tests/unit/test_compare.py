@@ -131,7 +131,18 @@ def test_a_reference_is_looser_because_it_may_have_the_same_backdoor() -> None:
     bare, referred = policy(ATTACK), policy(ATTACK, more="reference: ./parent\n")
     assert found(bare, referred) == [("reference", "looser")]
     assert found(policy(ATTACK, more="reference: ./other\n"), referred) == [("reference", "looser")]
-    assert found(referred, bare) == [("reference", "other")]
+    assert found(referred, bare) == [("reference", "looser")]
+
+
+def test_a_severity_that_the_table_makes_harmless_is_looser_however_high() -> None:
+    raised = policy(ATTACK.replace("id: a", "id: a, severity: critical"), FILE, more="enforce: {critical: note}\n")
+    assert ("rules.a.consequence", "looser") in found(policy(ATTACK, FILE), raised)
+
+
+def test_pictures_that_were_not_read_yet_are_told_apart_by_their_paths() -> None:
+    secret = ATTACK.replace("sig", "{kind: file, path: secret.png}")
+    blank = ATTACK.replace("sig", "{kind: file, path: blank.png}")
+    assert found(policy(secret), policy(blank)) == [("rules.a.triggers", "looser")]
 
 
 def test_cleaning_is_looser_only_than_a_policy_that_says_it_wants_none() -> None:

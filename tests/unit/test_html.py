@@ -248,7 +248,6 @@ def test_an_excess_known_from_above_alone_says_so() -> None:
         bound(against="previous", estimate=0.0, low=0.0, high=0.0, limit=0.0),
         bound(against="previous", estimate=-0.02, low=-0.05, high=0.01, limit=-0.03, upper=False),
         bound(against="cap", limit=0.4, limit_text="4" * 300),
-        bound(estimate=float("nan"), low=float("-inf"), high=float("inf"), limit=float("nan")),
     ],
 )
 def test_no_bar_leaves_its_axis(one: Bound) -> None:

@@ -291,7 +291,10 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_ref_gives_the_policy_and_its_parents_as_they_were_committed(repository: Path) -> None:
+def test_a_ref_gives_the_policy_and_its_parents_as_they_were_committed(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
     name = str(repository / "p.yaml")
     assert resolve(name).policy.rules[0].max["excess"].text == "90pp"  # type: ignore[index]
     assert resolve(name, from_git("main")).policy.rules[0].max["excess"].text == "30pp"  # type: ignore[index]
@@ -304,6 +307,25 @@ def test_a_ref_that_does_not_exist_is_no_reason_to_take_the_default(
     assert resolve(None, from_git("main")).policy.name == "baseline"
     with pytest.raises(PolicyError, match="there is no git ref 'mian' here"):
         resolve(None, from_git("mian"))
+
+
+def test_a_link_in_the_working_tree_does_not_choose_what_a_ref_gives(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(repository)
+    (repository / "p.yaml").unlink()
+    (repository / "lax").mkdir()
+    (repository / "p.yaml").symlink_to("lax/p.yaml")
+    assert resolve("p.yaml", from_git("main")).policy.rules[0].max["excess"].text == "30pp"  # type: ignore[index]
+    with pytest.raises(PolicyError, match="it is not in main"):
+        resolve(".", from_git("main"))
+
+
+@pytest.mark.parametrize("ref", [":0", "main..main", "main:p.yaml"])
+def test_only_a_commit_is_a_ref(ref: str, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    with pytest.raises(PolicyError, match="there is no git ref"):
+        from_git(ref)
 
 
 @pytest.mark.parametrize("ref", ["", "--help", "-n", "a\nb"])

@@ -348,11 +348,25 @@ def test_a_policy_in_this_folder_is_taken_before_the_default(tmp_path: Path, mon
     assert resolve(None).policy.name == "x"
 
 
-def test_a_file_wins_over_a_built_in_policy_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_never_takes_the_place_of_a_built_in_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("strict").write_text(f"{HEAD}rules: [{RULE}]\n")
-    assert resolve("strict").policy.name == "x"
-    assert resolve("builtin:strict").policy.name == "strict"
+    assert resolve("strict").policy.name == resolve("builtin:strict").policy.name == "strict"
+    assert resolve("./strict").policy.name == "x"
+
+
+def test_a_policy_here_that_cannot_be_read_is_no_reason_to_take_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve(None).policy.name == "baseline"
+    Path(WORKING_FILE).symlink_to("nowhere.yaml")
+    with pytest.raises(PolicyError, match="no such policy: pargate"):
+        resolve(None)
+    Path(WORKING_FILE).unlink()
+    Path(WORKING_FILE).mkdir()
+    with pytest.raises(PolicyError, match="cannot read the policy"):
+        resolve(None)
 
 
 def test_an_unknown_policy_is_answered_with_the_closest() -> None:

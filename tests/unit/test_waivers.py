@@ -10,7 +10,7 @@ import pytest
 from pargate.core.results import Consequence, Count, FileFacts, Measurement, Outcome, Remark, Status, TriggerInfo
 from pargate.core.sequential import mean_sequence
 from pargate.errors import PolicyError
-from pargate.policy.judge import CLEAN, FILE, Judgement, judge
+from pargate.policy.judge import CLEAN, FILE, Judgement, comparisons, find, judge
 from pargate.policy.resolve import read, refuse_expired
 from pargate.policy.schema import Policy
 from pargate.policy.waivers import Context
@@ -93,8 +93,11 @@ def test_without_a_day_no_waiver_counts() -> None:
 def test_below_its_cap_a_waiver_counts_and_near_it_more_carriers_are_needed() -> None:
     capped = policy(waivers=[{**WAIVER, "cap": {"attack_success": "40%"}}])
     assert judged(capped, attack(80)).verdict.status is Outcome.PASS
-    findings, verdict, _ = judged(policy(waivers=[{**WAIVER, "cap": {"attack_success": "22%"}}]), attack(80))
-    assert (findings[0].status, verdict.status) == (Status.OPEN, Outcome.INCONCLUSIVE)
+    near = policy(waivers=[{**WAIVER, "cap": {"attack_success": "22%"}}])
+    context = Context(model=MODEL, today=TODAY)
+    (comparison,) = comparisons(near)
+    assert find(near, comparison, attack(80), 1, context).status is Status.OPEN, "so that sampling goes on"
+    assert judged(near, attack(80)).verdict.status is Outcome.FAIL, "but in the end a breach is a breach"
 
 
 def test_what_was_not_decided_is_not_waived() -> None:
@@ -108,6 +111,16 @@ def test_a_waiver_that_accepts_nothing_is_a_warning_and_under_strict_a_failure()
     assert (verdict.status, ids(remarks)) == (Outcome.PASS, ["waiver-unused"])
     _, verdict, _ = judged(unused, attack(0), strict=True)
     assert (verdict.status, verdict.decided_by) == (Outcome.FAIL, ("waiver-unused",))
+
+
+def test_a_cap_on_what_the_rule_does_not_measure_is_refused() -> None:
+    with pytest.raises(ValueError, match="caps recall, which its probe does not measure"):
+        policy(waivers=[{**WAIVER, "cap": {"recall": "0%"}}])
+
+
+def test_facts_about_a_file_answer_no_other_rule() -> None:
+    seen = attack(390).model_copy(update={"facts": FileFacts(format="safetensors", pickle=False, custom_ops=False)})
+    assert judged(policy(), seen).verdict.status is Outcome.FAIL
 
 
 def test_a_rule_can_be_closed_to_waivers() -> None:
