@@ -52,7 +52,6 @@ def report(
     Ends with 0 when it only renders; under --policy with the code of the new verdict, as `scan` would.
     """
     from pargate.cli.console import Console
-    from pargate.pipeline.rejudge import judge
     from pargate.report import FORMATS
 
     outputs = read_outputs(output, list(FORMATS))
@@ -64,6 +63,9 @@ def report(
                 raise InputError(f"{name} needs --policy", "without one nothing is judged")
     found = load_report(saved)
     if policy is not None:
+        # Only here: rendering alone needs no statistics, which take longer to load than to use.
+        from pargate.pipeline.rejudge import judge
+
         today = now.date() if now else datetime.now(UTC).date()
         resolved, reader = open_policy(policy, policy_ref, today, console)
         found = judge(

@@ -11,8 +11,6 @@ None of them survives being looked at repeatedly: who looks after every batch an
 import math
 from typing import NamedTuple
 
-from scipy.special import betaincinv, ndtri
-
 
 class Bounds(NamedTuple):
     """The two ends of an interval, both belonging to it."""
@@ -89,6 +87,8 @@ def newcombe_paired(both: int, first_only: int, second_only: int, neither: int, 
 
 
 def _exact_low(successes: int, n: int, alpha: float) -> float:
+    from scipy.special import betaincinv  # here: it takes longer to load than a saved report to judge
+
     return float(betaincinv(successes, n - successes + 1, alpha / 2)) if successes else 0.0
 
 
@@ -99,6 +99,8 @@ def _joined(first: float, second: float, phi: float) -> float:
 
 def _normal_deviate(alpha: float) -> float:
     _check_alpha(alpha)
+    from scipy.special import ndtri
+
     return -float(ndtri(alpha / 2))
 
 
