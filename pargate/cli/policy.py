@@ -139,7 +139,7 @@ def init(
         images = images or typer.prompt("Images, labelled if possible (empty: drawn scenes)", default="", err=True)
         classes = classes or typer.prompt("File of class names (empty: common nouns)", default="", err=True)
     parent = extends or DEFAULT
-    parent = f"{BUILTIN}{parent}" if parent in shipped() and not Path(parent).is_file() else _moved(parent, path)
+    parent = f"{BUILTIN}{parent}" if parent in shipped() else _moved(parent, path)
     text = draft(name or own, parent, images and _moved(images, path), classes and _moved(classes, path))
     read(text, str(path), path.parent)
     write_atomic(path, text.encode())

@@ -13,12 +13,11 @@ from PIL import Image
 
 from pargate.core import zeroshot
 from pargate.core.report import Picture
-from pargate.core.results import Status
+from pargate.core.results import Metric, Status
 from pargate.core.stamp import apply
+from pargate.errors import OperationalError
 from pargate.pipeline.session import Question, Session
 from pargate.pipeline.views import Eyes
-from pargate.policy import judge
-from pargate.policy.waivers import Context
 
 SHOWN = 3
 """Triggers that are shown, worst first."""
@@ -30,15 +29,17 @@ SIDE = 128
 """Pixels that a picture has at most on its longer side."""
 
 
-def examples(session: Session, eyes: Eyes, context: Context) -> tuple[Picture, ...]:
-    """Carriers that the triggers moved which break a rule, or come nearest to it where none does."""
-    measured = [q for q in session.questions if q.measurement().examples]
-    found = {q.comparison.id: q for q in measured}
-    findings, _, _ = judge.judge(session.policy, [q.measurement() for q in measured], context=context)
-    broken = [f for f in findings if f.measurement and f.status in (Status.BREACH, Status.WAIVED)]
-    return tuple(
-        picture for finding in broken[:SHOWN] for picture in _of(session, eyes, found[finding.measurement or ""])
-    )
+def examples(session: Session, eyes: Eyes) -> tuple[Picture, ...]:
+    """Carriers that were moved by the triggers that break a rule, the strongest first; none where nothing does.
+
+    None either where the machine gives up on the way: a picture is not worth the report.
+    """
+    broken = [q for q in session.questions if q.status in (Status.BREACH, Status.WAIVED)]
+    broken.sort(key=lambda q: -(q.measurement().counts[str(Metric.ATTACK_SUCCESS)].rate or 0.0))
+    try:
+        return tuple(picture for question in broken[:SHOWN] for picture in _of(session, eyes, question))
+    except OperationalError:
+        return ()
 
 
 def _of(session: Session, eyes: Eyes, question: Question) -> Iterator[Picture]:

@@ -69,18 +69,12 @@ def _answers(measurement: Measurement, asked: tuple[Comparison, str | None] | No
     if asked is None:
         return False
     comparison, digest = asked
-    target = measurement.target
-    return (
-        measurement.probe == comparison.rule.probe
-        and (measurement.trigger and measurement.trigger.digest) == digest
-        and (
-            target is None
-            or not target.given
-            or comparison.target == UNKNOWN
-            or target.name.casefold() == comparison.target.casefold()
-        )
-        and (comparison.target == UNKNOWN or target is None or target.given)
-    )
+    if measurement.probe != comparison.rule.probe or (measurement.trigger and measurement.trigger.digest) != digest:
+        return False
+    target, named = measurement.target, comparison.target != UNKNOWN
+    if target is None:
+        return True  # none was found to measure towards
+    return target.given == named and (not named or target.name.casefold() == comparison.target.casefold())
 
 
 def _refuse_other_images(report: ScanReport, policy: Policy) -> None:

@@ -196,7 +196,7 @@ def scan(
             on_interrupt(signal)
             session.interrupt()
             complete = False
-        pictures = examples(session, eyes, request.context(model.checkpoint.sha256)) if request.pictures else ()
+        pictures = examples(session, eyes) if request.pictures else ()
         run = RunFacts(
             request.started, time.monotonic() - began, complete, request.seed, (*about_reference, *notices),
             request.strict, pictures,

@@ -61,17 +61,21 @@ def bound(metric: Metric, limit: Limit, upper: bool, measurement: Measurement, a
         if limit.of_chance:
             value = min(1.0, limit.value * measurement.chance) if measurement.chance else 1.0
             text = f"{limit.text} = {value:.1%}" if measurement.chance else f"{limit.text}, which is not known"
-    status = Status.OPEN
-    if n >= FLOOR and (measurement.chance or not limit.of_chance):
-        # The breach first: the success is counted on more carriers than the pairs, and may be rarer there.
-        if (low > value) if upper else (high < value):
-            status = Status.BREACH
-        elif (high <= value) if upper else (low >= value):
-            status = Status.MET
+    known = n >= FLOOR and (measurement.chance or not limit.of_chance)
+    status = _status(low, high, value, upper) if known else Status.OPEN
     return Bound(
         metric=metric, limit=value, limit_text=text, upper=upper, n=n, estimate=estimate, low=low, high=high,
         method=method, status=status,
     )  # fmt: skip
+
+
+def _status(low: float, high: float, value: float, upper: bool) -> Status:
+    """Where an interval lies: on the right side of a limit, on the wrong one, or across it."""
+    # The breach first: attack success is counted on more carriers than the pairs, and may be rarer there, so that the
+    # ends of an excess can be out of order.
+    if (low > value) if upper else (high < value):
+        return Status.BREACH
+    return Status.MET if (high <= value if upper else low >= value) else Status.OPEN
 
 
 def same(measurement: Measurement, previous: Sequence[Measurement] | None) -> Measurement | None:
@@ -104,12 +108,7 @@ def worsened(
     low, high = after.low - before.high, after.high - before.low
     estimate = None if was is None or now is None else now - was
     value, upper = (-limit.value, False) if lower else (limit.value, True)
-    status = Status.OPEN
-    if min(n_before, n_after) >= FLOOR:
-        if (low > value) if upper else (high < value):
-            status = Status.BREACH
-        elif (high <= value) if upper else (low >= value):
-            status = Status.MET
+    status = _status(low, high, value, upper) if min(n_before, n_after) >= FLOOR else Status.OPEN
     return Bound(
         metric=metric, limit=value, limit_text=f"{limit.text} worse than before", upper=upper,
         n=min(n_before, n_after), estimate=estimate, low=low, high=high,

@@ -222,9 +222,9 @@ def _parent(document: Document, extends: Any, folder: Path, reader: Reader, chai
     name, digest = wanted.get("file"), wanted.get("digest")
     if not isinstance(name, str) or not name:
         raise PolicyError(document.complaint(("extends",), "name the policy to extend: builtin:NAME, or a path"))
-    # Beside the policy, not in the folder that one happens to be in; and never a built-in by the way.
+    # Beside the policy, not in the folder that one happens to be in.
     place = name if name.startswith(BUILTIN) else str(folder / name)
-    if not name.startswith(BUILTIN) and name in shipped() and not (folder / name).is_file():
+    if name in shipped():  # as `locate`: a file of this name does not take its place
         place = f"{BUILTIN}{name}"
     try:
         source, content, home = locate(place, reader)

@@ -332,3 +332,9 @@ def test_only_a_commit_is_a_ref(ref: str, repository: Path, monkeypatch: pytest.
 def test_a_ref_that_could_be_something_else_is_refused(ref: str) -> None:
     with pytest.raises(PolicyError, match="is no git ref"):
         from_git(ref)
+
+
+def test_a_file_beside_a_policy_never_takes_the_place_of_the_built_in_it_extends(tmp_path: Path) -> None:
+    (tmp_path / "strict").write_text(PARENT)
+    (tmp_path / "p.yaml").write_text("pargate: 1\nname: child\nextends: strict\n")
+    assert "blended-triggers" in {rule.id for rule in resolve(str(tmp_path / "p.yaml")).policy.rules}
