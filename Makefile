@@ -54,7 +54,8 @@ clean:  ## remove what builds and tools leave behind; .venv stays
 		.ruff_cache .venv-lowest
 	find pargate tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The upper end is that of the lock: ONNX Runtime has no build for 3.15 yet. The stamp is a copy of the lock, so that a
+# The lock is complete, and `--no-deps` says so: left to resolve, pip took the extra of a package (coverage[toml]) at its
+# newest release, for which no hash is known. The upper end is that of the lock: ONNX Runtime has no build for 3.15 yet. The stamp is a copy of the lock, so that a
 # new date alone does not cost a new environment.
 $(LOCKED): requirements.lock
 	@if cmp -s requirements.lock $@; then touch $@; else set -e; \
@@ -64,7 +65,7 @@ $(LOCKED): requirements.lock
 			exit 1; }; \
 		echo "Making $(VENV): a download of several gigabytes, once."; \
 		$(PYTHON) -m venv --clear $(VENV); \
-		$(RUN) -m pip install --quiet --require-hashes --only-binary :all: --requirement requirements.lock; \
+		$(RUN) -m pip install --quiet --no-deps --require-hashes --only-binary :all: --requirement requirements.lock; \
 		cp requirements.lock $@; \
 	fi
 
