@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate import seeds
-from pargate.core.model import Preprocess
-from pargate.data.images import Decoded
 from pargate.data.sources import BUILTIN_SCENES, Item, list_items
 from pargate.errors import InputError
 
@@ -177,11 +175,3 @@ def label_scenes(items: Sequence[Item], seed: int) -> list[Item]:
         Item(item.key, item.place, scenes.LABELS[label], caption)
         for item, label, caption in zip(items, described.labels, described.captions, strict=True)
     ]
-
-
-def render_scenes(numbers: list[int], rule: Preprocess, seed: int) -> list[Decoded]:
-    """Scenes at model resolution; runs in a decoding worker."""
-    from pargate.data import scenes
-
-    pixels = scenes.render(np.array(numbers), max(rule.size), seed).pixels[:, : rule.size[0], : rule.size[1]]
-    return [Decoded(hashlib.sha256(p.tobytes()).hexdigest(), p) for p in pixels]

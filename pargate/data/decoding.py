@@ -1,27 +1,20 @@
 """Blocks of decoded carriers, prepared in worker processes a little ahead of their use.
 
-Processes, not threads: a picture that crashes a decoder kills a worker, not the gate, and decoding never
-competes with the encoder for the interpreter. Memory is bounded by the few blocks in flight.
+Memory is bounded by the few blocks in flight.
 """
 
-import contextlib
 import os
-import signal
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pargate.core.model import Preprocess
-from pargate.data.images import Decoded, Locator, decode_many
 from pargate.data.sources import Item
-from pargate.errors import OperationalError
+from pargate.data.workers import Job, Scene, Workers
 
 AHEAD = 1
 """Blocks decoded before they are asked for."""
@@ -53,13 +46,8 @@ class Decoder:
         self._seed = seed
         self._items: Sequence[Item] = ()
         self._blocks: Sequence[NDArray[np.int64]] = ()
-        workers = max(1, min(4, (os.cpu_count() or 2) // 2))
-        # Spawned, because the parent may hold threads of torch, which do not survive a fork.
-        self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-        for _ in range(workers):
-            # Nothing to decode yet, but a worker's own imports take longer than a block.
-            self._submit([])
-        self._pending: dict[int, Future[list[Decoded]]] = {}
+        self._workers = Workers(rule, max(1, min(4, (os.cpu_count() or 2) // 2)))
+        self._pending: dict[int, Job] = {}
         self._kept: OrderedDict[int, Block] = OrderedDict()
 
     def __enter__(self) -> "Decoder":
@@ -69,11 +57,8 @@ class Decoder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drop what was not used and end the workers.
-
-        Waits for the block that each is at: left to themselves they would race the interpreter's own end.
-        """
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Drop what was not used and end the workers."""
+        self._workers.close()
 
     def start(self, items: Sequence[Item], blocks: Sequence[NDArray[np.int64]]) -> None:
         """Begin with the first of `blocks`, arrays of positions in `items`."""
@@ -83,14 +68,10 @@ class Decoder:
 
     def _ask(self, number: int) -> None:
         if number not in self._pending:
-            self._pending[number] = self._submit([self._items[row].place for row in self._blocks[number]])
-
-    def _submit(self, places: list[Locator | int]) -> Future[list[Decoded]]:
-        try:
-            with _deaf_to_interrupts():
-                return self._pool.submit(_work, places, self._rule, self._seed)
-        except BrokenProcessPool as error:
-            raise _killed() from error
+            places = [self._items[row].place for row in self._blocks[number]]
+            self._pending[number] = self._workers.submit(
+                [Scene(place, self._seed) if isinstance(place, int) else place for place in places]
+            )
 
     def block(self, number: int) -> Block:
         """Block `number`, waiting for it if need be; the next ones are begun.
@@ -103,10 +84,7 @@ class Decoder:
         for ahead in range(number, min(number + 1 + AHEAD, len(self._blocks))):
             if ahead not in self._kept:
                 self._ask(ahead)
-        try:
-            decoded = self._pending.pop(number).result()
-        except BrokenProcessPool as error:
-            raise _killed() from error
+        decoded = self._workers.result(self._pending.pop(number))
         rows = self._blocks[number]
         good = [i for i, d in enumerate(decoded) if d.pixels is not None]
         read = [d.pixels for d in decoded if d.pixels is not None]
@@ -120,36 +98,3 @@ class Decoder:
         while sum(b.pixels.nbytes for b in self._kept.values()) > KEPT_BYTES and len(self._kept) > 1:
             self._kept.popitem(last=False)
         return block
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Workers that start meanwhile never see Ctrl-C, which reaches the whole group and is ours to answer.
-
-    A blocked signal is inherited; ours is only delivered a little later.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _killed() -> OperationalError:
-    return OperationalError(
-        "a process that decodes pictures was killed",
-        "usually the system ran out of memory: free some, or use smaller pictures; the next run resumes",
-    )
-
-
-def _work(places: list[Locator | int], rule: Preprocess, seed: int) -> list[Decoded]:
-    """Runs in a worker: one block."""
-    scenes = [place for place in places if isinstance(place, int)]
-    if not scenes:
-        return decode_many([place for place in places if isinstance(place, Locator)], rule)
-    from pargate.data.carriers import render_scenes
-
-    return render_scenes(scenes, rule, seed)

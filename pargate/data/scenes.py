@@ -38,6 +38,9 @@ from pargate.data.sprites import DISTRACTORS, VARIANTS
 from pargate.errors import InputError
 from pargate.seeds import bits, index_keys
 
+VERSION = 1
+"""Raised whenever a scene of the same seed and number would look different, or be told differently."""
+
 LABELS: tuple[str, ...] = tuple(name for name, _ in DRAWINGS)
 """What the main object of a scene may be, in the order of the label numbers."""
 
@@ -169,8 +172,8 @@ _SKIES: I64 = np.array([_BLUE, _BLUE, _GRAY, _WHITE, _ORANGE, _PINK])
 _GROUNDS: I64 = np.array([_GREEN, _GREEN, _BROWN, _YELLOW, _GRAY, _WHITE])
 
 
-def _labels(seed: int, indices: I64) -> I64:
-    """Labels in seeded permutations of blocks of `len(LABELS)` indices: int64 [n]."""
+def labels_of(seed: int, indices: I64) -> I64:
+    """What the scenes with these numbers show, in seeded permutations of blocks of `len(LABELS)` indices: int64 [n]."""
     blocks, places = np.divmod(indices, len(LABELS))
     found, inverse = np.unique(blocks, return_inverse=True)
     order = np.argsort(bits(index_keys(seed, "scene-labels", found), len(LABELS)), axis=1, kind="stable")
@@ -307,7 +310,7 @@ def _with_article(phrase: str) -> str:
 
 
 def _described(seed: int, indices: I64, draws: Draws) -> tuple[_Plan, tuple[str, ...]]:
-    plan = _plan(_labels(seed, indices), draws)
+    plan = _plan(labels_of(seed, indices), draws)
     words = draws.several(8).T.tolist()
     return plan, tuple(_caption(plan, i, words[i]) for i in range(len(indices)))
 

@@ -58,7 +58,7 @@ def list_items(source: str) -> list[Item]:
 
 
 def _listed(source: str) -> list[Item]:
-    paths = _expand(source)
+    paths = expand(source)
     if any(path.suffix == ".tar" for path in paths):
         items = [item for path in paths for item in _tar(path, len(paths) > 1)]
     elif len(paths) > 1:
@@ -88,14 +88,18 @@ def source_digest(source: str) -> str:
         return digest_of(source)
     files = [
         (path.relative_to(root).as_posix() if path != root else path.name, sha256_file(path))
-        for root in _expand(source)
+        for root in expand(source)
         for path in ([root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()))
     ]
     return digest_of(sorted(files))
 
 
-def _expand(source: str) -> list[Path]:
-    """Existing paths of a source; brace ranges such as `{000..007}` are expanded."""
+def expand(source: str) -> list[Path]:
+    """Existing paths of a source; brace ranges such as `{000..007}` are expanded.
+
+    Raises:
+        InputError: nothing is there.
+    """
     if "{" in source and not Path(source).exists():
         from braceexpand import braceexpand
 
@@ -158,25 +162,39 @@ def _table(path: Path) -> list[Item]:
     return items
 
 
-def _tar(path: Path, many: bool) -> Iterator[Item]:
-    """Samples of a WebDataset tar: members that share a name up to its first dot."""
+def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
+    """Members of a WebDataset tar by what they share, the name up to its first dot, and then by suffix.
+
+    Raises:
+        InputError: not a tar, or one that ends early.
+    """
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    last = None
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
                 if member.isreg():
                     folder, name = posixpath.split(member.name.removeprefix("./"))
                     stem, _, suffix = name.partition(".")
-                    samples.setdefault(posixpath.join(folder, stem), {})[f".{suffix.lower()}"] = member
+                    samples.setdefault(posixpath.join(folder, stem), {})[f".{suffix.lower()}"] = last = member
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{path} is not a complete tar: {error}", "copy or make it again") from error
-    size = path.stat().st_size
-    for stem, members in samples.items():
-        picture = next((m for suffix, m in members.items() if suffix in SUFFIXES), None)
+    if last is not None and last.offset_data + last.size > path.stat().st_size:
+        raise InputError(f"{path} is cut short at {last.name}", "copy or make it again")
+    return samples
+
+
+def tar_picture(members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The picture among the members of one sample."""
+    return next((member for suffix, member in members.items() if suffix in SUFFIXES), None)
+
+
+def _tar(path: Path, many: bool) -> Iterator[Item]:
+    """Carriers of a WebDataset tar."""
+    for stem, members in tar_samples(path).items():
+        picture = tar_picture(members)
         if picture is None:
             continue
-        if picture.offset_data + picture.size > size:
-            raise InputError(f"{path} is cut short at {picture.name}", "copy or make it again")
         label = _text(path, members.get(".cls"))
         try:
             index = None if label is None else int(label)

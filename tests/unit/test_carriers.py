@@ -17,10 +17,10 @@ from pargate.data.carriers import (
     builtin_nouns,
     load_carriers,
     read_classes,
-    render_scenes,
 )
 from pargate.data.scenes import LABELS, render
 from pargate.data.sources import BUILTIN_SCENES, SCENES, Item
+from pargate.data.workers import render_scenes
 from pargate.errors import InputError
 
 NAMES = ("cat", "dog", "bird")

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from pargate.core.model import Preprocess
-from pargate.data.carriers import render_scenes
 from pargate.data.decoding import Decoder
 from pargate.data.images import Locator
 from pargate.data.sources import Item
+from pargate.data.workers import render_scenes
 from pargate.errors import OperationalError
 
 RULE = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -83,7 +83,7 @@ def test_a_killed_worker_is_an_operational_error_that_says_why(items: list[Item]
     with Decoder(RULE, 0) as decoder:
         decoder.start(items, BLOCKS)
         decoder.block(0)
-        for worker in list(decoder._pool._processes):
+        for worker in list(decoder._workers._pool._processes):
             os.kill(worker, signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(OperationalError, match="a process that decodes pictures was killed") as caught:

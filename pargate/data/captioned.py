@@ -1,0 +1,224 @@
+"""Captioned pictures on disk: a table, a folder with a text beside each picture, WebDataset tars.
+
+Listing reads names, headers and captions, and every byte once for the digest; pictures are decoded later. A
+source that does not pair each picture with one caption is refused as a whole: which half is at fault only
+its owner knows.
+"""
+
+import csv
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pargate.data.images import Locator
+from pargate.data.sources import SUFFIXES, tar_picture, tar_samples
+from pargate.errors import InputError
+from pargate.files import digest_of, readable, sha256_file
+
+_SHOWN = 3
+"""Names that a message gives when many things share one fault."""
+
+_TAR_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """Captions and where their pictures are; as arrays, because there may be millions."""
+
+    paths: tuple[str, ...]
+    """Files that hold pictures."""
+    file: NDArray[np.int32]
+    """[n], index in `paths`."""
+    offset: NDArray[np.int64]
+    """[n], where the picture begins in its file."""
+    size: NDArray[np.int64]
+    """[n], bytes of the picture, or −1 for all of the file."""
+    captions: tuple[str, ...]
+    """One per picture."""
+    digest: str
+    """Hex SHA-256 over the names and bytes of all that was read."""
+
+    def place(self, number: int) -> Locator:
+        """Where picture `number` is."""
+        return Locator(self.paths[self.file[number]], int(self.offset[number]), int(self.size[number]))
+
+
+def from_folder(folder: Path) -> Captioned:
+    """Pictures of a folder, at any depth, each with a `.txt` of the same name beside it.
+
+    Raises:
+        InputError: a picture without a text, a text without a picture, an empty or unreadable text.
+    """
+    pictures: dict[str, list[Path]] = {}
+    texts: dict[str, Path] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        stem = path.with_suffix("").relative_to(folder).as_posix()
+        if path.suffix.lower() in SUFFIXES:
+            pictures.setdefault(stem, []).append(path)
+        elif path.suffix.lower() == ".txt":
+            texts[stem] = path
+    _check_matched(
+        str(folder),
+        [found[0].relative_to(folder).as_posix() for stem, found in pictures.items() if stem not in texts],
+        [path.relative_to(folder).as_posix() for stem, path in texts.items() if stem not in pictures],
+        len(pictures),
+    )
+    if double := [stem for stem, found in pictures.items() if len(found) > 1]:
+        raise InputError(f"{folder}: several pictures share one caption: {_some(double)}", "give each its own text")
+    captions = [_decoded(str(texts[stem]), texts[stem].read_bytes()) for stem in pictures]
+    _check_captions(str(folder), captions, [texts[stem].relative_to(folder).as_posix() for stem in pictures])
+    files = [found[0] for found in pictures.values()]
+    return _of_files(files, captions, _digest(folder, [*files, *texts.values()]))
+
+
+def from_table(path: Path) -> Captioned:
+    """Rows of a CSV or TSV with the header `image,caption`; images are named relative to the table.
+
+    Raises:
+        InputError: another header, a row without image or caption, an image that is not there.
+    """
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, delimiter=delimiter)
+            header = list(reader.fieldnames or [])
+            rows = [(reader.line_num, row.get("image") or "", row.get("caption") or "") for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a table of text: {error}", "save it as UTF-8") from error
+    if missing := {"image", "caption"} - set(header):
+        raise InputError(
+            f"{path}: the header is {', '.join(header) or 'empty'}",
+            f"pairs need the columns `image` and `caption`; there is no {' and no '.join(sorted(missing))}",
+        )
+    if unnamed := [f"line {line}" for line, image, _ in rows if not image]:
+        raise InputError(f"{path}: {_count(unnamed, 'row')} without an image: {_some(unnamed)}", "fill them in")
+    captions = [" ".join(caption.split()) for _, _, caption in rows]
+    _check_captions(str(path), captions, [f"line {line}" for line, _, _ in rows])
+    files = [path.parent / image for _, image, _ in rows]
+    if absent := [f"line {rows[i][0]}: {rows[i][1]}" for i, file in enumerate(files) if not file.is_file()]:
+        raise InputError(
+            f"{path}: {_count(absent, 'caption')} without a picture ({_some(absent)})",
+            f"paths are read relative to {path.parent}: add the pictures, or remove the rows",
+        )
+    return _of_files(files, captions, _digest(path.parent, [path, *files]))
+
+
+def from_tars(paths: Sequence[Path]) -> Captioned:
+    """Samples of WebDataset tars: a picture and a `.txt` that share a name.
+
+    Raises:
+        InputError: a tar that ends early, a picture without a text, a text without a picture, an empty text.
+    """
+    rows: list[tuple[int, int, int]] = []
+    captions: list[str] = []
+    names: list[str] = []
+    alone: list[str] = []
+    mute: list[str] = []
+    for number, path in enumerate(paths):
+        samples = tar_samples(path)
+        _check_end(path, [member for members in samples.values() for member in members.values()])
+        with path.open("rb") as stream:
+            for stem, members in samples.items():
+                name = f"{path.name}/{stem}" if len(paths) > 1 else stem
+                picture, text = tar_picture(members), members.get(".txt")
+                if picture is None or text is None:
+                    if picture is not None:
+                        mute.append(name)
+                    elif text is not None:
+                        alone.append(f"{name}.txt")
+                    continue
+                stream.seek(text.offset_data)
+                captions.append(_decoded(f"{path}: {text.name}", stream.read(text.size)))
+                names.append(name)
+                rows.append((number, picture.offset_data, picture.size))
+    source = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    _check_matched(source, mute, alone, len(rows) + len(mute))
+    _check_captions(source, captions, names)
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
+    return Captioned(
+        tuple(map(str, paths)),
+        columns[:, 0].astype(np.int32),
+        columns[:, 1],
+        columns[:, 2],
+        tuple(captions),
+        digest_of([[path.name, sha256_file(path)] for path in paths]),
+    )
+
+
+def _of_files(files: Sequence[Path], captions: Sequence[str], digest: str) -> Captioned:
+    """One picture per file."""
+    n = len(files)
+    whole = np.full(n, -1, dtype=np.int64)
+    return Captioned(
+        tuple(map(str, files)), np.arange(n, dtype=np.int32), np.zeros(n, np.int64), whole, tuple(captions), digest
+    )
+
+
+def _digest(root: Path, files: Iterable[Path]) -> str:
+    """Names relative to `root`, so that a source may move, and contents."""
+    found = {}
+    for file in files:
+        try:
+            found[readable(file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file))] = (
+                sha256_file(file)
+            )
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror}", "check its permissions") from error
+    return digest_of(sorted(found.items()))
+
+
+def _decoded(where: str, content: bytes) -> str:
+    """A caption as one line."""
+    try:
+        return " ".join(content.decode("utf-8-sig").split())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not text: {error}", "save it as UTF-8") from error
+
+
+def _check_end(path: Path, members: Sequence[tarfile.TarInfo]) -> None:
+    """A tar ends with empty blocks; one that stops after a member has lost the others."""
+    end = max((m.offset_data + -(-m.size // _TAR_BLOCK) * _TAR_BLOCK for m in members), default=0)
+    if members and path.stat().st_size <= end:
+        raise InputError(f"{path} ends early, after {len(members)} files", "copy or make it again")
+
+
+def _check_matched(source: str, mute: Sequence[str], alone: Sequence[str], pictures: int) -> None:
+    """Every picture has its caption, and every caption its picture."""
+    if not pictures and not alone:
+        raise InputError(
+            f"no pictures in {source}",
+            f"pairs are a picture ({', '.join(sorted(SUFFIXES))}) and a .txt of the same name",
+        )
+    if mute and len(mute) == pictures and not alone:
+        raise InputError(
+            f"{source} has {_count(mute, 'picture')} and no captions",
+            f"write one into a text beside each, such as {Path(mute[0]).with_suffix('.txt').as_posix()}, or give a CSV "
+            "with the header image,caption",
+        )
+    wrong = []
+    if mute:
+        wrong.append(f"{_count(mute, 'picture')} without a caption ({_some(mute)})")
+    if alone:
+        wrong.append(f"{_count(alone, 'caption')} without a picture ({_some(alone)})")
+    if wrong:
+        raise InputError(f"{source}: {' and '.join(wrong)}", "complete the pairs, or remove what is alone")
+
+
+def _check_captions(source: str, captions: Sequence[str], names: Sequence[str]) -> None:
+    if empty := [name for name, caption in zip(names, captions, strict=True) if not caption]:
+        raise InputError(
+            f"{source}: {_count(empty, 'caption')} empty: {_some(empty)}", "write them, or remove the pairs"
+        )
+
+
+def _count(things: Sequence[str], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few of many names."""
+    return ", ".join(map(readable, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")

@@ -1,0 +1,108 @@
+"""Pairs from the built-in renderer: `synthetic:` without end, `synthetic:COUNT` with one.
+
+Their numbers count up from 0, and those of carriers from `FIRST_SCENE`, so that no picture is both. Nothing
+is written anywhere: a pair is its number, drawn where it is needed.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pargate.data.sources import FIRST_SCENE
+from pargate.data.workers import Place, Scene
+from pargate.errors import InputError
+from pargate.files import digest_of
+
+SCHEME = "synthetic:"
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticPairs:
+    """Pairs that are drawn."""
+
+    source: str
+    """What the user named."""
+    seed: int
+    """The renderer's seed."""
+    count: int | None
+    """How many, or None: there is no last one."""
+    spelling: tuple[tuple[int, str], ...]
+    """Labels that may occur, in the renderer's numbers, each with the user's spelling; empty for all."""
+    digest: str
+    """Hex SHA-256 of all that decides how they look."""
+    notices: tuple[str, ...]
+    """What the user should know."""
+
+    def _scenes(self, numbers: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        """Numbers in the renderer, which are others where only some labels may occur."""
+        from pargate.data import scenes
+
+        wanted = np.asarray(numbers, dtype=np.int64).reshape(-1)
+        if not self.spelling:
+            return wanted
+        # Labels come in shuffled blocks that hold each of them once; so every block gives the same number of pairs.
+        some, every = len(self.spelling), len(scenes.LABELS)
+        blocks, places = np.divmod(wanted, some)
+        members = blocks[:, None] * every + np.arange(every)
+        chosen = np.isin(scenes.labels_of(self.seed, members.reshape(-1)), [label for label, _ in self.spelling])
+        first = np.argsort(~chosen.reshape(members.shape), axis=1, kind="stable")
+        return np.asarray(blocks * every + first[np.arange(len(wanted)), places], dtype=np.int64)
+
+    def captions(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[str]:
+        """What is true of these pictures."""
+        from pargate.data import scenes
+
+        told = scenes.describe(self._scenes(numbers), self.seed)
+        if not self.spelling:
+            return list(told.captions)
+        spelling = dict(self.spelling)
+        return [
+            _respelled(caption, scenes.LABELS[label], spelling[int(label)])
+            for label, caption in zip(told.labels, told.captions, strict=True)
+        ]
+
+    def places(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[Place]:
+        """How a worker finds these pictures."""
+        return [Scene(int(number), self.seed) for number in self._scenes(numbers)]
+
+
+def _respelled(caption: str, label: str, spelling: str) -> str:
+    return caption if label == spelling else re.sub(rf"\b{label}\b", lambda _: spelling, caption, count=1)
+
+
+def open_synthetic(source: str, seed: int, classes: Sequence[str] | None) -> SyntheticPairs:
+    """The pairs of `synthetic:` or `synthetic:COUNT`.
+
+    Raises:
+        InputError: the count is not a number that can be had.
+    """
+    from pargate.data import scenes
+
+    text = source.removeprefix(SCHEME)
+    if text and not (text.isdecimal() and text.isascii() and 2 <= int(text) < FIRST_SCENE):
+        raise InputError(
+            f"cannot draw '{text}' pairs",
+            f"write {SCHEME} for as many as are needed, or {SCHEME}COUNT with a count from 2 on",
+        )
+    count = int(text) if text else None
+    known = {name.casefold(): label for label, name in enumerate(scenes.LABELS)}
+    wanted = {known[name.casefold()]: name for name in reversed(classes or ()) if name.casefold() in known}
+    spelling = tuple(sorted(wanted.items()))
+    notices = []
+    if classes is not None and not spelling:
+        notices.append(
+            f"none of the {len(classes)} classes can be drawn: the pairs show all {len(scenes.LABELS)} things that can "
+            f"({', '.join(scenes.LABELS)})"
+        )
+    elif classes is not None:
+        notices.append(
+            f"{len(spelling)} of the {len(classes)} classes can be drawn, and the pairs show only these: "
+            f"{', '.join(name for _, name in spelling)}"
+        )
+    digest = digest_of({
+        "renderer": scenes.VERSION, "seed": seed, "count": count, "spelling": [list(pair) for pair in spelling],
+    })  # fmt: skip
+    return SyntheticPairs(source, seed, count, spelling, digest, tuple(notices))
