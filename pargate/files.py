@@ -8,8 +8,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -108,6 +109,63 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
         raise OperationalError(
             f"cannot write {path}: {error.strerror}", "free space or choose another place"
         ) from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, beside `path`, that becomes `path` when the block ends, and is removed if it fails.
+
+    Everything in it is flushed to disk before it gets its name. Nothing is replaced.
+
+    Raises:
+        InputError: something is at `path`, or the folder it is to lie in is missing.
+        OperationalError: the disk is full or the place cannot be written; nothing is left behind.
+    """
+    _refuse_taken(path)
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist", "create it first")
+    try:
+        beside = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield beside
+        try:
+            beside.chmod(0o755)  # mkdtemp makes private folders
+            _flush_tree(beside)
+            _refuse_taken(path)  # a rename would take the place of an empty folder that appeared meanwhile
+            beside.rename(path)
+            _flush(path.absolute().parent)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _refuse_taken(path: Path) -> None:
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists already", "name a folder that does not, or remove it first")
+
+
+def _unwritable(path: Path, error: OSError) -> OperationalError:
+    return OperationalError(f"cannot write {path}: {error.strerror or error}", "free space or choose another place")
+
+
+def _flush_tree(folder: Path) -> None:
+    for entry in sorted(folder.iterdir()):
+        _flush_tree(entry) if entry.is_dir() else _flush(entry)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return  # Windows has no handle for a folder
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _pour(path: Path, content: bytes) -> None:

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from pargate.errors import InputError, OperationalError
-from pargate.files import BlockStore, canonical_json, check_writable, digest_of, sha256_file, write_atomic
+from pargate.files import (
+    BlockStore,
+    atomic_folder,
+    canonical_json,
+    check_writable,
+    digest_of,
+    sha256_file,
+    write_atomic,
+)
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
 VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -199,3 +207,47 @@ def test_two_writers_of_one_block_never_show_half_of_it(tmp_path: Path) -> None:
         assert list(written) == [None] * 40
         assert all(intact)
     assert len(blocks(tmp_path)) == len(list(tmp_path.rglob("*.*"))) == 1
+
+
+# --- folders ---
+
+
+def test_a_folder_appears_whole(tmp_path):
+    with atomic_folder(tmp_path / "out") as beside:
+        (beside / "in").mkdir()
+        (beside / "in" / "file").write_bytes(b"x")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out" / "in" / "file").read_bytes() == b"x"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_folder_that_was_not_finished_leaves_nothing(tmp_path, error):
+    with pytest.raises(error), atomic_folder(tmp_path / "out") as beside:
+        (beside / "file").write_bytes(b"x")
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_replaces_nothing(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "empty").mkdir()
+    for name in ("link", "empty"):
+        with pytest.raises(InputError, match="exists already"), atomic_folder(tmp_path / name):
+            pass
+    with pytest.raises(InputError, match="exists already"), atomic_folder(tmp_path / "late"):
+        (tmp_path / "late").mkdir()
+    with pytest.raises(InputError, match="does not exist"), atomic_folder(tmp_path / "no" / "where"):
+        pass
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "late", "link"]
+
+
+def test_a_folder_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OperationalError, match="No space"), atomic_folder(tmp_path / "out") as beside:
+        (beside / "file").write_bytes(b"x")
+    assert not list(tmp_path.iterdir())
