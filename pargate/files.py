@@ -168,6 +168,77 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def check_new_folder(path: Path) -> None:
+    """Fail now, before hours of work, if the folder `path` could not be made at the end.
+
+    Raises:
+        InputError: something is there already, or the folder around it is missing or not writable.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise InputError(f"cannot make the folder {path}: something of that name is there", "choose another name")
+    if path.is_dir() and any(path.iterdir()):
+        raise InputError(f"the folder {path} exists and is not empty", "nothing is overwritten: choose another name")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot make {path}: the folder {path.parent} does not exist", "create it first")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot make {path}: {error.strerror}", "choose another place") from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill beside `path`; at the end of the block it is flushed to disk and takes that name.
+
+    If the block raises, or is interrupted, nothing is left behind.
+
+    Raises:
+        InputError: `path` exists and is not empty, or it cannot be made.
+        OperationalError: the disk is full.
+    """
+    check_new_folder(path)
+    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        made.chmod(0o755)  # made private by default
+        yield made
+        _flush(made)
+        if os.name == "nt" and path.is_dir():
+            path.rmdir()
+        os.replace(made, path)  # noqa: PTH105 - atomic on one file system; an empty folder gives way
+        _flush_folder(path.parent)
+    except BaseException as error:  # an interruption leaves nothing behind either
+        shutil.rmtree(made, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process was first
+            raise InputError(f"the folder {path} exists and is not empty", "choose another name") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise OperationalError(
+                f"cannot write {path}: {error.strerror}", "free space or choose another place"
+            ) from error
+        raise
+
+
+def _flush(folder: Path) -> None:
+    """Every file and folder below `folder` to disk."""
+    for below, _, names in os.walk(folder):
+        for name in names:
+            with (Path(below) / name).open("rb+") as stream:
+                os.fsync(stream.fileno())
+        _flush_folder(Path(below))
+
+
+def _flush_folder(folder: Path) -> None:
+    """Its list of names; Windows has no such thing."""
+    if os.name != "nt":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def _pour(path: Path, content: bytes) -> None:
     """Write to a device or a pipe, which must not be replaced by a file."""
     try:

@@ -251,3 +251,59 @@ def test_a_folder_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OperationalError, match="No space"), atomic_folder(tmp_path / "out") as beside:
         (beside / "file").write_bytes(b"x")
     assert not list(tmp_path.iterdir())
+
+
+# ---- whole folders
+
+
+def test_a_folder_appears_whole_at_the_end(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "a.txt").write_text("a")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out" / "deep" / "a.txt").read_text() == "a"
+    assert os.listdir(tmp_path) == ["out"]  # noqa: PTH208 - hidden files count
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
+
+
+def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "a.txt").write_text("a")
+    assert (tmp_path / "out" / "a.txt").exists()
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_folder_that_is_not_finished_leaves_nothing(failure: type[BaseException], tmp_path: Path) -> None:
+    with pytest.raises(failure), atomic_folder(tmp_path / "out") as folder:
+        (folder / "a.txt").write_text("a")
+        raise failure
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - hidden files count
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace"])
+def test_a_full_disk_leaves_no_folder(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, disk_full)
+    with pytest.raises(OperationalError, match="No space left"), atomic_folder(tmp_path / "out") as folder:
+        (folder / "a.txt").write_text("a")
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - hidden files count
+
+
+def test_a_folder_that_holds_something_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists and is not empty"), atomic_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(InputError, match="something of that name"), atomic_folder(tmp_path / "out" / "mine.txt"):
+        pass
+    with pytest.raises(InputError, match="does not exist"), atomic_folder(tmp_path / "no" / "out"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
+
+
+def test_of_two_that_make_a_folder_the_first_wins(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists and is not empty"), atomic_folder(tmp_path / "out") as second:
+        (second / "b.txt").write_text("b")
+        with atomic_folder(tmp_path / "out") as first:
+            (first / "a.txt").write_text("a")
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["out", "a.txt"]
