@@ -28,6 +28,8 @@ from pargate.errors import InputError, nearest
 HUB = "hf:"
 DIFFUSERS = "diffusers:"
 
+_SHARDS = (".tar", ".parquet")
+
 Numbers = Sequence[int] | NDArray[np.integer]
 
 
@@ -73,6 +75,8 @@ class ListedPairs:
     """Captions and places."""
     notices: tuple[str, ...] = ()
     """What the user should know."""
+    unpacked: object = None
+    """A folder that must be there as long as these pairs are in use."""
 
     @property
     def digest(self) -> str:
@@ -97,11 +101,13 @@ def open_pairs(source: str, *, seed: int, cache: Path | None = None, classes: Se
     """List the pairs of a source.
 
     `source` is a CSV or TSV with the header `image,caption`, a folder of pictures with a `.txt` beside each,
-    WebDataset tars (with brace ranges, or a folder of them), `synthetic:` or `synthetic:COUNT`. `seed` decides
-    what is drawn, and `classes` which things, where the source is drawn; others ignore both.
+    WebDataset tars or Parquet files (with brace ranges, or a folder of them), `hf:ORG/NAME[@REV]`, `synthetic:`
+    or `synthetic:COUNT`. `seed` decides what is drawn, and `classes` which things, where the source is drawn;
+    others ignore both. Parquet is unpacked below `cache`, or into a folder that goes with the process.
 
     Raises:
         InputError: nothing there, an unknown kind of source, or not one caption for each picture.
+        OperationalError: the hub cannot be reached, pyarrow is missing, or the disk is full.
     """
     if source.startswith(SYNTHETIC):
         return open_synthetic(source, seed, classes)
@@ -117,11 +123,17 @@ def open_pairs(source: str, *, seed: int, cache: Path | None = None, classes: Se
 def _opened(source: str, cache: Path | None) -> ListedPairs:
     _check_scheme(source)
     try:
-        return ListedPairs(source, _listed(source))
+        return _listed(source, _fetched(source) if source.startswith(HUB) else _paths(source), cache)
     except OSError as error:  # a folder that may not be read, a name that is too long
         raise InputError(
             f"cannot read pairs from {source[:80]}: {error.strerror}", "check the path and its permissions"
         ) from error
+
+
+def _fetched(source: str) -> list[Path]:
+    from pargate.data.hub import fetch_dataset  # half a second, for those who need it
+
+    return fetch_dataset(source)
 
 
 def _check_scheme(source: str) -> None:
@@ -134,7 +146,7 @@ def _check_scheme(source: str) -> None:
     if source.startswith(DIFFUSERS):
         raise InputError(f"{source} must be generated first", "`pargate clean` and `pargate synth` do that")
     named = re.match(r"[A-Za-z][A-Za-z_-]+:", source)
-    if named and not Path(source).exists():
+    if named and named[0] != HUB and not Path(source).exists():
         near = nearest(named[0].casefold(), [SYNTHETIC, HUB, DIFFUSERS])
         raise InputError(
             f"unknown pair source '{source[:80]}'.{near}",
@@ -142,22 +154,32 @@ def _check_scheme(source: str) -> None:
         )
 
 
-def _listed(source: str) -> Captioned:
+def _paths(source: str) -> list[Path]:
+    """Files of a source, or its folder; a folder of shards is its shards."""
     paths = expand(source)
     if len(paths) == 1 and paths[0].is_dir():
-        shards = sorted(path for path in paths[0].iterdir() if path.suffix == ".tar" and path.is_file())
-        if not shards:
-            return from_folder(paths[0])
-        paths = shards
+        for suffix in _SHARDS:
+            if found := sorted(p for p in paths[0].iterdir() if p.suffix.lower() == suffix and p.is_file()):
+                return found
+    return paths
+
+
+def _listed(source: str, paths: list[Path], cache: Path | None) -> ListedPairs:
     kinds = {path.suffix.lower() for path in paths}
     if kinds == {".tar"}:
-        return from_tars(paths)
+        return ListedPairs(source, from_tars(paths))
+    if kinds == {".parquet"}:
+        from pargate.data.parquet import from_parquet
+
+        return ListedPairs(source, *from_parquet(source, paths, cache))
     if len(paths) > 1:
         raise InputError(
             f"{source} names {len(paths)} pair sources", "only tars and Parquet files can be given as several"
         )
+    if paths[0].is_dir():
+        return ListedPairs(source, from_folder(paths[0]))
     if kinds <= {".csv", ".tsv"}:
-        return from_table(paths[0])
+        return ListedPairs(source, from_table(paths[0]))
     raise InputError(
         f"cannot read pairs from {source}",
         "give a CSV or TSV with the header image,caption, a folder with a .txt beside each picture, WebDataset .tar "

@@ -1,28 +1,19 @@
 """Models that a hub keeps: `hf-hub:ORG/NAME[@REV]` and `open_clip:ARCH/TAG`, brought here.
 
-Everything travels through huggingface_hub, with its cache and what it reads from the environment:
-HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_HOME and the proxy variables. Only a configuration, one weights
-file and a tokenizer's files are fetched; what they hold is judged by `inspect` afterwards. Which weights a
-tag means is open_clip's table; that is the one thing here that imports open_clip, and with it torch.
+How they travel is in `data/hub.py`. Only a configuration, one weights file and a tokenizer's files are
+fetched; what they hold is judged by `inspect` afterwards. Which weights a tag means is open_clip's table;
+that is the one thing here that imports open_clip, and with it torch.
 """
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of httpx, or httpx2
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from pargate.data.hub import address, endpoint, translated
 from pargate.encoders import config
 from pargate.encoders.inspect import Fetched
 from pargate.errors import InputError, OperationalError, nearest
@@ -39,8 +30,6 @@ WEIGHTS = (
 
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 """What open_clip's table of tags says of preprocessing."""
-
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
 def fetch(source: str) -> Fetched:
@@ -126,53 +115,20 @@ def _first(source: str, name: str, files: Iterable[str], revision: str | None) -
             "unset HF_HUB_OFFLINE, or download the model where there is a network",
         )
     raise InputError(
-        f"{source}: the repository {name} at {_address()} holds no {listed}: not an open_clip model",
+        f"{source}: the repository {name} at {address()} holds no {listed}: not an open_clip model",
         "name a repository with open_clip weights, or download its files and give --arch",
     )
 
 
 def _present(source: str, name: str, file: str, revision: str | None) -> Path | None:
     """One file of a repository, in the local cache; None if the repository has none (offline: the cache)."""
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    try:
-        return Path(hf_hub_download(name, file, revision=revision, endpoint=endpoint))
-    except LocalEntryNotFoundError as error:
-        # A kind of EntryNotFoundError, but one that says nothing of the repository: nobody could be asked.
-        if constants.HF_HUB_OFFLINE:
+    with translated(source, name, revision, file, f"{HUGGING_FACE}ORG/NAME[@REV]"):
+        try:
+            return Path(hf_hub_download(name, file, revision=revision, endpoint=endpoint()))
+        except LocalEntryNotFoundError:
+            # A kind of EntryNotFoundError, but one that says nothing of the repository: nobody could be asked.
+            if constants.HF_HUB_OFFLINE:
+                return None
+            raise
+        except EntryNotFoundError:
             return None
-        raise _unreachable(source, name, file, error) from error
-    except EntryNotFoundError:
-        return None
-    except GatedRepoError as error:
-        raise InputError(
-            f"{source}: the repository {name} is gated",
-            "accept its terms on its page, and set HF_TOKEN to a token of that account",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"{source}: there is no repository {name} at {_address()}, or it is private",
-            "check the name, or set HF_TOKEN to a token that may read it",
-        ) from error
-    except RevisionNotFoundError as error:
-        raise InputError(f"{source}: the repository {name} has no revision {revision}", "check it") from error
-    except HFValidationError as error:
-        raise InputError(f"{source} names no repository", "write hf-hub:ORG/NAME[@REV]") from error
-    except (HTTPError, OSError) as error:
-        raise _unreachable(source, name, file, error) from error
-
-
-def _unreachable(source: str, name: str, file: str, error: BaseException) -> OperationalError:
-    """Why a file could not be had, with all that decided on how it was asked for."""
-    proxies = [variable for variable in _PROXIES if os.environ.get(variable)]
-    via = f"through the proxy of {', '.join(proxies)}" if proxies else "without a proxy"
-    # huggingface_hub wraps the network's own error, which alone says what happened.
-    cause = error.__cause__ or error
-    reason = str(cause).strip().partition("\n")[0][:160] or type(cause).__name__
-    return OperationalError(
-        f"{source}: cannot fetch {file} of {name} from {_address()}, {via}: {reason}",
-        "check the network, HTTPS_PROXY and HF_ENDPOINT; or download the model elsewhere and name its folder",
-    )
-
-
-def _address() -> str:
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")

@@ -13,6 +13,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save
 
+from pargate.data.hub import PROXIES
 from pargate.encoders import config, hub
 from pargate.encoders.inspect import inspect
 from pargate.errors import InputError, OperationalError
@@ -88,7 +89,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    for variable in ("HF_TOKEN", *hub._PROXIES):
+    for variable in ("HF_TOKEN", *PROXIES):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))

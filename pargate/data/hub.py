@@ -1,0 +1,110 @@
+"""What every download from a hub has in common: how trouble is said, and data sets.
+
+Everything travels through huggingface_hub, with its cache and what it reads from the environment:
+HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_HOME and the proxy variables.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of httpx, or httpx2
+    GatedRepoError,
+    HFValidationError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from pargate.errors import InputError, OperationalError
+
+SCHEME = "hf:"
+
+PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+
+_WANTED = (("*train*.parquet", "*train*.tar"), ("*.parquet", "*.tar"))
+"""Files of a data set: the part for training where there is one, else all."""
+
+
+def endpoint() -> str | None:
+    """The hub that the environment names now, or None for the usual one."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def address() -> str:
+    """Where the hub is."""
+    return (endpoint() or constants.ENDPOINT).rstrip("/")
+
+
+@contextlib.contextmanager
+def translated(source: str, name: str, revision: str | None, what: str, form: str) -> Iterator[None]:
+    """Errors of the hub, said in our words: `what` of the repository `name`, which `source` names as `form`.
+
+    Raises:
+        InputError: no such repository or revision, or access is not granted.
+        OperationalError: the hub cannot be reached, or the files not be stored; says how it was tried.
+    """
+    try:
+        yield
+    except GatedRepoError as error:
+        raise InputError(
+            f"{source}: the repository {name} is gated",
+            "accept its terms on its page, and set HF_TOKEN to a token of that account",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"{source}: there is no repository {name} at {address()}, or it is private",
+            "check the name, or set HF_TOKEN to a token that may read it",
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{source}: the repository {name} has no revision {revision}", "check it") from error
+    except HFValidationError as error:
+        raise InputError(f"{source} names no repository", f"write {form}") from error
+    except (HTTPError, OSError) as error:
+        raise unreachable(source, name, what, error) from error
+
+
+def unreachable(source: str, name: str, what: str, error: BaseException) -> OperationalError:
+    """Why something could not be had, with all that decided on how it was asked for."""
+    proxies = [variable for variable in PROXIES if os.environ.get(variable)]
+    via = f"through the proxy of {', '.join(proxies)}" if proxies else "without a proxy"
+    # huggingface_hub wraps the network's own error, which alone says what happened.
+    cause = error.__cause__ or error
+    reason = str(cause).strip().partition("\n")[0][:160] or type(cause).__name__
+    return OperationalError(
+        f"{source}: cannot fetch {what} of {name} from {address()}, {via}: {reason}",
+        "check the network, HTTPS_PROXY and HF_ENDPOINT; or download it elsewhere and name its folder",
+    )
+
+
+def fetch_dataset(source: str) -> list[Path]:
+    """Parquet files or tars of the data set `hf:ORG/NAME[@REV]`, in the local cache; sorted.
+
+    Raises:
+        InputError: no such data set or revision, no access, or it holds neither Parquet nor tars.
+        OperationalError: the hub cannot be reached.
+    """
+    name, _, revision = source.removeprefix(SCHEME).partition("@")
+    for patterns in _WANTED:
+        with translated(source, name, revision or None, "the files", f"{SCHEME}ORG/NAME[@REV]"):
+            folder = Path(
+                snapshot_download(
+                    name,
+                    repo_type="dataset",
+                    revision=revision or None,
+                    allow_patterns=list(patterns),
+                    endpoint=endpoint(),
+                )
+            )
+        for pattern in patterns:
+            # As the hub matches them: against the whole path, across its slashes.
+            found = sorted(p for p in folder.rglob("*") if fnmatch(p.relative_to(folder).as_posix(), pattern))
+            if found:
+                return found
+    raise InputError(
+        f"{source}: the data set holds neither Parquet files nor tars",
+        "download it, write a CSV with the header image,caption, and give that",
+    )

@@ -1,0 +1,182 @@
+"""Parquet files of pairs, as data sets on a hub are kept.
+
+A row group must be read as a whole, and training asks for pairs in any order: reading them in place would
+decode hundreds of megabytes for one picture. So they are unpacked once into WebDataset shards, pictures byte
+for byte, and read from there. pyarrow is an extra, and imported here alone.
+"""
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pargate.data.captioned import Captioned, from_tars
+from pargate.data.shards import MANIFEST, PER_SHARD, Sample, write_manifest, write_shards
+from pargate.errors import InputError, OperationalError
+from pargate.files import atomic_folder, digest_of, sha256_file
+
+IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")
+"""Columns that hold the picture; the first that is there counts."""
+
+CAPTIONS = ("caption", "text", "txt", "captions")
+"""Columns that hold the caption; the first that is there counts."""
+
+LEFT_OUT_PERCENT = 1
+"""Share of rows without picture or caption that is left out. Such files come from others, and large ones have
+a few; more means that these are not the columns that were meant."""
+
+_ROWS = 256  # read at once
+
+
+class Unpacked:
+    """A folder of shards, removed with this object if it is temporary."""
+
+    def __init__(self, folder: Path, *, temporary: bool) -> None:
+        """Own `folder`, or only name it."""
+        self.folder = folder
+        if temporary:
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What was met on the way through the files."""
+
+    seen: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+
+def from_parquet(source: str, paths: Sequence[Path], cache: Path | None) -> tuple[Captioned, tuple[str, ...], Unpacked]:
+    """The pairs of Parquet files, what to say about them, and the folder that must outlive them.
+
+    They are unpacked below `cache`, where the next run finds them, or into a temporary folder.
+
+    Raises:
+        InputError: no such columns, not a Parquet file or a damaged one, rows without picture or caption.
+        OperationalError: pyarrow is missing.
+    """
+    if find_spec("pyarrow") is None:
+        raise OperationalError(f"{source} is Parquet, and pyarrow is not installed", "pip install 'pargate[parquet]'")
+    columns = {path: _columns(path) for path in paths}
+    digest = digest_of([[path.name, sha256_file(path)] for path in paths])
+    if cache is None:
+        place = Unpacked(Path(tempfile.mkdtemp(prefix="pargate-pairs-")), temporary=True)
+        left_out = _unpack(place.folder, columns, source, digest)
+    else:
+        place = Unpacked(cache / "pairs" / digest[:32], temporary=False)
+        left_out = _unpack_once(place.folder, columns, source, digest)
+    found = from_tars(sorted(place.folder.glob("*.tar")))
+    named = Captioned(found.paths, found.file, found.offset, found.size, found.captions, digest)
+    notices = (f"{left_out} rows of {source} have no picture or no caption and are left out",) if left_out else ()
+    return named, notices, place
+
+
+def _columns(path: Path) -> tuple[str, str]:
+    """Names of the columns with pictures and captions."""
+    from pyarrow import parquet, types
+
+    with _reading(path):
+        schema = parquet.read_schema(path)
+    image = next((name for name in IMAGES if name in schema.names), None)
+    caption = next((name for name in CAPTIONS if name in schema.names), None)
+    if image is None or caption is None:
+        missing = [kind for kind, found in (("a picture", image), ("a caption", caption)) if found is None]
+        raise InputError(
+            f"{path}: no column with {' and none with '.join(missing)} among {', '.join(schema.names)}",
+            f"pictures are looked for in {', '.join(IMAGES)}, captions in {', '.join(CAPTIONS)}",
+        )
+    kind = schema.field(image).type
+    if types.is_struct(kind):
+        names = [kind.field(i).name for i in range(kind.num_fields)]
+        kind = kind.field("bytes").type if "bytes" in names else kind
+    if not (types.is_binary(kind) or types.is_large_binary(kind)):
+        what = "addresses, not pictures" if types.is_string(kind) or types.is_large_string(kind) else f"{kind}"
+        raise InputError(
+            f"{path}: the column {image} holds {what}",
+            "pairs need the encoded bytes of each picture; img2dataset downloads them, and writes tars",
+        )
+    return image, caption
+
+
+def _unpack_once(folder: Path, columns: dict[Path, tuple[str, str]], source: str, digest: str) -> int:
+    """Unpack into a cache, unless that was done; rows left out."""
+    import json
+
+    if not (folder / MANIFEST).is_file():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_folder(folder) as made:
+                _unpack(made, columns, source, digest)
+        except OSError as error:
+            raise OperationalError(f"cannot write {folder}: {error.strerror}", "choose another --cache") from error
+        except InputError:
+            if not (folder / MANIFEST).is_file():  # else another process was quicker, with the same bytes
+                raise
+    settings = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["settings"]
+    return int(settings["rows_left_out"])
+
+
+def _unpack(folder: Path, columns: dict[Path, tuple[str, str]], source: str, digest: str) -> int:
+    """Write all rows into shards; how many were left out."""
+    rows = _Rows()
+    shards = write_shards(folder, _samples(columns, rows), PER_SHARD)
+    if len(rows.left_out) * 100 > rows.seen * LEFT_OUT_PERCENT or not shards:
+        first = f", such as {', '.join(rows.left_out[:3])}" if rows.left_out else ""
+        raise InputError(
+            f"{source}: {len(rows.left_out)} of {rows.seen} rows have no picture or no caption{first}",
+            "complete or remove them; check that these are the columns you mean",
+        )
+    settings = {"source_sha256": digest, "rows_left_out": len(rows.left_out)}
+    write_manifest(folder, shards, settings)
+    return len(rows.left_out)
+
+
+def _samples(columns: dict[Path, tuple[str, str]], rows: _Rows) -> Iterator[Sample]:
+    from pyarrow import parquet
+
+    for path, (image, caption) in columns.items():
+        number = 0
+        with _reading(path), parquet.ParquetFile(path) as file:
+            for group in file.iter_batches(_ROWS, columns=[image, caption]):
+                for picture, told in zip(group.column(image), group.column(caption), strict=True):
+                    number, rows.seen = number + 1, rows.seen + 1
+                    content, text = _content(picture.as_py()), _caption(told.as_py())
+                    if content and text:
+                        yield Sample(content, text)
+                    else:
+                        rows.left_out.append(f"row {number} of {path.name}")
+
+
+def _content(value: Any) -> bytes | None:
+    """Encoded bytes: a cell as it is, or the `bytes` of a hub's picture."""
+    found = value.get("bytes") if isinstance(value, dict) else value
+    return found if isinstance(found, bytes) else None
+
+
+def _caption(value: Any) -> str:
+    """One line; of several captions, the first."""
+    first = value[0] if isinstance(value, list) and value else value
+    return " ".join(first.split()) if isinstance(first, str) else ""
+
+
+class _reading:  # noqa: N801 - used like a function
+    """Arrow's own errors, said in our words."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from pyarrow import ArrowException
+
+        if isinstance(error, (ArrowException, OSError)) and not getattr(error, "errno", None):
+            raise InputError(
+                f"{self._path} is not a complete Parquet file: {str(error).partition(chr(10))[0][:200]}",
+                "copy or make it again",
+            ) from error

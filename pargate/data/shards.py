@@ -1,0 +1,120 @@
+"""WebDataset shards of pairs: plain tars with a picture and a text per pair, and a manifest beside them.
+
+The same pairs give the same bytes, with the same versions of numpy and Pillow. The folder is the caller's: it
+should be one that appears only when it is complete.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pargate.files import sha256_file
+
+MANIFEST = "manifest.json"
+
+SCHEMA = "pargate.pairs/1"
+
+PER_SHARD = 10_000
+"""Pairs in a shard: some 25 MB at 64 pixels, 200 MB at 224; large enough to be read in one go."""
+
+JPEG_QUALITY = 95
+
+_BEGINNINGS = (
+    (b"\xff\xd8", ".jpg"),
+    (b"\x89PNG", ".png"),
+    (b"GIF8", ".gif"),
+    (b"BM", ".bmp"),
+    (b"II*\x00", ".tif"),
+    (b"MM\x00*", ".tif"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One pair on its way into a shard."""
+
+    content: bytes
+    """Encoded bytes of the picture."""
+    caption: str
+    """What it shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar as the manifest lists it."""
+
+    name: str
+    pairs: int
+    sha256: str
+
+
+def suffix_of(content: bytes) -> str:
+    """Suffix for encoded bytes, by how they begin; `.jpg` for those that nobody knows, so that they are tried."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return ".webp"
+    return next((suffix for beginning, suffix in _BEGINNINGS if content.startswith(beginning)), ".jpg")
+
+
+def encode(pixels: NDArray[np.uint8], suffix: str) -> bytes:
+    """uint8 [H, W, 3] as a JPEG with full colour resolution (`.jpg`), or without loss (`.png`)."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if suffix == ".jpg":
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    else:
+        image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_shard(path: Path, samples: Iterable[Sample], first: int) -> Shard:
+    """One tar, its pairs numbered from `first`."""
+    count = 0
+    with path.open("wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for count, sample in enumerate(samples, start=1):
+            key = f"{first + count - 1:09d}"
+            _add(archive, key + suffix_of(sample.content), sample.content)
+            _add(archive, key + ".txt", sample.caption.encode())
+    return Shard(path.name, count, sha256_file(path))
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)  # no time, no owner: the same bytes on every machine
+    info.size = len(content)
+    archive.addfile(info, io.BytesIO(content))
+
+
+def write_shards(folder: Path, samples: Iterable[Sample], per_shard: int) -> list[Shard]:
+    """Tars `000000.tar`, `000001.tar`, … of `per_shard` pairs each in `folder`; the last may hold fewer."""
+    return [
+        write_shard(folder / f"{number:06d}.tar", some, number * per_shard)
+        for number, some in enumerate(_runs(samples, per_shard))
+    ]
+
+
+def _runs(samples: Iterable[Sample], length: int) -> Iterator[Iterator[Sample]]:
+    """Runs of `length`, each to be used up before the next is asked for; nothing is collected."""
+    rest = iter(samples)
+    for first in rest:
+        yield chain([first], islice(rest, length - 1))
+
+
+def write_manifest(folder: Path, shards: Iterable[Shard], settings: dict[str, Any]) -> None:
+    """What the shards are, and all that decided how they look."""
+    listed = [asdict(shard) for shard in shards]
+    document = {
+        "schema": SCHEMA,
+        "pairs": sum(shard["pairs"] for shard in listed),
+        "settings": settings,
+        "shards": listed,
+    }
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
