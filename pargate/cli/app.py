@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pargate.cli import model, offline, policy, reports
+from pargate.cli import model, offline, policy, reports, setup
 from pargate.cli.options import Terminated
 from pargate.errors import ExitCode, PargateError
 from pargate.version import __version__
@@ -33,6 +33,7 @@ app.add_typer(policy.app, name="policy")
 app.command("explain")(policy.explain)
 app.command("inspect")(offline.inspect)
 app.command("triggers")(offline.triggers)
+app.command("synth")(setup.synth)
 
 
 def _version(wanted: bool) -> None:

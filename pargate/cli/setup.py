@@ -1,0 +1,54 @@
+"""Commands that prepare a run: synth."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pargate.cli.options import NoColorOption
+from pargate.errors import InputError
+
+
+def synth(
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="DIR", help="The new folder for the shards.", show_default=False),
+    ],
+    count: Annotated[
+        int | None, typer.Option("--count", min=2, help="Pairs to write; 10000, or all of a source that ends.")
+    ] = None,
+    size: Annotated[int | None, typer.Option("--size", metavar="PX", help="Side of drawn pictures; 224.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Other seeds give other pictures.")] = 0,
+    shard_size: Annotated[int, typer.Option("--shard-size", min=1, metavar="K", help="Pairs in a shard.")] = 10_000,
+    picture_format: Annotated[
+        str, typer.Option("--format", metavar="jpg|png", help="How drawn pictures are stored.")
+    ] = "jpg",
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", metavar="FILE", help="Draw only what this list names, one per line."),
+    ] = None,
+    pairs: Annotated[
+        str, typer.Option("--pairs", metavar="SOURCE", help="Where pairs come from; any source is repacked as shards.")
+    ] = "synthetic:",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    no_color: NoColorOption = False,
+) -> None:
+    """Write caption-image pairs as WebDataset shards, drawn by the built-in renderer."""
+    from pargate.cli.console import Console
+    from pargate.data.carriers import read_classes
+    from pargate.data.pairs import open_pairs
+    from pargate.data.scenes import SIZES
+    from pargate.pipeline.synth import write_pairs
+
+    if picture_format not in ("jpg", "png"):
+        raise InputError(f"unknown picture format '{picture_format}'", "write --format jpg or --format png")
+    if size is not None and size not in SIZES:
+        raise InputError(f"pictures of {size} pixels cannot be drawn", f"--size goes from {SIZES[0]} to {SIZES[-1]}")
+    names = read_classes(classes) if classes is not None else None
+    console = Console(quiet=quiet, verbose=False, color=not no_color)
+    source = open_pairs(pairs, seed=seed, classes=names)
+    with console.progress() as emit:
+        written = write_pairs(
+            source, out, count=count, size=size, suffix=f".{picture_format}", per_shard=shard_size, seed=seed, emit=emit
+        )
+    console.note(f"wrote {written} pairs: {out}")
