@@ -6,7 +6,6 @@ its owner knows.
 """
 
 import csv
-import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from pargate.files import digest_of, readable, sha256_file
 
 _SHOWN = 3
 """Names that a message gives when many things share one fault."""
-
-_TAR_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,6 @@ def from_tars(paths: Sequence[Path]) -> Captioned:
     mute: list[str] = []
     for number, path in enumerate(paths):
         samples = tar_samples(path)
-        _check_end(path, [member for members in samples.values() for member in members.values()])
         with path.open("rb") as stream:
             for stem, members in samples.items():
                 name = f"{path.name}/{stem}" if len(paths) > 1 else stem
@@ -177,13 +173,6 @@ def _decoded(where: str, content: bytes) -> str:
         return " ".join(content.decode("utf-8-sig").split())
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not text: {error}", "save it as UTF-8") from error
-
-
-def _check_end(path: Path, members: Sequence[tarfile.TarInfo]) -> None:
-    """A tar ends with empty blocks; one that stops after a member has lost the others."""
-    end = max((m.offset_data + -(-m.size // _TAR_BLOCK) * _TAR_BLOCK for m in members), default=0)
-    if members and path.stat().st_size <= end:
-        raise InputError(f"{path} ends early, after {len(members)} files", "copy or make it again")
 
 
 def _check_matched(source: str, mute: Sequence[str], alone: Sequence[str], pictures: int) -> None:

@@ -114,7 +114,7 @@ def open_pairs(source: str, *, seed: int, cache: Path | None = None, classes: Se
     pairs = _opened(source, cache)
     if pairs.count < 2:
         raise InputError(
-            f"{source} holds one pair",
+            f"{source} holds {'one pair' if pairs.count else 'no pairs'}",
             "contrastive learning tells pairs apart: it needs two, and learns from thousands",
         )
     return pairs
@@ -145,7 +145,7 @@ def _check_scheme(source: str) -> None:
         )
     if source.startswith(DIFFUSERS):
         raise InputError(f"{source} must be generated first", "`pargate clean` and `pargate synth` do that")
-    named = re.match(r"[A-Za-z][A-Za-z_-]+:", source)
+    named = re.match(r"[A-Za-z][A-Za-z0-9_-]+:", source)
     if named and named[0] != HUB and not Path(source).exists():
         near = nearest(named[0].casefold(), [SYNTHETIC, HUB, DIFFUSERS])
         raise InputError(

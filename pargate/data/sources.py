@@ -171,16 +171,19 @@ def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     last = None
     try:
-        with tarfile.open(path, "r:") as archive:
+        with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 if member.isreg():
                     folder, name = posixpath.split(member.name.removeprefix("./"))
                     stem, _, suffix = name.partition(".")
                     samples.setdefault(posixpath.join(folder, stem), {})[f".{suffix.lower()}"] = last = member
+            stream.seek(archive.offset)
+            end = stream.read(tarfile.BLOCKSIZE)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{path} is not a complete tar: {error}", "copy or make it again") from error
-    if last is not None and last.offset_data + last.size > path.stat().st_size:
-        raise InputError(f"{path} is cut short at {last.name}", "copy or make it again")
+    if last is not None and end != bytes(tarfile.BLOCKSIZE):
+        # Python's reader takes whatever is no header for the end; the end is an empty block.
+        raise InputError(f"{path} is cut short at or after {last.name}", "copy or make it again")
     return samples
 
 
