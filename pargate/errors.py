@@ -5,6 +5,7 @@
     ├── UnsafeCheckpoint      1    the file itself is a finding: it could execute code
     ├── PolicyError           4    the policy is invalid
     ├── OperationalError      5    memory, disk, device, network: says what to change
+    │   └── PeerEnded              another process of a distributed run is gone
     └── Interrupted         130    Ctrl-C (143 for SIGTERM); a partial report was written
 
 A verdict is not an exception: `fail` and `inconclusive` are results with exit codes of their own.
@@ -61,6 +62,10 @@ class OperationalError(PargateError):
     """The machine, not the input: out of memory, disk full, no such device, a worker killed."""
 
     exit_code = ExitCode.OPERATIONAL
+
+
+class PeerEnded(OperationalError):
+    """Another process of a distributed run ended: one of them says so, the others end in silence."""
 
 
 class Interrupted(PargateError):

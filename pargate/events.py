@@ -1,6 +1,6 @@
 """Progress as small frozen values: use cases emit them, only the console draws them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -31,6 +31,18 @@ class RuleDecided:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainStep:
+    """One step of training was taken."""
+
+    done: int
+    total: int
+    learning_rate: float
+    terms: Mapping[str, float]
+    """The loss and its parts."""
+    pairs_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
 class StageFinished:
     """A stage ended."""
 
@@ -46,7 +58,7 @@ class Notice:
     level: str = "info"
 
 
-Event = StageStarted | Advanced | RuleDecided | StageFinished | Notice
+Event = StageStarted | Advanced | RuleDecided | TrainStep | StageFinished | Notice
 Listener = Callable[[Event], None]
 
 

@@ -121,9 +121,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         InputError: something is at `path`, or the folder it is to lie in is missing.
         OperationalError: the disk is full or the place cannot be written; nothing is left behind.
     """
-    _refuse_taken(path)
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist", "create it first")
+    check_new_folder(path)
     try:
         beside = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
     except OSError as error:
@@ -140,6 +138,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_new_folder(path: Path) -> None:
+    """Fail now, before hours of work, if the folder `path` could not be made at the end.
+
+    Raises:
+        InputError: something is at `path`, or the folder it is to lie in is missing or cannot be written.
+    """
+    _refuse_taken(path)
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist", "create it first")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {path}: permission denied in {folder}", "choose another place")
 
 
 def _refuse_taken(path: Path) -> None:

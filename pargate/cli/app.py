@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pargate.cli import model, offline, policy, reports, setup
+from pargate.cli import clean, model, offline, policy, reports, setup
 from pargate.cli.options import Terminated
 from pargate.errors import ExitCode, PargateError
 from pargate.version import __version__
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command("scan")(model.scan)
+app.command("clean")(clean.clean)
 app.command("report")(reports.report)
 app.add_typer(policy.app, name="policy")
 app.command("explain")(policy.explain)

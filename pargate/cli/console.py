@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
@@ -21,6 +22,7 @@ from pargate.report.texts import next_steps
 
 if TYPE_CHECKING:
     from pargate.core.model import Checkpoint
+    from pargate.core.provenance import ProvenanceRecord
     from pargate.core.report import ScanReport
     from pargate.core.results import Bound, Finding, Measurement, WaiverUse
     from pargate.triggers import Trigger
@@ -35,6 +37,9 @@ WORDS = {
     "carriers": "listing carriers",
     "open": "opening",
     "measure": "measuring",
+    "pairs": "listing pairs",
+    "clean": "cleaning",
+    "write": "writing",
 }
 
 STYLES = {"breach": "bold red", "open": "yellow", "waived": "cyan", "met": "green"}
@@ -106,6 +111,8 @@ class Console:
                         bar.update(task, description=f"{WORDS.get(stage, stage)} {escape(detail)}")
                     case events.Advanced(done, total, note):
                         bar.update(task, completed=done, total=total, note=note, bound="at most")
+                    case events.TrainStep(done, total):
+                        bar.update(task, completed=done, total=total, note=_training(event), bound="")
                     case events.Notice(message):
                         bar.console.print(Text(message))
 
@@ -122,6 +129,10 @@ class Console:
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S:
                         last[0] = time.monotonic()
                         self._rich.print(Text(f"block {done} of at most {total}: {note}"))
+                case events.TrainStep(done, total):
+                    if time.monotonic() - last[0] >= PLAIN_EVERY_S or done == total:
+                        last[0] = time.monotonic()
+                        self._rich.print(Text(f"step {done} of {total}: {_training(event)}"))
                 case events.Notice(message):
                     self._rich.print(Text(message))
 
@@ -131,6 +142,25 @@ class Console:
         """Text that is there to be read, also under -q."""
         for line in lines:
             self._rich.print(Text(line))
+
+    def cleaned(self, folder: Path, record: "ProvenanceRecord", pairs_per_second: float) -> None:
+        """What became of a model, and what to do with it."""
+        if self._quiet:
+            return
+        for name, moved in record.moved.items():
+            fate = "trained" if moved.trained else "not trained"
+            self._rich.print(
+                Text(
+                    f"{name} tower  {fate}: embeddings moved by {moved.embedding_shift:.2f} of 4, "
+                    f"weights by {moved.weight_change:.1%}"
+                )
+            )
+        for notice in record.notices:
+            self._rich.print(Text(f"note: {notice}", style="yellow"))
+        self._rich.print(
+            Text(f"{folder}: {record.stopped} in {record.seconds:.0f} s, {pairs_per_second:.0f} pairs a second")
+        )
+        self._rich.print(Text(f"  → A distance proves nothing: pargate scan {folder}"))
 
     def report(self, report: "ScanReport") -> None:
         """Table worst first, summary, what to do next."""
@@ -260,3 +290,10 @@ def _measured(bound: "Bound", measurement: "Measurement | None") -> str:
 def _interval(bound: "Bound") -> str:
     low = "" if bound.estimate is None else f"{bound.low:.1%}"
     return f"{low} … {bound.high:.1%}"
+
+
+def _training(step: events.TrainStep) -> str:
+    """The state of a run in a few numbers."""
+    shown = {"loss": "loss", "image_shift": "pictures moved", "text_shift": "captions moved"}
+    parts = [f"{label} {step.terms[name]:.2f}" for name, label in shown.items() if name in step.terms]
+    return ", ".join([*parts, f"{step.pairs_per_second:.0f} pairs/s"])

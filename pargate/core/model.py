@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from pargate.core.stamp import Stamp
 
 Precision = Literal["fp32", "bf16", "fp16"]
+GraphPrecision = Literal["fp32", "fp16", "int8"]
+"""Of a graph on disk, which is written in one precision."""
+
 Activation = Literal["gelu", "quick_gelu"]
 
 Vectors = NDArray[np.float32]
@@ -60,7 +63,7 @@ class Checkpoint:
     """Digest of the model configuration's canonical JSON."""
     size_bytes: int
     format: str
-    """`safetensors` or `torch-zip`."""
+    """`safetensors`, `torch-zip` or `onnx`."""
     architecture: str
     """Name of the architecture, or a description of the configuration where it has no name."""
     config: dict[str, Any] = field(repr=False)
@@ -94,10 +97,12 @@ class EncoderSpec:
     dim: int
     """Length of an embedding."""
     logit_scale: float
-    precision: Precision
-    """Arithmetic of the image tower. Text always runs in fp32."""
+    precision: Precision | GraphPrecision
+    """Arithmetic of the image tower. Text always runs in fp32, but for graphs, where it is that of both."""
     device: str
     activation: Activation
+    logit_bias: float | None = None
+    """What is added to the scaled cosine, in models that were trained with a sigmoid."""
 
 
 class Encoder(Protocol):

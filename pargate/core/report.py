@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pargate.core.results import Finding, Measurement, Remark, Value, Verdict
+from pargate.core.results import Finding, Measurement, Remark, Verdict
+from pargate.core.value import Value
 
 SCHEMA = "pargate/report/1"
 

@@ -8,7 +8,9 @@ zero.
 from enum import StrEnum
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from pargate.core.value import Value
 
 NOT_FINITE = "vector not finite"
 """Reason why a carrier does not count that also keeps its measurement from showing that all is well."""
@@ -16,12 +18,6 @@ NOT_FINITE = "vector not finite"
 
 UNSAFE_FILE = "unsafe-file"
 """Rule of the finding that a file could run code: no policy needs to ask."""
-
-
-class Value(BaseModel):
-    """Base of everything that leaves the process."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Metric(StrEnum):

@@ -20,10 +20,11 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pargate import memory
 from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Vectors
 from pargate.core.stamp import Stamp, of_images
-from pargate.encoders import memory, towers
 from pargate.encoders import stamp as on_device
+from pargate.encoders import towers
 from pargate.encoders.config import CONTEXT_LENGTH
 from pargate.encoders.inspect import OpenCheckpoint
 from pargate.errors import InputError, OperationalError
@@ -56,6 +57,21 @@ class OpenClipEncoder:
     _device: torch.device
     _activation: int
     """Values of the largest activation of one image."""
+
+    @property
+    def visual(self) -> nn.Module:
+        """The image tower."""
+        return self._visual
+
+    @property
+    def text(self) -> nn.Module:
+        """The text tower; of a plain CLIP the model itself, its image tower left out."""
+        return self._text
+
+    @property
+    def context(self) -> int:
+        """Token ids of a caption, padding included."""
+        return len(self._tokenize([""])[0])
 
     def put(self, pixels: Pixels) -> Tensor:
         """Move uint8 [n, H, W, 3], RGB, to the device; H and W are those of `spec.preprocess.size`.
@@ -191,6 +207,7 @@ def open_encoder(
     tokenize = tokenizer(checkpoint)
     model = towers.load(opened)
     told: Activation = "quick_gelu" if checkpoint.config.get("quick_gelu") else "gelu"
+    bias = getattr(model, "logit_bias", None)
     spec = EncoderSpec(
         backend=f"open_clip {open_clip.__version__}, torch {torch.__version__}",
         architecture=checkpoint.architecture,
@@ -200,19 +217,20 @@ def open_encoder(
         precision=precision,
         device=_name(place),
         activation=told,
+        logit_bias=None if bias is None else float(bias),
     )
     advice = "use --device cpu, or a device with more memory"
     with memory.guard(f"moving {spec.architecture} to {place}", advice):
         # Weights in the order of the pixels: a convolution would else reorder them for every batch.
         visual = model.get_submodule("visual").to(place, PRECISIONS[precision])
         visual = visual.to(memory_format=torch.channels_last)
-        text = _text_tower(model).to(place)
+        text = text_tower(model).to(place)
         image = torch.zeros(1, 3, *spec.preprocess.size, device=place, dtype=PRECISIONS[precision])
         largest = towers.largest_activation(visual, image)
     return OpenClipEncoder(spec, visual, text, tokenize, place, largest).with_activation(activation or told)
 
 
-def _text_tower(model: nn.Module) -> nn.Module:
+def text_tower(model: nn.Module) -> nn.Module:
     """The module that embeds captions: `text`, or for plain CLIP the model itself without its image tower."""
     tower = getattr(model, "text", None)
     if isinstance(tower, nn.Module):

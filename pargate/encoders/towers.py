@@ -20,8 +20,8 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pargate import memory
 from pargate.core.model import Checkpoint
-from pargate.encoders import memory
 from pargate.encoders.archive import StoredTensor
 from pargate.encoders.config import VOCABULARY
 from pargate.encoders.inspect import OpenCheckpoint
@@ -64,7 +64,7 @@ def load(opened: OpenCheckpoint) -> nn.Module:
     memory.share_one_arena()
     with memory.guard(f"loading {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
         model = _build(checkpoint)
-        _fill(model, _plain_names(opened.tensors, checkpoint.source), opened.take(), checkpoint.source)
+        _fill(model, plain_names(opened.tensors, checkpoint.source), opened.take(), checkpoint.source)
     return model.eval().requires_grad_(False)
 
 
@@ -171,7 +171,7 @@ def _refuse_larger(checkpoint: Checkpoint) -> None:
 # --- filling -----------------------------------------------------------------------------------------
 
 
-def _plain_names(tensors: Iterable[StoredTensor], source: str) -> dict[str, StoredTensor]:
+def plain_names(tensors: Iterable[StoredTensor], source: str) -> dict[str, StoredTensor]:
     """The tensors by their names in the model: without what DDP and torch.compile put before them.
 
     Each name is looked at by itself; open_clip's loader looks at the first and cuts all.

@@ -68,12 +68,12 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
     passes = eyes.model.passes + (eyes.reference.passes if eyes.reference else 0)
     return ScanReport(
         schema="pargate/report/1",
-        tool=Tool(version=__version__, libraries=_versions()),
+        tool=Tool(version=__version__, libraries=versions()),
         run=Run(
             id=digest_of([run.started, eyes.model.checkpoint.digest, resolved.sha256, run.seed])[:16],
             started=run.started,
             seconds=round(run.seconds, 3),
-            host=_host(),
+            host=host(),
             device=spec.device,
             precision=spec.precision,
             precision_note=eyes.precision_note,
@@ -126,10 +126,10 @@ def unsafe_report(resolved: Resolved, unsafe: UnsafeCheckpoint, source: str, sta
     )
     return ScanReport(
         schema="pargate/report/1",
-        tool=Tool(version=__version__, libraries=_versions()),
+        tool=Tool(version=__version__, libraries=versions()),
         run=Run(
             id=digest_of([started, source, resolved.sha256, seed])[:16],
-            started=started, seconds=0.0, host=_host(), device="", precision="", threads=0, seed=seed,
+            started=started, seconds=0.0, host=host(), device="", precision="", threads=0, seed=seed,
         ),
         model=ModelInfo(source=readable(source), sha256="", format="unsafe", size_bytes=0),
         images=ImagesInfo(source="", listed=0, read=0, labelled=0, captioned=0),
@@ -145,7 +145,8 @@ def unsafe_report(resolved: Resolved, unsafe: UnsafeCheckpoint, source: str, sta
     )  # fmt: skip
 
 
-def _host() -> str:
+def host() -> str:
+    """Kind of machine: system, architecture, processors; no name."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
 
 
@@ -176,7 +177,8 @@ def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding
             )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Every library that can decide a result, with its version."""
     found = {}
     for name in LIBRARIES:
         try:

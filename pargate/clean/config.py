@@ -1,0 +1,182 @@
+"""Everything a cleaning run depends on besides weights and pairs, and how its defaults follow from their sizes.
+
+Light: no torch. The published settings of PAR are for batches of 2,048 pairs and towers of a hundred million
+parameters; `propose` scales rate, batch and steps to what is at hand, and nothing else.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from pargate.core.value import Value
+from pargate.errors import InputError
+from pargate.files import digest_of
+
+Method = Literal["par", "par-plus", "cleanclip", "finetune"]
+Towers = Literal["both", "image", "text"]
+
+PUBLISHED_TAU = 2.15
+"""τ of PAR, tuned there on one attack and then fixed (section 4 of the paper)."""
+
+PUBLISHED_LR = 3e-5
+PUBLISHED_BATCH = 2048
+PUBLISHED_STEPS = 244
+"""PAR's script for ViT-B/32: two epochs of 250,000 pairs in batches of 4 × 512."""
+
+PUBLISHED_PARAMETERS = 151_000_000
+"""Of ViT-B/32, for which the published rate is."""
+
+HIGHEST_LR = 1e-2
+"""Beyond this no transformer of any size has been fine-tuned with AdamW and lived."""
+
+
+class CleanConfig(Value):
+    """One cleaning run; with equal pairs, weights and machine it gives equal results."""
+
+    method: Method
+    steps: int = Field(ge=1, le=1_000_000)
+    batch_size: int = Field(ge=2, le=1 << 20)
+    """Pairs of one step over all devices: each is told apart from all others."""
+    micro_batch: int = Field(ge=1)
+    """Pairs that one device forwards at a time. It changes memory and speed, not the loss."""
+    lr: float = Field(gt=0, le=HIGHEST_LR)
+    """Highest learning rate of the schedule."""
+    schedule: Literal["par", "cosine"] = "par"
+    warmup_steps: int = Field(default=0, ge=0)
+    """Of the schedule `cosine`."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = 1e-8
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """On tensors of two or more dimensions that are no bias and no norm's."""
+    tau: float | None = Field(default=None, ge=0, le=4)
+    """PAR: squared distance beyond which embeddings are no longer pushed away; 4 is the largest there is."""
+    towers: Towers = "both"
+    """Which towers are trained."""
+    augmentation: Literal["par", "none"] = "par"
+    views: int | None = Field(default=None, ge=1)
+    """How many different augmentations a picture can get; None draws a new one each time, as published. With few,
+    the frozen model's embeddings are computed once and kept."""
+    batch_norm: Literal["eval", "train"] = "eval"
+    """`eval` keeps the stored statistics, which is what PAR's code does in all but its first step of an epoch."""
+    train_logit_scale: bool = False
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic inside the towers while they are trained; weights and losses are in fp32 always."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more work."""
+    compile: bool = False
+    """Let torch compile the towers: minutes at the start, faster steps on a GPU."""
+    seed: int = Field(default=0, ge=0)
+    save_every: int = Field(default=50, ge=1)
+    """Steps between two states from which an interrupted run goes on."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of all that can change the result; how often it is saved cannot."""
+        return digest_of(self.model_dump(mode="json", exclude={"save_every"}))
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What the defaults follow from."""
+
+    parameters: int
+    image_side: int
+    pairs: int | None
+    """How many there are; None where they never end."""
+    device: Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A configuration, and where its derived values come from."""
+
+    config: CleanConfig
+    reasons: Mapping[str, str]
+    """Sentence for each setting that was derived or changed from the published one."""
+
+
+def propose(
+    method: Method,
+    sizes: Sizes,
+    *,
+    preset: Literal["sized", "paper"] = "sized",
+    overrides: Mapping[str, Any] | None = None,
+) -> Proposal:
+    """The settings of `method` for a model and data of these sizes, `overrides` (by field name) on top.
+
+    `paper` takes rate, batch and steps as published, whatever the sizes.
+
+    Raises:
+        InputError: an override is out of range or does not go with the method.
+    """
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    reasons: dict[str, str] = {name: "asked for" for name in given}
+    settings: dict[str, Any] = {"method": method, **_published(method)}
+    if preset == "sized":
+        for name, (value, reason) in _sized(method, sizes, given).items():
+            settings[name] = value
+            reasons.setdefault(name, reason)
+    settings["micro_batch"] = _micro_batch(sizes, int(given.get("batch_size", settings["batch_size"])))
+    if "tau" in given and method in ("cleanclip", "finetune"):
+        raise InputError(f"--tau does not go with {method}", "it is a setting of par and par-plus")
+    settings |= given
+    settings["micro_batch"] = min(settings["micro_batch"], settings["batch_size"])
+    try:
+        config = CleanConfig(**settings)
+    except ValidationError as error:
+        raise InputError("; ".join(_said(problem) for problem in error.errors()), "see pargate clean --help") from error
+    if sizes.pairs is not None and config.batch_size > sizes.pairs:
+        raise InputError(
+            f"a batch of {config.batch_size} needs as many pairs, and there are {sizes.pairs}",
+            f"use --batch-size {sizes.pairs} or fewer, or more pairs",
+        )
+    return Proposal(config, reasons)
+
+
+def _said(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+    return f"--{name} is {problem['input']}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+
+
+def _published(method: Method) -> dict[str, Any]:
+    """The published settings: PAR's code, CleanCLIP's code and README."""
+    match method:
+        case "par" | "par-plus":
+            return {
+                "lr": PUBLISHED_LR,
+                "batch_size": PUBLISHED_BATCH,
+                "steps": PUBLISHED_STEPS,
+                "tau": PUBLISHED_TAU,
+            }
+        case "finetune":
+            return {"lr": PUBLISHED_LR, "batch_size": PUBLISHED_BATCH, "steps": PUBLISHED_STEPS}
+        case "cleanclip":
+            return {
+                "lr": 1e-5, "batch_size": 64, "steps": 15_620, "schedule": "cosine", "warmup_steps": 50,
+                "betas": (0.9, 0.999), "weight_decay": 0.1, "augmentation": "none", "train_logit_scale": True,
+            }  # fmt: skip
+
+
+def _sized(method: Method, sizes: Sizes, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Rate, batch and steps by size, each with its reason."""
+    published = _published(method)
+    largest = published["batch_size"] if sizes.device == "cuda" else 128
+    share = largest if sizes.pairs is None else max(2, 1 << int(math.log2(max(2, sizes.pairs / 20))))
+    batch = min(published["batch_size"], largest, share)
+    factor = max(1.0, math.sqrt(PUBLISHED_PARAMETERS / max(1, sizes.parameters)))
+    rate = min(1e-3, float(f"{published['lr'] * factor:.1g}"))
+    found: dict[str, tuple[Any, str]] = {
+        "batch_size": (batch, f"{published['batch_size']} as published, as far as {sizes.device} and the pairs allow"),
+        "lr": (rate, f"published {published['lr']:g}, more for {sizes.parameters / 1e6:.1f} M parameters"),
+        "steps": (300, "reaches the distance that PAR asks for, and recovers"),
+    }
+    return found
+
+
+def _micro_batch(sizes: Sizes, batch: int) -> int:
+    """Pairs at a time: what keeps activations near 2 GB for a ViT-B/32, by the square of the image's side."""
+    room = (256 if sizes.device == "cuda" else 64) * (224 / sizes.image_side) ** 2
+    return min(batch, max(1, 1 << int(math.log2(room))))

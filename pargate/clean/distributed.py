@@ -1,0 +1,92 @@
+"""One process for each device, as `torchrun` starts them; a run without it is a group of one."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from torch import Tensor, distributed
+
+from pargate.errors import OperationalError, PeerEnded
+
+PATIENCE = timedelta(minutes=15)
+"""How long one process waits for the others: longer than any of them takes to save a state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The processes of one run."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one process that writes and speaks."""
+        return self.rank == 0
+
+    def joined(self, own: Tensor, dim: int) -> Tensor:
+        """The rows of all ranks along `dim`, in the order of ranks; only those of this rank carry a gradient."""
+        if self.world == 1:
+            return own
+        found = [torch.empty_like(own) for _ in range(self.world)]
+        with self.watched():
+            distributed.all_gather(found, own.detach().contiguous())
+        found[self.rank] = own
+        return torch.cat(found, dim)
+
+    def wait(self) -> None:
+        """Go on once all processes are here."""
+        if self.world > 1:
+            with self.watched():
+                distributed.barrier()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Say what it means when talking to the others fails.
+
+        Raises:
+            PeerEnded: another process is gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            words = str(error).lower()
+            if self.world > 1 and any(sign in words for sign in _GONE):
+                raise PeerEnded(
+                    "another process of this run ended", "its own message says why; then start all again with --resume"
+                ) from error
+            raise
+
+
+_GONE = ("connection closed", "connection reset", "timed out", "remote process exited", "broken pipe", "peer")
+"""What gloo and NCCL say when nobody answers."""
+
+
+@contextlib.contextmanager
+def group(device: str) -> Iterator[tuple[Group, str]]:
+    """The group that `torchrun`'s variables describe, and this process's own device; left at the end.
+
+    Raises:
+        OperationalError: the variables are there, and the others are not.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Group(), device
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    try:
+        distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise OperationalError(
+            f"WORLD_SIZE is {world}, but the processes do not find each other: {str(error)[:160]}",
+            "start them with torchrun --nproc-per-node N -m pargate clean …",
+        ) from error
+    try:
+        yield Group(distributed.get_rank(), world), device
+    finally:
+        distributed.destroy_process_group()

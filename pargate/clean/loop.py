@@ -1,0 +1,255 @@
+"""The training loop: one program for one device or many.
+
+It knows pairs, towers and settings. It writes nothing but states, through the store it is given, and draws chance from
+keys alone, so that an interrupted run goes on to the weights it would have reached.
+"""
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pargate import events, memory
+from pargate.clean import attention
+from pargate.clean.config import CleanConfig
+from pargate.clean.distributed import Group
+from pargate.clean.objectives import Embedded, Objective, objective
+from pargate.clean.reference import Reference
+from pargate.clean.schedule import learning_rate
+from pargate.clean.state import Log, StateStore
+from pargate.clean.towers import Towers
+from pargate.clean.views import Viewer
+from pargate.core.provenance import Movement, StepLog
+from pargate.data.loader import PairBatch, PairLoader
+from pargate.errors import OperationalError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+LARGEST_SCALE = math.log(100.0)
+"""Bound of a logarithmic logit scale that is trained (CleanCLIP's code, and CLIP's)."""
+
+HOPELESS = 2.0
+"""A contrastive loss of so many times that of guessing, as a mean of `HOPELESS_STEPS`, is called divergence."""
+
+HOPELESS_STEPS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came out of a run, besides the weights, which were trained in place."""
+
+    log: StepLog
+    moved: dict[str, Movement]
+    stopped: str
+    seconds: float
+    """Of training, in this process; an interrupted run's earlier part is not in it."""
+    images: int
+    """Pairs trained on over all ranks, in this process's part of the run."""
+
+
+def train(
+    towers: Towers,
+    log_scale: nn.Parameter,
+    loader: PairLoader,
+    viewer: Viewer,
+    config: CleanConfig,
+    *,
+    group: Group,
+    store: StateStore,
+    emit: events.Listener = events.ignore,
+) -> Trained:
+    """Train `towers` in place, on their device, from the store's last state or from the first step.
+
+    `log_scale` is the logarithm of the logit scale; it stays as it is unless `train_logit_scale`.
+
+    Raises:
+        OperationalError: the loss left the numbers or diverged, or memory ran out. The last good state is kept.
+    """
+    device = next(towers.parameters()).device
+    goal = objective(config)
+    before = copy.deepcopy(towers).requires_grad_(False)
+    if device.type == "cpu":
+        attention.use_plain(towers)
+        attention.use_plain(before)
+    towers.train_only(config.towers)
+    towers.use_batch_statistics(config.batch_norm == "train")
+    log_scale.requires_grad_(config.train_logit_scale)
+    low = torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32")
+    reference = Reference(before, viewer, low) if goal.needs_reference else None
+
+    optimiser = _optimiser(towers, log_scale, config)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
+    log = Log()
+    first = store.restore(towers, log_scale, optimiser, scaler, log)
+    if config.compile:
+        towers.visual.compile()
+    shared: nn.Module = towers if group.world == 1 else DistributedDataParallel(towers, broadcast_buffers=False)
+    began, images = time.monotonic(), 0
+
+    for step in range(first, config.steps):
+        rate = learning_rate(config, step)
+        for parameters in optimiser.param_groups:
+            parameters["lr"] = rate
+        batch = loader.batch(step)
+        with memory.guard(f"training on {config.micro_batch} pairs at a time", _smaller(config)), group.watched():
+            optimiser.zero_grad(set_to_none=True)
+            terms = _gradients(shared, batch, step, log_scale, goal, viewer, reference, group, config, low, scaler)
+        _refuse_nonsense(step, terms, log, config, store)
+        with memory.guard("updating the weights", "use --towers image, or a device with more memory"):
+            scaler.step(optimiser)
+        scaler.update()
+        if config.train_logit_scale:
+            with torch.no_grad():
+                log_scale.clamp_(0, LARGEST_SCALE)
+        images += len(batch.numbers) * group.world
+        log.add(step, learning_rate=rate, **terms)
+        if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+            store.save(step + 1, towers, log_scale, optimiser, scaler, log)
+            group.wait()
+        emit(events.TrainStep(step + 1, config.steps, rate, terms, images / (time.monotonic() - began)))
+
+    towers.use_batch_statistics(False)
+    batch = loader.batch(0)  # the same pairs however the run went
+    return Trained(
+        log.frozen(), _moved(towers, before, batch, viewer, low, config), f"all {config.steps} steps were taken",
+        time.monotonic() - began, images,
+    )  # fmt: skip
+
+
+def _gradients(
+    towers: nn.Module,
+    batch: PairBatch,
+    step: int,
+    log_scale: nn.Parameter,
+    goal: Objective,
+    viewer: Viewer,
+    reference: Reference | None,
+    group: Group,
+    config: CleanConfig,
+    low: torch.autocast,
+    scaler: torch.amp.GradScaler,
+) -> dict[str, float]:
+    """Gradients of one step on the parameters, and what is logged of it.
+
+    Every pair is told apart from all pairs of all ranks, however few fit into memory at a time: the loss is taken of
+    embeddings alone, and its gradient on them is carried through the towers part by part. Where one part is the whole
+    batch it is forwarded once; otherwise a first pass without a graph gives the embeddings (GradCache: Gao et al. 2021,
+    "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
+    """
+    keys = viewer.keys(batch.numbers, step)
+    parts = [slice(i, i + config.micro_batch) for i in range(0, len(batch.numbers), config.micro_batch)]
+
+    def embed(part: slice) -> Tensor:
+        """[2, views, n, d]: pictures, then captions."""
+        images, tokens = viewer.inputs(batch, part, keys, goal.views)
+        with low:
+            seen, read = towers(images, tokens)
+        return torch.stack([seen, read]).view(2, goal.views, -1, seen.shape[1])
+
+    whole = len(parts) == 1
+    with contextlib.nullcontext() if whole else torch.no_grad(), _counting(towers, whole):
+        own = torch.cat([embed(part) for part in parts], dim=2)
+    leaf = own.detach().requires_grad_()
+    everyone = group.joined(leaf, dim=2)
+    frozen = None
+    if reference is not None:
+        frozen = group.joined(torch.cat([reference.embed(batch, part, keys) for part in parts], dim=1), dim=1)
+    loss, terms = goal.loss(Embedded(everyone, frozen, log_scale.exp()))
+    torch.autograd.backward(scaler.scale(loss))
+    assert leaf.grad is not None
+    # DDP takes the mean over ranks, and each of them has the whole gradient of its own pairs alone: their sum is meant.
+    wanted = leaf.grad * group.world
+    for number, part in enumerate(parts):
+        last = number == len(parts) - 1
+        with _no_exchange(towers, last):
+            again = own if whole else embed(part)
+            torch.autograd.backward(again, wanted[:, :, part])
+    return {name: value.item() for name, value in {"loss": loss, **terms}.items()}
+
+
+@contextlib.contextmanager
+def _no_exchange(towers: nn.Module, last: bool) -> Iterator[None]:
+    """Ranks exchange gradients once a step, with the last part."""
+    if last or not isinstance(towers, DistributedDataParallel):
+        yield
+    else:
+        with towers.no_sync():
+            yield
+
+
+@contextlib.contextmanager
+def _counting(towers: nn.Module, counts: bool) -> Iterator[None]:
+    """A pass that is done again leaves batch normalisation's running statistics alone."""
+    layers = [m for m in towers.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    kept = [layer.momentum for layer in layers]
+    if not counts:
+        for layer in layers:
+            layer.momentum = 0.0
+    yield
+    for layer, momentum in zip(layers, kept, strict=True):
+        layer.momentum = momentum
+
+
+def _optimiser(towers: Towers, log_scale: nn.Parameter, config: CleanConfig) -> torch.optim.Optimizer:
+    """AdamW; decay only on tensors of two or more dimensions that are no bias and no norm's (PAR's code)."""
+    named = [(name, p) for name, p in towers.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in named if p.ndim >= 2 and not any(word in name for word in ("bias", "ln", "bn"))]
+    ids = {id(p) for p in decayed}
+    others = [p for _, p in named if id(p) not in ids] + ([log_scale] if config.train_logit_scale else [])
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.epsilon)
+
+
+def _refuse_nonsense(step: int, terms: dict[str, float], log: Log, config: CleanConfig, store: StateStore) -> None:
+    """Stop before weights are touched by a loss that is no number, or that learns less than guessing does."""
+    kept = f"the state of step {store.saved} is kept, and --resume goes on from it" if store.saved else ""
+    if not all(math.isfinite(value) for value in terms.values()):
+        raise OperationalError(
+            f"the loss of step {step} is not finite" + (f"; {kept}" if kept else ""),
+            f"use a lower rate than --lr {config.lr:g}"
+            + ("" if config.precision == "fp32" else ", or --precision fp32"),
+        )
+    recent = [*log.values.get("contrastive", [])[-HOPELESS_STEPS + 1 :], terms["contrastive"]]
+    guessing = math.log(config.batch_size)
+    if len(recent) == HOPELESS_STEPS and np.mean(recent) > HOPELESS * guessing:
+        raise OperationalError(
+            f"the run diverged: over {HOPELESS_STEPS} steps up to {step} the contrastive loss was "
+            f"{np.mean(recent):.2f}, that of guessing {guessing:.2f}" + (f"; {kept}" if kept else ""),
+            f"use a lower rate than --lr {config.lr:g}",
+        )
+
+
+def _smaller(config: CleanConfig) -> str:
+    return f"use --micro-batch {max(1, config.micro_batch // 2)}: the result stays the same"
+
+
+def _moved(
+    towers: Towers, before: Towers, batch: PairBatch, viewer: Viewer, low: torch.autocast, config: CleanConfig
+) -> dict[str, Movement]:
+    """How far each tower is from where it began, on unaugmented pairs."""
+    from pargate.clean.losses import shift
+
+    shifts: dict[str, list[Tensor]] = {"image": [], "text": []}
+    parts = [slice(i, i + config.micro_batch) for i in range(0, len(batch.numbers), config.micro_batch)]
+    with torch.inference_mode(), low:
+        for part in parts:
+            images, tokens = viewer.plain(batch, part)
+            for name, new, old in zip(shifts, towers(images, tokens), before(images, tokens), strict=True):
+                shifts[name].append(shift(new, old) * len(new))
+    found = {}
+    for name, new_tower, old_tower in (("image", towers.visual, before.visual), ("text", towers.text, before.text)):
+        pairs = [(p.detach(), q) for p, q in zip(new_tower.parameters(), old_tower.parameters(), strict=True)]
+        change = math.sqrt(sum(float((p - q).square().sum()) for p, q in pairs))
+        norm = math.sqrt(sum(float(q.square().sum()) for _, q in pairs))
+        mean = float(torch.stack(shifts[name]).sum()) / len(batch.numbers)
+        found[name] = Movement(
+            trained=config.towers in ("both", name), embedding_shift=mean, weight_change=change / max(norm, 1e-12)
+        )
+    return found

@@ -1,0 +1,44 @@
+"""The losses of PAR and of its baselines, as functions of embeddings.
+
+Embeddings are float [n, d] with rows of unit length, of all pairs of a step, whichever device they came from: with
+every rank looking at all rows, the gradient of two ranks is that of one.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def clip(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric contrastive loss, a scalar: row i of `images` belongs to row i of `texts` and to no other.
+
+    L_CLIP = ½ (CE(image → text) + CE(text → image)) on scale · ⟨image, text⟩ (Radford et al. 2021).
+    """
+    logits = scale * images @ texts.T
+    return (_own_row(logits) + _own_row(logits.T)) / 2
+
+
+def _own_row(logits: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def shift(embeddings: Tensor, reference: Tensor) -> Tensor:
+    """S: mean squared distance from the frozen model's embeddings, a scalar in [0, 4] (PAR, section 3).
+
+    Squared over the dimensions' sum, so for unit rows it is 2 − 2 · mean cosine.
+    """
+    return (embeddings - reference).square().sum(dim=1).mean()
+
+
+def perturbation(image_shift: Tensor, text_shift: Tensor, tau: float) -> Tensor:
+    """L_PERT = ½ (1[S_φ ≤ τ] S_φ + 1[S_ψ ≤ τ] S_ψ), a scalar (PAR, section 3).
+
+    Beyond τ a term is the constant 0, without a gradient; exactly at τ it counts, as in PAR's code.
+    """
+    zero = image_shift.new_zeros(())
+    return (torch.where(image_shift > tau, zero, image_shift) + torch.where(text_shift > tau, zero, text_shift)) / 2
+
+
+def self_supervision(images: Tensor, other_images: Tensor, texts: Tensor, other_texts: Tensor, scale: Tensor) -> Tensor:
+    """CleanCLIP's second term, a scalar: each picture and caption finds its own other view, one direction each."""
+    return (_own_row(scale * images @ other_images.T) + _own_row(scale * texts @ other_texts.T)) / 2

@@ -1,0 +1,51 @@
+"""The frozen twin of the model that is cleaned: what it says of pictures and captions, computed as seldom as can be."""
+
+import torch
+from torch import Tensor
+
+from pargate.clean.towers import Towers
+from pargate.clean.views import Viewer
+from pargate.data.loader import PairBatch
+from pargate.seeds import Keys
+
+KEPT = 1 << 20
+"""Vectors that are kept: 2 GB at 512 dimensions."""
+
+
+class Reference:
+    """The model as it was. Captions are embedded once each; pictures once for each augmentation that comes again."""
+
+    def __init__(self, towers: Towers, viewer: Viewer, low: torch.autocast) -> None:
+        """`towers` are never trained; `low` is the arithmetic that may be used for them."""
+        self._towers, self._viewer, self._low = towers, viewer, low
+        self._captions: dict[str, Tensor] = {}
+        self._pictures: dict[int, Tensor] = {}
+
+    def embed(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
+        """[2, n, d], unit rows: the augmented pictures, then the captions, of a part of a batch."""
+        with torch.inference_mode(), self._low:
+            found = torch.stack([self._images(batch, part, keys), self._texts(batch, part)])
+        return found.clone()  # out of inference mode, so that a loss may be taken of it
+
+    def _texts(self, batch: PairBatch, part: slice) -> Tensor:
+        captions = batch.captions[part]
+        missing = [caption for caption in dict.fromkeys(captions) if caption not in self._captions]
+        if missing:
+            if len(self._captions) + len(missing) > KEPT:
+                self._captions.clear()
+                missing = list(dict.fromkeys(captions))
+            rows = self._towers.embed_texts(self._viewer.tokens(missing))
+            self._captions.update(zip(missing, rows, strict=True))
+        return torch.stack([self._captions[caption] for caption in captions])
+
+    def _images(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
+        if not self._viewer.repeats:
+            return self._towers.embed_images(self._viewer.images(batch, part, keys))
+        # A key names a picture and its augmentation.
+        names = [int(key) for key in keys[part]]
+        if not all(name in self._pictures for name in names):
+            rows = self._towers.embed_images(self._viewer.images(batch, part, keys))
+            if len(self._pictures) > KEPT:
+                self._pictures.clear()
+            self._pictures.update(zip(names, rows, strict=True))
+        return torch.stack([self._pictures[name] for name in names])

@@ -1,0 +1,53 @@
+"""The two towers of a model as one module that is trained: pictures and tokens in, unit vectors out."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+EmbedText = Callable[[nn.Module, Tensor], Tensor]
+"""Text tower and token ids [n, any length up to the context] to vectors [n, d]."""
+
+
+class Towers(nn.Module):
+    """An image tower and a text tower. In evaluation mode: nothing is dropped out."""
+
+    def __init__(self, visual: nn.Module, text: nn.Module, embed_text: EmbedText) -> None:
+        """Take the towers as they are; parameters stay shared with the model they come from."""
+        super().__init__()
+        self.visual = visual
+        self.text = text
+        self._embed_text = embed_text
+        self.eval()
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit rows, float32 [n, d] and [m, d], of normalised images [n, 3, H, W] and token ids int64 [m, length]."""
+        return self.embed_images(images), self.embed_texts(tokens)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Unit rows, float32 [n, d], of normalised images [n, 3, H, W]."""
+        pooled = self.visual(images)
+        return _unit(pooled[0] if isinstance(pooled, tuple) else pooled)  # some towers give their tokens besides
+
+    def embed_texts(self, tokens: Tensor) -> Tensor:
+        """Unit rows, float32 [m, d], of token ids int64 [m, length]."""
+        return _unit(self._embed_text(self.text, tokens))
+
+    def train_only(self, which: str) -> None:
+        """Let gradients reach `both` towers, or the `image` or the `text` tower alone."""
+        self.visual.requires_grad_(which in ("both", "image"))
+        self.text.requires_grad_(which in ("both", "text"))
+        # A text tower may carry the model's own scale, which is not part of any embedding.
+        for name, parameter in self.text.named_parameters():
+            if name in ("logit_scale", "logit_bias"):
+                parameter.requires_grad_(False)
+
+    def use_batch_statistics(self, wanted: bool) -> None:
+        """Put batch normalisation alone into training mode, or back."""
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train(wanted)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return functional.normalize(vectors.float(), dim=-1)

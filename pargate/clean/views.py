@@ -1,0 +1,77 @@
+"""Batches of pairs as the towers take them: augmented, normalised, tokenised, on the device."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pargate import seeds
+from pargate.clean import augment, cleanclip
+from pargate.clean.config import CleanConfig
+from pargate.core.model import Preprocess
+from pargate.data.loader import PairBatch
+from pargate.seeds import Keys
+
+Tokenize = Callable[[Sequence[str]], Tensor]
+"""Captions to token ids, int64 [n, context]."""
+
+Needed = Callable[[Tensor], Tensor]
+"""How many tokens of each row of token ids decide its vector: int64 [n]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Makes what the towers see of pairs."""
+
+    config: CleanConfig
+    rule: Preprocess
+    tokenize: Tokenize
+    needed: Needed
+    device: torch.device
+    steps_per_epoch: int | None
+    """Of the source, over all ranks; None where it never ends."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a picture comes again with the same augmentation."""
+        return self.steps_per_epoch is not None and (
+            self.config.views is not None or self.config.augmentation == "none"
+        )
+
+    def keys(self, numbers: NDArray[np.int64], step: int) -> Keys:
+        """A key per pair for all that is drawn for it in `step`: uint64 [n]."""
+        turn = step
+        if self.repeats and self.steps_per_epoch is not None:
+            turn = step // self.steps_per_epoch % (self.config.views or 1)
+        return seeds.index_keys(self.config.seed, f"augmentation {turn}", numbers)
+
+    def inputs(self, batch: PairBatch, part: slice, keys: Keys, views: int) -> tuple[Tensor, Tensor]:
+        """Images [views · n, 3, H, W] and tokens [views · n, length] of a part of a batch, view after view."""
+        images, captions = [self.images(batch, part, keys)], list(batch.captions[part])
+        if views == 2:
+            other = cleanclip.auto_augmented(batch.pixels[part], keys[part])
+            images.append(augment.normalised(self._put(other), self.rule))
+            captions += cleanclip.reworded(captions, self.config.seed)
+        return torch.cat(images), self.tokens(captions)
+
+    def plain(self, batch: PairBatch, part: slice) -> tuple[Tensor, Tensor]:
+        """Images and tokens of a part of a batch as an encoder would see them."""
+        return augment.normalised(self._put(batch.pixels[part]), self.rule), self.tokens(batch.captions[part])
+
+    def images(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
+        """The first view's images, [n, 3, H, W]."""
+        pixels = self._put(batch.pixels[part])
+        if self.config.augmentation == "par":
+            pixels = augment.par(pixels, keys[part], self.rule)
+        return augment.normalised(pixels, self.rule)
+
+    def _put(self, pixels: NDArray[np.uint8]) -> Tensor:
+        return augment.unit_range(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True))
+
+    def tokens(self, captions: Sequence[str]) -> Tensor:
+        """Token ids at the length that the longest of these captions needs, on the device."""
+        rows = self.tokenize(list(captions))
+        return rows[:, : int(self.needed(rows).max())].to(self.device)

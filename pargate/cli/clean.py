@@ -1,0 +1,217 @@
+"""The command that cleans a model."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pargate.cli.model import PrecisionChoice
+from pargate.cli.options import ArchOption, ModelArgument, NoColorOption, Terminated, cache_folder
+from pargate.errors import ExitCode, InputError, PeerEnded
+
+if TYPE_CHECKING:
+    from pargate.cli.console import Console
+    from pargate.pipeline.clean import CleanRequest
+
+SWEPT = {"tau": float, "lr": float, "steps": int, "batch-size": int}
+"""Settings that a sweep can go through."""
+
+
+class MethodChoice(StrEnum):
+    """How a model is cleaned."""
+
+    PAR = "par"
+    PAR_PLUS = "par-plus"
+    CLEANCLIP = "cleanclip"
+    FINETUNE = "finetune"
+
+
+class TowersChoice(StrEnum):
+    """What is trained."""
+
+    BOTH = "both"
+    IMAGE = "image"
+    TEXT = "text"
+
+
+class PresetChoice(StrEnum):
+    """Where rate, batch and steps come from."""
+
+    SIZED = "sized"
+    PAPER = "paper"
+
+
+class RequireChoice(StrEnum):
+    """A device without which the run is refused."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def clean(
+    model: ModelArgument,
+    pairs: Annotated[
+        str,
+        typer.Option(
+            "--pairs",
+            metavar="SOURCE",
+            help="Captioned pictures: CSV, folder, WebDataset tars, Parquet, hf:DATASET, synthetic:, diffusers:MODEL.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the cleaned model.")],
+    method: Annotated[
+        MethodChoice, typer.Option("--method", help="PAR as published, PAR with more, or a baseline.")
+    ] = MethodChoice.PAR,
+    preset: Annotated[
+        PresetChoice, typer.Option("--preset", help="Rate, batch and steps by size, or as published.")
+    ] = PresetChoice.SIZED,
+    tau: Annotated[
+        float | None, typer.Option("--tau", help="How far PAR pushes embeddings away, from 0 to 4; published 2.15.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Highest learning rate.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps to take.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs told apart in one step.")] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option("--micro-batch", help="Pairs forwarded at a time: memory, not the result.")
+    ] = None,
+    precision: Annotated[
+        PrecisionChoice, typer.Option("--precision", help="Arithmetic inside the towers.")
+    ] = PrecisionChoice.AUTO,
+    towers: Annotated[TowersChoice, typer.Option("--towers", help="Which towers are trained.")] = TowersChoice.BOTH,
+    views: Annotated[
+        int | None, typer.Option("--views", help="Different augmentations of a picture; default: always a new one.")
+    ] = None,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Recompute activations: less memory, a third slower.")
+    ] = False,
+    compile_towers: Annotated[bool, typer.Option("--compile", help="Let torch compile the image tower.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Order of the pairs and every augmentation.")] = 0,
+    classes: Annotated[
+        Path | None, typer.Option("--classes", metavar="FILE", help="Class names that drawn pairs are chosen by.")
+    ] = None,
+    arch: ArchOption = None,
+    device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
+    require: Annotated[
+        RequireChoice | None, typer.Option("--require", help="End with 5 where this device is not there.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same --out.")] = False,
+    sweep: Annotated[
+        str | None,
+        typer.Option("--sweep", metavar="NAME=A,B,…", help="One run for each value, then a scan of each: a curve."),
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", "-p", metavar="POLICY", help="Of the scans of a sweep.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="SOURCE", help="Carriers of the scans of a sweep.")
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="Where fetched pairs are kept."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also say what is being done.")] = False,
+    no_color: NoColorOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+) -> int:
+    """Fine-tune MODEL on captioned pictures until its backdoors are gone, and write a new model.
+
+    Nothing of this knows which triggers a scan uses: scan the result, which is what decides. Several devices:
+    torchrun --nproc-per-node N -m pargate clean …
+    """
+    import os
+    from datetime import UTC, datetime
+
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from pargate.cli.console import Console
+    from pargate.pipeline.clean import CleanRequest, plan
+    from pargate.pipeline.clean import clean as run_clean
+
+    for name, value in (("--pairs", pairs), ("--arch", arch)):
+        if value == "":
+            raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
+    speaks = os.environ.get("RANK", "0") == "0"
+    console = Console(quiet=quiet or not speaks, verbose=verbose, color=not no_color)
+    overrides: dict[str, Any] = {
+        "tau": tau, "lr": lr, "steps": steps, "batch_size": batch_size, "micro_batch": micro_batch,
+        "precision": None if precision is PrecisionChoice.AUTO else precision.value, "towers": towers.value,
+        "views": views, "checkpointing": checkpointing or None, "compile": compile_towers or None, "seed": seed or None,
+    }  # fmt: skip
+    if towers is TowersChoice.BOTH:
+        del overrides["towers"]
+    request = CleanRequest(
+        model=model,
+        pairs=pairs,
+        out=out,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        arch=arch,
+        method=method.value,
+        preset=preset.value,
+        overrides=overrides,
+        classes=classes,
+        device=device,
+        require=require.value if require else None,
+        resume=resume,
+        cache=cache_folder(cache),
+    )
+    if sweep is not None:
+        return _sweep(request, *_swept(sweep), policy, images, console)
+    for name, given in (("--policy", policy), ("--images", images)):
+        if given is not None:
+            raise InputError(f"{name} goes with --sweep alone", "cleaning never sees an examination; scan its result")
+    if dry_run:
+        console.lines(plan(request))
+        return ExitCode.OK
+    try:
+        with console.progress() as listener:
+            made = run_clean(request, listener)
+    except Terminated:
+        if speaks:
+            raise
+        return ExitCode.SIGTERM
+    except PeerEnded as ended:
+        if speaks:
+            raise
+        return ended.exit_code
+    if made is not None:
+        console.cleaned(made.folder, made.record, made.pairs_per_second)
+    return ExitCode.OK
+
+
+def _swept(text: str) -> tuple[str, list[Any]]:
+    """`tau=1,2` as a setting's name and its values."""
+    name, _, listed = text.partition("=")
+    if name not in SWEPT:
+        raise InputError(
+            f"--sweep {text}: unknown setting '{name}'", f"one of {', '.join(SWEPT)}, as in tau=1,1.5,2.15"
+        )
+    try:
+        values = [SWEPT[name](value) for value in listed.split(",")]
+    except ValueError as error:
+        raise InputError(f"--sweep {text}: {error}", f"write {name}=A,B,C") from error
+    if len(set(values)) < len(values):
+        raise InputError(f"--sweep {text}: a value is there twice", "name each once")
+    return name, values
+
+
+def _sweep(
+    request: "CleanRequest", name: str, values: list[Any], policy: str | None, images: str | None, console: "Console"
+) -> int:
+    from datetime import UTC, datetime
+
+    from pargate.cli.reports import open_policy
+    from pargate.pipeline.sweep import SweepRequest, sweep
+
+    resolved, _ = open_policy(policy, None, datetime.now(UTC).date(), console)
+    with console.progress() as listener:
+        swept = sweep(SweepRequest(request, name.replace("-", "_"), tuple(values), resolved, images), listener)
+    console.lines(
+        f"{point.label:16} accuracy {point.accuracy:6.1%}   attack success {point.success:6.1%} "
+        f"[{point.low:.1%}, {point.high:.1%}]"
+        for point in swept.points
+    )
+    console.note(f"the curve: {swept.picture}")
+    return ExitCode.OK

@@ -1,0 +1,395 @@
+"""Clean: a checkpoint and captioned pictures in, a new checkpoint and the record of how it was made out.
+
+Order: cheap before dear. What can be refused is refused before torch is imported; then the model is opened twice over
+(once to be trained, once frozen), trained, and written as a whole folder beside its place. An interrupted run leaves
+its last state in `OUT.unfinished`, from which `resume` goes on to the very weights it would have reached.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pargate import events
+from pargate.clean.config import Method, Proposal, Sizes, propose
+from pargate.core.model import Checkpoint
+from pargate.core.provenance import ProvenanceRecord, Subject
+from pargate.data.carriers import read_classes
+from pargate.data.loader import PairLoader
+from pargate.data.pairs import Pairs, open_pairs
+from pargate.encoders.config import CONFIG_NAME, tokenizer_files
+from pargate.encoders.hub import fetch
+from pargate.encoders.inspect import WEIGHT_NAMES, OpenCheckpoint, inspect, open_checkpoint
+from pargate.errors import InputError, OperationalError
+from pargate.files import atomic_folder, check_new_folder, digest_of, readable, sha256_file, write_atomic
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pargate.clean.loop import Trained
+    from pargate.clean.towers import Towers
+    from pargate.clean.views import Viewer
+
+RECORD_NAME = "provenance.json"
+CURVES_NAME = "training.png"
+
+FASTER = 1.25
+"""How much quicker than fp32 a lower precision must be on a processor to be taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanRequest:
+    """Everything a cleaning depends on; paths and names as the user gave them."""
+
+    model: str
+    pairs: str
+    out: Path
+    started: str
+    """RFC 3339, UTC: the clock is read by the caller."""
+    arch: str | None = None
+    method: Method = "par"
+    preset: Literal["sized", "paper"] = "sized"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Settings by their name in `CleanConfig`; None leaves the default. `precision` may be `auto`."""
+    classes: Path | None = None
+    """For captions of drawn pairs alone; recorded."""
+    device: str = "auto"
+    require: Literal["cpu", "cuda"] | None = None
+    resume: bool = False
+    cache: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """A cleaned checkpoint."""
+
+    folder: Path
+    record: ProvenanceRecord
+    pairs_per_second: float
+
+
+def plan(request: CleanRequest) -> tuple[str, ...]:
+    """What a run would do, line by line; refuses what a run would refuse before the model is opened.
+
+    Raises:
+        InputError, UnsafeCheckpoint, OperationalError: as `clean`.
+    """
+    _check_places(request)
+    checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
+    pairs = _pairs(request)
+    proposal = _propose(request, checkpoint, pairs, _kind(request))
+    return (
+        f"model   {checkpoint.source}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M parameters",
+        f"pairs   {pairs.source}: {'without end' if pairs.count is None else pairs.count}",
+        *describe(proposal),
+        f"out     {request.out}",
+    )
+
+
+def describe(proposal: Proposal) -> list[str]:
+    """The settings that a user may want to change, and why they are what they are."""
+    config = proposal.config
+    shown = ("steps", "batch_size", "micro_batch", "lr", "tau", "towers", "precision")
+    lines = [f"method  {config.method}"]
+    for name in shown:
+        value = getattr(config, name)
+        if value is not None:
+            reason = proposal.reasons.get(name)
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            lines.append(f"  {name.replace('_', ' '):12} {text}" + (f"  ({reason})" if reason else ""))
+    return lines
+
+
+def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Cleaned | None:
+    """Clean the model and write the result; None in every process but the first of a distributed run.
+
+    Raises:
+        InputError, UnsafeCheckpoint, OperationalError: see `errors.py`. Nothing is half-written.
+    """
+    leads = os.environ.get("RANK", "0") == "0"
+    unfinished = _check_places(request)
+    emit(events.StageStarted("inspect", request.model))
+    with open_checkpoint(request.model, arch=request.arch, fetch=fetch) as opened:
+        checkpoint = opened.checkpoint
+        emit(events.StageStarted("pairs", request.pairs))
+        pairs = _pairs(request)
+        _propose(request, checkpoint, pairs, "cpu")  # what is out of range is refused before torch is loaded
+        emit(events.StageStarted("open", checkpoint.architecture))
+        from pargate.clean import distributed
+
+        with distributed.group(_kind(request)) as (group, device):
+            proposal = _propose(request, checkpoint, pairs, "cuda" if device.startswith("cuda") else "cpu")
+            if group.leads:
+                unfinished.mkdir(exist_ok=True)
+            group.wait()
+            made = _run(request, opened, pairs, proposal, unfinished, group, device, emit)
+    if leads:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return made
+
+
+# --- before torch ------------------------------------------------------------------------------------
+
+
+def _check_places(request: CleanRequest) -> Path:
+    """Where the state of the run is kept; refuses an output that is taken, or that is the input."""
+    unfinished = request.out.with_name(f"{request.out.name}.unfinished")
+    source = Path(request.model)
+    if source.exists():
+        home = (source if source.is_dir() else source.parent).resolve()
+        if request.out.resolve() == home or (source.is_dir() and request.out.resolve().is_relative_to(home)):
+            raise InputError(
+                f"--out {request.out} is the model itself", "name a new folder: the input is never touched"
+            )
+    check_new_folder(request.out)
+    if unfinished.exists() and not request.resume:
+        raise InputError(
+            f"{unfinished} holds the state of an interrupted run", "go on with --resume, or remove it to begin anew"
+        )
+    if request.resume and not unfinished.exists():
+        raise InputError(f"--resume: there is no {unfinished}", "leave --resume out to begin")
+    return unfinished
+
+
+def _pairs(request: CleanRequest) -> Pairs:
+    names = read_classes(request.classes) if request.classes else None
+    return open_pairs(request.pairs, seed=_seed(request), cache=request.cache, classes=names)
+
+
+def _seed(request: CleanRequest) -> int:
+    return int(request.overrides.get("seed") or 0)
+
+
+def _kind(request: CleanRequest) -> Literal["cpu", "cuda"]:
+    """The kind of device that will be used.
+
+    Raises:
+        InputError: another word.
+        OperationalError: the device that is asked for, or required, is not there.
+    """
+    if request.device == "cpu" and request.require != "cuda":
+        return "cpu"
+    from pargate.encoders.openclip import resolve
+
+    found = resolve("cuda" if request.require == "cuda" else request.device)
+    return "cuda" if found.type == "cuda" else "cpu"
+
+
+def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Pairs, kind: Literal["cpu", "cuda"]) -> Proposal:
+    sizes = Sizes(checkpoint.parameters, max(checkpoint.preprocess.size), pairs.count, kind)
+    overrides = {name: value for name, value in request.overrides.items() if value != "auto"}
+    return propose(request.method, sizes, preset=request.preset, overrides=overrides)
+
+
+# --- with torch --------------------------------------------------------------------------------------
+
+
+def _run(
+    request: CleanRequest,
+    opened: OpenCheckpoint,
+    pairs: Pairs,
+    proposal: Proposal,
+    unfinished: Path,
+    group: Any,
+    device: str,
+    emit: events.Listener,
+) -> Cleaned | None:
+    """Open, train, write."""
+    import torch
+
+    from pargate.clean.loop import train
+    from pargate.clean.state import StateStore
+    from pargate.clean.towers import Towers
+    from pargate.clean.views import Viewer
+    from pargate.encoders import openclip
+    from pargate.encoders import towers as loading
+
+    began = time.monotonic()
+    checkpoint = opened.checkpoint
+    place = torch.device(device)
+    model = loading.load(opened).to(place)
+    text = openclip.text_tower(model)
+    towers = Towers(model.get_submodule("visual"), text, openclip.embed)
+    # Apart from the model, whose text tower holds it too: the towers' gradients are shared between ranks, its own is
+    # the same on each.
+    log_scale = torch.nn.Parameter(model.get_parameter("logit_scale").detach().clone())
+    per_rank = _per_rank(proposal.config.batch_size, group.world)
+    config = proposal.config
+    if config.checkpointing:
+        cast(Any, model).set_grad_checkpointing()
+    steps = None if pairs.count is None else pairs.count // config.batch_size
+
+    def viewer_of(settings: Any) -> Viewer:
+        return Viewer(
+            settings, checkpoint.preprocess, openclip.tokenizer(checkpoint),
+            lambda tokens: openclip.needed(text, tokens), place, steps,
+        )  # fmt: skip
+
+    if "precision" not in request.overrides or request.overrides["precision"] in (None, "auto"):
+        chosen, reason = _precision(unfinished, towers, viewer_of(config), pairs, place)
+        proposal = Proposal(config.model_copy(update={"precision": chosen}), {**proposal.reasons, "precision": reason})
+        config = proposal.config
+    identity = digest_of([checkpoint.digest, pairs.digest, config.digest])
+    if group.leads:
+        settings = {"identity": identity, "precision": config.precision}
+        write_atomic(unfinished / "run.json", json.dumps(settings).encode())
+    emit(events.Notice("\n".join(describe(proposal))))
+    emit(events.StageStarted("clean", f"{config.method}, {config.steps} steps of {config.batch_size} pairs"))
+    store = StateStore(unfinished / "state.pt", identity, group, request.resume)
+    with PairLoader(
+        pairs, checkpoint.preprocess, seed=config.seed, batch=per_rank, rank=group.rank, world=group.world,
+        first_step=0, last_step=config.steps,
+    ) as loader:  # fmt: skip
+        trained = train(towers, log_scale, loader, viewer_of(config), config, group=group, store=store, emit=emit)
+        unreadable = len(loader.unreadable)
+    if not group.leads:
+        return None
+    if config.train_logit_scale:
+        with torch.no_grad():
+            model.get_parameter("logit_scale").copy_(log_scale)
+    notices = list(pairs.notices)
+    if unreadable:
+        notices.append(f"{unreadable} pictures did not decode; the pair after each took its place")
+    if not checkpoint.activation_known:
+        notices.append(f"nothing says whether {checkpoint.source} was trained with QuickGELU: taken as configured")
+    emit(events.StageStarted("write", str(request.out)))
+    record = _write(request, opened, model, pairs, proposal, trained, notices, time.monotonic() - began, str(place))
+    return Cleaned(request.out, record, trained.images / max(trained.seconds, 1e-9))
+
+
+def _per_rank(batch: int, world: int) -> int:
+    if batch % world:
+        raise InputError(f"a batch of {batch} cannot be shared by {world} processes", "give a multiple of their number")
+    return batch // world
+
+
+def _precision(unfinished: Path, towers: "Towers", viewer: "Viewer", pairs: Pairs, device: Any) -> tuple[str, str]:
+    """The arithmetic for the towers: of an interrupted run its own, on a GPU half, on a processor the faster."""
+    import torch
+
+    before = unfinished / "run.json"
+    if before.exists():
+        with contextlib.suppress(ValueError, KeyError):
+            return str(json.loads(before.read_bytes())["precision"]), "as before the interruption"
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "this GPU has it"
+        return "fp16", "this GPU has no bf16"
+    size = viewer.rule.size
+    images = torch.randn(8, 3, *size)
+    tokens = viewer.tokens(pairs.captions(range(2)))
+    seconds = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        for _ in range(2):  # the first pass also sets up kernels
+            began = time.perf_counter()
+            with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+                seen, read = towers(images.requires_grad_(), tokens)
+            (seen.sum() + read.sum()).backward()
+            seconds[name] = time.perf_counter() - began
+    towers.zero_grad(set_to_none=True)
+    ratio = seconds["fp32"] / seconds["bf16"]
+    return ("bf16" if ratio > FASTER else "fp32"), f"bf16 runs at {ratio:.1f} times the rate of fp32 here"
+
+
+def _write(
+    request: CleanRequest,
+    opened: OpenCheckpoint,
+    model: "nn.Module",
+    pairs: Pairs,
+    proposal: Proposal,
+    trained: "Trained",
+    notices: Sequence[str],
+    seconds: float,
+    device: str,
+) -> ProvenanceRecord:
+    """The folder of the cleaned model, complete or absent."""
+    import torch
+
+    from pargate.pipeline.curves import training_curves
+    from pargate.pipeline.reporting import host, versions
+
+    checkpoint, config = opened.checkpoint, proposal.config
+    with atomic_folder(request.out) as folder:
+        _save(folder, opened, model)
+        names = [CONFIG_NAME, *(_copy_tokenizer(checkpoint, folder))]
+        outputs = tuple(_subject(folder, name) for name in (WEIGHT_NAMES[0], *names))
+        record = ProvenanceRecord(
+            schema="pargate/provenance/1",
+            activity="clean",
+            inputs=(
+                Subject(name=readable(checkpoint.source), sha256=checkpoint.sha256, size_bytes=checkpoint.size_bytes),
+                Subject(name=readable(pairs.source), sha256=pairs.digest),
+            ),
+            outputs=outputs,
+            configuration=config.model_dump(mode="json"),
+            configuration_sha256=config.digest,
+            reasons=dict(proposal.reasons),
+            seed=config.seed,
+            tool=versions(),
+            environment={"host": host(), "device": device, "threads": str(torch.get_num_threads())},
+            started=request.started,
+            finished=_later(request.started, seconds),
+            seconds=round(seconds, 3),
+            stopped=trained.stopped,
+            moved=trained.moved,
+            notices=tuple(notices),
+            log=trained.log,
+        )
+        (folder / RECORD_NAME).write_bytes(record.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
+        (folder / CURVES_NAME).write_bytes(training_curves(record))
+    return record
+
+
+def _later(started: str, seconds: float) -> str:
+    moment = datetime.fromisoformat(started) + timedelta(seconds=seconds)
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def _subject(folder: Path, name: str) -> Subject:
+    path = folder / name
+    return Subject(name=name, sha256=sha256_file(path), size_bytes=path.stat().st_size)
+
+
+def _save(folder: Path, opened: OpenCheckpoint, model: "nn.Module") -> None:
+    """Weights in the parent's own dtypes, and the configuration they are read by."""
+    import torch
+    from safetensors.torch import save_file
+
+    from pargate.encoders.towers import DTYPES, plain_names
+
+    checkpoint = opened.checkpoint
+    stored = {name: tensor.dtype for name, tensor in plain_names(opened.tensors, checkpoint.source).items()}
+    values = {}
+    for name, value in model.state_dict().items():
+        dtype = DTYPES.get(stored.get(name, ""), value.dtype)
+        values[name] = value.detach().to("cpu", dtype).contiguous().clone()
+        if not torch.isfinite(values[name]).all():
+            raise OperationalError(
+                f"{name} does not fit into {dtype}, the parent's own type", "use a lower --lr, or an fp32 parent"
+            )
+    try:
+        save_file(values, folder / WEIGHT_NAMES[0])
+    except Exception as error:  # safetensors has an error of its own for what the system says
+        raise OperationalError(f"cannot write the weights: {error}", "free space or choose another place") from error
+    (folder / WEIGHT_NAMES[0]).chmod(0o644)  # made private by default
+    rule = checkpoint.preprocess
+    preprocess = {
+        "mean": list(rule.mean), "std": list(rule.std), "interpolation": rule.interpolation,
+        "resize_mode": rule.resize, "fill_color": rule.fill,
+    }  # fmt: skip
+    document = {"model_cfg": checkpoint.config, "preprocess_cfg": preprocess}
+    (folder / CONFIG_NAME).write_bytes(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> Iterator[str]:
+    home = Path(checkpoint.folder) if checkpoint.folder else None
+    for name in tokenizer_files(checkpoint.config, home, checkpoint.source):
+        if home is not None:
+            shutil.copyfile(home / name, folder / name)
+            yield name
