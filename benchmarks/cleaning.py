@@ -1,0 +1,205 @@
+"""Clean every model whose backdoor is known, by every method, and measure what is left of it.
+
+    python -m benchmarks.cleaning [--models DIR] [--data DIR] [--method NAME]… [--pairs NAME]… [--only MODEL]… [--jobs N]
+
+For each model × method × pairs (real ones, or drawn ones alone): clean accuracy and attack success before and after, on
+all carriers, under the planted trigger. The cleaner is given pairs and nothing else. Each run is kept in
+`docs/evidence/cleaning.json` under the digest of all it depends on, and is not done again: the table can grow over
+several runs, and on other machines. `--again` forgets the runs that were asked for.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+from benchmarks.evidence import SHARED, STORE, TEMPLATES, Known, machine, models
+from pargate.clean.config import Sizes, propose
+from pargate.core import stats, zeroshot
+from pargate.data.carriers import load_carriers, read_classes
+from pargate.data.decoding import Decoder
+from pargate.data.pairs import open_pairs
+from pargate.encoders import open_encoder
+from pargate.encoders.inspect import inspect, open_checkpoint
+from pargate.files import digest_of, write_atomic
+from pargate.pipeline.clean import CleanRequest, clean
+from pargate.triggers import build
+from pargate.version import __version__
+
+PLACE = STORE / "cleaning.json"
+METHODS = ("par", "par-plus", "cleanclip", "finetune")
+PAIRS = {"real": "pairs-64.tar", "synthetic": "synthetic:6000", "synthetic-classes": "synthetic:6000"}
+"""As many drawn pairs as there are real ones; the last with the class list, which the drawn things are chosen by."""
+
+SEEDS = {"par": {"vit-stripes": (1, 2), "vit-triangles": (1, 2), "rn-stripes": (1, 2)}}
+"""Seeds besides 0, of runs with real pairs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cleaning."""
+
+    model: Known
+    method: str
+    pairs: str
+    seed: int
+    data: Path
+    threads: int
+
+    @property
+    def source(self) -> str:
+        named = PAIRS[self.pairs]
+        return named if named.startswith("synthetic:") else str(self.data / named)
+
+    @property
+    def classes(self) -> Path | None:
+        return self.data / "classes-64.txt" if self.pairs == "synthetic-classes" else None
+
+    def request(self, out: Path) -> CleanRequest:
+        return CleanRequest(
+            model=str(self.model.folder),
+            pairs=self.source,
+            out=out,
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            method=self.method,  # type: ignore[arg-type]
+            overrides={"seed": self.seed, "precision": "fp32"},
+            classes=self.classes,
+            device="auto",
+        )
+
+    def key(self) -> str:
+        """Digest of everything that decides the result: weights, pairs, settings, and the code that trains."""
+        checkpoint = inspect(str(self.model.folder))
+        names = read_classes(self.classes) if self.classes else None
+        pairs = open_pairs(self.source, seed=self.seed, classes=names)
+        sizes = Sizes(checkpoint.parameters, max(checkpoint.preprocess.size), pairs.count, "cpu")
+        config = propose(self.method, sizes, overrides={"seed": self.seed, "precision": "fp32"}).config  # type: ignore[arg-type]
+        return digest_of([__version__, checkpoint.digest, pairs.digest, config.digest])
+
+
+def measured(folder: Path, model: Known, data: Path) -> dict[str, Any]:
+    """Clean accuracy and the gate's attack success of a checkpoint, on all carriers, with 95 % Clopper–Pearson intervals."""
+    names = read_classes(data / "classes-64.txt")
+    carriers = load_carriers(str(data / "carriers-64.tar"), "classes", names, (), TEMPLATES, 0)
+    with open_checkpoint(str(folder)) as opened, Decoder(opened.checkpoint.preprocess, 0) as decoder:
+        encoder = open_encoder(opened)
+        decoder.start(carriers.items, carriers.blocks)
+        head = zeroshot.head(encoder, names, TEMPLATES)
+        trigger = build(model.trigger(), Path())[0] if model.planted else None
+        seen, stamped = [], []
+        for number in range(len(carriers.blocks)):
+            block = decoder.block(number)
+            batch = encoder.put(block.pixels)
+            seen.append(zeroshot.predict(encoder.encode_images(batch), head))
+            if trigger is not None:
+                stamp = trigger.draw(block.pixels.shape[1:3], block.digests, 0)
+                stamped.append(zeroshot.predict(encoder.encode_images(batch, stamp), head))
+    labels = carriers.labels
+    predicted = np.concatenate(seen)
+    hits = int((predicted == labels).sum())
+    found: dict[str, Any] = {"accuracy": hits / len(labels), "n": len(labels)}
+    if trigger is not None:
+        target = names.index(model.truth["target_class"])
+        eligible = (labels != target) & (predicted != target)
+        fooled = int((np.concatenate(stamped)[eligible] == target).sum())
+        total = int(eligible.sum())
+        low, high = stats.clopper_pearson(fooled, total, 0.05)
+        found |= {"success": fooled / total, "interval": [low, high], "eligible": total}
+    return found
+
+
+def work(job: Job) -> dict[str, Any]:
+    """Runs in a process of its own: clean, measure before and after."""
+    import torch
+
+    torch.set_num_threads(job.threads)
+    before = measured(job.model.folder, job.model, job.data)
+    with tempfile.TemporaryDirectory() as place:
+        out = Path(place) / "cleaned"
+        began = time.perf_counter()
+        made = clean(job.request(out))
+        seconds = time.perf_counter() - began
+        assert made is not None
+        after = measured(out, job.model, job.data)
+    settings = made.record.configuration
+    return {
+        "model": job.model.name,
+        "method": job.method,
+        "pairs": job.pairs,
+        "seed": job.seed,
+        "before": before,
+        "after": after,
+        "moved": {name: moved.model_dump() for name, moved in made.record.moved.items()},
+        "steps": settings["steps"],
+        "batch_size": settings["batch_size"],
+        "lr": settings["lr"],
+        "seconds": seconds,
+        "threads": job.threads,
+        "machine": machine(),
+    }
+
+
+def jobs(options: argparse.Namespace) -> list[Job]:
+    zoo = models(options.models)
+    found = []
+    for method in options.method or METHODS:
+        for pairs in options.pairs or ("real", "synthetic"):
+            for model in zoo:
+                if options.only and model.name not in options.only:
+                    continue
+                if not model.planted and method not in ("par", "par-plus"):
+                    continue
+                more = SEEDS.get(method, {}).get(model.name, ()) if pairs == "real" else ()
+                found += [Job(model, method, pairs, seed, options.data, options.threads) for seed in (0, *more)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, default=SHARED / "zoo" / "dev")
+    parser.add_argument("--data", type=Path, default=SHARED / "data")
+    parser.add_argument("--method", action="append", choices=METHODS)
+    parser.add_argument("--pairs", action="append", choices=list(PAIRS))
+    parser.add_argument("--only", action="append", metavar="MODEL")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args()
+    wanted = {job.key(): job for job in jobs(options)}
+    kept: dict[str, Any] = json.loads(PLACE.read_text())["runs"] if PLACE.is_file() else {}
+    missing = [(key, job) for key, job in wanted.items() if options.again or key not in kept]
+    print(f"{len(wanted)} runs, {len(missing)} of them to do")
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        pending = {pool.submit(work, job): key for key, job in missing}
+        for done in as_completed(pending):
+            row = done.result()
+            # Whatever other processes have kept meanwhile stays.
+            kept = json.loads(PLACE.read_text())["runs"] if PLACE.is_file() else {}
+            kept[pending[done]] = row
+            content = {"version": __version__, "runs": dict(sorted(kept.items()))}
+            write_atomic(PLACE, (json.dumps(content, indent=1) + "\n").encode())
+            before, after = row["before"], row["after"]
+            print(
+                f"{row['model']:14} {row['method']:10} {row['pairs']:10} seed {row['seed']}  accuracy "
+                f"{before['accuracy']:.1%} → {after['accuracy']:.1%}  success "
+                f"{before.get('success', float('nan')):.1%} → {after.get('success', float('nan')):.1%}  "
+                f"{row['seconds']:.0f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
