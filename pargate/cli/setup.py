@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pargate.cli.options import NoColorOption
+from pargate.cli.options import NoColorOption, cache_folder
 from pargate.errors import InputError
 
 
@@ -30,14 +30,27 @@ def synth(
     pairs: Annotated[
         str, typer.Option("--pairs", metavar="SOURCE", help="Where pairs come from; any source is repacked as shards.")
     ] = "synthetic:",
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR|off",
+            envvar="PARGATE_CACHE",
+            help="Where unpacked and generated pictures are kept; default the user's cache folder.",
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where diffusers: draws.")
+    ] = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     no_color: NoColorOption = False,
 ) -> None:
     """Write caption-image pairs as WebDataset shards, drawn by the built-in renderer."""
     from pargate.cli.console import Console
     from pargate.data.carriers import read_classes
-    from pargate.data.pairs import open_pairs
+    from pargate.data.pairs import DIFFUSERS
     from pargate.data.scenes import SIZES
+    from pargate.pipeline.pairs import open_source
     from pargate.pipeline.synth import write_pairs
 
     if picture_format not in ("jpg", "png"):
@@ -46,8 +59,11 @@ def synth(
         raise InputError(f"pictures of {size} pixels cannot be drawn", f"--size goes from {SIZES[0]} to {SIZES[-1]}")
     names = read_classes(classes) if classes is not None else None
     console = Console(quiet=quiet, verbose=False, color=not no_color)
-    source = open_pairs(pairs, seed=seed, classes=names)
     with console.progress() as emit:
+        source = open_source(
+            pairs, seed=seed, cache=cache_folder(cache), classes=names, count=count, device=device, emit=emit
+        )
+        count = None if pairs.startswith(DIFFUSERS) else count  # of those that were generated, all that were kept
         written = write_pairs(
             source, out, count=count, size=size, suffix=f".{picture_format}", per_shard=shard_size, seed=seed, emit=emit
         )

@@ -4,6 +4,7 @@ The same pairs give the same bytes, with the same versions of numpy and Pillow. 
 should be one that appears only when it is complete.
 """
 
+import hashlib
 import io
 import json
 import tarfile
@@ -11,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pargate.files import sha256_file
+from pargate.files import sha256_file, write_atomic
 
 MANIFEST = "manifest.json"
 
@@ -77,13 +78,27 @@ def encode(pixels: NDArray[np.uint8], suffix: str) -> bytes:
 
 def write_shard(path: Path, samples: Iterable[Sample], first: int) -> Shard:
     """One tar, its pairs numbered from `first`."""
+    with path.open("wb") as stream:
+        count = _pack(stream, samples, first)
+    return Shard(path.name, count, sha256_file(path))
+
+
+def shard_bytes(name: str, samples: Iterable[Sample], first: int) -> tuple[Shard, bytes]:
+    """A small tar in memory, for a folder that grows shard by shard."""
+    buffer = io.BytesIO()
+    count = _pack(buffer, samples, first)
+    content = buffer.getvalue()
+    return Shard(name, count, hashlib.sha256(content).hexdigest()), content
+
+
+def _pack(stream: BinaryIO, samples: Iterable[Sample], first: int) -> int:
     count = 0
-    with path.open("wb") as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for count, sample in enumerate(samples, start=1):
             key = f"{first + count - 1:09d}"
             _add(archive, key + suffix_of(sample.content), sample.content)
             _add(archive, key + ".txt", sample.caption.encode())
-    return Shard(path.name, count, sha256_file(path))
+    return count
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -116,5 +131,6 @@ def write_manifest(folder: Path, shards: Iterable[Shard], settings: dict[str, An
         "settings": settings,
         "shards": listed,
     }
-    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    write_atomic(
+        folder / MANIFEST, (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    )
