@@ -7,6 +7,7 @@ dozen of a caption): a step of a small ViT took a fifth to a half longer with it
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,7 +15,6 @@ from torch.nn import functional
 def use_plain(towers: nn.Module) -> None:
     """Let every self-attention in `towers` multiply plain matrices; weights and results stay what they are."""
     for module in towers.modules():
-        # Keys or values of another width, or an added bias, mean cross-attention: none of the towers' blocks.
         if isinstance(module, nn.MultiheadAttention) and module._qkv_same_embed_dim and module.bias_k is None:
             module.__dict__["forward"] = MethodType(_attend, module)  # of this instance alone
 
@@ -24,13 +24,20 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    need_weights: bool = False,
+    *,
+    need_weights: bool = True,
     attn_mask: Tensor | None = None,
-    **unused: Any,
-) -> tuple[Tensor, None]:
-    """`forward` of self-attention: [n, length, d], or [length, n, d], in and out; `attn_mask` is added."""
-    if key is not query or value is not query or need_weights or any(unused.values()):
-        raise ValueError("only plain self-attention is meant to come here")
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """`forward` of self-attention: [n, length, d], or [length, n, d], in and out.
+
+    Whatever else is asked for, such as weights, or attention to another sequence, is torch's to answer.
+    """
+    asked = {name for name, option in options.items() if option is not None and option is not False}
+    if need_weights or asked or key is not query or value is not query or query.ndim != 3 or self.dropout:
+        options |= {"need_weights": need_weights, "attn_mask": attn_mask}
+        given: tuple[Tensor, Tensor | None] = nn.MultiheadAttention.forward(self, query, key, value, **options)
+        return given
     rows = query if self.batch_first else query.transpose(0, 1)
     n, length, width = rows.shape
     heads, size = self.num_heads, width // self.num_heads
@@ -38,7 +45,14 @@ def _attend(
     q, k, v = mixed.view(n, length, 3, heads, size).permute(2, 0, 3, 1, 4)  # each [n, heads, length, size]
     scores = (q * size**-0.5) @ k.transpose(-1, -2)
     if attn_mask is not None:
-        scores = scores + attn_mask
+        scores = scores + _added(attn_mask, scores)
     seen = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(n, length, width)
-    given = self.out_proj(seen)
-    return (given if self.batch_first else given.transpose(0, 1)), None
+    made = self.out_proj(seen)
+    return (made if self.batch_first else made.transpose(0, 1)), None
+
+
+def _added(mask: Tensor, scores: Tensor) -> Tensor:
+    """A mask as numbers to add: torch also takes one of what to leave out, and one for each text and head."""
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(mask, -torch.inf)
+    return mask.view_as(scores) if mask.ndim == 3 else mask

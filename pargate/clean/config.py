@@ -74,8 +74,8 @@ class CleanConfig(Value):
 
     @property
     def digest(self) -> str:
-        """Identity of all that can change the result; how often it is saved cannot."""
-        return digest_of(self.model_dump(mode="json", exclude={"save_every"}))
+        """Identity of all that can change the result by more than rounding: a run goes on with less memory, too."""
+        return digest_of(self.model_dump(mode="json", exclude={"save_every", "micro_batch", "checkpointing"}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def propose(
     if "tau" in given and method in ("cleanclip", "finetune"):
         raise InputError(f"--tau does not go with {method}", "it is a setting of par and par-plus")
     settings |= given
-    settings["micro_batch"] = min(settings["micro_batch"], settings["batch_size"])
+    settings["micro_batch"] = min(settings["micro_batch"], max(1, settings["batch_size"]))
     try:
         config = CleanConfig(**settings)
     except ValidationError as error:
@@ -171,7 +171,7 @@ def _sized(method: Method, sizes: Sizes, given: Mapping[str, Any]) -> dict[str, 
     found: dict[str, tuple[Any, str]] = {
         "batch_size": (batch, f"{published['batch_size']} as published, as far as {sizes.device} and the pairs allow"),
         "lr": (rate, f"published {published['lr']:g}, more for {sizes.parameters / 1e6:.1f} M parameters"),
-        "steps": (300, "reaches the distance that PAR asks for, and recovers"),
+        "steps": (300, "enough for PAR to reach its distance and to recover"),
     }
     return found
 
@@ -179,4 +179,4 @@ def _sized(method: Method, sizes: Sizes, given: Mapping[str, Any]) -> dict[str, 
 def _micro_batch(sizes: Sizes, batch: int) -> int:
     """Pairs at a time: what keeps activations near 2 GB for a ViT-B/32, by the square of the image's side."""
     room = (256 if sizes.device == "cuda" else 64) * (224 / sizes.image_side) ** 2
-    return min(batch, max(1, 1 << int(math.log2(room))))
+    return max(1, min(batch, 1 << int(math.log2(max(1, room)))))

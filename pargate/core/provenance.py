@@ -4,9 +4,9 @@ A record is one step: files in, files out. Records chain where an output of one 
 """
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pargate.core.value import Value
 
@@ -32,6 +32,13 @@ class StepLog(Value):
     steps: tuple[int, ...] = ()
     values: dict[str, tuple[float, ...]] = {}
 
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        for name, column in self.values.items():
+            if len(column) != len(self.steps):
+                raise ValueError(f"{name} has {len(column)} values for {len(self.steps)} steps")
+        return self
+
 
 class Movement(Value):
     """How far a tower moved while it was cleaned. A distance proves nothing about a backdoor."""
@@ -48,7 +55,7 @@ class ProvenanceRecord(Value):
 
     schema_: Literal["pargate/provenance/1"] = Field(default="pargate/provenance/1", alias="schema")
     activity: Literal["clean"]
-    inputs: tuple[Subject, ...]
+    inputs: tuple[Subject, ...] = Field(min_length=1)
     """The parent's weights first."""
     outputs: tuple[Subject, ...]
     """The new weights first."""
