@@ -1,16 +1,17 @@
 """Models behind one face: a source is inspected without loading it, then opened as an encoder.
 
 `inspect.open_checkpoint` judges a source and keeps its bytes; `open_encoder` makes the encoder from those
-bytes. Only the latter needs torch, which is imported when it is called.
+bytes. Only the latter needs torch, or ONNX Runtime for graphs, which are imported when it is called.
 """
 
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pargate.encoders.inspect import OpenCheckpoint
+    from pargate.encoders.onnx import OnnxEncoder
     from pargate.encoders.openclip import OpenClipEncoder
 
-__all__ = ["open_encoder"]
+__all__ = ["open_encoder", "open_graphs"]
 
 
 def open_encoder(
@@ -32,3 +33,18 @@ def open_encoder(
     from pargate.encoders import openclip
 
     return openclip.open_encoder(opened, device=device, precision=precision, activation=activation)
+
+
+def open_graphs(opened: "OpenCheckpoint", *, device: str = "auto", threads: int = 0) -> "OnnxEncoder":
+    """The encoder of an open folder of graphs (`Checkpoint.format` is `onnx`), on `device`: as above, or `tensorrt`.
+
+    Precision and activation are those that the graphs were written with. `threads` of the processor for one
+    operation, 0 for as many as ONNX Runtime thinks best.
+
+    Raises:
+        InputError: an unknown device, or ONNX Runtime refuses the graphs.
+        OperationalError: no such device, out of memory, or a package is missing.
+    """
+    from pargate.encoders import onnx
+
+    return onnx.open_encoder(opened.take_graphs(), device=device, threads=threads)

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pargate.core.model import Checkpoint, TensorInfo
-from pargate.encoders import weights
+from pargate.encoders import graphs, weights
 from pargate.encoders.archive import StoredTensor
 from pargate.encoders.config import (
     CONFIG_NAME,
@@ -75,6 +75,7 @@ class OpenCheckpoint:
     tensors: tuple[StoredTensor, ...] = field(repr=False)
     _content: mmap | None = field(repr=False)
     _kept: bool = field(repr=False)
+    _graphs: graphs.GraphFolder | None = field(repr=False, default=None)
 
     def take(self) -> mmap:
         """The bytes of the weights file, exactly those that were digested and judged; the caller may use them up.
@@ -97,9 +98,19 @@ class OpenCheckpoint:
             content = again.content
         return content
 
+    def take_graphs(self) -> graphs.GraphFolder:
+        """The graphs of a folder of graphs (`checkpoint.format` is `onnx`), exactly those that were judged.
+
+        Raises:
+            RuntimeError: it was closed, opened for inspection only, or holds no graphs.
+        """
+        if self._graphs is None:
+            raise RuntimeError("the checkpoint's graphs were not kept")
+        return self._graphs
+
     def close(self) -> None:
         """Let go of the bytes."""
-        self._content, self._kept = None, False
+        self._content, self._kept, self._graphs = None, False, None
 
     def __enter__(self) -> Self:
         return self
@@ -126,12 +137,21 @@ def open_checkpoint(
 ) -> OpenCheckpoint:
     """The model named by `source`, judged and ready to be loaded, its bytes in memory if `keep`.
 
-    `source` is an open_clip folder, a weights file (with `arch`, or with its configuration beside it), or
-    a hub's `hf-hub:ORG/NAME[@REV]` or `open_clip:ARCH/TAG`, which `fetch` brings here.
+    `source` is an open_clip folder, a weights file (with `arch`, or with its configuration beside it), a folder
+    of graphs that `pargate export` wrote or a bundle that holds one, or a hub's
+    `hf-hub:ORG/NAME[@REV]` or `open_clip:ARCH/TAG`, which `fetch` brings here.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `inspect`.
     """
+    folder = _graph_folder(source)
+    if folder is not None:
+        if arch:
+            raise InputError(
+                f"--arch {arch} does not go with the graphs in {source}", "drop it: they say what they are"
+            )
+        read = graphs.read(folder, source)
+        return OpenCheckpoint(read.checkpoint, (), None, keep, read if keep else None)
     found = _locate(source, arch, fetch)
     label = f"{source} ({found.weights.name})" if found.weights.name not in source else source
     check(found.model_cfg, found.config_name)
@@ -153,6 +173,14 @@ def open_checkpoint(
         folder=str(found.folder) if found.folder else None,
     )
     return OpenCheckpoint(checkpoint, file.tensors, file.content, keep)
+
+
+def _graph_folder(source: str) -> Path | None:
+    """The folder of graphs that `source` names, unless it names something else besides."""
+    path = Path(source)
+    if source.startswith(HUB_PREFIXES) or not path.is_dir() or (path / CONFIG_NAME).is_file():
+        return None
+    return graphs.folder_of(path)
 
 
 def _plain(rule: Any) -> dict[str, Any]:
@@ -184,7 +212,8 @@ def _locate(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
         reason = getattr(error, "strerror", None) or "not a valid path"
         raise InputError(
             f"no model at {source}: {reason}",
-            "give an open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME or open_clip:ARCH/TAG",
+            "give an open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME, open_clip:ARCH/TAG, or a "
+            "folder that pargate export wrote",
         ) from error
     if stat.S_ISDIR(mode):
         if arch:

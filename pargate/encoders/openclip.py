@@ -69,6 +69,11 @@ class OpenClipEncoder:
         return self._text
 
     @property
+    def tokenize(self) -> Tokenize:
+        """Captions to token ids, int64 [n, context]."""
+        return self._tokenize
+
+    @property
     def context(self) -> int:
         """Token ids of a caption, padding included."""
         return len(self._tokenize([""])[0])

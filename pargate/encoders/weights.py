@@ -57,10 +57,10 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
         UnsafeCheckpoint: it could run code when loaded in the usual way.
         OperationalError: it does not fit into memory.
     """
-    with _open(path) as stream:
+    with regular_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         _refuse_by_magic(_head(stream), size, label)
-        sha256, content = _take(stream, size, label, keep)
+        sha256, content = take(stream, size, label, keep=keep)
         source = _Source(stream, size, content)
         if source.read_at(0, 4) == ZIP:
             form, tensors = "torch-zip", archive.read(source.read_at, size, label)
@@ -77,7 +77,7 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
 # --- the bytes ---------------------------------------------------------------------------------------
 
 
-def _open(path: Path) -> io.FileIO:
+def regular_file(path: Path) -> io.FileIO:
     """The file, opened without waiting for a writer should it be a pipe; regular files only."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -102,7 +102,7 @@ def _memory(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def _take(stream: io.FileIO, size: int, label: str, keep: bool) -> tuple[str, mmap.mmap | None]:
+def take(stream: io.FileIO, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
     """The digest of the file and, if kept, its content, from one pass over it."""
     try:
         content = _memory(size if keep else min(size, _CHUNK))
@@ -182,7 +182,9 @@ def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
             pickles.CONVERT,
         )
     if head[:1] == b"\x08" and (b"onnx" in head[:64].lower() or b"pytorch" in head[:64]):
-        raise InputError(f"{label} is an ONNX graph", "give the checkpoint it was exported from, or its bundle")
+        raise InputError(
+            f"{label} is an ONNX graph", "name the folder that pargate export wrote, or give the checkpoint"
+        )
     if not any(head[:9]):
         raise InputError(f"{label} begins with zeros: it was never written in full", "copy it again")
     raise InputError(f"{label} is neither safetensors nor a torch zip archive", "give the weights as safetensors")

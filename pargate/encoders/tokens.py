@@ -1,0 +1,175 @@
+"""Captions to token ids without torch: what graphs are fed with.
+
+The ids are those of open_clip's own tokenizers: its byte-pair encoding, read from the vocabulary that lies
+beside the graphs, or a Hugging Face tokenizer from its one file. Nothing is looked up by name or downloaded.
+"""
+
+import gzip
+import html
+import io
+import itertools
+import string
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pargate.core.value import Value
+from pargate.errors import InputError
+
+Tokens = NDArray[np.int64]
+Tokenize = Callable[[Sequence[str]], Tokens]
+"""Captions to token ids, int64 [n, context]."""
+
+FILES = {"bpe": "bpe_simple_vocab_16e6.txt.gz", "huggingface": "tokenizer.json"}
+"""The file that each kind of tokenizer is read from."""
+
+MERGES = 49152 - 256 - 2
+"""Merges of CLIP's vocabulary; its file holds more, of which CLIP takes the first."""
+
+VOCABULARY_BYTES = 16 << 20
+"""Bound of the vocabulary once unpacked; it has 3 MB."""
+
+START, END = "<start_of_text>", "<end_of_text>"
+
+
+class TextRule(Value):
+    """How a caption becomes token ids."""
+
+    context_length: int
+    tokenizer: Literal["bpe", "huggingface"]
+    clean: Literal["lower", "whitespace", "canonicalize"]
+    """What is done to a caption first."""
+    zeroed: int | None = None
+    """A token id that is replaced by 0, as some models were trained."""
+
+
+def tokenizer(rule: TextRule, content: bytes, name: str) -> Tokenize:
+    """The tokenizer that `rule` describes, from its file's `content`; `name` is for messages.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if rule.tokenizer == "bpe":
+        return BytePairs(content, rule, name)
+    from tokenizers import Tokenizer
+
+    try:
+        whole = Tokenizer.from_str(content.decode())
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"cannot read the tokenizer {name}: {str(error)[:200]}", "restore the file") from error
+
+    def tokenize(texts: Sequence[str]) -> Tokens:
+        rows = [encoding.ids for encoding in whole.encode_batch([CLEANINGS[rule.clean](text) for text in texts])]
+        if any(len(row) != rule.context_length for row in rows):
+            raise InputError(f"{name} does not give {rule.context_length} token ids a caption", "restore the file")
+        ids = np.array(rows, dtype=np.int64).reshape(len(rows), rule.context_length)
+        return ids if rule.zeroed is None else np.where(ids == rule.zeroed, 0, ids)
+
+    return tokenize
+
+
+# --- cleaning ----------------------------------------------------------------------------------------
+
+
+def _repaired(text: str) -> str:
+    import ftfy  # open_clip's own dependency
+
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(_repaired(text).split())
+
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def _canonical(text: str) -> str:
+    return " ".join(_repaired(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
+
+
+CLEANINGS: dict[str, Callable[[str], str]] = {
+    "lower": lambda text: _one_line(text).lower(),
+    "whitespace": _one_line,
+    "canonicalize": _canonical,
+}
+"""As open_clip cleans captions (`open_clip/tokenizer.py`)."""
+
+
+# --- byte pairs --------------------------------------------------------------------------------------
+
+
+class BytePairs:
+    """CLIP's byte-pair encoding (Radford et al. 2021, after Sennrich et al. 2016), from its list of merges."""
+
+    def __init__(self, content: bytes, rule: TextRule, name: str) -> None:
+        """Read gzipped `content`, one merge a line after the first.
+
+        Raises:
+            InputError: it is damaged, or another vocabulary.
+        """
+        import regex  # type: ignore[import-untyped]  # it has none; open_clip's own dependency; the standard library knows no classes of letters
+
+        try:
+            with gzip.open(io.BytesIO(content)) as stream:
+                lines = stream.read(VOCABULARY_BYTES).decode().split("\n")
+        except (OSError, EOFError, ValueError) as error:
+            raise InputError(f"cannot read the vocabulary {name}: {str(error)[:120]}", "restore the file") from error
+        merges = [tuple(line.split()) for line in lines[1 : 1 + MERGES]]
+        if len(merges) != MERGES or any(len(merge) != 2 for merge in merges):
+            raise InputError(f"{name} is not CLIP's vocabulary", "restore the file")
+        self._rule = rule
+        self._bytes = byte_symbols()
+        singles = list(self._bytes.values())
+        words = [*singles, *(s + "</w>" for s in singles), *("".join(merge) for merge in merges), START, END]
+        self._ids = {word: number for number, word in enumerate(words)}
+        self._ranks = {merge: rank for rank, merge in enumerate(merges)}
+        self._known: dict[str, list[int]] = {START: [self._ids[START]], END: [self._ids[END]]}
+        self._pattern = regex.compile(
+            rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
+        )
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """int64 [n, context]: start, words, end, zeros; what is too long is cut, its last token the end."""
+        ids = np.zeros((len(texts), self._rule.context_length), dtype=np.int64)
+        for row, text in zip(ids, texts, strict=True):
+            found = [self._ids[START], *self.encode(text), self._ids[END]]
+            if len(found) > len(row):
+                found = [*found[: len(row) - 1], self._ids[END]]
+            row[: len(found)] = found
+        return ids
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a caption, without start and end."""
+        cleaned = CLEANINGS[self._rule.clean](text)
+        return [number for word in self._pattern.findall(cleaned) for number in self._word(word)]
+
+    def _word(self, word: str) -> list[int]:
+        spelt = "".join(self._bytes[byte] for byte in word.encode())
+        if spelt not in self._known:
+            self._known[spelt] = [self._ids[part] for part in self._merged(spelt)]
+        return self._known[spelt]
+
+    def _merged(self, spelt: str) -> list[str]:
+        parts = [*spelt[:-1], spelt[-1] + "</w>"]
+        while len(parts) > 1:
+            pairs = list(itertools.pairwise(parts))
+            best = min(pairs, key=lambda pair: self._ranks.get(pair, MERGES))
+            if best not in self._ranks:
+                break
+            joined, at = [], 0
+            while at < len(parts):
+                whole = tuple(parts[at : at + 2]) == best
+                joined.append("".join(best) if whole else parts[at])
+                at += 2 if whole else 1
+            parts = joined
+        return parts
+
+
+def byte_symbols() -> dict[int, str]:
+    """A printable character for each byte: itself where it is one, else one beyond the first 256, in order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {**{byte: chr(byte) for byte in printable}, **{byte: chr(256 + n) for n, byte in enumerate(others)}}

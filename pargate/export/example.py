@@ -1,0 +1,200 @@
+"""Zero-shot classification of a picture with the graphs in this folder.
+
+    python example.py PICTURE [CLASS ...]
+
+Without classes, those of classes.txt are told apart. Needs onnxruntime, Pillow and numpy, nothing else; where the
+folder holds a tokenizer.json, the package tokenizers as well.
+"""
+
+import gzip
+import html
+import itertools
+import json
+import re
+import string
+import sys
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+
+
+# --- pictures ----------------------------------------------------------------------------------------
+
+
+def pixels_of(picture: Image.Image, rule: dict[str, Any]) -> Any:
+    """uint8 [H, W, 3] at the model's resolution, exactly as it was measured."""
+    picture = picture.convert("RGB")
+    height, width = rule["size"]
+    bicubic = rule["interpolation"] == "bicubic"
+    kernel = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+    if rule["resize"] == "squash":
+        return np.asarray(resized(picture, width, height, kernel))
+    if rule["resize"] == "longest":
+        ratio = max(picture.height / height, picture.width / width)
+        picture = resized(picture, round(picture.width / ratio), round(picture.height / ratio), kernel)
+        page = Image.new("RGB", (width, height), (rule["fill"],) * 3)
+        page.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
+        return np.asarray(page)
+    if height == width:
+        short, long = sorted(picture.size)
+        scaled = int(height * long / short)
+        wide = picture.width > picture.height
+        picture = resized(picture, scaled if wide else height, height if wide else scaled, kernel)
+    else:
+        ratio = min(picture.height / height, picture.width / width)
+        new = round(picture.width / ratio), round(picture.height / ratio)
+        picture = resized(picture, *new, Image.Resampling.BICUBIC)
+    top, left = round((picture.height - height) / 2.0), round((picture.width - width) / 2.0)
+    return np.asarray(picture.crop((left, top, left + width, top + height)))
+
+
+def resized(picture: Image.Image, width: int, height: int, kernel: Image.Resampling) -> Image.Image:
+    """The picture at another size; at its own it stays as it is."""
+    return picture if picture.size == (width, height) else picture.resize((width, height), kernel)
+
+
+def pixel_values(pixels: Any, rule: dict[str, Any]) -> Any:
+    """float32 [n, 3, H, W] of uint8 [n, H, W, 3]: what image.onnx takes."""
+    values = pixels.astype(np.float32) / np.float32(255)
+    values = (values - np.array(rule["mean"], np.float32)) / np.array(rule["std"], np.float32)
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+
+
+# --- captions ----------------------------------------------------------------------------------------
+
+WORD = re.compile("<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d", re.IGNORECASE)
+
+
+def cleaned(text: str, how: str) -> str:
+    """The text as the model learnt to read it."""
+    text = html.unescape(html.unescape(text)).strip()
+    if how == "canonicalize":
+        text = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower()
+    text = " ".join(text.split())
+    return text.lower() if how == "lower" else text
+
+
+class BytePairs:
+    """CLIP's tokenizer. For text in which nothing is broken: it does not repair wrongly decoded characters."""
+
+    def __init__(self, rule: dict[str, Any], file: Path) -> None:
+        """Read the vocabulary at `file`."""
+        lines = gzip.decompress(file.read_bytes()).decode().split("\n")
+        merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
+        printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+        others = [byte for byte in range(256) if byte not in printable]
+        self.symbols = {byte: chr(byte) for byte in printable}
+        self.symbols |= {byte: chr(256 + n) for n, byte in enumerate(others)}
+        singles = list(self.symbols.values())
+        words = [*singles, *(s + "</w>" for s in singles), *("".join(merge) for merge in merges)]
+        self.ids = {word: n for n, word in enumerate([*words, "<start_of_text>", "<end_of_text>"])}
+        self.ranks = {merge: rank for rank, merge in enumerate(merges)}
+        self.clean, self.length = rule["clean"], rule["context_length"]
+
+    def __call__(self, texts: list[str]) -> Any:
+        """int64 [n, context]: what text.onnx takes."""
+        start, end = self.ids["<start_of_text>"], self.ids["<end_of_text>"]
+        found = np.zeros((len(texts), self.length), np.int64)
+        for row, text in zip(found, texts, strict=True):
+            ids = [start, *(n for word in self.words(cleaned(text, self.clean)) for n in self.word(word)), end]
+            ids = ids if len(ids) <= self.length else [*ids[: self.length - 1], end]
+            row[: len(ids)] = ids
+        return found
+
+    def words(self, text: str) -> list[str]:
+        """Runs of letters, single digits, runs of anything else; and the endings of English."""
+        kinds = [" " if c.isspace() else {"L": "L", "N": "N"}.get(unicodedata.category(c)[0], "-") for c in text]
+        found, at = [], 0
+        while at < len(text):
+            ending, kind, end = WORD.match(text, at), kinds[at], at + 1
+            if ending:
+                end = ending.end()
+            elif kind in "L-":
+                while end < len(text) and kinds[end] == kind:
+                    end += 1
+            if ending or kind != " ":
+                found.append(text[at:end])
+            at = end
+        return found
+
+    def word(self, word: str) -> list[int]:
+        """Token ids of one word: its bytes, joined by the merges in the order of their ranks."""
+        spelt = "".join(self.symbols[byte] for byte in word.encode())
+        if spelt in ("<start_of_text>", "<end_of_text>"):
+            return [self.ids[spelt]]
+        parts = [*spelt[:-1], spelt[-1] + "</w>"]
+        while len(parts) > 1:
+            best = min(itertools.pairwise(parts), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+            if best not in self.ranks:
+                break
+            joined, at = [], 0
+            while at < len(parts):
+                whole = tuple(parts[at : at + 2]) == best
+                joined.append("".join(best) if whole else parts[at])
+                at += 2 if whole else 1
+            parts = joined
+        return [self.ids[part] for part in parts]
+
+
+def tokenizer_of(rule: dict[str, Any], folder: Path) -> Any:
+    """Captions to token ids, as the model was measured with."""
+    if rule["tokenizer"] == "bpe":
+        return BytePairs(rule, folder / "bpe_simple_vocab_16e6.txt.gz")
+    from tokenizers import Tokenizer
+
+    whole = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def tokenize(texts: list[str]) -> Any:
+        encoded = whole.encode_batch([cleaned(text, rule["clean"]) for text in texts])
+        ids = np.array([encoding.ids for encoding in encoded], np.int64)
+        return ids if rule["zeroed"] is None else np.where(ids == rule["zeroed"], 0, ids)
+
+    return tokenize
+
+
+# --- both --------------------------------------------------------------------------------------------
+
+
+def probabilities(picture: Path, names: list[str], folder: Path = HERE) -> Any:
+    """How likely each of `names` is for the picture: float32 [names]."""
+    about = json.loads((folder / "preprocess.json").read_text("utf-8"))
+    options = onnxruntime.SessionOptions()
+    if about["precision"] == "fp16":  # at the last level, ONNX Runtime 1.31 crashes on some of these
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    image, text = (
+        onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
+        for name in ("image.onnx", "text.onnx")
+    )
+    tokenize = tokenizer_of(about["text"], folder)
+    prompts = [template.replace("{}", name) for name in names for template in about["templates"]]
+    encoded = text.run(["text_embeds"], {"input_ids": tokenize(prompts)})[0]
+    head = encoded.reshape(len(names), len(about["templates"]), -1).mean(axis=1)
+    head /= np.linalg.norm(head, axis=1, keepdims=True)
+    with Image.open(picture) as opened:
+        pixels = pixels_of(opened, about["image"])
+    seen = image.run(["image_embeds"], {"pixel_values": pixel_values(pixels[None], about["image"])})[0]
+    logits = about["logit_scale"] * (seen @ head.T)[0]
+    shares = np.exp(logits - logits.max())
+    return shares / shares.sum()
+
+
+def main(arguments: list[str]) -> int:
+    """Print the five most likely classes."""
+    if not arguments:
+        sys.stderr.write(__doc__ or "")
+        return 2
+    names = arguments[1:] or (HERE / "classes.txt").read_text("utf-8").splitlines()
+    found = probabilities(Path(arguments[0]), names)
+    for n in np.argsort(-found, kind="stable")[:5]:
+        sys.stdout.write(f"{found[n]:7.2%}  {names[n]}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,154 @@
+"""What lies beside the graphs, so that a folder is all that anybody needs to use them.
+
+`preprocess.json` is made from the very rule that carriers are decoded by, the tokenizer's files are those that
+the checkpoint was measured with, and `example.py` shows both at work without torch.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from open_clip.tokenizer import HFTokenizer
+
+from pargate.core.model import Checkpoint, GraphPrecision
+from pargate.encoders import tokens
+from pargate.encoders.graphs import DESCRIPTION, Description, ImageRule
+from pargate.encoders.openclip import OpenClipEncoder
+from pargate.errors import InputError
+from pargate.export import onnx as graphs
+from pargate.export.onnx import LOWEST_OPSET
+from pargate.export.reduced import reduce
+from pargate.files import write_atomic
+from pargate.version import __version__
+
+CLASSES = "classes.txt"
+EXAMPLE = "example.py"
+
+
+def write(
+    encoder: OpenClipEncoder,
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    precisions: Sequence[GraphPrecision] = ("fp32",),
+    opset: int = LOWEST_OPSET,
+    classes: Sequence[str],
+    templates: Sequence[str],
+    digests: dict[str, str] | None = None,
+) -> dict[GraphPrecision, Path]:
+    """Write one folder of graphs for each precision into `folder`; gives back where each lies.
+
+    `encoder` is `checkpoint`, open in float32 on the CPU. `digests` go into the graphs' metadata beside the
+    checkpoint's: of the policy, of a report.
+
+    Raises:
+        InputError: a part of the model has no ONNX form, or its tokenizer none that works without torch.
+        OperationalError: memory or the disk is full.
+    """
+    rule, vocabulary = _tokenizer(encoder, checkpoint)
+    notes = {f"pargate.{name}": value for name, value in {"model": checkpoint.digest, **(digests or {})}.items()}
+    places = {precision: folder / folder_name(precision) for precision in precisions}
+    plain = places.get("fp32", folder / ".fp32")
+    plain.mkdir()
+    graphs.write(encoder, plain, opset=opset, labels=_labels(encoder, notes))
+    for precision, place in places.items():
+        if precision != "fp32":
+            place.mkdir()
+            for tower in (graphs.IMAGE, graphs.TEXT):
+                reduce(plain / tower.file, place / tower.file, precision)
+        described = _description(encoder, checkpoint, rule, precision, opset, templates)
+        _write(place / DESCRIPTION, described.model_dump_json(by_alias=True, indent=1) + "\n")
+        (place / tokens.FILES[rule.tokenizer]).write_bytes(vocabulary)
+        _write(place / CLASSES, "".join(f"{name}\n" for name in classes))
+        _write(place / EXAMPLE, (resources.files("pargate.export") / EXAMPLE).read_text("utf-8"))
+    if "fp32" not in places:
+        for file in plain.iterdir():
+            file.unlink()
+        plain.rmdir()
+    return places
+
+
+def folder_name(precision: GraphPrecision) -> str:
+    """Where graphs of a precision lie."""
+    return "onnx" if precision == "fp32" else f"onnx-{precision}"
+
+
+def _write(path: Path, text: str) -> None:
+    # The folder as a whole is flushed when it gets its name.
+    write_atomic(path, text.encode(), durable=False)
+
+
+def _labels(encoder: OpenClipEncoder, notes: dict[str, str]) -> dict[str, str]:
+    spec = encoder.spec
+    bias = {} if spec.logit_bias is None else {"pargate.logit_bias": repr(spec.logit_bias)}
+    return {
+        "pargate.version": __version__,
+        "pargate.architecture": spec.architecture,
+        "pargate.logit_scale": repr(spec.logit_scale),
+        **bias,
+        **notes,
+    }
+
+
+def _description(
+    encoder: OpenClipEncoder,
+    checkpoint: Checkpoint,
+    rule: tokens.TextRule,
+    precision: GraphPrecision,
+    opset: int,
+    templates: Sequence[str],
+) -> Description:
+    spec = encoder.spec
+    return Description(
+        schema="pargate/onnx/1",
+        architecture=spec.architecture,
+        checkpoint=checkpoint.digest,
+        precision=precision,
+        opset=opset,
+        dim=spec.dim,
+        logit_scale=spec.logit_scale,
+        logit_bias=spec.logit_bias,
+        activation=spec.activation,
+        image=ImageRule.model_validate(asdict(spec.preprocess)),
+        text=rule,
+        templates=tuple(templates),
+    )
+
+
+# --- tokenizers --------------------------------------------------------------------------------------
+
+
+def _tokenizer(encoder: OpenClipEncoder, checkpoint: Checkpoint) -> tuple[tokens.TextRule, bytes]:
+    """How captions become token ids, and the file that says so."""
+    options: dict[str, Any] = checkpoint.config["text_cfg"].get("tokenizer_kwargs") or {}
+    if not isinstance(encoder.tokenize, HFTokenizer):
+        rule = tokens.TextRule(
+            context_length=encoder.context, tokenizer="bpe", clean=options.get("clean", "lower"), zeroed=None
+        )
+        return rule, _vocabulary()
+    hugging = encoder.tokenize
+    backend = getattr(hugging.tokenizer, "backend_tokenizer", None)
+    if backend is None or hugging.tokenizer_mode:
+        raise InputError(
+            f"{checkpoint.source}: its tokenizer cannot be exported, since it has no form of one file"
+            + (f" (tokenizer_mode {hugging.tokenizer_mode})" if hugging.tokenizer_mode else ""),
+            "convert it to tokenizer.json with the tokenizers package",
+        )
+    hugging([""])  # length and padding are set in it at the first call
+    rule = tokens.TextRule(
+        context_length=encoder.context,
+        tokenizer="huggingface",
+        clean=options.get("clean", "whitespace"),
+        zeroed=hugging.tokenizer.sep_token_id if hugging.strip_sep_token else None,
+    )
+    return rule, backend.to_str().encode()
+
+
+def _vocabulary() -> bytes:
+    """CLIP's vocabulary, as open_clip ships it."""
+    found = importlib.util.find_spec("open_clip")
+    assert found is not None and found.origin is not None  # it has just made the encoder
+    return (Path(found.origin).parent / tokens.FILES["bpe"]).read_bytes()
