@@ -12,11 +12,12 @@ Not here: photographs. A model's accuracy on scenes says that it sees, not how g
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate.data import extras
 from pargate.data.drawings import DRAWINGS
 from pargate.data.painting import (
     F32,
@@ -159,6 +160,12 @@ class _Plan:
     """Centre of the object, as a fraction of the side from the top."""
     monochrome: NDArray[np.bool_]
     """Whether the picture has no colour."""
+    number: I64
+    """How many of the object there are."""
+    others: F64
+    """float64 [2, 2, n], x and y of the second and the third object, where there are so many."""
+    word: I64
+    """What the sign says, as an index in `extras.WORDS`; −1 without a sign."""
 
 
 _APART = (_OBJECT_RGB[:, None] - _BACKGROUND_RGB[None]) * (0.6, 0.8, 0.5)
@@ -198,7 +205,28 @@ def _plan(labels: I64, draws: Draws) -> _Plan:
         x=0.5 + room * draws(-1, 1),
         y=0.5 + room * draws(-1, 1),
         monochrome=draws() < 0.04,
+        number=np.ones_like(labels),
+        others=np.full((2, 2, len(labels)), 0.5),
+        word=np.full_like(labels, -1),
     )
+
+
+def _extended(plan: _Plan, more: Draws, wanted: Sequence[str]) -> _Plan:
+    """The same scenes with the extras that are wanted."""
+    number, word = extras.numbers(more), extras.words(more)
+    scale, x, y = extras.arranged(number, more)
+    if "counts" in wanted:
+        several = number > 1
+        plan = replace(
+            plan,
+            number=number,
+            scale=np.where(several, scale, plan.scale),
+            x=np.where(several, x[0], plan.x),
+            y=np.where(several, y[0], plan.y),
+            others=np.stack([x[1:], y[1:]], axis=1),
+        )
+    # No sign among several objects: it could hide one of them.
+    return replace(plan, word=np.where(plan.number > 1, -1, word)) if "lettering" in wanted else plan
 
 
 def _background(plan: _Plan, draws: Draws, size: int, bank: Bank) -> F32:
@@ -260,6 +288,16 @@ def _object(plan: _Plan, draws: Draws) -> Placed:
     )
 
 
+def _others(canvas: F32, plan: _Plan, more: Draws, light: F64, bank: Bank) -> None:
+    """The second and the third object, of the same kind and colour."""
+    for k in (2, 3):
+        everyone, place = _object(plan, more), plan.others[k - 2]
+        chosen = np.flatnonzero(plan.number >= k)
+        everyone = replace(everyone, x=place[0], y=place[1])
+        placed = Placed(**{name: getattr(everyone, name)[..., chosen] for name in Placed.__dataclass_fields__})
+        paint(canvas, placed, more, -(-canvas.shape[2] * 3 // 5), light, bank)
+
+
 _TEMPLATES = (
     "a photo of {}.",
     "a photo of {}.",
@@ -274,6 +312,9 @@ _TEMPLATES = (
 )
 
 
+_OF_SEVERAL = {"there is {}.": "there are {}.", "this is {}.": "these are {}."}
+
+
 def _caption(plan: _Plan, i: int, words: list[float]) -> str:
     """A true sentence about image i, its choices made by `words` (eight numbers in [0, 1))."""
     phrase = LABELS[int(plan.labels[i])]
@@ -284,16 +325,24 @@ def _caption(plan: _Plan, i: int, words: list[float]) -> str:
         phrase = f"{'little' if words[3] < 0.4 else 'small'} {phrase}"
     if words[2] < 0.5 and plan.scale[i] > 0.83:
         phrase = f"{'big' if words[3] < 0.4 else 'large'} {phrase}"
-    phrase = _with_article(phrase)
+    number = int(plan.number[i])
+    if number > 1:
+        # Of several, size and place say nothing.
+        colour = f"{COLOURS[int(plan.colour[i])]} " if colourful and words[1] < 0.65 else ""
+        phrase = f"{extras.COUNT_WORDS[number]} {colour}{extras.plural(LABELS[int(plan.labels[i])])}"
+    else:
+        phrase = _with_article(phrase)
+    sign = f' and a sign that says "{extras.WORDS[int(plan.word[i])]}"' if plan.word[i] >= 0 else ""
     if not colourful and words[0] < 0.8:
-        return f"a black and white photo of {phrase}."
+        return f"a black and white photo of {phrase}{sign}."
     if colourful and words[4] < 0.35:
         setting = "sky" if plan.outdoors[i] else "background"
         preposition = "under" if plan.outdoors[i] else "against" if words[5] < 0.3 else "on"
         phrase = f"{phrase} {preposition} {_with_article(f'{COLOURS[int(plan.backdrop[i])]} {setting}')}"
-    elif words[4] > 0.7:
+    elif words[4] > 0.7 and number == 1:
         phrase = f"{phrase} {_place(float(plan.x[i]), float(plan.y[i]), words[5])}".rstrip()
-    return _TEMPLATES[int(words[0] * len(_TEMPLATES))].format(phrase)
+    template = _TEMPLATES[int(words[0] * len(_TEMPLATES))]
+    return (_OF_SEVERAL.get(template, template) if number > 1 else template).format(phrase + sign)
 
 
 def _place(x: float, y: float, word: float) -> str:
@@ -309,22 +358,36 @@ def _with_article(phrase: str) -> str:
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
-def _described(seed: int, indices: I64, draws: Draws) -> tuple[_Plan, tuple[str, ...]]:
+def _described(
+    seed: int, indices: I64, draws: Draws, more: Draws | None = None, wanted: Sequence[str] = ()
+) -> tuple[_Plan, tuple[str, ...]]:
     plan = _plan(labels_of(seed, indices), draws)
+    if more is not None:
+        plan = _extended(plan, more, wanted)
     words = draws.several(8).T.tolist()
     return plan, tuple(_caption(plan, i, words[i]) for i in range(len(indices)))
 
 
-def _rendered(seed: int, indices: I64, size: int) -> Scenes:
+def _more(seed: int, indices: I64, wanted: Sequence[str]) -> Draws | None:
+    """Numbers for extras, where there are any."""
+    if unknown := set(wanted) - set(extras.EXTRAS):
+        raise InputError(f"scenes have no {', '.join(sorted(unknown))}", f"there are {' and '.join(extras.EXTRAS)}")
+    return Draws(index_keys(seed, "scene-extras", indices)) if wanted else None
+
+
+def _rendered(seed: int, indices: I64, size: int, wanted: Sequence[str]) -> Scenes:
     """One chunk of `render`."""
     bank = noise_bank(size)
-    draws = Draws(index_keys(seed, "scene", indices))
-    plan, captions = _described(seed, indices, draws)
+    draws, more = Draws(index_keys(seed, "scene", indices)), _more(seed, indices, wanted)
+    plan, captions = _described(seed, indices, draws, more, wanted)
     angle = draws(-2.6, -0.5)  # light from above, more often from the left
     light = np.stack([np.cos(angle), np.sin(angle)])
     canvas = _background(plan, draws, size, bank)
     _distract(canvas, plan, draws, light, bank)
     paint(canvas, _object(plan, draws), draws, size, light, bank)
+    if more is not None:
+        _others(canvas, plan, more, light, bank)
+        extras.letter(canvas, plan.word, more)
     return Scenes(exposed(canvas, plan.monochrome, draws, bank), plan.labels, captions)
 
 
@@ -335,33 +398,37 @@ def _numbers(indices: Sequence[int] | NDArray[np.integer]) -> I64:
     return numbers
 
 
-def describe(indices: Sequence[int] | NDArray[np.integer], seed: int) -> Described:
+def describe(indices: Sequence[int] | NDArray[np.integer], seed: int, wanted: Sequence[str] = ()) -> Described:
     """Labels and captions of the scenes with these numbers, without drawing them; the same at every size.
 
+    `wanted` names extras, of `extras.EXTRAS`.
+
     Raises:
-        InputError: an index is negative.
+        InputError: an index is negative, or there is no such extra.
     """
     numbers = _numbers(indices)
     labels, captions = np.empty(len(numbers), np.int64), list[str]()
     for i in range(0, len(numbers), _CHUNK_NUMBERS):
         some = numbers[i : i + _CHUNK_NUMBERS]
-        plan, told = _described(seed, some, Draws(index_keys(seed, "scene", some)))
+        plan, told = _described(seed, some, Draws(index_keys(seed, "scene", some)), _more(seed, some, wanted), wanted)
         labels[i : i + _CHUNK_NUMBERS] = plan.labels
         captions.extend(told)
     return Described(labels, tuple(captions))
 
 
-def render(indices: Sequence[int] | NDArray[np.integer], size: int, seed: int) -> Scenes:
+def render(indices: Sequence[int] | NDArray[np.integer], size: int, seed: int, wanted: Sequence[str] = ()) -> Scenes:
     """Draw the scenes with these numbers (any integers from 0 on), `size` pixels square.
 
+    `wanted` names extras, of `extras.EXTRAS`: without any, a scene shows one object.
+
     Raises:
-        InputError: `size` is not in `SIZES`, or an index is negative.
+        InputError: `size` is not in `SIZES`, an index is negative, or there is no such extra.
     """
     if size not in SIZES:
         raise InputError(f"scenes of {size} pixels cannot be drawn", f"choose a side from {SIZES[0]} to {SIZES[-1]}")
     numbers = _numbers(indices)
     step = max(1, _CHUNK_PIXELS // size**2)
-    chunks = [_rendered(seed, numbers[i : i + step], size) for i in range(0, len(numbers), step)]
+    chunks = [_rendered(seed, numbers[i : i + step], size, wanted) for i in range(0, len(numbers), step)]
     if not chunks:
         return Scenes(np.empty((0, size, size, 3), np.uint8), np.empty(0, np.int64), ())
     return Scenes(

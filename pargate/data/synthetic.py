@@ -1,5 +1,7 @@
 """Pairs from the built-in renderer: `synthetic:` without end, `synthetic:COUNT` with one.
 
+`+counts` and `+lettering` after either add scenes with several objects, and signs with a word.
+
 Their numbers count up from 0, and those of carriers from `FIRST_SCENE`, so that no picture is both. Nothing
 is written anywhere: a pair is its number, drawn where it is needed.
 """
@@ -11,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate.data.extras import EXTRAS, plural
 from pargate.data.sources import FIRST_SCENE
 from pargate.data.workers import Place, Scene
-from pargate.errors import InputError
+from pargate.errors import InputError, nearest
 from pargate.files import digest_of
 
 SCHEME = "synthetic:"
@@ -31,6 +34,8 @@ class SyntheticPairs:
     """How many, or None: there is no last one."""
     spelling: tuple[tuple[int, str], ...]
     """Labels that may occur, in the renderer's numbers, each with the user's spelling; empty for all."""
+    extras: tuple[str, ...]
+    """What scenes may show beyond one object."""
     digest: str
     """Hex SHA-256 of all that decides how they look."""
     notices: tuple[str, ...]
@@ -55,7 +60,7 @@ class SyntheticPairs:
         """What is true of these pictures."""
         from pargate.data import scenes
 
-        told = scenes.describe(self._scenes(numbers), self.seed)
+        told = scenes.describe(self._scenes(numbers), self.seed, self.extras)
         if not self.spelling:
             return list(told.captions)
         spelling = dict(self.spelling)
@@ -66,11 +71,17 @@ class SyntheticPairs:
 
     def places(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[Place]:
         """How a worker finds these pictures."""
-        return [Scene(int(number), self.seed) for number in self._scenes(numbers)]
+        return [Scene(int(number), self.seed, self.extras) for number in self._scenes(numbers)]
 
 
 def _respelled(caption: str, label: str, spelling: str) -> str:
-    return caption if label == spelling else re.sub(rf"\b{label}\b", lambda _: spelling, caption, count=1)
+    """A caption with the user's spelling of its label, in either number."""
+    several = plural(label)
+    shaped = several.upper() if spelling.isupper() else several.capitalize() if spelling[0].isupper() else several
+    for word, wanted in ((label, spelling), (several, shaped)):
+        if word != wanted:
+            caption = re.sub(rf"\b{word}\b", wanted, caption, count=1)
+    return caption
 
 
 def open_synthetic(source: str, seed: int, classes: Sequence[str] | None) -> SyntheticPairs:
@@ -81,7 +92,14 @@ def open_synthetic(source: str, seed: int, classes: Sequence[str] | None) -> Syn
     """
     from pargate.data import scenes
 
-    text = source.removeprefix(SCHEME)
+    text, *named = source.removeprefix(SCHEME).split("+")
+    for name in named:
+        if name not in EXTRAS:
+            raise InputError(
+                f"{source}: scenes have no '{name}'.{nearest(name, list(EXTRAS))}",
+                f"there are +{' and +'.join(EXTRAS)}",
+            )
+    extras = tuple(sorted(set(named)))
     if text and not (text.isdecimal() and text.isascii() and 2 <= int(text) < FIRST_SCENE):
         raise InputError(
             f"cannot draw '{text}' pairs",
@@ -104,5 +122,6 @@ def open_synthetic(source: str, seed: int, classes: Sequence[str] | None) -> Syn
         )
     digest = digest_of({
         "renderer": scenes.VERSION, "seed": seed, "count": count, "spelling": [list(pair) for pair in spelling],
+        **({"extras": list(extras)} if extras else {}),
     })  # fmt: skip
-    return SyntheticPairs(source, seed, count, spelling, digest, tuple(notices))
+    return SyntheticPairs(source, seed, count, spelling, extras, digest, tuple(notices))

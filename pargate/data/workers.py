@@ -30,6 +30,8 @@ class Scene:
     """Its number in the renderer, from 0."""
     seed: int
     """The renderer's seed."""
+    extras: tuple[str, ...] = ()
+    """What it may show beyond one object."""
 
 
 Place = Locator | Scene
@@ -134,12 +136,13 @@ def work(places: list[Place], rule: Preprocess) -> list[Decoded]:
     drawn = [place for place in places if isinstance(place, Scene)]
     if not drawn:
         return decode_many([place for place in places if isinstance(place, Locator)], rule)
-    return render_scenes([scene.number for scene in drawn], rule, drawn[0].seed)
+    return render_scenes([scene.number for scene in drawn], rule, drawn[0].seed, drawn[0].extras)
 
 
-def render_scenes(numbers: Sequence[int], rule: Preprocess, seed: int) -> list[Decoded]:
+def render_scenes(numbers: Sequence[int], rule: Preprocess, seed: int, extras: Sequence[str] = ()) -> list[Decoded]:
     """Scenes at model resolution; their digests are of their pixels."""
     from pargate.data import scenes
 
-    pixels = scenes.render(np.array(numbers), max(rule.size), seed).pixels[:, : rule.size[0], : rule.size[1]]
-    return [Decoded(hashlib.sha256(p.tobytes()).hexdigest(), p) for p in pixels]
+    pixels = scenes.render(np.array(numbers), max(rule.size), seed, extras).pixels
+    cut = pixels[:, : rule.size[0], : rule.size[1]]
+    return [Decoded(hashlib.sha256(p.tobytes()).hexdigest(), p) for p in cut]
