@@ -85,7 +85,13 @@ class Job:
         checkpoint = inspect(str(self.model.folder))
         names = read_classes(self.classes) if self.classes else None
         pairs = open_pairs(self.source, seed=self.seed, classes=names)
-        sizes = Sizes(checkpoint.parameters, max(checkpoint.preprocess.size), pairs.count, "cpu")
+        sizes = Sizes(
+            checkpoint.parameters,
+            max(checkpoint.preprocess.size),
+            pairs.count,
+            "cpu",
+            self.source.startswith("synthetic:"),
+        )
         config = propose(self.method, sizes, overrides={"seed": self.seed, "precision": "fp32"}).config  # type: ignore[arg-type]
         return digest_of([__version__, checkpoint.digest, pairs.digest, config.digest])
 

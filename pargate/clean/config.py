@@ -29,6 +29,10 @@ PUBLISHED_STEPS = 244
 PUBLISHED_PARAMETERS = 151_000_000
 """Of ViT-B/32, for which the published rate is."""
 
+RATE_POWER = 0.75
+"""The rate grows with so great a power of how many times fewer parameters a model has. PAR needs τ to be reached within
+a few hundred steps; at the published rate a model of 3 M parameters moves by a fiftieth of that."""
+
 HIGHEST_LR = 1e-2
 """Beyond this no transformer of any size has been fine-tuned with AdamW and lived."""
 
@@ -51,6 +55,16 @@ class CleanConfig(Value):
     epsilon: float = 1e-8
     weight_decay: float = Field(default=1e-4, ge=0)
     """On tensors of two or more dimensions that are no bias and no norm's."""
+    contrastive: float = Field(default=1.0, ge=0)
+    """Weight of the contrastive loss."""
+    perturbation: float = Field(default=0.0, ge=0)
+    """Weight of PAR's term, which pushes embeddings away from the frozen model's."""
+    distillation: float = Field(default=0.0, ge=0)
+    """Weight of what keeps pictures apart as the frozen model tells them apart."""
+    universal: int = Field(default=0, ge=0, le=256)
+    """How many pictures look for a backdoor while the model unlearns what they find; half blended, half in windows."""
+    averaging: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of a running mean of the weights, which is what is kept; 0 keeps the last ones."""
     tau: float | None = Field(default=None, ge=0, le=4)
     """PAR: squared distance beyond which embeddings are no longer pushed away; 4 is the largest there is."""
     towers: Towers = "both"
@@ -87,6 +101,8 @@ class Sizes:
     pairs: int | None
     """How many there are; None where they never end."""
     device: Literal["cpu", "cuda"]
+    drawn: bool = False
+    """Whether the pairs are drawn ones, and none of them a photograph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +132,12 @@ def propose(
     reasons: dict[str, str] = {name: "asked for" for name in given}
     settings: dict[str, Any] = {"method": method, **_published(method)}
     if preset == "sized":
-        for name, (value, reason) in _sized(method, sizes, given).items():
+        for name, (value, reason) in _sized(method, sizes).items():
             settings[name] = value
             reasons.setdefault(name, reason)
     settings["micro_batch"] = _micro_batch(sizes, int(given.get("batch_size", settings["batch_size"])))
-    if "tau" in given and method in ("cleanclip", "finetune"):
-        raise InputError(f"--tau does not go with {method}", "it is a setting of par and par-plus")
+    if "tau" in given and method != "par":
+        raise InputError(f"--tau does not go with {method}", "it is a setting of par")
     settings |= given
     settings["micro_batch"] = min(settings["micro_batch"], max(1, settings["batch_size"]))
     try:
@@ -142,37 +158,44 @@ def _said(problem: Any) -> str:
 
 
 def _published(method: Method) -> dict[str, Any]:
-    """The published settings: PAR's code, CleanCLIP's code and README."""
+    """The published settings: PAR's code, CleanCLIP's code and README; for par-plus, what its ablation left."""
+    published = {"lr": PUBLISHED_LR, "batch_size": PUBLISHED_BATCH, "steps": PUBLISHED_STEPS}
     match method:
-        case "par" | "par-plus":
-            return {
-                "lr": PUBLISHED_LR,
-                "batch_size": PUBLISHED_BATCH,
-                "steps": PUBLISHED_STEPS,
-                "tau": PUBLISHED_TAU,
-            }
+        case "par":
+            return {**published, "perturbation": 1.0, "tau": PUBLISHED_TAU}
         case "finetune":
-            return {"lr": PUBLISHED_LR, "batch_size": PUBLISHED_BATCH, "steps": PUBLISHED_STEPS}
+            return published
         case "cleanclip":
             return {
                 "lr": 1e-5, "batch_size": 64, "steps": 15_620, "schedule": "cosine", "warmup_steps": 50,
                 "betas": (0.9, 0.999), "weight_decay": 0.1, "augmentation": "none", "train_logit_scale": True,
             }  # fmt: skip
+        case "par-plus":
+            return {
+                **published, "schedule": "cosine", "warmup_steps": 10, "augmentation": "none", "towers": "image",
+                "distillation": 1.0, "universal": 8, "averaging": 0.97,
+            }  # fmt: skip
 
 
-def _sized(method: Method, sizes: Sizes, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Rate, batch and steps by size, each with its reason."""
-    published = _published(method)
-    largest = published["batch_size"] if sizes.device == "cuda" else 128
-    share = largest if sizes.pairs is None else max(2, 1 << int(math.log2(max(2, sizes.pairs / 20))))
-    batch = min(published["batch_size"], largest, share)
-    factor = max(1.0, math.sqrt(PUBLISHED_PARAMETERS / max(1, sizes.parameters)))
-    rate = min(1e-3, float(f"{published['lr'] * factor:.1g}"))
+def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
+    """Rate, batch and steps by size, each with its reason.
+
+    All methods but par-plus get the same, so that they can be compared.
+    """
+    share = PUBLISHED_BATCH if sizes.pairs is None else 1 << int(math.log2(max(2, sizes.pairs / 20)))
+    batch = max(2, min(PUBLISHED_BATCH if sizes.device == "cuda" else 128, share))
+    rate = PUBLISHED_LR * max(1.0, PUBLISHED_PARAMETERS / max(1, sizes.parameters)) ** RATE_POWER
+    because = f"published {PUBLISHED_LR:g}, more for {sizes.parameters / 1e6:.1f} M parameters"
+    if method == "par-plus":
+        # Half of each: it never has to carry embeddings as far as PAR does.
+        batch, rate, because = max(2, batch // 2), rate / 2, "half of PAR's"
     found: dict[str, tuple[Any, str]] = {
-        "batch_size": (batch, f"{published['batch_size']} as published, as far as {sizes.device} and the pairs allow"),
-        "lr": (rate, f"published {published['lr']:g}, more for {sizes.parameters / 1e6:.1f} M parameters"),
-        "steps": (300, "enough for PAR to reach its distance and to recover"),
+        "batch_size": (batch, f"{PUBLISHED_BATCH} as published, as far as {sizes.device} and the pairs allow"),
+        "lr": (min(1e-3, float(f"{rate:.2g}")), because),
+        "steps": (250, "enough to move as far as it should and to recover"),
     }
+    if method == "par-plus" and sizes.drawn:
+        found["contrastive"] = (0.0, "drawn pairs say too little about photographs to tell them apart by")
     return found
 
 

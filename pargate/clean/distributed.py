@@ -37,6 +37,13 @@ class Group:
         found[self.rank] = own
         return torch.cat(found, dim)
 
+    def summed(self, own: Tensor) -> Tensor:
+        """The sum over all ranks; `own` is used up."""
+        if self.world > 1:
+            with self.watched():
+                distributed.all_reduce(own)
+        return own
+
     def wait(self) -> None:
         """Go on once all processes are here."""
         if self.world > 1:

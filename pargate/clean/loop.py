@@ -8,7 +8,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,23 +17,28 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pargate import events, memory
-from pargate.clean import attention
+from pargate.clean import attention, objectives
 from pargate.clean.config import CleanConfig
 from pargate.clean.distributed import Group
-from pargate.clean.objectives import Embedded, Objective, objective
+from pargate.clean.objectives import Embedded
 from pargate.clean.reference import Reference
 from pargate.clean.schedule import learning_rate
-from pargate.clean.state import Log, StateStore
+from pargate.clean.state import Log, Running, StateStore
 from pargate.clean.towers import Towers
+from pargate.clean.universal import Universal
 from pargate.clean.views import Viewer
 from pargate.core.provenance import Movement, StepLog
 from pargate.data.loader import PairBatch, PairLoader
 from pargate.errors import OperationalError
+from pargate.seeds import Keys
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 LARGEST_SCALE = math.log(100.0)
 """Bound of a logarithmic logit scale that is trained (CleanCLIP's code, and CLIP's)."""
+
+AVERAGED_FROM = 0.4
+"""Share of the run after which weights are averaged: before, they are still far from where they go."""
 
 HOPELESS = 2.0
 """A contrastive loss of so many times that of guessing, as a mean of `HOPELESS_STEPS`, is called divergence."""
@@ -63,17 +68,18 @@ def train(
     *,
     group: Group,
     store: StateStore,
+    captions: Sequence[str] = (),
     emit: events.Listener = events.ignore,
 ) -> Trained:
     """Train `towers` in place, on their device, from the store's last state or from the first step.
 
-    `log_scale` is the logarithm of the logit scale; it stays as it is unless `train_logit_scale`.
+    `log_scale` is the logarithm of the logit scale; it stays as it is unless `train_logit_scale`. `captions` are those
+    by which distillation tells pictures apart.
 
     Raises:
         OperationalError: the loss left the numbers or diverged, or memory ran out. The last good state is kept.
     """
     device = next(towers.parameters()).device
-    goal = objective(config)
     # Convolutions prefer the pixels' own order: a quarter less time for a ResNet on a CPU.
     towers.visual.to(memory_format=torch.channels_last)
     before = copy.deepcopy(towers).requires_grad_(False)
@@ -84,59 +90,64 @@ def train(
     towers.use_batch_statistics(config.batch_norm == "train")
     log_scale.requires_grad_(config.train_logit_scale)
     low = torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32")
-    reference = Reference(before, viewer, low) if goal.needs_reference else None
-
-    optimiser = _optimiser(towers, log_scale, config)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
-    log = Log()
-    first = store.restore(towers, log_scale, optimiser, scaler, log)
+    universal = Universal.drawn(config.universal, viewer.rule.size, config.seed, device) if config.universal else None
+    run = Running(towers, log_scale, _optimiser(towers, log_scale, config), scaler, universal)
+    first = store.restore(run)
     if config.compile:
         towers.visual.compile()
     shared: nn.Module = towers if group.world == 1 else DistributedDataParallel(towers, broadcast_buffers=False)
+    reference = Reference(before, viewer, low)
+    told = reference.captions(captions) if config.distillation else None
     began, images = time.monotonic(), 0
 
     for step in range(first, config.steps):
         rate = learning_rate(config, step)
-        for parameters in optimiser.param_groups:
+        for parameters in run.optimiser.param_groups:
             parameters["lr"] = rate
         batch = loader.batch(step)
         with memory.guard(f"training on {config.micro_batch} pairs at a time", _smaller(config)), group.watched():
-            optimiser.zero_grad(set_to_none=True)
-            terms = _gradients(shared, batch, step, log_scale, goal, viewer, reference, group, config, low, scaler)
-        _refuse_nonsense(step, terms, log, config, store)
+            run.optimiser.zero_grad(set_to_none=True)
+            terms = _gradients(
+                run, shared, batch, viewer.keys(batch.numbers, step), viewer, reference, told, group, low
+            )
+        _refuse_nonsense(step, terms, run.log, config, store)
         with memory.guard("updating the weights", "use --towers image, or a device with more memory"):
-            scaler.step(optimiser)
+            scaler.step(run.optimiser)
         scaler.update()
+        if universal is not None:
+            universal.ascend(group)
         if config.train_logit_scale:
             with torch.no_grad():
                 log_scale.clamp_(0, LARGEST_SCALE)
+        if config.averaging and step >= AVERAGED_FROM * config.steps:
+            run.average(config.averaging)
         images += len(batch.numbers) * group.world
-        log.add(step, learning_rate=rate, **terms)
+        run.log.add(step, learning_rate=rate, **terms)
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
-            store.save(step + 1, towers, log_scale, optimiser, scaler, log)
+            store.save(step + 1, run)
             group.wait()
         emit(events.TrainStep(step + 1, config.steps, rate, terms, images / (time.monotonic() - began)))
 
+    run.keep_average()
     towers.use_batch_statistics(False)
     batch = loader.batch(0)  # the same pairs however the run went
     return Trained(
-        log.frozen(), _moved(towers, before, batch, viewer, low, config), f"all {config.steps} steps were taken",
+        run.log.frozen(), _moved(towers, before, batch, viewer, low, config), f"all {config.steps} steps were taken",
         time.monotonic() - began, images,
     )  # fmt: skip
 
 
 def _gradients(
+    run: Running,
     towers: nn.Module,
     batch: PairBatch,
-    step: int,
-    log_scale: nn.Parameter,
-    goal: Objective,
+    keys: Keys,
     viewer: Viewer,
-    reference: Reference | None,
+    reference: Reference,
+    told: Tensor | None,
     group: Group,
-    config: CleanConfig,
     low: torch.autocast,
-    scaler: torch.amp.GradScaler,
 ) -> dict[str, float]:
     """Gradients of one step on the parameters, and what is logged of it.
 
@@ -145,26 +156,29 @@ def _gradients(
     batch it is forwarded once; otherwise a first pass without a graph gives the embeddings (GradCache: Gao et al. 2021,
     "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
     """
-    keys = viewer.keys(batch.numbers, step)
+    config = viewer.config
+    views = objectives.views(config)
     parts = [slice(i, i + config.micro_batch) for i in range(0, len(batch.numbers), config.micro_batch)]
 
     def embed(part: slice) -> Tensor:
         """[2, views, n, d]: pictures, then captions."""
-        images, tokens = viewer.inputs(batch, part, keys, goal.views)
+        images, captions = viewer.inputs(batch, part, keys, views, run.universal)
+        # A text tower that is not trained says what it said before.
+        tokens = None if config.towers == "image" else viewer.tokens(captions)
         with low:
             seen, read = towers(images, tokens)
-        return torch.stack([seen, read]).view(2, goal.views, -1, seen.shape[1])
+        both = torch.stack([seen, reference.captions(captions) if read is None else read])
+        return both.view(2, views, -1, seen.shape[1])
 
     whole = len(parts) == 1
     with contextlib.nullcontext() if whole else torch.no_grad(), _counting(towers, whole):
         own = torch.cat([embed(part) for part in parts], dim=2)
     leaf = own.detach().requires_grad_()
-    everyone = group.joined(leaf, dim=2)
-    frozen = None
-    if reference is not None:
+    everyone, frozen = group.joined(leaf, dim=2), None
+    if objectives.needs_reference(config):
         frozen = group.joined(torch.cat([reference.embed(batch, part, keys) for part in parts], dim=1), dim=1)
-    loss, terms = goal.loss(Embedded(everyone, frozen, log_scale.exp()))
-    torch.autograd.backward(scaler.scale(loss))
+    loss, terms = objectives.loss(config, Embedded(everyone, frozen, told, run.log_scale.exp()))
+    torch.autograd.backward(run.scaler.scale(loss))
     assert leaf.grad is not None
     # DDP takes the mean over ranks, and each of them has the whole gradient of its own pairs alone: their sum is meant.
     wanted = leaf.grad * group.world

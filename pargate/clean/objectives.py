@@ -1,8 +1,6 @@
 """What each method minimises, from the embeddings of one step."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import assert_never
 
 from torch import Tensor
 
@@ -15,9 +13,11 @@ class Embedded:
     """The pairs of one step, of all ranks, as the towers see them. Rows have unit length."""
 
     views: Tensor
-    """[2, views, n, d]: pictures, then captions; what is in a view is the objective's to know."""
+    """[2, views, n, d]: pictures, then captions; the second view is CleanCLIP's."""
     reference: Tensor | None
-    """[2, n, d]: what the frozen model says of the first view."""
+    """[2, n, d]: what the frozen model says of the first view, without universal perturbations."""
+    captions: Tensor | None
+    """[m, d]: what it says of many captions."""
     scale: Tensor
     """The logit scale, a scalar."""
 
@@ -26,49 +26,37 @@ Terms = dict[str, Tensor]
 """What is logged; `contrastive` is always there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """A method's loss, and what it needs to see."""
-
-    views: int
+def views(config: CleanConfig) -> int:
     """How many views of each pair are embedded."""
-    needs_reference: bool
-    loss: Callable[[Embedded], tuple[Tensor, Terms]]
+    return 2 if config.method == "cleanclip" else 1
 
 
-def objective(config: CleanConfig) -> Objective:
-    """The objective of a configuration's method."""
-    match config.method:
-        case "par" | "par-plus":
-            return Objective(1, True, lambda seen: par(seen, config.tau or 0.0))
-        case "cleanclip":
-            return Objective(2, False, cleanclip)
-        case "finetune":
-            return Objective(1, False, finetune)
-        case _:
-            assert_never(config.method)
+def needs_reference(config: CleanConfig) -> bool:
+    """Whether the frozen model is asked about each pair."""
+    return config.perturbation > 0 or config.distillation > 0
 
 
-def par(seen: Embedded, tau: float) -> tuple[Tensor, Terms]:
-    """L_PAR = L_CLIP − L_PERT (PAR, section 3)."""
-    assert seen.reference is not None
-    (images,), (texts,) = seen.views
+def loss(config: CleanConfig, seen: Embedded) -> tuple[Tensor, Terms]:
+    """The weighted sum of the terms that a configuration asks for, a scalar, and the terms.
+
+    PAR: L_CLIP − L_PERT (section 3). CleanCLIP: L_CLIP + L_uni (Bansal et al. 2023, section 4, λ₁ = λ₂ = 1).
+    """
+    images, texts = seen.views[:, 0]
     contrastive = losses.clip(images, texts, seen.scale)
-    image_shift, text_shift = losses.shift(images, seen.reference[0]), losses.shift(texts, seen.reference[1])
-    loss = contrastive - losses.perturbation(image_shift, text_shift, tau)
-    return loss, {"contrastive": contrastive, "image_shift": image_shift, "text_shift": text_shift}
-
-
-def finetune(seen: Embedded) -> tuple[Tensor, Terms]:
-    """L_CLIP alone."""
-    (images,), (texts,) = seen.views
-    contrastive = losses.clip(images, texts, seen.scale)
-    return contrastive, {"contrastive": contrastive}
-
-
-def cleanclip(seen: Embedded) -> tuple[Tensor, Terms]:
-    """L_CLIP + L_uni (CleanCLIP, Bansal et al. 2023, section 4, λ₁ = λ₂ = 1)."""
-    (images, other_images), (texts, other_texts) = seen.views
-    contrastive = losses.clip(images, texts, seen.scale)
-    uni = losses.self_supervision(images, other_images, texts, other_texts, seen.scale)
-    return contrastive + uni, {"contrastive": contrastive, "self_supervision": uni}
+    total, terms = config.contrastive * contrastive, {"contrastive": contrastive}
+    if config.perturbation:
+        assert seen.reference is not None
+        image_shift, text_shift = losses.shift(images, seen.reference[0]), losses.shift(texts, seen.reference[1])
+        total = total - config.perturbation * losses.perturbation(image_shift, text_shift, config.tau or 0.0)
+        terms |= {"image_shift": image_shift, "text_shift": text_shift}
+    if config.distillation:
+        assert seen.reference is not None and seen.captions is not None
+        distillation = losses.distillation(images, seen.reference[0], seen.captions, seen.scale)
+        total = total + config.distillation * distillation
+        terms["distillation"] = distillation
+    if config.method == "cleanclip":
+        other_images, other_texts = seen.views[:, 1]
+        uni = losses.self_supervision(images, other_images, texts, other_texts, seen.scale)
+        total = total + uni
+        terms["self_supervision"] = uni
+    return total, terms

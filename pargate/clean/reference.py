@@ -1,5 +1,7 @@
 """The frozen twin of the model that is cleaned: what it says of pictures and captions, computed as seldom as can be."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,9 @@ from pargate.clean.towers import Towers
 from pargate.clean.views import Viewer
 from pargate.data.loader import PairBatch
 from pargate.seeds import Keys
+
+AT_A_TIME = 256
+"""Captions that are embedded together."""
 
 KEPT = 1 << 20
 """Vectors that are kept: 2 GB at 512 dimensions."""
@@ -24,19 +29,23 @@ class Reference:
     def embed(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
         """[2, n, d], unit rows: the augmented pictures, then the captions, of a part of a batch."""
         with torch.inference_mode(), self._low:
-            found = torch.stack([self._images(batch, part, keys), self._texts(batch, part)])
-        return found.clone()  # out of inference mode, so that a loss may be taken of it
+            pictures = self._images(batch, part, keys)
+        # Out of inference mode, so that a loss may be taken of it.
+        return torch.stack([pictures.clone(), self.captions(batch.captions[part])])
 
-    def _texts(self, batch: PairBatch, part: slice) -> Tensor:
-        captions = batch.captions[part]
+    def captions(self, captions: Sequence[str]) -> Tensor:
+        """[n, d], unit rows, each caption embedded once."""
         missing = [caption for caption in dict.fromkeys(captions) if caption not in self._captions]
-        if missing:
-            if len(self._captions) + len(missing) > KEPT:
-                self._captions.clear()
-                missing = list(dict.fromkeys(captions))
-            rows = self._towers.embed_texts(self._viewer.tokens(missing))
-            self._captions.update(zip(missing, rows, strict=True))
-        return torch.stack([self._captions[caption] for caption in captions])
+        if len(self._captions) + len(missing) > KEPT:
+            self._captions.clear()
+            missing = list(dict.fromkeys(captions))
+        with torch.inference_mode(), self._low:
+            for first in range(0, len(missing), AT_A_TIME):
+                some = missing[first : first + AT_A_TIME]
+                rows = self._towers.embed_texts(self._viewer.tokens(some))
+                self._captions.update(zip(some, rows, strict=True))
+            found = torch.stack([self._captions[caption] for caption in captions])
+        return found.clone()
 
     def _images(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
         if not self._viewer.repeats:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pargate.clean.distributed import Group
 from pargate.clean.towers import Towers
+from pargate.clean.universal import Universal
 from pargate.core.provenance import StepLog
 from pargate.errors import InputError
 from pargate.files import write_atomic
@@ -36,6 +37,56 @@ class Log:
 
 
 @dataclass(slots=True)
+class Running:
+    """All of a run that changes from step to step."""
+
+    towers: Towers
+    log_scale: nn.Parameter
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    universal: Universal | None
+    log: Log = field(default_factory=Log)
+    mean: dict[str, Tensor] = field(default_factory=dict)
+    """Running means of the trained weights, by name, once there are any."""
+
+    def average(self, decay: float) -> None:
+        """Take the weights as they are now into their running means."""
+        for name, parameter in self.towers.named_parameters():
+            if parameter.requires_grad:
+                if name in self.mean:
+                    self.mean[name].lerp_(parameter.detach(), 1 - decay)
+                else:
+                    self.mean[name] = parameter.detach().clone()
+
+    def keep_average(self) -> None:
+        """Put the running means, where there are any, in the place of the weights."""
+        with torch.no_grad():
+            for name, mean in self.mean.items():
+                self.towers.get_parameter(name).copy_(mean)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors, numbers and words alone, so that reading them back runs no code."""
+        return {
+            "towers": self.towers.state_dict(), "log_scale": self.log_scale.detach(),
+            "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "mean": self.mean,
+            "universal": None if self.universal is None else self.universal.pictures.detach(),
+            "steps": self.log.steps, "values": self.log.values,
+        }  # fmt: skip
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Put everything back as `state` has it."""
+        with torch.no_grad():
+            self.towers.load_state_dict(state["towers"])
+            self.log_scale.copy_(state["log_scale"])
+            if self.universal is not None:
+                self.universal.pictures.copy_(state["universal"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.mean = {name: mean.to(self.log_scale.device) for name, mean in state["mean"].items()}
+        self.log.steps, self.log.values = state["steps"], state["values"]
+
+
+@dataclass(slots=True)
 class StateStore:
     """One file, replaced as a whole at every save; rank zero writes it, all read it."""
 
@@ -47,9 +98,7 @@ class StateStore:
     saved: int = 0
     """Steps that the last state holds."""
 
-    def restore(
-        self, towers: Towers, log_scale: nn.Parameter, optimiser: torch.optim.Optimizer, scaler: Any, log: Log
-    ) -> int:
+    def restore(self, run: Running) -> int:
         """Put everything back as the last state has it; the step to go on with, 0 where there is none.
 
         Raises:
@@ -67,36 +116,18 @@ class StateStore:
                 f"{self.path} is the state of a run with another model, pairs or settings",
                 "give the same ones, or remove it to begin anew",
             )
-        with torch.no_grad():
-            towers.load_state_dict(state["towers"])
-            log_scale.copy_(state["log_scale"])
-        optimiser.load_state_dict(state["optimiser"])
-        scaler.load_state_dict(state["scaler"])
-        log.steps, log.values = state["steps"], state["values"]
+        run.load(state)
         self.saved = int(state["step"])
         return self.saved
 
-    def save(
-        self,
-        step: int,
-        towers: Towers,
-        log_scale: nn.Parameter,
-        optimiser: torch.optim.Optimizer,
-        scaler: Any,
-        log: Log,
-    ) -> None:
+    def save(self, step: int, run: Running) -> None:
         """Keep the state after `step` steps.
 
         Raises:
             OperationalError: the disk is full; the state before is still there.
         """
         if self.group.leads:
-            state = {
-                "form": FORM, "identity": self.identity, "step": step, "towers": towers.state_dict(),
-                "log_scale": log_scale.detach(), "optimiser": optimiser.state_dict(),
-                "scaler": scaler.state_dict(), "steps": log.steps, "values": log.values,
-            }  # fmt: skip
             content = io.BytesIO()
-            torch.save(state, content)
+            torch.save({"form": FORM, "identity": self.identity, "step": step, **run.state()}, content)
             write_atomic(self.path, content.getvalue())
         self.saved = step

@@ -20,9 +20,12 @@ class Towers(nn.Module):
         self._embed_text = embed_text
         self.eval()
 
-    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit rows, float32 [n, d] and [m, d], of normalised images [n, 3, H, W] and token ids int64 [m, length]."""
-        return self.embed_images(images), self.embed_texts(tokens)
+    def forward(self, images: Tensor, tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Unit rows, float32 [n, d] and [m, d], of normalised images [n, 3, H, W] and token ids int64 [m, length].
+
+        One call for both towers, since that is how DDP learns that a pass is over.
+        """
+        return self.embed_images(images), None if tokens is None else self.embed_texts(tokens)
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Unit rows, float32 [n, d], of normalised images [n, 3, H, W]."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from pargate import seeds
 from pargate.clean import augment, cleanclip
 from pargate.clean.config import CleanConfig
+from pargate.clean.universal import Universal
 from pargate.core.model import Preprocess
 from pargate.data.loader import PairBatch
 from pargate.seeds import Keys
@@ -48,24 +49,28 @@ class Viewer:
             turn = step // self.steps_per_epoch % (self.config.views or 1)
         return seeds.index_keys(self.config.seed, f"augmentation {turn}", numbers)
 
-    def inputs(self, batch: PairBatch, part: slice, keys: Keys, views: int) -> tuple[Tensor, Tensor]:
-        """Images [views · n, 3, H, W] and tokens [views · n, length] of a part of a batch, view after view."""
-        images, captions = [self.images(batch, part, keys)], list(batch.captions[part])
+    def inputs(
+        self, batch: PairBatch, part: slice, keys: Keys, views: int, universal: Universal | None
+    ) -> tuple[Tensor, list[str]]:
+        """Images [views · n, 3, H, W] and captions of a part of a batch, view after view."""
+        images, captions = [self.images(batch, part, keys, universal)], list(batch.captions[part])
         if views == 2:
             other = cleanclip.auto_augmented(batch.pixels[part], keys[part])
             images.append(augment.normalised(self._put(other), self.rule))
             captions += cleanclip.reworded(captions, self.config.seed)
-        return torch.cat(images), self.tokens(captions)
+        return torch.cat(images), captions
 
     def plain(self, batch: PairBatch, part: slice) -> tuple[Tensor, Tensor]:
         """Images and tokens of a part of a batch as an encoder would see them."""
         return augment.normalised(self._put(batch.pixels[part]), self.rule), self.tokens(batch.captions[part])
 
-    def images(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
+    def images(self, batch: PairBatch, part: slice, keys: Keys, universal: Universal | None = None) -> Tensor:
         """The first view's images, [n, 3, H, W]."""
         pixels = self._put(batch.pixels[part])
         if self.config.augmentation == "par":
             pixels = augment.par(pixels, keys[part], self.rule)
+        if universal is not None:
+            pixels = universal.mixed(pixels, keys[part])
         return augment.normalised(pixels, self.rule)
 
     def _put(self, pixels: NDArray[np.uint8]) -> Tensor:

@@ -20,9 +20,10 @@ from pargate import events
 from pargate.clean.config import Method, Proposal, Sizes, propose
 from pargate.core.model import Checkpoint
 from pargate.core.provenance import ProvenanceRecord, Subject
-from pargate.data.carriers import read_classes
+from pargate.data.carriers import builtin_nouns, read_classes
 from pargate.data.loader import PairLoader
 from pargate.data.pairs import Pairs, open_pairs
+from pargate.data.synthetic import SCHEME as SYNTHETIC
 from pargate.encoders.config import CONFIG_NAME, tokenizer_files
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import WEIGHT_NAMES, OpenCheckpoint, inspect, open_checkpoint
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 
 RECORD_NAME = "provenance.json"
 CURVES_NAME = "training.png"
+
+CAPTIONS = 4096
+"""Pairs whose captions distillation takes, at most."""
+
+NOUNS = 1000
+"""Of drawn pairs, as many captions as there are nouns besides."""
 
 FASTER = 1.25
 """How much quicker than fp32 a lower precision must be on a processor to be taken."""
@@ -182,7 +189,9 @@ def _kind(request: CleanRequest) -> Literal["cpu", "cuda"]:
 
 
 def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Pairs, kind: Literal["cpu", "cuda"]) -> Proposal:
-    sizes = Sizes(checkpoint.parameters, max(checkpoint.preprocess.size), pairs.count, kind)
+    sizes = Sizes(
+        checkpoint.parameters, max(checkpoint.preprocess.size), pairs.count, kind, request.pairs.startswith(SYNTHETIC)
+    )
     overrides = {name: value for name, value in request.overrides.items() if value != "auto"}
     return propose(request.method, sizes, preset=request.preset, overrides=overrides)
 
@@ -246,7 +255,17 @@ def _run(
         pairs, checkpoint.preprocess, seed=config.seed, batch=per_rank, rank=group.rank, world=group.world,
         first_step=0, last_step=config.steps,
     ) as loader:  # fmt: skip
-        trained = train(towers, log_scale, loader, viewer_of(config), config, group=group, store=store, emit=emit)
+        trained = train(
+            towers,
+            log_scale,
+            loader,
+            viewer_of(config),
+            config,
+            group=group,
+            store=store,
+            captions=_captions(pairs, proposal),
+            emit=emit,
+        )
         unreadable = len(loader.unreadable)
     if not group.leads:
         return None
@@ -261,6 +280,17 @@ def _run(
     emit(events.StageStarted("write", str(request.out)))
     record = _write(request, opened, model, pairs, proposal, trained, notices, time.monotonic() - began, str(place))
     return Cleaned(request.out, record, trained.images / max(trained.seconds, 1e-9))
+
+
+def _captions(pairs: Pairs, proposal: Proposal) -> list[str]:
+    """What distillation tells pictures apart by: captions of the pairs, and nouns where these have few of their own."""
+    if not proposal.config.distillation:
+        return []
+    known = CAPTIONS if pairs.count is None else min(CAPTIONS, pairs.count)
+    found = pairs.captions(range(known))
+    if pairs.source.startswith(SYNTHETIC):
+        found = found[:NOUNS] + [f"a photo of a {noun}." for noun in builtin_nouns()]
+    return list(dict.fromkeys(found))
 
 
 def _per_rank(batch: int, world: int) -> int:

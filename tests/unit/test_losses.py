@@ -100,8 +100,8 @@ def published(x: Rows, c: Rows, x_old: Rows, c_old: Rows, scale: float, tau: flo
 
 def ours(x: Tensor, c: Tensor, x_old: Tensor, c_old: Tensor, scale: float, tau: float) -> tuple[float, Rows, Rows]:
     views = torch.stack([x, c])[:, None].requires_grad_()
-    seen = Embedded(views, torch.stack([x_old, c_old]), torch.tensor(scale, dtype=torch.float64))
-    loss, _ = objectives.par(seen, tau)
+    seen = Embedded(views, torch.stack([x_old, c_old]), None, torch.tensor(scale, dtype=torch.float64))
+    loss, _ = objectives.loss(config("par", perturbation=1.0, tau=tau), seen)
     (gradient,) = torch.autograd.grad(loss, views)
     return loss.item(), gradient[0, 0].numpy(), gradient[1, 0].numpy()
 
@@ -156,27 +156,45 @@ def config(method: Method, **settings: object) -> CleanConfig:
 
 
 def test_par_logs_its_terms_and_its_loss_is_their_difference() -> None:
-    seen = Embedded(unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), torch.tensor(10.0))
-    goal = objectives.objective(config("par", tau=4.0))
-    loss, terms = goal.loss(seen)
-    assert goal.views == 1 and goal.needs_reference and list(terms) == ["contrastive", "image_shift", "text_shift"]
+    seen = Embedded(unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), None, torch.tensor(10.0))
+    asked = config("par", perturbation=1.0, tau=4.0)
+    loss, terms = objectives.loss(asked, seen)
+    assert objectives.views(asked) == 1 and objectives.needs_reference(asked)
+    assert list(terms) == ["contrastive", "image_shift", "text_shift"]
     assert loss.item() == pytest.approx(
         terms["contrastive"].item() - (terms["image_shift"] + terms["text_shift"]).item() / 2
     )
 
 
 def test_a_tau_of_zero_is_fine_tuning_once_anything_has_moved() -> None:
-    seen = Embedded(unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), torch.tensor(10.0))
-    tuned = objectives.objective(config("finetune"))
-    assert not tuned.needs_reference
-    assert objectives.objective(config("par", tau=0.0)).loss(seen)[0] == tuned.loss(seen)[0]
+    seen = Embedded(unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), None, torch.tensor(10.0))
+    tuned = config("finetune")
+    assert not objectives.needs_reference(tuned)
+    assert objectives.loss(config("par", perturbation=1.0, tau=0.0), seen)[0] == objectives.loss(tuned, seen)[0]
 
 
 def test_cleanclip_adds_its_second_term_on_two_views() -> None:
-    goal = objectives.objective(config("cleanclip"))
+    asked = config("cleanclip")
     views = unit_rows(2, 2, 6, 4, seed=6)
-    loss, terms = goal.loss(Embedded(views, None, torch.tensor(5.0)))
+    loss, terms = objectives.loss(asked, Embedded(views, None, None, torch.tensor(5.0)))
     (x, x_other), (c, c_other) = views
-    assert goal.views == 2 and not goal.needs_reference
+    assert objectives.views(asked) == 2 and not objectives.needs_reference(asked)
     assert terms["contrastive"] == losses.clip(x, c, torch.tensor(5.0))
     assert loss == terms["contrastive"] + losses.self_supervision(x, x_other, c, c_other, torch.tensor(5.0))
+
+
+def test_distillation_is_the_divergence_of_what_pictures_are_told_apart_by() -> None:
+    images, trusted, captions = (unit_rows(n, 4, seed=n) for n in (3, 4, 5))
+    trusted = trusted[:3]
+    wanted, found = (torch.softmax(7.0 * rows @ captions.T, dim=1) for rows in (trusted, images))
+    expected = (wanted * (wanted / found).log()).sum(dim=1).mean()
+    assert losses.distillation(images, trusted, captions, torch.tensor(7.0)).item() == pytest.approx(expected.item())
+    assert losses.distillation(trusted, trusted, captions, torch.tensor(7.0)).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_par_plus_weighs_the_contrastive_loss_against_distillation() -> None:
+    seen = Embedded(
+        unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), unit_rows(9, 4, seed=6), torch.tensor(10.0)
+    )
+    loss, terms = objectives.loss(config("par-plus", contrastive=0.5, distillation=2.0), seen)
+    assert loss.item() == pytest.approx(0.5 * terms["contrastive"].item() + 2 * terms["distillation"].item(), rel=1e-6)
