@@ -316,6 +316,7 @@ def _load(source: str, model: Path, device: str) -> Any:
     library.utils.logging.disable_progress_bar()
     library.utils.logging.set_verbosity_error()
     texts.utils.logging.disable_progress_bar()
+    texts.utils.logging.set_verbosity_error()
     try:
         pipeline = library.DiffusionPipeline.from_pretrained(
             model,
