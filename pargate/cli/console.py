@@ -40,12 +40,15 @@ WORDS = {
     "pairs": "listing pairs",
     "clean": "cleaning",
     "write": "writing",
+    "export": "exporting",
+    "prove": "proving",
 }
 
 STYLES = {"breach": "bold red", "open": "yellow", "waived": "cyan", "met": "green"}
 MARKS = {"breach": "✗ breach", "open": "? open", "waived": "○ waived", "met": "✓ met"}
 VERDICTS = {
     "pass": "bold white on green",
+    "remediated": "bold white on green",
     "fail": "bold white on red",
     "inconclusive": "bold black on yellow",
 }

@@ -140,6 +140,7 @@ def exit_code(verdict: "Verdict") -> ExitCode:
 
     return {
         Outcome.PASS: ExitCode.OK,
+        Outcome.REMEDIATED: ExitCode.OK,
         Outcome.FAIL: ExitCode.FAIL,
         Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
     }[verdict.status]

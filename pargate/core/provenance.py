@@ -54,7 +54,8 @@ class ProvenanceRecord(Value):
     """One step from inputs to outputs."""
 
     schema_: Literal["pargate/provenance/1"] = Field(default="pargate/provenance/1", alias="schema")
-    activity: Literal["clean"]
+    activity: Literal["clean", "convert", "export"]
+    """`convert`: the same tensors in another file format."""
     inputs: tuple[Subject, ...] = Field(min_length=1)
     """The parent's weights first."""
     outputs: tuple[Subject, ...]

@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pargate.core.results import Finding, Measurement, Remark, Verdict
+from pargate.core.provenance import ProvenanceRecord
+from pargate.core.results import Finding, Measurement, Pairs, Remark, Status, Verdict
 from pargate.core.value import Value
 
 SCHEMA = "pargate/report/1"
@@ -71,6 +72,8 @@ class ImagesInfo(Value):
     """SHA-256 over the digests of the pictures that were read, in order."""
     source_digest: str = ""
     """SHA-256 over everything in the source, where the policy names one."""
+    part: str = ""
+    """Which of the disjoint parts of the source these are, where it was divided; `listed` is of the part."""
 
 
 class ClassesInfo(Value):
@@ -128,6 +131,67 @@ class Coverage(Value):
     limits: tuple[str, ...]
 
 
+class Examined(Value):
+    """One scan of a gate: all that a later judge needs besides the policy."""
+
+    run: Run
+    model: ModelInfo
+    reference: ModelInfo | None = None
+    images: ImagesInfo
+    classes: ClassesInfo
+    measurements: tuple[Measurement, ...]
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+    notices: tuple[str, ...] = ()
+
+
+class AccuracyDrop(Value):
+    """What cleaning cost, on the same labelled carriers before and after."""
+
+    pairs: Pairs
+    """Right before (in the place of the trigger's hits) and right after (of the baseline's)."""
+    limit: float
+    limit_text: str
+    """As the policy writes it."""
+    low: float
+    high: float
+    method: str
+    status: Status
+
+
+class Proof(Value):
+    """How alike an exported graph and the checkpoint are."""
+
+    precision: str
+    min_cosine: float
+    """Over all compared inputs."""
+    top1_same: int
+    """Inputs that both see as the same class, those that are a tie counted as the same."""
+    top1_of: int
+    passed: bool
+    summary: str
+    """One sentence."""
+
+
+class Stage(Value):
+    """One step of a gate, in the order in which they were taken."""
+
+    name: Literal["scan", "clean", "pick", "convert", "certify", "export", "rescan"]
+    """`scan` is of the original, `pick` of a cleaned candidate, `certify` of the checkpoint that ships, `rescan` of
+    its graphs."""
+    attempt: int = 0
+    """Which rung of the ladder, from 1; 0 for what happens once."""
+    seconds: float
+    summary: str
+    """One sentence."""
+    examined: Examined | None = None
+    """Of a scan; absent for the one that the report itself is of."""
+    drop: AccuracyDrop | None = None
+    record: ProvenanceRecord | None = None
+    """Of a step that made files."""
+    proof: Proof | None = None
+
+
 class ScanReport(Value):
     """Everything a renderer or a later judge needs."""
 
@@ -149,6 +213,8 @@ class ScanReport(Value):
     """About the policy and its waivers."""
     pictures: tuple[Picture, ...] = ()
     """Examples of what the worst triggers do."""
+    stages: tuple[Stage, ...] = ()
+    """Of a gate; the rest of the report is then of its last scan, and the verdict of all of them."""
 
     def to_json(self) -> str:
         """Indented JSON text with a final newline; reading it back gives an equal report."""

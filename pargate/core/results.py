@@ -47,6 +47,8 @@ class Outcome(StrEnum):
     """Answer to all rules."""
 
     PASS = "pass"
+    REMEDIATED = "remediated"
+    """Of a gate alone: the original fails, and what was made of it passes."""
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
 

@@ -23,11 +23,16 @@ from pargate.core.results import (
 )
 from pargate.errors import InputError
 from pargate.report.groups import EFFECTS, grouped, tally
-from pargate.report.texts import model_name, next_steps, plain, started
+from pargate.report.texts import model_name, next_steps, plain, stages, started
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
-HEADLINES = {Outcome.PASS: "Pass", Outcome.FAIL: "Fail", Outcome.INCONCLUSIVE: "Inconclusive"}
+HEADLINES = {
+    Outcome.PASS: "Pass",
+    Outcome.REMEDIATED: "Remediated",
+    Outcome.FAIL: "Fail",
+    Outcome.INCONCLUSIVE: "Inconclusive",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ def render(report: ScanReport) -> str:
         headline=HEADLINES[report.verdict.status],
         meaning=_meaning(report),
         steps=tuple(next_steps(report)),
+        stages=tuple(stages(report)),
         tally=tally(report.findings),
         started=_moment(report),
         confidence=str(report.policy.document.get("confidence", "not stated")),
@@ -102,6 +108,12 @@ def _meaning(report: ScanReport) -> str:
             return (
                 f"Within the stated confidence, every comparison kept its limit on these images{but}. This is evidence "
                 "about what was probed, and about nothing else."
+            )
+        case Outcome.REMEDIATED:
+            return (
+                "The original model broke the policy. It was cleaned by a procedure that knows nothing of the triggers, "
+                "and what ships was then examined on carriers that nothing had looked at before. This is evidence about "
+                "what was probed, and about nothing else."
             )
         case Outcome.INCONCLUSIVE:
             return (

@@ -16,9 +16,14 @@ TABLE_ROOM = 600_000
 """Bytes of the table of findings."""
 
 PART_ROOM = 40_000
-"""Bytes of each other list, of which there are six: 840 000 with the table, and little besides."""
+"""Bytes of each other list, of which there are seven: 880 000 with the table, and little besides."""
 
-VERDICTS = {Outcome.PASS: "✅ pass", Outcome.FAIL: "❌ fail", Outcome.INCONCLUSIVE: "❔ inconclusive"}
+VERDICTS = {
+    Outcome.PASS: "✅ pass",
+    Outcome.REMEDIATED: "✅ remediated",
+    Outcome.FAIL: "❌ fail",
+    Outcome.INCONCLUSIVE: "❔ inconclusive",
+}
 
 MARKS = {Status.BREACH: "❌ breach", Status.OPEN: "❔ open", Status.WAIVED: "⏸ waived", Status.MET: "✅ met"}
 
@@ -40,6 +45,7 @@ def render(report: ScanReport) -> str:
         f"## {VERDICTS[report.verdict.status]}: {_escape(texts.model_name(report), 200)}",
         _escape(report.verdict.summary),
         _table(report, measurements),
+        _list("Stages of the gate", (f"**{stage}** {_escape(said)}" for stage, said in texts.stages(report))),
         _list("What to do next", (_escape(step) for step in texts.next_steps(report))),
         _list("Waivers", _waivers(report, measurements)),
         _list("Remarks", (f"**{LEVELS[r.level]}** {_escape(r.message)}" for r in report.remarks)),

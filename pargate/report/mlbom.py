@@ -16,7 +16,7 @@ from pargate.core.results import Measurement, Metric
 from pargate.report import texts
 
 if TYPE_CHECKING:
-    from cyclonedx.model.component import Component
+    from cyclonedx.model.component import Component, Pedigree
 
 TYPES = {
     Metric.ATTACK_SUCCESS: "attack-success-rate",
@@ -65,10 +65,33 @@ def _component(report: ScanReport) -> "Component":
         name=texts.model_name(report),
         bom_ref="model",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)] if digest else [],
+        pedigree=_pedigree(report),
         purl=PackageURL("huggingface", hub["owner"], hub["name"], hub["revision"]) if hub else None,
         properties=[
             Property(name=f"pargate:{name}", value=texts.plain(value)) for name, value in _properties(report) if value
         ],
+    )
+
+
+def _pedigree(report: ScanReport) -> "Pedigree | None":
+    """What a cleaned or exported model was made from, the nearest first."""
+    from cyclonedx.model import HashAlgorithm, HashType
+    from cyclonedx.model.component import Component, ComponentType, Pedigree
+
+    parents = [(s.record.activity, s.record.inputs[0]) for s in report.stages if s.record is not None]
+    if not parents:
+        return None
+    # The library orders them by name, so a number comes first.
+    return Pedigree(
+        ancestors=[
+            Component(
+                type=ComponentType.MACHINE_LEARNING_MODEL,
+                name=f"{number}: {texts.plain(parent.name)}, before {activity}",
+                bom_ref=f"ancestor-{number}",
+                hashes=[HashType(alg=HashAlgorithm.SHA_256, content=parent.sha256)],
+            )
+            for number, (activity, parent) in enumerate(reversed(parents), start=1)
+        ]
     )
 
 

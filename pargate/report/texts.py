@@ -178,10 +178,17 @@ def started(report: ScanReport) -> datetime:
         ) from error
 
 
+def stages(report: ScanReport) -> Iterator[tuple[str, str]]:
+    """What each stage of a gate is called, and what came of it."""
+    for stage in report.stages:
+        attempt = f" {stage.attempt}" if stage.attempt else ""
+        yield f"{stage.name}{attempt}", f"{stage.summary} ({stage.seconds:.0f} s)"
+
+
 def next_steps(report: ScanReport) -> Iterator[str]:
     """What to do after this verdict, or how far a pass reaches."""
     match report.verdict.status:
-        case Outcome.PASS:
+        case Outcome.PASS | Outcome.REMEDIATED:
             count = len(report.coverage.probed)
             triggers = "1 trigger" if count == 1 else f"{count} triggers"
             yield f"This covers {triggers} on these images, no others; see what was not probed."

@@ -6,17 +6,22 @@ file for every format.
 
 from typing import Any
 
+from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.core.report import (
     SCHEMA,
+    AccuracyDrop,
     ClassesInfo,
     Coverage,
+    Examined,
     ImagesInfo,
     ModelInfo,
     Picture,
     Place,
     PolicyInfo,
+    Proof,
     Run,
     ScanReport,
+    Stage,
     Tool,
 )
 from pargate.core.results import (
@@ -400,8 +405,63 @@ def unsafe() -> ScanReport:
     )  # fmt: skip
 
 
+def remediated() -> ScanReport:
+    """A gate: the original failed, the cleaned one passes, and so do its graphs."""
+    before, after = failing(), passing()
+    graphs = MODEL.model_copy(update={"source": "onnx", "sha256": "8" * 64, "format": "onnx"})
+    cleaned = ProvenanceRecord(
+        activity="clean",
+        inputs=(
+            Subject(name="checkpoints/vit b-32.safetensors", sha256="a" * 64, size_bytes=605_000_000),
+            Subject(name="synthetic:200000", sha256="1" * 64),
+        ),
+        outputs=(Subject(name="open_clip_model.safetensors", sha256="9" * 64, size_bytes=605_000_000),),
+        configuration={"method": "par", "steps": 244}, configuration_sha256="2" * 64, seed=7,
+        tool={"pargate": "0.1.0"}, environment={"device": "cuda"}, started="2026-01-31T23:59:59+00:00",
+        finished="2026-02-01T01:59:59+00:00", seconds=7200.0, stopped="all 244 steps were taken",
+    )  # fmt: skip
+    exported = cleaned.model_copy(
+        update={
+            "activity": "export",
+            "inputs": cleaned.outputs,
+            "outputs": (Subject(name="onnx/image.onnx", sha256="8" * 64, size_bytes=350_000_000),),
+        }
+    )
+
+    def examined(report: ScanReport) -> Examined:
+        kept = {name: getattr(report, name) for name in Examined.model_fields}
+        return Examined(**kept)
+
+    drop = AccuracyDrop(
+        pairs=Pairs(baseline="after", target="", n=900, both=540, trigger_only=20, baseline_only=15),
+        limit=0.03, limit_text="3pp", low=-0.01, high=0.02, method="betting confidence sequence", status=Status.MET,
+    )  # fmt: skip
+    proof = Proof(
+        precision="fp32", min_cosine=0.9999998, top1_same=512, top1_of=512, passed=True,
+        summary="fp32: cosine 0.9999998 or more on 512 images, all of the same class.",
+    )  # fmt: skip
+    return after.model_copy(
+        update={
+            "model": graphs,
+            "verdict": Verdict(
+                status=Outcome.REMEDIATED, decided_by=(),
+                summary="The original breaks patch-backdoors; cleaned at the first attempt, no rule is broken now.",
+            ),
+            "stages": (
+                Stage(name="scan", seconds=12.0, summary="fail: it breaks patch-backdoors.", examined=examined(before)),
+                Stage(name="clean", attempt=1, seconds=7200.0, summary="par, 244 steps.", record=cleaned),
+                Stage(name="pick", attempt=1, seconds=12.0, summary="pass.", examined=examined(after), drop=drop),
+                Stage(name="certify", seconds=24.0, summary="pass.", examined=examined(after), drop=drop),
+                Stage(name="export", seconds=30.0, summary="onnx, fp32.", record=exported, proof=proof),
+                Stage(name="rescan", seconds=20.0, summary="pass."),
+            ),
+        }
+    )  # fmt: skip
+
+
 SITUATIONS = {
     "passing": passing,
+    "remediated": remediated,
     "failing": failing,
     "inconclusive": inconclusive,
     "waived": waived,
