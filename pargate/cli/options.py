@@ -20,7 +20,8 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="An open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME[@REV], or open_clip:ARCH/TAG.",
+        help="An open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME[@REV], open_clip:ARCH/TAG, "
+        "or a folder that `export` wrote.",
         show_default=False,
     ),
 ]

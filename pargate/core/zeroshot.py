@@ -5,6 +5,7 @@ again. The logit scale does not change the arg max and is left out.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -45,13 +46,31 @@ def predict(vectors: Vectors, weights: Vectors) -> NDArray[np.int64]:
     return np.where(np.isfinite(cosines).all(axis=1), cosines.argmax(axis=1), -1)
 
 
-def same_top1(first: Vectors, second: Vectors, weights: Vectors, tie: float) -> bool:
-    """Whether two encodings of the same images agree on the class, except where the classes tie.
+@dataclass(frozen=True, slots=True)
+class Disagreements:
+    """Images that get another class."""
 
-    A tie is a margin below `tie` between the two classes concerned, in cosine, under both encodings.
+    apart: int
+    """Between classes that do not tie, or where a cosine is not finite."""
+    tied: int
+    """Between classes that tie."""
+
+
+def disagreements(
+    first: Vectors, second: Vectors, first_head: Vectors, second_head: Vectors, tie: float
+) -> Disagreements:
+    """On how many of the same images two encodings, each with its own head, see another class.
+
+    A tie is a margin of at most `tie` between the two classes concerned, in cosine, under both encodings.
     """
-    a, b = first @ weights.T, second @ weights.T
+    a, b = first @ first_head.T, second @ second_head.T
     rows = np.arange(len(a))
     x, y = a.argmax(axis=1), b.argmax(axis=1)
+    broken = ~(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
     apart = (a[rows, x] - a[rows, y] > tie) | (b[rows, y] - b[rows, x] > tie)
-    return not bool(((x != y) & apart).any())
+    return Disagreements(int((broken | ((x != y) & apart)).sum()), int(((x != y) & ~apart & ~broken).sum()))
+
+
+def same_top1(first: Vectors, second: Vectors, weights: Vectors, tie: float) -> bool:
+    """Whether two encodings of the same images agree on the class, except where the classes tie."""
+    return disagreements(first, second, weights, weights, tie).apart == 0

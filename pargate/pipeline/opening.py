@@ -84,7 +84,7 @@ def _torch_eye(
     encoder = open_encoder(model, device=device)
     activation_note = ""
     if not model.checkpoint.activation_known:
-        chosen = choose_activation(encoder, lambda e: _accuracy(e, carriers, first()))
+        chosen = choose_activation(encoder, lambda e: accuracy(e, carriers, first()))
         encoder, activation_note = chosen.encoder, chosen.note
     eye = Eye(encoder, model.checkpoint, store)
     head = eye.head(carriers.classes)
@@ -146,7 +146,7 @@ def _reference(
     return other, head
 
 
-def _accuracy(encoder: "OpenClipEncoder", carriers: CarrierSet, block: Block) -> float | None:
+def accuracy(encoder: "OpenClipEncoder", carriers: CarrierSet, block: Block) -> float | None:
     """Zero-shot accuracy on the labelled carriers of a block, or None where they are too few."""
     labels = carriers.labels[block.rows]
     known = labels >= 0

@@ -27,6 +27,7 @@ from pargate.data.carriers import (
     read_classes,
 )
 from pargate.data.decoding import Decoder
+from pargate.data.parts import Part
 from pargate.data.sources import BUILTIN_SCENES, source_digest
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect, open_checkpoint
@@ -79,6 +80,10 @@ class ScanRequest:
     """Whether a waiver that accepts nothing fails the verdict."""
     previous: ScanReport | None = None
     """Of the last release, for rules that limit how much worse a model may become."""
+    part: Part | None = None
+    """Which part of the carriers; all of them without one."""
+    all_controls: bool = False
+    """Whether the control of every trigger is measured, also where the attack success alone settles the question."""
     pictures: bool = True
     """Whether the report holds small pictures of some carriers."""
 
@@ -114,7 +119,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     about_reference: tuple[str, ...] = ()
     if request.reference_source:
         about_reference = _check_reference(model, inspect(request.reference_source, arch=request.arch, fetch=fetch))
-    carriers, notices = _carriers(request)
+    carriers, notices = read_carriers(request)
     policy = request.policy.policy
     asked = judge.comparisons(policy)
     lines = [
@@ -168,7 +173,7 @@ def scan(
             about_reference = _check_reference(model.checkpoint, reference.checkpoint)
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess, request.seed))
         emit(events.StageStarted("carriers", request.image_source))
-        carriers, notices = _carriers(request)
+        carriers, notices = read_carriers(request)
         triggers = build_triggers(request, model.checkpoint.preprocess.size)
         decoder.start(carriers.items, carriers.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
@@ -199,7 +204,7 @@ def scan(
         pictures = examples(session, eyes) if request.pictures else ()
         run = RunFacts(
             request.started, time.monotonic() - began, complete, request.seed, (*about_reference, *notices),
-            request.strict, pictures,
+            request.strict, pictures, request.part.name if request.part else "",
         )  # fmt: skip
         return build_report(request.policy, session, eyes, run)
 
@@ -217,7 +222,7 @@ def _check_reference(model: Checkpoint, reference: Checkpoint) -> tuple[str, ...
     return ()
 
 
-def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
+def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
     """The carriers, with every class that a rule names among the classes; refuses too few of them."""
     policy = request.policy.policy
     notices = []
@@ -241,6 +246,7 @@ def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
         added,
         policy.classes.templates or DEFAULT_TEMPLATES,
         request.seed,
+        request.part,
     )
     known = carriers.labels[carriers.labels >= 0]
     if any(rule.probe == "retrieval" for rule in policy.rules) and not any(item.caption for item in carriers.items):
@@ -249,15 +255,16 @@ def _carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
             f"give a CSV with the column caption, tars with .txt, or {BUILTIN_SCENES}",
         )
     total, labelled = len(carriers.items), len(known)
+    where = f"the part `{request.part.name}` of {carriers.source}" if request.part else carriers.source
     if total < policy.images.min:
         raise InputError(
-            f"{carriers.source} holds {total} images, the policy {policy.name} asks for at least {policy.images.min}",
+            f"{where} holds {total} images, the policy {policy.name} asks for at least {policy.images.min}",
             "give more images with --images, or another policy with --policy",
         )
     problem = judge.best_case(policy, total, carriers.selection, labelled, len(np.unique(known)))
     if problem:
         raise InputError(
-            f"{carriers.source} holds {total} images: {problem}",
+            f"{where} holds {total} images: {problem}",
             "give more images with --images, or another policy with --policy",
         )
     if not labelled and any(Metric.ACCURACY in rule.min for rule in policy.rules):
@@ -344,6 +351,7 @@ def prepare(
         else:
             pools = pools or _pools(session, eyes, texts)
             probe = _retrieval(comparison, trigger, baseline, carriers, pools)
+        probe.controlled = request.all_controls and baseline == "control"
         session.questions.append(Question(comparison, probe))
     return session
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pargate import triggers
 from pargate.core.results import Consequence, Severity
 from pargate.policy.fields import Limit
-from pargate.policy.schema import Policy, Rule
+from pargate.policy.schema import CleanSettings, Policy, Rule
 
 Direction = Literal["tighter", "looser", "other"]
 
@@ -87,10 +87,16 @@ def _clean_and_export(old: Policy, new: Policy) -> Iterator[Change]:
     yield from _limit(("clean", "budget", "accuracy_drop"), old.clean.budget.accuracy_drop,
                       new.clean.budget.accuracy_drop, "down")  # fmt: skip
     yield from _other(("clean", "method"), old.clean.method, new.clean.method)
+    yield from _other(("clean", "attempts"), old.clean.attempts, new.clean.attempts)
+    for name in CleanSettings.model_fields:
+        ends = getattr(old.clean.settings, name), getattr(new.clean.settings, name)
+        yield from _other(("clean", "settings", name), *ends)
     yield from _required(("clean", "require"), old.clean.require, new.clean.require)
     before, after = old.export.parity, new.export.parity
-    yield from _number(("export", "parity", "min_cosine"), before.min_cosine, after.min_cosine, "up")
-    yield from _limit(("export", "parity", "top1_agreement"), before.top1_agreement, after.top1_agreement, "up")
+    for name in ("min_cosine", "fp16_min_cosine", "int8_min_cosine"):
+        yield from _number(("export", "parity", name), getattr(before, name), getattr(after, name), "up")
+    for name in ("top1_agreement", "int8_top1_agreement"):
+        yield from _limit(("export", "parity", name), getattr(before, name), getattr(after, name), "up")
     yield from _number(("export", "parity", "samples"), before.samples, after.samples, "up")
     if old.export.rescan != new.export.rescan:
         yield Change(("export", "rescan"), str(old.export.rescan), str(new.export.rescan), _way(new.export.rescan))

@@ -147,11 +147,23 @@ class CleanBudget(PolicyModel):
     minutes: Annotated[float, Field(gt=0)] | None = None
 
 
+class CleanSettings(PolicyModel):
+    """What is not left to the sizes of model and data."""
+
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=2, le=1 << 20)] | None = None
+    lr: Annotated[float, Field(gt=0, le=1e-2)] | None = None
+    tau: Annotated[float, Field(ge=0, le=4)] | None = None
+
+
 class CleanSection(PolicyModel):
     """Whether and how a model that fails is cleaned; carried out by `pargate gate`."""
 
     when: Literal["never", "fail"] = "never"
-    method: Literal["par", "cleanclip", "finetune"] = "par"
+    method: Literal["par", "par-plus", "cleanclip", "finetune"] = "par-plus"
+    attempts: Annotated[int, Field(ge=1, le=4)] = 2
+    """Rungs of the ladder that are tried at most: the method as it is, then stronger."""
+    settings: CleanSettings = CleanSettings()
     pairs: Annotated[PairsSource, BeforeValidator(_pairs)] | None = None
     require: Literal["cpu", "cuda"] | None = None
     budget: CleanBudget = CleanBudget()
@@ -175,7 +187,10 @@ class Parity(PolicyModel):
     """How alike graph and model must be."""
 
     min_cosine: Annotated[float, Field(gt=0, le=1)] = 0.9999
+    fp16_min_cosine: Annotated[float, Field(gt=0, le=1)] = 0.999
+    int8_min_cosine: Annotated[float, Field(gt=0, le=1)] = 0.98
     top1_agreement: ShareField | None = None
+    int8_top1_agreement: ShareField | None = None
     samples: Annotated[int, Field(gt=0)] = 512
 
 

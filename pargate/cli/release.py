@@ -1,0 +1,121 @@
+"""Commands that make what is shipped: export."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pargate.cli.options import ArchOption, ModelArgument, NoColorOption, PolicyRefOption, cache_folder
+from pargate.errors import ExitCode, InputError
+
+
+class GraphChoice(StrEnum):
+    """Precision of graphs."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write; it must not exist.")],
+    precision: Annotated[
+        list[GraphChoice] | None,
+        typer.Option("--precision", help="Graphs in this precision; repeatable. Default: the policy's, else fp32."),
+    ] = None,
+    opset: Annotated[
+        int | None,
+        typer.Option("--opset", metavar="N", help="Version of the operators. Default: the policy's, else 18."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option("--images", envvar="PARGATE_IMAGES", metavar="SOURCE", help="Carriers, as of `scan`."),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", envvar="PARGATE_CLASSES", metavar="FILE", help="Class names, one per line."),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            "-p",
+            envvar="PARGATE_POLICY",
+            metavar="POLICY",
+            help="What the graphs must pass. Default: pargate.yaml here, else baseline.",
+        ),
+    ] = None,
+    rescan: Annotated[
+        bool | None,
+        typer.Option("--rescan/--no-rescan", help="Scan the graphs by the policy. Default: as the policy says."),
+    ] = None,
+    arch: ArchOption = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="MODEL", help="A trusted model, as of `scan`.")
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option("--device", envvar="PARGATE_DEVICE", help="Where the graphs are scanned: auto, cpu, cuda[:N]."),
+    ] = "auto",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")] = 0,
+    policy_ref: PolicyRefOption = None,
+    cache: Annotated[
+        str | None, typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="Where vectors are kept.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every comparison.")] = False,
+    no_color: NoColorOption = False,
+) -> int:
+    """Write MODEL as ONNX graphs that are proven to be it.
+
+    Ends with 0 once the graphs are written; with 1 where they differ from the checkpoint or break the policy, with 3
+    where the policy cannot be decided: then nothing is written.
+    """
+    import os
+    from datetime import UTC, datetime
+
+    # As for `scan`.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from pargate.cli.console import Console
+    from pargate.cli.reports import exit_code, open_policy
+    from pargate.pipeline.export import ExportRequest, summary
+    from pargate.pipeline.export import export as run_export
+    from pargate.pipeline.scan import ScanRequest
+
+    for name, value in (("--images", images), ("--reference", reference), ("--arch", arch)):
+        if value == "":
+            raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
+    console = Console(quiet=quiet, verbose=verbose, color=not no_color)
+    started = datetime.now(UTC)
+    resolved, _ = open_policy(policy, policy_ref, started.date(), console)
+    asked = ScanRequest(
+        model=model,
+        policy=resolved,
+        started=started.isoformat(timespec="seconds"),
+        arch=arch,
+        images=images,
+        classes=classes,
+        reference=reference,
+        device=device,
+        seed=seed,
+        cache=cache_folder(cache),
+        today=started.date(),
+    )
+    request = ExportRequest(asked, out, tuple(choice.value for choice in precision or ()), opset, rescan)
+    with console.progress() as listener:
+        made = run_export(request, listener)
+    for proven in made.parity:
+        console.lines(summary(proven))
+    for report in made.reports:
+        console.report(report)
+    if made.folder is not None:
+        console.note(f"written: {made.folder}")
+        return ExitCode.OK
+    same = all(proven.passed for proven in made.parity)
+    why = "the graphs do not pass the policy" if same else "the graphs are not the checkpoint"
+    console.lines([f"nothing was written: {why}"])
+    return exit_code(made.reports[-1].verdict) if same else ExitCode.FAIL
