@@ -35,6 +35,11 @@ def _root(seed: int, name: str) -> np.uint64:
     return np.uint64(int.from_bytes(digest[:8], "little"))
 
 
+def derived(seed: int, name: str) -> int:
+    """A seed of its own for a part of a run, in [0, 2^31): drawn anew under every name, the same in every run."""
+    return int(_root(seed, name) >> np.uint64(33))
+
+
 def image_keys(seed: int, name: str, digests: Sequence[str]) -> Keys:
     """One key per image: uint64 [n], from the root `seed`, the stream's `name` and hex image digests."""
     words = np.array([int(d[:16], 16) for d in digests], dtype=np.uint64)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate import seeds
+from pargate.data.parts import Part
 from pargate.data.sources import BUILTIN_SCENES, Item, list_items
 from pargate.errors import InputError
 
@@ -75,17 +76,20 @@ def load_carriers(
     targets: Sequence[str],
     templates: Sequence[str],
     seed: int,
+    part: Part | None = None,
 ) -> CarrierSet:
     """List a source, settle the classes, and put the carriers in their seeded order.
 
     `names` (with `classes_source` saying where they come from) are the classes of the policy or the command
     line; without them the built-in nouns serve. `targets` of rules and labels of the carriers that are not
-    among them are added, so that every target and every true class can be predicted.
+    among them are added, so that every target and every true class can be predicted. With `part`, only what is in it.
 
     Raises:
         InputError: the source or the classes cannot be used.
     """
     items = list_items(source)
+    if part is not None:
+        items = part.take(items)
     if names is None:
         names = builtin_nouns()
         if any(isinstance(item.label, int) for item in items):

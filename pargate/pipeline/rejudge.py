@@ -10,7 +10,7 @@ from pargate.policy.judge import Comparison
 from pargate.policy.resolve import Resolved
 from pargate.policy.schema import UNKNOWN, Policy
 from pargate.policy.waivers import Context
-from pargate.triggers import build
+from pargate.triggers import build, parse
 
 
 def judge(
@@ -21,11 +21,13 @@ def judge(
     waive: bool = True,
     strict: bool = False,
     previous: ScanReport | None = None,
+    read_files: bool = True,
 ) -> ScanReport:
     """The report with the verdict of `policy` on the same measurements, as of `today` in UTC.
 
     What the policy asks and the report did not measure stays open. A measurement that has the right name but was
-    made with another trigger answers nothing, and no policy changes that a file was refused as unsafe.
+    made with another trigger answers nothing, and no policy changes that a file was refused as unsafe. Without
+    `read_files`, the digest that a policy gives for the picture of a trigger stands for the picture.
 
     Raises:
         InputError: the report is about other images or prompts than the policy names, holds a measurement twice, or a
@@ -36,7 +38,8 @@ def judge(
         return report.model_copy(update={"verdict": verdict, "policy": policy.info()})
     _refuse_other_images(report, policy.policy)
     triggers = {
-        rule.id: [t for spec in rule.triggers for t in build(spec, policy.folder)] for rule in policy.policy.rules
+        rule.id: [t for spec in rule.triggers for t in (build(spec, policy.folder) if read_files else parse(spec))]
+        for rule in policy.policy.rules
     }
     ids = [m.id for m in report.measurements]
     if len(set(ids)) < len(ids):

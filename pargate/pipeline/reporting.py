@@ -52,6 +52,8 @@ class RunFacts:
     notices: tuple[str, ...]
     strict: bool = False
     pictures: tuple[Picture, ...] = ()
+    part: str = ""
+    """Of the carriers."""
 
 
 def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts) -> ScanReport:
@@ -96,6 +98,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
             digest=hashlib.sha256("\n".join(session.read).encode()).hexdigest(),
             # Compared before anything was measured.
             source_digest=(policy.images.digest or "").removeprefix("sha256:"),
+            part=run.part,
         ),
         classes=ClassesInfo(
             source=carriers.classes.source,

@@ -1,0 +1,413 @@
+"""A bundle: the files that ship together with the evidence for them, in one folder.
+
+Owns the layout, the checksums, the in-toto statements and the model card, and reads all of it back as hostile. It
+knows no clock and no report format: what the documents say is the caller's. Whether the evidence holds is
+`pipeline/verify.py`'s to find out.
+
+Checksums show that nothing changed since they were written. Whoever can write to the folder can write new ones, too:
+against that only a signature helps, made where the gate ran.
+"""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from pargate.core.provenance import Subject
+from pargate.core.report import ScanReport
+from pargate.core.results import Consequence, Outcome, Status
+from pargate.core.value import Value
+from pargate.errors import InputError
+from pargate.files import digest_of
+
+SUMS = "SHA256SUMS"
+REPORT = "report.json"
+HTML = "report.html"
+SARIF = "report.sarif"
+POLICY = "policy.resolved.yaml"
+BOM = "ml-bom.json"
+CARD = "MODEL_CARD.md"
+MODEL = "model"
+"""Folder of the checkpoint, as open_clip reads it."""
+TEST_RESULT = "attestations/test-result.intoto.json"
+SVR = "attestations/svr.intoto.json"
+SIGNATURE = "model.sig"
+"""Of everything else in the bundle; beside the checksums, because it covers them."""
+
+DOCUMENTS = (REPORT, HTML, SARIF, POLICY, BOM, CARD, TEST_RESULT)
+"""Files without which a folder is no bundle."""
+
+SHIPPED = re.compile(r"(model|onnx(-(fp16|int8))?)/.+")
+"""Files that others use; all else is about them."""
+
+_LINE = re.compile(r"([0-9a-f]{64})  ([^\n\r\0]+)")
+_SUMS_BYTES = 4 << 20
+_DOCUMENT_BYTES = 256 << 20
+_DEEPEST = 8
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+SVR_TYPE = "https://in-toto.io/attestation/svr/v0.2"
+PASSING = "PARGATE_POLICY_HOLDS"
+"""The property that every simple verification result names."""
+
+
+# --- checksums ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a folder holds, as it was read: digests of all files, and the bytes of those that say something."""
+
+    digests: Mapping[str, str]
+    """Hex SHA-256 by path in the folder, with slashes."""
+    documents: Mapping[str, bytes]
+    problems: tuple[str, ...]
+    """What is no plain file or folder, or could not be read; each names it."""
+
+
+def read(folder: Path) -> Held:
+    """Digest every file below `folder`, following no link.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not stat.S_ISDIR(_mode(folder)):
+        raise InputError(f"{folder} is no folder", "name a bundle that pargate gate wrote")
+    digests: dict[str, str] = {}
+    documents: dict[str, bytes] = {}
+    problems: list[str] = []
+    for name, path in _walk(folder, "", problems, _DEEPEST):
+        kept = _DOCUMENT_BYTES if name in (*DOCUMENTS, SVR, SUMS) or name.endswith("/provenance.json") else 0
+        try:
+            digests[name], content = _digest(path, kept)
+        except OSError as error:
+            problems.append(f"{name}: {error.strerror or 'cannot be read'}")
+            continue
+        if content is not None:
+            documents[name] = content
+    return Held(digests, documents, tuple(problems))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise InputError(f"no bundle at {path}: {reason}", "name a folder that pargate gate wrote") from error
+
+
+def _walk(folder: Path, prefix: str, problems: list[str], depth: int) -> Iterator[tuple[str, Path]]:
+    """Plain files with their names; anything else becomes a problem."""
+    if depth == 0:
+        problems.append(f"{prefix}: a folder this deep is in no bundle")
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+    except OSError as error:
+        problems.append(f"{prefix or folder}: {error.strerror}")
+        return
+    if prefix and not entries:
+        problems.append(f"{prefix}: an empty folder is in no bundle")
+    for entry in entries:
+        name = f"{prefix}{entry.name}"
+        if entry.is_symlink():
+            problems.append(f"{name}: a link, which a bundle never holds")
+        elif entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path), f"{name}/", problems, depth - 1)
+        elif entry.is_file(follow_symlinks=False):
+            yield name, Path(entry.path)
+        else:
+            problems.append(f"{name}: neither a file nor a folder")
+
+
+def _digest(path: Path, kept: int) -> tuple[str, bytes | None]:
+    """Hex SHA-256 of a file, and its bytes if it has at most `kept`."""
+    # Whatever was put in its place since it was listed is not followed, and a pipe is not waited for.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(handle, "rb") as stream:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(0, "not a plain file")
+        if found.st_size <= kept:
+            content = stream.read()
+            return hashlib.sha256(content).hexdigest(), content
+        return hashlib.file_digest(stream, "sha256").hexdigest(), None
+
+
+def sums(digests: Mapping[str, str]) -> str:
+    """The file of checksums, as `sha256sum --check` reads it."""
+    return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+
+
+def listed(content: bytes) -> dict[str, str]:
+    """Digests by name, from a file of checksums.
+
+    Raises:
+        ValueError: it is not exactly what `sums` writes, or names something outside of its folder.
+    """
+    if len(content) > _SUMS_BYTES:
+        raise ValueError(f"it has more than {_SUMS_BYTES >> 20} MiB")
+    text = content.decode("utf-8")
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"line {number} is not a digest and a name")
+        digest, name = match.groups()
+        if not _is_inside(name):
+            raise ValueError(f"line {number} names '{name}', which is not a place in the bundle")
+        found[name] = digest
+    if sums(found) != text:
+        raise ValueError("it is not sorted, or names something twice")
+    return found
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and str(path) == name and "\\" not in name
+
+
+def altered(held: Held) -> list[str]:
+    """What differs between a folder and its checksums, one sentence for each file, its name first."""
+    found = list(held.problems)
+    content = held.documents.get(SUMS)
+    if content is None:
+        return [*found, f"{SUMS}: missing"]
+    try:
+        said = listed(content)
+    except ValueError as error:  # of decoding as well
+        return [*found, f"{SUMS}: {error}"]
+    # What lies there must have been listed, whoever signed it.
+    there = {name: digest for name, digest in held.digests.items() if name not in (SUMS, SIGNATURE)}
+    for name in sorted(said.keys() | there.keys()):
+        if name not in there:
+            found.append(f"{name}: missing, but listed in {SUMS}")
+        elif name not in said:
+            found.append(f"{name}: added, as it is not listed in {SUMS}")
+        elif said[name] != there[name]:
+            found.append(f"{name}: not what {SUMS} says; its SHA-256 is {there[name]}")
+    return found + [f"{name}: missing" for name in DOCUMENTS if name not in said and name not in there]
+
+
+def shipped(digests: Mapping[str, str]) -> tuple[Subject, ...]:
+    """The files that others use, by name."""
+    return tuple(Subject(name=name, sha256=digests[name]) for name in sorted(digests) if SHIPPED.fullmatch(name))
+
+
+def graphs_sha256(digests: Mapping[str, str], folder: str) -> str:
+    """The digest by which a report knows a folder of graphs: over its graphs and their weights, by name."""
+    names = [name for tower in ("image", "text") for name in (f"{tower}.onnx", f"{tower}.onnx.data")]
+    return digest_of({name: digests[f"{folder}/{name}"] for name in names if f"{folder}/{name}" in digests})
+
+
+# --- statements --------------------------------------------------------------------------------------
+
+
+class Descriptor(Value):
+    """in-toto's ResourceDescriptor, as far as we use it."""
+
+    name: str
+    digest: dict[Literal["sha256"], str]
+
+
+class TestResult(Value):
+    """Predicate `test-result/v0.1`: which rules hold. There is no word for undecided; that is FAILED."""
+
+    __test__ = False  # pytest takes the name for its own
+
+    result: Literal["PASSED", "WARNED", "FAILED"]
+    configuration: tuple[Descriptor, ...]
+    passed_tests: tuple[str, ...] = Field(alias="passedTests")
+    warned_tests: tuple[str, ...] = Field(alias="warnedTests")
+    failed_tests: tuple[str, ...] = Field(alias="failedTests")
+
+
+class Verifier(Value):
+    """Who verified, and by which policies."""
+
+    id: str
+    policies: tuple[Descriptor, ...]
+
+
+class VerificationResult(Value):
+    """Predicate `svr/v0.2`: what was found to hold. There is none for a model that does not pass."""
+
+    verifier: Verifier
+    time_created: str = Field(alias="timeCreated")
+    properties: tuple[str, ...]
+    expires: str | None = None
+    """RFC 3339, UTC: from then on the measurements are too old for the policy. An extension of ours, which readers that
+    do not know it ignore; for them a property says the same."""
+
+
+class Statement(Value):
+    """in-toto Statement v1."""
+
+    type_: Literal["https://in-toto.io/Statement/v1"] = Field(default="https://in-toto.io/Statement/v1", alias="_type")
+    subject: tuple[Descriptor, ...]
+    predicate_type: str = Field(alias="predicateType")
+    predicate: TestResult | VerificationResult
+
+    def to_json(self) -> str:
+        """Indented JSON with a final newline."""
+        return self.model_dump_json(by_alias=True, indent=1, exclude_none=True) + "\n"
+
+
+def statement(content: bytes) -> Statement:
+    """A statement that was read back.
+
+    Raises:
+        ValueError: it is none of ours; says where.
+    """
+    try:
+        return Statement.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}") from error
+
+
+def test_result(report: ScanReport, subjects: Sequence[Subject], policy_sha256: str) -> Statement:
+    """How each rule of the policy was answered by the scan of what ships."""
+    by_rule: dict[str, list[Status]] = {}
+    lenient: set[str] = set()
+    for finding in report.findings:
+        by_rule.setdefault(finding.rule, []).append(finding.status)
+        if finding.consequence is not Consequence.FAIL:
+            lenient.add(finding.rule)
+    passed, warned, failed = [], [], []
+    for rule, answers in sorted(by_rule.items()):
+        if all(answer is Status.MET for answer in answers):
+            passed.append(rule)
+        elif rule in lenient or all(answer in (Status.MET, Status.WAIVED) for answer in answers):
+            warned.append(rule)
+        else:
+            failed.append(rule)
+    holds = report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
+    if not holds and not failed:
+        failed = list(report.verdict.decided_by)
+    return Statement(
+        subject=_descriptors(subjects),
+        predicateType=TEST_RESULT_TYPE,
+        predicate=TestResult(
+            result="FAILED" if not holds else "WARNED" if warned else "PASSED",
+            configuration=(Descriptor(name=POLICY, digest={"sha256": policy_sha256}),),
+            passedTests=tuple(passed),
+            warnedTests=tuple(warned),
+            failedTests=tuple(failed),
+        ),
+    )
+
+
+def verification_result(
+    report: ScanReport, subjects: Sequence[Subject], policy_sha256: str, max_age_days: int | None
+) -> Statement:
+    """That the policy holds for these files, and until when the measurements may be relied on."""
+    tested = test_result(report, subjects, policy_sha256).predicate
+    assert isinstance(tested, TestResult)
+    properties = [PASSING, *(f"PARGATE_RULE_{_constant(rule)}_HOLDS" for rule in tested.passed_tests)]
+    if report.verdict.status is Outcome.REMEDIATED:
+        properties.append("PARGATE_CLEANED")
+    if max_age_days is not None:
+        properties.append(f"PARGATE_MEASURED_WITHIN_{max_age_days}_DAYS")
+    return Statement(
+        subject=_descriptors(subjects),
+        predicateType=SVR_TYPE,
+        predicate=VerificationResult(
+            verifier=Verifier(
+                id=f"urn:pargate:gate:{report.tool.version}",
+                policies=(Descriptor(name=POLICY, digest={"sha256": policy_sha256}),),
+            ),
+            timeCreated=report.run.started,
+            properties=tuple(properties),
+            expires=None if max_age_days is None else last_moment(report, max_age_days),
+        ),
+    )
+
+
+def last_moment(report: ScanReport, max_age_days: int) -> str:
+    """When the oldest measurement of what ships becomes too old, RFC 3339 in UTC."""
+    moment = datetime.fromisoformat(report.run.started) + timedelta(days=max_age_days)
+    return moment.astimezone(UTC).isoformat(timespec="seconds")
+
+
+def days_over(report: ScanReport, max_age_days: int, today: date) -> int:
+    """How many days ago the measurements became too old; 0 or less while they are not."""
+    return (today - datetime.fromisoformat(last_moment(report, max_age_days)).date()).days
+
+
+def _constant(rule: str) -> str:
+    return re.sub(r"[^A-Z0-9]+", "_", rule.upper())
+
+
+def _descriptors(subjects: Sequence[Subject]) -> tuple[Descriptor, ...]:
+    return tuple(Descriptor(name=subject.name, digest={"sha256": subject.sha256}) for subject in subjects)
+
+
+# --- the card ----------------------------------------------------------------------------------------
+
+_FOREIGN = re.compile(r"[^\w .,:;/@%+=()'-]")
+
+
+def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | None) -> str:
+    """What whoever finds the folder should know, as Markdown."""
+    model, policy = report.model, report.policy
+    first = report.stages[0].examined if report.stages else None
+    source = first.model if first is not None else model
+    until = "" if max_age_days is None else f" They are good until {last_moment(report, max_age_days)}."
+    steps = [
+        f"| {s.name}{f' {s.attempt}' if s.attempt else ''} | {_plain(s.summary)} | {s.seconds:.0f} s |"
+        for s in report.stages
+    ]
+    files = [f"| `{_plain(subject.name)}` | `{subject.sha256}` |" for subject in subjects]
+    graphs = any(subject.name.startswith("onnx/") for subject in subjects)
+    use = "`onnx/example.py IMAGE` classifies a picture with onnxruntime, Pillow and numpy alone. " if graphs else ""
+    lines = [
+        f"# {_plain(Path(source.source).name or source.source)}",
+        "",
+        f"**{report.verdict.status.upper()}** under the policy {_plain(policy.name)}: {_plain(report.verdict.summary)}",
+        "",
+        f"Made from {_plain(source.source)} (SHA-256 `{source.sha256}`), {_plain(model.architecture)}, "
+        f"{model.parameters / 1e6:.1f} M parameters. Measured {report.run.started} by pargate {report.tool.version}."
+        f"{until}",
+        "",
+        f"{use}`model/` is an open_clip folder.",
+        "",
+        "## What was done",
+        "",
+        "| stage | result | took |",
+        "|---|---|--:|",
+        *steps,
+        "",
+        "## What this cannot show",
+        "",
+        f"Probed were {_plain(', '.join(report.coverage.probed)) or 'no triggers'}. This is evidence about these "
+        "triggers on these images, and not that there is no backdoor.",
+        "",
+        *(f"- {_plain(limit)}" for limit in report.coverage.limits),
+        "",
+        "## Check it",
+        "",
+        "```sh",
+        "pargate verify .              # offline, without torch",
+        f"sha256sum --check {SUMS}   # the bytes alone",
+        "```",
+        "",
+        "| file | SHA-256 |",
+        "|---|---|",
+        *files,
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Foreign text on one line, with nothing in it that Markdown takes for its own."""
+    return _FOREIGN.sub(" ", " ".join(text.split()))[:600]
