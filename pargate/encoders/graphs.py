@@ -167,6 +167,7 @@ def read(folder: Path, source: str) -> GraphFolder:
         if found.beside:
             data[kind], digests[name + DATA] = _beside(folder, name + DATA, found.beside)
             size += len(data[kind])
+        _check_validity(graphs[kind], folder / name, bool(found.beside))
     weighed = {name: digest for name, digest in digests.items() if name.removesuffix(DATA) in GRAPHS.values()}
     checkpoint = Checkpoint(
         source=source,
@@ -282,13 +283,18 @@ def _judge(content: bytes, kind: Kind, description: Description, folder: Path) -
     _check_head(model, path)
     _check_nodes(model.graph, path)
     _check_ends(model.graph, kind, description, path)
-    judged = _initialisers(model.graph, path)
+    return _initialisers(model.graph, path)
+
+
+def _check_validity(content: bytes, path: Path, beside: bool) -> None:
+    """Ask onnx's own checker, once nothing is left that it could be led to."""
+    import onnx
+
     try:
-        # With weights elsewhere, the checker looks for them where it is told the graph lies.
-        onnx.checker.check_model(str(path) if judged.beside else content)
+        # With weights elsewhere, it looks for them where it is told the graph lies.
+        onnx.checker.check_model(str(path) if beside else content)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise InputError(f"{path} is no valid ONNX graph: {str(error)[:300]}", "export the model again") from error
-    return judged
 
 
 def _check_head(model: "onnx.ModelProto", path: Path) -> None:

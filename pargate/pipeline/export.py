@@ -26,15 +26,15 @@ from pargate.export import proof
 from pargate.export.proof import Expected, Limits, ParityReport, ProviderRun, Samples
 from pargate.files import atomic_folder, check_new_folder, readable, write_atomic
 from pargate.pipeline.opening import accuracy, choose_activation, processor_threads
+from pargate.pipeline.proven import PARITY
 from pargate.pipeline.scan import ScanRequest, build_triggers, read_carriers, scan
 from pargate.policy.schema import Parity
 
 if TYPE_CHECKING:
     from pargate.encoders.openclip import OpenClipEncoder
 
-PARITY = "parity.json"
 REPORT = "report.json"
-"""What the proof, and the scan of the graphs, are called in their folder."""
+"""What the scan of the graphs is called, in their folder."""
 
 STAMPED = 32
 """Carriers that each trigger is put on: a dozen triggers double what the proof costs."""

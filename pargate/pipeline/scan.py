@@ -34,6 +34,7 @@ from pargate.encoders.inspect import inspect, open_checkpoint
 from pargate.errors import InputError, UnsafeCheckpoint, nearest
 from pargate.files import BlockStore
 from pargate.pipeline.pictures import examples
+from pargate.pipeline.proven import altered
 from pargate.pipeline.reporting import RunFacts, build_report, unsafe_report
 from pargate.pipeline.session import Question, Session
 from pargate.pipeline.views import Eye, Eyes
@@ -166,11 +167,11 @@ def scan(
         except UnsafeCheckpoint as unsafe:
             return unsafe_report(request.policy, unsafe, request.model, request.started, request.seed)
         reference = None
-        about_reference: tuple[str, ...] = ()
+        remarks = altered(model.checkpoint)
         if request.reference_source:
             emit(events.StageStarted("inspect", request.reference_source))
             reference = stack.enter_context(open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch))
-            about_reference = _check_reference(model.checkpoint, reference.checkpoint)
+            remarks += _check_reference(model.checkpoint, reference.checkpoint)
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess, request.seed))
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = read_carriers(request)
@@ -203,7 +204,7 @@ def scan(
             complete = False
         pictures = examples(session, eyes) if request.pictures else ()
         run = RunFacts(
-            request.started, time.monotonic() - began, complete, request.seed, (*about_reference, *notices),
+            request.started, time.monotonic() - began, complete, request.seed, (*remarks, *notices),
             request.strict, pictures, request.part.name if request.part else "",
         )  # fmt: skip
         return build_report(request.policy, session, eyes, run)
