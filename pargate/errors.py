@@ -5,8 +5,8 @@
     ├── UnsafeCheckpoint      1    the file itself is a finding: it could execute code
     ├── PolicyError           4    the policy is invalid
     ├── OperationalError      5    memory, disk, device, network: says what to change
-    │   └── PeerEnded              another process of a distributed run is gone
-    └── Interrupted         130    Ctrl-C (143 for SIGTERM); a partial report was written
+    ├── Interrupted         130    Ctrl-C (143 for SIGTERM); a partial report was written
+    └── PeerEnded                  any of these, of which another process of the same run has told
 
 A verdict is not an exception: `fail` and `inconclusive` are results with exit codes of their own.
 """
@@ -64,10 +64,6 @@ class OperationalError(PargateError):
     exit_code = ExitCode.OPERATIONAL
 
 
-class PeerEnded(OperationalError):
-    """Another process of a distributed run ended: one of them says so, the others end in silence."""
-
-
 class Interrupted(PargateError):
     """A signal ended the run; `exit_code` says which."""
 
@@ -75,6 +71,15 @@ class Interrupted(PargateError):
         """Carry the exit code of the signal that was received."""
         super().__init__(message, hint)
         self.exit_code = exit_code
+
+
+class PeerEnded(PargateError):
+    """What ended a distributed run, in all processes but the one that says so: these end in silence."""
+
+    def __init__(self, told: PargateError) -> None:
+        """Carry the exit code of what another process tells."""
+        super().__init__(told.message, told.hint)
+        self.exit_code = told.exit_code
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -2,14 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
 
-from pargate.errors import OperationalError, PeerEnded
+from pargate.errors import OperationalError, PargateError, PeerEnded
 
 PATIENCE = timedelta(minutes=15)
 """How long one process waits for the others: longer than any of them takes to save a state."""
@@ -32,40 +32,27 @@ class Group:
         if self.world == 1:
             return own
         found = [torch.empty_like(own) for _ in range(self.world)]
-        with self.watched():
-            distributed.all_gather(found, own.detach().contiguous())
+        distributed.all_gather(found, own.detach().contiguous())
         found[self.rank] = own
         return torch.cat(found, dim)
 
     def summed(self, own: Tensor) -> Tensor:
         """The sum over all ranks; `own` is used up."""
         if self.world > 1:
-            with self.watched():
-                distributed.all_reduce(own)
+            distributed.all_reduce(own)
         return own
+
+    def agreed(self, own: Sequence[str]) -> list[str]:
+        """The words of the leading process, as many as this one's."""
+        found = list(own)
+        if self.world > 1:
+            distributed.broadcast_object_list(found)
+        return found
 
     def wait(self) -> None:
         """Go on once all processes are here."""
         if self.world > 1:
-            with self.watched():
-                distributed.barrier()
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Say what it means when talking to the others fails.
-
-        Raises:
-            PeerEnded: another process is gone.
-        """
-        try:
-            yield
-        except RuntimeError as error:
-            words = str(error).lower()
-            if self.world > 1 and any(sign in words for sign in _GONE):
-                raise PeerEnded(
-                    "another process of this run ended", "its own message says why; then start all again with --resume"
-                ) from error
-            raise
+            distributed.barrier()
 
 
 _GONE = ("connection closed", "connection reset", "timed out", "remote process exited", "broken pipe", "peer")
@@ -76,8 +63,12 @@ _GONE = ("connection closed", "connection reset", "timed out", "remote process e
 def group(device: str) -> Iterator[tuple[Group, str]]:
     """The group that `torchrun`'s variables describe, and this process's own device; left at the end.
 
+    What goes wrong inside is told by the first process that it happens to. A process that was killed cannot tell, so
+    the first that misses it does.
+
     Raises:
-        OperationalError: the variables are there, and the others are not.
+        OperationalError: the variables are there, and the others are not; or another process is gone.
+        PeerEnded: another process has told what went wrong.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -94,6 +85,36 @@ def group(device: str) -> Iterator[tuple[Group, str]]:
             "start them with torchrun --nproc-per-node N -m pargate clean …",
         ) from error
     try:
-        yield Group(distributed.get_rank(), world), device
+        with _told_once(), _missing_noticed():
+            yield Group(distributed.get_rank(), world), device
     finally:
         distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _missing_noticed() -> Iterator[None]:
+    """Say what it means when talking to the others fails."""
+    try:
+        yield
+    except RuntimeError as error:
+        if any(sign in str(error).lower() for sign in _GONE):
+            raise OperationalError(
+                "another process of this run ended", "find out why, then start all of them again with --resume"
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    try:
+        yield
+    except PargateError as error:
+        if not _first_to_tell():
+            raise PeerEnded(error) from error
+        raise
+
+
+def _first_to_tell() -> bool:
+    with contextlib.suppress(RuntimeError):  # whoever keeps the store is gone, and has told nothing
+        return distributed.distributed_c10d._get_default_store().add("pargate has told", 1) == 1
+    return True

@@ -8,8 +8,9 @@ import contextlib
 import copy
 import math
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -92,12 +93,12 @@ def train(
     low = torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32")
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
     universal = Universal.drawn(config.universal, viewer.rule.size, config.seed, device) if config.universal else None
-    run = Running(towers, log_scale, _optimiser(towers, log_scale, config), scaler, universal)
+    reference = Reference(before, viewer, low)
+    run = Running(towers, log_scale, _optimiser(towers, log_scale, config), scaler, universal, reference)
     first = store.restore(run)
     if config.compile:
         towers.visual.compile()
-    shared: nn.Module = towers if group.world == 1 else DistributedDataParallel(towers, broadcast_buffers=False)
-    reference = Reference(before, viewer, low)
+    shared = towers if group.world == 1 else _shared(towers)
     told = reference.captions(captions) if config.distillation else None
     began, images = time.monotonic(), 0
 
@@ -106,10 +107,18 @@ def train(
         for parameters in run.optimiser.param_groups:
             parameters["lr"] = rate
         batch = loader.batch(step)
-        with memory.guard(f"training on {config.micro_batch} pairs at a time", _smaller(config)), group.watched():
-            run.optimiser.zero_grad(set_to_none=True)
-            terms = _gradients(
-                run, shared, batch, viewer.keys(batch.numbers, step), viewer, reference, told, group, low
+        keys = viewer.keys(batch.numbers, step)
+        run.optimiser.zero_grad(set_to_none=True)
+        try:
+            terms = _gradients(run, shared, batch, keys, viewer, told, group, low)
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_full(error):
+                raise
+            terms = {}
+        if not terms:  # not in the handler above, which holds on to what the step had allocated
+            raise OperationalError(
+                f"out of memory while training on {config.micro_batch} pairs at a time",
+                _what_fits(run, batch, keys, viewer, told, low),
             )
         _refuse_nonsense(step, terms, run.log, config, store)
         with memory.guard("updating the weights", "use --towers image, or a device with more memory"):
@@ -125,10 +134,12 @@ def train(
         images += len(batch.numbers) * group.world
         run.log.add(step, learning_rate=rate, **terms)
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+            _refuse_broken(step, towers, config, store)
             store.save(step + 1, run)
             group.wait()
         emit(events.TrainStep(step + 1, config.steps, rate, terms, images / (time.monotonic() - began)))
 
+    _refuse_broken(config.steps - 1, towers, config, store)
     run.keep_average()
     towers.use_batch_statistics(False)
     batch = loader.batch(0)  # the same pairs however the run went
@@ -138,13 +149,19 @@ def train(
     )  # fmt: skip
 
 
+def _shared(towers: Towers) -> nn.Module:
+    """Towers whose gradients are averaged over all ranks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch have another name for the option
+        return DistributedDataParallel(towers, broadcast_buffers=False)
+
+
 def _gradients(
     run: Running,
     towers: nn.Module,
     batch: PairBatch,
     keys: Keys,
     viewer: Viewer,
-    reference: Reference,
     told: Tensor | None,
     group: Group,
     low: torch.autocast,
@@ -156,7 +173,7 @@ def _gradients(
     batch it is forwarded once; otherwise a first pass without a graph gives the embeddings (GradCache: Gao et al. 2021,
     "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
     """
-    config = viewer.config
+    config, reference = viewer.config, run.reference
     views = objectives.views(config)
     parts = [slice(i, i + config.micro_batch) for i in range(0, len(batch.numbers), config.micro_batch)]
 
@@ -226,25 +243,57 @@ def _optimiser(towers: Towers, log_scale: nn.Parameter, config: CleanConfig) -> 
 
 def _refuse_nonsense(step: int, terms: dict[str, float], log: Log, config: CleanConfig, store: StateStore) -> None:
     """Stop before weights are touched by a loss that is no number, or that learns less than guessing does."""
-    kept = f"the state of step {store.saved} is kept, and --resume goes on from it" if store.saved else ""
     if not all(math.isfinite(value) for value in terms.values()):
-        raise OperationalError(
-            f"the loss of step {step} is not finite" + (f"; {kept}" if kept else ""),
-            f"use a lower rate than --lr {config.lr:g}"
-            + ("" if config.precision == "fp32" else ", or --precision fp32"),
-        )
+        raise _stopped(f"the loss of step {step} is not finite", config, store)
     recent = [*log.values.get("contrastive", [])[-HOPELESS_STEPS + 1 :], terms["contrastive"]]
     guessing = math.log(config.batch_size)
     if len(recent) == HOPELESS_STEPS and np.mean(recent) > HOPELESS * guessing:
-        raise OperationalError(
+        raise _stopped(
             f"the run diverged: over {HOPELESS_STEPS} steps up to {step} the contrastive loss was "
-            f"{np.mean(recent):.2f}, that of guessing {guessing:.2f}" + (f"; {kept}" if kept else ""),
-            f"use a lower rate than --lr {config.lr:g}",
-        )
+            f"{np.mean(recent):.2f}, that of guessing {guessing:.2f}",
+            config, store,
+        )  # fmt: skip
 
 
-def _smaller(config: CleanConfig) -> str:
-    return f"use --micro-batch {max(1, config.micro_batch // 2)}: the result stays the same"
+def _refuse_broken(step: int, towers: Towers, config: CleanConfig, store: StateStore) -> None:
+    """A gradient that is no number breaks weights that the next loss would tell of: too late for what is kept."""
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in towers.parameters()):
+        raise _stopped(f"the weights are not finite after step {step}", config, store)
+
+
+def _stopped(why: str, config: CleanConfig, store: StateStore) -> OperationalError:
+    """Why training ended early, what is left of it, and what to change: a state goes on with its own settings alone."""
+    kept = f"; the state after {store.saved} steps is kept in {store.path.parent}" if store.saved else ""
+    begin = f"remove {store.path.parent} and begin anew" if store.saved else "begin anew"
+    exact = "" if config.precision == "fp32" else ", or with --precision fp32"
+    return OperationalError(why + kept, f"{begin} with a lower rate than --lr {config.lr:g}{exact}")
+
+
+def _what_fits(
+    run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, told: Tensor | None, low: torch.autocast
+) -> str:
+    """Advice for a step whose memory ran out, found by trial: the most pairs at a time that fit, a power of two."""
+    size = 1 << (min(viewer.config.micro_batch, len(batch.numbers)) - 1).bit_length() >> 1
+    while size:
+        smaller = replace(viewer, config=viewer.config.model_copy(update={"micro_batch": size}))
+        if _fits(run, batch, keys, smaller, told, low):
+            return f"use --micro-batch {size}, the most that fits here: the result stays the same"
+        size //= 2
+    return "not even one pair at a time fits: use --checkpointing, --towers image, or a device with more memory"
+
+
+def _fits(run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, told: Tensor | None, low: torch.autocast) -> bool:
+    """Whether there is memory for a step, and for what the optimiser is going to keep after its first."""
+    run.optimiser.zero_grad(set_to_none=True)
+    try:
+        kept = [] if run.optimiser.state else [torch.empty_like(p) for p in run.trained() for _ in range(2)]
+        _gradients(run, run.towers, batch, keys, viewer, told, Group(), low)
+        del kept
+    except (MemoryError, RuntimeError) as error:
+        if not memory.is_full(error):
+            raise
+        return False
+    return True
 
 
 def _moved(

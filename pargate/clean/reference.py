@@ -1,6 +1,7 @@
 """The frozen twin of the model that is cleaned: what it says of pictures and captions, computed as seldom as can be."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,24 @@ class Reference:
         self._towers, self._viewer, self._low = towers, viewer, low
         self._captions: dict[str, Tensor] = {}
         self._pictures: dict[int, Tensor] = {}
+
+    def state(self) -> dict[str, Any]:
+        """What is kept, as tensors, numbers and words.
+
+        A run that goes on needs the very rows: the same caption in other company gives others in their last bits.
+        """
+        return {name: (list(kept), torch.stack(list(kept.values()))) for name, kept in self._kept() if kept}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Keep what `state` has."""
+        device = self._viewer.device
+        for name, kept in self._kept():
+            if name in state:
+                names, rows = state[name]
+                kept.update(zip(names, rows.to(device), strict=True))
+
+    def _kept(self) -> tuple[tuple[str, dict[Any, Tensor]], ...]:
+        return ("captions", self._captions), ("pictures", self._pictures)
 
     def embed(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
         """[2, n, d], unit rows: the augmented pictures, then the captions, of a part of a batch."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pargate.clean.distributed import Group
+from pargate.clean.reference import Reference
 from pargate.clean.towers import Towers
 from pargate.clean.universal import Universal
 from pargate.core.provenance import StepLog
@@ -45,9 +46,14 @@ class Running:
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     universal: Universal | None
+    reference: Reference
     log: Log = field(default_factory=Log)
     mean: dict[str, Tensor] = field(default_factory=dict)
     """Running means of the trained weights, by name, once there are any."""
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the optimiser moves."""
+        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
 
     def average(self, decay: float) -> None:
         """Take the weights as they are now into their running means."""
@@ -70,7 +76,7 @@ class Running:
             "towers": self.towers.state_dict(), "log_scale": self.log_scale.detach(),
             "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "mean": self.mean,
             "universal": None if self.universal is None else self.universal.pictures.detach(),
-            "steps": self.log.steps, "values": self.log.values,
+            "reference": self.reference.state(), "steps": self.log.steps, "values": self.log.values,
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
@@ -82,6 +88,7 @@ class Running:
                 self.universal.pictures.copy_(state["universal"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.scaler.load_state_dict(state["scaler"])
+        self.reference.load(state["reference"])
         self.mean = {name: mean.to(self.log_scale.device) for name, mean in state["mean"].items()}
         self.log.steps, self.log.values = state["steps"], state["values"]
 

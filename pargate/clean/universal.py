@@ -66,9 +66,8 @@ class Universal:
 
     def ascend(self, group: Group) -> None:
         """One step that misleads the model more, by the gradient that its own step left."""
-        gradient = self.pictures.grad
-        if gradient is None:
-            return
+        # Also a rank none of whose pairs was perturbed takes part: the others wait for it.
+        gradient = torch.zeros_like(self.pictures) if self.pictures.grad is None else self.pictures.grad
         with torch.no_grad():
             self.pictures += ASCENT * group.summed(gradient).sign()
             self.pictures.clamp_(0, 1)

@@ -78,7 +78,9 @@ def clean(
     precision: Annotated[
         PrecisionChoice, typer.Option("--precision", help="Arithmetic inside the towers.")
     ] = PrecisionChoice.AUTO,
-    towers: Annotated[TowersChoice, typer.Option("--towers", help="Which towers are trained.")] = TowersChoice.BOTH,
+    towers: Annotated[
+        TowersChoice | None, typer.Option("--towers", help="Which towers are trained; par-plus: image, others: both.")
+    ] = None,
     views: Annotated[
         int | None, typer.Option("--views", help="Different augmentations of a picture; default: always a new one.")
     ] = None,
@@ -94,6 +96,9 @@ def clean(
     device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
     require: Annotated[
         RequireChoice | None, typer.Option("--require", help="End with 5 where this device is not there.")
+    ] = None,
+    save_every: Annotated[
+        int | None, typer.Option("--save-every", help="Steps between two states that --resume goes on from.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same --out.")] = False,
     sweep: Annotated[
@@ -137,11 +142,11 @@ def clean(
     console = Console(quiet=quiet or not speaks, verbose=verbose, color=not no_color)
     overrides: dict[str, Any] = {
         "tau": tau, "lr": lr, "steps": steps, "batch_size": batch_size, "micro_batch": micro_batch,
-        "precision": None if precision is PrecisionChoice.AUTO else precision.value, "towers": towers.value,
+        "precision": None if precision is PrecisionChoice.AUTO else precision.value,
+        "towers": towers.value if towers else None,
         "views": views, "checkpointing": checkpointing or None, "compile": compile_towers or None, "seed": seed or None,
+        "save_every": save_every,
     }  # fmt: skip
-    if towers is TowersChoice.BOTH:
-        del overrides["towers"]
     request = CleanRequest(
         model=model,
         pairs=pairs,
@@ -158,7 +163,7 @@ def clean(
         cache=cache_folder(cache),
     )
     if sweep is not None:
-        return _sweep(request, *_swept(sweep), policy, images, console)
+        return _sweep(request, *_swept(sweep), policy, images, console, dry_run)
     for name, given in (("--policy", policy), ("--images", images)):
         if given is not None:
             raise InputError(f"{name} goes with --sweep alone", "cleaning never sees an examination; scan its result")
@@ -168,14 +173,12 @@ def clean(
     try:
         with console.progress() as listener:
             made = run_clean(request, listener)
-    except Terminated:
-        if speaks:
-            raise
-        return ExitCode.SIGTERM
     except PeerEnded as ended:
+        return ended.exit_code
+    except KeyboardInterrupt as stop:
         if speaks:
             raise
-        return ended.exit_code
+        return ExitCode.SIGTERM if isinstance(stop, Terminated) else ExitCode.SIGINT
     if made is not None:
         console.cleaned(made.folder, made.record, made.pairs_per_second)
     return ExitCode.OK
@@ -198,16 +201,29 @@ def _swept(text: str) -> tuple[str, list[Any]]:
 
 
 def _sweep(
-    request: "CleanRequest", name: str, values: list[Any], policy: str | None, images: str | None, console: "Console"
+    request: "CleanRequest",
+    name: str,
+    values: list[Any],
+    policy: str | None,
+    images: str | None,
+    console: "Console",
+    dry_run: bool,
 ) -> int:
+    import os
     from datetime import UTC, datetime
 
     from pargate.cli.reports import open_policy
-    from pargate.pipeline.sweep import SweepRequest, sweep
+    from pargate.pipeline.sweep import SweepRequest, planned, sweep
 
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise InputError("--sweep runs in one process", "leave torchrun out, or clean value by value and scan each")
     resolved, _ = open_policy(policy, None, datetime.now(UTC).date(), console)
+    asked = SweepRequest(request, name.replace("-", "_"), tuple(values), resolved, images)
+    if dry_run:
+        console.lines(planned(asked))
+        return ExitCode.OK
     with console.progress() as listener:
-        swept = sweep(SweepRequest(request, name.replace("-", "_"), tuple(values), resolved, images), listener)
+        swept = sweep(asked, listener)
     console.lines(
         f"{point.label:16} accuracy {point.accuracy:6.1%}   attack success {point.success:6.1%} "
         f"[{point.low:.1%}, {point.high:.1%}]"

@@ -22,13 +22,14 @@ from pargate.core.model import Checkpoint
 from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.data.carriers import builtin_nouns, read_classes
 from pargate.data.loader import PairLoader
-from pargate.data.pairs import Pairs, open_pairs
+from pargate.data.pairs import DIFFUSERS, Pairs
 from pargate.data.synthetic import SCHEME as SYNTHETIC
 from pargate.encoders.config import CONFIG_NAME, tokenizer_files
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import WEIGHT_NAMES, OpenCheckpoint, inspect, open_checkpoint
-from pargate.errors import InputError, OperationalError
+from pargate.errors import InputError, OperationalError, PargateError, PeerEnded
 from pargate.files import atomic_folder, check_new_folder, digest_of, readable, sha256_file, write_atomic
+from pargate.pipeline.pairs import open_source
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pargate.clean.towers import Towers
     from pargate.clean.views import Viewer
 
+STATE_NAME = "state.pt"
 RECORD_NAME = "provenance.json"
 CURVES_NAME = "training.png"
 
@@ -81,16 +83,25 @@ class Cleaned:
     pairs_per_second: float
 
 
-def plan(request: CleanRequest) -> tuple[str, ...]:
+def left_over(out: Path) -> Path:
+    """The folder where an interrupted run leaves its state."""
+    return out.with_name(f"{out.name}.unfinished")
+
+
+def plan(request: CleanRequest, inside: Path | None = None) -> tuple[str, ...]:
     """What a run would do, line by line; refuses what a run would refuse before the model is opened.
+
+    `inside` is a folder for the result that need not be there yet.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `clean`.
     """
-    _check_places(request)
+    _check_places(request, inside)
     checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
+    if request.pairs.startswith(DIFFUSERS):
+        return (f"pairs   {request.pairs}: would be generated first, and what follows depends on how many there are",)
     pairs = _pairs(request)
-    proposal = _propose(request, checkpoint, pairs, _kind(request))
+    proposal = _propose(request, checkpoint, pairs, _device(request))
     return (
         f"model   {checkpoint.source}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M parameters",
         f"pairs   {pairs.source}: {'without end' if pairs.count is None else pairs.count}",
@@ -118,35 +129,68 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: see `errors.py`. Nothing is half-written.
+        PeerEnded: any of these, which another process of the run tells.
     """
     leads = os.environ.get("RANK", "0") == "0"
-    unfinished = _check_places(request)
-    emit(events.StageStarted("inspect", request.model))
-    with open_checkpoint(request.model, arch=request.arch, fetch=fetch) as opened:
-        checkpoint = opened.checkpoint
-        emit(events.StageStarted("pairs", request.pairs))
-        pairs = _pairs(request)
-        _propose(request, checkpoint, pairs, "cpu")  # what is out of range is refused before torch is loaded
-        emit(events.StageStarted("open", checkpoint.architecture))
+    with contextlib.ExitStack() as stack:
+        with _told_by_one():
+            unfinished = _check_places(request)
+            emit(events.StageStarted("inspect", request.model))
+            opened = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
+            emit(events.StageStarted("pairs", request.pairs))
+            # The first process alone fetches or generates; the others then find it done.
+            pairs = _pairs(request, emit) if leads else None
+            if pairs is not None:
+                _propose(request, opened.checkpoint, pairs, "cpu")  # out of range? refused before torch is loaded
+            emit(events.StageStarted("open", opened.checkpoint.architecture))
+            asked = _device(request)
         from pargate.clean import distributed
 
-        with distributed.group(_kind(request)) as (group, device):
-            proposal = _propose(request, checkpoint, pairs, "cuda" if device.startswith("cuda") else "cpu")
-            if group.leads:
-                unfinished.mkdir(exist_ok=True)
+        group, device = stack.enter_context(distributed.group(asked))
+        with _unfinished(unfinished) if leads else contextlib.nullcontext():
             group.wait()
-            made = _run(request, opened, pairs, proposal, unfinished, group, device, emit)
-    if leads:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return made
+            pairs = _pairs(request, emit) if pairs is None else pairs
+            proposal = _propose(request, opened.checkpoint, pairs, device)
+            return _run(request, opened, pairs, proposal, unfinished, group, device, emit)
 
 
 # --- before torch ------------------------------------------------------------------------------------
 
 
-def _check_places(request: CleanRequest) -> Path:
+@contextlib.contextmanager
+def _told_by_one() -> Iterator[None]:
+    """What is wrong with a request is wrong in all processes of a machine: the first of them says so."""
+    try:
+        yield
+    except PargateError as error:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            raise PeerEnded(error) from error
+        raise
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path) -> Iterator[None]:
+    """A folder for the state of the run, which goes when the run is done, or was refused with nothing to go on from.
+
+    Raises:
+        OperationalError: it cannot be made.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OperationalError(f"cannot write {folder}: {error.strerror}", "choose another --out") from error
+    try:
+        yield
+    except PargateError:
+        if not (folder / STATE_NAME).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_places(request: CleanRequest, inside: Path | None = None) -> Path:
     """Where the state of the run is kept; refuses an output that is taken, or that is the input."""
-    unfinished = request.out.with_name(f"{request.out.name}.unfinished")
+    unfinished = left_over(request.out)
     source = Path(request.model)
     if source.exists():
         home = (source if source.is_dir() else source.parent).resolve()
@@ -154,8 +198,9 @@ def _check_places(request: CleanRequest) -> Path:
             raise InputError(
                 f"--out {request.out} is the model itself", "name a new folder: the input is never touched"
             )
-    check_new_folder(request.out)
-    if unfinished.exists() and not request.resume:
+    if inside is None or inside.exists():
+        check_new_folder(request.out)
+    if (unfinished / STATE_NAME).exists() and not request.resume:
         raise InputError(
             f"{unfinished} holds the state of an interrupted run", "go on with --resume, or remove it to begin anew"
         )
@@ -164,31 +209,36 @@ def _check_places(request: CleanRequest) -> Path:
     return unfinished
 
 
-def _pairs(request: CleanRequest) -> Pairs:
+def _pairs(request: CleanRequest, emit: events.Listener = events.ignore) -> Pairs:
     names = read_classes(request.classes) if request.classes else None
-    return open_pairs(request.pairs, seed=_seed(request), cache=request.cache, classes=names)
+    return open_source(
+        request.pairs, seed=_seed(request), cache=request.cache, classes=names, device=request.device, emit=emit
+    )
 
 
 def _seed(request: CleanRequest) -> int:
     return int(request.overrides.get("seed") or 0)
 
 
-def _kind(request: CleanRequest) -> Literal["cpu", "cuda"]:
-    """The kind of device that will be used.
+def _device(request: CleanRequest) -> str:
+    """The device that will be used: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        InputError: another word.
+        InputError: another word, or two that exclude each other.
         OperationalError: the device that is asked for, or required, is not there.
     """
-    if request.device == "cpu" and request.require != "cuda":
+    asked = request.device if request.device != "auto" else request.require or "auto"
+    if request.require and asked.partition(":")[0] != request.require:
+        raise InputError(f"--require {request.require} and --device {request.device} exclude each other", "leave one")
+    if asked == "cpu":
         return "cpu"
     from pargate.encoders.openclip import resolve
 
-    found = resolve("cuda" if request.require == "cuda" else request.device)
-    return "cuda" if found.type == "cuda" else "cpu"
+    return str(resolve(asked))
 
 
-def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Pairs, kind: Literal["cpu", "cuda"]) -> Proposal:
+def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Pairs, device: str) -> Proposal:
+    kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
     sizes = Sizes(
         checkpoint.parameters, max(checkpoint.preprocess.size), pairs.count, kind, request.pairs.startswith(SYNTHETIC)
     )
@@ -212,6 +262,7 @@ def _run(
     """Open, train, write."""
     import torch
 
+    from pargate import memory
     from pargate.clean.loop import train
     from pargate.clean.state import StateStore
     from pargate.clean.towers import Towers
@@ -241,7 +292,7 @@ def _run(
         )  # fmt: skip
 
     if "precision" not in request.overrides or request.overrides["precision"] in (None, "auto"):
-        chosen, reason = _precision(unfinished, towers, viewer_of(config), pairs, place)
+        chosen, reason = group.agreed(_precision(unfinished, towers, viewer_of(config), pairs, place))
         proposal = Proposal(config.model_copy(update={"precision": chosen}), {**proposal.reasons, "precision": reason})
         config = proposal.config
     identity = digest_of([checkpoint.digest, pairs.digest, config.digest])
@@ -250,22 +301,15 @@ def _run(
         write_atomic(unfinished / "run.json", json.dumps(settings).encode())
     emit(events.Notice("\n".join(describe(proposal))))
     emit(events.StageStarted("clean", f"{config.method}, {config.steps} steps of {config.batch_size} pairs"))
-    store = StateStore(unfinished / "state.pt", identity, group, request.resume)
+    store = StateStore(unfinished / STATE_NAME, identity, group, request.resume)
     with PairLoader(
         pairs, checkpoint.preprocess, seed=config.seed, batch=per_rank, rank=group.rank, world=group.world,
         first_step=0, last_step=config.steps,
-    ) as loader:  # fmt: skip
+    ) as loader, memory.guard("cleaning", "use a smaller --batch-size, or a device with more memory"):  # fmt: skip
         trained = train(
-            towers,
-            log_scale,
-            loader,
-            viewer_of(config),
-            config,
-            group=group,
-            store=store,
-            captions=_captions(pairs, proposal),
-            emit=emit,
-        )
+            towers, log_scale, loader, viewer_of(config), config,
+            group=group, store=store, captions=_captions(pairs, proposal), emit=emit,
+        )  # fmt: skip
         unreadable = len(loader.unreadable)
     if not group.leads:
         return None
@@ -346,9 +390,10 @@ def _write(
 
     checkpoint, config = opened.checkpoint, proposal.config
     with atomic_folder(request.out) as folder:
-        _save(folder, opened, model)
-        names = [CONFIG_NAME, *(_copy_tokenizer(checkpoint, folder))]
-        outputs = tuple(_subject(folder, name) for name in (WEIGHT_NAMES[0], *names))
+        save_weights(folder, opened, model)
+        save_config(folder, checkpoint)
+        names = [CONFIG_NAME, *(copy_tokenizer(checkpoint, folder))]
+        outputs = tuple(subject(folder, name) for name in (WEIGHT_NAMES[0], *names))
         record = ProvenanceRecord(
             schema="pargate/provenance/1",
             activity="clean",
@@ -364,7 +409,7 @@ def _write(
             tool=versions(),
             environment={"host": host(), "device": device, "threads": str(torch.get_num_threads())},
             started=request.started,
-            finished=_later(request.started, seconds),
+            finished=later(request.started, seconds),
             seconds=round(seconds, 3),
             stopped=trained.stopped,
             moved=trained.moved,
@@ -376,18 +421,24 @@ def _write(
     return record
 
 
-def _later(started: str, seconds: float) -> str:
+def later(started: str, seconds: float) -> str:
+    """A moment so many seconds after another; both RFC 3339, UTC."""
     moment = datetime.fromisoformat(started) + timedelta(seconds=seconds)
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _subject(folder: Path, name: str) -> Subject:
+def subject(folder: Path, name: str) -> Subject:
+    """A file that was made, with its digest."""
     path = folder / name
     return Subject(name=name, sha256=sha256_file(path), size_bytes=path.stat().st_size)
 
 
-def _save(folder: Path, opened: OpenCheckpoint, model: "nn.Module") -> None:
-    """Weights in the parent's own dtypes, and the configuration they are read by."""
+def save_weights(folder: Path, opened: OpenCheckpoint, model: "nn.Module") -> None:
+    """Weights in the parent's own dtypes, as safetensors.
+
+    Raises:
+        OperationalError: one does not fit into its dtype, or the disk is full.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -408,6 +459,10 @@ def _save(folder: Path, opened: OpenCheckpoint, model: "nn.Module") -> None:
     except Exception as error:  # safetensors has an error of its own for what the system says
         raise OperationalError(f"cannot write the weights: {error}", "free space or choose another place") from error
     (folder / WEIGHT_NAMES[0]).chmod(0o644)  # made private by default
+
+
+def save_config(folder: Path, checkpoint: Checkpoint) -> None:
+    """The configuration that the weights are read by."""
     rule = checkpoint.preprocess
     preprocess = {
         "mean": list(rule.mean), "std": list(rule.std), "interpolation": rule.interpolation,
@@ -417,7 +472,8 @@ def _save(folder: Path, opened: OpenCheckpoint, model: "nn.Module") -> None:
     (folder / CONFIG_NAME).write_bytes(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
 
 
-def _copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> Iterator[str]:
+def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> Iterator[str]:
+    """Copy the files that the tokenizer needs; gives back their names."""
     home = Path(checkpoint.folder) if checkpoint.folder else None
     for name in tokenizer_files(checkpoint.config, home, checkpoint.source):
         if home is not None:

@@ -13,8 +13,8 @@ from pargate import events
 from pargate.core.report import ScanReport
 from pargate.core.sequential import proportion_sequence
 from pargate.errors import InputError
-from pargate.files import write_atomic
-from pargate.pipeline.clean import CleanRequest, clean
+from pargate.files import check_new_folder, write_atomic
+from pargate.pipeline.clean import CleanRequest, clean, left_over, plan
 from pargate.pipeline.curves import TradePoint, trade_off
 from pargate.pipeline.scan import ScanRequest, scan
 from pargate.policy.resolve import Resolved
@@ -50,22 +50,43 @@ def sweep(request: SweepRequest, emit: events.Listener = events.ignore) -> Swept
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `errors.py`.
     """
     out = request.clean.out
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file", "name a folder for the sweep")
+    planned(request)  # what is wrong with the last value is said before the first is run
     out.mkdir(exist_ok=True)
     points = [_point("as it was", _scanned(request, request.clean.model, emit))]
     for value in request.values:
-        label = f"{request.name} {value:g}"
-        folder = out / f"{request.name}={value:g}"
-        if not folder.exists():
-            overrides = {**request.clean.overrides, request.name: value}
-            unfinished = folder.with_name(f"{folder.name}.unfinished").exists()
-            clean(replace(request.clean, out=folder, overrides=overrides, resume=unfinished), emit)
-        points.append(_point(label, _scanned(request, str(folder), emit)))
+        run = _run(request, value)
+        if not run.out.exists():
+            clean(run, emit)
+        points.append(_point(f"{request.name} {value:g}", _scanned(request, str(run.out), emit)))
     write_atomic(out / RESULT_NAME, json.dumps([asdict(point) for point in points], indent=1).encode() + b"\n")
     title = f"{request.clean.method} on {Path(request.clean.model).name}, by {request.name}"
     write_atomic(out / PICTURE_NAME, trade_off(points, title))
     return Swept(tuple(points), out / PICTURE_NAME)
+
+
+def planned(request: SweepRequest) -> tuple[str, ...]:
+    """What a sweep would do, line by line; refuses what its runs would refuse.
+
+    Raises:
+        InputError, UnsafeCheckpoint, OperationalError: as `sweep`.
+    """
+    out = request.clean.out
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file", "name a folder for the sweep")
+    if not out.exists():
+        check_new_folder(out)
+    lines: list[str] = []
+    for value in request.values:
+        run = _run(request, value)
+        lines += [f"out     {run.out}: there already"] if run.out.exists() else plan(run, inside=out)
+    return tuple(lines)
+
+
+def _run(request: SweepRequest, value: Any) -> CleanRequest:
+    """The cleaning for one value; it goes on where an earlier sweep was interrupted."""
+    folder = request.clean.out / f"{request.name}={value:g}"
+    overrides = {**request.clean.overrides, request.name: value}
+    return replace(request.clean, out=folder, overrides=overrides, resume=left_over(folder).exists())
 
 
 def _scanned(request: SweepRequest, model: str, emit: events.Listener) -> ScanReport:
