@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pargate.cli import clean, model, offline, policy, release, reports, setup
+from pargate.cli import clean, gate, model, offline, policy, release, reports, setup
 from pargate.cli.options import Terminated
 from pargate.errors import ExitCode, PargateError
 from pargate.version import __version__
@@ -30,6 +30,8 @@ app = typer.Typer(
 app.command("scan")(model.scan)
 app.command("clean")(clean.clean)
 app.command("export")(release.export)
+app.command("gate")(gate.gate)
+app.command("verify")(offline.verify)
 app.command("report")(reports.report)
 app.add_typer(policy.app, name="policy")
 app.command("explain")(policy.explain)

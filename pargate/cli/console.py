@@ -18,13 +18,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pargate import events
-from pargate.report.texts import next_steps
+from pargate.report.texts import next_steps, stages
 
 if TYPE_CHECKING:
     from pargate.core.model import Checkpoint
     from pargate.core.provenance import ProvenanceRecord
     from pargate.core.report import ScanReport
     from pargate.core.results import Bound, Finding, Measurement, WaiverUse
+    from pargate.pipeline.verify import Verified
     from pargate.triggers import Trigger
 
 PLAIN_EVERY_S = 10.0
@@ -40,6 +41,10 @@ WORDS = {
     "pairs": "listing pairs",
     "clean": "cleaning",
     "write": "writing",
+    "divide": "dividing carriers",
+    "pick": "scanning to pick",
+    "certify": "certifying",
+    "compare": "comparing",
     "export": "exporting",
     "prove": "proving",
 }
@@ -185,6 +190,36 @@ class Console:
         if not self._quiet:
             for step in next_steps(report):
                 self._rich.print(Text(f"  → {step}"))
+
+    def gated(self, report: "ScanReport", folder: Path | None) -> None:
+        """How a gate came to its verdict, stage by stage, and where the bundle is."""
+        if not self._quiet:
+            for stage, said in stages(report):
+                self._rich.print(Text(f"{stage:>12}  ", style="dim").append(said, style="default"))
+        if folder is None:
+            self._rich.print(Text("no bundle was written"))
+        else:
+            self._rich.print(Text(f"bundle: {folder}"))
+            if not self._quiet:
+                self._rich.print(Text(f"  → pargate verify {folder}"))
+
+    def verified(self, found: "Verified") -> None:
+        """What was found out about a bundle, worst first."""
+        for problem in found.problems:
+            self._rich.print(Text("✗ ", style=STYLES["breach"]).append(problem, style="default"))
+        line = Text()
+        if found.problems:
+            line.append(" REFUSED ", style=VERDICTS["fail"])
+            count = len(found.problems)
+            line.append(f" {found.folder}: {count} thing{'' if count == 1 else 's'} out of order.")
+        elif found.verdict is not None:
+            line.append(f" {found.verdict.status.upper()} ", style=VERDICTS[found.verdict.status])
+            until = f", good until {found.expires}" if found.expires else ""
+            line.append(f" {found.folder}: {found.files} files as they were written{until}. {found.verdict.summary}")
+        self._rich.print(line)
+        if not found.problems and not self._quiet:
+            signed = "a signature is there: check it with --public-key" if found.signed else "nobody signed it"
+            self._rich.print(Text(f"  → This shows that nothing was changed since, not who made it; {signed}."))
 
     def checkpoint(self, checkpoint: "Checkpoint") -> None:
         """What inspection saw."""

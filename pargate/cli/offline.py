@@ -1,12 +1,12 @@
-"""Commands without torch: inspect, triggers."""
+"""Commands without torch: inspect, triggers, verify."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pargate.cli.options import ArchOption, ModelArgument, NoColorOption, OutputOption, read_outputs
-from pargate.errors import InputError
+from pargate.cli.options import ArchOption, ModelArgument, NoColorOption, NowOption, OutputOption, read_outputs
+from pargate.errors import ExitCode, InputError
 
 
 def inspect(
@@ -63,3 +63,45 @@ def triggers(
     check_writable(preview)
     write_atomic(preview, contact_sheet(on, size))
     console.note(f"drew every trigger beside its control: {preview}")
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that gate wrote.", show_default=False)],
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", "-p", metavar="POLICY", help="Also judge what was measured under this policy."),
+    ] = None,
+    now: NowOption = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option("--public-key", metavar="PEM", help="Also check the signature; needs pargate[sign]."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what is wrong, and the verdict.")] = False,
+    no_color: NoColorOption = False,
+) -> int:
+    """Check a bundle, offline: bytes, statements, chain, expiry, and the verdict from the stored measurements.
+
+    Ends with 0 if all holds, with 1 for anything altered, missing, added or expired, and under --policy with the code
+    of its verdict.
+    """
+    from datetime import UTC, datetime
+
+    from pargate.cli.console import Console
+    from pargate.cli.reports import exit_code, open_policy
+    from pargate.pipeline.verify import verify as check
+
+    console = Console(quiet=quiet, verbose=False, color=not no_color)
+    today = now.date() if now else datetime.now(UTC).date()
+    resolved = open_policy(policy, None, today, console)[0] if policy is not None else None
+    found = check(folder, today=today, policy=resolved)
+    if public_key is not None:
+        from dataclasses import replace
+
+        from pargate.pipeline.signing import problem
+
+        wrong = problem(folder, public_key)
+        found = replace(found, problems=(*found.problems, wrong) if wrong else found.problems)
+    console.verified(found)
+    if found.problems or found.verdict is None:
+        return ExitCode.FAIL
+    return exit_code(found.verdict)

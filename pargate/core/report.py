@@ -144,6 +144,11 @@ class Examined(Value):
     verdict: Verdict
     notices: tuple[str, ...] = ()
 
+    def within(self, report: "ScanReport") -> "ScanReport":
+        """This scan as a report of its own; what is the same for all scans is taken from `report`."""
+        own = {name: getattr(self, name) for name in Examined.model_fields}
+        return report.model_copy(update={**own, "stages": (), "pictures": (), "remarks": ()})
+
 
 class AccuracyDrop(Value):
     """What cleaning cost, on the same labelled carriers before and after."""
@@ -215,6 +220,11 @@ class ScanReport(Value):
     """Examples of what the worst triggers do."""
     stages: tuple[Stage, ...] = ()
     """Of a gate; the rest of the report is then of its last scan, and the verdict of all of them."""
+
+    @property
+    def examined(self) -> Examined:
+        """The scan that the report is of."""
+        return Examined(**{name: getattr(self, name) for name in Examined.model_fields})
 
     def to_json(self) -> str:
         """Indented JSON text with a final newline; reading it back gives an equal report."""

@@ -130,14 +130,9 @@ def _scans_itself(stage: Stage) -> bool:
     return stage.name in ("scan", "pick", "certify", "rescan") and stage.examined is None
 
 
-def _as_examined(report: ScanReport) -> Examined:
-    return Examined(**{name: getattr(report, name) for name in Examined.model_fields})
-
-
 def _named(report: ScanReport, *names: str) -> list[tuple[Stage, Examined]]:
     """Scans by the name of their stage, in order."""
-    own = _as_examined(report)
-    return [(stage, stage.examined or own) for stage in report.stages if stage.name in names]
+    return [(stage, stage.examined or report.examined) for stage in report.stages if stage.name in names]
 
 
 # --- the chain ---------------------------------------------------------------------------------------
@@ -190,12 +185,11 @@ def _scans(held: Held, report: ScanReport) -> Iterator[str]:
     if scans[-1][1].model.sha256 != held.digests.get(WEIGHTS):
         yield f"{bundle.REPORT}: the report of another model than {WEIGHTS}"
     exported = [stage for stage in report.stages if stage.name == "export" and stage.proof is not None]
-    rescans = _named(report, "rescan")
-    for number, stage in enumerate(exported):
+    rescanned = {examined.model.sha256 for _, examined in _named(report, "rescan")}
+    for stage in exported:
         precision = stage.proof.precision if stage.proof else ""
         folder = "onnx" if precision == "fp32" else f"onnx-{precision}"
-        sha256 = bundle.graphs_sha256(held.digests, folder)
-        if number < len(rescans) and rescans[number][1].model.sha256 != sha256:
+        if rescanned and bundle.graphs_sha256(held.digests, folder) not in rescanned:
             yield f"{bundle.REPORT}: the report of other graphs than those in {folder}/"
 
 
@@ -264,7 +258,7 @@ def _again(report: ScanReport, policy: Resolved, today: date, *, read_files: boo
             else stage.model_copy(update={"examined": judged(stage.examined, report, policy, today, read_files)})
             for stage in report.stages
         ]
-        last = judged(_as_examined(report), report, policy, today, read_files)
+        last = judged(report.examined, report, policy, today, read_files)
     except PolicyError:
         raise
     except PargateError as error:
@@ -274,7 +268,4 @@ def _again(report: ScanReport, policy: Resolved, today: date, *, read_files: boo
 
 def judged(examined: Examined, report: ScanReport, policy: Resolved, today: date, read_files: bool) -> Examined:
     """A scan under a policy, as of a day."""
-    whole = report.model_copy(
-        update={name: getattr(examined, name) for name in Examined.model_fields} | {"stages": (), "pictures": ()}
-    )
-    return _as_examined(rejudge.judge(whole, policy, today=today, read_files=read_files))
+    return rejudge.judge(examined.within(report), policy, today=today, read_files=read_files).examined

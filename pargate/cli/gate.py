@@ -1,0 +1,152 @@
+"""The command before a release: gate."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pargate.cli.clean import RequireChoice
+from pargate.cli.model import PrecisionChoice
+from pargate.cli.options import (
+    ArchOption,
+    ModelArgument,
+    NoColorOption,
+    NoWaiversOption,
+    NowOption,
+    OutputOption,
+    PolicyRefOption,
+    StrictOption,
+    cache_folder,
+    read_outputs,
+)
+from pargate.errors import ExitCode, InputError
+
+
+def gate(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to write; it must not exist.")],
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            "-p",
+            envvar="PARGATE_POLICY",
+            metavar="POLICY",
+            help="A YAML file or a built-in name, such as release. Default: pargate.yaml here, else baseline.",
+        ),
+    ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option("--pairs", metavar="SOURCE", help="Captioned pictures to clean with, not the policy's."),
+    ] = None,
+    require: Annotated[
+        RequireChoice | None,
+        typer.Option("--require", help="A device without which nothing is cleaned. Default: the policy's."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images",
+            envvar="PARGATE_IMAGES",
+            metavar="SOURCE",
+            help="Carriers, as of `scan`; divided into disjoint parts before anything runs.",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option("--classes", envvar="PARGATE_CLASSES", metavar="FILE", help="Class names, one per line."),
+    ] = None,
+    arch: ArchOption = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", metavar="MODEL", help="A trusted model, as of `scan`.")
+    ] = None,
+    device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
+    precision: Annotated[
+        PrecisionChoice, typer.Option("--precision", help="Arithmetic of the image tower in scans of checkpoints.")
+    ] = PrecisionChoice.AUTO,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws everything; each stage has its own.")] = 0,
+    previous: Annotated[
+        Path | None, typer.Option("--previous", metavar="REPORT.json", help="The last release's report, as of `scan`.")
+    ] = None,
+    policy_ref: PolicyRefOption = None,
+    no_waivers: NoWaiversOption = False,
+    strict: StrictOption = False,
+    now: NowOption = None,
+    output: OutputOption = None,
+    sign_key: Annotated[
+        Path | None,
+        typer.Option("--sign-key", metavar="PEM", help="Sign the bundle with this private key; needs pargate[sign]."),
+    ] = None,
+    keep_state: Annotated[
+        bool,
+        typer.Option("--keep-state", help="Leave OUT.unfinished after a verdict, for another policy to go on from."),
+    ] = False,
+    cache: Annotated[
+        str | None,
+        typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="Where vectors and pairs are kept."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every comparison.")] = False,
+    no_color: NoColorOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with expected minutes, and stop.")] = False,
+) -> int:
+    """From MODEL to a bundle that was proven, or to a clear no.
+
+    Scan; if it fails and the policy allows, clean and scan again; export, prove, scan what ships. Ends with 0 when a
+    bundle was written (pass, or remediated), 1 for fail, 3 for inconclusive: then nothing was. A gate that was killed
+    goes on where it was.
+    """
+    import os
+    from datetime import UTC, datetime
+
+    # As for `scan`.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from pargate.cli.console import Console
+    from pargate.cli.reports import exit_code, load_report, open_policy, write
+    from pargate.pipeline.gate import gate as run_gate
+    from pargate.pipeline.gate import plan
+    from pargate.pipeline.scan import ScanRequest
+    from pargate.pipeline.stages import GateRequest
+    from pargate.report import FORMATS
+
+    for name, value in (("--images", images), ("--reference", reference), ("--arch", arch), ("--pairs", pairs)):
+        if value == "":
+            raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
+    outputs = read_outputs(output, list(FORMATS))
+    console = Console(quiet=quiet, verbose=verbose, color=not no_color)
+    started = datetime.now(UTC)
+    today = now.date() if now else started.date()
+    resolved, reader = open_policy(policy, policy_ref, today, console)
+    if sign_key is not None:
+        from pargate.pipeline.signing import check_key
+
+        check_key(sign_key)
+    asked = ScanRequest(
+        model=model,
+        policy=resolved,
+        started=started.isoformat(timespec="seconds"),
+        arch=arch,
+        images=images,
+        classes=classes,
+        reference=reference,
+        device=device,
+        precision=precision.value,
+        seed=seed,
+        cache=cache_folder(cache),
+        today=today,
+        waive=not no_waivers,
+        strict=strict,
+        previous=load_report(previous, reader) if previous else None,
+    )
+    request = GateRequest(asked, out, pairs, require.value if require else None, keep_state, sign_key)
+    if dry_run:
+        console.lines(plan(request))
+        return ExitCode.OK
+    with console.progress() as listener:
+        done = run_gate(request, listener)
+    write(outputs, done.report, console)
+    console.report(done.report)
+    console.gated(done.report, done.folder)
+    return exit_code(done.report.verdict)

@@ -1,0 +1,82 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pargate.data.pairs import open_pairs
+from pargate.data.parts import divide, shared
+from pargate.data.sources import BUILTIN_SCENES, list_items
+
+NAMES = ("scan", "pick", "certify")
+
+
+def pictures(folder: Path, count: int, first: int = 0) -> Path:
+    """A folder of pictures that all differ, each with a caption."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + count):
+        pixels = np.full((8, 8, 3), i % 256, dtype=np.uint8)
+        pixels[0, 0] = (i // 256, i % 7, i % 11)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"picture {i}")
+    return folder
+
+
+def digests(folder: Path, keys: frozenset[str]) -> set[str]:
+    return {hashlib.sha256((folder / key).read_bytes()).hexdigest() for key in keys}
+
+
+def test_parts_are_disjoint_whole_and_of_one_size(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "images", 31)
+    parts = divide(str(source), NAMES)
+    keys = [part.keys or frozenset() for part in parts]
+    assert sorted(map(len, keys)) == [10, 10, 11]
+    assert frozenset.union(*keys) == {item.key for item in list_items(str(source))}
+    assert len({part.digest for part in parts}) == 3
+
+
+def test_the_same_picture_under_two_names_is_in_one_part(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "images", 12)
+    for path in list(source.glob("*.png")):
+        (source / f"copy-{path.name}").write_bytes(path.read_bytes())
+    found = [digests(source, part.keys or frozenset()) for part in divide(str(source), NAMES)]
+    assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2])
+
+
+def test_names_do_not_decide(tmp_path: Path) -> None:
+    first = pictures(tmp_path / "first", 15)
+    second = tmp_path / "second"
+    second.mkdir()
+    for path in first.glob("*.png"):
+        (second / f"other-{path.name}").write_bytes(path.read_bytes())
+    assert [p.digest for p in divide(str(first), NAMES)] == [p.digest for p in divide(str(second), NAMES)]
+
+
+def test_a_picture_that_cannot_be_read_is_left_to_the_scan(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    pictures(tmp_path, 4)
+    table.write_text("image,label\n" + "".join(f"{i}.png,a\n" for i in range(4)) + "gone.png,a\n")
+    assert sum(len(part.keys or ()) for part in divide(str(table), NAMES)) == 5
+
+
+def test_scenes_are_divided_by_their_numbers() -> None:
+    parts = divide(BUILTIN_SCENES, NAMES)
+    places = [{item.place for item in part.take(())} for part in parts]
+    assert all(len(numbers) == len(places[0]) for numbers in places)
+    assert not (places[0] & places[1] or places[0] & places[2] or places[1] & places[2])
+    assert places[0] == {item.place for item in list_items(BUILTIN_SCENES)}, "the first part is what `scan` looks at"
+
+
+def test_a_picture_that_is_both_pair_and_carrier_is_found(tmp_path: Path) -> None:
+    carriers, training = pictures(tmp_path / "carriers", 9), pictures(tmp_path / "pairs", 9, first=9)
+    assert shared(str(carriers), open_pairs(str(training), seed=0)) is None
+    (training / "stolen.png").write_bytes((carriers / "3.png").read_bytes())
+    (training / "stolen.txt").write_text("a carrier under another name")
+    assert str(shared(str(carriers), open_pairs(str(training), seed=0))).endswith("stolen.png")
+
+
+@pytest.mark.parametrize("source", ["synthetic:", "synthetic:1000"])
+def test_drawn_pairs_never_meet_carriers(tmp_path: Path, source: str) -> None:
+    assert shared(str(pictures(tmp_path / "carriers", 3)), open_pairs(source, seed=0)) is None
+    assert shared(BUILTIN_SCENES, open_pairs(source, seed=0)) is None
