@@ -74,6 +74,8 @@ class Checkpoint:
     """False where nothing says whether the weights were trained with QuickGELU."""
     folder: str | None = None
     """The folder that also holds tokenizer files, where there is one."""
+    custom_ops: bool = False
+    """Whether a graph names operators that are not of ONNX's standard set."""
 
     @property
     def parameters(self) -> int:

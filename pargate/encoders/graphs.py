@@ -158,12 +158,13 @@ def read(folder: Path, source: str) -> GraphFolder:
     graphs: dict[Kind, bytes] = {}
     data: dict[Kind, mmap] = {}
     tensors: list[TensorInfo] = []
-    size = 0
+    size, custom_ops = 0, False
     for kind, name in GRAPHS.items():
         graphs[kind], digests[name] = _bytes(folder, name, GRAPH_BYTES)
         size += len(graphs[kind])
         found = _judge(graphs[kind], kind, description, folder)
         tensors += found.tensors
+        custom_ops = custom_ops or found.custom_ops
         if found.beside:
             data[kind], digests[name + DATA] = _beside(folder, name + DATA, found.beside)
             size += len(data[kind])
@@ -181,6 +182,7 @@ def read(folder: Path, source: str) -> GraphFolder:
         preprocess=description.image.preprocess(),
         tensors=tuple(tensors),
         folder=str(folder),
+        custom_ops=custom_ops,
     )
     return GraphFolder(checkpoint, description, graphs, data, vocabulary)
 
@@ -270,6 +272,7 @@ class _Range:
 class _Judged:
     tensors: tuple[TensorInfo, ...]
     beside: tuple[_Range, ...]
+    custom_ops: bool
 
 
 def _judge(content: bytes, kind: Kind, description: Description, folder: Path) -> _Judged:
@@ -393,7 +396,8 @@ def _initialisers(graph: "onnx.GraphProto", path: Path) -> _Judged:
             beside.append(_range(tensor, info.elements * width, path, where))
         elif tensor.HasField("raw_data") and len(tensor.raw_data) != info.elements * width:
             raise InputError(f"{where} has not as many bytes as its shape needs", "export the model again")
-    return _Judged(tuple(tensors), tuple(beside))
+    custom_ops = any(node.domain not in ("", "ai.onnx") for node in graph.node)
+    return _Judged(tuple(tensors), tuple(beside), custom_ops)
 
 
 _TYPES = {1: "F32", 2: "U8", 3: "I8", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 16: "BF16"}

@@ -158,7 +158,9 @@ def _of_the_file(policy: Policy, checkpoint: Checkpoint) -> Iterator[Measurement
     rule = next((rule for rule in policy.rules if rule.probe == "file"), None)
     if rule is not None:
         # A torch zip is read only where its pickle does nothing but rebuild tensors; it is one nevertheless.
-        facts = FileFacts(format=checkpoint.format, pickle=checkpoint.format == "torch-zip", custom_ops=False)
+        facts = FileFacts(
+            format=checkpoint.format, pickle=checkpoint.format == "torch-zip", custom_ops=checkpoint.custom_ops
+        )
         yield Measurement(id=judge.FILE, rule=rule.id, probe="file", facts=facts, stopped="decided")
 
 

@@ -159,6 +159,17 @@ def test_what_could_do_more_than_an_encoder_is_unsafe(place, name):
     assert words in message and "image.onnx" in message
 
 
+def test_operators_of_the_runtime_are_read_and_said(place):
+    assert not inspect.inspect(str(place)).custom_ops
+
+    def gelu(made: onnx.ModelProto) -> None:
+        made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        added("Gelu", "com.microsoft")(made)
+
+    change(place, gelu)
+    assert inspect.inspect(str(place)).custom_ops
+
+
 def shape(tensor: onnx.ValueInfoProto, *dims: int | str) -> None:
     del tensor.type.tensor_type.shape.dim[:]
     for dim in dims:

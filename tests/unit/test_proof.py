@@ -14,8 +14,10 @@ from onnx import helper, numpy_helper
 
 from pargate.core.model import EncoderSpec, Preprocess
 from pargate.core.stamp import apply
-from pargate.encoders.inspect import inspect
-from pargate.export import proof
+from pargate.data.scenes import LABELS, render
+from pargate.encoders import open_encoder
+from pargate.encoders.inspect import inspect, open_checkpoint
+from pargate.export import folder, proof
 from pargate.export.proof import ParityReport, Samples, check_files, expect, ladder, limits
 from pargate.pipeline.export import prove, summary
 from pargate.pipeline.proven import altered
@@ -299,3 +301,24 @@ def test_a_proof_that_is_missing_or_unreadable_is_said(place):
 def test_a_file_that_onnx_refuses_is_named(place):
     alter(place, lambda graph: graph.node.append(helper.make_node("Dance", [], ["x"], "odd")))
     assert "onnx.checker refuses image.onnx" in check_files(place, ["image.onnx", "text.onnx"])[0]
+
+
+# --- real models ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vit-clean", "rn-clean"])
+def test_trained_models_are_proven_with_and_without_triggers(zoo, tmp_path, name):
+    with open_checkpoint(str(zoo / name)) as found:
+        encoder = open_encoder(found, device="cpu")
+    size = encoder.spec.preprocess.size
+    places = folder.write(encoder, found.checkpoint, tmp_path, classes=NAMES, templates=TEMPLATES)
+    scenes = render(np.arange(70), size[0], 0)
+    stamps = tuple((kind, TABLE[kind]().draw(size, DIGESTS[:16], 0)) for kind in ("badnet", "blended", "sig", "wanet"))
+    captions = (*scenes.captions[:8], *ladder(encoder.context))
+    given = Samples(scenes.pixels, stamps, 16, captions, LABELS, TEMPLATES)
+    within = limits("fp32", 0.9999, 1.0, encoder.spec.logit_scale)
+    proof_of = prove(places["fp32"], found.checkpoint, "fp32", expect(encoder, given), given, within)
+    assert proof_of.passed, proof_of.reasons
+    assert proof_of.runs[0].min_cosine is not None and proof_of.runs[0].min_cosine > 0.99999
+    assert proof_of.runs[0].decisions is not None and proof_of.runs[0].decisions.differ == 0
