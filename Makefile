@@ -18,7 +18,7 @@ help:  ## list the targets
 
 setup: $(READY)  ## make .venv, once, and again when the lock or pyproject.toml has changed
 
-demo: setup  ## scan a clean and a poisoned toy model, end to end
+demo: setup  ## take a poisoned toy model through the gate: fail, clean, pass, ONNX, verify
 	$(RUN) examples/demo.py
 
 check: setup  ## format, lint, types, import contracts

@@ -204,6 +204,24 @@ ENTRIES: dict[str, Entry] = {
         "Half of what the rule asks was left out, while its fixed limits were judged.",
         "Give the report of the last release: `--previous REPORT.json`. It has to hold the same trigger.",
     ),
+    "accuracy-budget": Entry(
+        "remark",
+        "Cleaning cost more clean accuracy than `clean.budget.accuracy_drop` allows, or may have.",
+        "A model can be made harmless by making it useless. Judged is the interval of the paired difference.",
+        "Give more labelled images if it is undecided. Else clean with better pairs, or accept the loss openly.",
+    ),
+    "export-proof": Entry(
+        "remark",
+        "The exported graphs do not give what the checkpoint gives.",
+        "Wrong graphs keep every shape: one lost its text mask, and only its decisions showed it.",
+        "Read which inputs differ. Another opset or precision may help; do not loosen the limits of fp32.",
+    ),
+    "not-examined": Entry(
+        "remark",
+        "The gate lacks a stage that the policy asks for.",
+        "What was not measured is never taken for good.",
+        "Run the gate again with enough images, labelled ones where accuracy has a budget.",
+    ),
     # --- answers to a rule ---
     "met": Entry(
         "status",

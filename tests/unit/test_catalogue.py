@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from pargate.core.results import Metric, Status
+from pargate.pipeline import conclusion
 from pargate.policy import waivers
 from pargate.policy.catalogue import ENTRIES, PAGE, anchor, page
 from pargate.policy.layers import shipped
@@ -26,6 +27,7 @@ def test_every_probe_metric_and_answer_is_explained() -> None:
 def test_every_remark_that_judging_makes_is_explained() -> None:
     source = Path(waivers.__file__).read_text(encoding="utf-8")
     made = set(re.findall(r'"(waiver-[a-z-]+|not-compared)"', source))
+    made |= {conclusion.BUDGET, conclusion.PROOF, conclusion.NOT_EXAMINED}
     assert made | {"policy-override"} == {id for id, entry in ENTRIES.items() if entry.kind == "remark"}
 
 

@@ -18,7 +18,7 @@ def test_a_shipped_policy_asks_for_no_more_images_than_a_small_set_has(name: str
 
 def test_release_cleans_and_exports_and_refuses_pickles() -> None:
     policy = resolve("release").policy
-    assert (policy.clean.when, policy.clean.method, policy.clean.require) == ("fail", "par", "cuda")
+    assert (policy.clean.when, policy.clean.method, policy.clean.require) == ("fail", "par-plus", "cuda")
     assert policy.clean.pairs is not None and policy.clean.pairs.source == "synthetic:200000"
     assert policy.clean.budget.accuracy_drop is not None and policy.clean.budget.accuracy_drop.text == "3pp"
     assert policy.export.onnx is not None and policy.export.parity.min_cosine == 0.9999
