@@ -10,6 +10,8 @@ from typing import Any
 from pargate.errors import InputError, OperationalError
 from pargate.export.bundle import SIGNATURE
 
+KIND = "give an elliptic-curve key in PEM, without a password"
+
 
 def _package() -> tuple[Any, Any, Any]:
     try:
@@ -25,50 +27,63 @@ def check_key(key: Path) -> None:
     """Fail now, before hours of work, if nothing could be signed at the end.
 
     Raises:
-        InputError: the key cannot be read.
+        InputError: the key cannot be read, or is none that can sign.
         OperationalError: the package is missing.
     """
-    _package()
-    try:
-        with key.open("rb") as stream:
-            stream.read(1)
-    except OSError as error:
-        raise InputError(f"cannot read the key {key}: {error.strerror}", "give an elliptic-curve key in PEM") from error
+    _signer(key)
 
 
 def sign(folder: Path, key: Path) -> None:
     """Write the signature of everything in `folder`.
 
     Raises:
-        InputError: the key is none that can sign.
-        OperationalError: the package is missing.
+        InputError, OperationalError: as `check_key`.
     """
-    hashing, signing, _ = _package()
     place = folder / SIGNATURE
-    config = signing.Config().use_elliptic_key_signer(private_key=key)
-    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[place], ignore_git_paths=False))
-    try:
-        config.sign(folder, place)
-    except ValueError as error:
-        raise InputError(f"{key} cannot sign: {error}", "give an elliptic-curve key in PEM") from error
+    _of_all_but(_signer(key), place).sign(folder, place)
 
 
 def problem(folder: Path, key: Path) -> str | None:
     """What is wrong with the signature of a bundle under a public key; None where it holds.
 
     Raises:
-        InputError: the key cannot be read.
+        InputError: the key cannot be read, or is none.
         OperationalError: the package is missing.
     """
-    check_key(key)
-    hashing, _, verifying = _package()
+    _, _, verifying = _package()
+    _refuse_unreadable(key)
+    try:
+        config = verifying.Config().use_elliptic_key_verifier(public_key=key)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key} is no public key: {error}", KIND) from error
     place = folder / SIGNATURE
     if not place.is_file():
         return f"{SIGNATURE}: missing"
-    config = verifying.Config().use_elliptic_key_verifier(public_key=key)
-    config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[place], ignore_git_paths=False))
     try:
-        config.verify(folder, place)
+        _of_all_but(config, place).verify(folder, place)
     except Exception as error:  # each kind of broken signature raises something of its own, and all mean the same
         return f"{SIGNATURE}: does not hold under {key.name}: {' '.join(str(error).split())[:200]}"
     return None
+
+
+def _signer(key: Path) -> Any:
+    _, signing, _ = _package()
+    _refuse_unreadable(key)
+    try:
+        return signing.Config().use_elliptic_key_signer(private_key=key)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{key} cannot sign: {error}", KIND) from error
+
+
+def _of_all_but(config: Any, place: Path) -> Any:
+    """The same, of every file but the signature itself."""
+    hashing, _, _ = _package()
+    return config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[place], ignore_git_paths=False))
+
+
+def _refuse_unreadable(key: Path) -> None:
+    try:
+        with key.open("rb") as stream:
+            stream.read(1)
+    except OSError as error:
+        raise InputError(f"cannot read the key {key}: {error.strerror}", KIND) from error

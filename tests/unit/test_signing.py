@@ -1,0 +1,87 @@
+"""Signing needs a package that is not always here; what happens without it is always checked."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pargate.errors import InputError, OperationalError
+from pargate.export import bundle
+from pargate.pipeline import signing
+
+
+def files(place: Path) -> Path:
+    folder = place / "release"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "weights").write_bytes(b"weights")
+    (folder / bundle.REPORT).write_text("{}")
+    (folder / bundle.SUMS).write_text(bundle.sums(bundle.read(folder).digests))
+    return folder
+
+
+def keys(place: Path) -> tuple[Path, Path]:
+    """A private and a public key."""
+    pytest.importorskip("model_signing", reason="NOT TESTED: signing; pip install 'pargate[sign]'")
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    place.mkdir(exist_ok=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = place / "key.pem", place / "key.pub"
+    private.write_bytes(key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "model_signing", None)  # type: ignore[arg-type]  # how Python marks what is not there
+    with pytest.raises(OperationalError, match="package that is not here") as refused:
+        signing.check_key(tmp_path / "key.pem")
+    assert "pargate[sign]" in refused.value.hint
+
+
+def test_a_key_that_is_not_there_is_found_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("model_signing", "model_signing.hashing", "model_signing.signing", "model_signing.verifying"):
+        if name not in sys.modules:
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    package = sys.modules["model_signing"]
+    for part in ("hashing", "signing", "verifying"):
+        monkeypatch.setattr(package, part, sys.modules[f"model_signing.{part}"], raising=False)
+    with pytest.raises(InputError, match="cannot read the key"):
+        signing.check_key(tmp_path / "nowhere.pem")
+
+
+def test_a_signature_holds_until_something_changes(tmp_path: Path) -> None:
+    private, public = keys(tmp_path)
+    folder = files(tmp_path)
+    signing.sign(folder, private)
+    assert signing.problem(folder, public) is None
+    signed = dict(bundle.read(folder).digests)
+    assert bundle.SIGNATURE in signed
+    (folder / "model" / "weights").write_bytes(b"weighty")
+    assert "does not hold" in str(signing.problem(folder, public))
+
+
+def test_files_that_are_added_and_other_keys_break_a_signature(tmp_path: Path) -> None:
+    private, public = keys(tmp_path)
+    folder = files(tmp_path)
+    signing.sign(folder, private)
+    _, other = keys(tmp_path / "others")
+    assert signing.problem(folder, other) is not None
+    (folder / "model" / "extra").write_bytes(b"")
+    assert signing.problem(folder, public) is not None
+
+
+def test_a_missing_signature_is_no_good_one(tmp_path: Path) -> None:
+    _, public = keys(tmp_path)
+    assert signing.problem(files(tmp_path), public) == "model.sig: missing"
+
+
+def test_what_is_no_key_cannot_sign(tmp_path: Path) -> None:
+    keys(tmp_path)
+    (tmp_path / "none.pem").write_text("no key")
+    with pytest.raises(InputError, match="cannot sign"):
+        signing.check_key(tmp_path / "none.pem")
+    with pytest.raises(InputError, match="no public key"):
+        signing.problem(files(tmp_path), tmp_path / "none.pem")
