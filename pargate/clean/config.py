@@ -39,6 +39,9 @@ PROCESSOR_BATCH = 64
 STEPS = 240
 """Enough to reach τ in the first quarter, and to recover."""
 
+PLUS_RATE, DRAWN_RATE = 0.8, 0.4
+"""par-plus: share of PAR's rate, with real pairs and with drawn ones."""
+
 HIGHEST_LR = 1e-2
 """Beyond this no transformer of any size has been fine-tuned with AdamW and lived."""
 
@@ -178,8 +181,8 @@ def _published(method: Method) -> dict[str, Any]:
             }  # fmt: skip
         case "par-plus":
             return {
-                **published, "schedule": "cosine", "warmup_steps": 10, "augmentation": "none", "towers": "image",
-                "distillation": 1.0, "universal": 8, "averaging": 0.97,
+                **published, "schedule": "cosine", "warmup_steps": 10, "distillation": 1.0, "universal": 8,
+                "averaging": 0.97,
             }  # fmt: skip
 
 
@@ -193,7 +196,8 @@ def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
     rate = PUBLISHED_LR * max(1.0, PUBLISHED_PARAMETERS / max(1, sizes.parameters)) ** RATE_POWER
     because = f"published {PUBLISHED_LR:g}, more for {sizes.parameters / 1e6:.1f} M parameters"
     if method == "par-plus":
-        rate, because = rate / 2, "half of PAR's: it never has to carry embeddings as far"
+        share = DRAWN_RATE if sizes.drawn else PLUS_RATE
+        rate, because = rate * share, f"{share:g} of PAR's: it never has to carry embeddings as far"
     found: dict[str, tuple[Any, str]] = {
         "batch_size": (batch, f"{PUBLISHED_BATCH} as published, as far as {sizes.device} and the pairs allow"),
         "lr": (min(1e-3, float(f"{rate:.2g}")), because),
@@ -201,6 +205,8 @@ def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
     }
     if method == "par-plus" and sizes.drawn:
         found["contrastive"] = (0.0, "drawn pairs say too little about photographs to tell them apart by")
+        found["towers"] = ("image", "without the contrastive loss nothing moves the other")
+        found["augmentation"] = ("none", "drawn pictures are far enough from photographs")
     return found
 
 
