@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> int:
         _say("out of memory", "use a machine with more, or fewer classes")
         return ExitCode.OPERATIONAL
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE):
             return _bug(error)
         _say(f"{error.strerror}: {error.filename or 'while writing'}", "free some and run again; it resumes")
         return ExitCode.OPERATIONAL

@@ -203,8 +203,8 @@ class Console:
             if not self._quiet:
                 self._rich.print(Text(f"  → pargate verify {folder}"))
 
-    def verified(self, found: "Verified") -> None:
-        """What was found out about a bundle, worst first."""
+    def verified(self, found: "Verified", key: Path | None = None) -> None:
+        """What was found out about a bundle, worst first; `key` is the one that its signature was checked with."""
         for problem in found.problems:
             self._rich.print(Text("✗ ", style=STYLES["breach"]).append(problem, style="default"))
         line = Text()
@@ -219,7 +219,8 @@ class Console:
         self._rich.print(line)
         if not found.problems and not self._quiet:
             signed = "a signature is there: check it with --public-key" if found.signed else "nobody signed it"
-            self._rich.print(Text(f"  → This shows that nothing was changed since, not who made it; {signed}."))
+            said = f"This shows that nothing was changed since, not who made it; {signed}."
+            self._rich.print(Text(f"  → {f'Signed with the key of {key}.' if key else said}"))
 
     def checkpoint(self, checkpoint: "Checkpoint") -> None:
         """What inspection saw."""

@@ -101,7 +101,7 @@ def verify(
 
         wrong = problem(folder, public_key)
         found = replace(found, problems=(*found.problems, wrong) if wrong else found.problems)
-    console.verified(found)
+    console.verified(found, public_key)
     if found.problems or found.verdict is None:
         return ExitCode.FAIL
     return exit_code(found.verdict)

@@ -1,5 +1,6 @@
 """What ships besides a cleaned model: one that passed as it was, and graphs; each with the record of its making."""
 
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,25 @@ def record(
         seconds=seconds,
         stopped="done",
     )
+
+
+def try_export(model: str, arch: str | None, opset: int, place: Path) -> None:
+    """Write the graphs of `model` below `place`, and throw them away.
+
+    Raises:
+        InputError: a part of it has no ONNX form, or not in this opset.
+        OperationalError: as `open_encoder`.
+    """
+    from pargate.encoders import open_encoder
+    from pargate.export import folder, onnx
+
+    onnx.check_opset(opset)
+    with (
+        open_checkpoint(model, arch=arch, fetch=fetch) as opened,
+        tempfile.TemporaryDirectory(dir=place) as beside,
+    ):
+        encoder = open_encoder(opened, device="cpu")
+        folder.write(encoder, opened.checkpoint, Path(beside), opset=opset, classes=(), templates=())
 
 
 def parity_of(path: Path) -> ParityReport:

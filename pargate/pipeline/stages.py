@@ -33,7 +33,7 @@ from pargate.pipeline.export import ExportRequest, export
 from pargate.pipeline.pairs import open_source
 from pargate.pipeline.proven import PARITY
 from pargate.pipeline.scan import ScanRequest, scan
-from pargate.pipeline.ship import convert, export_record, parity_of, proof_of
+from pargate.pipeline.ship import convert, export_record, parity_of, proof_of, try_export
 from pargate.policy.resolve import Resolved
 from pargate.version import __version__
 
@@ -98,12 +98,15 @@ class Run:
         first = self.scan("scan", asked.model, asked.arch, checkpoint.digest if checkpoint else "unsafe")
         if checkpoint is None:
             return self.done, self.reports, None, None
+        cleans = may_be_cleaned(policy, first.report.examined)
+        if policy.export.onnx is not None and (cleans or first.report.verdict.status is Outcome.PASS):
+            self.check_exportable(checkpoint)
         candidate: Path | None = None
         if first.report.verdict.status is Outcome.PASS:
             candidate, same = self.converted(checkpoint)
             if not same:
                 self.scan("certify", str(candidate), None, inspect(str(candidate)).digest)
-        elif may_be_cleaned(policy, first.report.examined):
+        elif cleans:
             candidate = self.cleaned(checkpoint)
             if candidate is not None:
                 self.scan("certify", str(candidate), None, inspect(str(candidate)).digest)
@@ -312,6 +315,21 @@ class Run:
         said = "copied, byte by byte" if same else f"{checkpoint.format} written as safetensors, and scanned anew"
         self.done.append(Stage(name="convert", seconds=record.seconds, summary=said, record=record))
         return folder, same
+
+    def check_exportable(self, checkpoint: Checkpoint) -> None:
+        """Refuse now, and not after hours of cleaning, a model that has no ONNX form.
+
+        Raises:
+            InputError: says which part of it.
+        """
+        onnx = self.policy.policy.export.onnx
+        assert onnx is not None, "asked only where graphs are wanted"
+        known = self.request.state / f"exportable-{digest_of([__version__, checkpoint.digest, onnx.opset])[:24]}"
+        if not known.exists():
+            self.emit(events.StageStarted("export", "once, to see whether it can be done"))
+            self.request.state.mkdir(exist_ok=True)
+            try_export(self.request.scan.model, self.request.scan.arch, onnx.opset, self.request.state)
+            write_atomic(known, b"")
 
     def exported(self, candidate: Path) -> Path | None:
         """The folder of graphs, proven and scanned; None where they were refused."""

@@ -15,8 +15,13 @@ import pytest
 from conftest import MODELS, ROOT, Command, Ended, surroundings
 
 from pargate.core.report import ScanReport
+from pargate.errors import OperationalError
 from pargate.export import bundle
+from pargate.pipeline.gate import plan
+from pargate.pipeline.scan import ScanRequest
+from pargate.pipeline.stages import GateRequest
 from pargate.pipeline.verify import Verified, verify
+from pargate.policy.resolve import resolve
 
 TODAY = date(2027, 1, 10)
 
@@ -392,3 +397,36 @@ def test_a_device_that_is_required_and_missing_ends_with_5(place: Path, pargate:
     )
     assert done.code == 5 and done.err.count("pargate: ") == 1, done.err
     assert "is to be cleaned" in done.err and not (place / "release").exists()
+
+
+def test_graphs_that_cannot_be_written_are_refused_before_anything_is_cleaned(place: Path, pargate: Command) -> None:
+    policy = written(place)
+    policy.write_text(policy.read_text().replace("onnx: true", "onnx: {opset: 99}"))
+    done = pargate("gate", MODELS / "poisoned", "-p", policy, "--out", "release", "--device", "cpu", "-v")
+    assert done.code == 2 and done.err.count("pargate: ") == 1, done.err
+    assert "opset 99" in done.err and "cleaning par" not in done.err
+    assert sorted(p.name for p in place.iterdir()) == ["policy.yaml"]
+
+
+def test_a_full_disk_ends_with_5_and_leaves_nothing_under_the_name(place: Path) -> None:
+    written(place)
+    # A file may have 1 MB here: the weights do not fit.
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 1000; exec "$@"', "-", sys.executable, "-m", "pargate", "gate", MODELS / "clean",
+         "-p", "policy.yaml", "--out", "release", "--device", "cpu"],
+        cwd=place, env=surroundings(place.parent / "tmp"), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 5 and done.stderr.count("pargate: ") == 1, done.stderr
+    assert not (place / "release").exists()
+    assert not [p for p in place.glob("*/*") if p.name.startswith(".")], "nothing half-written"
+
+
+def test_too_little_space_is_found_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr("pargate.pipeline.gate.shutil.disk_usage", lambda place: usage)
+    asked = ScanRequest(
+        model=str(MODELS / "clean"), policy=resolve(str(written(tmp_path))), started="2027-01-01T00:00:00+00:00",
+        device="cpu",
+    )  # fmt: skip
+    with pytest.raises(OperationalError, match="no space"):
+        plan(GateRequest(asked, tmp_path / "release"))
