@@ -28,9 +28,10 @@ from pargate.core.report import Examined, ScanReport
 from pargate.data.pairs import open_pairs
 from pargate.encoders.inspect import inspect
 from pargate.files import digest_of, sha256_file, write_atomic
+from pargate.pipeline import ladder
 from pargate.pipeline.gate import gate
 from pargate.pipeline.scan import ScanRequest
-from pargate.pipeline.stages import GateRequest
+from pargate.pipeline.stages import GateRequest, sizes_of
 from pargate.pipeline.verify import verify
 from pargate.policy.resolve import Resolved, read
 from pargate.version import __version__
@@ -73,12 +74,13 @@ class Job:
 
     def key(self) -> str:
         """Digest of everything that decides the result."""
-        return digest_of(
-            [
-                __version__, inspect(str(self.model.folder)).digest, open_pairs(self.source, seed=0).digest,
-                sha256_file(self.data / "carriers-64.tar"), self.policy().sha256,
-            ]
-        )  # fmt: skip
+        checkpoint, pairs, policy = inspect(str(self.model.folder)), open_pairs(self.source, seed=0), self.policy()
+        rungs = [
+            ladder.proposed(policy.policy.clean, attempt, sizes_of(checkpoint, pairs, "cpu")).digest
+            for attempt in range(1, policy.policy.clean.attempts + 1)
+        ]
+        carriers = sha256_file(self.data / "carriers-64.tar")
+        return digest_of([__version__, checkpoint.digest, pairs.digest, carriers, policy.sha256, rungs])
 
 
 def work(job: Job) -> dict[str, Any]:

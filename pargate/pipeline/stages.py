@@ -274,7 +274,8 @@ class Run:
         section, asked = self.policy.policy.clean, self.request.scan
         overrides = ladder.settings(section, attempt, sizes)
         pairs = self.pairs()
-        key = digest_of([__version__, checkpoint.digest, pairs.digest, section.method, overrides, kind])
+        config = ladder.proposed(section, attempt, sizes).digest
+        key = digest_of([__version__, checkpoint.digest, pairs.digest, config, kind])
         folder = self.request.state / f"clean-{key[:24]}"
         if not (folder / RECORD_NAME).is_file():
             self.request.state.mkdir(exist_ok=True)
