@@ -44,5 +44,8 @@ def guard(doing: str, advice: str) -> Iterator[None]:
 
 def is_full(error: BaseException) -> bool:
     """Whether an error says that memory ran out."""
-    # On the CPU torch raises a plain RuntimeError, which only its words tell from others.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    # On the CPU torch raises a plain RuntimeError, which only its words tell from others; oneDNN's end like this where
+    # there is no memory for the code of a convolution.
+    words = str(error)
+    plain = "can't allocate memory" in words or words.endswith("could not create a primitive")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or plain

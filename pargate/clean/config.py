@@ -196,8 +196,8 @@ def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
     rate = PUBLISHED_LR * max(1.0, PUBLISHED_PARAMETERS / max(1, sizes.parameters)) ** RATE_POWER
     because = f"published {PUBLISHED_LR:g}, more for {sizes.parameters / 1e6:.1f} M parameters"
     if method == "par-plus":
-        share = DRAWN_RATE if sizes.drawn else PLUS_RATE
-        rate, because = rate * share, f"{share:g} of PAR's: it never has to carry embeddings as far"
+        part = DRAWN_RATE if sizes.drawn else PLUS_RATE
+        rate, because = rate * part, f"{part:g} of PAR's: it never has to carry embeddings as far"
     found: dict[str, tuple[Any, str]] = {
         "batch_size": (batch, f"{PUBLISHED_BATCH} as published, as far as {sizes.device} and the pairs allow"),
         "lr": (min(1e-3, float(f"{rate:.2g}")), because),

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +14,9 @@ from pargate.errors import OperationalError, PargateError, PeerEnded
 
 PATIENCE = timedelta(minutes=15)
 """How long one process waits for the others: longer than any of them takes to save a state."""
+
+LINGERING_S = 3.0
+"""How long the process that keeps the store stays for the others to ask it, after something went wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,13 @@ def _told_once() -> Iterator[None]:
 
 
 def _first_to_tell() -> bool:
-    with contextlib.suppress(RuntimeError):  # whoever keeps the store is gone, and has told nothing
-        return distributed.distributed_c10d._get_default_store().add("pargate has told", 1) == 1
+    store, key = distributed.distributed_c10d._get_default_store(), "pargate has told"
+    with contextlib.suppress(RuntimeError):  # whoever keeps the store was killed, and has told nothing
+        first = store.add(key, 1) == 1
+        if distributed.get_rank() == 0 and "TORCHELASTIC_RUN_ID" not in os.environ:
+            # Without torchrun the store is in this process: the others ask it a moment later.
+            deadline = time.monotonic() + LINGERING_S
+            while store.add(key, 0) < distributed.get_world_size() and time.monotonic() < deadline:
+                time.sleep(0.05)
+        return first
     return True

@@ -144,7 +144,7 @@ def train(
     towers.use_batch_statistics(False)
     batch = loader.batch(0)  # the same pairs however the run went
     return Trained(
-        run.log.frozen(), _moved(towers, before, batch, viewer, low, config), f"all {config.steps} steps were taken",
+        run.log.frozen(), _moved(towers, before, batch, viewer, group, low), f"all {config.steps} steps were taken",
         time.monotonic() - began, images,
     )  # fmt: skip
 
@@ -279,12 +279,15 @@ def _what_fits(
         if _fits(run, batch, keys, smaller, told, low):
             return f"use --micro-batch {size}, the most that fits here: the result stays the same"
         size //= 2
-    return "not even one pair at a time fits: use --checkpointing, --towers image, or a device with more memory"
+    # Not that none would: an allocator that holds on to what the first attempt took can leave too little to try in.
+    tried = "a much smaller --micro-batch, " if viewer.config.micro_batch > 1 else ""
+    return f"nothing smaller fitted into what was left: use {tried}--checkpointing or --towers image"
 
 
 def _fits(run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, told: Tensor | None, low: torch.autocast) -> bool:
     """Whether there is memory for a step, and for what the optimiser is going to keep after its first."""
     run.optimiser.zero_grad(set_to_none=True)
+    memory.give_back()
     try:
         kept = [] if run.optimiser.state else [torch.empty_like(p) for p in run.trained() for _ in range(2)]
         _gradients(run, run.towers, batch, keys, viewer, told, Group(), low)
@@ -297,24 +300,26 @@ def _fits(run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, told: Tens
 
 
 def _moved(
-    towers: Towers, before: Towers, batch: PairBatch, viewer: Viewer, low: torch.autocast, config: CleanConfig
+    towers: Towers, before: Towers, batch: PairBatch, viewer: Viewer, group: Group, low: torch.autocast
 ) -> dict[str, Movement]:
     """How far each tower is from where it began, on unaugmented pairs."""
     from pargate.clean.losses import shift
 
-    shifts: dict[str, list[Tensor]] = {"image": [], "text": []}
+    config = viewer.config
+    summed = torch.zeros(2, device=viewer.device)
     parts = [slice(i, i + config.micro_batch) for i in range(0, len(batch.numbers), config.micro_batch)]
     with torch.inference_mode(), low:
         for part in parts:
             images, tokens = viewer.plain(batch, part)
-            for name, new, old in zip(shifts, towers(images, tokens), before(images, tokens), strict=True):
-                shifts[name].append(shift(new, old) * len(new))
+            news, olds = towers(images, tokens), before(images, tokens)
+            summed += torch.stack([shift(new, old) * len(new) for new, old in zip(news, olds, strict=True)])
+    means = group.summed(summed) / config.batch_size
     found = {}
-    for name, new_tower, old_tower in (("image", towers.visual, before.visual), ("text", towers.text, before.text)):
+    named = (("image", towers.visual, before.visual), ("text", towers.text, before.text))
+    for mean, (name, new_tower, old_tower) in zip(means.tolist(), named, strict=True):
         pairs = [(p.detach(), q) for p, q in zip(new_tower.parameters(), old_tower.parameters(), strict=True)]
         change = math.sqrt(sum(float((p - q).square().sum()) for p, q in pairs))
         norm = math.sqrt(sum(float(q.square().sum()) for _, q in pairs))
-        mean = float(torch.stack(shifts[name]).sum()) / len(batch.numbers)
         found[name] = Movement(
             trained=config.towers in ("both", name), embedding_shift=mean, weight_change=change / max(norm, 1e-12)
         )

@@ -130,6 +130,7 @@ def clean(
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack of C++ where another process is gone
 
     from pargate.cli.console import Console
     from pargate.pipeline.clean import CleanRequest, plan

@@ -30,6 +30,7 @@ from pargate.encoders.inspect import WEIGHT_NAMES, OpenCheckpoint, inspect, open
 from pargate.errors import InputError, OperationalError, PargateError, PeerEnded
 from pargate.files import atomic_folder, check_new_folder, digest_of, readable, sha256_file, write_atomic
 from pargate.pipeline.pairs import open_source
+from pargate.version import __version__
 
 if TYPE_CHECKING:
     from torch import nn
@@ -406,7 +407,7 @@ def _write(
             configuration_sha256=config.digest,
             reasons=dict(proposal.reasons),
             seed=config.seed,
-            tool=versions(),
+            tool={"pargate": __version__, **versions()},
             environment={"host": host(), "device": device, "threads": str(torch.get_num_threads())},
             started=request.started,
             finished=later(request.started, seconds),

@@ -15,10 +15,8 @@ ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "examples" / "models"
 
 # Starts processes without torch: importing it raises, loudly, so that nothing that catches an ImportError hides it.
-# Each line read names a folder, two files for the streams, an environment and arguments; each line written is an exit
-# code. Every command has a process of its own, forked from one that has imported the light half already.
 WITHOUT_TORCH = """
-import importlib.abc, importlib.machinery, json, os, sys
+import importlib.abc, importlib.machinery, sys
 class Refusing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
         heavy = name in ("torch", "torchvision", "timm", "transformers", "onnxruntime")
@@ -28,10 +26,28 @@ class Refusing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 sys.meta_path.insert(0, Refusing())
 from pargate.cli.app import main
 import pargate.cli.console, pargate.pipeline.preview, pargate.pipeline.scan, pargate.report
+"""
+
+# Starts processes that need not import torch any more, which takes many times as long as a small model.
+WITH_TORCH = """
+import matplotlib.figure, matplotlib.backends.backend_agg
+import pargate.clean.loop, pargate.cli.console, pargate.encoders.openclip, pargate.pipeline.clean, pargate.pipeline.scan
+from pargate.cli.app import main
+"""
+
+# Each line read names a folder, two files for the streams, an environment, limits by their names in `resource`, and
+# arguments; lines written are process numbers and exit codes by turns. Every command has a process of its own, forked
+# from one that has imported most of what it needs already.
+FORKING = """
+import json, os, resource, sys
 for line in sys.stdin:
-    folder, out, err, env, arguments = json.loads(line)
+    folder, out, err, env, limits, arguments = json.loads(line)
     child = os.fork()
     if child == 0:
+        for name, most in limits.items():
+            if name == "RLIMIT_AS":  # beyond what is taken already
+                most += int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(getattr(resource, name), (most, most))
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(env)
@@ -50,6 +66,7 @@ for line in sys.stdin:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+    print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
@@ -109,32 +126,77 @@ def pargate(start: Callable[..., subprocess.Popen[str]]) -> Command:
     return run
 
 
+class Nursery:
+    """A process that commands are forked from, one at a time."""
+
+    def __init__(self, imports: str) -> None:
+        """Begin to import."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", imports + FORKING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, encoding="utf-8",
+        )  # fmt: skip
+        self._streams: tuple[Path, Path] | None = None
+
+    def begin(self, place: Path, arguments: tuple[str | Path, ...], env: dict[str, str], limits: dict[str, int]) -> int:
+        """Start `pargate ARGUMENTS` in `place`; its process number."""
+        assert self._process.stdin is not None
+        self._streams = place.parent / "out", place.parent / "err"
+        for stream in self._streams:
+            stream.write_text("")
+        whole = {**surroundings(place.parent / "tmp"), **env}
+        order = [str(place), *map(str, self._streams), whole, limits, [str(argument) for argument in arguments]]
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return int(self._line())
+
+    def end(self) -> Ended:
+        """Wait for it."""
+        code = int(self._line())
+        assert self._streams is not None
+        return Ended(code, *(stream.read_text(encoding="utf-8") for stream in self._streams))
+
+    def close(self) -> None:
+        """No more commands."""
+        self._process.communicate()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[subprocess.Popen[str]]:
-    """The process that `light` commands are forked from."""
-    with subprocess.Popen(
-        [sys.executable, "-c", WITHOUT_TORCH], env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
-    ) as process:  # fmt: skip
-        yield process
-        assert process.stdin is not None
-        process.stdin.close()
+def nursery() -> Iterator[Nursery]:
+    """Where `light` commands come from."""
+    made = Nursery(WITHOUT_TORCH)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def warm_nursery() -> Iterator[Nursery]:
+    """Where commands with torch come from."""
+    made = Nursery(WITH_TORCH)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def light(place: Path, nursery: subprocess.Popen[str]) -> Command:
+def light(place: Path, nursery: Nursery) -> Command:
     """Run `pargate ARGUMENTS` in `place`, where importing torch raises."""
 
     def run(*arguments: str | Path, **env: str) -> Ended:
-        assert nursery.stdin is not None and nursery.stdout is not None
-        out, err = place.parent / "out", place.parent / "err"
-        for stream in (out, err):
-            stream.write_text("")
-        whole = {**surroundings(place.parent / "tmp"), **env}
-        order = [str(place), str(out), str(err), whole, [str(argument) for argument in arguments]]
-        nursery.stdin.write(json.dumps(order) + "\n")
-        nursery.stdin.flush()
-        code = int(nursery.stdout.readline())
-        return Ended(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+        nursery.begin(place, arguments, env, {})
+        return nursery.end()
+
+    return run
+
+
+@pytest.fixture
+def warm(place: Path, warm_nursery: Nursery) -> Command:
+    """Run `pargate ARGUMENTS` in `place`, with torch imported already."""
+
+    def run(*arguments: str | Path, limits: dict[str, int] | None = None, **env: str) -> Ended:
+        warm_nursery.begin(place, arguments, env, limits or {})
+        return warm_nursery.end()
 
     return run

@@ -507,7 +507,10 @@ def test_where_not_one_pair_fits_another_way_out_is_named(tmp_path: Path) -> Non
     handed.towers.visual.register_forward_pre_hook(out_of_memory(0))
     with pytest.raises(OperationalError, match="out of memory") as caught:
         run(config(), tmp_path, towers=handed)  # type: ignore[arg-type]
-    assert caught.value.hint.startswith("not even one pair at a time fits: use --checkpointing")
+    assert caught.value.hint.startswith("nothing smaller fitted into what was left: use a much smaller --micro-batch")
+    with pytest.raises(OperationalError, match="on 1 pairs at a time") as caught:
+        run(config(micro_batch=1), tmp_path, towers=handed)  # type: ignore[arg-type]
+    assert caught.value.hint.endswith("use --checkpointing or --towers image")
 
 
 def test_memory_of_the_step_that_failed_is_free_before_a_smaller_one_is_tried(tmp_path: Path) -> None:
@@ -558,7 +561,8 @@ with group("cpu") as (both, device):
     for number, (kind, settings) in enumerate(SHARED):
         done = run(config(**settings), folder, towers=model(kind), group=both, captions=TOLD)
         torch.save({"weights": done.weights, "log": done.trained.log.model_dump(), "scale": done.log_scale.item(),
-                    "images": done.trained.images}, folder / f"{number}-{both.rank}.pt")
+                    "images": done.trained.images, "shift": done.trained.moved["image"].embedding_shift},
+                   folder / f"{number}-{both.rank}.pt")
     assert both.agreed([f"rank {both.rank}", "x"]) == ["rank 0", "x"]
 """
 
@@ -605,6 +609,7 @@ def test_two_ranks_take_the_steps_of_one(number: int, two_ranks: Path, tmp_path:
     ranks = [torch.load(two_ranks / f"{number}-{rank}.pt", weights_only=True) for rank in range(2)]
     assert same_bits(ranks[0]["weights"], ranks[1]["weights"]) and ranks[0]["log"] == ranks[1]["log"]
     assert ranks[0]["images"] == one.trained.images
+    assert ranks[0]["shift"] == pytest.approx(one.trained.moved["image"].embedding_shift, rel=1e-3, abs=1e-5)
     assert ranks[0]["scale"] == pytest.approx(one.log_scale.item(), abs=1e-5)
     for name, values in one.trained.log.values.items():
         assert ranks[0]["log"]["values"][name] == pytest.approx(values, rel=2e-3, abs=2e-4), name
