@@ -83,8 +83,8 @@ def cost(found: AccuracyDrop) -> str:
     if not found.pairs.n:
         return f"clean accuracy could not be compared with the original's, and may fall by {found.limit_text} at most"
     return (
-        f"clean accuracy fell by {found.pairs.excess or 0.0:.1%} [{found.low:.1%}, {found.high:.1%}] on "
-        f"{found.pairs.n} carriers; allowed are {found.limit_text}"
+        f"clean accuracy changed by {-(found.pairs.excess or 0.0):+.1%} [{-found.high:+.1%}, {-found.low:+.1%}] on "
+        f"{found.pairs.n} carriers; a fall of {found.limit_text} is allowed"
     )
 
 
