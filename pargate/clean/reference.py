@@ -69,8 +69,9 @@ class Reference:
     def _images(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
         if not self._viewer.repeats:
             return self._towers.embed_images(self._viewer.images(batch, part, keys))
-        # A key names a picture and its augmentation.
-        names = [int(key) for key in keys[part]]
+        # A key names a picture and its augmentation, a number a picture that has none.
+        named = batch.numbers if self._viewer.config.augmentation == "none" else keys
+        names = [int(name) for name in named[part]]
         if not all(name in self._pictures for name in names):
             rows = self._towers.embed_images(self._viewer.images(batch, part, keys))
             if len(self._pictures) > KEPT:

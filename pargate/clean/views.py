@@ -43,10 +43,10 @@ class Viewer:
         )
 
     def keys(self, numbers: NDArray[np.int64], step: int) -> Keys:
-        """A key per pair for all that is drawn for it in `step`: uint64 [n]."""
+        """A key per pair for all that is drawn for it in `step`: uint64 [n]; new ones each step but for `views`."""
         turn = step
-        if self.repeats and self.steps_per_epoch is not None:
-            turn = step // self.steps_per_epoch % (self.config.views or 1)
+        if self.config.views is not None and self.steps_per_epoch is not None:
+            turn = step // self.steps_per_epoch % self.config.views
         return seeds.index_keys(self.config.seed, f"augmentation {turn}", numbers)
 
     def inputs(
