@@ -95,7 +95,7 @@ def plan(request: GateRequest) -> tuple[str, ...]:
         lines.append("  if it fails, at most so often:")
         for attempt in range(1, policy.clean.attempts + 1):
             rung = ladder.RUNGS[attempt - 1]
-            lines.append(f"    {policy.clean.method}: {rung.name}")
+            lines.append(f"    {ladder.method(policy.clean, attempt)}: {rung.name}")
             lines.append(f"      clean                           {took.clean * rung.steps:6.1f} min")
             lines.append(f"      scan, to pick                   {took.scan:6.1f} min")
         lines.append(f"    certify what was picked           {took.certify:6.1f} min")

@@ -7,28 +7,38 @@ carriers that pick, and none at those that certify.
 from dataclasses import dataclass
 from typing import Any
 
-from pargate.clean.config import HIGHEST_LR, CleanConfig, Sizes, propose
+from pargate.clean.config import HIGHEST_LR, CleanConfig, Method, Sizes, propose
 from pargate.policy.schema import CleanSection
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """How a cleaning differs from the method's own settings for this model and data."""
+    """How a cleaning differs from the policy's method with its own settings for this model and data."""
 
     name: str
-    steps: float
+    steps: float = 1
     """Times as many."""
-    lr: float
+    lr: float = 1
     """Times as high."""
+    other: bool = False
+    """Whether the other method is taken, with what follows from the sizes."""
 
 
 RUNGS = (
-    Rung("the settings that follow from the sizes of model and data", 1, 1),
-    Rung("twice as many steps", 2, 1),
-    Rung("twice as many steps at twice the rate", 2, 2),
-    Rung("four times as many steps at twice the rate", 4, 2),
+    Rung("the settings that follow from the sizes of model and data"),
+    Rung("the other method", other=True),
+    Rung("twice as many steps", steps=2),
+    Rung("twice as many steps at twice the rate", steps=2, lr=2),
 )
-"""More steps before a higher rate: steps cost time, a rate costs accuracy."""
+"""The other method first: each of the two cleans what the other leaves. Then more steps before a higher rate: steps
+cost time, a rate costs accuracy."""
+
+
+def method(section: CleanSection, attempt: int) -> Method:
+    """The method of an attempt, from 1: the policy's, or of `par` and `par-plus` the other one."""
+    if not RUNGS[attempt - 1].other:
+        return section.method
+    return "par" if section.method == "par-plus" else "par-plus"
 
 
 def settings(section: CleanSection, attempt: int, sizes: Sizes) -> dict[str, Any]:
@@ -41,6 +51,8 @@ def settings(section: CleanSection, attempt: int, sizes: Sizes) -> dict[str, Any
     seed = section.pairs.seed if section.pairs is not None else 0
     own = propose(section.method, sizes, overrides={**given, "seed": seed}).config
     rung = RUNGS[attempt - 1]
+    if rung.other:  # a rate or a distance is of one method
+        given = {name: value for name, value in given.items() if name not in ("lr", "tau")}
     if rung.steps != 1:
         given["steps"] = round(own.steps * rung.steps)
     if rung.lr != 1:
@@ -54,4 +66,4 @@ def proposed(section: CleanSection, attempt: int, sizes: Sizes) -> CleanConfig:
     Raises:
         InputError: as `settings`.
     """
-    return propose(section.method, sizes, overrides=settings(section, attempt, sizes)).config
+    return propose(method(section, attempt), sizes, overrides=settings(section, attempt, sizes)).config

@@ -286,7 +286,7 @@ class Run:
                     out=folder,
                     started=asked.started,
                     arch=asked.arch,
-                    method=section.method,
+                    method=ladder.method(section, attempt),
                     overrides=overrides,
                     device=asked.device,
                     require=section.require,
@@ -297,7 +297,7 @@ class Run:
             )
         record = ProvenanceRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
         rung = ladder.RUNGS[attempt - 1].name
-        said = f"{section.method}, {rung}: {record.stopped}"
+        said = f"{ladder.method(section, attempt)}, {rung}: {record.stopped}"
         self.done.append(Stage(name="clean", attempt=attempt, seconds=record.seconds, summary=said, record=record))
         self.emit(events.Notice(f"clean {attempt}: {said}"))
         return folder

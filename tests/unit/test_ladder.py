@@ -1,0 +1,32 @@
+"""The ladder of a gate: which method and which settings an attempt has."""
+
+import pytest
+
+from pargate.clean.config import Sizes, propose
+from pargate.pipeline import ladder
+from pargate.policy.schema import CleanSection
+
+SIZES = Sizes(3_000_000, 64, 6000, "cpu")
+
+
+def section(**given: object) -> CleanSection:
+    return CleanSection.model_validate({"when": "fail", "attempts": 4, **given})
+
+
+def test_the_first_attempt_is_what_clean_itself_would_do() -> None:
+    assert ladder.proposed(section(method="par"), 1, SIZES) == propose("par", SIZES, overrides={"seed": 0}).config
+
+
+@pytest.mark.parametrize(("method", "other"), [("par-plus", "par"), ("par", "par-plus"), ("finetune", "par-plus")])
+def test_the_second_attempt_is_the_other_method_with_settings_of_its_own(method: str, other: str) -> None:
+    asked = section(method=method, settings={"lr": 0.001, "steps": 7})
+    found = ladder.proposed(asked, 2, SIZES)
+    assert (found.method, found.steps) == (other, 7)
+    assert found.lr == propose(found.method, SIZES).config.lr != 0.001
+    assert [ladder.method(asked, attempt) for attempt in (1, 3, 4)] == [method] * 3
+
+
+def test_later_attempts_take_more_steps_then_a_higher_rate() -> None:
+    own, third, fourth = (ladder.proposed(section(method="par"), attempt, SIZES) for attempt in (1, 3, 4))
+    assert (third.steps, third.lr) == (2 * own.steps, own.lr)
+    assert (fourth.steps, fourth.lr) == (2 * own.steps, pytest.approx(2 * own.lr))
