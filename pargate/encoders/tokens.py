@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate.core.value import Value
-from pargate.errors import InputError
+from pargate.errors import InputError, OperationalError
 
 Tokens = NDArray[np.int64]
 Tokenize = Callable[[Sequence[str]], Tokens]
@@ -50,11 +50,14 @@ def tokenizer(rule: TextRule, content: bytes, name: str) -> Tokenize:
 
     Raises:
         InputError: the file is damaged.
+        OperationalError: `tokenizers` is needed and not installed.
     """
     if rule.tokenizer == "bpe":
         return BytePairs(content, rule, name)
-    from tokenizers import Tokenizer
-
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise OperationalError(f"{name} is read by the package tokenizers", "pip install tokenizers") from error
     try:
         whole = Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises nothing narrower
