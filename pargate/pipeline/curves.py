@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pargate.core.provenance import ProvenanceRecord
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NAMES = {
@@ -23,28 +24,28 @@ _NAMES = {
 def training_curves(record: ProvenanceRecord) -> bytes:
     """PNG: losses, squared distances from the old embeddings with τ, and the learning rate, by step."""
     log = record.log
-    figure = _figure(3, "step")
-    losses, shifts, rates = figure.axes
-    for name, values in log.values.items():
-        if name == "learning_rate":
-            rates.plot(log.steps, values, color="0.3")
-        else:
-            axes = shifts if name.endswith("_shift") else losses
-            axes.plot(log.steps, values, label=_NAMES.get(name, name), linewidth=1)
-    tau = record.configuration.get("tau")
-    if tau is not None:
-        shifts.axhline(tau, color="0.3", linestyle="--", linewidth=0.8, label=f"τ = {tau:g}")
-    losses.set_title(f"{record.configuration['method']}: loss", loc="left")
-    shifts.set_title("squared distance from the old embeddings", loc="left")
-    shifts.set_ylim(bottom=0)
+    moved = [name for name in log.values if name.endswith("_shift")]
+    others = [name for name in log.values if name not in (*moved, "learning_rate")]
+    figure = _figure(3 if moved else 2, "step")
+    losses, rates = figure.axes[0], figure.axes[-1]
+    _curves(losses, record, others, f"{record.configuration['method']}: loss")
+    if moved:
+        shifts, tau = figure.axes[1], record.configuration.get("tau")
+        if tau is not None:
+            shifts.axhline(tau, color="0.3", linestyle="--", linewidth=0.8, label=f"τ = {tau:g}")
+        _curves(shifts, record, moved, "squared distance from the old embeddings")
+        shifts.set_ylim(bottom=0)
+    rates.plot(log.steps, log.values["learning_rate"], color="0.3")
     rates.set_title("learning rate", loc="left")
     rates.set_yscale("log")
-    for axes in (losses, shifts):
-        if axes.has_data():
-            axes.legend(frameon=False, fontsize=8)
-        else:
-            axes.text(0.5, 0.5, "not a term of this method", ha="center", transform=axes.transAxes, color="0.4")
     return _png(figure)
+
+
+def _curves(axes: "Axes", record: ProvenanceRecord, names: Sequence[str], title: str) -> None:
+    for name in names:
+        axes.plot(record.log.steps, record.log.values[name], label=_NAMES.get(name, name), linewidth=1)
+    axes.set_title(title, loc="left")
+    axes.legend(frameon=False, fontsize=8)
 
 
 @dataclass(frozen=True, slots=True)
