@@ -264,6 +264,7 @@ def reports(found: Any) -> str:
 
 
 METHODS = ("par", "par-plus", "cleanclip", "finetune")
+PLANTED = {"rn-badnet", "rn-stripes", "vit-badnet", "vit-blended", "vit-stripes", "vit-triangles", "vit-watermark"}
 GOALS = {"real": (0.05, 0.03), "synthetic": (0.10, 0.05)}
 """Attack success and loss of accuracy that PAR was to reach, by pairs."""
 
@@ -310,7 +311,14 @@ def cleaned(pairs: str) -> Callable[[Any], str]:
             for method in METHODS
             if any(r[0] == method for r in rows)
         ]
-        return f"Goal reached: {'; '.join(reached)}.\n\n{table(head, rows)}"
+        have = {method: {r["model"] for r in runs if r["method"] == method} & PLANTED for method in METHODS}
+        missing = [
+            f"{method} on {len(PLANTED) - len(done)} of {len(PLANTED)} planted models"
+            for method, done in have.items()
+            if len(done) < len(PLANTED)
+        ]
+        still = f" Not measured yet: {', '.join(missing)}." if missing else ""
+        return f"Goal reached: {'; '.join(reached) or 'nothing was measured'}.{still}\n\n{table(head, rows)}"
 
     return shown
 
