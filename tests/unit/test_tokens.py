@@ -59,6 +59,7 @@ def test_a_caption_that_is_too_long_ends_with_the_end():
 @pytest.mark.parametrize(
     "content",
     [b"", b"not gzip", gzip.compress(b"one line"), gzip.compress(b"\xff" * 99), gzip.compress(b"a\n" * 60000)],
+    ids=["empty", "not gzip", "one line", "not text", "too few merges"],
 )
 def test_a_damaged_vocabulary_is_refused(content):
     with pytest.raises(InputError, match="vocabulary"):
