@@ -26,9 +26,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from benchmarks.evidence import SHARED, STORE, machine
+from pargate.version import __version__
 
 PLACE = STORE / "cleaning-speed.json"
-BATCH, STEPS, TURNS = 128, 8, 5
+BATCH, STEPS, TURNS = 128, 6, 3
 
 
 def setting(model: Path, pairs: str, **overrides: Any) -> tuple[Any, Any, Any]:
@@ -126,7 +127,7 @@ def plain(model: Path, pairs: str, steps: int) -> float:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        float(loss)
+        loss.item()
     return BATCH * (steps - 1) / (time.perf_counter() - began)
 
 
@@ -169,6 +170,7 @@ def main() -> None:
     import torch
 
     found = {
+        "version": __version__,
         "machine": f"{machine()}, {torch.get_num_threads()} threads",
         "steps": [ratio(options.models / name, pairs) for name in ("vit-clean", "rn-clean")],
         "memory": [
