@@ -397,8 +397,7 @@ SPEED = (
 CLEANING_SPEED = (
     "Ratios of one run: the two take turns, and the ratio is of medians. The plain step is the one a paper's code would have: two "
     "forwards in fp32 with the towers as open_clip makes them, captions at full length. Batches of 128; goal 1.5 times. Below: "
-    "peak memory of a process that takes one step with 2048 pairs, each told apart from all others, forwarded at once or in parts. The goal is missed on this processor: what the plain step wastes (fused attention, padding, a second "
-    "text pass) is a sixth of it here, since pictures and the backward pass cost the same in both."
+    "peak memory of a process that takes one step with 2048 pairs, each told apart from all others, forwarded at once or in parts. The goal is missed on this processor."
 )  # fmt: skip
 
 REPORTS = (

@@ -309,7 +309,7 @@ def test_weights_out_of_range_are_refused(place, fields, words):
 def test_weights_that_are_missing_are_named(place):
     put_beside(place)
     (place / "image.onnx.data").unlink()
-    refusal(place)
+    assert "image.onnx.data" in refusal(place)
 
 
 def test_a_folder_with_a_configuration_of_open_clip_is_no_folder_of_graphs(place):
