@@ -44,7 +44,7 @@ evidence: setup bench  ## measure again what the documentation claims
 	$(RUN) -m benchmarks.coverage --out docs/evidence/coverage.md
 	$(RUN) benchmarks/evidence.py
 	$(RUN) benchmarks/reports.py
-	$(RUN) benchmarks/page.py
+	$(RUN) -m benchmarks.page
 
 bench: setup  ## how long a scan takes, and where
 	$(RUN) benchmarks/scan.py

@@ -1,9 +1,11 @@
 """Clean every model whose backdoor is known, by every method, and measure what is left of it.
 
     python -m benchmarks.cleaning [--models DIR] [--data DIR] [--method NAME]… [--pairs NAME]… [--only MODEL]… [--jobs N]
+    python -m benchmarks.cleaning --ablation
 
 For each model × method × pairs (real ones, or drawn ones alone): clean accuracy and attack success before and after, on
-all carriers, under the planted trigger. The cleaner is given pairs and nothing else. Each run is kept in
+all carriers, under the planted trigger. The cleaner is given pairs and nothing else. `--ablation` runs par-plus with one
+of its parts left out, on a few models. Each run is kept in
 `docs/evidence/cleaning.json` under the digest of all it depends on, and is not done again: the table can grow over
 several runs, and on other machines. `--again` forgets the runs that were asked for.
 """
@@ -47,6 +49,19 @@ PAIRS = {"real": "pairs-64.tar", "synthetic": "synthetic:6000", "synthetic-class
 SEEDS = {"par": {"vit-stripes": (1, 2), "vit-triangles": (1, 2), "rn-stripes": (1, 2)}}
 """Seeds besides 0, of runs with real pairs."""
 
+CHANGES: dict[str, dict[str, Any]] = {
+    "no universal pictures": {"universal": 0},
+    "no distillation": {"distillation": 0.0},
+    "no contrastive loss": {"contrastive": 0.0},
+    "last weights, not their mean": {"averaging": 0.0},
+    "image tower alone": {"towers": "image"},
+    "no augmentation": {"augmentation": "none"},
+}
+"""What the ablation leaves out of par-plus, one at a time."""
+
+CHANGED = ("vit-badnet", "vit-triangles")
+"""Models of the ablation: a small fixed patch, which PAR leaves, and a pattern all over the picture."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -58,6 +73,12 @@ class Job:
     seed: int
     data: Path
     threads: int
+    change: str = ""
+    """One of `CHANGES`, or nothing."""
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        return {"seed": self.seed, "precision": "fp32", **CHANGES.get(self.change, {})}
 
     @property
     def source(self) -> str:
@@ -75,7 +96,7 @@ class Job:
             out=out,
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             method=self.method,  # type: ignore[arg-type]
-            overrides={"seed": self.seed, "precision": "fp32"},
+            overrides=self.overrides,
             classes=self.classes,
             device="auto",
         )
@@ -92,7 +113,7 @@ class Job:
             "cpu",
             self.source.startswith("synthetic:"),
         )
-        config = propose(self.method, sizes, overrides={"seed": self.seed, "precision": "fp32"}).config  # type: ignore[arg-type]
+        config = propose(self.method, sizes, overrides=self.overrides).config  # type: ignore[arg-type]
         return digest_of([__version__, checkpoint.digest, pairs.digest, config.digest])
 
 
@@ -146,6 +167,7 @@ def work(job: Job) -> dict[str, Any]:
         "method": job.method,
         "pairs": job.pairs,
         "seed": job.seed,
+        "change": job.change,
         "before": before,
         "after": after,
         "moved": {name: moved.model_dump() for name, moved in made.record.moved.items()},
@@ -160,6 +182,13 @@ def work(job: Job) -> dict[str, Any]:
 
 def jobs(options: argparse.Namespace) -> list[Job]:
     zoo = models(options.models)
+    if options.ablation:
+        return [
+            Job(model, "par-plus", "real", 0, options.data, options.threads, change)
+            for change in CHANGES
+            for model in zoo
+            if model.name in CHANGED
+        ]
     found = []
     for method in options.method or METHODS:
         for pairs in options.pairs or ("real", "synthetic"):
@@ -182,6 +211,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="MODEL")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--ablation", action="store_true", help="par-plus, one part changed at a time")
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args()
     wanted = {job.key(): job for job in jobs(options)}
@@ -199,7 +229,7 @@ def main() -> None:
             write_atomic(PLACE, (json.dumps(content, indent=1) + "\n").encode())
             before, after = row["before"], row["after"]
             print(
-                f"{row['model']:14} {row['method']:10} {row['pairs']:10} seed {row['seed']}  accuracy "
+                f"{row['model']:14} {row['method']:10} {row['pairs']:10} seed {row['seed']} {row['change']} accuracy "
                 f"{before['accuracy']:.1%} → {after['accuracy']:.1%}  success "
                 f"{before.get('success', float('nan')):.1%} → {after.get('success', float('nan')):.1%}  "
                 f"{row['seconds']:.0f} s",

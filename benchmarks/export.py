@@ -62,6 +62,7 @@ import torch
 from pargate.encoders import open_encoder
 from pargate.encoders.inspect import open_checkpoint
 from pargate.export import folder, onnx
+from pargate.version import __version__
 def high():  # the kernel's mark for this program alone; what getrusage says is inherited
     return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) / 1024
 began = time.process_time()
@@ -174,6 +175,7 @@ def main() -> None:
         )
         found: dict[str, Any] = {
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+            "version": __version__,
             "load": os.getloadavg(),
             "versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
             "export": {},

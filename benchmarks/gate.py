@@ -174,7 +174,10 @@ def main() -> None:
         kept: dict[str, Any] = json.loads(PLACE.read_text())["runs"] if PLACE.is_file() else {}
         key = job.key()
         if options.again or key not in kept:
-            kept[key] = work(job)
+            row = work(job)
+            # Whatever other processes have kept meanwhile stays.
+            kept = json.loads(PLACE.read_text())["runs"] if PLACE.is_file() else {}
+            kept[key] = row
             content = {"version": __version__, "runs": dict(sorted(kept.items()))}
             write_atomic(PLACE, (json.dumps(content, indent=1) + "\n").encode())
         print(said(kept[key]), flush=True)

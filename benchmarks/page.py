@@ -1,8 +1,8 @@
 """Turn the measurements in `docs/evidence/*.json` into `docs/evidence.md` and its plots.
 
-    python benchmarks/page.py
+    python -m benchmarks.page
 
-Measures nothing: `benchmarks/evidence.py`, `benchmarks/scan.py` and `benchmarks/coverage.py` do. Sentences here describe
+Measures nothing: the other scripts beside it do. Sentences here describe
 what a table shows only where they are computed from it; a section that was not measured is said to be missing.
 """
 
@@ -12,24 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.remedies import REMEDIES
+from benchmarks.tables import Row, pct, span, table
+
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "docs" / "evidence"
-
-Row = dict[str, Any]
-
-
-def pct(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}"
-
-
-def span(interval: list[float]) -> str:
-    return f"{pct(interval[0])} … {pct(interval[1])}"
-
-
-def table(head: list[str], rows: Iterable[list[Any]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def load(name: str) -> Any:
@@ -263,108 +250,9 @@ def reports(found: Any) -> str:
     return table([f"report of {size}", "ms"], rows)
 
 
-METHODS = ("par", "par-plus", "cleanclip", "finetune")
-PLANTED = {"rn-badnet", "rn-stripes", "vit-badnet", "vit-blended", "vit-stripes", "vit-triangles", "vit-watermark"}
-GOALS = {"real": (0.05, 0.03), "synthetic": (0.10, 0.05)}
-"""Attack success and loss of accuracy that PAR was to reach, by pairs."""
-
-
-def points(row: Row) -> float:
-    """Clean accuracy that was lost."""
-    return float(row["before"]["accuracy"] - row["after"]["accuracy"])
-
-
-def cleaned(pairs: str) -> Callable[[Any], str]:
-    """Every method on every model with one kind of pairs."""
-    success, loss = GOALS[pairs]
-
-    def shown(content: Any) -> str:
-        runs = [r for r in content["runs"].values() if r["pairs"] == pairs and r["seed"] == 0]
-        rows = []
-        for method in METHODS:
-            for r in sorted((r for r in runs if r["method"] == method), key=lambda r: r["model"]):
-                planted = "success" in r["after"]
-                limit = 0.02 if not planted else loss
-                reached = points(r) <= limit and (not planted or r["after"]["success"] <= success)
-                image, text = r["moved"]["image"], r["moved"]["text"]
-                rows.append([
-                    method, r["model"], f"{pct(r['before']['accuracy'])} → {pct(r['after']['accuracy'])}",
-                    f"{pct(r['before'].get('success'))} → {pct(r['after'].get('success'))}" if planted else "–",
-                    span(r["after"]["interval"]) if planted else "–", "yes" if reached else "no", r["steps"],
-                    f"{r['lr']:g}", f"{image['embedding_shift']:.2f} / {text['embedding_shift']:.2f}",
-                    f"{r['seconds'] / 60:.1f}",
-                ])  # fmt: skip
-        head = [
-            "method",
-            "model",
-            "clean accuracy %",
-            "attack success %",
-            "95 %",
-            "goal",
-            "steps",
-            "lr",
-            "moved: pictures / captions",
-            "min",
-        ]
-        reached = [
-            f"{method}: {sum(r[5] == 'yes' for r in rows if r[0] == method)} of {sum(r[0] == method for r in rows)}"
-            for method in METHODS
-            if any(r[0] == method for r in rows)
-        ]
-        have = {method: {r["model"] for r in runs if r["method"] == method} & PLANTED for method in METHODS}
-        missing = [
-            f"{method} on {len(PLANTED) - len(done)} of {len(PLANTED)} planted models"
-            for method, done in have.items()
-            if len(done) < len(PLANTED)
-        ]
-        still = f" Not measured yet: {', '.join(missing)}." if missing else ""
-        return f"Goal reached: {'; '.join(reached) or 'nothing was measured'}.{still}\n\n{table(head, rows)}"
-
-    return shown
-
-
-def seeds(content: Any) -> str:
-    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for r in content["runs"].values():
-        if r["pairs"] == "real":
-            found[r["method"], r["model"]].append(r)
-    rows = [
-        [method, model, " / ".join(pct(r["after"]["accuracy"]) for r in runs), " / ".join(pct(r["after"]["success"]) for r in runs)]
-        for (method, model), listed in sorted(found.items())
-        if len(runs := sorted(listed, key=lambda r: r["seed"])) > 1
-    ]  # fmt: skip
-    return table(["method", "model", "clean accuracy %, by seed", "attack success %, by seed"], rows)
-
-
-def cleaning_speed(found: Any) -> str:
-    steps = table(
-        ["model", "pargate, pairs/s", "plain step, pairs/s", "ratio", "of single turns"],
-        [[r["model"], f"{r['ours']:.0f}", f"{r['plain']:.0f}", f"**{r['ratio']:.2f}**", f"{r['span'][0]:.2f} … {r['span'][1]:.2f}"]
-         for r in found["steps"]],
-    )  # fmt: skip
-    memory = table(
-        ["model", "pairs at a time, of 2048", "peak, MiB", "s"],
-        [
-            [r["model"], r["micro_batch"], f"{r['peak_bytes'] / 2**20:.0f}", f"{r['seconds']:.1f}"]
-            for r in found["memory"]
-        ],
-    )
-    return f"{steps}\n\n{memory}"
-
-
-CLEANING = (
-    "Each planted model is cleaned with {pairs}, and then measured on all 2000 carriers: clean accuracy, and the gate's attack "
-    "success under the planted trigger with its Clopper–Pearson interval. The cleaner is given the pairs alone. Goal: attack "
-    "success of at most {success} at a loss of at most {loss} points of accuracy; of the clean models, a loss of at most 2. `moved` is "
-    "the mean squared distance between old and new embeddings of the same clean pairs: it proves nothing. Made by "
-    "`python -m benchmarks.cleaning`, which keeps each run by what it depends on."
-)  # fmt: skip
-
-
 def main() -> None:
     parts = [
-        "# Evidence\n\nMade by `make evidence` (`benchmarks/evidence.py`, `benchmarks/scan.py`, `benchmarks/coverage.py`, then "
-        "`benchmarks/page.py`) from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
+        "# Evidence\n\nMade by `make evidence` from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
         "clean ones and seven poisoned children. They are no part of this repository; whoever has models with a "
         "`truth.json` can run the scripts on them. All figures are from single runs on the machine named below each table; "
         "percentages are of the carriers named. No GPU was at hand: the CUDA paths have tests, which skip without one, but no "
@@ -373,12 +261,7 @@ def main() -> None:
     parts += [section(*entry) for entry in PAGE]
     parts.append(section("Speed and memory", "speed", SPEED, speed))
     parts.append(section("Saved reports", "reports", REPORTS, reports))
-    real = CLEANING.format(pairs="5999 real pairs", success="5 %", loss="3")
-    parts.append(section("Cleaning with real pairs", "cleaning", real, cleaned("real")))
-    drawn = CLEANING.format(pairs="6000 drawn pairs alone (`synthetic:6000`)", success="10 %", loss="5")
-    parts.append(section("Cleaning with drawn pairs", "cleaning", drawn, cleaned("synthetic")))
-    parts.append(section("Cleaning, other seeds", "cleaning", "Real pairs; seeds 0, 1, 2.", seeds))
-    parts.append(section("What cleaning costs", "cleaning-speed", CLEANING_SPEED, cleaning_speed))
+    parts += [section(*entry) for entry in REMEDIES]
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -394,11 +277,6 @@ SPEED = (
     "770 MiB of every process are the loaded libraries, those of the GPU included. Memory is flat in the number of images."
 )
 
-CLEANING_SPEED = (
-    "Ratios of one run: the two take turns, and the ratio is of medians. The plain step is the one a paper's code would have: two "
-    "forwards in fp32 with the towers as open_clip makes them, captions at full length. Batches of 128; goal 1.5 times. Below: "
-    "peak memory of a process that takes one step with 2048 pairs, each told apart from all others, forwarded at once or in parts. The goal is missed on this processor."
-)  # fmt: skip
 
 REPORTS = (
     "Wall time of `pargate report` from start to end, the interpreter's own start included; median. Judging a saved report "

@@ -1,0 +1,233 @@
+"""The part of `docs/evidence.md` about what is done after a scan has failed: cleaning, export, the gate."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.tables import Row, pct, span, table
+
+METHODS = ("par", "par-plus", "cleanclip", "finetune")
+PLANTED = {"rn-badnet", "rn-stripes", "vit-badnet", "vit-blended", "vit-stripes", "vit-triangles", "vit-watermark"}
+GOALS = {"real": (0.05, 0.03), "synthetic": (0.10, 0.05)}
+"""Attack success and loss of accuracy that PAR was to reach, by pairs."""
+
+
+def points(row: Row) -> float:
+    """Clean accuracy that was lost."""
+    return float(row["before"]["accuracy"] - row["after"]["accuracy"])
+
+
+def cleaned(pairs: str) -> Callable[[Any], str]:
+    """Every method on every model with one kind of pairs."""
+    success, loss = GOALS[pairs]
+
+    def shown(content: Any) -> str:
+        runs = [r for r in content["runs"].values() if r["pairs"] == pairs and r["seed"] == 0 and not r.get("change")]
+        rows = []
+        for method in METHODS:
+            for r in sorted((r for r in runs if r["method"] == method), key=lambda r: r["model"]):
+                planted = "success" in r["after"]
+                limit = 0.02 if not planted else loss
+                reached = points(r) <= limit and (not planted or r["after"]["success"] <= success)
+                image, text = r["moved"]["image"], r["moved"]["text"]
+                rows.append([
+                    method, r["model"], f"{pct(r['before']['accuracy'])} → {pct(r['after']['accuracy'])}",
+                    f"{pct(r['before'].get('success'))} → {pct(r['after'].get('success'))}" if planted else "–",
+                    span(r["after"]["interval"]) if planted else "–", "yes" if reached else "no", r["steps"],
+                    f"{r['lr']:g}", f"{image['embedding_shift']:.2f} / {text['embedding_shift']:.2f}",
+                    f"{r['seconds'] / 60:.1f}",
+                ])  # fmt: skip
+        head = [
+            "method",
+            "model",
+            "clean accuracy %",
+            "attack success %",
+            "95 %",
+            "goal",
+            "steps",
+            "lr",
+            "moved: pictures / captions",
+            "min",
+        ]
+        reached = [
+            f"{method}: {sum(r[5] == 'yes' for r in rows if r[0] == method)} of {sum(r[0] == method for r in rows)}"
+            for method in METHODS
+            if any(r[0] == method for r in rows)
+        ]
+        have = {method: {r["model"] for r in runs if r["method"] == method} & PLANTED for method in METHODS}
+        missing = [
+            f"{method} on {len(PLANTED) - len(done)} of {len(PLANTED)} planted models"
+            for method, done in have.items()
+            if len(done) < len(PLANTED)
+        ]
+        still = f" Not measured yet: {', '.join(missing)}." if missing else ""
+        return f"Goal reached: {'; '.join(reached) or 'nothing was measured'}.{still}\n\n{table(head, rows)}"
+
+    return shown
+
+
+def seeds(content: Any) -> str:
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for r in content["runs"].values():
+        if r["pairs"] == "real" and not r.get("change"):
+            found[r["method"], r["model"]].append(r)
+    rows = [
+        [method, model, " / ".join(pct(r["after"]["accuracy"]) for r in runs), " / ".join(pct(r["after"]["success"]) for r in runs)]
+        for (method, model), listed in sorted(found.items())
+        if len(runs := sorted(listed, key=lambda r: r["seed"])) > 1
+    ]  # fmt: skip
+    return table(["method", "model", "clean accuracy %, by seed", "attack success %, by seed"], rows)
+
+
+def ablation(content: Any) -> str:
+    changed = [r for r in content["runs"].values() if r.get("change")]
+    if not changed:
+        return "*Not measured in this checkout.*"
+    names = sorted({r["model"] for r in changed})
+    whole = [
+        r
+        for r in content["runs"].values()
+        if (r["method"], r["pairs"], r["seed"]) == ("par-plus", "real", 0) and not r.get("change")
+    ]
+    by_change: dict[str, dict[str, Row]] = defaultdict(dict)
+    for r in [*whole, *changed]:
+        by_change[r.get("change") or "par-plus"][r["model"]] = r
+    rows = []
+    for change, found in by_change.items():
+        cells = [found.get(name) for name in names]
+        rows.append(
+            [change, *(f"{pct(r['after']['success'])} at {-100 * points(r):+.1f}" if r else "–" for r in cells)]
+        )
+    return table(["", *(f"{name}: attack success %, points of accuracy" for name in names)], rows)
+
+
+def gates(content: Any) -> str:
+    """Each gate on one row; before is the first scan, after the last one."""
+    rows = []
+    for r in sorted(content["runs"].values(), key=lambda r: (r["pairs"], r["model"])):
+        scans = [s for s in r["stages"] if s.get("success")]
+        first, last = scans[0], scans[-1]
+        drop = next((s["drop"] for s in reversed(r["stages"]) if "drop" in s), None)
+        proof = next((s["proof"] for s in r["stages"] if "proof" in s), None)
+        tried = max(s["attempt"] for s in r["stages"])
+        rows.append([
+            r["pairs"], r["model"], f"**{r['verdict']}**", tried, f"{share(first)} → {share(last)}", last["name"],
+            f"{100 * drop['drop']:.1f} [{span([drop['low'], drop['high']])}]" if drop else "–",
+            f"1 − {1 - proof['min_cosine']:.0e}, {proof['top1_same']} of {proof['top1_of']}" if proof else "–",
+            {True: f"yes, {r['verify_seconds']:.2f} s", False: "**no**", None: "no bundle"}[r["verified"]],
+            f"{r['minutes']:.1f}",
+        ])  # fmt: skip
+    counts = {pairs: [r for r in content["runs"].values() if r["pairs"] == pairs] for pairs in ("real", "synthetic")}
+    said = "; ".join(
+        f"{pairs} pairs: {sum(r['verdict'] == 'remediated' for r in found)} of {len(found)} remediated"
+        for pairs, found in counts.items()
+        if found
+    )
+    missing = [
+        f"{pairs}: {', '.join(sorted(gone))}"
+        for pairs, found in counts.items()
+        if (gone := PLANTED - {r["model"] for r in found})
+    ]
+    still = f" Not run yet: {'; '.join(missing)}." if missing else ""
+    head = [
+        "pairs", "model", "verdict", "cleanings", "attack success %, first → last scan", "last scan",
+        "accuracy lost, points [interval]", "ONNX: least cosine, same class", "verified", "min",
+    ]  # fmt: skip
+    return f"{said}.{still}\n\n{table(head, rows)}"
+
+
+def share(scanned: Row) -> str:
+    hits, n = scanned["success"]
+    return f"{pct(hits / n)} of {n}" if n else "–"
+
+
+def exports(content: Any) -> str:
+    speeds = table(
+        ["model", "weights", "pictures: times torch", "of single rounds", "captions: times torch", "least cosine"],
+        [
+            [
+                model, name, f"**{images['ratio']:.2f}**",
+                f"{min(images['ratios_by_round']):.2f} … {max(images['ratios_by_round']):.2f}",
+                f"{found['captions'][name]['ratio']:.2f}" if name in found["captions"] else "–",
+                f"1 − {1 - images['min_cosine']:.0e}",
+            ]
+            for model, found in content["speed"].items()
+            for name, images in found["images"].items()
+            if name != "torch"
+        ],
+    )  # fmt: skip
+    costs = table(
+        ["model", "MB", "processor seconds to export", "peak memory, MB", "of which open before, MB"],
+        [
+            [model, f"{r['model_mb']:.0f}", f"{r['export_processor_s']:.0f}", f"{r['peak_mb']:.0f}", f"{r['peak_open_mb']:.0f}"]
+            for model, r in content["export"].items()
+        ],
+    )  # fmt: skip
+    return f"{speeds}\n\n{costs}"
+
+
+def cleaning_speed(found: Any) -> str:
+    steps = table(
+        ["model", "pargate, pairs/s", "plain step, pairs/s", "ratio", "of single turns"],
+        [[r["model"], f"{r['ours']:.0f}", f"{r['plain']:.0f}", f"**{r['ratio']:.2f}**", f"{r['span'][0]:.2f} … {r['span'][1]:.2f}"]
+         for r in found["steps"]],
+    )  # fmt: skip
+    memory = table(
+        ["model", "pairs at a time, of 2048", "peak, MiB", "s"],
+        [
+            [r["model"], r["micro_batch"], f"{r['peak_bytes'] / 2**20:.0f}", f"{r['seconds']:.1f}"]
+            for r in found["memory"]
+        ],
+    )
+    return f"{steps}\n\n{memory}"
+
+
+CLEANING = (
+    "Each planted model is cleaned with {pairs}, and then measured on all 2000 carriers: clean accuracy, and the gate's attack "
+    "success under the planted trigger with its Clopper–Pearson interval. The cleaner is given the pairs alone. Goal: attack "
+    "success of at most {success} at a loss of at most {loss} points of accuracy; of the clean models, a loss of at most 2. `moved` is "
+    "the mean squared distance between old and new embeddings of the same clean pairs: it proves nothing. Made by "
+    "`python -m benchmarks.cleaning`, which keeps each run by what it depends on."
+)  # fmt: skip
+
+CLEANING_SPEED = (
+    "Ratios of one run: the two take turns, and the ratio is of medians. The plain step is the one a paper's code would have: two "
+    "forwards in fp32 with the towers as open_clip makes them, captions at full length. Batches of 128; goal 1.5 times. Below: "
+    "peak memory of a process that takes one step with 2048 pairs, each told apart from all others, forwarded at once or in parts. The goal is missed on this processor."
+)  # fmt: skip
+
+ABLATION = "Real pairs, seed 0, single runs of `python -m benchmarks.cleaning --ablation`."
+
+GATES = (
+    "`pargate gate` on each planted model, by `python -m benchmarks.gate`: `baseline` and one rule that knows the planted trigger "
+    "and its target, attack success at most 10 %; par-plus with 5999 real pairs or 6000 drawn ones, at most two cleanings (the "
+    "second is PAR), at most 10 points of accuracy, since the third of 2000 carriers that a scan gets cannot show less. The "
+    "carriers are divided before anything runs; sampling stops as soon as a rule is decided, hence the small numbers. `fail` "
+    "ships nothing, which is what a gate is for. One process with one thread, on a machine that was also used otherwise."
+)  # fmt: skip
+
+EXPORTS = (
+    "Rates per processor second, by turns, median of the ratios (`benchmarks/export.py`); the machine had other work at "
+    "the time. Goal 1.2 times for fp32: met by the small models, missed by ViT-B-32, where matrix products decide. The graph of captions "
+    "always computes the full context, torch here only what a caption needs: hence 0.15."
+)  # fmt: skip
+
+REMEDIES = [
+    (
+        "Cleaning with real pairs",
+        "cleaning",
+        CLEANING.format(pairs="5999 real pairs", success="5 %", loss="3"),
+        cleaned("real"),
+    ),
+    (
+        "Cleaning with drawn pairs",
+        "cleaning",
+        CLEANING.format(pairs="6000 drawn pairs alone (`synthetic:6000`)", success="10 %", loss="5"),
+        cleaned("synthetic"),
+    ),
+    ("Cleaning, other seeds", "cleaning", "Real pairs; seeds 0, 1, 2.", seeds),
+    ("par-plus with a part left out", "cleaning", ABLATION, ablation),
+    ("The gate", "gate", GATES, gates),
+    ("ONNX Runtime against torch", "export", EXPORTS, exports),
+    ("What cleaning costs", "cleaning-speed", CLEANING_SPEED, cleaning_speed),
+]
