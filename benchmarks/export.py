@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pargate.version import __version__
+
 ROOT = Path(__file__).parents[1]
 STORE = ROOT / "docs" / "evidence"
 ROUNDS = 5
@@ -62,7 +64,6 @@ import torch
 from pargate.encoders import open_encoder
 from pargate.encoders.inspect import open_checkpoint
 from pargate.export import folder, onnx
-from pargate.version import __version__
 def high():  # the kernel's mark for this program alone; what getrusage says is inherited
     return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) / 1024
 began = time.process_time()
