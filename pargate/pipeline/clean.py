@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pargate import events
-from pargate.clean.config import Method, Proposal, Sizes, propose
+from pargate.clean.config import CleanConfig, Method, Proposal, Sizes, propose
 from pargate.core.model import Checkpoint
 from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.data.carriers import builtin_nouns, read_classes
@@ -300,7 +300,8 @@ def _run(
     if group.leads:
         settings = {"identity": identity, "precision": config.precision}
         write_atomic(unfinished / "run.json", json.dumps(settings).encode())
-    emit(events.Notice("\n".join(describe(proposal))))
+    cautions = _cautions(config, pairs)
+    emit(events.Notice("\n".join([*describe(proposal), *(f"note: {caution}" for caution in cautions)])))
     emit(events.StageStarted("clean", f"{config.method}, {config.steps} steps of {config.batch_size} pairs"))
     store = StateStore(unfinished / STATE_NAME, identity, group, request.resume)
     with PairLoader(
@@ -317,7 +318,7 @@ def _run(
     if config.train_logit_scale:
         with torch.no_grad():
             model.get_parameter("logit_scale").copy_(log_scale)
-    notices = list(pairs.notices)
+    notices = [*pairs.notices, *cautions]
     if unreadable:
         notices.append(f"{unreadable} pictures did not decode; the pair after each took its place")
     if not checkpoint.activation_known:
@@ -325,6 +326,16 @@ def _run(
     emit(events.StageStarted("write", str(request.out)))
     record = _write(request, opened, model, pairs, proposal, trained, notices, time.monotonic() - began, str(place))
     return Cleaned(request.out, record, trained.images / max(trained.seconds, 1e-9))
+
+
+def _cautions(config: CleanConfig, pairs: Pairs) -> list[str]:
+    """What is known to go wrong with such pairs, from docs/evidence.md."""
+    if pairs.source.startswith(SYNTHETIC) and config.contrastive:
+        return [
+            f"drawn pairs alone: {config.method} cost small models most of their accuracy there; par-plus costs less, "
+            "pairs of real pictures least"
+        ]
+    return []
 
 
 def _captions(pairs: Pairs, proposal: Proposal) -> list[str]:

@@ -93,8 +93,10 @@ def test_the_folder_holds_a_model_its_record_and_its_curves_and_nothing_else(cle
 
 
 def test_the_record_says_what_was_made_from_what_and_how(cleaned: tuple[Path, Ended]) -> None:
-    place, _ = cleaned
+    place, ended = cleaned
     made = record(place / "out")
+    assert [notice for notice in made.notices if notice.startswith("drawn pairs alone: par cost")]
+    assert "note: drawn pairs alone: par cost" in ended.err
     text = (place / "out" / "provenance.json").read_text()
     assert ProvenanceRecord.model_validate_json(made.model_dump_json(by_alias=True)) == made
     assert json.loads(text)["schema"] == "pargate/provenance/1"
