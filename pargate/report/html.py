@@ -49,20 +49,9 @@ class Example:
 
 def render(report: ScanReport) -> str:
     """One self-contained page: no script, nothing loaded from elsewhere."""
-    # Only this format needs the template engine.
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("pargate", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     groups = grouped(report)
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         report=report,
         name=model_name(report),
         status=str(report.verdict.status),
@@ -81,6 +70,23 @@ def render(report: ScanReport) -> str:
         origins=[(path, f"{p.file}:{p.line}:{p.column}") for path, p in sorted(report.policy.origins.items())],
         document=tuple(_indented(report.policy.document)),
     )
+
+
+def page(template: str, **values: Any) -> str:
+    """A template of this folder with its values, each made plain and escaped."""
+    # Only pages need the template engine.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("pargate", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def _shown(value: Any) -> Any:

@@ -42,21 +42,22 @@ def render(report: ScanReport) -> str:
     measurements = texts.by_id(report)
     blocks = [
         _marker(report),
-        f"## {VERDICTS[report.verdict.status]}: {_escape(texts.model_name(report), 200)}",
-        _escape(report.verdict.summary),
+        f"## {VERDICTS[report.verdict.status]}: {escape(texts.model_name(report), 200)}",
+        escape(report.verdict.summary),
         _table(report, measurements),
-        _list("Stages of the gate", (f"**{stage}** {_escape(said)}" for stage, said in texts.stages(report))),
-        _list("What to do next", (_escape(step) for step in texts.next_steps(report))),
+        _list("Stages of the gate", (f"**{stage}** {escape(said)}" for stage, said in texts.stages(report))),
+        _list("What to do next", (escape(step) for step in texts.next_steps(report))),
         _list("Waivers", _waivers(report, measurements)),
-        _list("Remarks", (f"**{LEVELS[r.level]}** {_escape(r.message)}" for r in report.remarks)),
-        _list("Notes", map(_escape, report.notices)),
+        _list("Remarks", (f"**{LEVELS[r.level]}** {escape(r.message)}" for r in report.remarks)),
+        _list("Notes", map(escape, report.notices)),
         _coverage(report),
         _details(report),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _escape(text: str, most: int = 1000) -> str:
+def escape(text: str, most: int = 1000) -> str:
+    """Foreign text that forms no syntax anywhere in GitHub's Markdown, on one line."""
     return _SYNTAX.sub(lambda m: _APART.get(m[0]) or f"&#{ord(m[0])};", texts.plain(text, most))
 
 
@@ -101,24 +102,24 @@ def _rows(finding: Finding, measurements: dict[str, Measurement]) -> Iterator[st
     status = MARKS[finding.status]
     if finding.status is Status.BREACH and finding.consequence is not Consequence.FAIL:
         status += f" ({finding.consequence})"
-    start = f"| {status} | {_escape(finding.rule, 200)} | {_escape(texts.about(finding, measurements))}"
+    start = f"| {status} | {escape(finding.rule, 200)} | {escape(texts.about(finding, measurements))}"
     if not finding.bounds:
-        yield f"{start} | {_escape(finding.message)} | | |"
+        yield f"{start} | {escape(finding.message)} | | |"
     for bound in finding.bounds:
-        yield f"{start} | {texts.measured(bound)} | {_escape(texts.limit(bound))} | {bound.n} |"
+        yield f"{start} | {texts.measured(bound)} | {escape(texts.limit(bound))} | {bound.n} |"
 
 
 def _waivers(report: ScanReport, measurements: dict[str, Measurement]) -> Iterator[str]:
     for finding in report.findings:
         if finding.waiver is not None:
-            about = _escape(f"{finding.rule}, {texts.about(finding, measurements)}")
-            yield f"**{about}**: {_escape(texts.acceptance(finding))}"
+            about = escape(f"{finding.rule}, {texts.about(finding, measurements)}")
+            yield f"**{about}**: {escape(texts.acceptance(finding))}"
 
 
 def _coverage(report: ScanReport) -> str:
     probed = ", ".join(report.coverage.probed) or "nothing"
-    sentence = f"Probed: {_escape(probed)}. What this scan cannot show:"
-    limits = _list("Coverage", (_escape(limit) for limit in report.coverage.limits))
+    sentence = f"Probed: {escape(probed)}. What this scan cannot show:"
+    limits = _list("Coverage", (escape(limit) for limit in report.coverage.limits))
     return (
         limits.replace("### Coverage\n", f"### Coverage\n\n{sentence}\n", 1) or f"### Coverage\n\n{sentence} all else."
     )
@@ -137,8 +138,8 @@ def _details(report: ScanReport) -> str:
         "run": f"{run.id}, {run.started}, {run.seconds:.1f} s, {run.device}, {run.precision}, seed {run.seed}",
         "pargate": report.tool.version,
     }
-    lines = [f"- {name}: {_escape(value)}" for name, value in facts.items() if value]
-    lines += [f"- {_escape(texts.headline(finding))}" for finding in texts.worst_first(report)]
+    lines = [f"- {name}: {escape(value)}" for name, value in facts.items() if value]
+    lines += [f"- {escape(texts.headline(finding))}" for finding in texts.worst_first(report)]
     shown, left_out = _fitting(lines, PART_ROOM)
     if left_out:
         shown.append(f"- and {left_out} more; the JSON report has them all.")
