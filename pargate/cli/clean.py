@@ -6,8 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pargate.cli.model import PrecisionChoice
-from pargate.cli.options import ArchOption, ModelArgument, NoColorOption, Terminated, cache_folder
+from pargate.cli.options import (
+    ArchOption,
+    CacheOption,
+    DeviceOption,
+    ModelArgument,
+    NoColorOption,
+    PrecisionChoice,
+    PrecisionOption,
+    QuietOption,
+    RequireChoice,
+    Terminated,
+    VerboseOption,
+    cache_folder,
+    refuse_empty,
+    settle_threads,
+)
 from pargate.errors import ExitCode, InputError, PeerEnded
 
 if TYPE_CHECKING:
@@ -42,13 +56,6 @@ class PresetChoice(StrEnum):
     PAPER = "paper"
 
 
-class RequireChoice(StrEnum):
-    """A device without which the run is refused."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
 def clean(
     model: ModelArgument,
     pairs: Annotated[
@@ -75,9 +82,7 @@ def clean(
     micro_batch: Annotated[
         int | None, typer.Option("--micro-batch", help="Pairs forwarded at a time: memory, not the result.")
     ] = None,
-    precision: Annotated[
-        PrecisionChoice, typer.Option("--precision", help="Arithmetic inside the towers.")
-    ] = PrecisionChoice.AUTO,
+    precision: PrecisionOption = PrecisionChoice.AUTO,
     towers: Annotated[
         TowersChoice | None, typer.Option("--towers", help="Which towers are trained; par-plus: image, others: both.")
     ] = None,
@@ -93,7 +98,7 @@ def clean(
         Path | None, typer.Option("--classes", metavar="FILE", help="Class names that drawn pairs are chosen by.")
     ] = None,
     arch: ArchOption = None,
-    device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
+    device: DeviceOption = "auto",
     require: Annotated[
         RequireChoice | None, typer.Option("--require", help="End with 5 where this device is not there.")
     ] = None,
@@ -111,12 +116,9 @@ def clean(
     images: Annotated[
         str | None, typer.Option("--images", metavar="SOURCE", help="Carriers of the scans of a sweep.")
     ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="Where fetched pairs are kept."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also say what is being done.")] = False,
+    cache: CacheOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     no_color: NoColorOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
 ) -> int:
@@ -128,17 +130,14 @@ def clean(
     import os
     from datetime import UTC, datetime
 
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    settle_threads()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack of C++ where another process is gone
 
     from pargate.cli.console import Console
     from pargate.pipeline.clean import CleanRequest, plan
     from pargate.pipeline.clean import clean as run_clean
 
-    for name, value in (("--pairs", pairs), ("--arch", arch)):
-        if value == "":
-            raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
+    refuse_empty(pairs=pairs, arch=arch)
     speaks = os.environ.get("RANK", "0") == "0"
     console = Console(quiet=quiet or not speaks, verbose=verbose, color=not no_color)
     overrides: dict[str, Any] = {

@@ -5,36 +5,40 @@ from typing import Annotated
 
 import typer
 
-from pargate.cli.clean import RequireChoice
-from pargate.cli.model import PrecisionChoice
 from pargate.cli.options import (
     ArchOption,
+    CacheOption,
+    ClassesOption,
+    DeviceOption,
+    ImagesOption,
     ModelArgument,
     NoColorOption,
     NoWaiversOption,
     NowOption,
     OutputOption,
+    PolicyOption,
     PolicyRefOption,
+    PrecisionChoice,
+    PrecisionOption,
+    PreviousOption,
+    QuietOption,
+    ReferenceOption,
+    RequireChoice,
+    SeedOption,
     StrictOption,
+    VerboseOption,
     cache_folder,
     read_outputs,
+    refuse_empty,
+    settle_threads,
 )
-from pargate.errors import ExitCode, InputError
+from pargate.errors import ExitCode
 
 
 def gate(
     model: ModelArgument,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to write; it must not exist.")],
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            "--policy",
-            "-p",
-            envvar="PARGATE_POLICY",
-            metavar="POLICY",
-            help="A YAML file or a built-in name, such as release. Default: pargate.yaml here, else baseline.",
-        ),
-    ] = None,
+    policy: PolicyOption = None,
     pairs: Annotated[
         str | None,
         typer.Option("--pairs", metavar="SOURCE", help="Captioned pictures to clean with, not the policy's."),
@@ -43,31 +47,14 @@ def gate(
         RequireChoice | None,
         typer.Option("--require", help="A device without which nothing is cleaned. Default: the policy's."),
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option(
-            "--images",
-            envvar="PARGATE_IMAGES",
-            metavar="SOURCE",
-            help="Carriers, as of `scan`; divided into disjoint parts before anything runs.",
-        ),
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option("--classes", envvar="PARGATE_CLASSES", metavar="FILE", help="Class names, one per line."),
-    ] = None,
+    images: ImagesOption = None,
+    classes: ClassesOption = None,
     arch: ArchOption = None,
-    reference: Annotated[
-        str | None, typer.Option("--reference", metavar="MODEL", help="A trusted model, as of `scan`.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
-    precision: Annotated[
-        PrecisionChoice, typer.Option("--precision", help="Arithmetic of the image tower in scans of checkpoints.")
-    ] = PrecisionChoice.AUTO,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws everything; each stage has its own.")] = 0,
-    previous: Annotated[
-        Path | None, typer.Option("--previous", metavar="REPORT.json", help="The last release's report, as of `scan`.")
-    ] = None,
+    reference: ReferenceOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = PrecisionChoice.AUTO,
+    seed: SeedOption = 0,
+    previous: PreviousOption = None,
     policy_ref: PolicyRefOption = None,
     no_waivers: NoWaiversOption = False,
     strict: StrictOption = False,
@@ -81,12 +68,9 @@ def gate(
         bool,
         typer.Option("--keep-state", help="Leave OUT.unfinished after a verdict, for another policy to go on from."),
     ] = False,
-    cache: Annotated[
-        str | None,
-        typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="Where vectors and pairs are kept."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every comparison.")] = False,
+    cache: CacheOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     no_color: NoColorOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with expected minutes, and stop.")] = False,
 ) -> int:
@@ -96,12 +80,9 @@ def gate(
     bundle was written (pass, or remediated), 1 for fail, 3 for inconclusive: then nothing was. A gate that was killed
     goes on where it was.
     """
-    import os
     from datetime import UTC, datetime
 
-    # As for `scan`.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    settle_threads()
 
     from pargate.cli.console import Console
     from pargate.cli.reports import exit_code, load_report, open_policy, write
@@ -111,9 +92,7 @@ def gate(
     from pargate.pipeline.stages import GateRequest
     from pargate.report import FORMATS
 
-    for name, value in (("--images", images), ("--reference", reference), ("--arch", arch), ("--pairs", pairs)):
-        if value == "":
-            raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
+    refuse_empty(images=images, reference=reference, arch=arch, pairs=pairs)
     outputs = read_outputs(output, list(FORMATS))
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
     started = datetime.now(UTC)

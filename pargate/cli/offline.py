@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from pargate.cli.options import ArchOption, ModelArgument, NoColorOption, NowOption, OutputOption, read_outputs
+from pargate.cli.options import (
+    ArchOption,
+    ModelArgument,
+    NoColorOption,
+    NowOption,
+    OutputOption,
+    QuietOption,
+    read_outputs,
+)
 from pargate.errors import ExitCode, InputError
 
 
@@ -76,7 +84,7 @@ def verify(
         Path | None,
         typer.Option("--public-key", metavar="PEM", help="Also check the signature; needs pargate[sign]."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what is wrong, and the verdict.")] = False,
+    quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> int:
     """Check a bundle, offline: bytes, statements, chain, expiry, and the verdict from the stored measurements.

@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +53,96 @@ NowOption = Annotated[
     datetime | None,
     typer.Option("--now", metavar="DATE", formats=["%Y-%m-%d"], help="Judge waivers as of this day; default today."),
 ]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        "-p",
+        envvar="PARGATE_POLICY",
+        metavar="POLICY",
+        help="A YAML file or a built-in name, such as release. Default: pargate.yaml here, else baseline.",
+    ),
+]
+ImagesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        envvar="PARGATE_IMAGES",
+        metavar="SOURCE",
+        help="Carriers: a folder, class folders, CSV/TSV, WebDataset tars, or builtin:scenes.",
+    ),
+]
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option("--classes", envvar="PARGATE_CLASSES", metavar="FILE", help="Class names, one per line."),
+]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option("--reference", metavar="MODEL", help="A trusted model, such as the parent: excess is over it."),
+]
+PreviousOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--previous",
+        metavar="REPORT.json",
+        help="The last release's report, for rules that limit how much worse a model may become.",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")]
+CacheOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cache",
+        envvar="PARGATE_CACHE",
+        metavar="DIR|off",
+        help="Where vectors and fetched pairs are kept, so that a killed run resumes.",
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Every comparison, also the harmless ones, and what is being done.")
+]
 NoColorOption = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR.")]
+
+
+class PrecisionChoice(StrEnum):
+    """Arithmetic inside the towers."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+PrecisionOption = Annotated[PrecisionChoice, typer.Option("--precision", help="Arithmetic inside the towers.")]
+
+
+class RequireChoice(StrEnum):
+    """A device without which nothing is cleaned."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+def refuse_empty(**given: str | None) -> None:
+    """Refuse options, by their names, that were given an empty text.
+
+    Raises:
+        InputError: one of them is.
+    """
+    for name, value in given.items():
+        if value == "":
+            raise InputError(f"--{name} is empty", "name something, or leave it out; is a variable not set?")
+
+
+def settle_threads() -> None:
+    """Tell the libraries of numbers how to use the processor; only before they are loaded."""
+    # Threads that wait by spinning take the processor from the workers that decode pictures, and from whatever else
+    # runs; on two busy cores a layer then took ten times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # numpy only multiplies small matrices here, for which its own threads cost more than they give.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,25 @@ from typing import Annotated
 
 import typer
 
-from pargate.cli.options import ArchOption, ModelArgument, NoColorOption, PolicyRefOption, cache_folder
-from pargate.errors import ExitCode, InputError
+from pargate.cli.options import (
+    ArchOption,
+    CacheOption,
+    ClassesOption,
+    DeviceOption,
+    ImagesOption,
+    ModelArgument,
+    NoColorOption,
+    PolicyOption,
+    PolicyRefOption,
+    QuietOption,
+    ReferenceOption,
+    SeedOption,
+    VerboseOption,
+    cache_folder,
+    refuse_empty,
+    settle_threads,
+)
+from pargate.errors import ExitCode
 
 
 class GraphChoice(StrEnum):
@@ -29,43 +46,21 @@ def export(
         int | None,
         typer.Option("--opset", metavar="N", help="Version of the operators. Default: the policy's, else 18."),
     ] = None,
-    images: Annotated[
-        str | None,
-        typer.Option("--images", envvar="PARGATE_IMAGES", metavar="SOURCE", help="Carriers, as of `scan`."),
-    ] = None,
-    classes: Annotated[
-        Path | None,
-        typer.Option("--classes", envvar="PARGATE_CLASSES", metavar="FILE", help="Class names, one per line."),
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option(
-            "--policy",
-            "-p",
-            envvar="PARGATE_POLICY",
-            metavar="POLICY",
-            help="What the graphs must pass. Default: pargate.yaml here, else baseline.",
-        ),
-    ] = None,
+    images: ImagesOption = None,
+    classes: ClassesOption = None,
+    policy: PolicyOption = None,
     rescan: Annotated[
         bool | None,
         typer.Option("--rescan/--no-rescan", help="Scan the graphs by the policy. Default: as the policy says."),
     ] = None,
     arch: ArchOption = None,
-    reference: Annotated[
-        str | None, typer.Option("--reference", metavar="MODEL", help="A trusted model, as of `scan`.")
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option("--device", envvar="PARGATE_DEVICE", help="Where the graphs are scanned: auto, cpu, cuda[:N]."),
-    ] = "auto",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")] = 0,
+    reference: ReferenceOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
     policy_ref: PolicyRefOption = None,
-    cache: Annotated[
-        str | None, typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="Where vectors are kept.")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every comparison.")] = False,
+    cache: CacheOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     no_color: NoColorOption = False,
 ) -> int:
     """Write MODEL as ONNX graphs that are proven to be it.
@@ -73,12 +68,9 @@ def export(
     Ends with 0 once the graphs are written; with 1 where they differ from the checkpoint or break the policy, with 3
     where the policy cannot be decided: then nothing is written.
     """
-    import os
     from datetime import UTC, datetime
 
-    # As for `scan`.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    settle_threads()
 
     from pargate.cli.console import Console
     from pargate.cli.reports import exit_code, open_policy
@@ -86,9 +78,7 @@ def export(
     from pargate.pipeline.export import export as run_export
     from pargate.pipeline.scan import ScanRequest
 
-    for name, value in (("--images", images), ("--reference", reference), ("--arch", arch)):
-        if value == "":
-            raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
+    refuse_empty(images=images, reference=reference, arch=arch)
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
     started = datetime.now(UTC)
     resolved, _ = open_policy(policy, policy_ref, started.date(), console)

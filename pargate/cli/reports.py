@@ -13,7 +13,10 @@ from pargate.cli.options import (
     Output,
     OutputOption,
     PolicyRefOption,
+    PreviousOption,
+    QuietOption,
     StrictOption,
+    VerboseOption,
     read_outputs,
 )
 from pargate.errors import ExitCode, InputError
@@ -35,16 +38,14 @@ def report(
         str | None,
         typer.Option("--policy", "-p", metavar="POLICY", help="Judge what was measured again, under this policy."),
     ] = None,
-    previous: Annotated[
-        Path | None, typer.Option("--previous", metavar="REPORT.json", help="The last release's report.")
-    ] = None,
+    previous: PreviousOption = None,
     policy_ref: PolicyRefOption = None,
     no_waivers: NoWaiversOption = False,
     strict: StrictOption = False,
     now: NowOption = None,
     output: OutputOption = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every comparison.")] = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
     no_color: NoColorOption = False,
 ) -> int:
     """Show a saved report in other formats, or judge it again.

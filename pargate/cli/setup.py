@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pargate.cli.options import NoColorOption, cache_folder
+from pargate.cli.options import CacheOption, NoColorOption, QuietOption, cache_folder
 from pargate.errors import InputError
 
 
@@ -30,19 +30,11 @@ def synth(
     pairs: Annotated[
         str, typer.Option("--pairs", metavar="SOURCE", help="Where pairs come from; any source is repacked as shards.")
     ] = "synthetic:",
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            "--cache",
-            metavar="DIR|off",
-            envvar="PARGATE_CACHE",
-            help="Where unpacked and generated pictures are kept; default the user's cache folder.",
-        ),
-    ] = None,
+    cache: CacheOption = None,
     device: Annotated[
         str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where diffusers: draws.")
     ] = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> None:
     """Write caption-image pairs as WebDataset shards, drawn by the built-in renderer."""
