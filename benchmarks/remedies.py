@@ -166,6 +166,16 @@ def exports(content: Any) -> str:
     return f"{speeds}\n\n{costs}"
 
 
+def paired(found: Any) -> str:
+    rows = [
+        [r["name"], f"{r['median']:.0f}", f"{r['low']:.0f} … {r['high']:.0f}", f"{r['turns']} × {r['images']}"]
+        for r in found["rows"]
+    ]
+    return f"Load of the machine at the start: {found['load']:.1f}.\n\n" + table(
+        ["", "median", "of single turns", "turns × images"], rows
+    )
+
+
 def cleaning_speed(found: Any) -> str:
     steps = table(
         ["model", "pargate, pairs/s", "plain step, pairs/s", "ratio", "of single turns"],
@@ -212,6 +222,11 @@ EXPORTS = (
     "always computes the full context, torch here only what a caption needs: hence 0.15."
 )  # fmt: skip
 
+PAIRS = (
+    "Images a second, by `python -m benchmarks.pairs`: the built-in renderer on one core, then what the loader hands to the "
+    "training step with one worker process. Goal of the renderer: 2000 on a core at 64 px."
+)
+
 REMEDIES = [
     (
         "Cleaning with real pairs",
@@ -229,5 +244,6 @@ REMEDIES = [
     ("par-plus with a part left out", "cleaning", ABLATION, ablation),
     ("The gate", "gate", GATES, gates),
     ("ONNX Runtime against torch", "export", EXPORTS, exports),
+    ("How fast pairs come", "pairs", PAIRS, paired),
     ("What cleaning costs", "cleaning-speed", CLEANING_SPEED, cleaning_speed),
 ]
