@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pargate.cli import clean, gate, model, offline, policy, release, reports, setup
+from pargate.cli import clean, gate, init, model, offline, policy, release, reports, setup
 from pargate.cli.options import Terminated
 from pargate.errors import ExitCode, PargateError
 from pargate.version import __version__
@@ -38,6 +38,7 @@ app.command("explain")(policy.explain)
 app.command("inspect")(offline.inspect)
 app.command("triggers")(offline.triggers)
 app.command("synth")(setup.synth)
+app.add_typer(init.app, name="init")
 
 
 def _version(wanted: bool) -> None:

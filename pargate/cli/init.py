@@ -1,0 +1,103 @@
+"""Commands that bring the gate into somebody's repository: init github. Without torch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pargate.cli.options import NoColorOption
+from pargate.errors import InputError
+from pargate.version import __version__
+
+app = typer.Typer(help="Bring the gate into a repository.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def _root() -> None:
+    pass  # with one command alone, Typer would take its name for an argument
+
+
+@app.command()
+def github(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The root of the repository.")] = Path(),
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="A path, glob, hf-hub:… or open_clip:…. Repeatable; default: all open_clip folders here.",
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy", "-p", metavar="POLICY", help="A policy that is there; default: pargate.yaml is written."
+        ),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="SOURCE", help="Carriers; default: the policy's.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", metavar="FILE", help="Class names, one per line; default: the policy's.")
+    ] = None,
+    gpu_labels: Annotated[
+        str | None,
+        typer.Option("--gpu-labels", metavar="LABELS", help="A runner with a GPU, e.g. self-hosted,gpu: clean on it."),
+    ] = None,
+    schedule: Annotated[
+        str, typer.Option("--schedule", metavar="CRON", help="When to audit, in UTC: Mondays at 04:17.")
+    ] = "17 4 * * 1",
+    branch: Annotated[
+        str | None, typer.Option("--branch", metavar="NAME", help="The default branch; default: looked up.")
+    ] = None,
+    action: Annotated[
+        str | None,
+        typer.Option(
+            "--action", metavar="OWNER/REPO@COMMIT", help="The pargate to run there; default: where this one came from."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there and differ.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave a policy and an inventory that are there as they are.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
+    no_color: NoColorOption = False,
+) -> None:
+    """Write a policy, an inventory and workflows for GitHub Actions; say what to set there.
+
+    A second run with the same options changes nothing. Ends with 2 and writes nothing if a file is there and differs.
+    """
+    from pargate.cli.console import Console
+    from pargate.pipeline.adopt import Wish, plan, steps
+    from pargate.pipeline.pins import own
+    from pargate.pipeline.repository import default_branch
+
+    pinned = action if action is not None else own()
+    if pinned is None:
+        raise InputError(
+            "this pargate does not know from which commit it was installed, and workflows must name one",
+            f"write --action OWNER/REPO@COMMIT, with the 40 digits of the commit of version {__version__}: "
+            f"git ls-remote https://github.com/OWNER/REPO v{__version__}",
+        )
+    wish = Wish(
+        action=pinned,
+        branch=branch if branch is not None else default_branch(folder),
+        models=tuple(model or ()),
+        policy=policy,
+        images=images,
+        classes=classes,
+        labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
+        schedule=schedule,
+    )
+    made = plan(folder, wish, force=force, keep=keep)
+    if not dry_run:
+        made.write()
+    would = "would be " if dry_run else ""
+    lines = [f"{would}written: {name}" for name in made.new]
+    lines += [f"{would}replaced: {name}" for name in made.changed]
+    lines += [f"unchanged: {name}" for name in made.same]
+    if not made.new and not made.changed:
+        lines.append("nothing to do: all of it is there already")
+    lines.append("What only you can do:")
+    lines += [f"  {number}. {step}" for number, step in enumerate(steps(wish), start=1)]
+    Console(quiet=False, verbose=False, color=not no_color).lines(lines)

@@ -1,0 +1,79 @@
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ACTION = "someone/pargate@0123456789abcdef0123456789abcdef01234567"
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def repository(place: Path) -> Path:
+    """A git repository with one model, where commands run."""
+    subprocess.run(["git", "init", "--quiet", "--initial-branch", "main", str(place)], check=True)
+    shutil.copytree(ROOT / "examples" / "models" / "clean", place / "model")
+    return place
+
+
+def test_a_repository_is_ready_after_one_command(repository: Path, light: Command) -> None:
+    ended = light("init", "github", "--action", ACTION)
+    assert (ended.code, ended.out) == (0, "")
+    assert "written: .github/workflows/pargate.yml" in ended.err
+    assert "status check `pargate`" in ended.err
+    assert light("policy", "check").code == 0
+    again = light("init", "github", "--action", ACTION)
+    assert (again.code, "nothing to do" in again.err) == (0, True)
+
+
+def test_a_dry_run_writes_nothing(repository: Path, light: Command) -> None:
+    ended = light("init", "github", "--action", ACTION, "--dry-run")
+    assert (ended.code, "would be written: pargate.yaml" in ended.err) == (0, True)
+    assert not (repository / "pargate.yaml").exists()
+    assert not (repository / ".github").exists()
+
+
+def test_without_a_commit_it_says_how_to_find_one(repository: Path, light: Command) -> None:
+    ended = light("init", "github")
+    assert ended.code == 2
+    assert "--action OWNER/REPO@COMMIT" in ended.err
+    assert not (repository / "pargate.yaml").exists()
+
+
+def test_a_file_that_differs_stops_it(repository: Path, light: Command) -> None:
+    (repository / "pargate.yaml").write_text("mine\n")
+    ended = light("init", "github", "--action", ACTION)
+    assert (ended.code, "pargate.yaml would change" in ended.err) == (2, True)
+    assert not (repository / ".github").exists()
+
+
+def test_a_runner_with_a_gpu_brings_a_protected_environment(repository: Path, light: Command) -> None:
+    ended = light("init", "github", "--action", ACTION, "--gpu-labels", "self-hosted, gpu")
+    assert (ended.code, "environment `pargate-clean`" in ended.err) == (0, True)
+    assert "runs-on: [self-hosted, gpu]" in (repository / ".github" / "workflows" / "pargate.yml").read_text()
+
+
+@pytest.mark.parametrize("value", ["$(touch x)", '"; exit 0; "', "a\nb", "${{ github.token }}", "%0A::error::x"])
+def test_hostile_values_touch_nothing(repository: Path, light: Command, value: str) -> None:
+    ended = light("init", "github", "--action", ACTION, "--images", value)
+    assert ended.code in (0, 2)
+    assert not (repository / "x").exists()
+    if ended.code:
+        assert not (repository / ".github").exists()
+
+
+def test_the_workflows_find_no_fault_with_zizmor(repository: Path, light: Command) -> None:
+    zizmor = shutil.which("zizmor", path=str(Path(sys.executable).parent)) or shutil.which("zizmor")
+    if zizmor is None:
+        pytest.skip("zizmor is not installed")
+    light("init", "github", "--action", ACTION, "--gpu-labels", "gpu")
+    done = subprocess.run(
+        [zizmor, "--offline", "--persona=auditor", "--no-progress", str(repository)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout

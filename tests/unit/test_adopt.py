@@ -1,0 +1,357 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pargate.errors import InputError, PargateError
+from pargate.pipeline.adopt import AUDIT, GATE, INVENTORY, Wish, plan, texts_of
+from pargate.pipeline.pins import PINS, pinned, use
+from pargate.pipeline.repository import default_branch
+from pargate.policy.resolve import WORKING_FILE, resolve
+
+ROOT = Path(__file__).parents[2]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ACTION = f"someone/pargate@{COMMIT}"
+WISH = Wish(action=ACTION, branch="main")
+LABELLED = Wish(action=ACTION, branch="main", labels=("self-hosted", "gpu"))
+
+USES = re.compile(r"^\s*(?:- )?uses: (\S+)(?: # (\S+))?", re.MULTILINE)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A git repository with one model."""
+    folder = tmp_path / "repository"
+    (folder / ".git").mkdir(parents=True)
+    (folder / "model").mkdir()
+    (folder / "model" / "open_clip_config.json").write_text("{}")
+    return folder
+
+
+def loaded(text: str) -> dict[Any, Any]:
+    found = yaml.safe_load(text)
+    assert isinstance(found, dict)
+    return found
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def written(folder: Path, wish: Wish, *, force: bool = False, keep: bool = False) -> None:
+    plan(folder, wish, force=force, keep=keep).write()
+
+
+# --- what the files say ---
+
+
+def test_the_policy_that_is_written_loads(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(repository, WISH)
+    monkeypatch.chdir(repository)
+    assert resolve(None).policy.name == "repository"
+
+
+@pytest.mark.parametrize("wish", [WISH, LABELLED], ids=["without a GPU", "with a GPU"])
+@pytest.mark.parametrize("name", [GATE, AUDIT])
+def test_workflows_grant_little_and_say_why(repository: Path, wish: Wish, name: str) -> None:
+    text = texts_of(repository, wish)[name]
+    workflow = loaded(text)
+    assert workflow["permissions"] == {}
+    assert "concurrency" in workflow
+    for job in workflow["jobs"].values():
+        assert job["timeout-minutes"] <= 720
+        assert isinstance(job["permissions"], dict)
+        for step in job["steps"]:
+            assert "${{" not in step.get("run", ""), "values reach scripts through the environment alone"
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+    for line in text.splitlines():
+        if re.fullmatch(r" {6}[a-z-]+: (read|write).*", line):
+            assert " # " in line, f"{line} does not say why"
+
+
+def test_only_one_job_may_write_to_the_repository_and_it_opens_no_model(repository: Path) -> None:
+    texts = texts_of(repository, LABELLED)
+    writing = [
+        (name, key)
+        for name in (GATE, AUDIT)
+        for key, job in loaded(texts[name])["jobs"].items()
+        if job["permissions"].get("contents") == "write"
+    ]
+    assert writing == [(AUDIT, "keep")]
+    assert "pargate" not in {
+        word for step in loaded(texts[AUDIT])["jobs"]["keep"]["steps"] for word in str(step.get("uses", "")).split("/")
+    }
+
+
+def test_strangers_reach_no_runner_of_ones_own(repository: Path) -> None:
+    text = texts_of(repository, LABELLED)[GATE]
+    workflow = loaded(text)
+    assert set(workflow[True]) == {"pull_request", "push", "workflow_dispatch"}
+    for key, job in workflow["jobs"].items():
+        if job["runs-on"] != "ubuntu-24.04":
+            assert key == "clean"
+            assert "pull_request" not in job["if"]
+            assert job["environment"] == "pargate-clean"
+
+
+def test_without_labels_nothing_is_cleaned(repository: Path) -> None:
+    assert "clean" not in loaded(texts_of(repository, WISH)[GATE])["jobs"]
+
+
+@pytest.mark.parametrize("wish", [WISH, LABELLED], ids=["without a GPU", "with a GPU"])
+def test_what_a_job_takes_from_another_is_checked_by_digest(repository: Path, wish: Wish) -> None:
+    texts = texts_of(repository, wish)
+    for name in (GATE, AUDIT):
+        for job in loaded(texts[name])["jobs"].values():
+            uses = [step.get("uses", "").split("@")[0] for step in job["steps"]]
+            if "actions/download-artifact" in uses:
+                after = job["steps"][uses.index("actions/download-artifact") + 1]
+                assert "sha256sum --check --strict" in after["run"].splitlines()[0]
+                assert "needs." in after["env"]["EXPECTED"]
+
+
+@pytest.mark.parametrize("wish", [WISH, LABELLED], ids=["without a GPU", "with a GPU"])
+def test_every_action_is_one_of_the_table(repository: Path, wish: Wish) -> None:
+    texts = texts_of(repository, wish)
+    found = [match for name in (GATE, AUDIT) for match in USES.findall(texts[name])]
+    assert found
+    for used, version in found:
+        if not used.startswith("someone/"):
+            assert f"{used} # {version}" == use(used.split("@")[0])
+
+
+def test_our_own_workflows_keep_to_the_table() -> None:
+    files = [ROOT / "action.yml", *sorted((ROOT / ".github" / "workflows").glob("*.yml"))]
+    for file in files:
+        for used, version in USES.findall(file.read_text(encoding="utf-8")):
+            name = used.split("@")[0]
+            if "/".join(name.split("/")[:2]) in PINS:
+                assert f"{used} # {version}" == use(name), file.name
+            elif not used.startswith("./"):
+                assert re.fullmatch(r"[^@]+@[0-9a-f]{40}", used), f"{file.name}: {used}"
+
+
+def test_models_are_found(repository: Path) -> None:
+    for name in ("b/deep", ".hidden/model"):
+        (repository / name).mkdir(parents=True)
+        (repository / name / "open_clip_config.json").write_text("{}")
+    step = loaded(texts_of(repository, WISH)[GATE])["jobs"]["gate"]["steps"][1]
+    assert step["with"]["model"].split("\n")[:-1] == ["b/deep", "model"]
+
+
+def test_the_inventory_lists_models_one_by_one(repository: Path) -> None:
+    (repository / "models" / "a b").mkdir(parents=True)
+    (repository / "models" / "model").mkdir()
+    wish = Wish(action=ACTION, branch="main", models=("models/*", "model", "hf-hub:org/model@v1"))
+    models = loaded(texts_of(repository, wish)[INVENTORY])["models"]
+    assert [(m["name"], m["model"]) for m in models] == [
+        ("a-b", "./models/a b"),
+        ("model", "./models/model"),
+        ("model-2", "./model"),
+        ("model-3", "hf-hub:org/model@v1"),
+    ]
+
+
+def test_a_policy_that_is_there_is_used(repository: Path) -> None:
+    (repository / "own.yaml").write_text("pargate: 1\n")
+    (repository / "classes.txt").write_text("cat\ndog\n")
+    wish = Wish(action=ACTION, branch="main", policy="own.yaml", images="val", classes="classes.txt")
+    texts = texts_of(repository, wish)
+    assert WORKING_FILE not in texts
+    given_to = loaded(texts[GATE])["jobs"]["gate"]["steps"][1]["with"]
+    assert (given_to["policy"], given_to["images"], given_to["classes"]) == ("own.yaml", "val", "classes.txt")
+    entry = loaded(texts[INVENTORY])["models"][0]
+    assert (entry["policy"], entry["images"], entry["classes"]) == ("./own.yaml", "val", "classes.txt")
+
+
+# --- values that were made to do harm ---
+
+VALUES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
+NASTY = [
+    '"; exit 0; "',
+    "$(touch x)",
+    "`id`",
+    "a: b",
+    "# x",
+    "'",
+    '"',
+    "\\",
+    "a\\nb",
+    "}}",
+    "@{ 1 }@",
+    "[% x %]",
+    "*",
+    "&a",
+]
+
+
+@settings(deadline=None, max_examples=60)
+@given(value=VALUES | st.sampled_from(NASTY))
+def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.getbasetemp() / "adopting"
+    root.mkdir(exist_ok=True)
+    wish = Wish(action=ACTION, branch="main", models=("hf-hub:" + value, "hf-hub:x"), policy="release", images=value)
+    alone = Wish(action=ACTION, branch="main", models=("hf-hub:" + value,), policy="release", images=value)
+    try:
+        texts, single = texts_of(root, wish), texts_of(root, alone)
+    except InputError:
+        assert value != value.strip() or not value.isprintable() or "${{" in value or value.startswith("-")
+        return
+    jobs = loaded(texts[GATE])["jobs"]
+    given_to = jobs["gate"]["steps"][1]["with"]
+    assert given_to["images"] == value
+    assert given_to["model"] == f"hf-hub:{value}\nhf-hub:x\n"
+    assert loaded(single[GATE])["jobs"]["gate"]["steps"][1]["with"]["model"] == f"hf-hub:{value}"
+    assert loaded(texts[INVENTORY])["models"][0]["model"] == f"hf-hub:{value}"
+    assert loaded(texts[INVENTORY])["models"][0]["images"] == value
+    plain = Wish(action=ACTION, branch="main", models=("hf-hub:x", "hf-hub:y"), policy="release", images="val")
+    usual = loaded(texts_of(root, plain)[GATE])["jobs"]
+    for key, job in jobs.items():
+        assert [step.get("run") for step in job["steps"]] == [step.get("run") for step in usual[key]["steps"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"action": "someone/pargate@v1"}, "does not name a commit"),
+        ({"action": f"someone/pargate@{COMMIT}\n"}, "does not name a commit"),
+        ({"action": f"a/b/c@{COMMIT}"}, "does not name a commit"),
+        ({"models": ("a\nb",)}, "control character"),
+        ({"models": ("${{ secrets.X }}",)}, "GitHub would evaluate"),
+        ({"models": ("../other",)}, "leads out of the repository"),
+        ({"models": ("/etc",)}, "leads out of the repository"),
+        ({"models": ("-x",)}, "begins with a dash"),
+        ({"models": ("nothing/*",)}, "matches nothing yet"),
+        ({"images": "\x1b[2J"}, "control character"),
+        ({"images": ""}, "is empty"),
+        ({"images": "a\u2028b"}, "control character"),
+        ({"policy": "../p.yaml"}, "leads out of the repository"),
+        ({"policy": "none.yaml"}, "no such file"),
+        ({"classes": "none.txt"}, "no such file"),
+        ({"classes": "../classes.txt"}, "leads out of the repository"),
+        ({"labels": ("gpu]",)}, "--gpu-labels"),
+        ({"labels": ("",)}, "--gpu-labels"),
+        ({"schedule": "17 4 * * 1\n"}, "--schedule"),
+        ({"schedule": "every monday"}, "--schedule"),
+        ({"branch": "a'b"}, "--branch"),
+    ],
+)
+def test_what_has_no_place_in_a_workflow_is_refused(repository: Path, change: dict[str, Any], said: str) -> None:
+    before = snapshot(repository)
+    with pytest.raises(InputError, match=re.escape(said)):
+        plan(repository, Wish(**{"action": ACTION, "branch": "main", **change}), force=True, keep=False)
+    assert snapshot(repository) == before
+
+
+# --- what is there already ---
+
+
+def test_a_second_run_changes_nothing(repository: Path) -> None:
+    written(repository, LABELLED)
+    before = snapshot(repository)
+    again = plan(repository, LABELLED, force=False, keep=False)
+    again.write()
+    assert (again.new, again.changed) == ({}, {})
+    assert len(again.same) == 4
+    assert snapshot(repository) == before
+
+
+def test_files_that_differ_stop_everything(repository: Path) -> None:
+    (repository / WORKING_FILE).write_text("mine\n")
+    before = snapshot(repository)
+    with pytest.raises(InputError, match=r"nothing was written: pargate\.yaml would change"):
+        written(repository, WISH)
+    assert snapshot(repository) == before
+    written(repository, WISH, force=True)
+    assert (repository / WORKING_FILE).read_text() != "mine\n"
+
+
+def test_policy_and_inventory_can_be_kept_while_workflows_are_brought_up_to_date(repository: Path) -> None:
+    written(repository, WISH)
+    for name in (WORKING_FILE, INVENTORY, GATE):
+        with (repository / name).open("a") as stream:
+            stream.write("# mine\n")
+    made = plan(repository, WISH, force=True, keep=True)
+    assert set(made.changed) == {GATE}
+    with pytest.raises(InputError, match=r"pargate\.yml would change"):
+        plan(repository, WISH, force=False, keep=True)
+
+
+@pytest.mark.parametrize("linked", [".github", ".github/workflows", GATE, WORKING_FILE])
+def test_links_are_not_followed(repository: Path, tmp_path: Path, linked: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (repository / linked).parent.mkdir(parents=True, exist_ok=True)
+    (repository / linked).symlink_to(outside)
+    with pytest.raises(InputError, match="is a link"):
+        written(repository, WISH, force=True)
+    assert not list(outside.iterdir())
+
+
+def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path, repository: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    with pytest.raises(InputError, match="is not a git repository"):
+        written(bare, WISH)
+    with pytest.raises(InputError, match="lies inside the repository"):
+        written(repository / "model", WISH)
+    with pytest.raises(InputError, match="is no folder"):
+        written(tmp_path / "absent", WISH)
+
+
+def test_a_repository_without_a_model_says_how_to_name_one(repository: Path) -> None:
+    (repository / "model" / "open_clip_config.json").unlink()
+    with pytest.raises(PargateError) as caught:
+        written(repository, WISH)
+    assert "--model" in caught.value.hint
+
+
+# --- where things come from ---
+
+
+def test_the_default_branch_is_that_of_the_remote_or_the_usual_one(repository: Path) -> None:
+    git = repository / ".git"
+    assert default_branch(repository) == "main"
+    (git / "HEAD").write_text("ref: refs/heads/topic/a\n")
+    assert default_branch(repository) == "topic/a"
+    (git / "packed-refs").write_text(f"# pack-refs\n{COMMIT} refs/heads/master\n")
+    assert default_branch(repository) == "master"
+    (git / "refs" / "remotes" / "origin").mkdir(parents=True)
+    (git / "refs" / "remotes" / "origin" / "HEAD").write_text("ref: refs/remotes/origin/trunk\n")
+    assert default_branch(repository) == "trunk"
+
+
+def test_a_second_working_tree_has_the_branches_of_the_first(repository: Path, tmp_path: Path) -> None:
+    (repository / ".git" / "packed-refs").write_text(f"{COMMIT} refs/heads/master\n")
+    (repository / ".git" / "worktrees" / "w").mkdir(parents=True)
+    (repository / ".git" / "worktrees" / "w" / "commondir").write_text("../..\n")
+    other = tmp_path / "w"
+    other.mkdir()
+    (other / ".git").write_text(f"gitdir: {repository / '.git' / 'worktrees' / 'w'}\n")
+    assert default_branch(other) == "master"
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("https://github.com/someone/pargate.git", ACTION),
+        ("https://github.com/someone/pargate", ACTION),
+        ("ssh://git@github.com/someone/pargate.git", ACTION),
+        ("https://gitlab.com/someone/pargate.git", None),
+        ("https://github.com.example.org/someone/pargate", None),
+        ("https://github.com/someone/pargate/x", None),
+        ("file:///home/me/pargate", None),
+    ],
+)
+def test_an_installation_from_github_knows_its_commit(url: str, found: str | None) -> None:
+    assert pinned(f'{{"url": "{url}", "vcs_info": {{"vcs": "git", "commit_id": "{COMMIT}"}}}}') == found
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"url": "https://github.com/a/b", "dir_info": {}}', '{"url": 3}'])
+def test_an_installation_from_elsewhere_does_not(text: str) -> None:
+    assert pinned(text) is None
