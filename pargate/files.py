@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -178,6 +179,67 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock file at `path`, alone among all processes; it stays there, empty, and means nothing by itself.
+
+    Raises:
+        OperationalError: it cannot be made, or, without `wait`, another process holds it.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OperationalError(f"cannot lock {path}: {error.strerror}", "choose another place") from error
+    try:
+        try:
+            _lock(handle, wait)
+        except OSError as error:
+            raise OperationalError(f"another process holds {path}", "wait until it has ended") from error
+        yield
+    finally:
+        os.close(handle)  # which also lets go of the lock
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(handle: int, wait: bool) -> None:
+        while True:
+            try:
+                msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+                return
+            except OSError:
+                if not wait:  # with it, Windows gives up after ten tries
+                    raise
+else:
+    import fcntl
+
+    def _lock(handle: int, wait: bool) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add `content` to the end of a file and flush it to disk; the caller holds a lock.
+
+    Raises:
+        OperationalError: the disk is full or the place cannot be written; the file ends where it did.
+    """
+    try:
+        with path.open("ab", buffering=0) as stream:
+            end = stream.tell()
+            try:
+                if stream.write(content) != len(content):
+                    raise OSError(28, "no space left for the whole of it")
+                os.fsync(stream.fileno())
+            except OSError:
+                stream.truncate(end)
+                raise
+    except OSError as error:
+        raise OperationalError(
+            f"cannot write {path}: {error.strerror}", "free space or choose another place"
+        ) from error
 
 
 def _pour(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pargate.cli import clean, gate, init, model, offline, policy, release, reports, setup
+from pargate.cli import audit, clean, gate, init, model, offline, policy, release, reports, setup
 from pargate.cli.options import Terminated
 from pargate.errors import ExitCode, PargateError
 from pargate.version import __version__
@@ -32,6 +32,7 @@ app.command("clean")(clean.clean)
 app.command("export")(release.export)
 app.command("gate")(gate.gate)
 app.command("verify")(offline.verify)
+app.add_typer(audit.app, name="audit")
 app.command("report")(reports.report)
 app.add_typer(policy.app, name="policy")
 app.command("explain")(policy.explain)

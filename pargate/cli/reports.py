@@ -43,6 +43,10 @@ def report(
     no_waivers: NoWaiversOption = False,
     strict: StrictOption = False,
     now: NowOption = None,
+    check_freshness: Annotated[
+        str | None,
+        typer.Option("--check-freshness", metavar="DAYS", help="Fail where the run began longer ago, such as 35d."),
+    ] = None,
     output: OutputOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -50,7 +54,8 @@ def report(
 ) -> int:
     """Show a saved report in other formats, or judge it again.
 
-    Ends with 0 when it only renders; under --policy with the code of the new verdict, as `scan` would.
+    Ends with 0 when it only renders; under --policy with the code of the new verdict, as `scan` would; with 1 where
+    --check-freshness finds it too old.
     """
     from pargate.cli.console import Console
     from pargate.report import FORMATS
@@ -62,12 +67,14 @@ def report(
         for name, value in given.items():
             if value:
                 raise InputError(f"{name} needs --policy", "without one nothing is judged")
+    most = None if check_freshness is None else _days(check_freshness)
     found = load_report(saved)
+    today = now.date() if now else datetime.now(UTC).date()
+    stale = "" if most is None else _stale(found, most, today)
     if policy is not None:
         # Only here: rendering alone needs no statistics, which take longer to load than to use.
         from pargate.pipeline.rejudge import judge
 
-        today = now.date() if now else datetime.now(UTC).date()
         resolved, reader = open_policy(policy, policy_ref, today, console)
         found = judge(
             found,
@@ -80,7 +87,30 @@ def report(
     write(outputs, found, console)
     if not any(target.path is None for target in outputs):
         console.report(found)
+    if stale:
+        console.lines([f"{saved}: {stale}"])
+        return ExitCode.FAIL
     return ExitCode.OK if policy is None else exit_code(found.verdict)
+
+
+def _days(text: str) -> int:
+    """A number of days, as `35d`."""
+    number = text.removesuffix("d")
+    if number == text or not number.isascii() or not number.isdecimal() or not 0 < int(number[:6]) < 100_000:
+        raise InputError(f"--check-freshness {text[:40]} is no number of days", "write it as 35d")
+    return int(number)
+
+
+def _stale(found: "ScanReport", most: int, today: date) -> str:
+    """Why a report is not from the last `most` days; empty where it is."""
+    from pargate.report.texts import started
+
+    age = (today - started(found).date()).days
+    if age < -1:
+        return f"its run began in the future, {-age} days after {today}: that shows nothing"
+    if age > most:
+        return f"its run began {age} days ago, more than {most}: scan again"
+    return ""
 
 
 def open_policy(name: str | None, ref: str | None, today: date, console: "Console") -> "tuple[Resolved, Reader]":

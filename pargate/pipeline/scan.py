@@ -227,7 +227,7 @@ def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
     """The carriers, with every class that a rule names among the classes; refuses too few of them."""
     policy = request.policy.policy
     notices = []
-    names, source = _class_names(request)
+    names, source = class_names(request)
     asked = [t for rule in policy.rules if rule.probe == "attack" for t in rule.target if t != UNKNOWN]
     folded = {name.casefold() for name in names} if names is not None else set()
     added = list(dict.fromkeys(t for t in asked if t.casefold() not in folded))
@@ -282,7 +282,7 @@ def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
     return carriers, tuple(notices)
 
 
-def _class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:
+def class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:
     """Names of the classes and where they come from; None where neither user nor policy says."""
     given = request.policy.policy.classes.names
     if request.classes is not None:

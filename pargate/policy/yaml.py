@@ -66,8 +66,8 @@ def complain(name: str, text: str, mark: Mark, message: str) -> str:
     return f"{name}:{mark.line}:{mark.column}: {message}\n    {source[cut : cut + SHOWN]}\n    {caret}"
 
 
-def parse(text: str, name: str) -> Document:
-    """Parse one YAML document that holds a mapping.
+def parse(text: str, name: str, kind: str = "policy", begin: str = "pargate: 1") -> Document:
+    """Parse one YAML document that holds a mapping; `kind` and `begin` are what messages call it, and its first line.
 
     Raises:
         PolicyError: not YAML, more than one document, or one of the traps: repeated keys, aliases, merge
@@ -89,7 +89,7 @@ def parse(text: str, name: str) -> Document:
     if not isinstance(root, yaml.MappingNode):
         place = Mark(root.start_mark.line + 1, root.start_mark.column + 1) if root else Mark(1, 1)
         problem = "its top level is not a mapping of keys" if root else "it is empty"
-        raise PolicyError(complain(name, text, place, f"no policy: {problem}"), "start with `pargate: 1`")
+        raise PolicyError(complain(name, text, place, f"no {kind}: {problem}"), f"start with `{begin}`")
     marks: dict[Path, Mark] = {}
     data = _value(root, (), marks, name, text)
     return Document(name, text, data, marks)

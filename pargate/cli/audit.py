@@ -1,0 +1,287 @@
+"""Scheduled audits: every model of an inventory, their past, and the ledger that holds it.
+
+`pargate audit INVENTORY --out DIR` and `pargate audit history DIR` share a word: what is not the name of one of the
+commands is an inventory. Nothing here imports torch; scans that are needed run in processes of their own.
+"""
+
+import json
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from pargate.cli.options import NoColorOption, NowOption, OutputOption, Terminated, cache_folder, read_outputs
+from pargate.errors import ExitCode, InputError
+
+if TYPE_CHECKING:
+    from pargate.cli.console import Console
+    from pargate.core.audit import AuditIndex
+    from pargate.pipeline.ledger import Chain
+
+
+class _InventoryFirst(TyperGroup):
+    """A group whose first word is an inventory unless it names a command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read `audit INVENTORY …` as `audit run INVENTORY …`."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_InventoryFirst,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    subcommand_metavar="INVENTORY.yaml --out DIR | COMMAND ...",
+    help="Judge all models of an inventory: pargate audit INVENTORY.yaml --out DIR. Or look into what audits found.",
+)
+
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="What an audit wrote, or a folder with a ledger.", show_default=False)
+]
+LedgerOption = Annotated[
+    Path | None,
+    typer.Option("--ledger", metavar="FOLDER", help="Where the ledger is, if not in DIR: such as a git branch."),
+]
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Only this model.")]
+
+
+class FailOnChoice(StrEnum):
+    """What makes an audit fail."""
+
+    ANY = "any"
+    NEW = "new"
+
+
+@app.command()
+def run(
+    inventory: Annotated[
+        Path, typer.Argument(metavar="INVENTORY.yaml", help="The models, as docs/audit.md says.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Pages, reports and ledger; kept from one audit to the next.")
+    ],
+    ledger: LedgerOption = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="Scans at a time.")] = 1,
+    fail_on: Annotated[
+        FailOnChoice,
+        typer.Option("--fail-on", help="any: whatever does not pass; new: what is worse than in the last audit."),
+    ] = FailOnChoice.ANY,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")] = 0,
+    device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="Where vectors are kept: a killed scan resumes."
+        ),
+    ] = None,
+    now: NowOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what does not pass, and errors.")] = False,
+    no_color: NoColorOption = False,
+) -> int:
+    """Judge every model of INVENTORY; measure only those of which something changed. The word `run` may be left out.
+
+    Ends with the code of the worst model: 1 if one fails; else 70, 5, 4 or 2 if one could not be judged; else 3 if
+    one is inconclusive.
+    """
+    import os
+
+    from pargate.cli.console import Console
+    from pargate.core.audit import FailOn
+    from pargate.pipeline.audit import AuditRequest, audit
+    from pargate.pipeline.inventory import load
+
+    if str(inventory) in ("", "."):
+        raise InputError("the inventory is not named", "pargate audit INVENTORY.yaml --out DIR")
+    console = Console(quiet=quiet, verbose=False, color=not no_color)
+    started = datetime.now(UTC)
+    request = AuditRequest(
+        inventory=load(inventory),
+        out=out,
+        ledger=ledger or out,
+        started=started,
+        today=now.date() if now else started.date(),
+        now=lambda: datetime.now(UTC),
+        jobs=jobs,
+        fail_on=FailOn(fail_on.value),
+        seed=seed,
+        device=device,
+        cache=cache_folder(cache),
+        processors=os.cpu_count() or 1,
+    )
+    signalled: list[ExitCode] = []
+
+    def remember(signal: KeyboardInterrupt) -> None:
+        signalled.append(ExitCode.SIGTERM if isinstance(signal, Terminated) else ExitCode.SIGINT)
+
+    index = audit(request, _teller(console), on_interrupt=remember)
+    _tell(index, console, out, quiet=quiet)
+    return signalled[0] if signalled else ExitCode(index.exit_code)
+
+
+def _teller(console: "Console") -> Any:
+    """A listener that says which model is being scanned, and what went wrong on the way."""
+    from pargate import events
+    from pargate.report.texts import plain
+
+    def listen(event: events.Event) -> None:
+        match event:
+            case events.StageStarted("scan", detail):
+                console.note(f"scanning {plain(detail, 300)}")
+            case events.Notice(message):
+                console.lines([plain(message)])
+
+    return listen
+
+
+def _tell(index: "AuditIndex", console: "Console", out: Path, *, quiet: bool) -> None:
+    from pargate.report.audit_html import conclusion
+    from pargate.report.texts import plain
+
+    for state in index.models:
+        if quiet and not state.exit_code:
+            continue
+        reused = " (nothing changed)" if state.reused else ""
+        new = " [new]" if state.regression else ""
+        console.lines([f"{state.standing:>12}  {plain(state.name, 100)}{reused}{new}: {plain(state.message, 400)}"])
+        if state.hint:
+            console.lines([f"              → {plain(state.hint, 400)}"])
+        if state.overdue:
+            console.lines([f"              overdue: {state.overdue}"])
+    for name in index.gone:
+        console.lines([f"        gone  {plain(name, 100)}: it was in the last audit, and is not in the inventory"])
+    console.lines([conclusion(index)])
+    console.note(f"pages: {out / 'index.html'}; head of the ledger: {index.ledger_head}")
+
+
+@app.command()
+def history(
+    folder: FolderArgument,
+    ledger: LedgerOption = None,
+    model: ModelOption = None,
+    output: OutputOption = None,
+    no_color: NoColorOption = False,
+) -> None:
+    """Print the entries of the ledger, the oldest first."""
+    from pargate.cli.console import Console
+    from pargate.core.audit import ModelEntry
+    from pargate.report.texts import plain
+
+    console = Console(quiet=False, verbose=False, color=not no_color)
+    outputs = read_outputs(output, ["json"])
+    entries = [e for e in _whole(ledger or folder).entries if model is None or getattr(e, "model", None) == model]
+    if _as_json(outputs, [entry.model_dump(mode="json") for entry in entries], console):
+        return
+    for entry in entries:
+        if isinstance(entry, ModelEntry):
+            what = f"{entry.standing:<12}  {plain(entry.model, 100)}: {plain(entry.message, 300)}"
+        else:
+            counts = ", ".join(f"{n} {name}" for name, n in sorted(entry.standings.items()))
+            what = f"{'audit ended':<12}  {counts}; exit code {entry.exit_code}"
+        console.to_stdout(f"{entry.sequence:>5}  {entry.time}  {what}\n")
+
+
+@app.command()
+def trend(
+    folder: FolderArgument,
+    ledger: LedgerOption = None,
+    model: ModelOption = None,
+    output: OutputOption = None,
+    no_color: NoColorOption = False,
+) -> None:
+    """Print verdict, attack success and clean accuracy of each model over its audits."""
+    from pargate.cli.console import Console
+    from pargate.core.audit import ModelEntry
+    from pargate.report.audit_html import said
+    from pargate.report.texts import plain
+
+    console = Console(quiet=False, verbose=False, color=not no_color)
+    outputs = read_outputs(output, ["json"])
+    by_name: dict[str, list[ModelEntry]] = {}
+    for entry in _whole(ledger or folder).entries:
+        if isinstance(entry, ModelEntry) and model in (None, entry.model):
+            by_name.setdefault(entry.model, []).append(entry)
+    fields = {"time", "standing", "attack", "accuracy"}
+    shown = {name: [e.model_dump(mode="json", include=fields) for e in found] for name, found in by_name.items()}
+    if _as_json(outputs, shown, console):
+        return
+    for name, found in by_name.items():
+        console.to_stdout(f"{plain(name, 100)}\n")
+        for entry in found:
+            about = f" by {plain(entry.attack.subject, 100)}" if entry.attack else ""
+            numbers = f"attack success {said(entry.attack)}{about}; accuracy {said(entry.accuracy)}"
+            console.to_stdout(f"  {entry.time[:10]}  {entry.standing:<12}  {numbers}\n")
+
+
+@app.command()
+def verify(
+    folder: FolderArgument,
+    ledger: LedgerOption = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head", metavar="HASH", help="Digest of a line that was kept elsewhere: it must still be there."
+        ),
+    ] = None,
+    no_color: NoColorOption = False,
+) -> int:
+    """Check the ledger line by line, and the reports against it. Ends with 1 if anything is not as it was written."""
+    import re
+
+    from pargate.cli.console import Console
+    from pargate.pipeline.ledger import unfitting
+    from pargate.report.texts import plain
+
+    if head is not None and not re.fullmatch(r"(sha256:)?[0-9a-f]{64}", head):
+        raise InputError(
+            f"--head {head[:80]} is no SHA-256", "64 hexadecimal digits, as an audit prints them at its end"
+        )
+    console = Console(quiet=False, verbose=False, color=not no_color)
+    chain = _found(ledger or folder, head)
+    kept = (folder / "reports").is_dir()
+    flaws = [*chain.flaws, *(unfitting(folder, chain.entries) if kept else ())]
+    console.lines(plain(f"✗ {flaw}", 600) for flaw in flaws)
+    lines = f"{len(chain.digests)} line{'' if len(chain.digests) == 1 else 's'}"
+    if flaws:
+        console.lines(
+            [f"{ledger or folder}: {len(flaws)} thing{'' if len(flaws) == 1 else 's'} out of order in {lines}."]
+        )
+        return ExitCode.FAIL
+    reports = "every report as it was written" if kept else "no reports here, so only the chain was checked"
+    console.lines([f"{ledger or folder}: {lines}, each as the next one saw it; {reports}. Head: {chain.head}"])
+    if head is None:
+        console.note("  → Who can write here can write it all anew: keep the head elsewhere, and give it with --head")
+    return ExitCode.OK
+
+
+def _found(folder: Path, head: str | None = None) -> "Chain":
+    """The ledger of a folder, whole or not."""
+    from pargate.pipeline.ledger import HEAD, LEDGER, read
+
+    if not (folder / LEDGER).exists() and not (folder / HEAD).exists():
+        raise InputError(f"there is no ledger in {folder}", "give the --out or the --ledger of an audit")
+    return read(folder, head=head)
+
+
+def _whole(folder: Path) -> "Chain":
+    from pargate.pipeline.ledger import sound
+
+    _found(folder)
+    return sound(folder)
+
+
+def _as_json(outputs: Any, value: Any, console: "Console") -> bool:
+    """Write what was asked for as JSON; whether anything was."""
+    from pargate.files import write_atomic
+
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    for target in outputs:
+        if target.path is None:
+            console.to_stdout(text)
+        else:
+            write_atomic(target.path, text.encode())
+    return bool(outputs)

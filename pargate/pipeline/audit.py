@@ -1,0 +1,465 @@
+"""An audit: every model of an inventory judged as of today, and the result added to a ledger.
+
+A model is measured only where something that it depends on changed; otherwise its saved measurements are judged again,
+since waivers end. What cannot be judged is an error of that model alone. Saved measurements are believed because the
+ledger holds their digest, and the ledger because its chain is whole.
+
+One entry goes into the ledger for each model as soon as it is judged, and one at the end. Only an audit that has this
+last entry is compared with: what an interrupted one found is kept and reused, but never makes a regression look old.
+"""
+
+import contextlib
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pargate import events
+from pargate.core.audit import (
+    AuditEntry,
+    AuditIndex,
+    Change,
+    FailOn,
+    ModelEntry,
+    ModelState,
+    Point,
+    Previous,
+    Standing,
+)
+from pargate.core.report import ScanReport
+from pargate.errors import ExitCode, InputError, OperationalError, PargateError
+from pargate.files import digest_of, locked, write_atomic
+from pargate.pipeline import children, ledger
+from pargate.pipeline.children import Child
+from pargate.pipeline.differences import accuracy, attack, between, regression
+from pargate.pipeline.inventory import Inventory, Kept
+from pargate.pipeline.rejudge import judge
+from pargate.pipeline.reporting import unsafe_report, versions
+from pargate.pipeline.subject import Sources, Subject, examine
+from pargate.report import FORMATS, audit_html, audit_markdown
+from pargate.version import __version__
+
+POLL_S = 0.05
+
+CODES = {
+    Standing.PASS: ExitCode.OK,
+    Standing.REMEDIATED: ExitCode.OK,
+    Standing.FAIL: ExitCode.FAIL,
+    Standing.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
+}
+
+WORST = (ExitCode.FAIL, ExitCode.BUG, ExitCode.OPERATIONAL, ExitCode.POLICY, ExitCode.INPUT, ExitCode.INCONCLUSIVE)
+"""Codes of an audit, the worst first: what was shown, then what could not be judged, then what is not decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRequest:
+    """Everything an audit depends on."""
+
+    inventory: Inventory
+    out: Path
+    ledger: Path
+    started: datetime
+    """In UTC: the clock is read by the caller."""
+    today: date
+    """For waivers and ages."""
+    now: Callable[[], datetime]
+    """The clock, for the entries of the ledger."""
+    jobs: int = 1
+    fail_on: FailOn = FailOn.ANY
+    seed: int = 0
+    device: str = "auto"
+    cache: Path | None = None
+    """Of vectors, by which a scan that was killed resumes."""
+    processors: int = 1
+
+    @property
+    def id(self) -> str:
+        """Names this audit in the ledger."""
+        return digest_of([self.started.isoformat(), self.inventory.sha256, str(self.out)])[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one model: a report, or an error."""
+
+    kept: Kept
+    subject: Subject | None
+    report: ScanReport | None = None
+    content: bytes = b""
+    """Of the report as it is judged now."""
+    measured: str = ""
+    reused: bool = False
+    remeasured: str = ""
+    error: PargateError | None = None
+
+
+@dataclass(slots=True)
+class _Course:
+    """An audit under way."""
+
+    request: AuditRequest
+    emit: events.Listener
+    entries: tuple[ledger.Record, ...]
+    states: dict[str, ModelState] = field(default_factory=dict)
+    running: dict[str, tuple[Child, Subject, str]] = field(default_factory=dict)
+    complete: bool = False
+
+    @property
+    def finished(self) -> list[ModelEntry]:
+        """Entries of audits that went through their inventory."""
+        done = {entry.audit for entry in self.entries if isinstance(entry, AuditEntry)}
+        return [e for e in self.entries if isinstance(e, ModelEntry) and e.audit in done]
+
+
+def audit(
+    request: AuditRequest,
+    emit: events.Listener = events.ignore,
+    on_interrupt: Callable[[KeyboardInterrupt], None] | None = None,
+) -> AuditIndex:
+    """Judge every model, write the pages into `request.out` and the entries into the ledger.
+
+    A KeyboardInterrupt is handed to `on_interrupt`, and the index of what was judged until then comes back, marked as
+    not complete; without `on_interrupt` it is raised. No scan goes on after either.
+
+    Raises:
+        InputError: the ledger is not as it was written.
+        OperationalError: a folder cannot be written, or another audit is writing to it.
+    """
+    began = time.monotonic()
+    try:
+        for folder in (request.out / "models", request.out / "reports", request.ledger):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperationalError(f"cannot make {error.filename}: {error.strerror}", "choose another --out") from error
+    with locked(request.out / ".lock", wait=False):
+        if note := ledger.mend(request.ledger):
+            emit(events.Notice(note, "warning"))
+        course = _Course(request, emit, ledger.sound(request.ledger).entries)
+        try:
+            _go_through(course)
+            course.complete = True
+        except KeyboardInterrupt as signal:
+            if on_interrupt is None:
+                raise
+            on_interrupt(signal)
+        finally:
+            children.stop([child for child, _, _ in course.running.values()])
+            shutil.rmtree(_work(request), ignore_errors=True)
+        return _conclude(course, time.monotonic() - began)
+
+
+def _work(request: AuditRequest) -> Path:
+    return request.out / ".work"
+
+
+def _go_through(course: _Course) -> None:
+    request = course.request
+    shutil.rmtree(_work(request), ignore_errors=True)  # of an audit that was killed
+    _work(request).mkdir()
+    waiting: list[tuple[Kept, Subject, str]] = []
+    sources = Sources()
+    for kept in request.inventory.models:
+        course.emit(events.StageStarted("look", kept.name))
+        found = _without_measuring(course, kept, sources)
+        if isinstance(found, Outcome):
+            _record(course, found)
+        else:
+            waiting.append((kept, *found))
+    _measure(course, waiting)
+
+
+def _without_measuring(course: _Course, kept: Kept, sources: Sources) -> Outcome | tuple[Subject, str]:
+    """The outcome where nothing needs to be measured; otherwise what to measure, and why not what is saved."""
+    request = course.request
+    started = request.started.isoformat(timespec="seconds")
+    try:
+        subject = examine(kept, sources, today=request.today, started=started, seed=request.seed)
+    except PargateError as error:
+        return Outcome(kept, None, error=error)
+    except MemoryError:
+        return Outcome(kept, None, error=OperationalError("out of memory", "use a machine with more"))
+    except Exception as error:  # one model must not stop the others, whatever it does to us
+        return Outcome(kept, None, error=PargateError(f"a bug in pargate: {type(error).__name__}: {error}"))
+    if subject.unsafe is not None:
+        report = unsafe_report(subject.policy, subject.unsafe, kept.source, started, request.seed)
+        content = report.to_json().encode()
+        return Outcome(kept, subject, report, content)
+    why = ""
+    for entry in reversed(course.entries):
+        if (
+            isinstance(entry, ModelEntry)
+            and entry.key == subject.key
+            and entry.measured
+            and entry.source == kept.source
+        ):
+            saved = _saved(request, subject, entry.measured)
+            if not isinstance(saved, str):
+                content = saved.to_json().encode()
+                return Outcome(kept, subject, saved, content, entry.measured, reused=True)
+            why = why or saved
+    return subject, why
+
+
+def _saved(request: AuditRequest, subject: Subject, digest: str) -> ScanReport | str:
+    """Saved measurements judged as of today, or why they are not used."""
+    path = ledger.report_path(request.out, digest)
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return "the saved report is not there"
+    if hashlib.sha256(content).hexdigest() != digest:
+        return "the saved report is not as it was written"
+    try:
+        report = ScanReport.from_json(content)
+    except ValidationError:
+        return "the saved report cannot be read by this pargate"
+    if not report.run.complete or any(m.stopped == "budget" for m in report.measurements):
+        return "the saved run was cut short"
+    if f"{report.model.sha256}" != subject.inputs["model"].split()[0] or report.policy.sha256 != subject.policy.sha256:
+        return "the saved report is about something else"
+    age = _age(report, request.today)
+    most = subject.policy.policy.evidence.max_age
+    if age is None or age < -1:
+        return "the saved report is not dated, or from the future"
+    if most is not None and age > int(most.removesuffix("d")):
+        return f"the saved measurements are {age} days old, and the policy lets them become {most}"
+    try:
+        return judge(report, subject.policy, today=request.today)
+    except InputError as error:
+        return error.message
+
+
+def _age(report: ScanReport, today: date) -> int | None:
+    """Days since the measuring run began; negative for one in the future."""
+    try:
+        moment = datetime.fromisoformat(report.run.started)
+    except ValueError:
+        return None
+    return (today - (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).date()).days
+
+
+def _measure(course: _Course, waiting: Sequence[tuple[Kept, Subject, str]]) -> None:
+    """Scan in processes of their own, so many at a time."""
+    request = course.request
+    left = list(reversed(waiting))
+    kept_by_name = {kept.name: kept for kept, _, _ in waiting}
+    threads = max(1, request.processors // max(1, min(request.jobs, len(waiting))))
+    while left or course.running:
+        while left and len(course.running) < request.jobs:
+            kept, subject, why = left.pop()
+            course.emit(events.StageStarted("scan", f"{kept.name}{f' ({why})' if why else ''}"))
+            try:
+                scan = replace(subject.request, device=request.device)
+                child = children.start(scan, _work(request), kept.slug, cache=request.cache, threads=threads)
+            except OperationalError as error:
+                _record(course, Outcome(kept, subject, remeasured=why, error=error))
+                continue
+            course.running[kept.name] = (child, subject, why)
+        for name, (child, subject, why) in list(course.running.items()):
+            if child.process.poll() is not None:
+                del course.running[name]
+                _record(course, _measured(kept_by_name[name], subject, child, why))
+        time.sleep(POLL_S)
+
+
+def _measured(kept: Kept, subject: Subject, child: Child, why: str) -> Outcome:
+    try:
+        report, content = children.result(child)
+        same = (report.model.sha256, report.policy.sha256) == (
+            subject.inputs["model"].split()[0],
+            subject.policy.sha256,
+        )
+        if not same:
+            raise InputError("the model or its policy changed while it was audited", "audit again once nothing writes")
+    except PargateError as error:
+        return Outcome(kept, subject, remeasured=why, error=error)
+    return Outcome(kept, subject, report, content, hashlib.sha256(content).hexdigest(), remeasured=why)
+
+
+# --- one model ---------------------------------------------------------------------------------------
+
+
+def _record(course: _Course, outcome: Outcome) -> None:
+    """Write the report of a model, its entry in the ledger, and its state for the pages, in this order."""
+    request, kept = course.request, outcome.kept
+    folder = request.out / "models" / kept.slug
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OperationalError(f"cannot make {folder}: {error.strerror}", "choose another --out") from error
+    digest = ""
+    if outcome.report is not None:
+        digest = hashlib.sha256(outcome.content).hexdigest()
+        write_atomic(ledger.report_path(request.out, digest), outcome.content)
+        for name, form in (("report.html", "html"), ("report.md", "markdown")):
+            write_atomic(folder / name, FORMATS[form](outcome.report).encode())
+        write_atomic(folder / "report.json", outcome.content)
+    else:
+        for name in ("report.html", "report.md", "report.json"):
+            (folder / name).unlink(missing_ok=True)  # a pass of an earlier audit must not stand for this one
+    entry, note = ledger.append_entry(
+        request.ledger, lambda sequence, previous: _entry(request, outcome, digest, sequence, previous)
+    )
+    if note:
+        course.emit(events.Notice(note, "warning"))
+    assert isinstance(entry, ModelEntry)
+    state = _state(course, outcome, entry)
+    course.states[kept.name] = state
+    course.emit(events.StageFinished("judge", kept.name))
+
+
+def _entry(request: AuditRequest, outcome: Outcome, digest: str, sequence: int, previous: str) -> ModelEntry:
+    report, subject, error = outcome.report, outcome.subject, outcome.error
+    standing = Standing.ERROR if report is None else Standing(str(report.verdict.status))
+    return ModelEntry(
+        sequence=sequence,
+        previous=previous,
+        audit=request.id,
+        time=request.now().isoformat(timespec="seconds"),
+        as_of=request.today.isoformat(),
+        model=outcome.kept.name,
+        source=outcome.kept.source,
+        standing=standing,
+        exit_code=CODES[standing] if standing is not Standing.ERROR else (error.exit_code if error else ExitCode.BUG),
+        message=report.verdict.summary if report is not None else (error.message if error else ""),
+        decided_by=report.verdict.decided_by if report is not None else (),
+        key=subject.key if subject is not None else "",
+        inputs=subject.inputs if subject is not None else {},
+        measured=outcome.measured,
+        report=digest,
+        attack=attack(report) if report is not None else None,
+        accuracy=accuracy(report) if report is not None else None,
+    )
+
+
+def _state(course: _Course, outcome: Outcome, entry: ModelEntry) -> ModelState:
+    request, kept, report = course.request, outcome.kept, outcome.report
+    past = [e for e in course.finished if e.model == kept.name]
+    before = past[-1] if past else None
+    points = [*past, entry]
+    return ModelState(
+        name=kept.name,
+        slug=kept.slug,
+        source=kept.source,
+        owner=kept.owner,
+        tags=kept.tags,
+        policy=kept.policy,
+        standing=entry.standing,
+        exit_code=entry.exit_code,
+        message=entry.message,
+        hint=outcome.error.hint if outcome.error else "",
+        regression=regression(entry, before),
+        key=entry.key,
+        inputs=entry.inputs,
+        measured=outcome.measured,
+        report=entry.report,
+        measured_at=report.run.started if report is not None else "",
+        reused=outcome.reused,
+        remeasured=outcome.remeasured,
+        age_days=_age(report, request.today) if report is not None else None,
+        max_age=(outcome.subject.policy.policy.evidence.max_age or "") if outcome.subject else "",
+        cadence_days=kept.cadence_days,
+        overdue=_overdue(kept, entry, past),
+        attack=entry.attack,
+        accuracy=entry.accuracy,
+        images_read=report.images.read if report is not None else 0,
+        probed=report.coverage.probed if report is not None else (),
+        limits=report.coverage.limits if report is not None else (),
+        previous=Previous(
+            sequence=before.sequence, time=before.time, standing=before.standing, report=before.report
+        ) if before else None,
+        changes=tuple(_changes(request, entry, before, report)),
+        history=tuple(Point(time=e.time, standing=e.standing, attack=e.attack, accuracy=e.accuracy) for e in points),
+    )  # fmt: skip
+
+
+def _changes(
+    request: AuditRequest, entry: ModelEntry, before: ModelEntry | None, report: ScanReport | None
+) -> Iterator[Change]:
+    old = None
+    if before is not None and before.report:
+        with contextlib.suppress(OSError, ValidationError):
+            content = ledger.report_path(request.out, before.report).read_bytes()
+            if hashlib.sha256(content).hexdigest() == before.report:
+                old = ScanReport.from_json(content)
+    yield from between(entry, before, report, old)
+
+
+def _overdue(kept: Kept, entry: ModelEntry, past: Sequence[ModelEntry]) -> str:
+    """How late a model was judged, or that it still is not, against what the inventory expects."""
+    if kept.cadence_days is None:
+        return ""
+    judged = [e for e in past if e.standing is not Standing.ERROR]
+    expected = f"expected every {kept.cadence_days} days"
+    if not judged:
+        return f"It has not been judged yet; {expected}." if entry.standing is Standing.ERROR else ""
+    days = (date.fromisoformat(entry.as_of) - date.fromisoformat(judged[-1].as_of)).days
+    if days <= kept.cadence_days:
+        return ""
+    if entry.standing is Standing.ERROR:
+        return f"It was last judged {days} days ago; {expected}."
+    return f"It was judged {days} days after the time before; {expected}."
+
+
+# --- the whole ---------------------------------------------------------------------------------------
+
+
+def exit_code(states: Sequence[ModelState], fail_on: FailOn) -> ExitCode:
+    """The worst of the codes that count."""
+    counted = {s.exit_code for s in states if fail_on is FailOn.ANY or s.regression}
+    return next((code for code in WORST if code in counted), ExitCode.BUG if counted - {ExitCode.OK} else ExitCode.OK)
+
+
+def _conclude(course: _Course, seconds: float) -> AuditIndex:
+    """The last entry of a complete audit, and all pages."""
+    request = course.request
+    states = [course.states[kept.name] for kept in request.inventory.models if kept.name in course.states]
+    code = exit_code(states, request.fail_on)
+    if course.complete:
+        standings: dict[str, int] = {}
+        for state in states:
+            standings[str(state.standing)] = standings.get(str(state.standing), 0) + 1
+        ledger.append_entry(
+            request.ledger,
+            lambda sequence, previous: AuditEntry(
+                sequence=sequence, previous=previous, audit=request.id,
+                time=request.now().isoformat(timespec="seconds"), as_of=request.today.isoformat(),
+                inventory=request.inventory.sha256, fail_on=request.fail_on, standings=standings, exit_code=code,
+            ),
+        )  # fmt: skip
+    chain = ledger.sound(request.ledger)
+    audits = [e for e in course.entries if isinstance(e, AuditEntry)]
+    known = {kept.name for kept in request.inventory.models}
+    last = audits[-1].audit if audits else ""
+    index = AuditIndex(
+        schema="pargate/audit/1",
+        audit=request.id,
+        pargate=__version__,
+        libraries=versions(),
+        started=request.started.isoformat(timespec="seconds"),
+        as_of=request.today.isoformat(),
+        seconds=round(seconds, 3),
+        complete=course.complete,
+        inventory=request.inventory.source,
+        inventory_sha256=request.inventory.sha256,
+        fail_on=request.fail_on,
+        exit_code=code,
+        ledger_lines=len(chain.digests),
+        ledger_head=chain.head,
+        models=tuple(states),
+        gone=tuple(sorted({e.model for e in course.finished if e.audit == last} - known)),
+    )
+    for state in states:
+        folder = request.out / "models" / state.slug
+        write_atomic(folder / "index.html", audit_html.model(index, state).encode())
+        write_atomic(folder / "index.md", audit_markdown.model(index, state).encode())
+    write_atomic(request.out / "index.json", index.to_json().encode())
+    write_atomic(request.out / "index.md", audit_markdown.index(index).encode())
+    write_atomic(request.out / "index.html", audit_html.index(index).encode())
+    return index

@@ -1,0 +1,255 @@
+"""The ledger: what audits found, line after line, each holding the digest of the one before.
+
+Whoever changes, drops, repeats or reorders a line leaves a trace in the next one. Lines that were cut off the end can
+only be missed by someone who knows how far the ledger once reached: `ledger.head` beside it, or a digest that was kept
+elsewhere. The chain shows that nothing was changed since; it does not show who wrote it, and whoever can write to the
+folder can write the whole of it anew. That is what a digest kept elsewhere is for.
+
+One process appends at a time, under a lock. A line goes to disk before the head does, so that a crash leaves a ledger
+that is at most one line ahead of its head, or ends with a line that was never finished.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pargate.core.audit import ENTRY, AuditEntry, ModelEntry
+from pargate.errors import InputError, OperationalError
+from pargate.files import append, canonical_json, locked, write_atomic
+
+LEDGER = "ledger.jsonl"
+HEAD = "ledger.head"
+LOCK = "ledger.lock"
+
+BEGIN = "0" * 64
+"""What the first line has in the place of a digest."""
+
+LONGEST = 1 << 20
+"""Bytes of a line, at most."""
+
+MANY = 1 << 30
+"""Bytes of a ledger that is still read."""
+
+Record = ModelEntry | AuditEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Something that is wrong with a ledger."""
+
+    line: int
+    """Counted from 1; 0 for what is not about a line."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.text}" if self.line else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A ledger as it was found."""
+
+    entries: tuple[Record, ...]
+    digests: tuple[str, ...]
+    """SHA-256 of each line."""
+    flaws: tuple[Flaw, ...]
+    torn: bytes = b""
+    """What stands behind the last end of a line: an entry that was never finished."""
+
+    @property
+    def head(self) -> str:
+        """Digest of the last line."""
+        return self.digests[-1] if self.digests else BEGIN
+
+
+def read(folder: Path, *, head: str | None = None) -> Chain:
+    """The ledger in `folder`, and everything that is wrong with it. A folder without one has an empty ledger.
+
+    With `head`, the digest of a line that was kept elsewhere: that line must still be there.
+
+    Raises:
+        InputError: it cannot be read at all, or is too large to be one.
+    """
+    path = folder / LEDGER
+    try:
+        if path.exists() and path.stat().st_size > MANY:
+            raise InputError(f"{path} is larger than {MANY >> 20} MiB", "give the folder of a ledger")
+        content = path.read_bytes() if path.exists() else b""
+        kept = (folder / HEAD).read_bytes()[:200] if (folder / HEAD).exists() else None
+    except OSError as error:
+        raise InputError(f"cannot read the ledger {path}: {error.strerror}", "check the folder") from error
+    *lines, torn = content.split(b"\n")
+    chain = _chain(lines, torn)
+    flaws = [*chain.flaws]
+    if torn:
+        flaws.append(Flaw(len(lines) + 1, "was never finished, or was cut; an audit moves such a line aside"))
+    flaws += _against_head(chain, kept)
+    if head is not None and head.removeprefix("sha256:") not in chain.digests:
+        flaws.append(Flaw(0, f"no line has the digest {head[:80]}: the end was cut off, or that line changed"))
+    return Chain(chain.entries, chain.digests, tuple(flaws), torn)
+
+
+def _chain(lines: Sequence[bytes], torn: bytes) -> Chain:
+    entries: list[Record] = []
+    digests: list[str] = []
+    flaws: list[Flaw] = []
+    expected, before = 1, BEGIN
+    for number, line in enumerate(lines, start=1):
+        digest = hashlib.sha256(line).hexdigest()
+        found = _entry(line)
+        if isinstance(found, str):
+            flaws.append(Flaw(number, found))
+            expected += 1
+        else:
+            if found.sequence != expected:
+                flaws.append(Flaw(number, _misplaced(found.sequence, expected)))
+            elif found.previous != before:
+                said = "does not follow from the line before it" if number > 1 else "is not how a ledger begins"
+                flaws.append(Flaw(number, f"{said}: one of the two was changed" if number > 1 else said))
+                if number > 1:
+                    flaws.append(Flaw(number - 1, "is not what it was when the next line was written"))
+            entries.append(found)
+            expected = found.sequence + 1
+        digests.append(digest)
+        before = digest
+    return Chain(tuple(entries), tuple(digests), tuple(sorted(set(flaws), key=lambda f: (f.line, f.text))), torn)
+
+
+def _misplaced(found: int, expected: int) -> str:
+    if found > expected:
+        missing = f"entry {expected}" if found == expected + 1 else f"entries {expected} to {found - 1}"
+        return f"is entry {found}: {missing} should stand before it and was dropped or moved"
+    return f"is entry {found}, where entry {expected} should stand: it was repeated or moved"
+
+
+def _entry(line: bytes) -> Record | str:
+    """The entry in a line, or what is wrong with it."""
+    if len(line) > LONGEST:
+        return "is too long to be an entry"
+    try:
+        data = json.loads(line)
+        entry = ENTRY.validate_python(data)
+        same = canonical_json(data) == line
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            return f"is no entry of a ledger: {where}: {first['msg']}"
+        return "is no entry of a ledger: not JSON"
+    # A value that is left out, or a number written otherwise, would read as the same entry.
+    return entry if same and canonical_json(_plain(entry)) == line else "is not as pargate writes an entry"
+
+
+def _plain(entry: Record) -> Any:
+    return entry.model_dump(mode="json")
+
+
+def _against_head(chain: Chain, kept: bytes | None) -> list[Flaw]:
+    """What the head beside a ledger shows to be missing."""
+    if kept is None:
+        return [Flaw(0, f"{HEAD} is missing: the end may have been cut off")] if chain.digests else []
+    words = kept.split()
+    if len(words) != 2 or not words[0].isdigit() or len(words[0]) > 12:
+        return [Flaw(0, f"{HEAD} is not as pargate writes it")]
+    number, digest = int(words[0]), words[1].decode("ascii", "replace")
+    last = len(chain.digests)
+    if number > last:
+        return [Flaw(last + 1, f"is missing: {HEAD} says that there were {number} lines, and there are {last}")]
+    if number and chain.digests[number - 1] != digest:
+        return [Flaw(number, f"is not the line that {HEAD} was written for")]
+    if number < last - 1 or (number == 0 and digest != BEGIN):
+        return [Flaw(number + 1, f"and those behind it were added without {HEAD}, which says {number} lines")]
+    return []
+
+
+def append_entry(folder: Path, make: Callable[[int, str], Record]) -> tuple[Record, str]:
+    """Add the entry that `make` gives for a sequence number and the digest of the line before; and any note.
+
+    A last line that a crash left unfinished is moved to a file of its own first, which the note says.
+
+    Raises:
+        InputError: the ledger is not as it was written.
+        OperationalError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperationalError(f"cannot make {folder}: {error.strerror}", "choose another place") from error
+    with locked(folder / LOCK):
+        note = _mend(folder)
+        chain = sound(folder)
+        entry = make(len(chain.digests) + 1, chain.head)
+        line = canonical_json(_plain(entry))
+        if isinstance(problem := _entry(line), str):
+            raise ValueError(f"an entry that cannot be read back: it {problem}")
+        append(folder / LEDGER, line + b"\n")
+        _write_head(folder, entry.sequence, hashlib.sha256(line).hexdigest())
+    return entry, note
+
+
+def sound(folder: Path) -> Chain:
+    """The ledger in `folder`, which must be whole.
+
+    Raises:
+        InputError: it is not; names the first things that are wrong.
+    """
+    chain = read(folder)
+    if chain.flaws:
+        shown = "; ".join(map(str, chain.flaws[:3])) + (f"; and {len(chain.flaws) - 3} more" * (len(chain.flaws) > 3))
+        raise InputError(
+            f"the ledger {folder / LEDGER} is not as it was written: {shown}",
+            "restore it from where it is kept, such as its git branch; to begin anew, move it and its head away",
+        )
+    return chain
+
+
+def mend(folder: Path) -> str:
+    """Move aside a last line that a crash left unfinished; what was done, or an empty text."""
+    if not (folder / LEDGER).exists():
+        return ""
+    with locked(folder / LOCK):
+        return _mend(folder)
+
+
+def _mend(folder: Path) -> str:
+    chain = read(folder)
+    if not chain.torn or len(chain.flaws) > 1:
+        return ""  # whole, or with more than a crash behind it: then nothing is touched
+    path = folder / LEDGER
+    aside = folder / f"{LEDGER}.unfinished-{hashlib.sha256(chain.torn).hexdigest()[:12]}"
+    write_atomic(aside, chain.torn)
+    content = path.read_bytes()
+    write_atomic(path, content[: len(content) - len(chain.torn)])
+    return f"the last line of {path} was never finished; it is now in {aside.name}"
+
+
+def _write_head(folder: Path, sequence: int, digest: str) -> None:
+    write_atomic(folder / HEAD, f"{sequence} {digest}\n".encode("ascii"))
+
+
+def unfitting(folder: Path, entries: Sequence[Record]) -> list[Flaw]:
+    """Reports below `folder` that are not those of which the entries hold the digest."""
+    flaws = []
+    for entry in entries:
+        if not isinstance(entry, ModelEntry):
+            continue
+        for digest in dict.fromkeys(d for d in (entry.measured, entry.report) if d):
+            path = report_path(folder, digest)
+            try:
+                found = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError:
+                flaws.append(Flaw(entry.sequence, f"its report is not there: {path}"))
+                continue
+            if found != digest:
+                flaws.append(Flaw(entry.sequence, f"its report is not as it was written: {path}"))
+    return flaws
+
+
+def report_path(folder: Path, digest: str) -> Path:
+    """Where an audit's folder keeps the report with this SHA-256."""
+    return folder / "reports" / f"{digest}.json"

@@ -1,0 +1,177 @@
+"""The pages of an audit: one of all models, and one of each with its past. No script, nothing loaded from elsewhere.
+
+As in `html`, foreign text passes `plain` and the template's escaping where values enter the page. A page of a model is
+about the audit; the report of its scan stands beside it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pargate.core.audit import AuditIndex, FailOn, ModelState, Rate, Standing
+from pargate.report.bars import plural, share
+from pargate.report.html import page
+from pargate.report.trend import Plot, plot
+
+WORDS = {
+    Standing.FAIL: "Fail",
+    Standing.ERROR: "Not judged",
+    Standing.INCONCLUSIVE: "Inconclusive",
+    Standing.REMEDIATED: "Remediated",
+    Standing.PASS: "Pass",
+}
+"""What people call a standing, the worst first."""
+
+LIMIT = (
+    "This is evidence for what was probed, on these images and within the stated confidence, and for nothing else. "
+    "What no policy names was not looked for."
+)
+
+INPUTS = {
+    "model": "Weights and configuration",
+    "policy": "Policy, resolved",
+    "triggers": "Triggers",
+    "images": "Images",
+    "classes": "Classes",
+    "reference": "Reference model",
+    "seed": "Seed",
+    "pargate": "pargate",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A model on the page of all."""
+
+    state: ModelState
+    word: str
+    attack: str
+    attack_about: str
+    accuracy: str
+    measured: str
+    trend: Plot | None
+
+
+def index(audit: AuditIndex) -> str:
+    """The page of all models, the worst first."""
+    rank = list(WORDS)
+    rows = [_row(state) for state in sorted(audit.models, key=lambda s: rank.index(s.standing))]
+    return page(
+        "audit.html.j2",
+        audit=audit,
+        tally=[(str(s), word, n) for s, word in WORDS.items() if (n := sum(m.standing is s for m in audit.models))],
+        rows=rows,
+        conclusion=conclusion(audit),
+        facts=tuple(facts(audit)),
+        limit=LIMIT,
+    )
+
+
+def model(audit: AuditIndex, state: ModelState) -> str:
+    """The page of one model: where it stands, what changed, and its past."""
+    return page(
+        "audit_model.html.j2",
+        audit=audit,
+        state=state,
+        word=WORDS[state.standing],
+        plots=[p for p in plots(state) if p is not None],
+        facts=tuple(model_facts(state)),
+        inputs=[(INPUTS.get(name, name), value) for name, value in state.inputs.items()],
+        past=[
+            (p.time[:16].replace("T", " "), str(p.standing), WORDS[p.standing], said(p.attack), said(p.accuracy))
+            for p in reversed(state.history)
+        ],
+        limit=LIMIT,
+    )
+
+
+def plots(state: ModelState) -> tuple[Plot | None, Plot | None]:
+    """Attack success and clean accuracy over time."""
+    return (
+        plot("Highest attack success", state.history, lambda p: p.attack),
+        plot("Accuracy on clean images", state.history, lambda p: p.accuracy),
+    )
+
+
+def _row(state: ModelState) -> Row:
+    return Row(
+        state=state,
+        word=WORDS[state.standing],
+        attack=said(state.attack),
+        attack_about=state.attack.subject if state.attack else "",
+        accuracy=said(state.accuracy),
+        measured=measured(state),
+        trend=plots(state)[0],
+    )
+
+
+def said(rate: Rate | None) -> str:
+    """A rate with its interval and count."""
+    if rate is None:
+        return "not measured"
+    return f"{share(rate.rate)} ({share(rate.low)} to {share(rate.high)}; n = {rate.n})"
+
+
+def measured(state: ModelState) -> str:
+    """When the measurements were made, and whether now."""
+    if not state.measured_at:
+        return "nothing was measured"
+    moment = state.measured_at[:16].replace("T", " ")
+    if not state.reused:
+        return f"{moment} UTC, in this audit"
+    age = "today" if not state.age_days else f"{plural(state.age_days, 'day')} ago"
+    return f"{moment} UTC, {age}; nothing it depends on has changed, so they were judged again"
+
+
+def conclusion(audit: AuditIndex) -> str:
+    """The audit in one sentence."""
+    count = plural(len(audit.models), "model")
+    bad = [m for m in audit.models if m.exit_code]
+    new = [m for m in bad if m.regression]
+    if not audit.complete:
+        return f"Interrupted: {count} judged until then. The next audit goes on from there."
+    if not bad:
+        return f"{count}: no probe of their policies was beyond its limit."
+    known = "" if not new else f", {len(new)} of them worse than in the last audit, or new"
+    verb = "does" if len(bad) == 1 else "do"
+    note = "" if audit.fail_on is FailOn.ANY else " Only what is worse or new counts for the exit code."
+    return f"{count}: {len(bad)} {verb} not pass{known}.{note}"
+
+
+def facts(audit: AuditIndex) -> Iterator[tuple[str, str]]:
+    """What an auditor asks about the audit itself."""
+    yield "Inventory", audit.inventory
+    yield "Digest of the inventory", f"sha256:{audit.inventory_sha256}"
+    yield "Started", f"{audit.started[:16].replace('T', ' ')} UTC"
+    yield "Took", f"{audit.seconds:.1f} s"
+    yield "Waivers judged as of", audit.as_of
+    yield "Exit code", f"{audit.exit_code}, counting {'all models' if audit.fail_on is FailOn.ANY else 'what is new'}"
+    yield "Ledger", f"{plural(audit.ledger_lines, 'line')}, the last sha256:{audit.ledger_head}"
+    yield "pargate", audit.pargate
+    yield from sorted(audit.libraries.items())
+    yield "Audit", audit.audit
+
+
+def model_facts(state: ModelState) -> Iterator[tuple[str, str]]:
+    """What an auditor asks about one model."""
+    yield "Owner", state.owner or "nobody is named"
+    yield "Source", state.source
+    yield "Policy", state.policy
+    if state.tags:
+        yield "Tags", ", ".join(state.tags)
+    yield "Measured", measured(state)
+    if state.remeasured:
+        yield "Measured again, since", state.remeasured
+    yield "Highest attack success", said(state.attack) + (f", {state.attack.subject}" if state.attack else "")
+    yield "Accuracy on clean images", said(state.accuracy)
+    if state.images_read:
+        yield "Images read", str(state.images_read)
+    yield "Expected", f"every {state.cadence_days} days" if state.cadence_days else "no cadence is named"
+    if state.max_age:
+        yield "Measurements count for", state.max_age
+    if state.previous is not None:
+        before = state.previous
+        yield "Last audit", f"{before.time[:10]}, {before.standing} (line {before.sequence} of the ledger)"
+        if before.report:
+            yield "Last report", f"sha256:{before.report}"
+    if state.report:
+        yield "Report", f"sha256:{state.report}"

@@ -1,0 +1,129 @@
+"""A share over time, laid out as a plot: dots with their intervals, in percent of the width and pixels of height.
+
+Geometry and words alone, as in `bars`: the page gives it colours, so one plot serves light, dark and paper.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pargate.core.audit import Point, Rate
+from pargate.report.bars import share
+
+TOP, BOTTOM = 14.0, 114.0
+"""Where 100% and 0% stand, in pixels from above."""
+
+LEFT, RIGHT = 12.0, 97.0
+"""Where the first and the last audit stand, in percent of the width; the words of the scale are left of them."""
+
+SPOKEN = 12
+"""Audits that are read out, at most, the latest."""
+
+SHOWN = 60
+"""Audits that are drawn, at most, the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One audit."""
+
+    x: float
+    y: float
+    high: float
+    low: float
+    """Ends of the interval; the high end is above, so it is the smaller number."""
+    standing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A line from one audit to the next."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A share over time, ready to be drawn."""
+
+    name: str
+    now: str
+    """The latest value."""
+    span: str
+    about: str
+    n: int
+    spoken: str
+    dots: tuple[Dot, ...]
+    steps: tuple[Step, ...]
+    first: str
+    """When the first audit that is drawn was; empty where it is also the last."""
+    last: str
+
+
+def plot(name: str, points: Sequence[Point], pick: Callable[[Point], Rate | None]) -> Plot | None:
+    """The measured ones of `points`, oldest first; None where nothing was measured."""
+    found = [(point, rate) for point in points if (rate := pick(point)) is not None][-SHOWN:]
+    if not found:
+        return None
+    moments = [_moment(point.time) for point, _ in found]
+    begin, length = moments[0], moments[-1] - moments[0]
+    dots = [
+        Dot(
+            # Audits that began at once, as far as is known, stand side by side.
+            x=round(
+                (LEFT + RIGHT) / 2
+                if len(found) == 1
+                else LEFT + (RIGHT - LEFT) * ((moment - begin) / length if length > 0 else number / (len(found) - 1)),
+                2,
+            ),
+            y=_height(rate.rate),
+            high=_height(rate.high),
+            low=_height(rate.low),
+            standing=str(point.standing),
+        )
+        for number, (moment, (point, rate)) in enumerate(zip(moments, found, strict=True))
+    ]
+    latest = found[-1][1]
+    # The day is enough, unless it is the same for all.
+    when: Callable[[str], str] = _day if _day(found[0][0].time) != _day(found[-1][0].time) else _minute
+    told = "; ".join(f"{_day(p.time)} {_said(r)}" for p, r in found[-SPOKEN:])
+    return Plot(
+        name=name,
+        now=share(latest.rate),
+        span=f"between {share(latest.low)} and {share(latest.high)}",
+        about=latest.subject,
+        n=latest.n,
+        spoken=f"{name} in {len(found)} audit{'' if len(found) == 1 else 's'}: {told}.",
+        dots=tuple(dots),
+        steps=tuple(Step(a.x, a.y, b.x, b.y) for a, b in itertools.pairwise(dots)),
+        first=when(found[0][0].time) if len(found) > 1 else "",
+        last=when(found[-1][0].time),
+    )
+
+
+def _day(text: str) -> str:
+    return text[:10]
+
+
+def _minute(text: str) -> str:
+    return text[:16].replace("T", " ")
+
+
+def _said(rate: Rate) -> str:
+    return f"{share(rate.rate)}, interval {share(rate.low)} to {share(rate.high)}"
+
+
+def _height(value: float) -> float:
+    return round(BOTTOM - (BOTTOM - TOP) * min(max(value, 0.0), 1.0), 2)
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return 0.0
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
