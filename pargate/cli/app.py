@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pargate.cli import audit, clean, gate, init, model, offline, policy, release, reports, setup
+from pargate.cli import audit, clean, doctor, gate, init, model, offline, policy, release, reports, setup
 from pargate.cli.options import Terminated
 from pargate.errors import ExitCode, PargateError
 from pargate.version import __version__
@@ -40,6 +40,7 @@ app.command("inspect")(offline.inspect)
 app.command("triggers")(offline.triggers)
 app.command("synth")(setup.synth)
 app.add_typer(init.app, name="init")
+app.command("doctor")(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -21,6 +21,7 @@ from pargate import events
 from pargate.report.texts import next_steps, stages
 
 if TYPE_CHECKING:
+    from pargate.core.diagnosis import Diagnosis
     from pargate.core.model import Checkpoint
     from pargate.core.provenance import ProvenanceRecord
     from pargate.core.report import ScanReport
@@ -51,6 +52,12 @@ WORDS = {
 
 STYLES = {"breach": "bold red", "open": "yellow", "waived": "cyan", "met": "green"}
 MARKS = {"breach": "✗ breach", "open": "? open", "waived": "○ waived", "met": "✓ met"}
+CONDITIONS = {
+    "good": ("✓", "green"),
+    "notice": ("○", "cyan"),
+    "warning": ("!", "yellow"),
+    "broken": ("✗", "bold red"),
+}
 VERDICTS = {
     "pass": "bold white on green",
     "remediated": "bold white on green",
@@ -241,6 +248,22 @@ class Console:
             ),
         ):
             self._rich.print(Text(f"{name:>12}  ", style="dim").append(value, style="default"))
+
+    def diagnosis(self, found: "Diagnosis") -> None:
+        """What the machine has, and what works on it."""
+        width = max(len(fact.subject) for fact in found.facts)
+        for fact in found.facts:
+            mark, style = CONDITIONS[fact.condition]
+            line = Text(f"{mark} ", style=style).append(f"{fact.subject:<{width}}  ", style="dim")
+            self._rich.print(line.append(fact.message, style="default"))
+            if fact.hint:
+                self._rich.print(Text(f"  {'':<{width}}  → {fact.hint}"))
+        self._rich.print()
+        for ability in found.abilities:
+            answer = Text("yes" if ability.works else "no", style="green" if ability.works else "yellow")
+            self._rich.print(
+                Text(f"{ability.task}: ").append(answer).append(f", {ability.reason}" if ability.reason else "")
+            )
 
     def triggers(self, table: "dict[str, type[Trigger]]", shared: "type[Trigger]") -> None:
         """The catalogue with parameters and defaults; those that all have come last."""
