@@ -8,50 +8,29 @@ One entry goes into the ledger for each model as soon as it is judged, and one a
 last entry is compared with: what an interrupted one found is kept and reused, but never makes a regression look old.
 """
 
-import contextlib
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from pargate import events
-from pargate.core.audit import (
-    AuditEntry,
-    AuditIndex,
-    Change,
-    FailOn,
-    ModelEntry,
-    ModelState,
-    Point,
-    Previous,
-    Standing,
-)
-from pargate.core.report import ScanReport
+from pargate.core.audit import AuditEntry, AuditIndex, FailOn, Linked, ModelEntry, ModelState
 from pargate.errors import ExitCode, InputError, OperationalError, PargateError
 from pargate.files import digest_of, locked, write_atomic
 from pargate.pipeline import children, ledger
 from pargate.pipeline.children import Child
-from pargate.pipeline.differences import accuracy, attack, between, regression
 from pargate.pipeline.inventory import Inventory, Kept
-from pargate.pipeline.rejudge import judge
+from pargate.pipeline.outcome import Outcome, entry_of, state_of
 from pargate.pipeline.reporting import unsafe_report, versions
+from pargate.pipeline.reuse import saved
 from pargate.pipeline.subject import Sources, Subject, examine
 from pargate.report import FORMATS, audit_html, audit_markdown
 from pargate.version import __version__
 
 POLL_S = 0.05
-
-CODES = {
-    Standing.PASS: ExitCode.OK,
-    Standing.REMEDIATED: ExitCode.OK,
-    Standing.FAIL: ExitCode.FAIL,
-    Standing.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
-}
 
 WORST = (ExitCode.FAIL, ExitCode.BUG, ExitCode.OPERATIONAL, ExitCode.POLICY, ExitCode.INPUT, ExitCode.INCONCLUSIVE)
 """Codes of an audit, the worst first: what was shown, then what could not be judged, then what is not decided."""
@@ -83,20 +62,15 @@ class AuditRequest:
         """Names this audit in the ledger."""
         return digest_of([self.started.isoformat(), self.inventory.sha256, str(self.out)])[:16]
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one model: a report, or an error."""
-
-    kept: Kept
-    subject: Subject | None
-    report: ScanReport | None = None
-    content: bytes = b""
-    """Of the report as it is judged now."""
-    measured: str = ""
-    reused: bool = False
-    remeasured: str = ""
-    error: PargateError | None = None
+    def link(self, sequence: int, previous: str) -> Linked:
+        """The place of a new entry in the ledger."""
+        return Linked(
+            sequence=sequence,
+            previous=previous,
+            audit=self.id,
+            time=self.now().isoformat(timespec="seconds"),
+            as_of=self.today.isoformat(),
+        )
 
 
 @dataclass(slots=True)
@@ -198,50 +172,12 @@ def _without_measuring(course: _Course, kept: Kept, sources: Sources) -> Outcome
             and entry.measured
             and entry.source == kept.source
         ):
-            saved = _saved(request, subject, entry.measured)
-            if not isinstance(saved, str):
-                content = saved.to_json().encode()
-                return Outcome(kept, subject, saved, content, entry.measured, reused=True)
-            why = why or saved
+            found = saved(request.out, subject, entry.measured, request.today)
+            if not isinstance(found, str):
+                content = found.to_json().encode()
+                return Outcome(kept, subject, found, content, entry.measured, reused=True)
+            why = why or found
     return subject, why
-
-
-def _saved(request: AuditRequest, subject: Subject, digest: str) -> ScanReport | str:
-    """Saved measurements judged as of today, or why they are not used."""
-    path = ledger.report_path(request.out, digest)
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return "the saved report is not there"
-    if hashlib.sha256(content).hexdigest() != digest:
-        return "the saved report is not as it was written"
-    try:
-        report = ScanReport.from_json(content)
-    except ValidationError:
-        return "the saved report cannot be read by this pargate"
-    if not report.run.complete or any(m.stopped == "budget" for m in report.measurements):
-        return "the saved run was cut short"
-    if f"{report.model.sha256}" != subject.inputs["model"].split()[0] or report.policy.sha256 != subject.policy.sha256:
-        return "the saved report is about something else"
-    age = _age(report, request.today)
-    most = subject.policy.policy.evidence.max_age
-    if age is None or age < -1:
-        return "the saved report is not dated, or from the future"
-    if most is not None and age > int(most.removesuffix("d")):
-        return f"the saved measurements are {age} days old, and the policy lets them become {most}"
-    try:
-        return judge(report, subject.policy, today=request.today)
-    except InputError as error:
-        return error.message
-
-
-def _age(report: ScanReport, today: date) -> int | None:
-    """Days since the measuring run began; negative for one in the future."""
-    try:
-        moment = datetime.fromisoformat(report.run.started)
-    except ValueError:
-        return None
-    return (today - (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).date()).days
 
 
 def _measure(course: _Course, waiting: Sequence[tuple[Kept, Subject, str]]) -> None:
@@ -304,107 +240,14 @@ def _record(course: _Course, outcome: Outcome) -> None:
         for name in ("report.html", "report.md", "report.json"):
             (folder / name).unlink(missing_ok=True)  # a pass of an earlier audit must not stand for this one
     entry, note = ledger.append_entry(
-        request.ledger, lambda sequence, previous: _entry(request, outcome, digest, sequence, previous)
+        request.ledger, lambda sequence, previous: entry_of(outcome, digest, request.link(sequence, previous))
     )
     if note:
         course.emit(events.Notice(note, "warning"))
     assert isinstance(entry, ModelEntry)
-    state = _state(course, outcome, entry)
-    course.states[kept.name] = state
-    course.emit(events.StageFinished("judge", kept.name))
-
-
-def _entry(request: AuditRequest, outcome: Outcome, digest: str, sequence: int, previous: str) -> ModelEntry:
-    report, subject, error = outcome.report, outcome.subject, outcome.error
-    standing = Standing.ERROR if report is None else Standing(str(report.verdict.status))
-    return ModelEntry(
-        sequence=sequence,
-        previous=previous,
-        audit=request.id,
-        time=request.now().isoformat(timespec="seconds"),
-        as_of=request.today.isoformat(),
-        model=outcome.kept.name,
-        source=outcome.kept.source,
-        standing=standing,
-        exit_code=CODES[standing] if standing is not Standing.ERROR else (error.exit_code if error else ExitCode.BUG),
-        message=report.verdict.summary if report is not None else (error.message if error else ""),
-        decided_by=report.verdict.decided_by if report is not None else (),
-        key=subject.key if subject is not None else "",
-        inputs=subject.inputs if subject is not None else {},
-        measured=outcome.measured,
-        report=digest,
-        attack=attack(report) if report is not None else None,
-        accuracy=accuracy(report) if report is not None else None,
-    )
-
-
-def _state(course: _Course, outcome: Outcome, entry: ModelEntry) -> ModelState:
-    request, kept, report = course.request, outcome.kept, outcome.report
     past = [e for e in course.finished if e.model == kept.name]
-    before = past[-1] if past else None
-    points = [*past, entry]
-    return ModelState(
-        name=kept.name,
-        slug=kept.slug,
-        source=kept.source,
-        owner=kept.owner,
-        tags=kept.tags,
-        policy=kept.policy,
-        standing=entry.standing,
-        exit_code=entry.exit_code,
-        message=entry.message,
-        hint=outcome.error.hint if outcome.error else "",
-        regression=regression(entry, before),
-        key=entry.key,
-        inputs=entry.inputs,
-        measured=outcome.measured,
-        report=entry.report,
-        measured_at=report.run.started if report is not None else "",
-        reused=outcome.reused,
-        remeasured=outcome.remeasured,
-        age_days=_age(report, request.today) if report is not None else None,
-        max_age=(outcome.subject.policy.policy.evidence.max_age or "") if outcome.subject else "",
-        cadence_days=kept.cadence_days,
-        overdue=_overdue(kept, entry, past),
-        attack=entry.attack,
-        accuracy=entry.accuracy,
-        images_read=report.images.read if report is not None else 0,
-        probed=report.coverage.probed if report is not None else (),
-        limits=report.coverage.limits if report is not None else (),
-        previous=Previous(
-            sequence=before.sequence, time=before.time, standing=before.standing, report=before.report
-        ) if before else None,
-        changes=tuple(_changes(request, entry, before, report)),
-        history=tuple(Point(time=e.time, standing=e.standing, attack=e.attack, accuracy=e.accuracy) for e in points),
-    )  # fmt: skip
-
-
-def _changes(
-    request: AuditRequest, entry: ModelEntry, before: ModelEntry | None, report: ScanReport | None
-) -> Iterator[Change]:
-    old = None
-    if before is not None and before.report:
-        with contextlib.suppress(OSError, ValidationError):
-            content = ledger.report_path(request.out, before.report).read_bytes()
-            if hashlib.sha256(content).hexdigest() == before.report:
-                old = ScanReport.from_json(content)
-    yield from between(entry, before, report, old)
-
-
-def _overdue(kept: Kept, entry: ModelEntry, past: Sequence[ModelEntry]) -> str:
-    """How late a model was judged, or that it still is not, against what the inventory expects."""
-    if kept.cadence_days is None:
-        return ""
-    judged = [e for e in past if e.standing is not Standing.ERROR]
-    expected = f"expected every {kept.cadence_days} days"
-    if not judged:
-        return f"It has not been judged yet; {expected}." if entry.standing is Standing.ERROR else ""
-    days = (date.fromisoformat(entry.as_of) - date.fromisoformat(judged[-1].as_of)).days
-    if days <= kept.cadence_days:
-        return ""
-    if entry.standing is Standing.ERROR:
-        return f"It was last judged {days} days ago; {expected}."
-    return f"It was judged {days} days after the time before; {expected}."
+    course.states[kept.name] = state_of(outcome, entry, past, request.out, request.today)
+    course.emit(events.StageFinished("judge", kept.name))
 
 
 # --- the whole ---------------------------------------------------------------------------------------
@@ -428,11 +271,13 @@ def _conclude(course: _Course, seconds: float) -> AuditIndex:
         ledger.append_entry(
             request.ledger,
             lambda sequence, previous: AuditEntry(
-                sequence=sequence, previous=previous, audit=request.id,
-                time=request.now().isoformat(timespec="seconds"), as_of=request.today.isoformat(),
-                inventory=request.inventory.sha256, fail_on=request.fail_on, standings=standings, exit_code=code,
+                **request.link(sequence, previous).model_dump(),
+                inventory=request.inventory.sha256,
+                fail_on=request.fail_on,
+                standings=standings,
+                exit_code=code,
             ),
-        )  # fmt: skip
+        )
     chain = ledger.sound(request.ledger)
     audits = [e for e in course.entries if isinstance(e, AuditEntry)]
     known = {kept.name for kept in request.inventory.models}

@@ -124,9 +124,9 @@ def stop(children: Sequence[Child]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.process.wait(max(0.0, until - time.monotonic()))
     for child in children:
-        if child.process.poll() is None:
-            _end(child, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
-            child.process.wait()
+        # Also where the scan itself has ended: something that it started may be deaf.
+        _end(child, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+        child.process.wait()
 
 
 def _end(child: Child, number: signal.Signals) -> None:

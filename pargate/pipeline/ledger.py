@@ -181,8 +181,11 @@ def append_entry(folder: Path, make: Callable[[int, str], Record]) -> tuple[Reco
     except OSError as error:
         raise OperationalError(f"cannot make {folder}: {error.strerror}", "choose another place") from error
     with locked(folder / LOCK):
-        note = _mend(folder)
-        chain = sound(folder)
+        chain = read(folder)
+        note = _mend(folder, chain)
+        if note:
+            chain = read(folder)
+        _refuse(folder, chain)
         entry = make(len(chain.digests) + 1, chain.head)
         line = canonical_json(_plain(entry))
         if isinstance(problem := _entry(line), str):
@@ -199,13 +202,17 @@ def sound(folder: Path) -> Chain:
         InputError: it is not; names the first things that are wrong.
     """
     chain = read(folder)
+    _refuse(folder, chain)
+    return chain
+
+
+def _refuse(folder: Path, chain: Chain) -> None:
     if chain.flaws:
         shown = "; ".join(map(str, chain.flaws[:3])) + (f"; and {len(chain.flaws) - 3} more" * (len(chain.flaws) > 3))
         raise InputError(
             f"the ledger {folder / LEDGER} is not as it was written: {shown}",
             "restore it from where it is kept, such as its git branch; to begin anew, move it and its head away",
         )
-    return chain
 
 
 def mend(folder: Path) -> str:
@@ -213,11 +220,10 @@ def mend(folder: Path) -> str:
     if not (folder / LEDGER).exists():
         return ""
     with locked(folder / LOCK):
-        return _mend(folder)
+        return _mend(folder, read(folder))
 
 
-def _mend(folder: Path) -> str:
-    chain = read(folder)
+def _mend(folder: Path, chain: Chain) -> str:
     if not chain.torn or len(chain.flaws) > 1:
         return ""  # whole, or with more than a crash behind it: then nothing is touched
     path = folder / LEDGER

@@ -57,7 +57,6 @@ def render(report: ScanReport) -> str:
 
 
 def escape(text: str, most: int = 1000) -> str:
-    """Foreign text that forms no syntax, at most `most` characters of it."""
     """Foreign text that forms no syntax anywhere in GitHub's Markdown, on one line."""
     return _SYNTAX.sub(lambda m: _APART.get(m[0]) or f"&#{ord(m[0])};", texts.plain(text, most))
 

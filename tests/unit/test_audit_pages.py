@@ -1,0 +1,122 @@
+"""The pages of an audit, and the plots in them."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pargate.core.audit import AuditIndex, Change, ModelState, Point, Previous, Rate
+from pargate.report import audit_html, audit_markdown
+from pargate.report.trend import BOTTOM, LEFT, RIGHT, SHOWN, TOP, plot
+
+HOSTILE = "<script>alert(1)</script>\"' \u202e\n::error::x @team [a](http://b) | ##[error]"
+
+
+def rate(successes: int, n: int = 10) -> Rate:
+    return Rate(subject=HOSTILE, n=n, successes=successes, low=0.0, high=1.0, level=0.95)
+
+
+def state(**changes: Any) -> ModelState:
+    given: dict[str, Any] = {
+        "name": HOSTILE, "slug": "m", "source": HOSTILE, "owner": HOSTILE, "policy": HOSTILE, "tags": (HOSTILE,),
+        "standing": "fail", "exit_code": 1, "message": HOSTILE, "hint": HOSTILE, "regression": HOSTILE,
+        "overdue": HOSTILE, "inputs": {"model": HOSTILE}, "report": "a" * 64, "attack": rate(5), "accuracy": rate(7),
+        "measured_at": "2026-11-01T10:00:00+00:00", "probed": (HOSTILE,), "limits": (HOSTILE,),
+        "previous": Previous(sequence=1, time="2026-10-01T10:00:00+00:00", standing="pass", report="b" * 64),
+        "changes": (Change(about="model", text=HOSTILE),),
+        "history": tuple(
+            Point(time=f"2026-1{m}-01T10:00:00+00:00", standing=s, attack=rate(m), accuracy=None)
+            for m, s in ((0, "pass"), (1, "fail"))
+        ),
+    }  # fmt: skip
+    return ModelState(**{**given, **changes})
+
+
+def audit(*models: ModelState, **changes: Any) -> AuditIndex:
+    given: dict[str, Any] = {
+        "schema": "pargate/audit/1", "audit": "a" * 16, "pargate": "1", "libraries": {"torch": "2"},
+        "started": "2026-11-01T10:00:00+00:00", "as_of": "2026-11-01", "seconds": 1.0, "complete": True,
+        "inventory": HOSTILE, "inventory_sha256": "c" * 64, "fail_on": "any", "exit_code": 1, "ledger_lines": 3,
+        "ledger_head": "d" * 64, "models": models, "gone": (HOSTILE,),
+    }  # fmt: skip
+    return AuditIndex(**{**given, **changes})
+
+
+def pages(index: AuditIndex) -> list[str]:
+    return [audit_html.index(index), *(audit_html.model(index, s) for s in index.models)]
+
+
+def texts(index: AuditIndex) -> list[str]:
+    return [audit_markdown.index(index), *(audit_markdown.model(index, s) for s in index.models)]
+
+
+def test_an_index_reads_back_as_it_was_written() -> None:
+    index = audit(state(), state(name="b", slug="b", attack=None, previous=None))
+    assert AuditIndex.model_validate_json(index.to_json()) == index
+
+
+def test_no_foreign_text_becomes_part_of_a_page() -> None:
+    for page in pages(audit(state())):
+        assert "<script" not in page and "\u202e" not in page
+        assert page.count("alert(1)") > 5
+        assert not re.search(r'(href|src)="(?!#|models/m/index.html|report\.(html|md|json)|\.\./\.\./index.html)', page)
+    for text in texts(audit(state())):
+        assert "<script" not in text and "[a](" not in text and "##[" not in text and "@team" not in text
+        assert not [line for line in text.splitlines() if line.startswith("::")]
+
+
+def test_a_page_says_that_an_audit_was_interrupted() -> None:
+    for page in (audit_html.index(audit(state(), complete=False)), audit_markdown.index(audit(complete=False))):
+        assert "nterrupted" in page
+
+
+def test_a_model_without_measurements_has_a_page_that_says_so() -> None:
+    bare = state(
+        standing="error", exit_code=5, report="", attack=None, accuracy=None, measured_at="", probed=(), limits=(),
+        history=(), inputs={}, changes=(), previous=None,
+    )  # fmt: skip
+    page = audit_html.model(audit(bare), bare)
+    assert "nothing was judged" in page and "No trigger was probed" in page and '<svg class="trend"' not in page
+
+
+def test_the_worst_model_comes_first_and_words_of_assurance_do_not_come() -> None:
+    order = ("fail", "error", "inconclusive", "remediated", "pass")
+    index = audit(*(state(name=f"model {s}", slug=s, standing=s) for s in reversed(order)))
+    for page in (audit_html.index(index), audit_markdown.index(index)):
+        places = [page.index(f"model {standing}") for standing in order]
+        assert places == sorted(places)
+    for page in [*pages(index), *texts(index)]:
+        assert not re.search(
+            r"\b(compliant|certified|safe|guarantee[ds]?)\b", re.sub(r"<style>.*?</style>", "", page, flags=re.S)
+        )
+
+
+def test_a_table_of_very_many_models_is_cut_below_what_github_takes() -> None:
+    index = audit(*(state(name=f"{i} {HOSTILE * 3}", slug=str(i)) for i in range(2000)), gone=())
+    text = audit_markdown.index(index)
+    assert len(text.encode()) < 900_000 and "The table is cut" in text
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10)), max_size=SHOWN + 5))
+def test_a_plot_stays_within_its_frame_and_in_order(audits: list[tuple[int, int]]) -> None:
+    from datetime import UTC, datetime
+
+    points = [
+        Point(time=datetime.fromtimestamp(t, UTC).isoformat(), standing="pass", attack=rate(s))
+        for t, s in sorted(audits)
+    ]
+    found = plot("x", points, lambda p: p.attack)
+    if not points:
+        assert found is None
+        return
+    assert found is not None and len(found.dots) == min(len(points), SHOWN) == len(found.steps) + 1
+    xs = [dot.x for dot in found.dots]
+    assert xs == sorted(xs) and xs[0] >= LEFT and xs[-1] <= RIGHT
+    assert all(TOP <= dot.high <= dot.y <= dot.low <= BOTTOM for dot in found.dots)
+
+
+@pytest.mark.parametrize("time", ["", "yesterday", "2026-11-01"])
+def test_a_plot_bears_with_times_that_it_cannot_read(time: str) -> None:
+    assert plot("x", [Point(time=time, standing="pass", attack=rate(1))] * 2, lambda p: p.attack) is not None

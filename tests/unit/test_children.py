@@ -1,0 +1,82 @@
+"""What a scan in a process of its own leaves behind, whatever ended it."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pargate.errors import ExitCode
+from pargate.pipeline.children import Child, ScanEnded, result, stop
+
+REPORTS = Path(__file__).parents[1] / "golden" / "reports"
+
+
+def child(folder: Path, program: str) -> Child:
+    said = folder / "said"
+    with said.open("wb") as stream:
+        process = subprocess.Popen([sys.executable, "-c", program], stderr=stream, start_new_session=True)
+    return Child(process, folder / "report.json", said)
+
+
+def ended(folder: Path, program: str) -> ScanEnded:
+    found = child(folder, program)
+    found.process.wait()
+    with pytest.raises(ScanEnded) as error:
+        result(found)
+    return error.value
+
+
+def test_a_scan_that_was_killed_says_by_what(tmp_path: Path) -> None:
+    error = ended(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert error.exit_code == ExitCode.OPERATIONAL and "SIGKILL" in error.message and "memory" in error.hint
+
+
+@pytest.mark.parametrize(("code", "kept"), [(2, 2), (4, 4), (5, 5), (70, 70), (99, 5), (130, 5)])
+def test_a_scan_that_could_not_judge_hands_on_its_message_and_code(code: int, kept: int, tmp_path: Path) -> None:
+    said = "a warning of some library\\npargate: no such file: x\\n  \\u2192 check it\\n"
+    error = ended(
+        tmp_path, f"import sys; sys.stderr.reconfigure(encoding='utf-8'); sys.stderr.write('{said}'); sys.exit({code})"
+    )
+    assert (error.exit_code, error.message, error.hint) == (kept, "no such file: x", "check it")
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[1]"])
+def test_a_scan_without_a_readable_report_is_no_verdict_whatever_its_code(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_text(content)
+    assert ended(tmp_path, "").exit_code == ExitCode.OPERATIONAL
+
+
+def test_a_verdict_comes_with_the_bytes_of_its_report(tmp_path: Path) -> None:
+    content = (REPORTS / "failing.json").read_bytes()
+    (tmp_path / "report.json").write_bytes(content)
+    found = child(tmp_path, "import sys; sys.exit(1)")
+    found.process.wait()
+    report, same = result(found)
+    assert same == content and report.verdict.status == "fail"
+
+
+def test_scans_that_are_stopped_end_with_all_that_they_started(tmp_path: Path) -> None:
+    started = tmp_path / "pid"
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    program = (
+        "import subprocess, sys, pathlib, time\n"
+        f"p = subprocess.Popen([sys.executable, '-c', {deaf!r}])\n"
+        f"pathlib.Path({str(started)!r}).write_text(str(p.pid))\n"
+        "time.sleep(60)\n"
+    )
+    found = child(tmp_path, program)
+    until = time.monotonic() + 30
+    while not (started.exists() and started.read_text()) and time.monotonic() < until:
+        time.sleep(0.02)
+    stop([found])
+    assert found.process.returncode == -signal.SIGTERM
+    try:
+        left = psutil.Process(int(started.read_text())).status()
+    except psutil.NoSuchProcess:
+        return
+    assert left == psutil.STATUS_ZOMBIE, "it has ended, and waits for somebody to ask how"
