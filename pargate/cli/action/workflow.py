@@ -1,0 +1,116 @@
+"""Speaking to a runner of GitHub's: outputs, annotations, the summary, and the silence around foreign text.
+
+Whatever a step prints is obeyed where a line begins like a command, so names that come from a model are printed only
+between `::stop-commands::TOKEN` and `::TOKEN::`, with a token that nobody could have guessed.
+"""
+
+import contextlib
+import re
+import secrets
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+MOST_SHOWN = 9
+"""Annotations of a kind before the one that counts the rest: a step shows ten and drops others in silence."""
+
+MOST_TEXT = 1000
+"""Characters of an annotation of ours; GitHub cuts at 4096, after escaping."""
+
+SUMMARY_ROOM = 900_000
+"""Bytes of a summary. At 1 MiB GitHub drops all of it."""
+
+KINDS = ("error", "warning", "notice")
+
+_COMMAND = re.compile(r"::(error|warning|notice)[ :].*")
+_REST = re.compile(r"::[a-z]+ title=pargate::and (\d+) more of this kind; .*")
+
+
+def say(text: str) -> None:
+    """Print now, so that it stands before what a child prints."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def quoted() -> Iterator[None]:
+    """Nothing that is printed within is obeyed."""
+    token = secrets.token_hex(16)
+    say(f"::stop-commands::{token}\n")
+    try:
+        yield
+    finally:
+        say(f"\n::{token}::\n")
+
+
+def command(kind: str, title: str, message: str) -> str:
+    """A workflow command; nothing in `title` or `message` ends its part of it or begins another."""
+    return f"::{kind} title={_escape(title).replace(':', '%3A').replace(',', '%2C')}::{_escape(message)}"
+
+
+def _escape(text: str) -> str:
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _readable(text))
+    return (plain if len(plain) <= MOST_TEXT else plain[: MOST_TEXT - 1] + "…").replace("%", "%25")
+
+
+def _readable(text: str) -> str:
+    """Bytes of a file's name that are not UTF-8, written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def annotations(of_models: Iterable[str]) -> Iterator[str]:
+    """The commands in several texts, at most ten of a kind; each text has its own sorted, the worst first.
+
+    The first of every text come before the second of any, so that no model is hidden by another.
+    """
+    found = [
+        [line for line in text.split("\n") if _COMMAND.fullmatch(line) and line.isprintable()] for text in of_models
+    ]
+    for kind in KINDS:
+        own = [[line for line in lines if line.startswith(f"::{kind}")] for lines in found]
+        # What a report counted at its end stands for annotations that it did not write.
+        rest = sum(int(match[1]) for lines in own for line in lines if (match := _REST.fullmatch(line)))
+        own = [[line for line in lines if not _REST.fullmatch(line)] for lines in own]
+        turns = max(map(len, own), default=0)
+        lines = [lines[turn] for turn in range(turns) for lines in own if turn < len(lines)]
+        yield from lines[:MOST_SHOWN]
+        rest += len(lines[MOST_SHOWN:])
+        if rest:
+            yield command(kind, "pargate", f"and {rest} more of this kind; the reports have them all")
+
+
+def put(path: str, values: Mapping[str, str]) -> None:
+    """Append `values` to the file that `GITHUB_OUTPUT` names; nothing where it names none."""
+    if not path:
+        return
+    text = ""
+    for name, value in values.items():
+        readable = _readable(value)
+        while (delimiter := secrets.token_hex(16)) in readable:
+            pass
+        text += f"{name}<<{delimiter}\n{readable}\n{delimiter}\n"
+    _append(path, text)
+
+
+def summarise(path: str, parts: Iterable[tuple[str, str]]) -> None:
+    """Append Markdown to the file that `GITHUB_STEP_SUMMARY` names: each part, or its stand-in where there is no room.
+
+    Each part is a text and a short sentence that says where to find it; sentences must all fit.
+    """
+    if not path:
+        return
+    given = list(parts)
+    room = SUMMARY_ROOM - sum(len(_readable(instead).encode()) + 1 for _, instead in given)
+    text = ""
+    for part, instead in given:
+        room -= len(_readable(part).encode())
+        fits = room >= 0
+        room += 0 if fits else len(_readable(part).encode())
+        text += _readable(part if fits else instead) + "\n"
+    _append(path, text)
+
+
+def _append(path: str, text: str) -> None:
+    # The runner's own file, which earlier steps of the same name may have begun: to append is its protocol.
+    with Path(path).open("a", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
