@@ -44,6 +44,13 @@ def prepared(folder: Path, models: list[Path], data: Path) -> Path:
     return path
 
 
+def planted(model: Path) -> str | None:
+    """The trigger that is known to be in a model: a secret one is not expected to be found by a catalogue."""
+    path = model / "truth.json"
+    found = json.loads(path.read_text())["trigger"] if path.is_file() else None
+    return None if found is None else str(found)
+
+
 def audited(inventory: Path, jobs: int) -> tuple[float, int, AuditIndex]:
     """Seconds, exit code and index of one audit."""
     out = inventory.parent / "out"
@@ -67,6 +74,7 @@ def work(models: list[Path], data: Path, jobs: int) -> dict[str, Any]:
     rows = [
         {
             "model": state.name,
+            "planted": planted(Path(state.source)),
             "standing": str(state.standing),
             "message": state.message,
             "attack": state.attack.model_dump(mode="json") if state.attack else None,

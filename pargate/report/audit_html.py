@@ -6,6 +6,7 @@ about the audit; the report of its scan stands beside it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 from pargate.core.audit import AuditIndex, FailOn, ModelState, Rate, Standing
 from pargate.report.bars import plural, share
@@ -122,6 +123,16 @@ def measured(state: ModelState) -> str:
     return f"{moment} UTC, {age}; nothing it depends on has changed, so they were judged again"
 
 
+def _until(state: ModelState) -> str:
+    """The last day on which the policy lets the measurements count."""
+    days = state.max_age.removesuffix("d")
+    try:
+        last = date.fromisoformat(state.measured_at[:10]) + timedelta(days=int(days))
+    except (ValueError, OverflowError):
+        return ""
+    return f", until {last.isoformat()}"
+
+
 def conclusion(audit: AuditIndex) -> str:
     """The audit in one sentence."""
     count = plural(len(audit.models), "model")
@@ -167,7 +178,7 @@ def model_facts(state: ModelState) -> Iterator[tuple[str, str]]:
         yield "Images read", str(state.images_read)
     yield "Expected", f"every {state.cadence_days} days" if state.cadence_days else "no cadence is named"
     if state.max_age:
-        yield "Measurements count for", state.max_age
+        yield "Measurements count for", f"{state.max_age}{_until(state)}"
     if state.previous is not None:
         before = state.previous
         yield "Last audit", f"{before.time[:10]}, {before.standing} (line {before.sequence} of the ledger)"

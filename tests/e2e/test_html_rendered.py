@@ -1,4 +1,4 @@
-"""The HTML report in a real browser: its width, contrast, console and print, in both colour schemes."""
+"""The pages of reports and audits in a real browser: its width, contrast, console and print, in both colour schemes."""
 
 import base64
 import io
@@ -16,11 +16,15 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from pargate.core.audit import AuditIndex
 from pargate.core.report import ScanReport
+from pargate.report import audit_html
 from pargate.report.html import render
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "reports"
 SITUATIONS = ("passing", "failing", "inconclusive", "waived", "unsafe", "busy")
+AUDIT = ("audit", "audited", "audited-broken")
+"""The page of all models, of one with a past, and of one that could not be judged."""
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 DEADLINE_S = 60.0
 
@@ -203,12 +207,18 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         report = busy() if name == "busy" else ScanReport.from_json(stored.read_bytes())
         made[name] = folder / f"{name}.html"
         made[name].write_text(render(report), encoding="utf-8")
+    index = AuditIndex.model_validate_json((GOLDEN.parent / "audits" / "busy.json").read_bytes())
+    of = {str(state.standing): state for state in index.models}
+    audit = (audit_html.index(index), audit_html.model(index, of["fail"]), audit_html.model(index, of["error"]))
+    for name, text in zip(AUDIT, audit, strict=True):
+        made[name] = folder / f"{name}.html"
+        made[name].write_text(text, encoding="utf-8")
     return made
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", (*SITUATIONS, *AUDIT))
 def test_the_page_fits_and_every_text_can_be_read(
     browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
 ) -> None:
@@ -222,7 +232,7 @@ def test_the_page_fits_and_every_text_can_be_read(
     found = json.loads(browser.evaluate(MEASURE))
     assert found["inner"] == width
     assert found["scroll"] <= found["inner"] and not found["wide"]
-    assert len(found["texts"]) > 40
+    assert len(found["texts"]) > (20 if name in AUDIT else 40)
     assert not [text for text in found["texts"] if text[1] < 4.5 or text[2] < 11]
     assert found["broken"] == 0 and found["images"] == {"busy": 6, "failing": 4}.get(name, 0)
     # The scheme that was asked for is the one that is shown.
@@ -230,7 +240,7 @@ def test_the_page_fits_and_every_text_can_be_read(
     assert dark is (scheme == "dark")
 
 
-@pytest.mark.parametrize("name", SITUATIONS)
+@pytest.mark.parametrize("name", (*SITUATIONS, *AUDIT))
 def test_the_page_asks_for_nothing_and_the_console_stays_empty(
     browser: Browser, pages: dict[str, Path], name: str
 ) -> None:

@@ -120,3 +120,11 @@ def test_a_plot_stays_within_its_frame_and_in_order(audits: list[tuple[int, int]
 @pytest.mark.parametrize("time", ["", "yesterday", "2026-11-01"])
 def test_a_plot_bears_with_times_that_it_cannot_read(time: str) -> None:
     assert plot("x", [Point(time=time, standing="pass", attack=rate(1))] * 2, lambda p: p.attack) is not None
+
+
+def test_a_page_says_until_when_measurements_count_and_what_they_depend_on() -> None:
+    found = state(max_age="35d", inputs={"policy": "1" * 64, "images": "2" * 64, "library torch": "2.11"})
+    for page in (audit_html.model(audit(found), found), audit_markdown.model(audit(found), found)):
+        assert "35d, until 2026-12-06" in page
+    for words in ("1" * 64, "2" * 64, "2.11"):
+        assert words in audit_html.model(audit(found), found)
