@@ -7,23 +7,28 @@ import typer
 
 from pargate.cli.options import (
     ArchOption,
-    ModelArgument,
     NoColorOption,
     NowOption,
     OutputOption,
     QuietOption,
     read_outputs,
 )
-from pargate.errors import ExitCode, InputError
+from pargate.errors import ExitCode, InputError, PargateError, UnsafeCheckpoint
 
 
 def inspect(
-    model: ModelArgument,
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="As of `scan`; several one after the other.", show_default=False),
+    ],
     arch: ArchOption = None,
     output: OutputOption = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Say what a checkpoint is, without loading or executing anything."""
+    """Say what a checkpoint is, without loading or executing anything.
+
+    Of several, all are looked at; ends with 1 if any could run code.
+    """
     import json
     from dataclasses import asdict
 
@@ -33,15 +38,28 @@ def inspect(
     from pargate.files import write_atomic
 
     outputs = read_outputs(output, ["json"])
+    if outputs and len(models) > 1:
+        raise InputError("-o is for one model", "inspect them one at a time")
     console = Console(quiet=False, verbose=False, color=not no_color)
-    checkpoint = look(model, arch=arch, fetch=fetch)
-    text = json.dumps({**asdict(checkpoint), "parameters": checkpoint.parameters}, indent=1) + "\n"
-    for target in outputs:
-        if target.path is None:
-            console.to_stdout(text)
-        else:
-            write_atomic(target.path, text.encode())
-    console.checkpoint(checkpoint)
+    problems: list[PargateError] = []
+    for model in models:
+        try:
+            checkpoint = look(model, arch=arch, fetch=fetch)
+        except PargateError as error:
+            problems.append(error)
+            continue
+        text = json.dumps({**asdict(checkpoint), "parameters": checkpoint.parameters}, indent=1) + "\n"
+        for target in outputs:
+            if target.path is None:
+                console.to_stdout(text)
+            else:
+                write_atomic(target.path, text.encode())
+        console.checkpoint(checkpoint)
+    if problems:
+        # The hints differ, and each belongs to its own message; a file that could run code decides on the exit code.
+        *before, last = sorted(problems, key=lambda problem: isinstance(problem, UnsafeCheckpoint))
+        said = [problem.message + (f"\n  → {problem.hint}" if problem.hint else "") for problem in before]
+        raise type(last)("\n".join([*said, last.message]), last.hint)
 
 
 def triggers(
