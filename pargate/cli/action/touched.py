@@ -110,7 +110,7 @@ def _watched(asked: Asked, environ: Mapping[str, str], workspace: Path) -> Itera
     yield "a workflow", [Path(WORKFLOWS)]
     action = environ.get("GITHUB_ACTION_PATH", "")
     if action and Path(action).resolve().is_relative_to(workspace.resolve()):
-        yield "the gate itself", [workspace]
+        yield "the gate itself", [Path(action)]
     given = [asked.policy, asked.images, asked.classes, asked.pairs]
     given += [argument.split("=", 1)[-1] for argument in asked.arguments]
     yield "the policy or what it is measured with", [Path("pargate.yaml"), *_places(given, workspace)]
