@@ -243,6 +243,7 @@ class Job:
     result: str = "success"
     by_id: dict[str, Ran] = field(default_factory=dict)
     """Steps by their `id`."""
+    began: bool = False
 
     @property
     def log(self) -> str:
@@ -283,7 +284,8 @@ class Job:
         if self.folder is not None:
             github["action_path"] = str(self.folder)
         needs_fine = all(one["result"] == "success" for one in self.needs.values())
-        failed = self.result == "failure" or (not self.steps and not needs_fine)
+        # What ended before counts for the job's own `if:`; its steps look at each other alone.
+        failed = self.result == "failure" or (not self.began and not needs_fine)
         contexts = {
             "inputs": self.inputs, "steps": steps, "github": github, "runner": self.machine.runner(),
             "env": {**self.env, **(env or {})}, "needs": self.needs, "matrix": self.matrix, "vars": self.machine.vars,
@@ -302,6 +304,7 @@ class Job:
 
     def run(self) -> None:
         """Take the steps in order."""
+        self.began = True
         extra: dict[str, str] = {}
         path: list[str] = []
         for number, asked in enumerate(self.asked):

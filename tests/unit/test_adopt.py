@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pargate.errors import InputError, PargateError
 from pargate.pipeline.adopt import AUDIT, GATE, INVENTORY, Wish, plan, texts_of
+from pargate.pipeline.inventory import load
 from pargate.pipeline.pins import PINS, pinned, use
 from pargate.pipeline.repository import default_branch
 from pargate.policy.resolve import WORKING_FILE, resolve
@@ -53,6 +54,17 @@ def test_the_policy_that_is_written_loads(repository: Path, monkeypatch: pytest.
     written(repository, WISH)
     monkeypatch.chdir(repository)
     assert resolve(None).policy.name == "repository"
+
+
+def test_the_inventory_that_is_written_loads(repository: Path) -> None:
+    written(repository, Wish(action=ACTION, branch="main", models=("model", "hf-hub:org/model@v1")))
+    first, second = load(repository / INVENTORY).models
+    assert (first.name, Path(first.source), Path(first.policy)) == (
+        "model",
+        repository / "model",
+        repository / WORKING_FILE,
+    )
+    assert (second.name, second.source, second.cadence_days) == ("model-2", "hf-hub:org/model@v1", 8)
 
 
 @pytest.mark.parametrize("wish", [WISH, LABELLED], ids=["without a GPU", "with a GPU"])
@@ -165,7 +177,7 @@ def test_a_policy_that_is_there_is_used(repository: Path) -> None:
     assert WORKING_FILE not in texts
     given_to = loaded(texts[GATE])["jobs"]["gate"]["steps"][1]["with"]
     assert (given_to["policy"], given_to["images"], given_to["classes"]) == ("own.yaml", "val", "classes.txt")
-    entry = loaded(texts[INVENTORY])["models"][0]
+    entry = loaded(texts[INVENTORY])["defaults"]
     assert (entry["policy"], entry["images"], entry["classes"]) == ("./own.yaml", "val", "classes.txt")
 
 
@@ -208,7 +220,7 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
     assert given_to["model"] == f"hf-hub:{value}\nhf-hub:x\n"
     assert loaded(single[GATE])["jobs"]["gate"]["steps"][1]["with"]["model"] == f"hf-hub:{value}"
     assert loaded(texts[INVENTORY])["models"][0]["model"] == f"hf-hub:{value}"
-    assert loaded(texts[INVENTORY])["models"][0]["images"] == value
+    assert loaded(texts[INVENTORY])["defaults"]["images"] == value
     plain = Wish(action=ACTION, branch="main", models=("hf-hub:x", "hf-hub:y"), policy="release", images="val")
     usual = loaded(texts_of(root, plain)[GATE])["jobs"]
     for key, job in jobs.items():
