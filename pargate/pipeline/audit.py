@@ -124,18 +124,19 @@ def audit(
             on_interrupt(signal)
         finally:
             children.stop([child for child, _, _ in course.running.values()])
-            shutil.rmtree(_work(request), ignore_errors=True)
+            shutil.rmtree(_work(request).parent, ignore_errors=True)
         return _conclude(course, time.monotonic() - began)
 
 
 def _work(request: AuditRequest) -> Path:
-    return request.out / ".work"
+    # One for each audit: a scan that a killed audit left behind must not write into this one.
+    return request.out / ".work" / request.id
 
 
 def _go_through(course: _Course) -> None:
     request = course.request
-    shutil.rmtree(_work(request), ignore_errors=True)  # of an audit that was killed
-    _work(request).mkdir()
+    shutil.rmtree(_work(request).parent, ignore_errors=True)  # of an audit that was killed
+    _work(request).mkdir(parents=True)
     waiting: list[tuple[Kept, Subject, str]] = []
     sources = Sources()
     for kept in request.inventory.models:
@@ -151,17 +152,12 @@ def _go_through(course: _Course) -> None:
 def _without_measuring(course: _Course, kept: Kept, sources: Sources) -> Outcome | tuple[Subject, str]:
     """The outcome where nothing needs to be measured; otherwise what to measure, and why not what is saved."""
     request = course.request
-    started = request.started.isoformat(timespec="seconds")
     try:
-        subject = examine(kept, sources, today=request.today, started=started, seed=request.seed)
+        subject = _examined(request, kept, sources)
     except PargateError as error:
         return Outcome(kept, None, error=error)
-    except MemoryError:
-        return Outcome(kept, None, error=OperationalError("out of memory", "use a machine with more"))
-    except Exception as error:  # one model must not stop the others, whatever it does to us
-        return Outcome(kept, None, error=PargateError(f"a bug in pargate: {type(error).__name__}: {error}"))
     if subject.unsafe is not None:
-        report = unsafe_report(subject.policy, subject.unsafe, kept.source, started, request.seed)
+        report = unsafe_report(subject.policy, subject.unsafe, kept.source, subject.request.started, request.seed)
         content = report.to_json().encode()
         return Outcome(kept, subject, report, content)
     why = ""
@@ -200,22 +196,36 @@ def _measure(course: _Course, waiting: Sequence[tuple[Kept, Subject, str]]) -> N
         for name, (child, subject, why) in list(course.running.items()):
             if child.process.poll() is not None:
                 del course.running[name]
-                _record(course, _measured(kept_by_name[name], subject, child, why))
+                _record(course, _measured(request, kept_by_name[name], subject, child, why))
         time.sleep(POLL_S)
 
 
-def _measured(kept: Kept, subject: Subject, child: Child, why: str) -> Outcome:
+def _measured(request: AuditRequest, kept: Kept, subject: Subject, child: Child, why: str) -> Outcome:
     try:
         report, content = children.result(child)
-        same = (report.model.sha256, report.policy.sha256) == (
-            subject.inputs["model"].split()[0],
-            subject.policy.sha256,
-        )
-        if not same:
-            raise InputError("the model or its policy changed while it was audited", "audit again once nothing writes")
+        # The key is worth no more than that nothing moved between taking it and measuring.
+        if _examined(request, kept, Sources()).key != subject.key or report.model.sha256 != subject.model:
+            raise InputError("what is measured changed while it was audited", "audit again once nothing writes to it")
     except PargateError as error:
         return Outcome(kept, subject, remeasured=why, error=error)
     return Outcome(kept, subject, report, content, hashlib.sha256(content).hexdigest(), remeasured=why)
+
+
+def _examined(request: AuditRequest, kept: Kept, sources: Sources) -> Subject:
+    """What the model's measurements depend on.
+
+    Raises:
+        PargateError: it cannot be said, for whatever reason: one model must not stop the others.
+    """
+    started = request.started.isoformat(timespec="seconds")
+    try:
+        return examine(kept, sources, today=request.today, started=started, seed=request.seed)
+    except PargateError:
+        raise
+    except MemoryError as error:
+        raise OperationalError("out of memory", "use a machine with more") from error
+    except Exception as error:
+        raise PargateError(f"a bug in pargate: {type(error).__name__}: {error}") from error
 
 
 # --- one model ---------------------------------------------------------------------------------------

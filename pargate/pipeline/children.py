@@ -19,8 +19,8 @@ from pargate.core.report import ScanReport
 from pargate.errors import ExitCode, OperationalError, PargateError
 from pargate.pipeline.scan import ScanRequest
 
-GRACE_S = 5.0
-"""Between asking a scan to end and ending it: it writes what it has within that time."""
+GRACE_S = 2.0
+"""Between asking a scan to end and ending it. What it keeps for the next time is complete or absent at any moment."""
 
 SAID = 1 << 16
 """Bytes of what a scan said last, at most."""
@@ -120,13 +120,15 @@ def stop(children: Sequence[Child]) -> None:
     for child in children:
         _end(child, signal.SIGTERM)
     until = time.monotonic() + GRACE_S
-    for child in children:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.process.wait(max(0.0, until - time.monotonic()))
-    for child in children:
-        # Also where the scan itself has ended: something that it started may be deaf.
-        _end(child, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
-        child.process.wait()
+    try:
+        for child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.0, until - time.monotonic()))
+    finally:  # a second signal does not spare them
+        for child in children:
+            # Also where the scan itself has ended: something that it started may be deaf.
+            _end(child, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+            child.process.wait()
 
 
 def _end(child: Child, number: signal.Signals) -> None:

@@ -55,7 +55,9 @@ def regression(now: ModelEntry, before: ModelEntry | None) -> str:
     if ORDER.index(now.standing) > ORDER.index(before.standing):
         return f"it was {before.standing} in the last audit"
     if now.standing is Standing.FAIL:
-        if now.inputs.get("model") != before.inputs.get("model"):
+        # Of a file that was refused as unsafe there is no digest, only what was found in it.
+        refused_otherwise = not now.key and now.message != before.message
+        if now.inputs.get("model") != before.inputs.get("model") or refused_otherwise:
             return "another checkpoint than the one that failed in the last audit"
         added = sorted(set(now.decided_by) - set(before.decided_by))
         return f"rules that did not fail in the last audit: {', '.join(added)}" if added else ""

@@ -26,27 +26,30 @@ DEFAULT_POLICY = "audit"
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
 
+Place = Annotated[str, Field(min_length=1, max_length=4096)]
+"""A path, or what a hub calls a model."""
+
 Cadence = Annotated[str, Field(pattern=r"^[1-9]\d{0,3}d$")]
 
 
 class Settings(PolicyModel):
     """What holds for one model, or for all that do not say otherwise."""
 
-    policy: Word | None = None
+    policy: Place | None = None
     owner: Word | None = None
     cadence: Cadence | None = None
-    images: Word | None = None
-    classes: Word | None = None
+    images: Place | None = None
+    classes: Place | None = None
 
 
 class Listed(Settings):
     """One model."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    model: Word
+    model: Place
     revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] | None = None
     arch: Word | None = None
-    reference: Word | None = None
+    reference: Place | None = None
     tags: Words = ()
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pargate.core.audit import Linked, ModelEntry, ModelState, Point, Previous, Standing
 from pargate.core.report import ScanReport
 from pargate.errors import ExitCode, PargateError
+from pargate.files import readable
 from pargate.pipeline.differences import accuracy, attack, between, regression
 from pargate.pipeline.inventory import Kept
 from pargate.pipeline.ledger import report_path
@@ -24,6 +25,10 @@ CODES = {
     Standing.FAIL: ExitCode.FAIL,
     Standing.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
 }
+
+
+MESSAGE = 4000
+"""Characters of a message that are kept, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ def entry_of(outcome: Outcome, digest: str, link: Linked) -> ModelEntry:
         source=outcome.kept.source,
         standing=standing,
         exit_code=CODES[standing] if standing is not Standing.ERROR else (error.exit_code if error else ExitCode.BUG),
-        message=report.verdict.summary if report is not None else (error.message if error else ""),
+        message=_kept(report.verdict.summary if report is not None else (error.message if error else "")),
         decided_by=report.verdict.decided_by if report is not None else (),
         key=subject.key if subject is not None else "",
         inputs=subject.inputs if subject is not None else {},
@@ -60,6 +65,11 @@ def entry_of(outcome: Outcome, digest: str, link: Linked) -> ModelEntry:
         attack=attack(report) if report is not None else None,
         accuracy=accuracy(report) if report is not None else None,
     )
+
+
+def _kept(text: str) -> str:
+    """A message as a ledger can hold it: names of files in it may be no text, or as long as a file."""
+    return readable(text[:MESSAGE])
 
 
 def state_of(outcome: Outcome, entry: ModelEntry, past: Sequence[ModelEntry], out: Path, today: date) -> ModelState:
@@ -76,7 +86,7 @@ def state_of(outcome: Outcome, entry: ModelEntry, past: Sequence[ModelEntry], ou
         standing=entry.standing,
         exit_code=entry.exit_code,
         message=entry.message,
-        hint=outcome.error.hint if outcome.error else "",
+        hint=_kept(outcome.error.hint) if outcome.error else "",
         regression=regression(entry, before),
         key=entry.key,
         inputs=entry.inputs,

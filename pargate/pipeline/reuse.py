@@ -31,7 +31,7 @@ def saved(out: Path, subject: Subject, digest: str, today: date) -> ScanReport |
         return "the saved report cannot be read by this pargate"
     if not report.run.complete or any(m.stopped == "budget" for m in report.measurements):
         return "the saved run was cut short"
-    if report.model.sha256 != subject.inputs["model"].split()[0] or report.policy.sha256 != subject.policy.sha256:
+    if report.model.sha256 != subject.model or report.policy.sha256 != subject.policy.sha256:
         return "the saved report is about something else"
     age = age_of(report, today)
     most = subject.policy.policy.evidence.max_age

@@ -34,6 +34,11 @@ class Subject:
     unsafe: UnsafeCheckpoint | None = None
 
     @property
+    def model(self) -> str:
+        """SHA-256 of the weights."""
+        return self.inputs["model"].split()[0]
+
+    @property
     def policy(self) -> Resolved:
         """What it is judged under."""
         return self.request.policy
