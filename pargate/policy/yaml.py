@@ -74,7 +74,7 @@ def parse(text: str, name: str, kind: str = "policy", begin: str = "pargate: 1")
             keys, tags, tabs, excessive size or depth.
     """
     if len(text.encode()) > MAX_BYTES:
-        raise PolicyError(f"{name} is larger than {MAX_BYTES >> 20} MiB", "a policy is a page or two of text")
+        raise PolicyError(f"{name} is larger than {MAX_BYTES >> 20} MiB", f"a {kind} is a page or two of text")
     try:
         root = _compose(text, name)
     except yaml.MarkedYAMLError as error:
