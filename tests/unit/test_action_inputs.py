@@ -1,0 +1,202 @@
+"""The inputs of the Action, and what it makes of several models."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pargate.cli.action import asked, workflow
+from pargate.cli.action.__main__ import overall, worst
+from pargate.cli.action.judged import Judged
+from pargate.cli.action.touched import touched
+from pargate.errors import InputError
+
+
+def read(tmp_path: Path, **given: str) -> asked.Asked:
+    return asked.read({asked.PREFIX + name.upper(): value for name, value in given.items()}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"model": "nothing/*"}, "no model matches 'nothing/*'"),
+        ({"model": " \n"}, "'model' is empty"),
+        ({"model": "--help"}, "starts with a dash"),
+        ({"model": "a\x1bb"}, "control character"),
+        ({"model": "a\rb"}, "control character"),
+        ({"model": "a\x0bb"}, "control character"),
+        ({"model": "a", "policy": "-p"}, "starts with a dash"),
+        ({"model": "a", "policy": "a\nb"}, "control character"),
+        ({"model": "a", "command": "rm"}, "'command' is 'rm'"),
+        ({"model": "a", "formats": "pdf"}, "unknown report format 'pdf'"),
+        ({"model": "a", "fail_on": "x"}, "'fail-on' is 'x'"),
+        ({"model": "a", "cache": "yes"}, "'cache' is 'yes'"),
+        ({"model": "a", "changed_only": "1"}, "'changed-only' is '1'"),
+        ({"model": "a", "pairs": "x"}, "for the command gate"),
+        ({"model": "a", "arguments": "--exit-zero"}, "holds --exit-zero"),
+        ({"model": "a", "arguments": "-qojson=x"}, "holds -qojson=x"),
+        ({"model": "a", "arguments": "--"}, "holds --"),
+        ({"model": "a", "output": "../out"}, "leads out of the workspace"),
+        ({"model": "a", "output": "link/out"}, "leads through a link"),
+        ({"model": "l*"}, "leads out of the workspace"),
+        ({"model": "n*"}, "control characters"),
+    ],
+    ids=range(21),
+)
+def test_a_wrong_input_is_refused_with_what_to_do(tmp_path: Path, inputs: dict[str, str], message: str) -> None:
+    (tmp_path / "link").symlink_to("/")
+    (tmp_path / "name\nwith a line").mkdir()
+    with pytest.raises(InputError) as refused:
+        read(tmp_path, **inputs)
+    assert message in refused.value.message and refused.value.hint
+
+
+def test_models_are_lines_and_patterns_each_once(tmp_path: Path) -> None:
+    for name in ("a/x", "a/y", "-z", "[b]"):
+        (tmp_path / name).mkdir(parents=True)
+    found = read(tmp_path, model="a/*/\r\n a/x\n\n?z\n[b]\nhf-hub:o/n*\n")
+    assert found.models == ("a/x", "a/y", "./-z", "[b]", "hf-hub:o/n*")
+
+
+def test_folders_are_plain_and_of_one_model_each() -> None:
+    names = asked.folders(("a/b", "a-b", "A/B", "..", "sarif", "x" * 200, "./c", "$(touch x)"))
+    assert len({name.lower() for name in names.values()}) == len(names)
+    assert names["a/b"] == "a-b" and names["./c"] == "c" and names["$(touch x)"] == "touch-x"
+    for name in names.values():
+        assert name and not name.startswith((".", "-")) and len(name) < 100 and name != "sarif"
+
+
+def test_the_worst_code_and_verdict_decide() -> None:
+    assert worst([0, 3]) == 3 and worst([3, 1, 2]) == 2 and worst([70, 5]) == 70 and worst([70, 137]) == 137
+    assert worst([1, 3]) == 1 and worst([0, 0]) == 0
+
+    def one(verdict: str) -> Judged:
+        return Judged("m", Path(), 0, verdict)
+
+    assert overall([]) == "" and overall([one("")]) == ""
+    assert overall([one("pass"), one("remediated")]) == "remediated"
+    assert overall([one("pass"), one("")]) == "inconclusive", "what could not be judged never passes"
+    assert overall([one("fail"), one("inconclusive"), one("")]) == "fail"
+
+
+def test_annotations_are_ten_of_a_kind_over_all_models() -> None:
+    many = "".join(f"::error title=pargate: r::m{n}\n" for n in range(9))
+    many += "::error title=pargate::and 5 more of this kind; the JSON report has them all\n"
+    few = "::notice title=pargate: pass::fine\n::error title=pargate: r::other\n::add-mask::x\nfree text\n"
+    lines = list(workflow.annotations([many, few]))
+    errors = [line for line in lines if line.startswith("::error")]
+    assert len(errors) == 10 and errors[1].endswith("other"), "no model hides another"
+    assert "and 6 more of this kind" in errors[-1]
+    assert [line for line in lines if not line.startswith("::error")] == ["::notice title=pargate: pass::fine"]
+
+
+def test_nothing_gets_out_of_a_command() -> None:
+    said = workflow.command("error", "a::b,c=d\n", "x\n::add-mask::y%0A\r\u2028" + "z" * 5000)
+    assert "\n" not in said and "\r" not in said and said.count("::") >= 2 and len(said) < 2000
+    assert said.startswith("::error title=a%3A%3Ab%2Cc=d\\n::x\\n::add-mask::y%250A\\r")
+
+
+def test_outputs_cannot_be_ended_from_within(tmp_path: Path) -> None:
+    path = tmp_path / "output"
+    workflow.put(str(path), {"a": "x\nEOF\nb=1", "c": "\udcff"})
+    lines = path.read_text().splitlines()
+    delimiter = lines[0].removeprefix("a<<")
+    assert len(delimiter) == 32 and lines[1:5] == ["x", "EOF", "b=1", delimiter] and lines[6] == "\\udcff"
+
+
+def test_a_summary_stays_below_900_kb_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "summary"
+    workflow.summarise(str(path), [("head\n", ""), ("a" * 600_000, "no a"), ("b" * 600_000, "no b"), ("c", "no c")])
+    text = path.read_text()
+    assert len(text) <= workflow.SUMMARY_ROOM and "no b" in text and "aaa" in text and text.endswith("c\n")
+
+
+# --- what a change touches ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("a", "b"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "weights").write_text(name)
+    (tmp_path / ".github").mkdir()
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    (tmp_path / "pargate.yaml").write_text(
+        "pargate: 1\nname: p\nimages: {source: 'builtin:scenes'}\nclasses: {names: classes.txt}\n"
+        "rules: [{id: u, probe: utility, min: {accuracy: 1%}}]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    git(tmp_path, "init", "-q")
+    commit(tmp_path)
+    return tmp_path
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=Someone", "-c", "user.email=someone@example.org", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def commit(folder: Path) -> str:
+    git(folder, "add", "--all")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "change")
+    return git(folder, "rev-parse", "HEAD").strip()
+
+
+def models_after(repository: Path, changed: str, model: str = "models/*") -> tuple[str, ...]:
+    before = git(repository, "rev-parse", "HEAD").strip()
+    (repository / changed).parent.mkdir(parents=True, exist_ok=True)
+    (repository / changed).write_text("new")
+    commit(repository)
+    return touched(read(repository, model=model, base=before), {}, repository)[0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "judged"),
+    [
+        ("models/a/weights", ("models/a",)),
+        ("models/b/more/config.json", ("models/b",)),
+        ("README.md", ()),
+        ("models/README.md", ("models/README.md",)),
+        (".github/workflows/x.yml", ("models/a", "models/b")),
+        ("classes.txt", ("models/a", "models/b")),
+        ("pargate.yaml", ("models/a", "models/b")),
+    ],
+)
+def test_what_changed_decides_which_models_are_judged(repository: Path, changed: str, judged: tuple[str, ...]) -> None:
+    assert models_after(repository, changed) == judged
+
+
+def test_what_git_does_not_hold_is_always_judged(repository: Path) -> None:
+    (repository / ".gitignore").write_text("ignored\n")
+    (repository / "ignored").mkdir()
+    (repository / "ignored" / "weights").write_text("x")
+    (repository / "models" / "a" / "ignored").write_text("x")
+    commit(repository)
+    wanted = "ignored\nmodels/a\nmodels/b\nhf-hub:o/n"
+    assert models_after(repository, "README.md", wanted) == ("ignored", "models/a", "hf-hub:o/n")
+
+
+def test_without_a_commit_to_compare_with_all_are_judged(repository: Path) -> None:
+    found = read(repository, model="models/*")
+    assert touched(found, {}, repository) == (
+        ("models/a", "models/b"),
+        "all models are judged: the event names no commit to compare with",
+    )
+    event = repository / "event.json"
+    for payload in ({"before": "0" * 40}, {"before": "1" * 40}, {"before": "--output=x"}, []):
+        event.write_text(json.dumps(payload))
+        environ = {"GITHUB_EVENT_NAME": "push", "GITHUB_EVENT_PATH": str(event)}
+        assert touched(found, environ, repository)[0] == ("models/a", "models/b")
+    assert not (repository / "x").exists()
+
+
+@pytest.mark.parametrize("event", ["push", "pull_request", "merge_group"])
+def test_the_event_names_the_commit_to_compare_with(repository: Path, tmp_path: Path, event: str) -> None:
+    before = git(repository, "rev-parse", "HEAD").strip()
+    (repository / "models" / "b" / "weights").write_text("new")
+    commit(repository)
+    payload = {"before": before, "pull_request": {"base": {"sha": before}}, "merge_group": {"base_sha": before}}
+    (tmp_path / ".git" / "event").write_text(json.dumps(payload))
+    environ = {"GITHUB_EVENT_NAME": event, "GITHUB_EVENT_PATH": str(tmp_path / ".git" / "event")}
+    assert touched(read(repository, model="models/*"), environ, repository)[0] == ("models/b",)
