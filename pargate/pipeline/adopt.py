@@ -15,6 +15,7 @@ from pargate.errors import InputError
 from pargate.files import readable, write_atomic
 from pargate.pipeline.pins import use
 from pargate.pipeline.repository import refuse_elsewhere, refuse_links
+from pargate.pipeline.vetting import refuse_absent, refuse_hostile, refuse_outside, refuse_schedule, refuse_unlike
 from pargate.policy.draft import draft
 from pargate.policy.layers import BUILTIN, shipped
 from pargate.policy.listing import scalar
@@ -37,7 +38,6 @@ _REMOTE = ("hf-hub:", "open_clip:")
 _ACTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+@[0-9a-f]{40}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
-_CRON = re.compile(r"[0-9*,/A-Za-z-]+( [0-9*,/A-Za-z-]+){4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +182,17 @@ def _check(root: Path, wish: Wish) -> None:
         )
     for option, value in (("--policy", wish.policy), ("--images", wish.images), ("--classes", wish.classes)):
         if value is not None:
-            _refuse_hostile(option, value)
+            refuse_hostile(option, value)
     if wish.classes is not None:
-        _refuse_outside("--classes", wish.classes)
-        _refuse_absent(root, "--classes", wish.classes)
+        refuse_outside("--classes", wish.classes)
+        refuse_absent(root, "--classes", wish.classes)
     if wish.policy is not None and wish.policy not in shipped():
-        _refuse_outside("--policy", wish.policy)
-        _refuse_absent(root, "--policy", wish.policy)
+        refuse_outside("--policy", wish.policy)
+        refuse_absent(root, "--policy", wish.policy)
     for label in wish.labels:
-        _refuse_unlike(_LABEL, "--gpu-labels", label, "letters, digits, dots and dashes; commas between labels")
-    _refuse_unlike(_BRANCH, "--branch", wish.branch, "the name of a branch")
-    _refuse_unlike(_CRON, "--schedule", wish.schedule, "five fields as cron has them, such as '17 4 * * 1'")
+        refuse_unlike(_LABEL, "--gpu-labels", label, "letters, digits, dots and dashes; commas between labels")
+    refuse_unlike(_BRANCH, "--branch", wish.branch, "the name of a branch")
+    refuse_schedule("--schedule", wish.schedule)
 
 
 def _environment(inputs: dict[str, tuple[str, ...]], action: str) -> "Environment":
@@ -238,9 +238,9 @@ def _models(root: Path, models: Sequence[str]) -> tuple[str, ...]:
     if not models:
         models = _found(root)
     for model in models:
-        _refuse_hostile("--model", model)
+        refuse_hostile("--model", model)
         if not model.startswith(_REMOTE):
-            _refuse_outside("--model", model)
+            refuse_outside("--model", model)
     if not models:
         raise InputError(
             f"no folder with {MARKER} is in this repository", "name the model: --model PATH, GLOB or hf-hub:…"
@@ -269,7 +269,7 @@ def _entries(root: Path, models: Sequence[str]) -> list[_Entry]:
         elif any(sign in model for sign in "*?["):
             matched = sorted(path.relative_to(root).as_posix() for path in root.glob(model))
             for path in matched:
-                _refuse_hostile("--model", path)
+                refuse_hostile("--model", path)
             if not matched:
                 raise InputError(f"--model {model} matches nothing yet", "name a model that is there")
             sources += [f"./{path}" for path in matched]
@@ -285,34 +285,3 @@ def _entries(root: Path, models: Sequence[str]) -> list[_Entry]:
             name, number = f"{stem}-{number}", number + 1
         entries[name] = _Entry(scalar(name), scalar(source))
     return list(entries.values())
-
-
-def _refuse_hostile(option: str, value: str) -> None:
-    """Refuse what a line of a workflow cannot hold, or what GitHub would evaluate."""
-    shown = readable(value).encode("unicode_escape").decode()
-    if not value or value != value.strip():
-        raise InputError(f"{option} '{shown}' is empty, or begins or ends with a space", "write it without")
-    if not value.isprintable():
-        raise InputError(f"{option} '{shown}' holds a line break or another control character", "write it without")
-    if "${{" in value:
-        raise InputError(f"{option} '{shown}' holds ${{{{, which GitHub would evaluate", "write the value itself")
-    if value.startswith("-"):
-        raise InputError(f"{option} '{shown}' begins with a dash", "write ./ in front if it is a path")
-
-
-def _refuse_unlike(pattern: re.Pattern[str], option: str, value: str, wanted: str) -> None:
-    if not pattern.fullmatch(value):
-        shown = readable(value).encode("unicode_escape").decode()
-        raise InputError(f"{option} '{shown}' is not understood", f"it takes {wanted}")
-
-
-def _refuse_outside(option: str, value: str) -> None:
-    """Refuse a path that a fresh check-out elsewhere does not have."""
-    path = Path(value)
-    if path.is_absolute() or ".." in path.parts or value.startswith("~"):
-        raise InputError(f"{option} {value} leads out of the repository", "write a path from the repository's root")
-
-
-def _refuse_absent(root: Path, option: str, value: str) -> None:
-    if not (root / value).is_file():
-        raise InputError(f"{option} {value}: there is no such file in the repository", "name one, or leave it out")

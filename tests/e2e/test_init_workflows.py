@@ -205,6 +205,7 @@ def test_a_model_that_passes_goes_on_to_its_bundle_and_code_scanning(start: Star
     assert job(start(models=("models/clean",)), "pargate", gate=gate, bundle="success").result == "success"
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_is_red_and_offered_for_cleaning_after_review(start: Start) -> None:
     options = {"models": ("models/poisoned",), "labels": ("self-hosted", "gpu")}
     gate = job(start(**options), "gate")
@@ -282,6 +283,7 @@ def test_the_required_check_is_green_only_where_all_holds(start: Start, results:
 # --- the audit -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_audits_follow_each_other_on_a_branch_of_their_own(start: Start, store: Store, tmp_path: Path) -> None:
     def kept(audit: Job) -> Job:
         return job(start("schedule", models=("models/clean",)), "keep", AUDIT, audit=audit)

@@ -250,6 +250,11 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
         ({"labels": ("",)}, "--gpu-labels"),
         ({"schedule": "17 4 * * 1\n"}, "--schedule"),
         ({"schedule": "every monday"}, "--schedule"),
+        ({"schedule": "60 4 * * 1"}, "at '60'"),
+        ({"schedule": "17 4 * * 7"}, "at '7'"),
+        ({"schedule": "17 4 0 * *"}, "at '0'"),
+        ({"schedule": "*/0 4 * * *"}, "at '*/0'"),
+        ({"schedule": "17 4, * * *"}, "at '4,'"),
         ({"branch": "a'b"}, "--branch"),
     ],
 )
@@ -258,6 +263,12 @@ def test_what_has_no_place_in_a_workflow_is_refused(repository: Path, change: di
     with pytest.raises(InputError, match=re.escape(said)):
         plan(repository, Wish(**{"action": ACTION, "branch": "main", **change}), force=True, keep=False)
     assert snapshot(repository) == before
+
+
+@pytest.mark.parametrize("schedule", ["17 4 * * 1", "*/90 0-6/2 1,15 JAN-MAR MON", "0 0 31 12 6"])
+def test_a_schedule_of_cron_is_taken(repository: Path, schedule: str) -> None:
+    texts = texts_of(repository, Wish(action=ACTION, branch="main", schedule=schedule))
+    assert loaded(texts[AUDIT])[True]["schedule"] == [{"cron": schedule}]
 
 
 # --- what is there already ---
