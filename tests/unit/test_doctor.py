@@ -133,7 +133,7 @@ def test_the_cache_is_measured(tmp_path: Path) -> None:
     assert "empty" in fact(examined(cache=cache), "cache").message
     (cache / "ab").mkdir(parents=True)
     (cache / "ab" / "x.blk").write_bytes(bytes(3_000_000))
-    assert "3 MB in 1 files" in fact(examined(cache=cache), "cache").message
+    assert "3 MB in 1 file" in fact(examined(cache=cache), "cache").message
     assert "off" in fact(examined(), "cache").message
 
 
