@@ -21,11 +21,12 @@ setup: $(READY)  ## make .venv, once, and again when the lock or pyproject.toml 
 demo: setup  ## take a poisoned toy model through the gate: fail, clean, pass, ONNX, verify
 	$(RUN) examples/demo.py
 
-check: setup  ## format, lint, types, import contracts
+check: setup  ## format, lint, types, import contracts, workflows
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+	$(RUN) .ci/lint_workflows.py
 
 # One thread per worker: the models are tiny, and more threads only wait for each other.
 test: setup  ## all tests that this machine can run, with branch coverage
@@ -36,8 +37,13 @@ test-lowest: setup tests/lowest.txt  ## the same tests on the oldest dependencie
 	$(RUN) -m uv pip install --python .venv-lowest/bin/python --constraint tests/lowest.txt --group test --editable .
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS)
 
+# What the Action installs and what a release is built with are parts of the lock, at the same versions.
 lock: setup  ## resolve again: requirements.lock at the newest versions, tests/lowest.txt at the oldest
 	$(UV_LOCK) --upgrade --generate-hashes --group dev --output-file requirements.lock pyproject.toml
+	cp requirements.lock requirements-action.lock
+	$(UV_LOCK) --generate-hashes --extra diffusers --extra parquet --output-file requirements-action.lock pyproject.toml
+	cp requirements.lock requirements-build.lock
+	echo hatchling | $(UV_LOCK) --generate-hashes --output-file requirements-build.lock -
 	$(UV_LOCK) --upgrade --resolution lowest-direct --output-file tests/lowest.txt pyproject.toml
 
 evidence: setup bench  ## measure again what the documentation claims
