@@ -64,6 +64,7 @@ def audited(inventory: Path, jobs: int) -> tuple[float, int, AuditIndex]:
 def work(models: list[Path], data: Path, jobs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         inventory = prepared(Path(place), models, data)
+        load = round(os.getloadavg()[0], 2)
         first, code, index = audited(inventory, jobs)
         again = [audited(inventory, jobs) for _ in range(REPEATS)]
     if any(state.reused for state in index.models) or not all(s.reused for _, _, i in again for s in i.models):
@@ -86,6 +87,7 @@ def work(models: list[Path], data: Path, jobs: int) -> dict[str, Any]:
         "pargate": __version__,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
+        "load_before": load,
         "jobs": jobs,
         "models": len(models),
         "first_seconds": round(first, 2),

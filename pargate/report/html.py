@@ -10,7 +10,8 @@ import binascii
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from pargate.core.report import ScanReport
 from pargate.core.results import (
@@ -24,6 +25,9 @@ from pargate.core.results import (
 from pargate.errors import InputError
 from pargate.report.groups import EFFECTS, grouped, tally
 from pargate.report.texts import model_name, next_steps, plain, stages, started
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -74,10 +78,16 @@ def render(report: ScanReport) -> str:
 
 def page(template: str, **values: Any) -> str:
     """A template of this folder with its values, each made plain and escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> "Environment":
+    """Once for all pages: templates take longer to compile than to fill in."""
     # Only pages need the template engine.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("pargate", "report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -86,7 +96,6 @@ def page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    return environment.get_template(template).render(**values)
 
 
 def _shown(value: Any) -> Any:

@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pargate.core.audit import AuditIndex
@@ -270,18 +271,31 @@ def test_a_terminated_audit_ends_its_scans_and_says_what_is_missing(place: Path)
     two_models(place)
     process = launch(place)
     work = place / "out" / ".work"
-    wait_for(lambda: any(work.glob("*.txt")), process)
-    scans = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
-    child = int(scans.stdout.split()[0])
+    wait_for(lambda: any(work.glob("*/*.txt")), process)
+    (child,) = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == ExitCode.SIGTERM, said
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+    assert not child.is_running()
     found = index(place)
     assert not found.complete and found.models == ()
     assert "interrupted" in (place / "out" / "index.html").read_text()
     assert not work.exists()
+
+
+def test_a_scan_that_is_killed_for_memory_is_the_error_of_its_model_alone(place: Path) -> None:
+    two_models(place)
+    models = [{"name": n, "model": f"models/{n}", "policy": "policy.yaml"} for n in ("clean", "broken")]
+    (place / "inventory.yaml").write_text(json.dumps({"inventory": "1", "models": models}))
+    process = launch(place)
+    wait_for(lambda: any((place / "out" / ".work").glob("*/*.txt")), process)
+    (child,) = psutil.Process(process.pid).children()
+    child.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == ExitCode.OPERATIONAL, "worse than the input of the other"
+    found = states(place)
+    assert "SIGKILL" in found["clean"].message and "memory" in found["clean"].hint
+    assert found["broken"].exit_code == ExitCode.INPUT and index(place).complete
 
 
 BAD = """inventory: 1
