@@ -84,7 +84,7 @@ def work(models: list[Path], data: Path, jobs: int) -> dict[str, Any]:
         for state in index.models
     ]
     return {
-        "pargate": __version__,
+        "version": __version__,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "load_before": load,

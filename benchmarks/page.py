@@ -250,6 +250,25 @@ def reports(found: Any) -> str:
     return table([f"report of {size}", "ms"], rows)
 
 
+def audits(found: Any) -> str:
+    rows = [
+        [r["model"], r["planted"] or "–", r["standing"], *(counted(r[what]) for what in ("attack", "accuracy")), r["message"]]
+        for r in found["rows"]
+    ]  # fmt: skip
+    each = ", ".join(f"{seconds:.1f}" for seconds in found["again_each"])
+    return (
+        f"{found['models']} models: {found['first_seconds']:.0f} s the first time, {found['again_seconds']:.1f} s when nothing "
+        f"had changed (three times: {each}), **{found['ratio']:.0f}** times faster.\n\n"
+        + table(["model", "planted", "verdict", "attack success %", "clean accuracy %", "why"], rows)
+    )
+
+
+def counted(share: Row | None) -> str:
+    if share is None:
+        return "–"
+    return f"{pct(share['successes'] / share['n'])} [{span([share['low'], share['high']])}] of {share['n']}"
+
+
 def main() -> None:
     parts = [
         "# Evidence\n\nMade by `make evidence` from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
@@ -262,6 +281,7 @@ def main() -> None:
     parts.append(section("Speed and memory", "speed", SPEED, speed))
     parts.append(section("Saved reports", "reports", REPORTS, reports))
     parts += [section(*entry) for entry in REMEDIES]
+    parts.append(section("Audits", "audit", AUDITS, audits))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -277,6 +297,12 @@ SPEED = (
     "770 MiB of every process are the loaded libraries, those of the GPU included. Memory is flat in the number of images."
 )
 
+
+AUDITS = (
+    "`pargate audit` of all models under the built-in policy `audit`, twice (`python -m benchmarks.audit`): the second time "
+    "every measurement is reused and judged again, and torch is not loaded. The machine had other work at the time. Attack "
+    "success is of the worst trigger, with a 95 % interval."
+)
 
 REPORTS = (
     "Wall time of `pargate report` from start to end, the interpreter's own start included; median. Judging a saved report "
