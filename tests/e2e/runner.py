@@ -80,14 +80,16 @@ def _command(line: str) -> Command | None:
     text = line.lstrip()
     if text.startswith("::") and "::" in text[2:]:
         said, message = text[2:].split("::", 1)
+        between = ","
     elif "##[" in line and "]" in line.partition("##[")[2]:
         said, message = line.partition("##[")[2].split("]", 1)
+        between = ";"
     else:
         return None
     name, _, properties = said.partition(" ")
     if not name:
         return None
-    pairs = [pair.split("=", 1) for pair in re.split("[,;]", properties) if "=" in pair]
+    pairs = [pair.split("=", 1) for pair in properties.split(between) if "=" in pair]
     return Command(name.lower(), {k.strip(): _unescaped(v) for k, v in pairs}, _unescaped(message))
 
 
