@@ -23,7 +23,11 @@ Uses = Callable[["Job", dict[str, str]], Mapping[str, str] | None]
 
 
 class StepFailed(Exception):
-    """What an action that is played raises to fail."""
+    """What an action that is played raises to fail; it may have outputs nevertheless."""
+
+    def __init__(self, said: str = "", outputs: Mapping[str, str] | None = None) -> None:
+        super().__init__(said)
+        self.outputs = dict(outputs or {})
 
 
 @dataclass(frozen=True)
@@ -348,7 +352,7 @@ class Job:
         try:
             outputs = self.machine.uses[uses](self, given)
         except StepFailed as failed:
-            return Ran(name, "failure", "failure", log=f"{failed}\n")
+            return Ran(name, "failure", "failure", failed.outputs, log=f"{failed}\n")
         return Ran(name, "success", "success", dict(outputs or {}))
 
     def _script(self, name: str, asked: dict[str, Any], env: dict[str, str], path: list[str]) -> Ran:
