@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MODELS, ROOT
-from runner import Job, Machine
+from runner import Job, Machine, commands_in, values_in
 
 LOCK = ROOT / "requirements-action.lock"
 HOSTILE = ("$(touch x)", "%0A::error::a", '"; exit 0; "', "::add-mask::a", "a`touch x`", "##[error]a")
@@ -292,3 +293,52 @@ def test_the_installation_truly_runs(use: Use, machine: Machine, saved: list[dic
     job = use(model="models/clean")
     assert job.code == 0 and job.outputs["verdict"] == "pass", job.log
     assert len(saved) == 2, "the environment and the vectors"
+
+
+@pytest.mark.slow
+def test_a_model_that_fails_is_cleaned_and_comes_out_as_a_bundle(use: Use, machine: Machine) -> None:
+    """The gate on the poisoned toy, as `make demo` has it."""
+    shutil.copytree(ROOT / "examples" / "policies", machine.workspace / "policies")
+    shutil.copy(ROOT / "examples" / "policy.yaml", machine.workspace)
+    policy = "policies/toy-release.yaml"
+    job = use(model="models/poisoned", command="gate", policy=policy, arguments="--device\ncpu")
+    assert (job.code, job.outputs["verdict"], job.outputs["exit-code"]) == (0, "remediated", "0"), job.log
+    folder = machine.workspace / "pargate-reports" / "models-poisoned"
+    digests = json.loads(job.outputs["digests"])["models/poisoned"]
+    assert digests["bundle"] == sha256(folder / "bundle" / "SHA256SUMS")
+    assert digests["report"] == sha256(folder / "report.json") and "remediated" in job.summary
+    # A second time in the same place: what is there is not taken for what this run made.
+    again = use(model="models/poisoned", command="gate", policy=policy)
+    assert (again.code, again.outputs["verdict"], again.outputs["report"]) == (2, "", "")
+    assert json.loads(again.outputs["digests"])["models/poisoned"]["bundle"] == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["cancelled", "terminated"])
+def test_a_runner_that_cancels_is_told_what_there_is(machine: Machine, number: signal.Signals) -> None:
+    output = machine.temp / "output"
+    env = {
+        **machine.variables(),
+        "PYTHONPATH": str(ROOT),
+        "GITHUB_OUTPUT": str(output),
+        "PARGATE_ACTION_MODEL": "models/clean",
+    }
+    command = [sys.executable, "-P", "-m", "pargate.cli.action"]
+    with subprocess.Popen(
+        command,
+        cwd=machine.workspace,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline().decode()
+        process.send_signal(number)
+        rest = process.stdout.read().decode()
+        code = process.wait(timeout=30)
+    assert code == 128 + number
+    told = values_in(output.read_text())
+    assert (told["exit-code"], told["verdict"], told["judged"]) == (str(code), "", "0")
+    commands = commands_in(first + rest)
+    assert first.startswith("::stop-commands::") and [c.name for c in commands] == ["error"], "it is obeyed again"
+    assert "cancelled" in commands[0].message

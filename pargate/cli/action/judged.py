@@ -81,6 +81,8 @@ def obey_signals() -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, signal.SIG_IGN)  # the second comes 7.5 s later, when all is said
     raise Stopped(number)
 
 
