@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pargate.cli.action import asked, workflow
 from pargate.cli.action.__main__ import overall, worst
@@ -200,3 +201,31 @@ def test_the_event_names_the_commit_to_compare_with(repository: Path, tmp_path: 
     (tmp_path / ".git" / "event").write_text(json.dumps(payload))
     environ = {"GITHUB_EVENT_NAME": event, "GITHUB_EVENT_PATH": str(tmp_path / ".git" / "event")}
     assert touched(read(repository, model="models/*"), environ, repository)[0] == ("models/b",)
+
+
+# --- action.yml --------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_input_reaches_the_step_and_every_one_is_documented() -> None:
+    action = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "action.md").read_text(encoding="utf-8")
+    for name in (*action["inputs"], *action["outputs"]):
+        assert f"`{name}`" in page, name
+    judge = next(step for step in action["runs"]["steps"] if step.get("id") == "judge")
+    given = {name for name in judge["env"] if name.startswith(asked.PREFIX)}
+    inputs = {asked.PREFIX + name.upper().replace("-", "_") for name in action["inputs"] if name != "python"}
+    assert given == inputs
+    for step in action["runs"]["steps"]:
+        assert "${{" not in step.get("run", ""), "what is filled in there is executed"
+
+
+def test_what_the_action_installs_is_what_was_tested() -> None:
+    def pinned(name: str) -> set[str]:
+        return {line.split(" ")[0] for line in (ROOT / name).read_text().splitlines() if "==" in line}
+
+    whole = pinned("requirements.lock")
+    assert pinned("requirements-action.lock") <= whole and pinned("requirements-build.lock") <= whole
+    assert any(one.startswith("torch==") for one in pinned("requirements-action.lock"))
+    assert not any(one.startswith("pytest==") for one in pinned("requirements-action.lock"))

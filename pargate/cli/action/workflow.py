@@ -36,8 +36,8 @@ def say(text: str) -> None:
 def quoted() -> Iterator[None]:
     """Nothing that is printed within is obeyed."""
     token = secrets.token_hex(16)
-    say(f"::stop-commands::{token}\n")
-    try:
+    try:  # around the first line too: a signal may come right behind it
+        say(f"::stop-commands::{token}\n")
         yield
     finally:
         say(f"\n::{token}::\n")
