@@ -60,7 +60,7 @@ def made(place: Path, environment: Path, saved: list[dict[str, str]]) -> Machine
 
     def restore(job: Job, given: dict[str, str]) -> dict[str, str]:
         vectors = given["path"].endswith("/pargate-vectors")
-        if not vectors:
+        if not vectors and not Path(given["path"]).exists():
             Path(given["path"]).symlink_to(environment)
         return {"cache-hit": "false" if vectors else "true"}
 
@@ -307,10 +307,17 @@ def test_a_model_that_fails_is_cleaned_and_comes_out_as_a_bundle(use: Use, machi
     digests = json.loads(job.outputs["digests"])["models/poisoned"]
     assert digests["bundle"] == sha256(folder / "bundle" / "SHA256SUMS")
     assert digests["report"] == sha256(folder / "report.json") and "remediated" in job.summary
-    # A second time in the same place: what is there is not taken for what this run made.
-    again = use(model="models/poisoned", command="gate", policy=policy)
-    assert (again.code, again.outputs["verdict"], again.outputs["report"]) == (2, "", "")
-    assert json.loads(again.outputs["digests"])["models/poisoned"]["bundle"] == ""
+
+
+def test_a_bundle_that_is_there_is_not_taken_for_what_this_run_made(use: Use, machine: Machine) -> None:
+    bundle = machine.workspace / "pargate-reports" / "models-clean" / "bundle"
+    bundle.mkdir(parents=True)
+    for path in (bundle / "SHA256SUMS", bundle.parent / "report.json"):
+        path.write_text('{"verdict": {"status": "pass"}, "model": {"sha256": ""}}')
+    job = use(model="models/clean", command="gate", formats="json")
+    assert (job.code, job.outputs["verdict"], job.outputs["report"]) == (2, "", ""), job.log
+    assert json.loads(job.outputs["digests"])["models/clean"]["bundle"] == ""
+    assert "exists already" in said(job, "error")[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["cancelled", "terminated"])
