@@ -59,7 +59,11 @@ def test_every_shipped_policy_points_to_the_schema_and_fits_it(name: str) -> Non
     assert refusals(shipped()[name]) == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted([ROOT / "examples" / "policy.yaml", *(ROOT / "examples" / "policies").glob("*.yaml")]),
+    ids=lambda path: path.name,
+)
 def test_every_example_in_the_repository_fits_the_schema(path: Path) -> None:
     assert refusals(path.read_text(encoding="utf-8")) == []
 

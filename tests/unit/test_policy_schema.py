@@ -304,7 +304,11 @@ def test_every_built_in_policy_loads_and_survives_being_written(name: str) -> No
     assert again == found.policy
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted([ROOT / "examples" / "policy.yaml", *(ROOT / "examples" / "policies").glob("*.yaml")]),
+    ids=lambda path: path.name,
+)
 def test_every_example_policy_loads(path: Path) -> None:
     found = resolve(str(path))
     assert found.policy.rules
