@@ -224,7 +224,7 @@ EXPORTS = (
 
 PAIRS = (
     "Images a second, by `python -m benchmarks.pairs`: the built-in renderer on one core, then what the loader hands to the "
-    "training step with one worker process. Goal of the renderer: 2000 on a core at 64 px."
+    "training step with one worker process. Goal of the renderer: 2000 on a core at 64 px, missed on this processor."
 )
 
 REMEDIES = [
