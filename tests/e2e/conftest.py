@@ -89,6 +89,13 @@ def surroundings(folder: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "PARGATE_CACHE": "off", "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def hears_ctrl_c() -> None:
+    """What a shell starts in the background is deaf to Ctrl-C, and so would be every command that is started here."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """An empty working folder; logs go elsewhere."""
@@ -102,9 +109,6 @@ def start(place: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start `pargate ARGUMENTS` in `place`, in a process group of its own."""
 
     def run(*arguments: str | Path, **env: str) -> subprocess.Popen[str]:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            # What a shell starts in the background is deaf to Ctrl-C, and so would be all that is started from here.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
         return subprocess.Popen(
             [sys.executable, "-m", "pargate", *map(str, arguments)],
             cwd=place, env={**surroundings(place.parent / "tmp"), **env}, stdin=subprocess.DEVNULL,

@@ -368,7 +368,7 @@ def test_a_second_working_tree_has_the_branches_of_the_first(repository: Path, t
         ("https://gitlab.com/someone/pargate.git", None),
         ("https://github.com.example.org/someone/pargate", None),
         ("https://github.com/someone/pargate/x", None),
-        ("file:///home/me/pargate", None),
+        ("file:///src/pargate", None),
     ],
 )
 def test_an_installation_from_github_knows_its_commit(url: str, found: str | None) -> None:
