@@ -10,6 +10,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pargate.core.model import Preprocess
 from pargate.seeds import Keys, uniform
@@ -19,6 +20,15 @@ NOISE = 0.2
 
 ERASED = (0.005, 0.01)
 """Share of the picture that is erased, at least and at most (PAR's code)."""
+
+CROPPED = (0.3, 1.0)
+"""Share of the picture's area that a crop shows, at least and at most, before it is stretched to the whole."""
+
+PATCHED = (0.3, 0.8)
+"""Sides of the rectangle where another crop shows, as shares of the picture's."""
+
+_STRONG = 2
+"""Stream of the keys' draws: PAR's augmentation uses 0, universal pictures 1."""
 
 
 def normalised(pixels: Tensor, rule: Preprocess) -> Tensor:
@@ -53,6 +63,66 @@ def par(pixels: Tensor, keys: Keys, rule: Preprocess) -> Tensor:
         top, left = int(chance[row, 3] * (height - side + 1)), int(chance[row, 4] * (width - side + 1))
         found[row, :, top : top + side, left : left + side] = fill
     return found
+
+
+def strong(pixels: Tensor, others: Tensor, keys: Keys) -> Tensor:
+    """Crops of other colours, mixed, of pixels in [0, 1], float32 [n, 3, H, W] both; draws from `keys`, uint64 [n].
+
+    Each picture is cropped, perhaps mirrored, and given other contrast, light and colours, and so is that of the same
+    row of `others`. With probability ½ a rectangle of the first shows the second (CutMix: Yun et al. 2019), and with
+    probability ½ the second shines through all over by up to a half (mixup: Zhang et al. 2018). What a model says of
+    many different pictures tells more of it than what it says of a few that are alike (Asano and Saeed 2023).
+    """
+    draws = torch.from_numpy(uniform(keys, 29, _STRONG).astype(np.float32)).to(pixels.device)
+    first, other = (
+        _recoloured(_cropped(some, drawn), drawn)
+        for some, drawn in ((pixels, draws[:, :11]), (others, draws[:, 11:22]))
+    )
+    cut, blended, depth, *place = draws[:, 22:].T
+    height, width = pixels.shape[2:]
+    inside = _between(place[0], place[1], height)[:, None, :, None] & _between(place[2], place[3], width)[:, None, None]
+    found = torch.where(inside & _rows(cut < 0.5), other, first)
+    return found + _rows(torch.where(blended < 0.5, depth / 2, 0)) * (other - found)
+
+
+def _cropped(pixels: Tensor, draws: Tensor) -> Tensor:
+    """Crops by draws 0 to 4, stretched to the size of the pictures."""
+    sides = (CROPPED[0] + (CROPPED[1] - CROPPED[0]) * draws[:, 0]).sqrt()
+    stretch = (0.6 * (draws[:, 1] - 0.5)).exp()
+    across, down = (sides * stretch).clamp(max=1), (sides / stretch).clamp(max=1)
+    moves = torch.zeros(len(pixels), 2, 3, device=pixels.device)
+    moves[:, 0, 0] = torch.where(draws[:, 2] < 0.5, across, -across)
+    moves[:, 1, 1] = down
+    moves[:, 0, 2] = (2 * draws[:, 3] - 1) * (1 - across)
+    moves[:, 1, 2] = (2 * draws[:, 4] - 1) * (1 - down)
+    grid = functional.affine_grid(moves, list(pixels.shape), align_corners=False)
+    return functional.grid_sample(pixels, grid, align_corners=False, padding_mode="reflection")
+
+
+def _recoloured(pixels: Tensor, draws: Tensor) -> Tensor:
+    """Other contrast, light, tint and saturation, by draws 5 to 10."""
+    contrast, light, saturation = (
+        _rows(low + (high - low) * draws[:, k])
+        for k, (low, high) in zip((5, 6, 7), ((0.6, 1.4), (0.7, 1.3), (0.0, 1.2)), strict=True)
+    )
+    tint = (0.8 + 0.4 * draws[:, 8:11])[:, :, None, None]
+    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    found = ((pixels - mean) * contrast + mean) * light * tint
+    grey = found.mean(dim=1, keepdim=True)
+    return (grey + (found - grey) * saturation).clamp(0, 1)
+
+
+def _rows(values: Tensor) -> Tensor:
+    """One value per picture, [n], against pixels."""
+    return values[:, None, None, None]
+
+
+def _between(size: Tensor, start: Tensor, whole: int) -> Tensor:
+    """Which of `whole` pixels a side of `PATCHED` covers, by two draws: bool [n, whole]."""
+    side = ((PATCHED[0] + (PATCHED[1] - PATCHED[0]) * size) * whole).floor()
+    first = (start * (whole - side + 1)).floor()
+    places = torch.arange(whole, device=size.device)
+    return (places >= first[:, None]) & (places < (first + side)[:, None])
 
 
 def _normal(keys: Keys, shape: torch.Size, device: torch.device) -> Tensor:

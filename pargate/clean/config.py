@@ -39,8 +39,11 @@ PROCESSOR_BATCH = 64
 STEPS = 240
 """Enough to reach τ in the first quarter, and to recover."""
 
-PLUS_RATE, DRAWN_RATE = 0.8, 0.4
-"""par-plus: share of PAR's rate, with real pairs and with drawn ones."""
+PLUS_RATE = 0.8
+"""par-plus: share of PAR's rate."""
+
+SEARCH = 0.25
+"""par-plus: share of the run in which the universal pictures alone move."""
 
 HIGHEST_LR = 1e-2
 """Beyond this no transformer of any size has been fine-tuned with AdamW and lived."""
@@ -68,17 +71,21 @@ class CleanConfig(Value):
     """Weight of the contrastive loss."""
     perturbation: float = Field(default=0.0, ge=0)
     """Weight of PAR's term, which pushes embeddings away from the frozen model's."""
-    distillation: float = Field(default=0.0, ge=0)
-    """Weight of what keeps pictures apart as the frozen model tells them apart."""
+    unlearning: float = Field(default=0.0, ge=0)
+    """Weight of the shifts that universal pictures give to all that they are mixed into."""
+    anchor: float = Field(default=0.0, ge=0)
+    """Weight of what keeps pictures without any of them where the frozen model has them."""
     universal: int = Field(default=0, ge=0, le=256)
     """How many pictures look for a backdoor while the model unlearns what they find; half blended, half in windows."""
+    search: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps, the first ones, in which these pictures alone move."""
     averaging: float = Field(default=0.0, ge=0, lt=1)
     """Decay of a running mean of the weights, which is what is kept; 0 keeps the last ones."""
     tau: float | None = Field(default=None, ge=0, le=4)
     """PAR: squared distance beyond which embeddings are no longer pushed away; 4 is the largest there is."""
     towers: Towers = "both"
     """Which towers are trained."""
-    augmentation: Literal["par", "none"] = "par"
+    augmentation: Literal["par", "strong", "none"] = "par"
     views: int | None = Field(default=None, ge=1)
     """How many different augmentations a picture can get; None draws a new one each time, as published. With few,
     the frozen model's embeddings are computed once and kept."""
@@ -181,8 +188,8 @@ def _published(method: Method) -> dict[str, Any]:
             }  # fmt: skip
         case "par-plus":
             return {
-                **published, "schedule": "cosine", "warmup_steps": 10, "distillation": 1.0, "universal": 8,
-                "averaging": 0.97,
+                **published, "schedule": "cosine", "warmup_steps": 10, "unlearning": 1.5, "anchor": 2.0,
+                "universal": 8, "search": SEARCH, "averaging": 0.97, "towers": "image",
             }  # fmt: skip
 
 
@@ -196,8 +203,7 @@ def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
     rate = PUBLISHED_LR * max(1.0, PUBLISHED_PARAMETERS / max(1, sizes.parameters)) ** RATE_POWER
     because = f"published {PUBLISHED_LR:g}, more for {sizes.parameters / 1e6:.1f} M parameters"
     if method == "par-plus":
-        part = DRAWN_RATE if sizes.drawn else PLUS_RATE
-        rate, because = rate * part, f"{part:g} of PAR's: it never has to carry embeddings as far"
+        rate, because = rate * PLUS_RATE, f"{PLUS_RATE:g} of PAR's: it never has to carry embeddings as far"
     found: dict[str, tuple[Any, str]] = {
         "batch_size": (batch, f"{PUBLISHED_BATCH} as published, as far as {sizes.device} and the pairs allow"),
         "lr": (min(1e-3, float(f"{rate:.2g}")), because),
@@ -205,8 +211,8 @@ def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
     }
     if method == "par-plus" and sizes.drawn:
         found["contrastive"] = (0.0, "drawn pairs say too little about photographs to tell them apart by")
-        found["towers"] = ("image", "without the contrastive loss nothing moves the other")
-        found["augmentation"] = ("none", "drawn pictures are far enough from photographs")
+        found["augmentation"] = ("strong", "drawn pictures are alike, and photographs are not")
+        found["search"] = (0.0, "it did not pay with drawn pictures")
     return found
 
 

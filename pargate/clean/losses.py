@@ -39,16 +39,20 @@ def perturbation(image_shift: Tensor, text_shift: Tensor, tau: float) -> Tensor:
     return (torch.where(image_shift > tau, zero, image_shift) + torch.where(text_shift > tau, zero, text_shift)) / 2
 
 
-def distillation(images: Tensor, trusted: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
-    """How far pictures, as they are told apart by captions, are from what the frozen model says; a scalar, ≥ 0.
+def common_shift(images: Tensor, reference: Tensor, mixed: Tensor) -> Tensor:
+    """How far each universal picture carries all that it is mixed into the same way; a scalar in [0, 4].
 
-    KL(softmax(s · trusted · captionsᵀ) ‖ softmax(s · images · captionsᵀ)), the mean over pictures (Hinton et al. 2015).
-    `trusted`: the frozen model's rows of the same pictures without a perturbation, where a backdoor sleeps;
-    `captions`: its rows of many captions, [m, d].
+    Squared length of the mean of `images` − `reference` over the rows with the same number in `mixed`, the mean over
+    the numbers that more than one row has. `reference` is of the same pictures without anything mixed in; `mixed` is
+    int64 [n], −1 where nothing is. A backdoor carries everything to one place; what merely disturbs carries each
+    picture elsewhere, and cancels out.
     """
-    wanted = functional.log_softmax(scale * trusted @ captions.T, dim=1)
-    found = functional.log_softmax(scale * images @ captions.T, dim=1)
-    return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+    rows = mixed >= 0
+    counts = torch.bincount(mixed[rows])
+    sums = images.new_zeros(len(counts), images.shape[1]).index_add(0, mixed[rows], (images - reference)[rows])
+    several = counts > 1
+    means = sums[several] / counts[several, None]
+    return means.square().sum() / max(1, len(means))
 
 
 def self_supervision(images: Tensor, other_images: Tensor, texts: Tensor, other_texts: Tensor, scale: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Universal perturbations: pictures that are mixed into any image and mislead the model as far as they can.
+"""Universal perturbations: pictures that carry whatever they are mixed into to one place, as far as they can.
 
 A backdoor is a short way from some pattern to some class. Nobody tells the cleaner the pattern; these pictures look for
 one while the model unlearns what they find (minimax unlearning: Zeng et al. 2022, I-BAU, with the free ascent of
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pargate.clean.distributed import Group
@@ -45,17 +46,21 @@ class Universal:
         generator = torch.Generator().manual_seed(seed)
         return cls(torch.rand(count, 3, *size, generator=generator).to(device).requires_grad_())
 
+    def chosen(self, keys: Keys) -> NDArray[np.int64]:
+        """Which picture is mixed into each, int64 [n]; −1 where none is."""
+        chance = uniform(keys, 2, _STREAM)
+        return np.where(chance[:, 0] < SHARE, (chance[:, 1] * len(self.pictures)).astype(np.int64), -1)
+
     def mixed(self, pixels: Tensor, keys: Keys) -> Tensor:
         """Pixels in [0, 1], float32 [n, 3, H, W], some with one of the pictures mixed in; differentiable in them."""
-        chance = uniform(keys, 5, _STREAM)
-        rows = np.flatnonzero(chance[:, 0] < SHARE)
+        numbers, chance = self.chosen(keys), uniform(keys, 5, _STREAM)
+        rows = np.flatnonzero(numbers >= 0)
         if not len(rows):
             return pixels
-        count = len(self.pictures)
-        chosen = (chance[rows, 1] * count).astype(np.int64)
+        chosen = numbers[rows]
         masks = np.full((len(rows), 1, *pixels.shape[2:]), OPACITY, dtype=np.float32)
         for mask, number, draw in zip(masks, chosen, chance[rows], strict=True):
-            if number >= count // 2:
+            if number >= len(self.pictures) // 2:
                 mask[:] = 0
                 mask[_window(pixels.shape[2:], draw[2:])] = 1
         opacity = torch.from_numpy(masks).to(pixels.device)

@@ -38,9 +38,8 @@ class Viewer:
     @property
     def repeats(self) -> bool:
         """Whether a picture comes again with the same augmentation."""
-        return self.steps_per_epoch is not None and (
-            self.config.views is not None or self.config.augmentation == "none"
-        )
+        limited = self.config.views is not None and self.config.augmentation == "par"
+        return self.steps_per_epoch is not None and (limited or self.config.augmentation == "none")
 
     def keys(self, numbers: NDArray[np.int64], step: int) -> Keys:
         """A key per pair for all that is drawn for it in `step`: uint64 [n]; new ones each step but for `views`."""
@@ -69,6 +68,8 @@ class Viewer:
         pixels = self._put(batch.pixels[part])
         if self.config.augmentation == "par":
             pixels = augment.par(pixels, keys[part], self.rule)
+        elif self.config.augmentation == "strong":
+            pixels = augment.strong(pixels, self._put(batch.pixels[_partners(len(batch.pixels))[part]]), keys[part])
         if universal is not None:
             pixels = universal.mixed(pixels, keys[part])
         return augment.normalised(pixels, self.rule)
@@ -80,3 +81,9 @@ class Viewer:
         """Token ids at the length that the longest of these captions needs, on the device."""
         rows = self.tokenize(list(captions))
         return rows[:, : int(self.needed(rows).max())].to(self.device)
+
+
+def _partners(count: int) -> NDArray[np.int64]:
+    """For each row of a batch that of its neighbour, int64 [count]: two and two, so that ranks share none."""
+    rows = np.arange(count, dtype=np.int64)
+    return np.asarray(np.minimum(rows ^ 1, count - 1))

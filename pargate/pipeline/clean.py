@@ -20,7 +20,7 @@ from pargate import events
 from pargate.clean.config import CleanConfig, Method, Proposal, Sizes, propose
 from pargate.core.model import Checkpoint
 from pargate.core.provenance import ProvenanceRecord, Subject
-from pargate.data.carriers import builtin_nouns, read_classes
+from pargate.data.carriers import read_classes
 from pargate.data.loader import PairLoader
 from pargate.data.pairs import DIFFUSERS, Pairs
 from pargate.data.synthetic import SCHEME as SYNTHETIC
@@ -42,12 +42,6 @@ if TYPE_CHECKING:
 STATE_NAME = "state.pt"
 RECORD_NAME = "provenance.json"
 CURVES_NAME = "training.png"
-
-CAPTIONS = 4096
-"""Pairs whose captions distillation takes, at most."""
-
-NOUNS = 1000
-"""Of drawn pairs, as many captions as there are nouns besides."""
 
 FASTER = 1.25
 """How much quicker than fp32 a lower precision must be on a processor to be taken."""
@@ -310,7 +304,7 @@ def _run(
     ) as loader, memory.guard("cleaning", "use a smaller --batch-size, or a device with more memory"):  # fmt: skip
         trained = train(
             towers, log_scale, loader, viewer_of(config), config,
-            group=group, store=store, captions=_captions(pairs, proposal), emit=emit,
+            group=group, store=store, emit=emit,
         )  # fmt: skip
         unreadable = len(loader.unreadable)
     if not group.leads:
@@ -336,17 +330,6 @@ def _cautions(config: CleanConfig, pairs: Pairs) -> list[str]:
             "pairs of real pictures least"
         ]
     return []
-
-
-def _captions(pairs: Pairs, proposal: Proposal) -> list[str]:
-    """What distillation tells pictures apart by: captions of the pairs, and nouns where these have few of their own."""
-    if not proposal.config.distillation:
-        return []
-    known = CAPTIONS if pairs.count is None else min(CAPTIONS, pairs.count)
-    found = pairs.captions(range(known))
-    if pairs.source.startswith(SYNTHETIC):
-        found = found[:NOUNS] + [f"a photo of a {noun}." for noun in builtin_nouns()]
-    return list(dict.fromkeys(found))
 
 
 def _per_rank(batch: int, world: int) -> int:

@@ -113,6 +113,57 @@ def test_the_process_and_its_random_stream_do_not_matter() -> None:
     assert not torch.equal(one, augment.par(pixels, keys(8, seed=1), RULE))
 
 
+# ---- the strong one
+
+
+def noise(count: int, side: int = 24, seed: int = 1) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def test_strong_views_follow_from_the_keys_in_any_order_and_company() -> None:
+    pixels, others = noise(24), noise(24, seed=2)
+    before = torch.get_rng_state()
+    whole = augment.strong(pixels, others, keys(24))
+    assert torch.equal(torch.get_rng_state(), before) and torch.equal(pixels, noise(24))
+    for size in (1, 5, 8):
+        parts = [augment.strong(pixels[i : i + size], others[i : i + size], keys(24)[i : i + size])
+                 for i in range(0, 24, size)]  # fmt: skip
+        assert torch.equal(torch.cat(parts), whole)
+    order = np.random.default_rng(2).permutation(24)
+    assert torch.equal(augment.strong(pixels[order], others[order], keys(24)[order]), whole[order])
+    assert whole.shape == pixels.shape and whole.min() >= 0 and whole.max() <= 1
+    assert not torch.equal(augment.strong(pixels, others, keys(24, seed=1)), whole)
+
+
+def test_half_of_the_strong_views_show_the_other_picture_in_a_rectangle_and_half_all_over() -> None:
+    """White pictures and black others: light and colours leave white brighter than black, and black as it is."""
+    count, side = 2000, 20
+    found = augment.strong(torch.ones(count, 3, side, side), torch.zeros(count, 3, side, side), keys(count)).amax(dim=1)
+    black = found == 0
+    cut = black.flatten(1).any(dim=1)
+    assert cut.double().mean().item() == pytest.approx(0.5, abs=5 * math.sqrt(0.25 / count))
+    shares = black[cut].double().mean(dim=(1, 2))
+    assert shares.min() >= 0.25**2 and shares.max() <= 0.8**2
+    for mask in black[cut][:50].numpy():
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        assert mask.sum() == len(rows) * len(columns), "a rectangle, whole"
+        assert all(6 - 1 <= len(side) <= 16 for side in (rows, columns))
+
+
+def test_a_crop_shows_part_of_a_picture_in_its_proportions_or_nearly() -> None:
+    """A ramp from left to right stays one: steeper, or the other way round, and the same in every row."""
+    side, count = 32, 64
+    ramp = torch.linspace(0.2, 0.8, side).expand(count, 3, side, side)
+    draws = torch.rand(count, 11, generator=torch.Generator().manual_seed(0))
+    found = augment._cropped(ramp, draws)
+    assert torch.allclose(found, found[:, :, :1].expand_as(found), atol=1e-6)
+    slopes = found[:, 0, 0, 20] - found[:, 0, 0, 12]
+    whole = ramp[0, 0, 0, 20] - ramp[0, 0, 0, 12]
+    shown = slopes.abs() / whole
+    assert shown.max() <= 1 + 1e-4 and shown.min() >= math.sqrt(0.3) * math.exp(-0.3) - 1e-4
+    assert ((slopes < 0) == (draws[:, 2] >= 0.5)).all()
+
+
 # ---- CleanCLIP's
 
 

@@ -33,10 +33,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "par": {},
     "finetune": {"method": "finetune", "perturbation": 0.0},
     "cleanclip": {"method": "cleanclip", "perturbation": 0.0, "augmentation": "none", "train_logit_scale": True},
-    "par-plus": {"method": "par-plus", "perturbation": 0.0, "augmentation": "none", "distillation": 1.0,
-                 "universal": 4, "averaging": 0.9},
+    "par-plus": {"method": "par-plus", "perturbation": 0.0, "augmentation": "strong", "unlearning": 1.5,
+                 "anchor": 2.0, "universal": 4, "search": 0.34, "averaging": 0.9},
 }  # fmt: skip
-TOLD = ["a red car", "a star", "a blue fish on grey"]
 
 
 # ---- one step, against autograd on the whole batch
@@ -63,10 +62,9 @@ def gradients(settings: CleanConfig, kind: str = "vit") -> tuple[dict[str, Tenso
         universal,
         reference,
     )
-    told = reference.captions(TOLD) if settings.distillation else None
     with PairLoader(some, RULE, seed=0, batch=8, last_step=1, workers=0) as loader:
         batch = loader.batch(0)
-    terms = loop._gradients(running, towers, batch, view.keys(batch.numbers, 0), view, told, Group(), low)
+    terms = loop._gradients(running, towers, batch, view.keys(batch.numbers, 0), view, Group(), low)
     found = {name: p.grad.clone() for name, p in towers.named_parameters() if p.grad is not None}
     for name, extra in (("scale", scale), ("universal", None if universal is None else universal.pictures)):
         if extra is not None and extra.grad is not None:
@@ -144,7 +142,7 @@ def moved(before: Towers, after: Run) -> set[str]:
 @pytest.mark.parametrize("method", METHODS)
 def test_only_the_towers_asked_for_move(method: str, trained: str, expected: set[str], tmp_path: Path) -> None:
     towers = model()
-    done = run(config(**METHODS[method], towers=trained), tmp_path, towers=towers, captions=TOLD)
+    done = run(config(**METHODS[method], towers=trained), tmp_path, towers=towers)
     assert moved(towers, done) == expected
     movement = done.trained.moved
     for part, name in (("image", "visual"), ("text", "text")):
@@ -154,9 +152,42 @@ def test_only_the_towers_asked_for_move(method: str, trained: str, expected: set
         assert (movement[part].embedding_shift > 1e-6) == is_trained
 
 
+def test_strong_views_mix_neighbours_whichever_part_of_a_batch_is_forwarded_and_on_how_many_ranks() -> None:
+    settings, some = config(augmentation="strong"), pairs()
+    view = viewer(settings, some, model())
+    with PairLoader(some, RULE, seed=0, batch=8, last_step=1, workers=0) as loader:
+        batch = loader.batch(0)
+    keys = view.keys(batch.numbers, 0)
+    whole = view.images(batch, slice(0, 8), keys)
+    parts = [view.images(batch, slice(i, i + 3), keys) for i in (0, 3, 6)]
+    assert torch.equal(torch.cat(parts), whole)
+    for rank in range(2):
+        with PairLoader(some, RULE, seed=0, batch=4, rank=rank, world=2, last_step=1, workers=0) as loader:
+            own = loader.batch(0)
+        assert torch.equal(view.images(own, slice(0, 4), view.keys(own.numbers, 0)), whole[4 * rank : 4 * rank + 4])
+
+
+def test_strong_views_are_never_taken_from_what_was_kept_of_another_neighbour() -> None:
+    some = pairs()
+    repeats = {
+        (augmentation, views): viewer(config(augmentation=augmentation, views=views), some, model()).repeats
+        for augmentation in ("par", "strong", "none")
+        for views in (None, 2)
+    }
+    assert {asked for asked, again in repeats.items() if again} == {("par", 2), ("none", None), ("none", 2)}
+
+
+def test_while_it_searches_no_weight_moves_and_the_pictures_mislead_more(tmp_path: Path) -> None:
+    searching = config(**{**METHODS["par-plus"], "universal": 2, "search": 0.99, "steps": 12}, batch_size=16)
+    done = run(searching, tmp_path, some=pairs("synthetic:48"))
+    log = done.trained.log.values
+    assert moved(model(), done) == set() and set(log["learning_rate"]) == {0.0}
+    assert np.mean(log["common_shift"][-3:]) > 1.5 * np.mean(log["common_shift"][:3])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_logit_scale_moves_for_cleanclip_alone(method: str, tmp_path: Path) -> None:
-    done = run(config(**METHODS[method]), tmp_path, captions=TOLD)
+    done = run(config(**METHODS[method]), tmp_path)
     assert (done.log_scale.item() != 2.0) == (method == "cleanclip")
     assert done.towers.text.get_parameter("logit_scale").item() == pytest.approx(math.log(1 / 0.07))
 
@@ -216,7 +247,7 @@ def test_weight_decay_spares_vectors_biases_and_norms(tmp_path: Path) -> None:
 
 
 def test_the_same_run_twice_gives_the_same_bits_and_another_seed_does_not(tmp_path: Path) -> None:
-    one, two = (run(config(), tmp_path / name, captions=TOLD) for name in ("a", "b"))
+    one, two = (run(config(), tmp_path / name) for name in ("a", "b"))
     assert same_bits(one.weights, two.weights) and one.trained.log == two.trained.log
     assert not same_bits(one.weights, run(config(seed=1), tmp_path / "c").weights)
 
@@ -350,9 +381,8 @@ def test_views_change_what_it_costs_and_not_what_a_step_is(tmp_path: Path) -> No
 )  # fmt: skip
 def test_a_run_that_goes_on_reaches_the_same_bits_from_every_step(settings: dict[str, Any], tmp_path: Path) -> None:
     whole_config = config(steps=7, save_every=1, **settings)
-    told = TOLD
     (tmp_path / "whole").mkdir()
-    whole = run(whole_config, tmp_path / "whole", captions=told)
+    whole = run(whole_config, tmp_path / "whole")
     for stop in (1, 6) if not settings else (4,):
         folder = tmp_path / f"{stop}"
         folder.mkdir()
@@ -362,8 +392,8 @@ def test_a_run_that_goes_on_reaches_the_same_bits_from_every_step(settings: dict
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            run(whole_config, folder, captions=told, emit=end)
-        done = run(whole_config, folder, captions=told, resume=True)
+            run(whole_config, folder, emit=end)
+        done = run(whole_config, folder, resume=True)
         assert same_bits(done.weights, whole.weights), f"from step {stop}"
         assert done.log_scale.item() == whole.log_scale.item()
         assert done.trained.log == whole.trained.log and done.trained.moved == whole.trained.moved
@@ -553,13 +583,13 @@ import torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from small_towers import config, model, run
-from test_clean_loop import METHODS, SHARED, TOLD
+from test_clean_loop import METHODS, SHARED
 from pargate.clean.distributed import group
 folder = Path(sys.argv[2])
 with group("cpu") as (both, device):
     assert both.world == 2 and device == "cpu"
     for number, (kind, settings) in enumerate(SHARED):
-        done = run(config(**settings), folder, towers=model(kind), group=both, captions=TOLD)
+        done = run(config(**settings), folder, towers=model(kind), group=both)
         torch.save({"weights": done.weights, "log": done.trained.log.model_dump(), "scale": done.log_scale.item(),
                     "images": done.trained.images, "shift": done.trained.moved["image"].embedding_shift},
                    folder / f"{number}-{both.rank}.pt")
@@ -605,7 +635,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize("number", range(len(SHARED)), ids=lambda n: str(SHARED[n]))
 def test_two_ranks_take_the_steps_of_one(number: int, two_ranks: Path, tmp_path: Path) -> None:
     kind, settings = SHARED[number]
-    one = run(config(**settings), tmp_path, towers=model(kind), captions=TOLD)
+    one = run(config(**settings), tmp_path, towers=model(kind))
     ranks = [torch.load(two_ranks / f"{number}-{rank}.pt", weights_only=True) for rank in range(2)]
     assert same_bits(ranks[0]["weights"], ranks[1]["weights"]) and ranks[0]["log"] == ranks[1]["log"]
     assert ranks[0]["images"] == one.trained.images

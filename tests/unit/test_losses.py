@@ -6,6 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -183,18 +185,51 @@ def test_cleanclip_adds_its_second_term_on_two_views() -> None:
     assert loss == terms["contrastive"] + losses.self_supervision(x, x_other, c, c_other, torch.tensor(5.0))
 
 
-def test_distillation_is_the_divergence_of_what_pictures_are_told_apart_by() -> None:
-    images, trusted, captions = (unit_rows(n, 4, seed=n) for n in (3, 4, 5))
-    trusted = trusted[:3]
-    wanted, found = (torch.softmax(7.0 * rows @ captions.T, dim=1) for rows in (trusted, images))
-    expected = (wanted * (wanted / found).log()).sum(dim=1).mean()
-    assert losses.distillation(images, trusted, captions, torch.tensor(7.0)).item() == pytest.approx(expected.item())
-    assert losses.distillation(trusted, trusted, captions, torch.tensor(7.0)).item() == pytest.approx(0.0, abs=1e-6)
+def test_what_a_universal_picture_does_to_all_alike_is_its_common_shift() -> None:
+    reference = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
+    images = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    # Picture 0 carries its two rows opposite ways, (-1, 1) and (1, -1), which cancel out.
+    apart = losses.common_shift(images, reference, torch.tensor([0, 0, -1, -1]))
+    assert apart.item() == 0
+    # Picture 4 carries its rows by (-1, 1) and (-1, -1): their mean (-1, 0) has length 1.
+    assert losses.common_shift(images, reference, torch.tensor([-1, -1, 4, 4])).item() == 1
+    # One row alone says nothing of what a picture does to all.
+    assert losses.common_shift(images, reference, torch.tensor([-1, 7, 4, 4])).item() == 1
+    # The mean over the pictures, whatever their numbers.
+    assert losses.common_shift(images, reference, torch.tensor([0, 0, 4, 4])).item() == pytest.approx(0.5)
+    assert losses.common_shift(images, reference, torch.full((4,), -1)).item() == 0
 
 
-def test_par_plus_weighs_the_contrastive_loss_against_distillation() -> None:
-    seen = Embedded(
-        unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), unit_rows(9, 4, seed=6), torch.tensor(10.0)
+@given(st.integers(2, 12), st.integers(0, 100))
+def test_a_common_shift_is_at_most_the_mean_shift_and_reaches_it_when_all_go_alike(n: int, seed: int) -> None:
+    images, reference = unit_rows(n, 4, seed=seed), unit_rows(n, 4, seed=seed + 1)
+    all_of_one = torch.zeros(n, dtype=torch.int64)
+    common = losses.common_shift(images, reference, all_of_one).item()
+    assert -1e-6 <= common <= losses.shift(images, reference).item() + 1e-6
+    same, before = images[:1].expand(n, 4), reference[:1].expand(n, 4)
+    assert losses.common_shift(same, before, all_of_one).item() == pytest.approx(
+        losses.shift(same, before).item(), abs=1e-6
     )
-    loss, terms = objectives.loss(config("par-plus", contrastive=0.5, distillation=2.0), seen)
-    assert loss.item() == pytest.approx(0.5 * terms["contrastive"].item() + 2 * terms["distillation"].item(), rel=1e-6)
+
+
+def test_par_plus_weighs_its_three_terms() -> None:
+    mixed = torch.tensor([-1, 0, 1, 1, -1, 0])
+    views, frozen = unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5)
+    asked = config("par-plus", contrastive=0.5, unlearning=3.0, anchor=2.0)
+    loss, terms = objectives.loss(asked, Embedded(views, frozen, mixed, torch.tensor(10.0)))
+    assert objectives.needs_reference(asked) and list(terms) == ["contrastive", "common_shift", "plain_shift"]
+    images, plain = views[0, 0], mixed < 0
+    assert terms["common_shift"] == losses.common_shift(images, frozen[0], mixed)
+    assert terms["plain_shift"] == losses.shift(images[plain], frozen[0][plain])
+    weighed = 0.5 * terms["contrastive"] + 3 * terms["common_shift"] + 2 * terms["plain_shift"]
+    assert loss.item() == pytest.approx(weighed.item(), rel=1e-6)
+
+
+def test_par_plus_without_plain_rows_or_without_universal_pictures_has_the_other_term_alone() -> None:
+    views, frozen = unit_rows(2, 1, 4, 4, seed=4), unit_rows(2, 4, 4, seed=5)
+    asked = config("par-plus", unlearning=1.0, anchor=1.0)
+    _, all_mixed = objectives.loss(asked, Embedded(views, frozen, torch.zeros(4, dtype=torch.int64), torch.tensor(1.0)))
+    assert all_mixed["plain_shift"].item() == 0 and all_mixed["common_shift"].item() > 0
+    _, none_mixed = objectives.loss(asked, Embedded(views, frozen, None, torch.tensor(1.0)))
+    assert none_mixed["common_shift"].item() == 0
+    assert none_mixed["plain_shift"] == losses.shift(views[0, 0], frozen[0])
