@@ -48,7 +48,7 @@ PAIRS = {"real": "pairs-64.tar", "synthetic": "synthetic:6000", "synthetic-class
 
 SEEDS = {
     "par": {"vit-stripes": (1, 2), "vit-triangles": (1, 2), "rn-stripes": (1, 2)},
-    "par-plus": {"vit-blended": (1, 2), "rn-stripes": (1, 2)},
+    "par-plus": {"rn-stripes": (1, 2)},
 }
 """Seeds besides 0, of runs with real pairs."""
 

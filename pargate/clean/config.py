@@ -188,7 +188,7 @@ def _published(method: Method) -> dict[str, Any]:
             }  # fmt: skip
         case "par-plus":
             return {
-                **published, "schedule": "cosine", "warmup_steps": 10, "unlearning": 1.5, "anchor": 2.0,
+                **published, "schedule": "cosine", "warmup_steps": 10, "unlearning": 1.0, "anchor": 1.0,
                 "universal": 8, "search": SEARCH, "averaging": 0.97, "towers": "image",
             }  # fmt: skip
 
@@ -211,6 +211,8 @@ def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
     }
     if method == "par-plus" and sizes.drawn:
         found["contrastive"] = (0.0, "drawn pairs say too little about photographs to tell them apart by")
+        found["unlearning"] = (1.5, "nothing else moves the weights")
+        found["anchor"] = (2.0, "nothing else keeps the model useful")
         found["augmentation"] = ("strong", "drawn pictures are alike, and photographs are not")
         found["search"] = (0.0, "it did not pay with drawn pictures")
     return found
