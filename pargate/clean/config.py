@@ -42,9 +42,6 @@ STEPS = 240
 PLUS_RATE = 0.8
 """par-plus: share of PAR's rate."""
 
-SEARCH = 0.25
-"""par-plus: share of the run in which the universal pictures alone move."""
-
 HIGHEST_LR = 1e-2
 """Beyond this no transformer of any size has been fine-tuned with AdamW and lived."""
 
@@ -71,14 +68,14 @@ class CleanConfig(Value):
     """Weight of the contrastive loss."""
     perturbation: float = Field(default=0.0, ge=0)
     """Weight of PAR's term, which pushes embeddings away from the frozen model's."""
+    distillation: float = Field(default=0.0, ge=0)
+    """Weight of what keeps pictures apart as the frozen model tells them apart."""
     unlearning: float = Field(default=0.0, ge=0)
     """Weight of the shifts that universal pictures give to all that they are mixed into."""
     anchor: float = Field(default=0.0, ge=0)
     """Weight of what keeps pictures without any of them where the frozen model has them."""
     universal: int = Field(default=0, ge=0, le=256)
     """How many pictures look for a backdoor while the model unlearns what they find; half blended, half in windows."""
-    search: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the steps, the first ones, in which these pictures alone move."""
     averaging: float = Field(default=0.0, ge=0, lt=1)
     """Decay of a running mean of the weights, which is what is kept; 0 keeps the last ones."""
     tau: float | None = Field(default=None, ge=0, le=4)
@@ -188,8 +185,8 @@ def _published(method: Method) -> dict[str, Any]:
             }  # fmt: skip
         case "par-plus":
             return {
-                **published, "schedule": "cosine", "warmup_steps": 10, "unlearning": 1.0, "anchor": 1.0,
-                "universal": 8, "search": SEARCH, "averaging": 0.97, "towers": "image",
+                **published, "schedule": "cosine", "warmup_steps": 10, "distillation": 1.0, "universal": 8,
+                "averaging": 0.97,
             }  # fmt: skip
 
 
@@ -211,10 +208,11 @@ def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
     }
     if method == "par-plus" and sizes.drawn:
         found["contrastive"] = (0.0, "drawn pairs say too little about photographs to tell them apart by")
-        found["unlearning"] = (1.5, "nothing else moves the weights")
-        found["anchor"] = (2.0, "nothing else keeps the model useful")
+        found["distillation"] = (0.0, "the anchor takes its place")
+        found["unlearning"] = (1.5, "what a universal picture does to all alike shows a backdoor on drawn pictures too")
+        found["anchor"] = (2.0, "without the contrastive loss nothing else keeps the model useful")
+        found["towers"] = ("image", "without the contrastive loss nothing moves the other")
         found["augmentation"] = ("strong", "drawn pictures are alike, and photographs are not")
-        found["search"] = (0.0, "it did not pay with drawn pictures")
     return found
 
 

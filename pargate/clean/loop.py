@@ -9,7 +9,7 @@ import copy
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,11 +69,13 @@ def train(
     *,
     group: Group,
     store: StateStore,
+    captions: Sequence[str] = (),
     emit: events.Listener = events.ignore,
 ) -> Trained:
     """Train `towers` in place, on their device, from the store's last state or from the first step.
 
-    `log_scale` is the logarithm of the logit scale; it stays as it is unless `train_logit_scale`.
+    `log_scale` is the logarithm of the logit scale; it stays as it is unless `train_logit_scale`. `captions` are those
+    by which distillation tells pictures apart.
 
     Raises:
         OperationalError: the loss left the numbers or diverged, or memory ran out. The last good state is kept.
@@ -97,6 +99,7 @@ def train(
     if config.compile:
         towers.visual.compile()
     shared = towers if group.world == 1 else _shared(towers)
+    told = reference.captions(captions) if config.distillation else None
     began, images = time.monotonic(), 0
 
     for step in range(first, config.steps):
@@ -107,7 +110,7 @@ def train(
         keys = viewer.keys(batch.numbers, step)
         run.optimiser.zero_grad(set_to_none=True)
         try:
-            terms = _gradients(run, shared, batch, keys, viewer, group, low)
+            terms = _gradients(run, shared, batch, keys, viewer, told, group, low)
         except (MemoryError, RuntimeError) as error:
             if not memory.is_full(error):
                 raise
@@ -115,13 +118,12 @@ def train(
         if not terms:  # not in the handler above, which holds on to what the step had allocated
             raise OperationalError(
                 f"out of memory while training on {config.micro_batch} pairs at a time",
-                _what_fits(run, batch, keys, viewer, low),
+                _what_fits(run, batch, keys, viewer, told, low),
             )
         _refuse_nonsense(step, terms, run.log, config, store)
-        if rate:  # without one, universal pictures alone are moved
-            with memory.guard("updating the weights", "use --towers image, or a device with more memory"):
-                scaler.step(run.optimiser)
-            scaler.update()
+        with memory.guard("updating the weights", "use --towers image, or a device with more memory"):
+            scaler.step(run.optimiser)
+        scaler.update()
         if universal is not None:
             universal.ascend(group)
         if config.train_logit_scale:
@@ -160,6 +162,7 @@ def _gradients(
     batch: PairBatch,
     keys: Keys,
     viewer: Viewer,
+    told: Tensor | None,
     group: Group,
     low: torch.autocast,
 ) -> dict[str, float]:
@@ -193,7 +196,7 @@ def _gradients(
         frozen = group.joined(torch.cat([reference.embed(batch, part, keys) for part in parts], dim=1), dim=1)
     if run.universal is not None:
         mixed = group.joined(torch.from_numpy(run.universal.chosen(keys)).to(viewer.device), dim=0)
-    loss, terms = objectives.loss(config, Embedded(everyone, frozen, mixed, run.log_scale.exp()))
+    loss, terms = objectives.loss(config, Embedded(everyone, frozen, told, mixed, run.log_scale.exp()))
     torch.autograd.backward(run.scaler.scale(loss))
     assert leaf.grad is not None
     # DDP takes the mean over ranks, and each of them has the whole gradient of its own pairs alone: their sum is meant.
@@ -268,12 +271,14 @@ def _stopped(why: str, config: CleanConfig, store: StateStore) -> OperationalErr
     return OperationalError(why + kept, f"{begin} with a lower rate than --lr {config.lr:g}{exact}")
 
 
-def _what_fits(run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, low: torch.autocast) -> str:
+def _what_fits(
+    run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, told: Tensor | None, low: torch.autocast
+) -> str:
     """Advice for a step whose memory ran out, found by trial: the most pairs at a time that fit, a power of two."""
     size = 1 << (min(viewer.config.micro_batch, len(batch.numbers)) - 1).bit_length() >> 1
     while size:
         smaller = replace(viewer, config=viewer.config.model_copy(update={"micro_batch": size}))
-        if _fits(run, batch, keys, smaller, low):
+        if _fits(run, batch, keys, smaller, told, low):
             return f"use --micro-batch {size}, the most that fits here: the result stays the same"
         size //= 2
     # Not that none would: an allocator that holds on to what the first attempt took can leave too little to try in.
@@ -281,13 +286,13 @@ def _what_fits(run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, low: 
     return f"nothing smaller fitted into what was left: use {tried}--checkpointing or --towers image"
 
 
-def _fits(run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, low: torch.autocast) -> bool:
+def _fits(run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, told: Tensor | None, low: torch.autocast) -> bool:
     """Whether there is memory for a step, and for what the optimiser is going to keep after its first."""
     run.optimiser.zero_grad(set_to_none=True)
     memory.give_back()
     try:
         kept = [] if run.optimiser.state else [torch.empty_like(p) for p in run.trained() for _ in range(2)]
-        _gradients(run, run.towers, batch, keys, viewer, Group(), low)
+        _gradients(run, run.towers, batch, keys, viewer, told, Group(), low)
         del kept
     except (MemoryError, RuntimeError) as error:
         if not memory.is_full(error):

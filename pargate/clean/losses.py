@@ -55,6 +55,18 @@ def common_shift(images: Tensor, reference: Tensor, mixed: Tensor) -> Tensor:
     return means.square().sum() / max(1, len(means))
 
 
+def distillation(images: Tensor, trusted: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
+    """How far pictures, as they are told apart by captions, are from what the frozen model says; a scalar, ≥ 0.
+
+    KL(softmax(s · trusted · captionsᵀ) ‖ softmax(s · images · captionsᵀ)), the mean over pictures (Hinton et al. 2015).
+    `trusted`: the frozen model's rows of the same pictures without a perturbation, where a backdoor sleeps;
+    `captions`: its rows of many captions, [m, d].
+    """
+    wanted = functional.log_softmax(scale * trusted @ captions.T, dim=1)
+    found = functional.log_softmax(scale * images @ captions.T, dim=1)
+    return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+
 def self_supervision(images: Tensor, other_images: Tensor, texts: Tensor, other_texts: Tensor, scale: Tensor) -> Tensor:
     """CleanCLIP's second term, a scalar: each picture and caption finds its own other view, one direction each."""
     return (_own_row(scale * images @ other_images.T) + _own_row(scale * texts @ other_texts.T)) / 2

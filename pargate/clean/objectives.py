@@ -17,6 +17,8 @@ class Embedded:
     """[2, views, n, d]: pictures, then captions; the second view is CleanCLIP's."""
     reference: Tensor | None
     """[2, n, d]: what the frozen model says of the first view, without universal perturbations."""
+    captions: Tensor | None
+    """[m, d]: what it says of many captions."""
     mixed: Tensor | None
     """int64 [n]: which universal picture was mixed into the first view; −1 where none was."""
     scale: Tensor
@@ -34,14 +36,15 @@ def views(config: CleanConfig) -> int:
 
 def needs_reference(config: CleanConfig) -> bool:
     """Whether the frozen model is asked about each pair."""
-    return config.perturbation > 0 or config.anchor > 0 or config.unlearning > 0
+    return any((config.perturbation, config.distillation, config.anchor, config.unlearning))
 
 
 def loss(config: CleanConfig, seen: Embedded) -> tuple[Tensor, Terms]:
     """The weighted sum of the terms that a configuration asks for, a scalar, and the terms.
 
     PAR: L_CLIP − L_PERT (section 3). CleanCLIP: L_CLIP + L_uni (Bansal et al. 2023, section 4, λ₁ = λ₂ = 1). par-plus:
-    L_CLIP + the common shifts of universal pictures + the mean shift of the others.
+    with real pairs L_CLIP + distillation, with drawn ones the common shifts of universal pictures and the mean shift of
+    the others, weighed.
     """
     images, texts = seen.views[:, 0]
     contrastive = losses.clip(images, texts, seen.scale)
@@ -51,6 +54,11 @@ def loss(config: CleanConfig, seen: Embedded) -> tuple[Tensor, Terms]:
         image_shift, text_shift = losses.shift(images, seen.reference[0]), losses.shift(texts, seen.reference[1])
         total = total - config.perturbation * losses.perturbation(image_shift, text_shift, config.tau or 0.0)
         terms |= {"image_shift": image_shift, "text_shift": text_shift}
+    if config.distillation:
+        assert seen.reference is not None and seen.captions is not None
+        distillation = losses.distillation(images, seen.reference[0], seen.captions, seen.scale)
+        total = total + config.distillation * distillation
+        terms["distillation"] = distillation
     if config.anchor or config.unlearning:
         assert seen.reference is not None
         mixed = images.new_full((len(images),), -1, dtype=torch.int64) if seen.mixed is None else seen.mixed

@@ -16,26 +16,21 @@ def learning_rate(config: CleanConfig, step: int) -> float:
 
     `par` is the schedule of PAR's code (`train.py`; the paper's flags call its first half a warm-up): a straight line
     *down* to a tenth, then half a cosine; the first step has the largest rate of all. `cosine` climbs over
-    `warmup_steps` and then falls to 0 along half a cosine, as CleanCLIP's. Before either, in the share of the run
-    called `search`, the rate is 0.
+    `warmup_steps` and then falls to 0 along half a cosine, as CleanCLIP's.
 
     Raises:
         ValueError: `step` is not one of the run's.
     """
     if not 0 <= step < config.steps:
         raise ValueError(f"step {step} of a run of {config.steps}")
-    searched = round(config.search * config.steps)
-    if step < searched:
-        return 0.0
-    step, steps = step - searched, config.steps - searched
     if config.schedule == "par":
-        half = steps // 2
+        half = config.steps // 2
         if step < half:
             return config.lr * (1 + (MIDDLE - 1) * step / max(1, half - 1))
-        return config.lr * (END + (MIDDLE - END) * _falling((step - half) / (steps - half)))
+        return config.lr * (END + (MIDDLE - END) * _falling((step - half) / (config.steps - half)))
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    return config.lr * _falling((step - config.warmup_steps) / (steps - config.warmup_steps))
+    return config.lr * _falling((step - config.warmup_steps) / (config.steps - config.warmup_steps))
 
 
 def _falling(share: float) -> float:

@@ -1,4 +1,4 @@
-"""Universal perturbations: pictures that carry whatever they are mixed into to one place, as far as they can.
+"""Universal perturbations: pictures that are mixed into any image and mislead the model as far as they can.
 
 A backdoor is a short way from some pattern to some class. Nobody tells the cleaner the pattern; these pictures look for
 one while the model unlearns what they find (minimax unlearning: Zeng et al. 2022, I-BAU, with the free ascent of

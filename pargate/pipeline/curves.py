@@ -15,6 +15,7 @@ _NAMES = {
     "loss": "loss",
     "contrastive": "contrastive loss",
     "self_supervision": "self-supervision",
+    "distillation": "distillation",
     "image_shift": "pictures",
     "text_shift": "captions",
     "common_shift": "all that a universal picture is mixed into, together",

@@ -93,6 +93,7 @@ def run(
     some: Pairs | None = None,
     group: Group | None = None,
     resume: bool = False,
+    captions: Sequence[str] = (),
     emit: events.Listener = events.ignore,
     log_scale: float = 2.0,
     watch: Callable[[PairLoader], Any] = lambda loader: loader,
@@ -107,7 +108,7 @@ def run(
         last_step=settings.steps, workers=0,
     ) as loader:  # fmt: skip
         trained = train(towers, scale, watch(loader), viewer(settings, some, towers), settings,
-                        group=group, store=store, emit=emit)  # fmt: skip
+                        group=group, store=store, captions=captions, emit=emit)  # fmt: skip
     return Run(towers, scale, trained)
 
 

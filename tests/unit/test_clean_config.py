@@ -88,22 +88,17 @@ def test_fine_tuning_has_no_tau() -> None:
     assert propose("finetune", SMALL).config.tau is None
 
 
-def test_par_plus_searches_pictures_and_trains_the_tower_that_sees_them() -> None:
-    config = propose("par-plus", SMALL).config
-    assert (config.universal, config.search, config.towers, config.perturbation) == (8, 0.25, "image", 0.0)
-    assert (config.contrastive, config.unlearning, config.anchor, config.augmentation) == (1.0, 1.0, 1.0, "par")
-
-
 def test_with_drawn_pairs_par_plus_learns_nothing_of_their_captions() -> None:
-    sizes = Sizes(3_000_000, 64, 6000, "cpu", drawn=True)
-    proposal = propose("par-plus", sizes)
-    real = propose("par-plus", Sizes(3_000_000, 64, 6000, "cpu")).config
-    changed = {name: value for name, value in proposal.config if value != getattr(real, name)}
+    drawn, real = (Sizes(3_000_000, 64, 6000, "cpu", drawn=drawn) for drawn in (True, False))
+    proposal, usual = propose("par-plus", drawn), propose("par-plus", real).config
+    assert (usual.contrastive, usual.distillation, usual.unlearning, usual.universal) == (1.0, 1.0, 0.0, 8)
+    changed = {name: value for name, value in proposal.config if value != getattr(usual, name)}
     assert changed == {
-        "contrastive": 0.0, "unlearning": 1.5, "anchor": 2.0, "augmentation": "strong", "search": 0.0,
+        "contrastive": 0.0, "distillation": 0.0, "unlearning": 1.5, "anchor": 2.0, "augmentation": "strong",
+        "towers": "image",
     }  # fmt: skip
     assert all(proposal.reasons[name] for name in changed)
-    assert propose("par", sizes).config == propose("par", Sizes(3_000_000, 64, 6000, "cpu")).config
+    assert propose("par", drawn).config == propose("par", real).config
 
 
 # ---- refusals

@@ -33,9 +33,12 @@ METHODS: dict[str, dict[str, Any]] = {
     "par": {},
     "finetune": {"method": "finetune", "perturbation": 0.0},
     "cleanclip": {"method": "cleanclip", "perturbation": 0.0, "augmentation": "none", "train_logit_scale": True},
-    "par-plus": {"method": "par-plus", "perturbation": 0.0, "augmentation": "strong", "unlearning": 1.5,
-                 "anchor": 2.0, "universal": 4, "search": 0.34, "averaging": 0.9},
+    "par-plus": {"method": "par-plus", "perturbation": 0.0, "augmentation": "none", "distillation": 1.0,
+                 "universal": 4, "averaging": 0.9},
+    "par-plus, drawn": {"method": "par-plus", "perturbation": 0.0, "augmentation": "strong", "unlearning": 1.5,
+                        "anchor": 2.0, "universal": 4, "averaging": 0.9},
 }  # fmt: skip
+TOLD = ["a red car", "a star", "a blue fish on grey"]
 
 
 # ---- one step, against autograd on the whole batch
@@ -62,9 +65,10 @@ def gradients(settings: CleanConfig, kind: str = "vit") -> tuple[dict[str, Tenso
         universal,
         reference,
     )
+    told = reference.captions(TOLD) if settings.distillation else None
     with PairLoader(some, RULE, seed=0, batch=8, last_step=1, workers=0) as loader:
         batch = loader.batch(0)
-    terms = loop._gradients(running, towers, batch, view.keys(batch.numbers, 0), view, Group(), low)
+    terms = loop._gradients(running, towers, batch, view.keys(batch.numbers, 0), view, told, Group(), low)
     found = {name: p.grad.clone() for name, p in towers.named_parameters() if p.grad is not None}
     for name, extra in (("scale", scale), ("universal", None if universal is None else universal.pictures)):
         if extra is not None and extra.grad is not None:
@@ -142,7 +146,7 @@ def moved(before: Towers, after: Run) -> set[str]:
 @pytest.mark.parametrize("method", METHODS)
 def test_only_the_towers_asked_for_move(method: str, trained: str, expected: set[str], tmp_path: Path) -> None:
     towers = model()
-    done = run(config(**METHODS[method], towers=trained), tmp_path, towers=towers)
+    done = run(config(**METHODS[method], towers=trained), tmp_path, towers=towers, captions=TOLD)
     assert moved(towers, done) == expected
     movement = done.trained.moved
     for part, name in (("image", "visual"), ("text", "text")):
@@ -177,17 +181,9 @@ def test_strong_views_are_never_taken_from_what_was_kept_of_another_neighbour() 
     assert {asked for asked, again in repeats.items() if again} == {("par", 2), ("none", None), ("none", 2)}
 
 
-def test_while_it_searches_no_weight_moves_and_the_pictures_mislead_more(tmp_path: Path) -> None:
-    searching = config(**{**METHODS["par-plus"], "universal": 2, "search": 0.99, "steps": 12}, batch_size=16)
-    done = run(searching, tmp_path, some=pairs("synthetic:48"))
-    log = done.trained.log.values
-    assert moved(model(), done) == set() and set(log["learning_rate"]) == {0.0}
-    assert np.mean(log["common_shift"][-3:]) > 1.5 * np.mean(log["common_shift"][:3])
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_the_logit_scale_moves_for_cleanclip_alone(method: str, tmp_path: Path) -> None:
-    done = run(config(**METHODS[method]), tmp_path)
+    done = run(config(**METHODS[method]), tmp_path, captions=TOLD)
     assert (done.log_scale.item() != 2.0) == (method == "cleanclip")
     assert done.towers.text.get_parameter("logit_scale").item() == pytest.approx(math.log(1 / 0.07))
 
@@ -247,7 +243,7 @@ def test_weight_decay_spares_vectors_biases_and_norms(tmp_path: Path) -> None:
 
 
 def test_the_same_run_twice_gives_the_same_bits_and_another_seed_does_not(tmp_path: Path) -> None:
-    one, two = (run(config(), tmp_path / name) for name in ("a", "b"))
+    one, two = (run(config(), tmp_path / name, captions=TOLD) for name in ("a", "b"))
     assert same_bits(one.weights, two.weights) and one.trained.log == two.trained.log
     assert not same_bits(one.weights, run(config(seed=1), tmp_path / "c").weights)
 
@@ -375,14 +371,16 @@ def test_views_change_what_it_costs_and_not_what_a_step_is(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "settings",
-    [METHODS["par"], {"views": 2}, METHODS["cleanclip"], METHODS["par-plus"], {"micro_batch": 3}, {"precision": "bf16"},
+    [METHODS["par"], {"views": 2}, METHODS["cleanclip"], METHODS["par-plus"], METHODS["par-plus, drawn"],
+     {"micro_batch": 3}, {"precision": "bf16"},
      {"towers": "image"}],
     ids=str,
 )  # fmt: skip
 def test_a_run_that_goes_on_reaches_the_same_bits_from_every_step(settings: dict[str, Any], tmp_path: Path) -> None:
     whole_config = config(steps=7, save_every=1, **settings)
+    told = TOLD
     (tmp_path / "whole").mkdir()
-    whole = run(whole_config, tmp_path / "whole")
+    whole = run(whole_config, tmp_path / "whole", captions=told)
     for stop in (1, 6) if not settings else (4,):
         folder = tmp_path / f"{stop}"
         folder.mkdir()
@@ -392,8 +390,8 @@ def test_a_run_that_goes_on_reaches_the_same_bits_from_every_step(settings: dict
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            run(whole_config, folder, emit=end)
-        done = run(whole_config, folder, resume=True)
+            run(whole_config, folder, captions=told, emit=end)
+        done = run(whole_config, folder, captions=told, resume=True)
         assert same_bits(done.weights, whole.weights), f"from step {stop}"
         assert done.log_scale.item() == whole.log_scale.item()
         assert done.trained.log == whole.trained.log and done.trained.moved == whole.trained.moved
@@ -583,13 +581,13 @@ import torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from small_towers import config, model, run
-from test_clean_loop import METHODS, SHARED
+from test_clean_loop import METHODS, SHARED, TOLD
 from pargate.clean.distributed import group
 folder = Path(sys.argv[2])
 with group("cpu") as (both, device):
     assert both.world == 2 and device == "cpu"
     for number, (kind, settings) in enumerate(SHARED):
-        done = run(config(**settings), folder, towers=model(kind), group=both)
+        done = run(config(**settings), folder, towers=model(kind), group=both, captions=TOLD)
         torch.save({"weights": done.weights, "log": done.trained.log.model_dump(), "scale": done.log_scale.item(),
                     "images": done.trained.images, "shift": done.trained.moved["image"].embedding_shift},
                    folder / f"{number}-{both.rank}.pt")
@@ -603,6 +601,7 @@ SHARED: list[tuple[str, dict[str, Any]]] = [
     ("vit", {"tau": 0.36, "steps": 6}),
     ("vit", METHODS["cleanclip"]),
     ("vit", {**METHODS["par-plus"], "micro_batch": 2, "towers": "image"}),
+    ("vit", {**METHODS["par-plus, drawn"], "towers": "image"}),
     ("vit", METHODS["finetune"]),
 ]
 
@@ -635,7 +634,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize("number", range(len(SHARED)), ids=lambda n: str(SHARED[n]))
 def test_two_ranks_take_the_steps_of_one(number: int, two_ranks: Path, tmp_path: Path) -> None:
     kind, settings = SHARED[number]
-    one = run(config(**settings), tmp_path, towers=model(kind))
+    one = run(config(**settings), tmp_path, towers=model(kind), captions=TOLD)
     ranks = [torch.load(two_ranks / f"{number}-{rank}.pt", weights_only=True) for rank in range(2)]
     assert same_bits(ranks[0]["weights"], ranks[1]["weights"]) and ranks[0]["log"] == ranks[1]["log"]
     assert ranks[0]["images"] == one.trained.images

@@ -102,7 +102,7 @@ def published(x: Rows, c: Rows, x_old: Rows, c_old: Rows, scale: float, tau: flo
 
 def ours(x: Tensor, c: Tensor, x_old: Tensor, c_old: Tensor, scale: float, tau: float) -> tuple[float, Rows, Rows]:
     views = torch.stack([x, c])[:, None].requires_grad_()
-    seen = Embedded(views, torch.stack([x_old, c_old]), None, torch.tensor(scale, dtype=torch.float64))
+    seen = Embedded(views, torch.stack([x_old, c_old]), None, None, torch.tensor(scale, dtype=torch.float64))
     loss, _ = objectives.loss(config("par", perturbation=1.0, tau=tau), seen)
     (gradient,) = torch.autograd.grad(loss, views)
     return loss.item(), gradient[0, 0].numpy(), gradient[1, 0].numpy()
@@ -158,7 +158,7 @@ def config(method: Method, **settings: object) -> CleanConfig:
 
 
 def test_par_logs_its_terms_and_its_loss_is_their_difference() -> None:
-    seen = Embedded(unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), None, torch.tensor(10.0))
+    seen = Embedded(unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), None, None, torch.tensor(10.0))
     asked = config("par", perturbation=1.0, tau=4.0)
     loss, terms = objectives.loss(asked, seen)
     assert objectives.views(asked) == 1 and objectives.needs_reference(asked)
@@ -169,7 +169,7 @@ def test_par_logs_its_terms_and_its_loss_is_their_difference() -> None:
 
 
 def test_a_tau_of_zero_is_fine_tuning_once_anything_has_moved() -> None:
-    seen = Embedded(unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), None, torch.tensor(10.0))
+    seen = Embedded(unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), None, None, torch.tensor(10.0))
     tuned = config("finetune")
     assert not objectives.needs_reference(tuned)
     assert objectives.loss(config("par", perturbation=1.0, tau=0.0), seen)[0] == objectives.loss(tuned, seen)[0]
@@ -178,7 +178,7 @@ def test_a_tau_of_zero_is_fine_tuning_once_anything_has_moved() -> None:
 def test_cleanclip_adds_its_second_term_on_two_views() -> None:
     asked = config("cleanclip")
     views = unit_rows(2, 2, 6, 4, seed=6)
-    loss, terms = objectives.loss(asked, Embedded(views, None, None, torch.tensor(5.0)))
+    loss, terms = objectives.loss(asked, Embedded(views, None, None, None, torch.tensor(5.0)))
     (x, x_other), (c, c_other) = views
     assert objectives.views(asked) == 2 and not objectives.needs_reference(asked)
     assert terms["contrastive"] == losses.clip(x, c, torch.tensor(5.0))
@@ -212,11 +212,11 @@ def test_a_common_shift_is_at_most_the_mean_shift_and_reaches_it_when_all_go_ali
     )
 
 
-def test_par_plus_weighs_its_three_terms() -> None:
+def test_the_common_shift_and_the_anchor_have_weights_of_their_own() -> None:
     mixed = torch.tensor([-1, 0, 1, 1, -1, 0])
     views, frozen = unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5)
     asked = config("par-plus", contrastive=0.5, unlearning=3.0, anchor=2.0)
-    loss, terms = objectives.loss(asked, Embedded(views, frozen, mixed, torch.tensor(10.0)))
+    loss, terms = objectives.loss(asked, Embedded(views, frozen, None, mixed, torch.tensor(10.0)))
     assert objectives.needs_reference(asked) and list(terms) == ["contrastive", "common_shift", "plain_shift"]
     images, plain = views[0, 0], mixed < 0
     assert terms["common_shift"] == losses.common_shift(images, frozen[0], mixed)
@@ -228,8 +228,27 @@ def test_par_plus_weighs_its_three_terms() -> None:
 def test_par_plus_without_plain_rows_or_without_universal_pictures_has_the_other_term_alone() -> None:
     views, frozen = unit_rows(2, 1, 4, 4, seed=4), unit_rows(2, 4, 4, seed=5)
     asked = config("par-plus", unlearning=1.0, anchor=1.0)
-    _, all_mixed = objectives.loss(asked, Embedded(views, frozen, torch.zeros(4, dtype=torch.int64), torch.tensor(1.0)))
+    _, all_mixed = objectives.loss(
+        asked, Embedded(views, frozen, None, torch.zeros(4, dtype=torch.int64), torch.tensor(1.0))
+    )
     assert all_mixed["plain_shift"].item() == 0 and all_mixed["common_shift"].item() > 0
-    _, none_mixed = objectives.loss(asked, Embedded(views, frozen, None, torch.tensor(1.0)))
+    _, none_mixed = objectives.loss(asked, Embedded(views, frozen, None, None, torch.tensor(1.0)))
     assert none_mixed["common_shift"].item() == 0
     assert none_mixed["plain_shift"] == losses.shift(views[0, 0], frozen[0])
+
+
+def test_distillation_is_the_divergence_of_what_pictures_are_told_apart_by() -> None:
+    images, trusted, captions = (unit_rows(n, 4, seed=n) for n in (3, 4, 5))
+    trusted = trusted[:3]
+    wanted, found = (torch.softmax(7.0 * rows @ captions.T, dim=1) for rows in (trusted, images))
+    expected = (wanted * (wanted / found).log()).sum(dim=1).mean()
+    assert losses.distillation(images, trusted, captions, torch.tensor(7.0)).item() == pytest.approx(expected.item())
+    assert losses.distillation(trusted, trusted, captions, torch.tensor(7.0)).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_par_plus_weighs_the_contrastive_loss_against_distillation() -> None:
+    seen = Embedded(
+        unit_rows(2, 1, 6, 4, seed=4), unit_rows(2, 6, 4, seed=5), unit_rows(9, 4, seed=6), None, torch.tensor(10.0)
+    )
+    loss, terms = objectives.loss(config("par-plus", contrastive=0.5, distillation=2.0), seen)
+    assert loss.item() == pytest.approx(0.5 * terms["contrastive"].item() + 2 * terms["distillation"].item(), rel=1e-6)

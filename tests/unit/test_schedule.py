@@ -69,13 +69,3 @@ def test_the_rate_depends_on_nothing_but_the_step() -> None:
     config = run(50)
     forth = [learning_rate(config, i) for i in range(50)]
     assert [learning_rate(config, i) for i in reversed(range(50))] == forth[::-1]
-
-
-@pytest.mark.parametrize("schedule", ["par", "cosine"])
-def test_while_something_is_searched_for_the_rate_is_zero_and_the_rest_of_the_run_has_the_schedule(
-    schedule: str,
-) -> None:
-    whole = run(40, schedule=schedule, warmup_steps=3, search=0.25)
-    rest = run(30, schedule=schedule, warmup_steps=3)
-    found = [learning_rate(whole, i) for i in range(40)]
-    assert found == [0.0] * 10 + [learning_rate(rest, i) for i in range(30)] and min(found[10:]) > 0
