@@ -682,4 +682,4 @@ def test_pairs_are_counted_once(tmp_path: Path) -> None:
 
 def test_objectives_say_what_they_need() -> None:
     needs = {name: objectives.needs_reference(config(**settings)) for name, settings in METHODS.items()}
-    assert needs == {"par": True, "finetune": False, "cleanclip": False, "par-plus": True}
+    assert needs == {"par": True, "finetune": False, "cleanclip": False, "par-plus": True, "par-plus, drawn": True}
