@@ -84,6 +84,9 @@ class Viewer:
 
 
 def _partners(count: int) -> NDArray[np.int64]:
-    """For each row of a batch that of its neighbour, int64 [count]: two and two, so that ranks share none."""
+    """For each row of a batch that of its neighbour, int64 [count]; the last of an odd number has itself.
+
+    Two and two, so that ranks with an even number of pairs each see what one process sees.
+    """
     rows = np.arange(count, dtype=np.int64)
     return np.asarray(np.minimum(rows ^ 1, count - 1))

@@ -501,7 +501,9 @@ def test_a_run_that_learns_less_than_guessing_does_is_ended(tmp_path: Path) -> N
 
 
 def test_nineteen_bad_steps_may_still_come_right(tmp_path: Path) -> None:
-    run(config(steps=19, lr=1e-9), tmp_path, log_scale=math.log(2000.0))
+    done = run(config(steps=19, lr=1e-9), tmp_path, log_scale=math.log(2000.0))
+    contrastive = done.trained.log.values["contrastive"]
+    assert len(contrastive) == 19 and np.mean(contrastive) > 2 * math.log(8)
 
 
 # ---- memory
