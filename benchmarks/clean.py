@@ -1,13 +1,16 @@
 """What a step of cleaning costs: ratios to a plain step, and memory of large batches. One run, one machine.
 
-    python -m benchmarks.clean [--models DIR] [--data DIR]
+    python -m benchmarks.clean [--device cpu|cuda] [--models DIR] [--data DIR]
 
-Writes `docs/evidence/cleaning-speed.json`.
+Writes `docs/evidence/cleaning-speed.json`, a section for each device and arithmetic.
 
-1. Pairs per second of PAR's step here against a plain one written below: two forwards in fp32 with the towers as
-   open_clip makes them, captions at full length, pictures decoded beforehand. Same model, batch, pairs and optimiser.
-   The two take turns, and the ratio is of their medians.
-2. Peak memory of a step with 2,048 pairs: all at once, and 128 at a time with the same negatives.
+1. Pairs per second of `pargate clean --method par` against a plain step written below: two forwards in fp32 with the
+   towers as open_clip makes them, captions at full length, pictures decoded beforehand. Same model, batch, pairs and
+   optimiser. The two take turns, and the ratio is of their medians.
+2. Peak memory of a step with 2,048 pairs: all at once, and in parts with the same negatives.
+
+On a processor the models are small trained ones; on a GPU they are ViT-B-32 and RN50 with random weights, which cost
+what trained ones cost.
 """
 
 import argparse
@@ -19,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,99 +31,104 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from benchmarks.evidence import SHARED, STORE, machine
+from benchmarks.export import random_model
+from pargate.errors import OperationalError
+from pargate.files import write_atomic
 from pargate.version import __version__
 
 PLACE = STORE / "cleaning-speed.json"
-BATCH, STEPS, TURNS = 128, 6, 3
+LARGE = 2048
 
 
-def setting(model: Path, pairs: str, **overrides: Any) -> tuple[Any, Any, Any]:
-    """The checkpoint, the pairs and the configuration of a run."""
-    from pargate.clean.config import Sizes, propose
-    from pargate.data.pairs import open_pairs
-    from pargate.encoders.inspect import open_checkpoint
+@dataclass(frozen=True)
+class Setting:
+    """What is measured on a kind of device."""
 
-    opened = open_checkpoint(str(model))
-    source = open_pairs(pairs, seed=0)
-    sizes = Sizes(opened.checkpoint.parameters, max(opened.checkpoint.preprocess.size), source.count, "cpu")
-    return opened, source, propose("par", sizes, overrides=overrides).config
+    models: tuple[str, ...]
+    batch: int
+    steps: int
+    turns: int
+    part: int
+    """Pairs at a time of the step that saves memory."""
 
 
-def ours(model: Path, pairs: str, steps: int, **overrides: Any) -> float:
-    """Pairs per second of the loop that `pargate clean` runs, after a first run of the same length."""
-    import torch
+SETTINGS = {
+    "cpu": Setting(("vit-clean", "rn-clean"), 128, 6, 3, 128),
+    "cuda": Setting(("ViT-B-32", "RN50"), 512, 24, 3, 256),
+}
 
+
+def ours(model: str, pairs: str, device: str, steps: int, **overrides: Any) -> tuple[float, str]:
+    """Pairs per second of what `pargate clean` runs, without its first step, and the arithmetic it chose.
+
+    The first step also sets up kernels and embeds captions that come again.
+    """
     from pargate import events
-    from pargate.clean.distributed import Group
-    from pargate.clean.loop import train
-    from pargate.clean.state import StateStore
-    from pargate.clean.towers import Towers
-    from pargate.clean.views import Viewer
-    from pargate.data.loader import PairLoader
-    from pargate.encoders import openclip, towers
+    from pargate.pipeline.clean import CleanRequest, clean
 
-    opened, source, config = setting(model, pairs, steps=steps, save_every=10**6, **overrides)
-    with opened:
-        rule = opened.checkpoint.preprocess
-        loaded = towers.load(opened)
-        text = openclip.text_tower(loaded)
-        both = Towers(loaded.get_submodule("visual"), text, openclip.embed)
-        viewer = Viewer(
-            config, rule, openclip.tokenizer(opened.checkpoint), lambda t: openclip.needed(text, t), torch.device("cpu"),
-            None if source.count is None else source.count // config.batch_size,
-        )  # fmt: skip
-        scale = torch.nn.Parameter(loaded.get_parameter("logit_scale").detach().clone())
-        moments = []
+    moments = []
 
-        def listen(event: events.Event) -> None:
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.TrainStep):
             moments.append(time.perf_counter())
 
-        with tempfile.TemporaryDirectory() as place, PairLoader(
-            source, rule, seed=0, batch=config.batch_size, last_step=steps
-        ) as loader:  # fmt: skip
-            store = StateStore(Path(place) / "state.pt", "", Group(), False)
-            train(both, scale, loader, viewer, config, group=Group(), store=store, emit=listen)
-    # The first step also sets up kernels and embeds captions that come again.
-    return config.batch_size * (steps - 1) / (moments[-1] - moments[0]) if steps > 1 else 0.0
+    with tempfile.TemporaryDirectory() as place:
+        made = clean(
+            CleanRequest(
+                model, pairs, Path(place) / "cleaned", datetime.now(UTC).isoformat(timespec="seconds"),
+                overrides={"steps": steps, "save_every": 10**6, **overrides}, device=device,
+            ),
+            listen,
+        )  # fmt: skip
+    assert made is not None
+    settings = made.record.configuration
+    rate = settings["batch_size"] * (steps - 1) / (moments[-1] - moments[0]) if steps > 1 else 0.0
+    return rate, str(settings["precision"])
 
 
-def plain(model: Path, pairs: str, steps: int) -> float:
+def plain(model: str, pairs: str, device: str, steps: int, batch: int) -> float:
     """Pairs per second of a plain PAR step."""
     import open_clip
     import torch
     from torch.nn import functional
 
+    from pargate.clean.config import Sizes, propose
     from pargate.data.loader import PairLoader
+    from pargate.data.pairs import open_pairs
+    from pargate.encoders.inspect import inspect
 
-    opened, source, config = setting(model, pairs)
-    rule = opened.checkpoint.preprocess
-    loader = PairLoader(source, rule, seed=0, batch=BATCH, last_step=steps, workers=0)
-    student = open_clip.create_model(f"local-dir:{model}").float()
+    checkpoint = inspect(model)
+    source = open_pairs(pairs, seed=0)
+    sizes = Sizes(checkpoint.parameters, max(checkpoint.preprocess.size), source.count, device)  # type: ignore[arg-type]
+    config = propose("par", sizes, overrides={"batch_size": batch}).config
+    rule = checkpoint.preprocess
+    student = open_clip.create_model(f"local-dir:{model}").float().to(device)
     frozen = copy.deepcopy(student).eval().requires_grad_(False)
     student.logit_scale.requires_grad_(False)
     tokenize = open_clip.get_tokenizer(f"local-dir:{model}")
     optimiser = torch.optim.AdamW(student.parameters(), lr=config.lr, betas=config.betas, weight_decay=1e-4)
-    mean, std = torch.tensor(rule.mean).view(1, 3, 1, 1), torch.tensor(rule.std).view(1, 3, 1, 1)
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (rule.mean, rule.std))
     ready = []
-    for step in range(steps):
-        batch = loader.batch(step)
-        ready.append((torch.from_numpy(batch.pixels).permute(0, 3, 1, 2).contiguous(), list(batch.captions)))
+    with PairLoader(source, rule, seed=0, batch=batch, last_step=steps) as loader:
+        for step in range(steps):
+            pair = loader.batch(step)
+            ready.append((torch.from_numpy(pair.pixels).permute(0, 3, 1, 2).contiguous(), list(pair.captions)))
     began = 0.0
     for step, (pixels, captions) in enumerate(ready):
         if step == 1:
             began = time.perf_counter()
-        images = pixels.float() / 255
-        noisy = torch.rand(len(images), 1, 1, 1) < 0.5
+        images = pixels.to(device).float() / 255
+        noisy = torch.rand(len(images), 1, 1, 1, device=device) < 0.5
         images = (images + noisy * (torch.randn_like(images) * 0.2).clamp(0, 1)).clamp(max=1)
         images = (images - mean) / std
-        tokens = tokenize(captions)
+        tokens = tokenize(captions).to(device)
         with torch.no_grad():
             old_images = frozen.encode_image(images, normalize=True)
             old_texts = frozen.encode_text(tokens, normalize=True)
         new_images = student.encode_image(images, normalize=True)
         new_texts = student.encode_text(tokens, normalize=True)
         logits = student.logit_scale.exp() * new_images @ new_texts.T
-        labels = torch.arange(len(logits))
+        labels = torch.arange(len(logits), device=device)
         loss = (functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)) / 2
         for new, old in ((new_images, old_images), (new_texts, old_texts)):
             shift = (new - old).square().sum(1).mean()
@@ -128,33 +138,52 @@ def plain(model: Path, pairs: str, steps: int) -> float:
         loss.backward()
         optimiser.step()
         loss.item()
-    return BATCH * (steps - 1) / (time.perf_counter() - began)
+    return batch * (steps - 1) / (time.perf_counter() - began)
 
 
-def ratio(model: Path, pairs: str) -> dict[str, Any]:
+def ratio(model: str, pairs: str, device: str) -> dict[str, Any]:
     """Both, taking turns."""
+    setting = SETTINGS[device]
     rates: dict[str, list[float]] = {"ours": [], "plain": []}
-    for _ in range(TURNS):
-        rates["ours"].append(ours(model, pairs, STEPS, batch_size=BATCH))
-        rates["plain"].append(plain(model, pairs, STEPS))
-        print(f"{model.name}: {rates['ours'][-1]:.0f} against {rates['plain'][-1]:.0f} pairs/s", flush=True)
+    precision = ""
+    for _ in range(setting.turns):
+        rate, precision = ours(model, pairs, device, setting.steps, batch_size=setting.batch)
+        rates["ours"].append(rate)
+        rates["plain"].append(plain(model, pairs, device, setting.steps, setting.batch))
+        print(f"{Path(model).name}: {rate:.0f} ({precision}) against {rates['plain'][-1]:.0f} pairs/s", flush=True)
     middle = {name: statistics.median(values) for name, values in rates.items()}
     each = sorted(a / b for a, b in zip(rates["ours"], rates["plain"], strict=True))
-    return {"model": model.name, **middle, "ratio": middle["ours"] / middle["plain"], "span": [each[0], each[-1]]}
+    return {
+        "model": Path(model).name, "precision": precision, "batch": setting.batch, **middle,
+        "ratio": middle["ours"] / middle["plain"], "span": [each[0], each[-1]],
+    }  # fmt: skip
 
 
-def memory(model: Path, pairs: str, micro_batch: int) -> dict[str, Any]:
-    """Peak resident memory of a process that takes one step with 2,048 pairs."""
-    command = [sys.executable, "-m", "benchmarks.clean", "--child", str(model), pairs, str(micro_batch)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return {"model": model.name, "micro_batch": micro_batch, **json.loads(done.stdout.splitlines()[-1])}
+def memory(model: str, pairs: str, device: str, micro_batch: int) -> dict[str, Any]:
+    """Peak memory of a process that takes one step with 2,048 pairs: resident, or on the GPU what was allocated."""
+    command = [sys.executable, "-m", "benchmarks.clean", "--child", model, pairs, device, str(micro_batch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"a step with {micro_batch} of {LARGE} pairs at a time failed:\n{done.stderr[-2000:]}")
+    found = {"model": Path(model).name, "micro_batch": micro_batch, **json.loads(done.stdout.splitlines()[-1])}
+    print(found, flush=True)
+    return found
 
 
-def child(model: str, pairs: str, micro_batch: str) -> None:
+def child(model: str, pairs: str, device: str, micro_batch: str) -> None:
+    import torch
+
     began = time.perf_counter()
-    ours(Path(model), pairs, 1, batch_size=2048, micro_batch=int(micro_batch))
-    status = Path("/proc/self/status").read_text()
-    peak = 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    try:
+        ours(model, pairs, device, 1, batch_size=LARGE, micro_batch=int(micro_batch))
+    except OperationalError as error:
+        print(json.dumps({"problem": f"{error.message}: {error.hint}"}))
+        return
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        status = Path("/proc/self/status").read_text()
+        peak = 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
     print(json.dumps({"peak_bytes": peak, "seconds": time.perf_counter() - began}))
 
 
@@ -163,21 +192,30 @@ def main() -> None:
         child(*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=list(SETTINGS), default="cpu")
     parser.add_argument("--models", type=Path, default=SHARED / "zoo" / "dev")
     parser.add_argument("--data", type=Path, default=SHARED / "data")
+    parser.add_argument("--no-memory", action="store_true", help="the ratios alone")
     options = parser.parse_args()
-    pairs = str(options.data / "pairs-64.tar")
+    pairs, device = str(options.data / "pairs-64.tar"), options.device
     import torch
 
-    found = {
-        "version": __version__,
-        "machine": f"{machine()}, {torch.get_num_threads()} threads",
-        "steps": [ratio(options.models / name, pairs) for name in ("vit-clean", "rn-clean")],
-        "memory": [
-            memory(options.models / name, pairs, size) for name in ("vit-clean", "rn-clean") for size in (2048, 128)
-        ],
-    }
-    PLACE.write_text(json.dumps(found, indent=1) + "\n")
+    setting = SETTINGS[device]
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    with tempfile.TemporaryDirectory() as place:
+        models = [
+            random_model(model, Path(place)) if device == "cuda" else str(options.models / model)
+            for model in setting.models
+        ]
+        steps = [ratio(model, pairs, device) for model in models]
+        sizes = () if options.no_memory else (LARGE, setting.part)
+        peaks = [memory(model, pairs, device, size) for model in models for size in sizes]
+    section = {"device": device, "machine": f"{machine()}, {name}", "steps": steps, "memory": peaks}
+    kept = json.loads(PLACE.read_text())["sections"] if PLACE.is_file() else {}
+    kept[f"{device}, {steps[0]['precision']}"] = section
+    write_atomic(
+        PLACE, (json.dumps({"version": __version__, "sections": dict(sorted(kept.items()))}, indent=1) + "\n").encode()
+    )
 
 
 if __name__ == "__main__":

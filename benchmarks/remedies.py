@@ -177,19 +177,26 @@ def paired(found: Any) -> str:
 
 
 def cleaning_speed(found: Any) -> str:
+    return "\n\n".join(_speed(section) for section in found["sections"].values())
+
+
+def _speed(section: Any) -> str:
     steps = table(
-        ["model", "pargate, pairs/s", "plain step, pairs/s", "ratio", "of single turns"],
-        [[r["model"], f"{r['ours']:.0f}", f"{r['plain']:.0f}", f"**{r['ratio']:.2f}**", f"{r['span'][0]:.2f} … {r['span'][1]:.2f}"]
-         for r in found["steps"]],
+        ["model", "arithmetic", "pairs of a step", "pargate, pairs/s", "plain step, pairs/s", "ratio", "of single turns"],
+        [[r["model"], r["precision"], r["batch"], f"{r['ours']:.0f}", f"{r['plain']:.0f}", f"**{r['ratio']:.2f}**",
+          f"{r['span'][0]:.2f} … {r['span'][1]:.2f}"]
+         for r in section["steps"]],
     )  # fmt: skip
     memory = table(
         ["model", "pairs at a time, of 2048", "peak, MiB", "s"],
         [
-            [r["model"], r["micro_batch"], f"{r['peak_bytes'] / 2**20:.0f}", f"{r['seconds']:.1f}"]
-            for r in found["memory"]
+            [r["model"], r["micro_batch"], *(
+                (r["problem"], "–") if "problem" in r else (f"{r['peak_bytes'] / 2**20:.0f}", f"{r['seconds']:.1f}")
+            )]
+            for r in section["memory"]
         ],
-    )
-    return f"{steps}\n\n{memory}"
+    )  # fmt: skip
+    return "\n\n".join([section["machine"], steps, *([memory] if section["memory"] else [])])
 
 
 CLEANING = (
