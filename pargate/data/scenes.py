@@ -27,6 +27,7 @@ from pargate.data.painting import (
     Draws,
     Placed,
     column,
+    corners,
     exposed,
     noise_bank,
     paint,
@@ -110,9 +111,9 @@ _TURN = {
 }
 _TURN_OTHERS = 12
 
-_CHUNK_PIXELS = 1 << 18
-"""Pixels drawn at once: 64 scenes of 64 pixels, in some 40 MB. With a quarter of it, a third more time goes into
-numpy's calls; with more, nothing is gained."""
+_CHUNK_PIXELS = 1 << 20
+"""Pixels drawn at once: 256 scenes of 64 pixels, in some 27 MB. With a quarter of it, a tenth more time goes into
+numpy's calls; with more, little is gained."""
 _CHUNK_NUMBERS = 4096
 """Scenes described at once, which bounds the memory for their random numbers."""
 
@@ -234,39 +235,38 @@ def _background(plan: _Plan, draws: Draws, size: int, bank: Bank) -> F32:
     """Wall or sky, and ground where there is a horizon: float32 [n, 3, size, size]."""
     canvas = surface(_BACKGROUND_RGB[plan.backdrop].T, draws, size, bank.fields[:10], 0.13)
     height, hills, ridge = draws(0.35, 0.75), draws(0.0, 0.05), draws.several(3)
-    ground = surface(_BACKGROUND_RGB[plan.ground].T, draws, size, bank.fields, 0.16)
     chosen = np.flatnonzero(plan.outdoors)
-    line = window(bank.fields, size, ridge[:, chosen])[:, :1, :]  # [k, 1, size]
+    with draws.only(chosen):
+        ground = surface(_BACKGROUND_RGB[plan.ground[chosen]].T, draws, size, bank.fields, 0.16)
+    line = window(bank.fields, size, corners(bank.fields, size, ridge[:, chosen]))[:, :1, :]  # [k, 1, size]
     line = column(height[chosen]) + column(hills[chosen]) * line
     rows = (np.arange(size, dtype=np.float32) + 0.5) / size
     below = np.clip((rows[None, :, None] - line) * np.float32(0.4 * size) + np.float32(0.5), 0, 1)[:, None]
-    canvas[chosen] += below * (ground[chosen] - canvas[chosen])
+    canvas[chosen] += below * (ground - canvas[chosen])
     return canvas
 
 
 def _distract(canvas: F32, plan: _Plan, draws: Draws, light: F64, bank: Bank) -> None:
     """Nameless shapes behind the object, on about half of the images."""
-    n, size = len(canvas), canvas.shape[2]
+    size = canvas.shape[2]
     for share in (0.45, 0.25):
         chosen = np.flatnonzero(draws() < share)
-        sprite, colour = len(LABELS) * VARIANTS + pick(draws(), DISTRACTORS), pick(draws(), len(COLOURS))
-        # On the rim of the picture, away from the object's centre.
-        angle = draws(0, 2 * np.pi)
-        everyone = Placed(
-            images=np.arange(n),
-            sprite=sprite,
-            x=np.clip(1 - plan.x + 0.45 * np.cos(angle), 0.08, 0.92),
-            y=np.clip(1 - plan.y + 0.45 * np.sin(angle), 0.08, 0.92),
-            scale=draws(0.1, 0.26),
-            turn=draws(0, 2 * np.pi),
-            mirror=np.ones(n),
-            colour=_tinted(_OBJECT_RGB[colour].T, draws),
-            grain=draws(0.0, 0.1),
-        )
-        placed = Placed(**{
-            name: getattr(everyone, name)[..., chosen] for name in Placed.__dataclass_fields__
-        })  # fmt: skip
-        paint(canvas, placed, draws, -(-size * 2 // 5), light, bank)
+        with draws.only(chosen):
+            sprite, colour = len(LABELS) * VARIANTS + pick(draws(), DISTRACTORS), pick(draws(), len(COLOURS))
+            # On the rim of the picture, away from the object's centre.
+            angle = draws(0, 2 * np.pi)
+            placed = Placed(
+                images=chosen,
+                sprite=sprite,
+                x=np.clip(1 - plan.x[chosen] + 0.45 * np.cos(angle), 0.08, 0.92),
+                y=np.clip(1 - plan.y[chosen] + 0.45 * np.sin(angle), 0.08, 0.92),
+                scale=draws(0.1, 0.26),
+                turn=draws(0, 2 * np.pi),
+                mirror=np.ones(len(chosen)),
+                colour=_tinted(_OBJECT_RGB[colour].T, draws),
+                grain=draws(0.0, 0.1),
+            )
+            paint(canvas, placed, draws, -(-size * 2 // 5), light[:, chosen], bank)
 
 
 def _tinted(colour: F64, draws: Draws) -> F64:
@@ -274,17 +274,18 @@ def _tinted(colour: F64, draws: Draws) -> F64:
     return np.clip(colour * draws(0.86, 1.1) + 0.06 * (draws.several(3) - 0.5), 0.02, 1)
 
 
-def _object(plan: _Plan, draws: Draws) -> Placed:
-    n = len(plan.labels)
+def _object(plan: _Plan, draws: Draws, images: I64) -> Placed:
+    """The main object, of these images."""
+    label = plan.labels[images]
     return Placed(
-        images=np.arange(n),
-        sprite=plan.labels * VARIANTS + pick(draws(), VARIANTS),
-        x=plan.x,
-        y=plan.y,
-        scale=plan.scale / REACH,
-        turn=np.radians(_TURNS[plan.labels] * draws(-1, 1)),
+        images=images,
+        sprite=label * VARIANTS + pick(draws(), VARIANTS),
+        x=plan.x[images],
+        y=plan.y[images],
+        scale=plan.scale[images] / REACH,
+        turn=np.radians(_TURNS[label] * draws(-1, 1)),
         mirror=np.where(draws() < 0.5, 1.0, -1.0),
-        colour=_tinted(_OBJECT_RGB[plan.colour].T, draws),
+        colour=_tinted(_OBJECT_RGB[plan.colour[images]].T, draws),
         grain=draws(0.0, 0.14),
     )
 
@@ -292,11 +293,11 @@ def _object(plan: _Plan, draws: Draws) -> Placed:
 def _others(canvas: F32, plan: _Plan, more: Draws, light: F64, bank: Bank) -> None:
     """The second and the third object, of the same kind and colour."""
     for k in (2, 3):
-        everyone, place = _object(plan, more), plan.others[k - 2]
         chosen = np.flatnonzero(plan.number >= k)
-        everyone = replace(everyone, x=place[0], y=place[1])
-        placed = Placed(**{name: getattr(everyone, name)[..., chosen] for name in Placed.__dataclass_fields__})
-        paint(canvas, placed, more, -(-canvas.shape[2] * 3 // 5), light, bank)
+        x, y = plan.others[k - 2][:, chosen]
+        with more.only(chosen):
+            placed = replace(_object(plan, more, chosen), x=x, y=y)
+            paint(canvas, placed, more, -(-canvas.shape[2] * 3 // 5), light[:, chosen], bank)
 
 
 _TEMPLATES = (
@@ -385,7 +386,7 @@ def _rendered(seed: int, indices: I64, size: int, wanted: Sequence[str]) -> Scen
     light = np.stack([np.cos(angle), np.sin(angle)])
     canvas = _background(plan, draws, size, bank)
     _distract(canvas, plan, draws, light, bank)
-    paint(canvas, _object(plan, draws), draws, size, light, bank)
+    paint(canvas, _object(plan, draws, np.arange(len(canvas))), draws, size, light, bank)
     if more is not None:
         _others(canvas, plan, more, light, bank)
         extras.letter(canvas, plan.word, more)

@@ -32,6 +32,8 @@ class Atlas:
     """Texels along a sprite's edge."""
     texels: NDArray[np.uint64]
     """[sprites · side · side]: sprite `label · VARIANTS + variant`, then distractors; bytes as above."""
+    shadows: NDArray[np.uint8]
+    """[sprites · side · side], the last of these bytes once more: on their own, a sprite's fit a small cache."""
 
 
 def _blurred(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -70,4 +72,5 @@ def atlas(side: int) -> Atlas:
         pen = Pen(3 * side)
         distractor(pen, index)
         sprites.append(_pack(pen, side))
-    return Atlas(side, np.stack(sprites).view("<u8").reshape(-1))
+    stack = np.stack(sprites)
+    return Atlas(side, stack.view("<u8").reshape(-1), stack[..., SHADOW].flatten())

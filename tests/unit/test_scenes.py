@@ -83,6 +83,15 @@ def test_chunks_do_not_show() -> None:
     assert (whole.pixels == np.concatenate(parts)).all()
 
 
+def test_some_images_get_the_numbers_that_they_get_among_all() -> None:
+    keys, chosen = index_keys(0, "scene", np.arange(9)), np.array([1, 4, 8])
+    draws, everyone = Draws(keys), Draws(keys)
+    with draws.only(chosen):
+        assert (draws(2, 3) == everyone(2, 3)[chosen]).all()
+        assert (draws.several(4) == everyone.several(4)[:, chosen]).all()
+    assert (draws() == everyone()).all()
+
+
 def test_describe_agrees_with_render_at_every_size() -> None:
     told = describe([3, 1, 2], 5)
     for size in (32, 50):
