@@ -54,7 +54,7 @@ class Setting:
 
 SETTINGS = {
     "cpu": Setting(("vit-clean", "rn-clean"), 128, 6, 3, 128),
-    "cuda": Setting(("ViT-B-32", "RN50"), 512, 24, 3, 256),
+    "cuda": Setting(("ViT-B-32", "RN50"), 256, 12, 2, 256),
 }
 
 

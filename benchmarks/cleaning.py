@@ -1,6 +1,7 @@
 """Clean every model whose backdoor is known, by every method, and measure what is left of it.
 
     python -m benchmarks.cleaning [--models DIR] [--data DIR] [--method NAME]… [--pairs NAME]… [--only MODEL]… [--jobs N]
+                                  [--device cpu|cuda]
     python -m benchmarks.cleaning --ablation
 
 For each model × method × pairs (real ones, or drawn ones alone): clean accuracy and attack success before and after, on
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -52,6 +53,8 @@ SEEDS = {"par": {"vit-stripes": (1, 2), "vit-triangles": (1, 2), "rn-stripes": (
 CHANGES: dict[str, dict[str, Any]] = {
     "no universal pictures": {"universal": 0},
     "no distillation": {"distillation": 0.0},
+    "no common shift": {"unlearning": 0.0},
+    "no anchor": {"anchor": 0.0},
     "no contrastive loss": {"contrastive": 0.0},
     "last weights, not their mean": {"averaging": 0.0},
     "image tower alone": {"towers": "image"},
@@ -75,10 +78,13 @@ class Job:
     threads: int
     change: str = ""
     """One of `CHANGES`, or nothing."""
+    device: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def overrides(self) -> dict[str, Any]:
-        return {"seed": self.seed, "precision": "fp32", **CHANGES.get(self.change, {})}
+        """On processors always fp32, so that a figure does not depend on which of them it was measured on."""
+        exact = {"precision": "fp32"} if self.device == "cpu" else {}
+        return {"seed": self.seed, **exact, **CHANGES.get(self.change, {})}
 
     @property
     def source(self) -> str:
@@ -98,7 +104,7 @@ class Job:
             method=self.method,  # type: ignore[arg-type]
             overrides=self.overrides,
             classes=self.classes,
-            device="auto",
+            device=self.device,
         )
 
     def key(self) -> str:
@@ -110,11 +116,12 @@ class Job:
             checkpoint.parameters,
             max(checkpoint.preprocess.size),
             pairs.count,
-            "cpu",
+            self.device,
             self.source.startswith("synthetic:"),
         )
         config = propose(self.method, sizes, overrides=self.overrides).config  # type: ignore[arg-type]
-        return digest_of([__version__, checkpoint.digest, pairs.digest, config.digest])
+        on = [] if self.device == "cpu" else [self.device]
+        return digest_of([__version__, checkpoint.digest, pairs.digest, config.digest, *on])
 
 
 def measured(folder: Path, model: Known, data: Path) -> dict[str, Any]:
@@ -168,6 +175,7 @@ def work(job: Job) -> dict[str, Any]:
         "pairs": job.pairs,
         "seed": job.seed,
         "change": job.change,
+        "device": job.device,
         "before": before,
         "after": after,
         "moved": {name: moved.model_dump() for name, moved in made.record.moved.items()},
@@ -175,8 +183,9 @@ def work(job: Job) -> dict[str, Any]:
         "batch_size": settings["batch_size"],
         "lr": settings["lr"],
         "seconds": seconds,
+        "precision": settings["precision"],
         "threads": job.threads,
-        "machine": machine(),
+        "machine": machine() if job.device == "cpu" else f"{machine()}, {torch.cuda.get_device_name()}",
     }
 
 
@@ -184,7 +193,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
     zoo = models(options.models)
     if options.ablation:
         return [
-            Job(model, "par-plus", "real", 0, options.data, options.threads, change)
+            Job(model, "par-plus", "real", 0, options.data, options.threads, change, options.device)
             for change in CHANGES
             for model in zoo
             if model.name in CHANGED
@@ -198,7 +207,10 @@ def jobs(options: argparse.Namespace) -> list[Job]:
                 if not model.planted and method not in ("par", "par-plus"):
                     continue
                 more = SEEDS.get(method, {}).get(model.name, ()) if pairs == "real" else ()
-                found += [Job(model, method, pairs, seed, options.data, options.threads) for seed in (0, *more)]
+                found += [
+                    Job(model, method, pairs, seed, options.data, options.threads, device=options.device)
+                    for seed in (0, *more)
+                ]
     return found
 
 
@@ -211,6 +223,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="MODEL")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--ablation", action="store_true", help="par-plus, one part changed at a time")
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args()

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,8 +28,20 @@ CROPPED = (0.3, 1.0)
 PATCHED = (0.3, 0.8)
 """Sides of the rectangle where another crop shows, as shares of the picture's."""
 
-_STRONG = 2
-"""Stream of the keys' draws: PAR's augmentation uses 0, universal pictures 1."""
+TEXTURED = 0.6
+"""Share of the pictures that are given a texture."""
+
+CONTRAST = 0.35
+"""Standard deviation of a texture, at most, of pixels in [0, 1]."""
+
+ROUGHNESS = (0.8, 1.8)
+"""Power of the frequency with which a texture's amplitude falls, at least and at most; photographs: 1."""
+
+COARSEST = 4
+"""Side of the coarsest octave of a texture, in points."""
+
+_STRONG, _TEXTURE = 2, 3
+"""Streams of the keys' draws: PAR's augmentation uses 0, universal pictures 1."""
 
 
 def normalised(pixels: Tensor, rule: Preprocess) -> Tensor:
@@ -66,12 +79,20 @@ def par(pixels: Tensor, keys: Keys, rule: Preprocess) -> Tensor:
 
 
 def strong(pixels: Tensor, others: Tensor, keys: Keys) -> Tensor:
+    """Pictures `mixed` with others and then `textured`: what an anchor sees where pairs are drawn.
+
+    What a model says of many different pictures tells more of it than what it says of a few that are alike (Asano and
+    Saeed 2023).
+    """
+    return textured(mixed(pixels, others, keys), keys)
+
+
+def mixed(pixels: Tensor, others: Tensor, keys: Keys) -> Tensor:
     """Crops of other colours, mixed, of pixels in [0, 1], float32 [n, 3, H, W] both; draws from `keys`, uint64 [n].
 
     Each picture is cropped, perhaps mirrored, and given other contrast, light and colours, and so is that of the same
     row of `others`. With probability ½ a rectangle of the first shows the second (CutMix: Yun et al. 2019), and with
-    probability ½ the second shines through all over by up to a half (mixup: Zhang et al. 2018). What a model says of
-    many different pictures tells more of it than what it says of a few that are alike (Asano and Saeed 2023).
+    probability ½ the second shines through all over by up to a half (mixup: Zhang et al. 2018).
     """
     draws = torch.from_numpy(uniform(keys, 29, _STRONG).astype(np.float32)).to(pixels.device)
     first, other = (
@@ -83,6 +104,30 @@ def strong(pixels: Tensor, others: Tensor, keys: Keys) -> Tensor:
     inside = _between(place[0], place[1], height)[:, None, :, None] & _between(place[2], place[3], width)[:, None, None]
     found = torch.where(inside & _rows(cut < 0.5), other, first)
     return found + _rows(torch.where(blended < 0.5, depth / 2, 0)) * (other - found)
+
+
+def textured(pixels: Tensor, keys: Keys) -> Tensor:
+    """Some of the pictures with noise over them, grey to coloured, whose amplitude falls with the frequency.
+
+    Drawn pictures are smooth: a network that is held on smooth pictures alone forgets the fine detail by which it knows
+    photographs, a convolutional one nearly all of it. Pixels in [0, 1], float32 [n, 3, H, W]; draws from `keys`.
+    """
+    n, _, *size = pixels.shape
+    chance = uniform(keys, 4, _TEXTURE)
+    strength = np.where(chance[:, 0] < TEXTURED, CONTRAST * chance[:, 1], 0)
+    roughness = ROUGHNESS[0] + (ROUGHNESS[1] - ROUGHNESS[0]) * chance[:, 2]
+    octaves = [[-(-side // 2**k) for side in size] for k in range(max(1, (min(size) // COARSEST).bit_length()))]
+    noise = _normal(keys, torch.Size([3 * sum(h * w for h, w in octaves)]), pixels.device)
+    texture, begin = torch.zeros_like(pixels), 0
+    for k, (h, w) in enumerate(octaves):
+        drawn = noise[:, begin : begin + 3 * h * w].view(n, 3, h, w)
+        drawn = drawn[:, :1] + _each(chance[:, 3], pixels) * (drawn - drawn[:, :1])
+        # An octave has the more of a spectrum, the higher it is and the slower the amplitude falls.
+        weight = _each(2.0 ** (k * (roughness - 1)), pixels)
+        texture += weight * functional.interpolate(drawn, size, mode="bilinear")
+        begin += 3 * h * w
+    spread = texture.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return (pixels + _each(strength, pixels) * texture / spread).clamp(0, 1)
 
 
 def _cropped(pixels: Tensor, draws: Tensor) -> Tensor:
@@ -110,6 +155,11 @@ def _recoloured(pixels: Tensor, draws: Tensor) -> Tensor:
     found = ((pixels - mean) * contrast + mean) * light * tint
     grey = found.mean(dim=1, keepdim=True)
     return (grey + (found - grey) * saturation).clamp(0, 1)
+
+
+def _each(values: NDArray[np.float64], like: Tensor) -> Tensor:
+    """One value per picture, [n], against pixels: computed by numpy, whose rows are alike in any company."""
+    return _rows(torch.from_numpy(values.astype(np.float32)).to(like.device))
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -185,8 +185,8 @@ def _published(method: Method) -> dict[str, Any]:
             }  # fmt: skip
         case "par-plus":
             return {
-                **published, "schedule": "cosine", "warmup_steps": 10, "distillation": 1.0, "universal": 8,
-                "averaging": 0.97,
+                **published, "schedule": "cosine", "warmup_steps": 10, "distillation": 1.0, "unlearning": 1.5,
+                "anchor": 2.0, "universal": 12, "averaging": 0.97,
             }  # fmt: skip
 
 
@@ -208,9 +208,9 @@ def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
     }
     if method == "par-plus" and sizes.drawn:
         found["contrastive"] = (0.0, "drawn pairs say too little about photographs to tell them apart by")
-        found["distillation"] = (0.0, "the anchor takes its place")
-        found["unlearning"] = (1.5, "what a universal picture does to all alike shows a backdoor on drawn pictures too")
-        found["anchor"] = (2.0, "without the contrastive loss nothing else keeps the model useful")
+        found["distillation"] = (0.0, "drawn captions tell photographs apart as little")
+        found["unlearning"] = (4.0, "the common shift is all that shows a backdoor on drawn pictures")
+        found["universal"] = (8, "each is to be in several pictures of a step, or its common shift is not seen")
         found["towers"] = ("image", "without the contrastive loss nothing moves the other")
         found["augmentation"] = ("strong", "drawn pictures are alike, and photographs are not")
     return found

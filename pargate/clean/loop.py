@@ -177,9 +177,9 @@ def _gradients(
     views = objectives.views(config)
     parts = [slice(i, i + config.micro_batch) for i in range(0, len(batch.numbers), config.micro_batch)]
 
-    def embed(part: slice) -> Tensor:
+    def embed(part: slice, pixels: Tensor) -> Tensor:
         """[2, views, n, d]: pictures, then captions."""
-        images, captions = viewer.inputs(batch, part, keys, views, run.universal)
+        images, captions = viewer.inputs(pixels, batch, part, keys, views, run.universal)
         # A text tower that is not trained says what it said before.
         tokens = None if config.towers == "image" else viewer.tokens(captions)
         with low:
@@ -188,12 +188,17 @@ def _gradients(
         return both.view(2, views, -1, seen.shape[1])
 
     whole = len(parts) == 1
-    with contextlib.nullcontext() if whole else torch.no_grad(), _counting(towers, whole):
-        own = torch.cat([embed(part) for part in parts], dim=2)
+    rows, trusted = [], []
+    for part in parts:
+        pixels = viewer.pixels(batch, part, keys)
+        if objectives.needs_reference(config):
+            trusted.append(reference.embed(pixels, batch, part, keys))
+        with contextlib.nullcontext() if whole else torch.no_grad(), _counting(towers, whole):
+            rows.append(embed(part, pixels))
+    own = torch.cat(rows, dim=2)
     leaf = own.detach().requires_grad_()
-    everyone, frozen, mixed = group.joined(leaf, dim=2), None, None
-    if objectives.needs_reference(config):
-        frozen = group.joined(torch.cat([reference.embed(batch, part, keys) for part in parts], dim=1), dim=1)
+    everyone, mixed = group.joined(leaf, dim=2), None
+    frozen = group.joined(torch.cat(trusted, dim=1), dim=1) if trusted else None
     if run.universal is not None:
         mixed = group.joined(torch.from_numpy(run.universal.chosen(keys)).to(viewer.device), dim=0)
     loss, terms = objectives.loss(config, Embedded(everyone, frozen, told, mixed, run.log_scale.exp()))
@@ -204,7 +209,7 @@ def _gradients(
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
         with _no_exchange(towers, last):
-            again = own if whole else embed(part)
+            again = own if whole else embed(part, viewer.pixels(batch, part, keys))
             torch.autograd.backward(again, wanted[:, :, part])
     return {name: value.item() for name, value in {"loss": loss, **terms}.items()}
 

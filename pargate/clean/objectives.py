@@ -43,8 +43,8 @@ def loss(config: CleanConfig, seen: Embedded) -> tuple[Tensor, Terms]:
     """The weighted sum of the terms that a configuration asks for, a scalar, and the terms.
 
     PAR: L_CLIP − L_PERT (section 3). CleanCLIP: L_CLIP + L_uni (Bansal et al. 2023, section 4, λ₁ = λ₂ = 1). par-plus:
-    with real pairs L_CLIP + distillation, with drawn ones the common shifts of universal pictures and the mean shift of
-    the others, weighed.
+    the common shifts of universal pictures and the mean shift of the others, weighed; with real pairs also L_CLIP and
+    distillation.
     """
     images, texts = seen.views[:, 0]
     contrastive = losses.clip(images, texts, seen.scale)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pargate.clean import augment
 from pargate.clean.towers import Towers
 from pargate.clean.views import Viewer
 from pargate.data.loader import PairBatch
@@ -45,10 +46,10 @@ class Reference:
     def _kept(self) -> tuple[tuple[str, dict[Any, Tensor]], ...]:
         return ("captions", self._captions), ("pictures", self._pictures)
 
-    def embed(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
-        """[2, n, d], unit rows: the augmented pictures, then the captions, of a part of a batch."""
+    def embed(self, pixels: Tensor, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
+        """[2, n, d], unit rows: `pixels`, a part of a batch as the viewer augmented it, then its captions."""
         with torch.inference_mode(), self._low:
-            pictures = self._images(batch, part, keys)
+            pictures = self._images(pixels, batch, part, keys)
         # Out of inference mode, so that a loss may be taken of it.
         return torch.stack([pictures.clone(), self.captions(batch.captions[part])])
 
@@ -66,14 +67,15 @@ class Reference:
             found = torch.stack([self._captions[caption] for caption in captions])
         return found.clone()
 
-    def _images(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
+    def _images(self, pixels: Tensor, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
+        images = augment.normalised(pixels, self._viewer.rule)
         if not self._viewer.repeats:
-            return self._towers.embed_images(self._viewer.images(batch, part, keys))
+            return self._towers.embed_images(images)
         # A key names a picture and its augmentation, a number a picture that has none.
         named = batch.numbers if self._viewer.config.augmentation == "none" else keys
         names = [int(name) for name in named[part]]
         if not all(name in self._pictures for name in names):
-            rows = self._towers.embed_images(self._viewer.images(batch, part, keys))
+            rows = self._towers.embed_images(images)
             if len(self._pictures) > KEPT:
                 self._pictures.clear()
             self._pictures.update(zip(names, rows, strict=True))

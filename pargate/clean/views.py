@@ -49,10 +49,11 @@ class Viewer:
         return seeds.index_keys(self.config.seed, f"augmentation {turn}", numbers)
 
     def inputs(
-        self, batch: PairBatch, part: slice, keys: Keys, views: int, universal: Universal | None
+        self, pixels: Tensor, batch: PairBatch, part: slice, keys: Keys, views: int, universal: Universal | None
     ) -> tuple[Tensor, list[str]]:
-        """Images [views · n, 3, H, W] and captions of a part of a batch, view after view."""
-        images, captions = [self.images(batch, part, keys, universal)], list(batch.captions[part])
+        """Images [views · n, 3, H, W] and captions of a part of a batch, view after view; `pixels` are the part's."""
+        mixed = pixels if universal is None else universal.mixed(pixels, keys[part])
+        images, captions = [augment.normalised(mixed, self.rule)], list(batch.captions[part])
         if views == 2:
             other = cleanclip.auto_augmented(batch.pixels[part], keys[part])
             images.append(augment.normalised(self._put(other), self.rule))
@@ -63,16 +64,14 @@ class Viewer:
         """Images and tokens of a part of a batch as an encoder would see them."""
         return augment.normalised(self._put(batch.pixels[part]), self.rule), self.tokens(batch.captions[part])
 
-    def images(self, batch: PairBatch, part: slice, keys: Keys, universal: Universal | None = None) -> Tensor:
-        """The first view's images, [n, 3, H, W]."""
+    def pixels(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
+        """The first view of a part of a batch, augmented: float32 [n, 3, H, W] in [0, 1]."""
         pixels = self._put(batch.pixels[part])
         if self.config.augmentation == "par":
-            pixels = augment.par(pixels, keys[part], self.rule)
-        elif self.config.augmentation == "strong":
-            pixels = augment.strong(pixels, self._put(batch.pixels[_partners(len(batch.pixels))[part]]), keys[part])
-        if universal is not None:
-            pixels = universal.mixed(pixels, keys[part])
-        return augment.normalised(pixels, self.rule)
+            return augment.par(pixels, keys[part], self.rule)
+        if self.config.augmentation == "strong":
+            return augment.strong(pixels, self._put(batch.pixels[_partners(len(batch.pixels))[part]]), keys[part])
+        return pixels
 
     def _put(self, pixels: NDArray[np.uint8]) -> Tensor:
         return augment.unit_range(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True))

@@ -84,18 +84,18 @@ def plan(request: GateRequest) -> tuple[str, ...]:
     ]
     kind, cores = run.kind(), _cores()
     steps, batch = 0, 0
-    cleaning = policy.clean.when == "fail"
-    if cleaning:
-        config = ladder.proposed(policy.clean, 1, sizes_of(checkpoint, run.pairs(), kind))
+    sizes = sizes_of(checkpoint, run.pairs(), kind) if policy.clean.when == "fail" else None
+    if sizes is not None:
+        config = ladder.proposed(policy.clean, 1, sizes)
         steps, batch = config.steps, config.batch_size
     took = minutes(checkpoint, policy, kind, cores, steps, batch)
     lines.append(f"expected on {'one GPU' if kind == 'cuda' else f'{cores} cores'}, from sizes alone:")
     lines.append(f"  scan the model                      {took.scan:6.1f} min")
-    if cleaning:
+    if sizes is not None:
         lines.append("  if it fails, at most so often:")
         for attempt in range(1, policy.clean.attempts + 1):
-            rung = ladder.RUNGS[attempt - 1]
-            lines.append(f"    {ladder.method(policy.clean, attempt)}: {rung.name}")
+            rung = ladder.rung(policy.clean, attempt, sizes)
+            lines.append(f"    {ladder.method(policy.clean, attempt, sizes)}: {rung.name}")
             lines.append(f"      clean                           {took.clean * rung.steps:6.1f} min")
             lines.append(f"      scan, to pick                   {took.scan:6.1f} min")
         lines.append(f"    certify what was picked           {took.certify:6.1f} min")

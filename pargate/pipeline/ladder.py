@@ -20,6 +20,8 @@ class Rung:
     """Times as many."""
     lr: float = 1
     """Times as high."""
+    unlearning: float = 1
+    """Times the weight of what universal pictures show."""
     other: bool = False
     """Whether the other method is taken, with what follows from the sizes."""
 
@@ -34,9 +36,23 @@ RUNGS = (
 cost time, a rate costs accuracy."""
 
 
-def method(section: CleanSection, attempt: int) -> Method:
+DRAWN = (
+    RUNGS[0],
+    Rung("twice the weight of what universal pictures show", unlearning=2),
+    Rung("twice that weight and twice as many steps", unlearning=2, steps=2),
+    RUNGS[1],
+)
+"""Of `par-plus` with drawn pairs: the other method costs a model most of its accuracy there, so it comes last."""
+
+
+def rung(section: CleanSection, attempt: int, sizes: Sizes) -> Rung:
+    """What is done at an attempt, from 1."""
+    return (DRAWN if sizes.drawn and section.method == "par-plus" else RUNGS)[attempt - 1]
+
+
+def method(section: CleanSection, attempt: int, sizes: Sizes) -> Method:
     """The method of an attempt, from 1: the policy's, or of `par` and `par-plus` the other one."""
-    if not RUNGS[attempt - 1].other:
+    if not rung(section, attempt, sizes).other:
         return section.method
     return "par" if section.method == "par-plus" else "par-plus"
 
@@ -50,13 +66,15 @@ def settings(section: CleanSection, attempt: int, sizes: Sizes) -> dict[str, Any
     given = {name: value for name, value in section.settings.model_dump().items() if value is not None}
     seed = section.pairs.seed if section.pairs is not None else 0
     own = propose(section.method, sizes, overrides={**given, "seed": seed}).config
-    rung = RUNGS[attempt - 1]
-    if rung.other:  # a rate or a distance is of one method
+    taken = rung(section, attempt, sizes)
+    if taken.other:  # a rate or a distance is of one method
         given = {name: value for name, value in given.items() if name not in ("lr", "tau")}
-    if rung.steps != 1:
-        given["steps"] = round(own.steps * rung.steps)
-    if rung.lr != 1:
-        given["lr"] = min(HIGHEST_LR, own.lr * rung.lr)
+    if taken.steps != 1:
+        given["steps"] = round(own.steps * taken.steps)
+    if taken.lr != 1:
+        given["lr"] = min(HIGHEST_LR, own.lr * taken.lr)
+    if taken.unlearning != 1:
+        given["unlearning"] = own.unlearning * taken.unlearning
     return {**given, "seed": seed}
 
 
@@ -66,4 +84,4 @@ def proposed(section: CleanSection, attempt: int, sizes: Sizes) -> CleanConfig:
     Raises:
         InputError: as `settings`.
     """
-    return propose(method(section, attempt), sizes, overrides=settings(section, attempt, sizes)).config
+    return propose(method(section, attempt, sizes), sizes, overrides=settings(section, attempt, sizes)).config

@@ -286,7 +286,7 @@ class Run:
                     out=folder,
                     started=asked.started,
                     arch=asked.arch,
-                    method=ladder.method(section, attempt),
+                    method=ladder.method(section, attempt, sizes),
                     overrides=overrides,
                     device=asked.device,
                     require=section.require,
@@ -296,8 +296,8 @@ class Run:
                 self.emit,
             )
         record = ProvenanceRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
-        rung = ladder.RUNGS[attempt - 1].name
-        said = f"{ladder.method(section, attempt)}, {rung}: {record.stopped}"
+        rung = ladder.rung(section, attempt, sizes).name
+        said = f"{ladder.method(section, attempt, sizes)}, {rung}: {record.stopped}"
         self.done.append(Stage(name="clean", attempt=attempt, seconds=record.seconds, summary=said, record=record))
         self.emit(events.Notice(f"clean {attempt}: {said}"))
         return folder

@@ -138,7 +138,7 @@ def test_strong_views_follow_from_the_keys_in_any_order_and_company() -> None:
 def test_half_of_the_strong_views_show_the_other_picture_in_a_rectangle_and_half_all_over() -> None:
     """White pictures and black others: light and colours leave white brighter than black, and black as it is."""
     count, side = 2000, 20
-    found = augment.strong(torch.ones(count, 3, side, side), torch.zeros(count, 3, side, side), keys(count)).amax(dim=1)
+    found = augment.mixed(torch.ones(count, 3, side, side), torch.zeros(count, 3, side, side), keys(count)).amax(dim=1)
     black = found == 0
     cut = black.flatten(1).any(dim=1)
     assert cut.double().mean().item() == pytest.approx(0.5, abs=5 * math.sqrt(0.25 / count))
@@ -162,6 +162,24 @@ def test_a_crop_shows_part_of_a_picture_in_its_proportions_or_nearly() -> None:
     shown = slopes.abs() / whole
     assert shown.max() <= 1 + 1e-4 and shown.min() >= math.sqrt(0.3) * math.exp(-0.3) - 1e-4
     assert ((slopes < 0) == (draws[:, 2] >= 0.5)).all()
+
+
+def test_a_texture_has_the_spectrum_and_the_contrast_that_it_is_said_to_have() -> None:
+    count, side = 400, 64
+    grey = torch.full((count, 3, side, side), 0.5)
+    found = augment.textured(grey, keys(count)) - grey
+    changed = found.flatten(1).abs().amax(dim=1) > 0
+    assert changed.double().mean().item() == pytest.approx(augment.TEXTURED, abs=5 * math.sqrt(0.25 / count))
+    spread = found.square().mean(dim=(1, 2, 3)).sqrt()
+    assert 0.8 * augment.CONTRAST < spread.max() <= augment.CONTRAST + 1e-6
+    assert (found[changed].std(dim=1).mean(dim=(1, 2)) > 1e-4).double().mean() > 0.9, "not grey"
+    faint = found[changed & (spread < 0.12)].mean(dim=1).numpy()  # the others are clipped
+    power = (np.abs(np.fft.fft2(faint)) ** 2 / faint.var(axis=(1, 2), keepdims=True)).mean(axis=0)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side) * side, np.fft.fftfreq(side) * side))
+    rings = [(f, np.sqrt(power[(frequency >= f - 0.5) & (frequency < f + 0.5)].mean())) for f in range(2, side // 3)]
+    slope = np.polyfit(*np.log(rings).T, 1)[0]
+    low, high = augment.ROUGHNESS
+    assert low < -slope < high
 
 
 # ---- CleanCLIP's

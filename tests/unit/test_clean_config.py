@@ -91,10 +91,16 @@ def test_fine_tuning_has_no_tau() -> None:
 def test_with_drawn_pairs_par_plus_learns_nothing_of_their_captions() -> None:
     drawn, real = (Sizes(3_000_000, 64, 6000, "cpu", drawn=drawn) for drawn in (True, False))
     proposal, usual = propose("par-plus", drawn), propose("par-plus", real).config
-    assert (usual.contrastive, usual.distillation, usual.unlearning, usual.universal) == (1.0, 1.0, 0.0, 8)
+    assert (usual.contrastive, usual.distillation, usual.unlearning, usual.anchor, usual.universal) == (
+        1,
+        1,
+        1.5,
+        2,
+        12,
+    )
     changed = {name: value for name, value in proposal.config if value != getattr(usual, name)}
     assert changed == {
-        "contrastive": 0.0, "distillation": 0.0, "unlearning": 1.5, "anchor": 2.0, "augmentation": "strong",
+        "contrastive": 0.0, "distillation": 0.0, "unlearning": 4.0, "universal": 8, "augmentation": "strong",
         "towers": "image",
     }  # fmt: skip
     assert all(proposal.reasons[name] for name in changed)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pargate import events
-from pargate.clean import loop, objectives
+from pargate.clean import augment, loop, objectives
 from pargate.clean.config import CleanConfig
 from pargate.clean.distributed import Group
 from pargate.clean.reference import Reference
@@ -105,7 +105,7 @@ def test_the_gradients_are_those_of_the_loss_written_out() -> None:
     view = viewer(settings, some, towers)
     with PairLoader(some, RULE, seed=0, batch=8, last_step=1, workers=0) as loader:
         batch = loader.batch(0)
-    images = view.images(batch, slice(0, 8), view.keys(batch.numbers, 0))
+    images = augment.normalised(view.pixels(batch, slice(0, 8), view.keys(batch.numbers, 0)), RULE)
     tokens = view.tokenize(batch.captions)  # at full length
     x, c = towers(images, tokens)
     with torch.no_grad():
@@ -162,13 +162,13 @@ def test_strong_views_mix_neighbours_whichever_part_of_a_batch_is_forwarded_and_
     with PairLoader(some, RULE, seed=0, batch=8, last_step=1, workers=0) as loader:
         batch = loader.batch(0)
     keys = view.keys(batch.numbers, 0)
-    whole = view.images(batch, slice(0, 8), keys)
-    parts = [view.images(batch, slice(i, i + 3), keys) for i in (0, 3, 6)]
+    whole = view.pixels(batch, slice(0, 8), keys)
+    parts = [view.pixels(batch, slice(i, i + 3), keys) for i in (0, 3, 6)]
     assert torch.equal(torch.cat(parts), whole)
     for rank in range(2):
         with PairLoader(some, RULE, seed=0, batch=4, rank=rank, world=2, last_step=1, workers=0) as loader:
             own = loader.batch(0)
-        assert torch.equal(view.images(own, slice(0, 4), view.keys(own.numbers, 0)), whole[4 * rank : 4 * rank + 4])
+        assert torch.equal(view.pixels(own, slice(0, 4), view.keys(own.numbers, 0)), whole[4 * rank : 4 * rank + 4])
 
 
 def test_strong_views_are_never_taken_from_what_was_kept_of_another_neighbour() -> None:
@@ -226,7 +226,7 @@ def captured(settings: CleanConfig, towers: Towers) -> Tensor:
     view = viewer(settings, some, towers)
     with PairLoader(some, RULE, seed=0, batch=8, last_step=1, workers=0) as loader:
         batch = loader.batch(0)
-    return view.images(batch, slice(0, 8), view.keys(batch.numbers, 0))
+    return augment.normalised(view.pixels(batch, slice(0, 8), view.keys(batch.numbers, 0)), RULE)
 
 
 def test_weight_decay_spares_vectors_biases_and_norms(tmp_path: Path) -> None:

@@ -23,10 +23,22 @@ def test_the_second_attempt_is_the_other_method_with_settings_of_its_own(method:
     found = ladder.proposed(asked, 2, SIZES)
     assert (found.method, found.steps) == (other, 7)
     assert found.lr == propose(found.method, SIZES).config.lr != 0.001
-    assert [ladder.method(asked, attempt) for attempt in (1, 3, 4)] == [method] * 3
+    assert [ladder.method(asked, attempt, SIZES) for attempt in (1, 3, 4)] == [method] * 3
 
 
 def test_later_attempts_take_more_steps_then_a_higher_rate() -> None:
     own, third, fourth = (ladder.proposed(section(method="par"), attempt, SIZES) for attempt in (1, 3, 4))
     assert (third.steps, third.lr) == (2 * own.steps, own.lr)
     assert (fourth.steps, fourth.lr) == (2 * own.steps, pytest.approx(2 * own.lr))
+
+
+def test_with_drawn_pairs_par_plus_looks_harder_before_the_other_method_is_tried() -> None:
+    drawn = Sizes(3_000_000, 64, 6000, "cpu", drawn=True)
+    rungs = [ladder.proposed(section(method="par-plus"), attempt, drawn) for attempt in (1, 2, 3, 4)]
+    own = rungs[0]
+    assert own == propose("par-plus", drawn, overrides={"seed": 0}).config
+    assert [(r.method, r.unlearning / own.unlearning, r.steps / own.steps) for r in rungs[:3]] == [
+        ("par-plus", 1, 1), ("par-plus", 2, 1), ("par-plus", 2, 2),
+    ]  # fmt: skip
+    assert rungs[3] == propose("par", drawn, overrides={"seed": 0}).config
+    assert ladder.method(section(method="par"), 2, drawn) == "par-plus"
