@@ -210,6 +210,10 @@ def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
         found["contrastive"] = (0.0, "drawn pairs say too little about photographs to tell them apart by")
         found["distillation"] = (0.0, "drawn captions tell photographs apart as little")
         found["unlearning"] = (4.0, "the common shift is all that shows a backdoor on drawn pictures")
+        found["batch_size"] = (
+            min(batch, PROCESSOR_BATCH),
+            "with more drawn pairs in a step a model lost more accuracy",
+        )
         found["universal"] = (8, "each is to be in several pictures of a step, or its common shift is not seen")
         found["towers"] = ("image", "without the contrastive loss nothing moves the other")
         found["augmentation"] = ("strong", "drawn pictures are alike, and photographs are not")

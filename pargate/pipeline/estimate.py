@@ -32,30 +32,33 @@ class Minutes:
     """With controls only where they are needed."""
     certify: float
     """With all controls, and the comparison of accuracies."""
-    clean: float
-    """One attempt, of so many steps and pairs."""
     export: float
 
 
-def minutes(
-    checkpoint: Checkpoint, policy: Policy, kind: Literal["cpu", "cuda"], cores: int, steps: int, batch: int
-) -> Minutes:
+def minutes(checkpoint: Checkpoint, policy: Policy, kind: Literal["cpu", "cuda"], cores: int) -> Minutes:
     """Expected minutes on a machine with so many cores."""
-    image = _operations(checkpoint)
-    rate = FLOPS[kind] * (cores if kind == "cpu" else 1)
+    image, rate = _operations(checkpoint), _rate(kind, cores)
     looked = len([c for c in comparisons(policy) if c.trigger is not None])
 
     def seconds(passes: float, carriers: float) -> float:
         return passes * image / rate + carriers / (READ * cores) + 5
 
-    # Forward and backward pass, and a frozen twin's; captions cost less than pictures.
-    training = steps * batch * (5 * image / rate + 1 / (READ * cores))
     return Minutes(
         scan=seconds((looked + 1) * CARRIERS, CARRIERS) / 60,
         certify=(seconds((2 * looked + 1) * CARRIERS, CARRIERS) + seconds(2 * 5 * CARRIERS, 5 * CARRIERS)) / 60,
-        clean=(training + 10) / 60,
         export=(EXPORT_S + checkpoint.size_bytes / 50e6) / 60,
     )
+
+
+def cleaning_minutes(checkpoint: Checkpoint, kind: Literal["cpu", "cuda"], cores: int, pairs: int) -> float:
+    """Expected minutes of training on so many pairs, those that come again counted again."""
+    # Forward and backward pass, and a frozen twin's; captions cost less than pictures.
+    each = 5 * _operations(checkpoint) / _rate(kind, cores) + 1 / (READ * cores)
+    return (pairs * each + 10) / 60
+
+
+def _rate(kind: Literal["cpu", "cuda"], cores: int) -> float:
+    return FLOPS[kind] * (cores if kind == "cpu" else 1)
 
 
 def _operations(checkpoint: Checkpoint) -> float:

@@ -25,7 +25,7 @@ from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.files import check_new_folder
 from pargate.pipeline import ladder
 from pargate.pipeline.assembly import report_of, write
-from pargate.pipeline.estimate import minutes
+from pargate.pipeline.estimate import cleaning_minutes, minutes
 from pargate.pipeline.stages import PARTS, GateRequest, Run, sizes_of
 from pargate.policy.listing import listed
 from pargate.policy.resolve import Resolved
@@ -83,12 +83,8 @@ def plan(request: GateRequest) -> tuple[str, ...]:
         f"images  {request.scan.image_source}, in disjoint parts: {', '.join(part.name for part in run.parts)}",
     ]
     kind, cores = run.kind(), _cores()
-    steps, batch = 0, 0
     sizes = sizes_of(checkpoint, run.pairs(), kind) if policy.clean.when == "fail" else None
-    if sizes is not None:
-        config = ladder.proposed(policy.clean, 1, sizes)
-        steps, batch = config.steps, config.batch_size
-    took = minutes(checkpoint, policy, kind, cores, steps, batch)
+    took = minutes(checkpoint, policy, kind, cores)
     lines.append(f"expected on {'one GPU' if kind == 'cuda' else f'{cores} cores'}, from sizes alone:")
     lines.append(f"  scan the model                      {took.scan:6.1f} min")
     if sizes is not None:
@@ -96,7 +92,9 @@ def plan(request: GateRequest) -> tuple[str, ...]:
         for attempt in range(1, policy.clean.attempts + 1):
             rung = ladder.rung(policy.clean, attempt, sizes)
             lines.append(f"    {ladder.method(policy.clean, attempt, sizes)}: {rung.name}")
-            lines.append(f"      clean                           {took.clean * rung.steps:6.1f} min")
+            config = ladder.proposed(policy.clean, attempt, sizes)
+            cleaning = cleaning_minutes(checkpoint, kind, cores, config.steps * config.batch_size)
+            lines.append(f"      clean                           {cleaning:6.1f} min")
             lines.append(f"      scan, to pick                   {took.scan:6.1f} min")
         lines.append(f"    certify what was picked           {took.certify:6.1f} min")
     if policy.export.onnx is not None:

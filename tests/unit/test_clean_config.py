@@ -1,6 +1,7 @@
 """Settings follow from sizes, say why, and refuse what makes no sense in words of the command line."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -105,6 +106,8 @@ def test_with_drawn_pairs_par_plus_learns_nothing_of_their_captions() -> None:
     }  # fmt: skip
     assert all(proposal.reasons[name] for name in changed)
     assert propose("par", drawn).config == propose("par", real).config
+    on_gpu = replace(drawn, device="cuda")
+    assert [propose(method, on_gpu).config.batch_size for method in ("par-plus", "par")] == [64, 256]
 
 
 # ---- refusals

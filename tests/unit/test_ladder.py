@@ -1,5 +1,7 @@
 """The ladder of a gate: which method and which settings an attempt has."""
 
+from dataclasses import replace
+
 import pytest
 
 from pargate.clean.config import Sizes, propose
@@ -26,6 +28,15 @@ def test_the_second_attempt_is_the_other_method_with_settings_of_its_own(method:
     assert [ladder.method(asked, attempt, SIZES) for attempt in (1, 3, 4)] == [method] * 3
 
 
+def test_the_other_method_gets_larger_batches_as_far_as_a_gpu_would_have_them() -> None:
+    def batch(sizes: Sizes, **given: object) -> int:
+        return ladder.proposed(section(method="par-plus", **given), 2, sizes).batch_size
+
+    assert [batch(replace(SIZES, pairs=pairs)) for pairs in (500, 6000, 10**6)] == [16, 256, 256]
+    assert batch(replace(SIZES, device="cuda", pairs=10**6)) == 2048
+    assert batch(SIZES, settings={"batch_size": 32}) == 32
+
+
 def test_later_attempts_take_more_steps_then_a_higher_rate() -> None:
     own, third, fourth = (ladder.proposed(section(method="par"), attempt, SIZES) for attempt in (1, 3, 4))
     assert (third.steps, third.lr) == (2 * own.steps, own.lr)
@@ -40,5 +51,5 @@ def test_with_drawn_pairs_par_plus_looks_harder_before_the_other_method_is_tried
     assert [(r.method, r.unlearning / own.unlearning, r.steps / own.steps) for r in rungs[:3]] == [
         ("par-plus", 1, 1), ("par-plus", 2, 1), ("par-plus", 2, 2),
     ]  # fmt: skip
-    assert rungs[3] == propose("par", drawn, overrides={"seed": 0}).config
+    assert rungs[3] == propose("par", drawn, overrides={"seed": 0, "batch_size": 256}).config
     assert ladder.method(section(method="par"), 2, drawn) == "par-plus"
