@@ -274,8 +274,8 @@ def main() -> None:
         "# Evidence\n\nMade by `make evidence` from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
         "clean ones and seven poisoned children. They are no part of this repository; whoever has models with a "
         "`truth.json` can run the scripts on them. All figures are from single runs on the machine named below each table; "
-        "percentages are of the carriers named. No GPU was at hand: the CUDA paths have tests, which skip without one, but no "
-        "figure here comes from one.\n"
+        "percentages are of the carriers named. Few figures come from a GPU, and their tables say so; "
+        "all others come from processors.\n"
     ]
     parts += [section(*entry) for entry in PAGE]
     parts.append(section("Speed and memory", "speed", SPEED, speed))
