@@ -263,7 +263,6 @@ REMEDIES = [
         "minutes say little.",
         cleaned("real", "cuda"),
     ),
-    ("Cleaning with drawn pairs, on a GPU", "cleaning", "As above.", cleaned("synthetic", "cuda")),
     ("Cleaning, other seeds", "cleaning", "Real pairs; seeds 0, 1, 2.", seeds),
     ("par-plus with a part left out", "cleaning", ABLATION, ablation),
     ("The gate", "gate", GATES, gates),

@@ -335,8 +335,8 @@ def _cautions(config: CleanConfig, pairs: Pairs) -> list[str]:
             "pairs of real pictures least"
         ]
     return [
-        "drawn pairs alone: they cost small transformers 4 to 6 points of accuracy on photographs, and small ResNets "
-        "more than half of it; pairs of real pictures cost least"
+        "drawn pairs alone: they cost small transformers 3 to 5 points of accuracy on photographs, and small ResNets "
+        "3 to 9; pairs of real pictures cost least"
     ]
 
 
