@@ -117,12 +117,10 @@ def test_sha256sum_agrees(passed: Path) -> None:
     assert done.returncode == 0
 
 
-def test_verify_needs_no_torch_and_is_quick(passed: Path, light: Command) -> None:
-    began = time.monotonic()
+def test_verify_needs_no_torch(passed: Path, light: Command) -> None:
     done = light("verify", passed)
     assert done.code == 0, done.err
     assert "PASS" in done.err and "good until" in done.err and done.out == ""
-    assert time.monotonic() - began < 10  # below a second on a quiet machine
 
 
 def test_a_flipped_byte_in_any_file_is_found_and_the_file_named(copied: Path) -> None:
