@@ -325,7 +325,7 @@ def test_a_plan_is_printed_and_nothing_is_done(place: Path, light: Command) -> N
         "--dry-run",
     )
     assert done.code == 0, done.err
-    for word in ("scan the model", "the other method", "certify", "export", "min"):
+    for word in ("scan the model", "twice the weight", "certify", "export", "min"):
         assert word in done.err
     assert sorted(p.name for p in place.iterdir()) == ["policy.yaml"]
 
