@@ -12,8 +12,8 @@ GOALS = {"real": (0.05, 0.03), "synthetic": (0.10, 0.05)}
 """Attack success and loss of accuracy that PAR was to reach, by pairs."""
 
 
-def on_processor(row: Row) -> bool:
-    return bool(row.get("device", "cpu") == "cpu")
+def device_of(row: Row) -> str:
+    return str(row.get("device", "cpu"))
 
 
 def points(row: Row) -> float:
@@ -28,7 +28,7 @@ def cleaned(pairs: str, device: str = "cpu") -> Callable[[Any], str]:
     def shown(content: Any) -> str:
         runs = [
             r for r in content["runs"].values()
-            if r["pairs"] == pairs and r["seed"] == 0 and not r.get("change") and r.get("device", "cpu") == device
+            if r["pairs"] == pairs and r["seed"] == 0 and not r.get("change") and device_of(r) == device
         ]  # fmt: skip
         rows = []
         for method in METHODS:
@@ -76,7 +76,7 @@ def cleaned(pairs: str, device: str = "cpu") -> Callable[[Any], str]:
 def seeds(content: Any) -> str:
     found: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for r in content["runs"].values():
-        if r["pairs"] == "real" and not r.get("change") and on_processor(r):
+        if r["pairs"] == "real" and not r.get("change") and device_of(r) == "cpu":
             found[r["method"], r["model"]].append(r)
     rows = [
         [method, model, " / ".join(pct(r["after"]["accuracy"]) for r in runs), " / ".join(pct(r["after"]["success"]) for r in runs)]
@@ -87,14 +87,16 @@ def seeds(content: Any) -> str:
 
 
 def ablation(content: Any) -> str:
-    changed = [r for r in content["runs"].values() if r.get("change")]
+    changed = [r for r in content["runs"].values() if r.get("change") and device_of(r) == "cpu"]
     if not changed:
         return "*Not measured in this checkout.*"
     names = sorted({r["model"] for r in changed})
     whole = [
         r
         for r in content["runs"].values()
-        if (r["method"], r["pairs"], r["seed"]) == ("par-plus", "real", 0) and not r.get("change") and on_processor(r)
+        if (r["method"], r["pairs"], r["seed"]) == ("par-plus", "real", 0)
+        and not r.get("change")
+        and device_of(r) == "cpu"
     ]
     by_change: dict[str, dict[str, Row]] = defaultdict(dict)
     for r in [*whole, *changed]:
@@ -218,7 +220,8 @@ CLEANING_SPEED = (
     "Ratios of one run: the two take turns, and the ratio is of medians. The plain step is the one a paper's code would have: two "
     "forwards in fp32 with the towers as open_clip makes them, captions at full length. Goal 1.5 times: missed on this processor, "
     "where matrix products in fp32 take most of both steps, and reached on the GPU, whose first turn with ViT-B-32 began cold. "
-    "There pictures are decoded to 224 px while the step runs, and decide its rate. Below: peak memory of a process that takes one "
+    "There pictures are decoded to 224 px while the step runs, and decide its rate; its figures are those that a run printed before "
+    "it was cut short. Below: peak memory of a process that takes one "
     "step with 2048 pairs, each told apart from all others, forwarded at once or in parts; not measured on the GPU."
 )  # fmt: skip
 

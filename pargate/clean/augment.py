@@ -112,22 +112,24 @@ def textured(pixels: Tensor, keys: Keys) -> Tensor:
     Drawn pictures are smooth: a network that is held on smooth pictures alone forgets the fine detail by which it knows
     photographs, a convolutional one nearly all of it. Pixels in [0, 1], float32 [n, 3, H, W]; draws from `keys`.
     """
-    n, _, *size = pixels.shape
-    chance = uniform(keys, 4, _TEXTURE)
-    strength = np.where(chance[:, 0] < TEXTURED, CONTRAST * chance[:, 1], 0)
-    roughness = ROUGHNESS[0] + (ROUGHNESS[1] - ROUGHNESS[0]) * chance[:, 2]
+    chance, size = uniform(keys, 4, _TEXTURE), pixels.shape[2:]
+    chosen = np.flatnonzero(chance[:, 0] < TEXTURED)
+    if not len(chosen):
+        return pixels.clamp(0, 1)
+    _, strength, roughness, colour = chance[chosen].T
     octaves = [[-(-side // 2**k) for side in size] for k in range(max(1, (min(size) // COARSEST).bit_length()))]
-    noise = _normal(keys, torch.Size([3 * sum(h * w for h, w in octaves)]), pixels.device)
-    texture, begin = torch.zeros_like(pixels), 0
+    noise = _normal(keys[chosen], torch.Size([3 * sum(h * w for h, w in octaves)]), pixels.device)
+    texture, begin = pixels.new_zeros(len(chosen), *pixels.shape[1:]), 0
     for k, (h, w) in enumerate(octaves):
-        drawn = noise[:, begin : begin + 3 * h * w].view(n, 3, h, w)
-        drawn = drawn[:, :1] + _each(chance[:, 3], pixels) * (drawn - drawn[:, :1])
+        drawn = noise[:, begin : begin + 3 * h * w].view(-1, 3, h, w)
+        drawn = drawn[:, :1] + _each(colour, pixels) * (drawn - drawn[:, :1])
         # An octave has the more of a spectrum, the higher it is and the slower the amplitude falls.
-        weight = _each(2.0 ** (k * (roughness - 1)), pixels)
+        weight = _each(2.0 ** (k * (ROUGHNESS[0] + (ROUGHNESS[1] - ROUGHNESS[0]) * roughness - 1)), pixels)
         texture += weight * functional.interpolate(drawn, size, mode="bilinear")
         begin += 3 * h * w
     spread = texture.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-    return (pixels + _each(strength, pixels) * texture / spread).clamp(0, 1)
+    rows = torch.from_numpy(chosen).to(pixels.device)
+    return pixels.index_add(0, rows, _each(CONTRAST * strength, pixels) * texture / spread).clamp(0, 1)
 
 
 def _cropped(pixels: Tensor, draws: Tensor) -> Tensor:
