@@ -2,11 +2,11 @@
 
     python -m benchmarks.clean [--device cpu|cuda] [--models DIR] [--data DIR]
 
-Writes `docs/evidence/cleaning-speed.json`, a section for each device and arithmetic.
+Writes `docs/evidence/cleaning-speed.json`, a section for each machine.
 
 1. Pairs per second of `pargate clean --method par` against a plain step written below: two forwards in fp32 with the
-   towers as open_clip makes them, captions at full length, pictures decoded beforehand. Same model, batch, pairs and
-   optimiser. The two take turns, and the ratio is of their medians.
+   towers as open_clip makes them, captions at full length. Same model, batch, optimiser, and pairs, which both have
+   decoded by the same worker meanwhile. The two take turns, and the ratio is of their medians.
 2. Peak memory of a step with 2,048 pairs: all at once, and in parts with the same negatives.
 
 On a processor the models are small trained ones; on a GPU they are ViT-B-32 and RN50 with random weights, which cost
@@ -15,6 +15,7 @@ what trained ones cost.
 
 import argparse
 import copy
+import gc
 import json
 import os
 import statistics
@@ -53,8 +54,8 @@ class Setting:
 
 
 SETTINGS = {
-    "cpu": Setting(("vit-clean", "rn-clean"), 128, 6, 3, 128),
-    "cuda": Setting(("ViT-B-32", "RN50"), 256, 12, 2, 256),
+    "cpu": Setting(("vit-clean", "rn-clean"), 128, 12, 3, 128),
+    "cuda": Setting(("ViT-B-32", "RN50"), 256, 12, 3, 256),
 }
 
 
@@ -108,36 +109,33 @@ def plain(model: str, pairs: str, device: str, steps: int, batch: int) -> float:
     tokenize = open_clip.get_tokenizer(f"local-dir:{model}")
     optimiser = torch.optim.AdamW(student.parameters(), lr=config.lr, betas=config.betas, weight_decay=1e-4)
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (rule.mean, rule.std))
-    ready = []
+    began = 0.0
     with PairLoader(source, rule, seed=0, batch=batch, last_step=steps) as loader:
         for step in range(steps):
+            if step == 1:
+                began = time.perf_counter()
             pair = loader.batch(step)
-            ready.append((torch.from_numpy(pair.pixels).permute(0, 3, 1, 2).contiguous(), list(pair.captions)))
-    began = 0.0
-    for step, (pixels, captions) in enumerate(ready):
-        if step == 1:
-            began = time.perf_counter()
-        images = pixels.to(device).float() / 255
-        noisy = torch.rand(len(images), 1, 1, 1, device=device) < 0.5
-        images = (images + noisy * (torch.randn_like(images) * 0.2).clamp(0, 1)).clamp(max=1)
-        images = (images - mean) / std
-        tokens = tokenize(captions).to(device)
-        with torch.no_grad():
-            old_images = frozen.encode_image(images, normalize=True)
-            old_texts = frozen.encode_text(tokens, normalize=True)
-        new_images = student.encode_image(images, normalize=True)
-        new_texts = student.encode_text(tokens, normalize=True)
-        logits = student.logit_scale.exp() * new_images @ new_texts.T
-        labels = torch.arange(len(logits), device=device)
-        loss = (functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)) / 2
-        for new, old in ((new_images, old_images), (new_texts, old_texts)):
-            shift = (new - old).square().sum(1).mean()
-            if shift <= config.tau:
-                loss = loss - shift / 2
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        loss.item()
+            tokens = tokenize(list(pair.captions)).to(device)
+            images = torch.from_numpy(pair.pixels).to(device).permute(0, 3, 1, 2).contiguous().float() / 255
+            noisy = torch.rand(len(images), 1, 1, 1, device=device) < 0.5
+            images = (images + noisy * (torch.randn_like(images) * 0.2).clamp(0, 1)).clamp(max=1)
+            images = (images - mean) / std
+            with torch.no_grad():
+                old_images = frozen.encode_image(images, normalize=True)
+                old_texts = frozen.encode_text(tokens, normalize=True)
+            new_images = student.encode_image(images, normalize=True)
+            new_texts = student.encode_text(tokens, normalize=True)
+            logits = student.logit_scale.exp() * new_images @ new_texts.T
+            labels = torch.arange(len(logits), device=device)
+            loss = (functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)) / 2
+            for new, old in ((new_images, old_images), (new_texts, old_texts)):
+                shift = (new - old).square().sum(1).mean()
+                if shift <= config.tau:
+                    loss = loss - shift / 2
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            loss.item()
     return batch * (steps - 1) / (time.perf_counter() - began)
 
 
@@ -202,7 +200,8 @@ def main() -> None:
     import torch
 
     setting = SETTINGS[device]
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    own = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    name = torch.cuda.get_device_name() if device == "cuda" else own
     with tempfile.TemporaryDirectory() as place:
         models = [
             random_model(model, Path(place)) if device == "cuda" else str(options.models / model)
@@ -212,6 +211,8 @@ def main() -> None:
         for model in models:
             section["steps"].append(ratio(model, pairs, device))
             keep(section)
+        gc.collect()
+        torch.cuda.empty_cache()  # or what is left of the rates on the GPU is missing in what follows
         for model in models if not options.no_memory else ():
             for size in (LARGE, setting.part):
                 section["memory"].append(memory(model, pairs, device, size))
@@ -221,7 +222,7 @@ def main() -> None:
 def keep(section: dict[str, Any]) -> None:
     """Write what is known so far, lest a run that is cut short leave nothing."""
     kept = json.loads(PLACE.read_text())["sections"] if PLACE.is_file() else {}
-    kept[f"{section['device']}, {section['steps'][0]['precision']}"] = section
+    kept[section["machine"]] = section
     content = {"version": __version__, "sections": dict(sorted(kept.items()))}
     write_atomic(PLACE, (json.dumps(content, indent=1) + "\n").encode())
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pargate.clean import augment
 from pargate.clean.towers import Towers
-from pargate.clean.views import Viewer
+from pargate.clean.views import Viewer, recalled
 from pargate.data.loader import PairBatch
 from pargate.seeds import Keys
 
@@ -55,17 +55,13 @@ class Reference:
 
     def captions(self, captions: Sequence[str]) -> Tensor:
         """[n, d], unit rows, each caption embedded once."""
-        missing = [caption for caption in dict.fromkeys(captions) if caption not in self._captions]
-        if len(self._captions) + len(missing) > KEPT:
-            self._captions.clear()
-            missing = list(dict.fromkeys(captions))
         with torch.inference_mode(), self._low:
-            for first in range(0, len(missing), AT_A_TIME):
-                some = missing[first : first + AT_A_TIME]
-                rows = self._towers.embed_texts(self._viewer.tokens(some))
-                self._captions.update(zip(some, rows, strict=True))
-            found = torch.stack([self._captions[caption] for caption in captions])
+            found = recalled(self._captions, captions, self._read, KEPT)
         return found.clone()
+
+    def _read(self, captions: Sequence[str]) -> Tensor:
+        parts = [captions[i : i + AT_A_TIME] for i in range(0, len(captions), AT_A_TIME)]
+        return torch.cat([self._towers.embed_texts(self._viewer.tokens(some)) for some in parts])
 
     def _images(self, pixels: Tensor, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
         images = augment.normalised(pixels, self._viewer.rule)

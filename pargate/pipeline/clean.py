@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -48,6 +49,9 @@ CAPTIONS = 4096
 
 FASTER = 1.25
 """How much quicker than fp32 a lower precision must be on a processor to be taken."""
+
+TRIED = 32
+"""Pairs by which that is found, at most. With few, the weights' own conversion outweighs what bf16 saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +268,7 @@ def _run(
     from pargate.clean.loop import train
     from pargate.clean.state import StateStore
     from pargate.clean.towers import Towers
-    from pargate.clean.views import Viewer
+    from pargate.clean.views import Viewer, remembering
     from pargate.encoders import openclip
     from pargate.encoders import towers as loading
 
@@ -282,12 +286,11 @@ def _run(
     if config.checkpointing:
         cast(Any, model).set_grad_checkpointing()
     steps = None if pairs.count is None else pairs.count // config.batch_size
+    tokenize = remembering(openclip.tokenizer(checkpoint))
 
     def viewer_of(settings: Any) -> Viewer:
-        return Viewer(
-            settings, checkpoint.preprocess, openclip.tokenizer(checkpoint),
-            lambda tokens: openclip.needed(text, tokens), place, steps,
-        )  # fmt: skip
+        needed = partial(openclip.needed, text)
+        return Viewer(settings, checkpoint.preprocess, tokenize, needed, place, steps)
 
     if "precision" not in request.overrides or request.overrides["precision"] in (None, "auto"):
         chosen, reason = group.agreed(_precision(unfinished, towers, viewer_of(config), pairs, place))
@@ -366,9 +369,11 @@ def _precision(unfinished: Path, towers: "Towers", viewer: "Viewer", pairs: Pair
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "this GPU has it"
         return "fp16", "this GPU has no bf16"
-    size = viewer.rule.size
-    images = torch.randn(8, 3, *size)
-    tokens = viewer.tokens(pairs.captions(range(2)))
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return "fp32", "this processor has no arithmetic for bf16"
+    some = min(TRIED, viewer.config.micro_batch)
+    images = torch.randn(some, 3, *viewer.rule.size)
+    tokens = viewer.tokens(pairs.captions(range(some)))
     seconds = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         for _ in range(2):  # the first pass also sets up kernels

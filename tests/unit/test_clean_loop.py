@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pargate.clean.reference import Reference
 from pargate.clean.state import Running
 from pargate.clean.towers import Towers
 from pargate.clean.universal import Universal
+from pargate.clean.views import recalled, remembering
 from pargate.data.loader import PairLoader
 from pargate.errors import InputError, OperationalError
 
@@ -328,6 +329,25 @@ def test_a_caption_is_embedded_once_however_often_it_comes(counted: Counted, tmp
     captions = set(some.captions(range(24)))
     assert len(counted.texts) == len(set(counted.texts)) <= len(captions)
     assert len(counted.texts) > 10
+
+
+def test_a_caption_is_tokenised_once_until_there_is_no_room() -> None:
+    asked: list[str] = []
+
+    def counting(captions: Sequence[str]) -> Tensor:
+        asked.extend(captions)
+        return tokenize(captions)
+
+    remembered = remembering(counting)
+    for captions in (["a", "b", "a"], ["b", "c"], ["c"]):
+        assert torch.equal(remembered(captions), tokenize(captions))
+    assert asked == ["a", "b", "c"]
+    kept: dict[str, Tensor] = {}
+    for captions in (["a", "b"], ["b", "c"], ["d", "b", "c"], ["b"]):
+        assert torch.equal(recalled(kept, captions, counting, 3), tokenize(captions))
+        assert len(kept) <= 3
+    # Where there is no room for the new ones all go: no caption is missing from what was just asked for.
+    assert asked[3:] == ["a", "b", "c", "d", "b", "c"]
 
 
 def test_without_views_each_picture_is_augmented_anew_every_time(counted: Counted, tmp_path: Path) -> None:
