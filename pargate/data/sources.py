@@ -19,6 +19,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 BUILTIN_SCENES = "builtin:scenes"
 
+TABLES = (".csv", ".tsv")
+
 SCENES = 4000
 """Scenes in the built-in set; the renderer has no end, a set needs one."""
 
@@ -65,7 +67,7 @@ def _listed(source: str) -> list[Item]:
         raise InputError(f"{source} names {len(paths)} image sources", "only tars can be given as several")
     elif paths[0].is_dir():
         items = _folder(paths[0])
-    elif paths[0].suffix.lower() in (".csv", ".tsv"):
+    elif paths[0].suffix.lower() in TABLES:
         items = _table(paths[0])
     else:
         raise InputError(
@@ -79,19 +81,24 @@ def _listed(source: str) -> list[Item]:
 
 
 def source_digest(source: str) -> str:
-    """Hex SHA-256 of everything that a source of images holds: names and bytes, whatever their order on disk.
+    """Hex SHA-256 of everything that a scan reads from a source of images: names and bytes, whatever their order.
+
+    Of a table these are also the pictures that it names; one that is missing counts as such.
 
     Raises:
-        InputError: nothing is there.
+        InputError: nothing is there, or a table cannot be read.
     """
     if source == BUILTIN_SCENES:
         return digest_of(source)
+    roots = expand(source)
     files = [
-        (path.relative_to(root).as_posix() if path != root else path.name, sha256_file(path))
-        for root in expand(source)
+        (path.relative_to(root).as_posix() if path != root else path.name, path)
+        for root in roots
         for path in ([root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()))
     ]
-    return digest_of(sorted(files))
+    for table in (root for root in roots if root.is_file() and root.suffix.lower() in TABLES):
+        files += {item.key: Path(item.place.path) for item in _table(table) if isinstance(item.place, Locator)}.items()
+    return digest_of(sorted((name, sha256_file(path) if path.is_file() else "missing") for name, path in files))
 
 
 def expand(source: str) -> list[Path]:

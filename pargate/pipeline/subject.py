@@ -7,15 +7,13 @@ carriers, classes, the reference, the seed, pargate and the libraries that compu
 
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
 
 from pargate.data.carriers import builtin_nouns
-from pargate.data.images import Locator
-from pargate.data.sources import BUILTIN_SCENES, expand, list_items, source_digest
+from pargate.data.sources import source_digest
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.files import digest_of, sha256_file
+from pargate.files import digest_of
 from pargate.pipeline.inventory import Kept
 from pargate.pipeline.reporting import versions
 from pargate.pipeline.scan import ScanRequest, class_names
@@ -51,24 +49,19 @@ class Sources:
     _known: dict[str, str] = field(default_factory=dict)
 
     def digest(self, source: str) -> str:
-        """Hex SHA-256 of all that a scan reads from `source`: for a table, of the pictures that it names as well.
+        """Hex SHA-256 of all that a scan reads from `source`.
 
         Raises:
             InputError: nothing is there, or it cannot be read.
         """
         if source not in self._known:
-            self._known[source] = self._taken(source)
+            try:
+                self._known[source] = source_digest(source)
+            except OSError as error:
+                raise InputError(
+                    f"cannot read {source}: {error.strerror}", "check the path and its permissions"
+                ) from error
         return self._known[source]
-
-    def _taken(self, source: str) -> str:
-        try:
-            whole = source_digest(source)
-            if source == BUILTIN_SCENES or expand(source)[0].suffix.lower() not in (".csv", ".tsv"):
-                return whole
-            named = sorted({item.place.path for item in list_items(source) if isinstance(item.place, Locator)})
-            return digest_of([whole, [sha256_file(Path(path)) if Path(path).is_file() else None for path in named]])
-        except OSError as error:
-            raise InputError(f"cannot read {source}: {error.strerror}", "check the path and its permissions") from error
 
 
 def examine(kept: Kept, sources: Sources, *, today: date, started: str, seed: int) -> Subject:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pargate.data.images import Locator
-from pargate.data.sources import BUILTIN_SCENES, FIRST_SCENE, SCENES, Item, list_items
+from pargate.data.sources import BUILTIN_SCENES, FIRST_SCENE, SCENES, Item, list_items, source_digest
 from pargate.errors import InputError
 
 
@@ -207,3 +207,36 @@ def test_links_in_a_tar_are_not_followed(tmp_path: Path) -> None:
         archive.addfile(link)
     with pytest.raises(InputError, match="no pictures in"):
         list_items(str(tmp_path / "shard.tar"))
+
+
+# --- digests -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("separator", [("csv", ","), ("tsv", "\t")])
+def test_the_digest_of_a_table_covers_the_pictures_it_names(separator: tuple[str, str], tmp_path: Path) -> None:
+    kind, mark = separator
+    table = tmp_path / f"some.{kind}"
+    table.write_text(f"image{mark}label\na.png{mark}red\nb.png{mark}blue\na.png{mark}blue\n")
+    found = set()
+    for a, b in ((b"1", b"2"), (b"2", b"1"), (b"1", b"1"), (b"1", None)):
+        (tmp_path / "a.png").write_bytes(a)
+        (tmp_path / "b.png").unlink(missing_ok=True)
+        if b is not None:
+            (tmp_path / "b.png").write_bytes(b)
+        found.add(source_digest(str(table)))
+    assert len(found) == 4
+    (tmp_path / "c.png").write_bytes(b"3")  # not named
+    assert source_digest(str(table)) in found
+
+
+def test_the_digest_of_a_source_is_of_names_and_bytes_wherever_it_lies(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.png").write_bytes(b"1")
+        (tmp_path / place / "set.csv").write_text("image,label\na.png,red\n")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert source_digest(str(one)) == source_digest(str(two))
+    assert source_digest(str(one / "set.csv")) == source_digest(str(two / "set.csv"))
+    (two / "a.png").rename(two / "b.png")
+    assert source_digest(str(one)) != source_digest(str(two))
+    assert source_digest(BUILTIN_SCENES) == source_digest(BUILTIN_SCENES)
