@@ -26,7 +26,8 @@ def auto_augmented(pixels: NDArray[np.uint8], keys: Keys) -> NDArray[np.uint8]:
     with torch.random.fork_rng(devices=[]):  # the policy draws from the process's own stream
         rows = []
         for image, key in zip(given, keys, strict=True):
-            torch.manual_seed(int(key) >> 1)
+            # torch.manual_seed would also keep a trace of every call, for devices that may come later.
+            torch.default_generator.manual_seed(int(key) >> 1)
             rows.append(policy(image))
     return np.ascontiguousarray(torch.stack(rows).permute(0, 2, 3, 1).numpy())
 
