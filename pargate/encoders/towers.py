@@ -25,6 +25,7 @@ from pargate.core.model import Checkpoint
 from pargate.encoders.archive import StoredTensor
 from pargate.encoders.config import VOCABULARY
 from pargate.encoders.inspect import OpenCheckpoint
+from pargate.encoders.pooled import ask_one_token
 from pargate.errors import InputError, nearest
 
 DTYPES = {
@@ -65,6 +66,7 @@ def load(opened: OpenCheckpoint) -> nn.Module:
     with memory.guard(f"loading {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
         model = _build(checkpoint)
         _fill(model, plain_names(opened.tensors, checkpoint.source), opened.take(), checkpoint.source)
+        ask_one_token(model.get_submodule("visual"))
     return model.eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""Attention for training gives what open_clip's own layers give, forward and backward."""
+"""Plain matrix products give what torch's own attention gives, forward and backward."""
 
 import copy
 from collections.abc import Callable
@@ -70,9 +70,15 @@ def test_masks_that_differ_by_text_and_head_are_told_apart() -> None:
     compare(*twins(layer(True)), lambda m: m(x, x, x, need_weights=False, attn_mask=some)[0])
 
 
-def test_attention_to_something_else_is_left_to_torch() -> None:
-    x, other = torch.randn(2, 5, 16), torch.randn(2, 7, 16)
-    compare(*twins(layer(True)), lambda m: m(x, other, other, need_weights=False)[0])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("same", [True, False])
+def test_attention_to_something_else_gives_the_same(batch_first: bool, same: bool) -> None:
+    x, other, third = torch.randn(2, 5, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
+    given = [t if batch_first else t.transpose(0, 1) for t in (x, other, other if same else third)]
+    if same:
+        given[2] = given[1]
+    compare(*twins(layer(batch_first)), lambda m: m(*given, need_weights=False)[0])
+    compare(*twins(layer(batch_first)), lambda m: m(*given, need_weights=False, attn_mask=torch.ones(5, 7).tril())[0])
 
 
 def test_what_else_torch_can_do_still_works() -> None:
@@ -138,68 +144,3 @@ def test_a_copy_attends_with_its_own_weights() -> None:
         for parameter in plain.parameters():
             parameter.zero_()
         assert torch.equal(copied(x, x, x, need_weights=False)[0], before)
-
-
-# --- one token ---------------------------------------------------------------------------------------
-
-RESNET = {**VIT, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}}
-
-
-@pytest.mark.parametrize(
-    "config",
-    [VIT, RESNET, {**VIT, "vision_cfg": {**VIT["vision_cfg"], "ls_init_value": 0.1, "no_ln_pre": True}}],  # type: ignore[dict-item]
-    ids=["vit", "resnet", "vit with layer scale"],
-)
-@pytest.mark.parametrize("plain", [False, True])
-def test_a_tower_that_is_asked_for_one_token_gives_the_same(config: dict[str, Any], plain: bool) -> None:
-    torch.manual_seed(0)
-    one = open_clip.CLIP(**config).eval().visual
-    randomise_biases(one)
-    two = copy.deepcopy(one)
-    attention.ask_one_token(two)
-    if plain:
-        attention.use_plain(two)
-    assert sum("forward" in m.__dict__ for m in two.modules()) == (3 if plain and config is not RESNET else 1)
-    size = config["vision_cfg"]["image_size"]
-    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))
-    compare(one, two, lambda tower: tower(images))
-
-
-def test_the_last_block_gives_one_token_and_its_gradients_under_checkpointing() -> None:
-    torch.manual_seed(0)
-    one = open_clip.CLIP(**VIT).eval().visual
-    two = copy.deepcopy(one)
-    attention.ask_one_token(two)
-    two.set_grad_checkpointing()
-    shapes: list[torch.Size] = []
-    two.transformer.register_forward_hook(lambda layer, given, made: shapes.append(made.shape))
-    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    compare(one, two, lambda tower: tower(images))
-    assert shapes == [torch.Size([3, 1, 24])]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"pool_type": "avg"}, {"attentional_pool": True, "attn_pooler_heads": 2}, {"output_tokens": True},
-     {"block_type": "custom", "qk_norm": True}],
-    ids=lambda change: next(iter(change)),
-)  # fmt: skip
-def test_towers_that_read_more_than_one_token_are_left_alone(change: dict[str, Any]) -> None:
-    visual = open_clip.CLIP(**{**VIT, "vision_cfg": {**VIT["vision_cfg"], **change}}).visual  # type: ignore[dict-item]
-    attention.ask_one_token(visual)
-    assert not any("forward" in m.__dict__ for m in visual.modules())
-
-
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_a_tower_that_holds_batches_second_is_left_alone(batch_first: bool) -> None:
-    visual = in_order(open_clip.CLIP(**VIT).visual, batch_first)
-    attention.ask_one_token(visual)
-    assert any("forward" in m.__dict__ for m in visual.modules()) == batch_first
-
-
-def randomise_biases(tower: nn.Module) -> None:
-    """open_clip begins with zeros, which would hide one that is left out."""
-    with torch.no_grad():
-        for name, parameter in tower.named_parameters():
-            if "bias" in name:
-                parameter.normal_()
