@@ -52,8 +52,10 @@ class Draws:
         """Within, numbers for these images alone, the same that they get in the company of the others."""
         everyone = self._columns
         self._columns = everyone.take(images, axis=1)
-        yield
-        self._columns = everyone
+        try:
+            yield
+        finally:
+            self._columns = everyone
 
 
 @dataclass(frozen=True, slots=True)
