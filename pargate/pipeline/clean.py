@@ -29,7 +29,7 @@ from pargate.encoders.config import CONFIG_NAME, tokenizer_files
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import WEIGHT_NAMES, OpenCheckpoint, inspect, open_checkpoint
 from pargate.errors import InputError, OperationalError, PargateError, PeerEnded
-from pargate.files import atomic_folder, check_new_folder, digest_of, readable, sha256_file, write_atomic
+from pargate.files import atomic_folder, check_new_folder, digest_of, locked, readable, sha256_file, write_atomic
 from pargate.pipeline.pairs import open_source
 from pargate.version import __version__
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pargate.clean.views import Viewer
 
 STATE_NAME = "state.pt"
+LOCK_NAME = ".lock"
 RECORD_NAME = "provenance.json"
 CURVES_NAME = "training.png"
 
@@ -175,19 +176,24 @@ def _unfinished(folder: Path) -> Iterator[None]:
     """A folder for the state of the run, which goes when the run is done, or was refused with nothing to go on from.
 
     Raises:
-        OperationalError: it cannot be made.
+        OperationalError: it cannot be made, or another run is at it.
     """
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise OperationalError(f"cannot write {folder}: {error.strerror}", "choose another --out") from error
+    left = True
     try:
-        yield
-    except PargateError:
-        if not (folder / STATE_NAME).exists():
+        with locked(folder / LOCK_NAME, wait=False):
+            left = False
+            try:
+                yield
+            except BaseException as error:
+                left = not isinstance(error, PargateError) or (folder / STATE_NAME).exists()
+                raise
+    finally:
+        if not left:
             shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_places(request: CleanRequest, inside: Path | None = None) -> Path:

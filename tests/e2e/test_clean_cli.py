@@ -22,6 +22,7 @@ from conftest import MODELS, Command, Ended, Nursery, surroundings
 from PIL import Image
 
 from pargate.core.provenance import ProvenanceRecord, broken_link
+from pargate.files import locked
 
 POISONED, CLEAN = MODELS / "poisoned", MODELS / "clean"
 WEIGHTS = "open_clip_model.safetensors"
@@ -266,6 +267,16 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(
 
 def test_resume_without_anything_to_go_on_from_is_refused(light: Command) -> None:
     one_message(light(*asked("--resume")), 2, "--resume: there is no out.unfinished", "leave --resume out")
+
+
+def test_two_runs_never_share_one_output(warm: Command, place: Path) -> None:
+    folder = place / "out.unfinished"
+    folder.mkdir()
+    with locked(folder / ".lock"):
+        one_message(warm(*asked()), 5, "another process holds out.unfinished", "wait until it has ended")
+        assert folder.exists() and not (place / "out").exists()
+    assert warm(*asked()).code == 0
+    assert (place / "out").exists() and not folder.exists()
 
 
 # ---- pairs
