@@ -193,7 +193,16 @@ def _unfinished(folder: Path) -> Iterator[None]:
                 raise
     finally:
         if not left:
-            shutil.rmtree(folder, ignore_errors=True)
+            _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run keeps, and the folder if nothing else is in it: it may have been somebody's before."""
+    with contextlib.suppress(OSError):
+        for name in (STATE_NAME, "run.json", LOCK_NAME):
+            for ours in (folder / name, *folder.glob(f".{name}.*")):
+                ours.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _check_places(request: CleanRequest, inside: Path | None = None) -> Path:

@@ -279,6 +279,14 @@ def test_two_runs_never_share_one_output(warm: Command, place: Path) -> None:
     assert (place / "out").exists() and not folder.exists()
 
 
+def test_a_folder_of_that_name_keeps_what_is_not_of_a_run(warm: Command, place: Path) -> None:
+    folder = place / "out.unfinished"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    assert warm(*asked()).code == 0
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
 # ---- pairs
 
 
