@@ -86,10 +86,18 @@ def source_digest(source: str) -> str:
     Of a table these are also the pictures that it names; one that is missing counts as such.
 
     Raises:
-        InputError: nothing is there, or a table cannot be read.
+        InputError: nothing is there, or it cannot be read.
     """
     if source == BUILTIN_SCENES:
         return digest_of(source)
+    try:
+        return digest_of(_held(source))
+    except OSError as error:
+        raise InputError(f"cannot read {source}: {error.strerror}", "check the path and its permissions") from error
+
+
+def _held(source: str) -> list[tuple[str, str]]:
+    """Names and digests of the files that a source consists of."""
     roots = expand(source)
     files = [
         (path.relative_to(root).as_posix() if path != root else path.name, path)
@@ -98,7 +106,7 @@ def source_digest(source: str) -> str:
     ]
     for table in (root for root in roots if root.is_file() and root.suffix.lower() in TABLES):
         files += {item.key: Path(item.place.path) for item in _table(table) if isinstance(item.place, Locator)}.items()
-    return digest_of(sorted((name, sha256_file(path) if path.is_file() else "missing") for name, path in files))
+    return sorted((name, sha256_file(path) if path.is_file() else "missing") for name, path in files)
 
 
 def expand(source: str) -> list[Path]:

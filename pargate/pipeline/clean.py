@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from pargate.clean.views import Viewer
 
 STATE_NAME = "state.pt"
+CHOSEN_NAME = "run.json"
+"""What a trial chose, which a run that goes on keeps."""
 LOCK_NAME = ".lock"
 RECORD_NAME = "provenance.json"
 CURVES_NAME = "training.png"
@@ -199,7 +201,7 @@ def _unfinished(folder: Path) -> Iterator[None]:
 def _clear(folder: Path) -> None:
     """Remove what a run keeps, and the folder if nothing else is in it: it may have been somebody's before."""
     with contextlib.suppress(OSError):
-        for name in (STATE_NAME, "run.json", LOCK_NAME):
+        for name in (STATE_NAME, CHOSEN_NAME, LOCK_NAME):
             for ours in (folder / name, *folder.glob(f".{name}.*")):
                 ours.unlink(missing_ok=True)
         folder.rmdir()
@@ -207,11 +209,22 @@ def _clear(folder: Path) -> None:
 
 def _check_places(request: CleanRequest, inside: Path | None = None) -> Path:
     """Where the state of the run is kept; refuses an output that is taken, or that is the input."""
-    unfinished = left_over(request.out)
+    if not request.out.name:
+        raise InputError(f"--out {request.out} is no name for a new folder", "name one that does not exist")
+    try:
+        return _checked(request, left_over(request.out), inside)
+    except OSError as error:  # a name that is too long, say
+        raise InputError(
+            f"cannot use MODEL {request.model[:80]} with --out {str(request.out)[:80]}: {error.strerror}",
+            "choose another name",
+        ) from error
+
+
+def _checked(request: CleanRequest, unfinished: Path, inside: Path | None) -> Path:
     source = Path(request.model)
     if source.exists():
-        home = (source if source.is_dir() else source.parent).resolve()
-        if request.out.resolve() == home or (source.is_dir() and request.out.resolve().is_relative_to(home)):
+        home, out = (source if source.is_dir() else source.parent).resolve(), request.out.resolve()
+        if home in (out, unfinished.resolve()) or (source.is_dir() and out.is_relative_to(home)):
             raise InputError(
                 f"--out {request.out} is the model itself", "name a new folder: the input is never touched"
             )
@@ -308,13 +321,14 @@ def _run(
         return Viewer(settings, checkpoint.preprocess, tokenize, needed, place, steps)
 
     if "precision" not in request.overrides or request.overrides["precision"] in (None, "auto"):
-        chosen, reason = group.agreed(_precision(unfinished, towers, viewer_of(config), pairs, place))
+        before = unfinished / CHOSEN_NAME if request.resume else None
+        chosen, reason = group.agreed(_precision(before, towers, viewer_of(config), pairs, place))
         proposal = Proposal(config.model_copy(update={"precision": chosen}), {**proposal.reasons, "precision": reason})
         config = proposal.config
     identity = digest_of([checkpoint.digest, pairs.digest, config.digest])
-    if group.leads:
-        settings = {"identity": identity, "precision": config.precision}
-        write_atomic(unfinished / "run.json", json.dumps(settings).encode())
+    # Beside a state it stays as it is: that state may be of another run, which is then refused.
+    if group.leads and not (request.resume and (unfinished / STATE_NAME).exists()):
+        write_atomic(unfinished / CHOSEN_NAME, json.dumps({"precision": config.precision}).encode())
     cautions = _cautions(config, pairs)
     emit(events.Notice("\n".join([*describe(proposal), *(f"note: {caution}" for caution in cautions)])))
     emit(events.StageStarted("clean", f"{config.method}, {config.steps} steps of {config.batch_size} pairs"))
@@ -372,14 +386,17 @@ def _per_rank(batch: int, world: int) -> int:
     return batch // world
 
 
-def _precision(unfinished: Path, towers: "Towers", viewer: "Viewer", pairs: Pairs, device: Any) -> tuple[str, str]:
+def _precision(before: Path | None, towers: "Towers", viewer: "Viewer", pairs: Pairs, device: Any) -> tuple[str, str]:
     """The arithmetic for the towers: of an interrupted run its own, on a GPU half, on a processor the faster."""
     import torch
 
-    before = unfinished / "run.json"
-    if before.exists():
-        with contextlib.suppress(ValueError, KeyError):
-            return str(json.loads(before.read_bytes())["precision"]), "as before the interruption"
+    from pargate.clean.loop import DTYPES
+
+    if before is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(before.read_bytes())["precision"]
+            if kept in DTYPES:
+                return kept, "as before the interruption"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "this GPU has it"

@@ -12,7 +12,7 @@ from pargate.data.carriers import builtin_nouns
 from pargate.data.sources import source_digest
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect
-from pargate.errors import InputError, UnsafeCheckpoint
+from pargate.errors import UnsafeCheckpoint
 from pargate.files import digest_of
 from pargate.pipeline.inventory import Kept
 from pargate.pipeline.reporting import versions
@@ -55,12 +55,7 @@ class Sources:
             InputError: nothing is there, or it cannot be read.
         """
         if source not in self._known:
-            try:
-                self._known[source] = source_digest(source)
-            except OSError as error:
-                raise InputError(
-                    f"cannot read {source}: {error.strerror}", "check the path and its permissions"
-                ) from error
+            self._known[source] = source_digest(source)
         return self._known[source]
 
 

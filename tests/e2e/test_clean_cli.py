@@ -210,13 +210,13 @@ def test_ctrl_c_ends_with_130_and_the_run_can_go_on(
     assert not (place / "out").exists() and state.exists()
 
     one_message(warm(*asked(steps=14)), 2, "out.unfinished holds the state of an interrupted run", "--resume")
-    before = digest(state)
-    for other in (["--lr", "1e-4"], ["--seed", "1"], ["--method", "finetune"]):
+    before = contents(state.parent)
+    for other in (["--lr", "1e-4"], ["--seed", "1"], ["--method", "finetune"], ["--precision", "bf16"]):
         one_message(warm(*asked("--resume", *other, steps=14)), 2, "with another model, pairs or settings", "remove it")
     other = ["clean", CLEAN, *asked("--resume", steps=14)[2:]]
     one_message(warm(*other), 2, "with another model, pairs or settings")
     one_message(warm(*asked("--resume", steps=14, pairs="synthetic:41")), 2, "another model, pairs or settings")
-    assert digest(state) == before, "a refusal leaves the state alone"
+    assert contents(state.parent) == before, "a refusal leaves what is kept alone"
 
     # Fewer pairs at a time is no other run: memory may be what it ended for.
     ended = warm(*asked("--resume", "--micro-batch", "3", steps=14))
@@ -251,6 +251,10 @@ def test_a_run_that_was_ended_before_its_first_state_begins_anew_either_way(
         ("model/inside", "model/inside is the model itself"),
         ("model/../model/deep/er", "is the model itself"),
         ("no/such/place", "the folder no/such does not exist"),
+        (".", "--out . is no name for a new folder"),
+        ("", "is no name for a new folder"),
+        ("/", "--out / is no name for a new folder"),
+        ("a" * 250, "File name too long"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_refused_at_once(
@@ -263,6 +267,14 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(
     arguments = ["clean", "model", "--pairs", "synthetic:40", "--out", out, *command]
     one_message(light(*arguments), 2, words)
     assert contents(place) == before and not (place / "model" / "inside").exists()
+
+
+def test_a_model_that_bears_the_name_of_the_state_is_refused(light: Command, place: Path) -> None:
+    shutil.copytree(POISONED, place / "model.unfinished")
+    before = contents(place)
+    arguments = ["clean", "model.unfinished", "--pairs", "synthetic:40", "--out", "model"]
+    one_message(light(*arguments), 2, "is the model itself", "the input is never touched")
+    assert contents(place) == before
 
 
 def test_resume_without_anything_to_go_on_from_is_refused(light: Command) -> None:

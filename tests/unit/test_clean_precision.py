@@ -24,7 +24,7 @@ def chosen(
     towers, some, counts = model(), pairs("synthetic:64"), []
     towers.register_forward_hook(lambda module, given, made: counts.append((len(given[0]), len(given[1]))))
     settings = config(batch_size=64, micro_batch=micro_batch)
-    found = clean._precision(folder, towers, viewer(settings, some, towers), some, CPU)
+    found = clean._precision(folder / "run.json", towers, viewer(settings, some, towers), some, CPU)
     assert all(parameter.grad is None for parameter in towers.parameters())
     assert all(images == captions for images, captions in counts)
     return found, [images for images, _ in counts]
@@ -51,6 +51,15 @@ def test_it_is_tried_with_as_many_pairs_as_are_forwarded_at_a_time_up_to_a_bound
 def test_a_processor_without_bf16_is_not_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (found, reason), counts = chosen(monkeypatch, tmp_path, "AVX2", {})
     assert found == "fp32" and "no arithmetic for bf16" in reason and counts == []
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "not json", '{"precision": "fp7"}', '{"precision": ["fp32"]}'])
+def test_what_is_no_precision_is_not_taken_for_one(
+    content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text(content)
+    (found, reason), _ = chosen(monkeypatch, tmp_path, "AVX2", {})
+    assert found == "fp32" and "no arithmetic for bf16" in reason
 
 
 def test_an_interrupted_run_keeps_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
