@@ -5,7 +5,6 @@ source that does not pair each picture with one caption is refused as a whole: w
 its owner knows.
 """
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from pargate.data.images import Locator
 from pargate.data.sources import SUFFIXES, tar_picture, tar_samples
+from pargate.data.tables import read_table
 from pargate.errors import InputError
 from pargate.files import digest_of, readable, sha256_file
 
@@ -76,27 +76,22 @@ def from_table(path: Path) -> Captioned:
     """Rows of a CSV or TSV with the header `image,caption`; images are named relative to the table.
 
     Raises:
-        InputError: another header, a row without image or caption, an image that is not there.
+        InputError: another header, a row without image or caption or with too many fields, an image that is not there.
     """
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter=delimiter)
-            header = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row.get("image") or "", row.get("caption") or "") for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a table of text: {error}", "save it as UTF-8") from error
+    header, rows = read_table(path)
     if missing := {"image", "caption"} - set(header):
         raise InputError(
             f"{path}: the header is {', '.join(header) or 'empty'}",
             f"pairs need the columns `image` and `caption`; there is no {' and no '.join(sorted(missing))}",
         )
-    if unnamed := [f"line {line}" for line, image, _ in rows if not image]:
+    if unnamed := [f"line {row.line}" for row in rows if not row.fields["image"]]:
         raise InputError(f"{path}: {_count(unnamed, 'row')} without an image: {_some(unnamed)}", "fill them in")
-    captions = [" ".join(caption.split()) for _, _, caption in rows]
-    _check_captions(str(path), captions, [f"line {line}" for line, _, _ in rows])
-    files = [path.parent / image for _, image, _ in rows]
-    if absent := [f"line {rows[i][0]}: {rows[i][1]}" for i, file in enumerate(files) if not file.is_file()]:
+    captions = [" ".join(row.fields["caption"].split()) for row in rows]
+    _check_captions(str(path), captions, [f"line {row.line}" for row in rows])
+    files = [path.parent / row.fields["image"] for row in rows]
+    if absent := [
+        f"line {row.line}: {row.fields['image']}" for row, file in zip(rows, files, strict=True) if not file.is_file()
+    ]:
         raise InputError(
             f"{path}: {_count(absent, 'caption')} without a picture ({_some(absent)})",
             f"paths are read relative to {path.parent}: add the pictures, or remove the rows",
@@ -108,7 +103,7 @@ def from_tars(paths: Sequence[Path]) -> Captioned:
     """Samples of WebDataset tars: a picture and a `.txt` that share a name.
 
     Raises:
-        InputError: a tar that ends early, a picture without a text, a text without a picture, an empty text.
+        InputError: a damaged tar, a picture without a text, several with one, a text without a picture, an empty text.
     """
     rows: list[tuple[int, int, int]] = []
     captions: list[str] = []
@@ -120,7 +115,7 @@ def from_tars(paths: Sequence[Path]) -> Captioned:
         with path.open("rb") as stream:
             for stem, members in samples.items():
                 name = f"{path.name}/{stem}" if len(paths) > 1 else stem
-                picture, text = tar_picture(members), members.get(".txt")
+                picture, text = tar_picture(path, stem, members), members.get(".txt")
                 if picture is None or text is None:
                     if picture is not None:
                         mute.append(name)

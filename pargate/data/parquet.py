@@ -5,6 +5,7 @@ decode hundreds of megabytes for one picture. So they are unpacked once into Web
 for byte, and read from there. pyarrow is an extra, and imported here alone.
 """
 
+import contextlib
 import shutil
 import tempfile
 import weakref
@@ -57,15 +58,16 @@ def from_parquet(source: str, paths: Sequence[Path], cache: Path | None) -> tupl
 
     Raises:
         InputError: no such columns, not a Parquet file or a damaged one, rows without picture or caption.
-        OperationalError: pyarrow is missing.
+        OperationalError: pyarrow is missing, or they cannot be unpacked.
     """
     if find_spec("pyarrow") is None:
         raise OperationalError(f"{source} is Parquet, and pyarrow is not installed", "pip install 'pargate[parquet]'")
     columns = {path: _columns(path) for path in paths}
     digest = digest_of([[path.name, sha256_file(path)] for path in paths])
     if cache is None:
-        place = Unpacked(Path(tempfile.mkdtemp(prefix="pargate-pairs-")), temporary=True)
-        left_out = _unpack(place.folder, columns, source, digest)
+        with _writing(Path(tempfile.gettempdir())):
+            place = Unpacked(Path(tempfile.mkdtemp(prefix="pargate-pairs-")), temporary=True)
+            left_out = _unpack(place.folder, columns, source, digest)
     else:
         place = Unpacked(cache / "pairs" / digest[:32], temporary=False)
         left_out = _unpack_once(place.folder, columns, source, digest)
@@ -89,10 +91,13 @@ def _columns(path: Path) -> tuple[str, str]:
             f"{path}: no column with {' and none with '.join(missing)} among {', '.join(schema.names)}",
             f"pictures are looked for in {', '.join(IMAGES)}, captions in {', '.join(CAPTIONS)}",
         )
+    if double := [name for name in (image, caption) if schema.names.count(name) > 1]:
+        raise InputError(f"{path}: several columns are named {double[0]}", "rename or remove all but one")
     kind = schema.field(image).type
     if types.is_struct(kind):
         names = [kind.field(i).name for i in range(kind.num_fields)]
         kind = kind.field("bytes").type if "bytes" in names else kind
+    kind = kind.value_type if types.is_dictionary(kind) else kind
     if not (types.is_binary(kind) or types.is_large_binary(kind)):
         what = "addresses, not pictures" if types.is_string(kind) or types.is_large_string(kind) else f"{kind}"
         raise InputError(
@@ -108,11 +113,10 @@ def _unpack_once(folder: Path, columns: dict[Path, tuple[str, str]], source: str
 
     if not (folder / MANIFEST).is_file():
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_folder(folder) as made:
-                _unpack(made, columns, source, digest)
-        except OSError as error:
-            raise OperationalError(f"cannot write {folder}: {error.strerror}", "choose another --cache") from error
+            with _writing(folder):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_folder(folder) as made:
+                    _unpack(made, columns, source, digest)
         except InputError:
             if not (folder / MANIFEST).is_file():  # else another process was quicker, with the same bytes
                 raise
@@ -161,6 +165,17 @@ def _caption(value: Any) -> str:
     """One line; of several captions, the first."""
     first = value[0] if isinstance(value, list) and value else value
     return " ".join(first.split()) if isinstance(first, str) else ""
+
+
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """A place that cannot be written is the machine's fault, and no fault of the pairs."""
+    try:
+        yield
+    except OSError as error:
+        raise OperationalError(
+            f"cannot unpack Parquet into {place}: {error.strerror}", "free space, or choose another place with --cache"
+        ) from error
 
 
 class _reading:  # noqa: N801 - used like a function

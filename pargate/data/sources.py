@@ -4,13 +4,14 @@ Listing reads names and, for tars, headers; pictures are read later, by the deco
 many as a scan needs.
 """
 
-import csv
 import posixpath
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pargate.data import tables
 from pargate.data.images import Locator
 from pargate.errors import InputError, nearest
 from pargate.files import digest_of, readable, sha256_file
@@ -19,13 +20,16 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 
 BUILTIN_SCENES = "builtin:scenes"
 
-TABLES = (".csv", ".tsv")
-
 SCENES = 4000
 """Scenes in the built-in set; the renderer has no end, a set needs one."""
 
 FIRST_SCENE = 1 << 41
 """Number of its first scene. What is made for training counts up from 0, and never meets a carrier."""
+
+_MOST = 1_000_000
+"""Names that one brace range may stand for."""
+
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ def _listed(source: str) -> list[Item]:
         raise InputError(f"{source} names {len(paths)} image sources", "only tars can be given as several")
     elif paths[0].is_dir():
         items = _folder(paths[0])
-    elif paths[0].suffix.lower() in TABLES:
+    elif paths[0].suffix.lower() in tables.SUFFIXES:
         items = _table(paths[0])
     else:
         raise InputError(
@@ -104,7 +108,7 @@ def _held(source: str) -> list[tuple[str, str]]:
         for root in roots
         for path in ([root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()))
     ]
-    for table in (root for root in roots if root.is_file() and root.suffix.lower() in TABLES):
+    for table in (root for root in roots if root.is_file() and root.suffix.lower() in tables.SUFFIXES):
         files += {item.key: Path(item.place.path) for item in _table(table) if isinstance(item.place, Locator)}.items()
     return sorted((name, sha256_file(path) if path.is_file() else "missing") for name, path in files)
 
@@ -115,20 +119,23 @@ def expand(source: str) -> list[Path]:
     Raises:
         InputError: nothing is there.
     """
+    names: Iterable[str] = [source]
     if "{" in source and not Path(source).exists():
         from braceexpand import braceexpand
 
+        # The library holds a range as a whole, before its first name is looked for.
+        if any(abs(int(last) - int(first)) > _MOST for first, last in _RANGE.findall(source)):
+            raise InputError(f"the braces in {source} name more than {_MOST} files", "write {000..007} or {a,b}")
         try:
-            names = list(braceexpand(source))
+            names = braceexpand(source)
         except ValueError as error:
             raise InputError(f"cannot read the braces in {source}: {error}", "write {000..007} or {a,b}") from error
-    else:
-        names = [source]
-    paths = [Path(name) for name in names]
-    for path in paths:
+    paths = []
+    for path in map(Path, names):
         if not path.exists():
             near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-            raise InputError(f"no such image source: {path}", f"check the path.{near}" if near else "check the path")
+            raise InputError(f"no such file or folder: {path}", f"check the path.{near}" if near else "check the path")
+        paths.append(path)
     return paths
 
 
@@ -148,30 +155,23 @@ def _folder(folder: Path) -> list[Item]:
 
 def _table(path: Path) -> list[Item]:
     """Rows of a CSV or TSV with the header `image` and `label`, `caption`, or both."""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, delimiter=delimiter)
-            header = reader.fieldnames or []
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a table of text: {error}", "save it as UTF-8") from error
+    header, rows = tables.read_table(path)
     if "image" not in header or not {"label", "caption"} & set(header):
         raise InputError(
             f"{path}: the header is {', '.join(header) or 'empty'}",
             "it needs `image` and `label` or `caption`",
         )
     items = []
-    for number, row in enumerate(rows, start=2):
-        if not row["image"]:
-            raise InputError(f"{path}:{number}: no image is named", "fill in the column `image`")
-        label = row.get("label") or None
+    for row in rows:
+        image, label = row.fields["image"], row.fields.get("label") or None
+        if not image:
+            raise InputError(f"{path}:{row.line}: no image is named", "fill in the column `image`")
         items.append(
             Item(
-                row["image"],
-                Locator(str(path.parent / row["image"])),
+                image,
+                Locator(str(path.parent / image)),
                 int(label) if label is not None and label.isdecimal() else label,
-                row.get("caption") or None,
+                row.fields.get("caption") or None,
             )
         )
     return items
@@ -181,36 +181,53 @@ def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     """Members of a WebDataset tar by what they share, the name up to its first dot, and then by suffix.
 
     Raises:
-        InputError: not a tar, or one that ends early.
+        InputError: not a tar, one that ends early or goes on behind its end, or two members of one name.
     """
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
-    last = None
+    last, rest = None, b""
     try:
         with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 if member.isreg():
                     folder, name = posixpath.split(member.name.removeprefix("./"))
                     stem, _, suffix = name.partition(".")
-                    samples.setdefault(posixpath.join(folder, stem), {})[f".{suffix.lower()}"] = last = member
+                    sample = samples.setdefault(posixpath.join(folder, stem), {})
+                    if f".{suffix.lower()}" in sample:
+                        raise InputError(f"{path} holds {readable(member.name)} twice", "give each sample its own name")
+                    sample[f".{suffix.lower()}"] = last = member
             stream.seek(archive.offset)
             end = stream.read(tarfile.BLOCKSIZE)
+            while not rest.strip(b"\0") and (rest := stream.read(1 << 20)):
+                pass
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(f"{path} is not a complete tar: {error}", "copy or make it again") from error
+    # Python's reader takes whatever is no header for the end; the end is an empty block, and nothing but such follow.
     if last is not None and end != bytes(tarfile.BLOCKSIZE):
-        # Python's reader takes whatever is no header for the end; the end is an empty block.
-        raise InputError(f"{path} is cut short at or after {last.name}", "copy or make it again")
+        raise InputError(f"{path} is cut short at or after {readable(last.name)}", "copy or make it again")
+    if rest:
+        after = f" after {readable(last.name)}" if last else ""
+        raise InputError(
+            f"{path} is damaged, or two tars in one: there is more behind its end{after}", "copy or make it again"
+        )
     return samples
 
 
-def tar_picture(members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-    """The picture among the members of one sample."""
-    return next((member for suffix, member in members.items() if suffix in SUFFIXES), None)
+def tar_picture(path: Path, stem: str, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The picture among the members of sample `stem`, if there is one.
+
+    Raises:
+        InputError: there are several.
+    """
+    pictures = [member for suffix, member in members.items() if suffix in SUFFIXES]
+    if len(pictures) > 1:
+        raise InputError(f"{path}: sample {readable(stem)} holds {len(pictures)} pictures", "give each its own name")
+    return pictures[0] if pictures else None
 
 
 def _tar(path: Path, many: bool) -> Iterator[Item]:
     """Carriers of a WebDataset tar."""
     for stem, members in tar_samples(path).items():
-        picture = tar_picture(members)
+        picture = tar_picture(path, stem, members)
         if picture is None:
             continue
         label = _text(path, members.get(".cls"))

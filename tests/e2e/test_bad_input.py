@@ -168,7 +168,7 @@ def two_classes(place: Path) -> Case:
 
 def missing_images(place: Path) -> Case:
     folder_of(place, [])
-    return ["scan", str(CLEAN), "--images", "image"], 2, ["no such image source: image", "Did you mean 'images'?"]
+    return ["scan", str(CLEAN), "--images", "image"], 2, ["no such file or folder: image", "Did you mean 'images'?"]
 
 
 def no_images(place: Path) -> Case:

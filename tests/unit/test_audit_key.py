@@ -129,7 +129,7 @@ def test_an_expired_policy_is_an_error(place: Path) -> None:
 
 def test_carriers_that_are_gone_are_an_error(place: Path) -> None:
     (place / "carriers.csv").unlink()
-    with pytest.raises(InputError, match="no such image source"):
+    with pytest.raises(InputError, match="no such file or folder"):
         key(place)
 
 

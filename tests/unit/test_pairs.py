@@ -1,5 +1,6 @@
 """Pairs are listed from every kind of source, and what is wrong with one is said in one message."""
 
+import errno
 import io
 import json
 import os
@@ -161,6 +162,8 @@ def test_tars_pair_members_that_share_a_name(tmp_path: Path) -> None:
         ({"0.jpg": b"1", "0.txt": "a", "1.txt": "b"}, r"1 caption without a picture \(1\.txt\)"),
         ({"0.jpg": b"1", "0.txt": "", "1.jpg": b"2", "1.txt": "b"}, "1 caption empty: 0"),
         ({"0.jpg": b"1", "0.txt": "a"}, "holds one pair"),
+        ({"0.jpg": b"1", "0.png": b"2", "0.txt": "a"}, "sample 0 holds 2 pictures"),
+        ({"0.jpg": b"1", "0.txt": "a", "./0.JPG": b"2", "1.txt": "b"}, r"holds \./0\.JPG twice"),
     ],
 )
 def test_a_tar_that_does_not_pair_is_refused(members: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -174,6 +177,17 @@ def test_a_shard_that_ends_early_is_refused_wherever_it_ends(tmp_path: Path) -> 
     for kept in range(512, 4 * (512 + 1024) + 1, 256):
         whole.write_bytes(complete[:kept])
         refused(whole, "is not a complete tar|is cut short at or after")
+
+
+def test_a_shard_that_goes_on_behind_its_end_is_refused(tmp_path: Path) -> None:
+    whole = tar(tmp_path / "0.tar", {f"{i}.{kind}": b"x" for i in range(3) for kind in ("jpg", "txt")})
+    complete = whole.read_bytes()
+    whole.write_bytes(complete + complete)
+    refused(whole, r"there is more behind its end after 2\.txt")
+    whole.write_bytes(complete[:4096] + bytes(512) + complete[4096 + 512 :])
+    refused(whole, r"is damaged, .* after 1\.txt")
+    whole.write_bytes(complete + bytes(3 << 20))
+    assert opened(whole).count == 3
 
 
 # ---- Parquet
@@ -247,6 +261,32 @@ def test_a_few_rows_of_parquet_may_be_incomplete(tmp_path: Path) -> None:
 def test_parquet_without_what_is_needed_is_refused(columns: dict[str, Any], message: str, tmp_path: Path) -> None:
     parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
     assert refused(tmp_path / "a.parquet", message).hint
+
+
+def test_pictures_of_parquet_may_be_kept_by_dictionary(tmp_path: Path) -> None:
+    cells = pa.array([picture(1), picture(2), picture(1)]).dictionary_encode()
+    parquet.write_table(pa.table({"image": cells, "caption": ["a", "b", "c"]}), tmp_path / "a.parquet")
+    assert contents(opened(tmp_path / "a.parquet")) == [picture(1), picture(2), picture(1)]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    columns = [pa.array([picture(1)]), pa.array([picture(2)]), pa.array(["a"])]
+    parquet.write_table(pa.Table.from_arrays(columns, ["image", "image", "caption"]), tmp_path / "a.parquet")
+    refused(tmp_path / "a.parquet", "several columns are named image")
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_disk_that_is_full_is_no_fault_of_parquet(
+    cached: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    parquet.write_table(pa.table({"image": [picture(1), picture(2)], "caption": ["a", "b"]}), tmp_path / "a.parquet")
+    monkeypatch.setattr("pargate.data.parquet.write_shards", full)
+    with pytest.raises(OperationalError, match=r"cannot unpack Parquet into .*: No space left") as caught:
+        opened(tmp_path / "a.parquet", cache=tmp_path / "cache" if cached else None)
+    assert "--cache" in caught.value.hint
 
 
 @pytest.mark.parametrize("kept", [0, 3, 200, -1000, -10])
@@ -335,7 +375,7 @@ def test_a_count_that_cannot_be_drawn_is_refused(text: str) -> None:
         ("difusers:x/y", "Did you mean 'diffusers:'?", "hf:DATASET"),
         ("s3:x/y", "unknown pair source", "WebDataset"),
         ("diffusers:x/y", "must be generated first", "pargate synth"),
-        ("nowhere.csv", "no such image source", "check the path"),
+        ("nowhere.csv", "no such file or folder", "check the path"),
         (__file__, "cannot read pairs from", "CSV or TSV"),
     ],
 )
@@ -392,9 +432,10 @@ def test_the_manifest_of_unpacked_pairs_names_their_source(tmp_path: Path) -> No
 def test_real_pairs_are_listed() -> None:
     pairs = opened(SHARD)
     assert pairs.count == 5999
-    assert pairs.captions([0, 1]) == [
+    assert pairs.captions([0, 1, 5998]) == [
         "a photo of my lobster",
-        "my beautiful fountain on a sunny day",
-    ] or pairs.captions([0])
+        "one rickshaw seen from the side",
+        "a close-up of a lifeboat",
+    ]
     decoded = Image.open(io.BytesIO(contents(pairs)[17]))
     assert decoded.size == (64, 64) and np.asarray(decoded).std() > 0

@@ -71,13 +71,13 @@ def test_a_folder_without_pictures_names_the_known_kinds(tmp_path: Path) -> None
 
 def test_a_missing_path_suggests_its_neighbour(tmp_path: Path) -> None:
     touch(tmp_path, "photos/1.jpg")
-    with pytest.raises(InputError, match=r"no such image source: .*/fotos") as caught:
+    with pytest.raises(InputError, match=r"no such file or folder: .*/fotos") as caught:
         list_items(str(tmp_path / "fotos"))
     assert caught.value.hint == "check the path. Did you mean 'photos'?"
 
 
 def test_a_path_in_a_missing_folder_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such image source") as caught:
+    with pytest.raises(InputError, match="no such file or folder") as caught:
         list_items(str(tmp_path / "nowhere" / "photos"))
     assert caught.value.hint == "check the path"
 
@@ -153,8 +153,13 @@ def test_several_tars_are_given_as_a_range(tmp_path: Path) -> None:
 
 def test_a_range_with_a_missing_tar_names_it(tmp_path: Path) -> None:
     tar(tmp_path / "shard-0.tar", {"000.jpg": b"x"})
-    with pytest.raises(InputError, match=r"no such image source: .*shard-1\.tar"):
+    with pytest.raises(InputError, match=r"no such file or folder: .*shard-1\.tar"):
         list_items(str(tmp_path / "shard-{0..1}.tar"))
+
+
+def test_a_range_of_a_billion_names_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name more than 1000000 files"):
+        list_items(str(tmp_path / "shard-{0..999999999}.tar"))
 
 
 def test_braces_that_do_not_close_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""Tables that name pictures: CSV or TSV with a header, read strictly.
+
+A comma that should have been quoted, or a quote that is never closed, moves every later field: what csv readers make of
+such rows by default is a caption cut short, or a thousand rows taken for one.
+"""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pargate.errors import InputError
+from pargate.files import readable
+
+SUFFIXES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row and where it begins."""
+
+    line: int
+    """From 1, in the file."""
+    fields: Mapping[str, str]
+    """By column; empty where the row ends before it."""
+
+
+def read_table(path: Path) -> tuple[tuple[str, ...], list[Row]]:
+    """Header and rows of a table; a `.tsv` is separated by tabs, anything else by commas.
+
+    Raises:
+        InputError: not UTF-8, a column named twice, a row with more fields than columns, a quote that is not closed.
+        OSError: it cannot be read.
+    """
+    rows: list[Row] = []
+    line = 1
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            header = tuple(next(filter(None, reader), []))
+            if double := sorted({name for name in header if header.count(name) > 1}):
+                raise InputError(
+                    f"{path}: several columns are named {readable(double[0])}", "rename or remove all but one"
+                )
+            line = reader.line_num + 1
+            for fields in reader:
+                if len(fields) > len(header):
+                    raise InputError(
+                        f"{path}:{line}: {len(fields)} fields, and the header has {len(header)}",
+                        'put a field that holds the separator into quotes: "a cat, asleep"',
+                    )
+                if fields:  # an empty line is none
+                    rows.append(Row(line, dict.fromkeys(header, "") | dict(zip(header, fields, strict=False))))
+                line = reader.line_num + 1
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a table of text: {error}", "save it as UTF-8") from error
+    except csv.Error as error:
+        raise InputError(
+            f"{path}:{line}: a quote is not closed, or stands in the middle of a field ({error})",
+            'write a quote within quotes twice: "a sign that says ""stop"""',
+        ) from error
+    return header, rows
