@@ -88,3 +88,10 @@ def nearest(name: str, known: list[str]) -> str:
 
     found = get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{found[0]}'?" if found else ""
+
+
+def visible(text: str) -> str:
+    """Text for a terminal or a log: lines stay, and whatever else would steer the reader is written out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

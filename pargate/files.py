@@ -88,6 +88,17 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
     if _is_special(path):
         _pour(path, content)
         return
+    with atomic_file(path, durable=durable) as stream:
+        stream.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A stream into a file beside `path` that becomes `path` when the block ends, and is removed if it fails.
+
+    Raises:
+        OperationalError: the disk is full or the place cannot be written; nothing is left behind.
+    """
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
@@ -96,7 +107,7 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
         ) from error
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            yield stream
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -105,10 +116,12 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
     except BaseException as error:  # an interruption leaves nothing behind either
         with contextlib.suppress(OSError):
             os.unlink(name)  # noqa: PTH108 - same name as above
-        if not isinstance(error, OSError):
+        # torch has its own error for a stream that cannot be written.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
             raise
         raise OperationalError(
-            f"cannot write {path}: {error.strerror}", "free space or choose another place"
+            f"cannot write {path}: {cause.strerror}", "free space or choose another place"
         ) from error
 
 

@@ -10,6 +10,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
+from pargate import ranks
 from pargate.errors import OperationalError, PargateError, PeerEnded
 
 PATIENCE = timedelta(minutes=15)
@@ -74,23 +75,23 @@ def group(device: str) -> Iterator[tuple[Group, str]]:
         OperationalError: the variables are there, and the others are not; or another process is gone.
         PeerEnded: another process has told what went wrong.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    place = ranks.here()
+    if place.world == 1:
         yield Group(), device
         return
     if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        device = f"cuda:{place.local_rank}"
         torch.cuda.set_device(device)
     try:
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise OperationalError(
-            f"WORLD_SIZE is {world}, but the processes do not find each other: {str(error)[:160]}",
+            f"WORLD_SIZE is {place.world}, but the processes do not find each other: {str(error)[:160]}",
             "start them with torchrun --nproc-per-node N -m pargate clean …",
         ) from error
     try:
         with _told_once(), _missing_noticed():
-            yield Group(distributed.get_rank(), world), device
+            yield Group(place.rank, place.world), device
     finally:
         distributed.destroy_process_group()
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 
 from pargate import events, memory
@@ -112,6 +113,11 @@ def train(
         try:
             terms = _gradients(run, shared, batch, keys, viewer, told, group, low)
         except (MemoryError, RuntimeError) as error:
+            if isinstance(error, TorchDynamoException):
+                raise OperationalError(
+                    f"torch cannot compile the image tower here: {_first_line(error)}",
+                    "leave --compile out, or install what it misses, such as a C++ compiler",
+                ) from error
             if not memory.is_full(error):
                 raise
             terms = {}
@@ -140,6 +146,9 @@ def train(
         emit(events.TrainStep(step + 1, config.steps, rate, terms, images / (time.monotonic() - began)))
 
     _refuse_broken(config.steps - 1, towers, config, store)
+    if first < config.steps:  # whatever keeps the result from being written, training is done
+        store.save(config.steps, run)
+        group.wait()
     run.keep_average()
     towers.use_batch_statistics(False)
     batch = loader.batch(0)  # the same pairs however the run went
@@ -147,6 +156,10 @@ def train(
         run.log.frozen(), _moved(towers, before, batch, viewer, group, low), f"all {config.steps} steps were taken",
         time.monotonic() - began, images,
     )  # fmt: skip
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:200]
 
 
 def _shared(towers: Towers) -> nn.Module:

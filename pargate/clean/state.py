@@ -1,6 +1,5 @@
 """States of an unfinished run: all that it needs to go on as if nothing had happened."""
 
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from pargate.clean.towers import Towers
 from pargate.clean.universal import Universal
 from pargate.core.provenance import StepLog
 from pargate.errors import InputError
-from pargate.files import write_atomic
+from pargate.files import atomic_file
 
 FORM = "pargate/clean-state/1"
 
@@ -115,10 +114,12 @@ class StateStore:
             return 0
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
-            form, identity = state["form"], state["identity"]
-        except Exception as error:  # whatever a damaged or foreign file makes torch raise
-            raise InputError(f"{self.path} is no state of a run: {str(error)[:120]}", "remove it") from error
-        if form != FORM or identity != self.identity:
+        except Exception as error:  # whatever a damaged file makes torch raise
+            reason = str(error).partition("\n")[0][:120]
+            raise InputError(f"{self.path} is no state of a run: {reason}", "remove it to begin anew") from error
+        if not isinstance(state, dict) or state.get("form") != FORM:
+            raise InputError(f"{self.path} is no state of a run of this version", "remove it to begin anew")
+        if state.get("identity") != self.identity:
             raise InputError(
                 f"{self.path} is the state of a run with another model, pairs or settings",
                 "give the same ones, or remove it to begin anew",
@@ -134,7 +135,6 @@ class StateStore:
             OperationalError: the disk is full; the state before is still there.
         """
         if self.group.leads:
-            content = io.BytesIO()
-            torch.save({"form": FORM, "identity": self.identity, "step": step, **run.state()}, content)
-            write_atomic(self.path, content.getvalue())
+            with atomic_file(self.path) as stream:
+                torch.save({"form": FORM, "identity": self.identity, "step": step, **run.state()}, stream)
         self.saved = step

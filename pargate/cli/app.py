@@ -14,9 +14,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pargate import ranks
 from pargate.cli import audit, clean, doctor, gate, init, model, offline, policy, release, reports, setup
 from pargate.cli.options import Terminated
-from pargate.errors import ExitCode, PargateError
+from pargate.errors import ExitCode, PargateError, PeerEnded, visible
 from pargate.version import __version__
 
 app = typer.Typer(
@@ -84,10 +85,13 @@ def run(arguments: list[str]) -> int:
         return stop.exit_code
     except typer.TyperException as error:
         if arguments:
-            _say(error.format_message(), "`pargate --help` lists what there is")
+            if ranks.first_here():
+                _say(error.format_message(), "`pargate --help` lists what there is")
         else:
             sys.stderr.write(error.format_message() + "\n")  # the help itself
         return ExitCode.INPUT
+    except PeerEnded as ended:
+        return ended.exit_code
     except PargateError as error:
         _say(error.message, error.hint)
         return error.exit_code
@@ -107,7 +111,7 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE):
             return _bug(error)
-        _say(f"{error.strerror}: {error.filename or 'while writing'}", "free some and run again; it resumes")
+        _say(f"{error.strerror}: {error.filename or 'while writing'}", "free some and run again")
         return ExitCode.OPERATIONAL
     except Exception as error:
         return _bug(error)
@@ -116,8 +120,7 @@ def run(arguments: list[str]) -> int:
 def _say(message: str, hint: str = "") -> None:
     text = f"pargate: {message}" + (f"\n  → {hint}" if hint else "")
     # Names in it come from files: one that steers a terminal, or a log that obeys lines, is written out.
-    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    sys.stderr.write(shown + "\n")
+    sys.stderr.write(visible(text) + "\n")
 
 
 def _bug(error: BaseException) -> int:

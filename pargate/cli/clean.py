@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pargate import ranks
 from pargate.cli.options import (
     ArchOption,
     CacheOption,
@@ -22,7 +23,7 @@ from pargate.cli.options import (
     refuse_empty,
     settle_threads,
 )
-from pargate.errors import ExitCode, InputError, PeerEnded
+from pargate.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
     from pargate.cli.console import Console
@@ -137,8 +138,7 @@ def clean(
     from pargate.pipeline.clean import CleanRequest, plan
     from pargate.pipeline.clean import clean as run_clean
 
-    refuse_empty(pairs=pairs, arch=arch)
-    speaks = os.environ.get("RANK", "0") == "0"
+    speaks = ranks.here().rank == 0
     console = Console(quiet=quiet or not speaks, verbose=verbose, color=not no_color)
     overrides: dict[str, Any] = {
         "tau": tau, "lr": lr, "steps": steps, "batch_size": batch_size, "micro_batch": micro_batch,
@@ -162,25 +162,29 @@ def clean(
         resume=resume,
         cache=cache_folder(cache),
     )
-    if sweep is not None:
-        return _sweep(request, *_swept(sweep), policy, images, console, dry_run)
-    for name, given in (("--policy", policy), ("--images", images)):
-        if given is not None:
-            raise InputError(f"{name} goes with --sweep alone", "cleaning never sees an examination; scan its result")
-    if dry_run:
-        console.lines(plan(request))
-        return ExitCode.OK
+    with ranks.told_by_one():
+        refuse_empty(MODEL=model, pairs=pairs, arch=arch)
+        if sweep is not None:
+            return _sweep(request, *_swept(sweep), policy, images, console, dry_run)
+        for name, given in (("--policy", policy), ("--images", images)):
+            if given is not None:
+                raise InputError(
+                    f"{name} goes with --sweep alone", "cleaning never sees an examination; scan its result"
+                )
+        if dry_run:
+            planned = plan(request)
+            if speaks:
+                console.lines(planned)
+            return ExitCode.OK
     try:
         with console.progress() as listener:
             made = run_clean(request, listener)
-    except PeerEnded as ended:
-        return ended.exit_code
     except KeyboardInterrupt as stop:
         if speaks:
             raise
         return ExitCode.SIGTERM if isinstance(stop, Terminated) else ExitCode.SIGINT
     if made is not None:
-        console.cleaned(made.folder, made.record, made.pairs_per_second)
+        console.cleaned(made.folder, made.record, made.late, made.pairs_per_second)
     return ExitCode.OK
 
 
@@ -209,13 +213,12 @@ def _sweep(
     console: "Console",
     dry_run: bool,
 ) -> int:
-    import os
     from datetime import UTC, datetime
 
     from pargate.cli.reports import open_policy
     from pargate.pipeline.sweep import SweepRequest, planned, sweep
 
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if ranks.here().world > 1:
         raise InputError("--sweep runs in one process", "leave torchrun out, or clean value by value and scan each")
     resolved, _ = open_policy(policy, None, datetime.now(UTC).date(), console)
     asked = SweepRequest(request, name.replace("-", "_"), tuple(values), resolved, images)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -18,9 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pargate import events
+from pargate.errors import visible
 from pargate.report.texts import next_steps, stages
 
 if TYPE_CHECKING:
+    from rich.style import Style
+
     from pargate.core.diagnosis import Diagnosis
     from pargate.core.model import Checkpoint
     from pargate.core.provenance import ProvenanceRecord
@@ -69,6 +72,19 @@ SHOWN = 12
 """Rows of the table without --verbose; breaches and open rules are always shown."""
 
 
+class Shown(Text):
+    """Text in which names from files steer no terminal."""
+
+    def __init__(self, text: str = "", style: str = "", **options: Any) -> None:
+        """Write out whatever is not printable."""
+        super().__init__(visible(text), style, **options)
+
+    def append(self, text: "Text | str", style: "str | Style | None" = None) -> "Shown":
+        """Add to the end, written out likewise."""
+        super().append(visible(text) if isinstance(text, str) else text, style)
+        return self
+
+
 class _Rich(RichConsole):
     def on_broken_pipe(self) -> None:
         """Go on in silence when nobody reads any more; rich would end the process with the code of a failure."""
@@ -94,7 +110,7 @@ class Console:
     def note(self, text: str) -> None:
         """One line that -q leaves out."""
         if not self._quiet:
-            self._rich.print(Text(text))
+            self._rich.print(Shown(text))
 
     def to_stdout(self, text: str) -> None:
         """What was asked for with -o. A reader that has enough does not change the verdict."""
@@ -123,13 +139,13 @@ class Console:
             def listen(event: events.Event) -> None:
                 match event:
                     case events.StageStarted(stage, detail):
-                        bar.update(task, description=f"{WORDS.get(stage, stage)} {escape(detail)}")
+                        bar.update(task, description=f"{WORDS.get(stage, stage)} {escape(visible(detail))}")
                     case events.Advanced(done, total, note):
                         bar.update(task, completed=done, total=total, note=note, bound="at most")
                     case events.TrainStep(done, total):
                         bar.update(task, completed=done, total=total, note=_training(event), bound="")
                     case events.Notice(message):
-                        bar.console.print(Text(message))
+                        bar.console.print(Shown(message))
 
             yield listen
 
@@ -139,82 +155,81 @@ class Console:
         def listen(event: events.Event) -> None:
             match event:
                 case events.StageStarted(stage, detail) if self._verbose:
-                    self._rich.print(Text(f"{WORDS.get(stage, stage)} {detail}"))
+                    self._rich.print(Shown(f"{WORDS.get(stage, stage)} {detail}"))
                 case events.Advanced(done, total, note):
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S:
                         last[0] = time.monotonic()
-                        self._rich.print(Text(f"block {done} of at most {total}: {note}"))
+                        self._rich.print(Shown(f"block {done} of at most {total}: {note}"))
                 case events.TrainStep(done, total):
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S or done == total:
                         last[0] = time.monotonic()
-                        self._rich.print(Text(f"step {done} of {total}: {_training(event)}"))
+                        self._rich.print(Shown(f"step {done} of {total}: {_training(event)}"))
                 case events.Notice(message):
-                    self._rich.print(Text(message))
+                    self._rich.print(Shown(message))
 
         return listen
 
     def lines(self, lines: Iterable[str]) -> None:
         """Text that is there to be read, also under -q."""
         for line in lines:
-            self._rich.print(Text(line))
+            self._rich.print(Shown(line))
 
-    def cleaned(self, folder: Path, record: "ProvenanceRecord", pairs_per_second: float) -> None:
-        """What became of a model, and what to do with it."""
+    def cleaned(self, folder: Path, record: "ProvenanceRecord", late: Iterable[str], pairs_per_second: float) -> None:
+        """What became of a model, what was not said before, and what to do with it."""
         if self._quiet:
             return
         for name, moved in record.moved.items():
             fate = "trained" if moved.trained else "not trained"
             self._rich.print(
-                Text(
+                Shown(
                     f"{name} tower  {fate}: embeddings moved by {moved.embedding_shift:.2f} of 4, "
                     f"weights by {moved.weight_change:.1%}"
                 )
             )
-        for notice in record.notices:
-            self._rich.print(Text(f"note: {notice}", style="yellow"))
-        self._rich.print(
-            Text(f"{folder}: {record.stopped} in {record.seconds:.0f} s, {pairs_per_second:.0f} pairs a second")
-        )
-        self._rich.print(Text(f"  → A distance proves nothing: pargate scan {folder}"))
+        for notice in late:
+            self._rich.print(Shown(f"note: {notice}", style="yellow"))
+        rate = f", {pairs_per_second:.0f} pairs a second" if pairs_per_second else ""
+        self._rich.print(Shown(f"{folder}: {record.stopped} in {record.seconds:.0f} s{rate}"))
+        self._rich.print(Shown(f"  → A distance proves nothing: pargate scan {folder}"))
 
     def report(self, report: "ScanReport") -> None:
         """Table worst first, summary, what to do next."""
         if not self._quiet:
-            self._rich.print(Text(_subject(report), style="dim"))
+            self._rich.print(Shown(_subject(report), style="dim"))
             self._rich.print(self._table(report))
             for notice in report.notices:
-                self._rich.print(Text(f"note: {notice}", style="yellow"))
+                self._rich.print(Shown(f"note: {notice}", style="yellow"))
             for remark in report.remarks:
-                self._rich.print(Text(f"{remark.id}: {remark.message}", style="yellow"))
+                self._rich.print(Shown(f"{remark.id}: {remark.message}", style="yellow"))
             for finding in report.findings:
                 if finding.waiver is not None:
-                    self._rich.print(Text(f"waived: {finding.rule}: {_waiver(finding.waiver)}", style="cyan"))
+                    self._rich.print(Shown(f"waived: {finding.rule}: {_waiver(finding.waiver)}", style="cyan"))
         status = report.verdict.status
-        line = Text()
+        line = Shown()
         line.append(f" {status.upper()} ", style=VERDICTS[status])
         line.append(f" {report.verdict.summary}")
         self._rich.print(line)
         if not self._quiet:
             for step in next_steps(report):
-                self._rich.print(Text(f"  → {step}"))
+                self._rich.print(Shown(f"  → {step}"))
 
     def gated(self, report: "ScanReport", folder: Path | None) -> None:
         """How a gate came to its verdict, stage by stage, and where the bundle is."""
         if not self._quiet:
             for stage, said in stages(report):
-                self._rich.print(Text(f"{stage:>12}  ", style="dim").append(said, style="default"))
+                self._rich.print(Shown(f"{stage:>12}  ", style="dim").append(said, style="default"))
         if folder is None:
-            self._rich.print(Text("no bundle was written"))
+            self._rich.print(Shown("no bundle was written"))
         else:
-            self._rich.print(Text(f"bundle: {folder}"))
+            self._rich.print(Shown(f"bundle: {folder}"))
             if not self._quiet:
-                self._rich.print(Text(f"  → pargate verify {folder}"))
+                self._rich.print(Shown(f"  → pargate verify {folder}"))
 
     def verified(self, found: "Verified", key: Path | None = None) -> None:
         """What was found out about a bundle, worst first; `key` is the one that its signature was checked with."""
         for problem in found.problems:
-            self._rich.print(Text("✗ ", style=STYLES["breach"]).append(problem, style="default"))
-        line = Text()
+            self._rich.print(Shown("✗ ", style=STYLES["breach"]).append(problem, style="default"))
+        line = Shown()
         if found.problems:
             line.append(" REFUSED ", style=VERDICTS["fail"])
             count = len(found.problems)
@@ -227,7 +242,7 @@ class Console:
         if not found.problems and not self._quiet:
             signed = "a signature is there: check it with --public-key" if found.signed else "nobody signed it"
             said = f"This shows that nothing was changed since, not who made it; {signed}."
-            self._rich.print(Text(f"  → {f'Signed with the key of {key}.' if key else said}"))
+            self._rich.print(Shown(f"  → {f'Signed with the key of {key}.' if key else said}"))
 
     def checkpoint(self, checkpoint: "Checkpoint") -> None:
         """What inspection saw."""
@@ -247,32 +262,32 @@ class Console:
                 f"{height}×{width} px, {rule.resize}, {rule.interpolation}, mean {rule.mean}, std {rule.std}",
             ),
         ):
-            self._rich.print(Text(f"{name:>12}  ", style="dim").append(value, style="default"))
+            self._rich.print(Shown(f"{name:>12}  ", style="dim").append(value, style="default"))
 
     def diagnosis(self, found: "Diagnosis") -> None:
         """What the machine has, and what works on it."""
         width = max(len(fact.subject) for fact in found.facts)
         for fact in found.facts:
             mark, style = CONDITIONS[fact.condition]
-            line = Text(f"{mark} ", style=style).append(f"{fact.subject:<{width}}  ", style="dim")
+            line = Shown(f"{mark} ", style=style).append(f"{fact.subject:<{width}}  ", style="dim")
             self._rich.print(line.append(fact.message, style="default"))
             if fact.hint:
-                self._rich.print(Text(f"  {'':<{width}}  → {fact.hint}"))
+                self._rich.print(Shown(f"  {'':<{width}}  → {fact.hint}"))
         self._rich.print()
         for ability in found.abilities:
-            answer = Text("yes" if ability.works else "no", style="green" if ability.works else "yellow")
+            answer = Shown("yes" if ability.works else "no", style="green" if ability.works else "yellow")
             self._rich.print(
-                Text(f"{ability.task}: ").append(answer).append(f", {ability.reason}" if ability.reason else "")
+                Shown(f"{ability.task}: ").append(answer).append(f", {ability.reason}" if ability.reason else "")
             )
 
     def triggers(self, table: "dict[str, type[Trigger]]", shared: "type[Trigger]") -> None:
         """The catalogue with parameters and defaults; those that all have come last."""
         for kind, cls in table.items():
             summary = (cls.__doc__ or "").splitlines()[0]
-            self._rich.print(Text(kind, style="bold").append(f"  {summary}", style="not bold"))
-            self._rich.print(Text(f"    source: {cls.source}", style="dim"))
+            self._rich.print(Shown(kind, style="bold").append(f"  {summary}", style="not bold"))
+            self._rich.print(Shown(f"    source: {cls.source}", style="dim"))
             self._parameters(cls, leave_out=set(shared.model_fields))
-        self._rich.print(Text("all kinds", style="bold"))
+        self._rich.print(Shown("all kinds", style="bold"))
         self._parameters(shared, leave_out=set())
 
     def _parameters(self, cls: "type[Trigger]", leave_out: set[str]) -> None:
@@ -281,7 +296,7 @@ class Console:
         for name, field in cls.model_fields.items():
             if name not in leave_out:
                 default = "required" if name in required else f"default {defaults[name]}"
-                self._rich.print(Text(f"    {field.alias or name}: {field.description} ({default})"))
+                self._rich.print(Shown(f"    {field.alias or name}: {field.description} ({default})"))
 
     def _table(self, report: "ScanReport") -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -298,9 +313,9 @@ class Console:
                 if met > SHOWN and not self._verbose:
                     continue
             for row in _rows(finding, by_id.get(finding.measurement or "")):
-                table.add_row(Text(MARKS[finding.status], style=STYLES[finding.status]), *map(Text, row))
+                table.add_row(Shown(MARKS[finding.status], style=STYLES[finding.status]), *map(Shown, row))
         if met > SHOWN and not self._verbose:
-            table.add_row("", Text(f"and {met - SHOWN} more met; -v lists them", style="dim"))
+            table.add_row("", Shown(f"and {met - SHOWN} more met; -v lists them", style="dim"))
         return table
 
 

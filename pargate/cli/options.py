@@ -126,13 +126,15 @@ class RequireChoice(StrEnum):
 
 
 def refuse_empty(**given: str | None) -> None:
-    """Refuse options, by their names, that were given an empty text.
+    """Refuse options, and arguments, whose names are in capitals, that were given an empty text.
 
     Raises:
         InputError: one of them is.
     """
     for name, value in given.items():
         if value == "":
+            if name.isupper():
+                raise InputError(f"{name} is empty", "name one; is a variable not set?")
             raise InputError(f"--{name} is empty", "name something, or leave it out; is a variable not set?")
 
 

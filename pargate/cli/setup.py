@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pargate.cli.options import CacheOption, NoColorOption, QuietOption, cache_folder
+from pargate.cli.options import CacheOption, NoColorOption, QuietOption, cache_folder, refuse_empty
 from pargate.errors import InputError
 
 
@@ -18,7 +18,7 @@ def synth(
         int | None, typer.Option("--count", min=2, help="Pairs to write; 10000, or all of a source that ends.")
     ] = None,
     size: Annotated[int | None, typer.Option("--size", metavar="PX", help="Side of drawn pictures; 224.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Other seeds give other pictures.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seeds give other pictures.")] = 0,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, metavar="K", help="Pairs in a shard.")] = 10_000,
     picture_format: Annotated[
         str, typer.Option("--format", metavar="jpg|png", help="How drawn pictures are stored.")
@@ -40,11 +40,13 @@ def synth(
     """Write caption-image pairs as WebDataset shards, drawn by the built-in renderer."""
     from pargate.cli.console import Console
     from pargate.data.carriers import read_classes
-    from pargate.data.pairs import DIFFUSERS
     from pargate.data.scenes import SIZES
-    from pargate.pipeline.pairs import open_source
+    from pargate.pipeline.pairs import is_generated, open_source
     from pargate.pipeline.synth import write_pairs
 
+    refuse_empty(pairs=pairs)
+    if not is_generated(pairs) and device != "auto":
+        raise InputError(f"--device {device} goes with diffusers: alone", "all else is drawn and packed by processors")
     if picture_format not in ("jpg", "png"):
         raise InputError(f"unknown picture format '{picture_format}'", "write --format jpg or --format png")
     if size is not None and size not in SIZES:
@@ -55,7 +57,7 @@ def synth(
         source = open_source(
             pairs, seed=seed, cache=cache_folder(cache), classes=names, count=count, device=device, emit=emit
         )
-        count = None if pairs.startswith(DIFFUSERS) else count  # of those that were generated, all that were kept
+        count = None if is_generated(pairs) else count  # of those that were generated, all that were kept
         written = write_pairs(
             source, out, count=count, size=size, suffix=f".{picture_format}", per_shard=shard_size, seed=seed, emit=emit
         )

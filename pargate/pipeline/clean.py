@@ -7,7 +7,6 @@ its last state in `OUT.unfinished`, from which `resume` goes on to the very weig
 
 import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,20 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pargate import events
+from pargate import events, ranks
 from pargate.clean.config import CleanConfig, Method, Proposal, Sizes, propose
 from pargate.core.model import Checkpoint
 from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.data.carriers import read_classes
 from pargate.data.loader import PairLoader
-from pargate.data.pairs import DIFFUSERS, Pairs
+from pargate.data.pairs import Pairs
 from pargate.data.synthetic import SCHEME as SYNTHETIC
 from pargate.encoders.config import CONFIG_NAME, tokenizer_files
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import WEIGHT_NAMES, OpenCheckpoint, inspect, open_checkpoint
-from pargate.errors import InputError, OperationalError, PargateError, PeerEnded
+from pargate.errors import InputError, OperationalError, PargateError
 from pargate.files import atomic_folder, check_new_folder, digest_of, locked, readable, sha256_file, write_atomic
-from pargate.pipeline.pairs import open_source
+from pargate.pipeline.pairs import is_generated, open_source
 from pargate.version import __version__
 
 if TYPE_CHECKING:
@@ -85,7 +84,10 @@ class Cleaned:
 
     folder: Path
     record: ProvenanceRecord
+    late: tuple[str, ...]
+    """Notices of the record that were not said before training began."""
     pairs_per_second: float
+    """Of this process; 0 where an earlier one had taken all steps."""
 
 
 def left_over(out: Path) -> Path:
@@ -103,7 +105,7 @@ def plan(request: CleanRequest, inside: Path | None = None) -> tuple[str, ...]:
     """
     _check_places(request, inside)
     checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
-    if request.pairs.startswith(DIFFUSERS):
+    if is_generated(request.pairs):
         return (f"pairs   {request.pairs}: would be generated first, and what follows depends on how many there are",)
     pairs = _pairs(request)
     proposal = _propose(request, checkpoint, pairs, _device(request))
@@ -129,6 +131,33 @@ def describe(proposal: Proposal) -> list[str]:
     return lines
 
 
+def check_made(request: CleanRequest) -> None:
+    """Refuse a folder that this request would not have made: of another model, other pairs or settings, or changed.
+
+    Raises:
+        InputError: it is such a folder.
+    """
+    try:
+        made = ProvenanceRecord.model_validate_json((request.out / RECORD_NAME).read_bytes())
+        whole = all(sha256_file(request.out / written.name) == written.sha256 for written in made.outputs)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{request.out} is no model that was cleaned here", "remove it, or name another --out"
+        ) from error
+    checkpoint, pairs = inspect(request.model, arch=request.arch, fetch=fetch), _pairs(request)
+    config = _propose(request, checkpoint, pairs, _device(request)).config
+    if request.overrides.get("precision") in (None, "auto"):
+        config = config.model_copy(update={"precision": made.configuration.get("precision")})
+    wrong = {
+        "with other settings": made.configuration_sha256 != config.digest,
+        "with other pairs": made.inputs[-1].sha256 != pairs.digest,
+        "of another model": made.inputs[0].sha256 != checkpoint.sha256,
+        "and changed since": not whole,
+    }
+    if found := [words for words, differs in wrong.items() if differs]:
+        raise InputError(f"{request.out} was made {', '.join(found)}", "remove it, or name another --out")
+
+
 def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Cleaned | None:
     """Clean the model and write the result; None in every process but the first of a distributed run.
 
@@ -136,9 +165,9 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
         InputError, UnsafeCheckpoint, OperationalError: see `errors.py`. Nothing is half-written.
         PeerEnded: any of these, which another process of the run tells.
     """
-    leads = os.environ.get("RANK", "0") == "0"
+    leads = ranks.here().rank == 0
     with contextlib.ExitStack() as stack:
-        with _told_by_one():
+        with ranks.told_by_one():
             unfinished = _check_places(request)
             emit(events.StageStarted("inspect", request.model))
             opened = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
@@ -160,17 +189,6 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
 
 
 # --- before torch ------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _told_by_one() -> Iterator[None]:
-    """What is wrong with a request is wrong in all processes of a machine: the first of them says so."""
-    try:
-        yield
-    except PargateError as error:
-        if os.environ.get("LOCAL_RANK", "0") != "0":
-            raise PeerEnded(error) from error
-        raise
 
 
 @contextlib.contextmanager
@@ -264,7 +282,12 @@ def _device(request: CleanRequest) -> str:
         return "cpu"
     from pargate.encoders.openclip import resolve
 
-    return str(resolve(asked))
+    try:
+        return str(resolve(asked))
+    except OperationalError as error:
+        if request.require is None:
+            raise
+        raise OperationalError(error.message, "run where there is one, or leave --require out") from error
 
 
 def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Pairs, device: str) -> Proposal:
@@ -329,8 +352,10 @@ def _run(
     # Beside a state it stays as it is: that state may be of another run, which is then refused.
     if group.leads and not (request.resume and (unfinished / STATE_NAME).exists()):
         write_atomic(unfinished / CHOSEN_NAME, json.dumps({"precision": config.precision}).encode())
-    cautions = _cautions(config, pairs)
-    emit(events.Notice("\n".join([*describe(proposal), *(f"note: {caution}" for caution in cautions)])))
+    notices = [*pairs.notices, *_cautions(config, pairs)]
+    if not checkpoint.activation_known:
+        notices.append(f"nothing says whether {checkpoint.source} was trained with QuickGELU: taken as configured")
+    emit(events.Notice("\n".join([*describe(proposal), *(f"note: {notice}" for notice in notices)])))
     emit(events.StageStarted("clean", f"{config.method}, {config.steps} steps of {config.batch_size} pairs"))
     store = StateStore(unfinished / STATE_NAME, identity, group, request.resume)
     with PairLoader(
@@ -347,14 +372,12 @@ def _run(
     if config.train_logit_scale:
         with torch.no_grad():
             model.get_parameter("logit_scale").copy_(log_scale)
-    notices = [*pairs.notices, *cautions]
-    if unreadable:
-        notices.append(f"{unreadable} pictures did not decode; the pair after each took its place")
-    if not checkpoint.activation_known:
-        notices.append(f"nothing says whether {checkpoint.source} was trained with QuickGELU: taken as configured")
+    late = (f"{unreadable} pictures did not decode; the pair after each took its place",) if unreadable else ()
     emit(events.StageStarted("write", str(request.out)))
-    record = _write(request, opened, model, pairs, proposal, trained, notices, time.monotonic() - began, str(place))
-    return Cleaned(request.out, record, trained.images / max(trained.seconds, 1e-9))
+    record = _write(
+        request, opened, model, pairs, proposal, trained, [*notices, *late], time.monotonic() - began, str(place)
+    )
+    return Cleaned(request.out, record, late, trained.images / max(trained.seconds, 1e-9))
 
 
 def _cautions(config: CleanConfig, pairs: Pairs) -> list[str]:

@@ -201,13 +201,12 @@ def _folder(source: str) -> Path:
 
 
 def _fetched(source: str, name: str) -> Path:
-    from diffusers import DiffusionPipeline
-
     from pargate.data.hub import translated
 
+    library = _quiet_library()
     repository, _, revision = name.partition("@")
     with translated(source, repository, revision or None, "the model", f"{DIFFUSERS}ORG/NAME[@REV], or a folder"):
-        return Path(DiffusionPipeline.download(repository, revision=revision or None, use_safetensors=True))
+        return Path(library.DiffusionPipeline.download(repository, revision=revision or None, use_safetensors=True))
 
 
 def _model_digest(folder: Path) -> str:
@@ -304,19 +303,23 @@ class _Drawing:
         return np.asarray((np.nan_to_num(images, nan=0.0) * 255).round().clip(0, 255), dtype=np.uint8)
 
 
-def _load(source: str, model: Path, device: str) -> Any:
-    """The pipeline of a folder, on `device`, in half precision where that is a GPU."""
+def _quiet_library() -> Any:
+    """diffusers; its bars and advice, and those of transformers, would run through our own lines."""
     import diffusers
-    import torch
     import transformers
 
-    library: Any = diffusers  # the types of both say less than they do
-    texts: Any = transformers
-    # Bars and advice of both libraries would run through our own lines.
-    library.utils.logging.disable_progress_bar()
-    library.utils.logging.set_verbosity_error()
-    texts.utils.logging.disable_progress_bar()
-    texts.utils.logging.set_verbosity_error()
+    libraries: tuple[Any, Any] = (diffusers, transformers)  # the types of both say less than they do
+    for library in libraries:
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    return libraries[0]
+
+
+def _load(source: str, model: Path, device: str) -> Any:
+    """The pipeline of a folder, on `device`, in half precision where that is a GPU."""
+    import torch
+
+    library = _quiet_library()
     try:
         pipeline = library.DiffusionPipeline.from_pretrained(
             model,

@@ -14,7 +14,7 @@ from pargate.core.report import ScanReport
 from pargate.core.sequential import proportion_sequence
 from pargate.errors import InputError
 from pargate.files import check_new_folder, write_atomic
-from pargate.pipeline.clean import CleanRequest, clean, left_over, plan
+from pargate.pipeline.clean import CleanRequest, check_made, clean, left_over, plan
 from pargate.pipeline.curves import TradePoint, trade_off
 from pargate.pipeline.scan import ScanRequest, scan
 from pargate.policy.resolve import Resolved
@@ -44,7 +44,7 @@ class Swept:
 
 
 def sweep(request: SweepRequest, emit: events.Listener = events.ignore) -> Swept:
-    """Clean and scan for each value; a folder that is there already is taken as it is, so that a sweep resumes.
+    """Clean and scan for each value; what an earlier sweep has cleaned in the same way is taken, so that one resumes.
 
     Raises:
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `errors.py`.
@@ -57,7 +57,7 @@ def sweep(request: SweepRequest, emit: events.Listener = events.ignore) -> Swept
         run = _run(request, value)
         if not run.out.exists():
             clean(run, emit)
-        points.append(_point(f"{request.name} {value:g}", _scanned(request, str(run.out), emit)))
+        points.append(_point(f"{request.name} {_shown(value)}", _scanned(request, str(run.out), emit)))
     write_atomic(out / RESULT_NAME, json.dumps([asdict(point) for point in points], indent=1).encode() + b"\n")
     title = f"{request.clean.method} on {Path(request.clean.model).name}, by {request.name}"
     write_atomic(out / PICTURE_NAME, trade_off(points, title))
@@ -78,15 +78,24 @@ def planned(request: SweepRequest) -> tuple[str, ...]:
     lines: list[str] = []
     for value in request.values:
         run = _run(request, value)
-        lines += [f"out     {run.out}: there already"] if run.out.exists() else plan(run, inside=out)
+        if run.out.exists():
+            check_made(run)
+            lines.append(f"out     {run.out}: there already")
+        else:
+            lines += plan(run, inside=out)
     return tuple(lines)
 
 
 def _run(request: SweepRequest, value: Any) -> CleanRequest:
     """The cleaning for one value; it goes on where an earlier sweep was interrupted."""
-    folder = request.clean.out / f"{request.name}={value:g}"
+    folder = request.clean.out / f"{request.name}={_shown(value)}"
     overrides = {**request.clean.overrides, request.name: value}
     return replace(request.clean, out=folder, overrides=overrides, resume=left_over(folder).exists())
+
+
+def _shown(value: float) -> str:
+    """A value as short as can be, and never as another's."""
+    return short if float(short := f"{value:g}") == value else repr(value)
 
 
 def _scanned(request: SweepRequest, model: str, emit: events.Listener) -> ScanReport:

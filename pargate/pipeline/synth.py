@@ -18,6 +18,7 @@ from pargate.core.model import Preprocess
 from pargate.data.images import Decoded, Locator
 from pargate.data.pairs import Pairs
 from pargate.data.shards import JPEG_QUALITY, Sample, encode, write_manifest, write_shards
+from pargate.data.sources import FIRST_SCENE
 from pargate.data.workers import Job, Scene, Workers, processors
 from pargate.errors import InputError
 from pargate.events import Advanced, Listener, Notice, StageFinished, StageStarted, ignore
@@ -58,6 +59,8 @@ def write_pairs(
         raise InputError(f"{pairs.source} holds {pairs.count} pairs, not {count}", "leave out --count to take all")
     total = count or pairs.count or COUNT
     drawn = isinstance(pairs.places([0])[0], Scene)
+    if drawn and total >= FIRST_SCENE:
+        raise InputError(f"cannot draw {total} pairs", f"--count goes up to {FIRST_SCENE - 1}")
     if not drawn and size is not None:
         raise InputError(f"the pictures of {pairs.source} have a size, and keep it", "leave out --size")
     settings: dict[str, Any] = {"source": pairs.source, "source_sha256": pairs.digest, "pargate": __version__}

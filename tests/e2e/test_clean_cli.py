@@ -97,7 +97,7 @@ def test_the_record_says_what_was_made_from_what_and_how(cleaned: tuple[Path, En
     place, ended = cleaned
     made = record(place / "out")
     assert [notice for notice in made.notices if notice.startswith("drawn pairs alone: par cost")]
-    assert "note: drawn pairs alone: par cost" in ended.err
+    assert ended.err.count("note: drawn pairs alone: par cost") == 1
     text = (place / "out" / "provenance.json").read_text()
     assert ProvenanceRecord.model_validate_json(made.model_dump_json(by_alias=True)) == made
     assert json.loads(text)["schema"] == "pargate/provenance/1"
@@ -224,6 +224,18 @@ def test_ctrl_c_ends_with_130_and_the_run_can_go_on(
     assert record(place / "out").configuration_sha256 == record(cleaned[0] / "out").configuration_sha256
 
 
+def test_a_result_that_could_not_be_written_is_not_trained_again(
+    cleaned: tuple[Path, Ended], warm: Command, warm_nursery: Nursery, place: Path
+) -> None:
+    begun(warm_nursery, place, asked(steps=14), lambda: steps_saved(place) != 0)
+    (place / "out").mkdir()
+    one_message(warm_nursery.end(), 2, "out exists already")
+    (place / "out").rmdir()
+    ended = warm(*asked("--resume", steps=14))
+    assert ended.code == 0 and "step 14" not in ended.err and "pairs a second" not in ended.err, ended.err
+    assert digest(place / "out" / WEIGHTS) == digest(cleaned[0] / "out" / WEIGHTS)
+
+
 def test_a_run_that_was_ended_before_its_first_state_begins_anew_either_way(
     warm: Command, warm_nursery: Nursery, place: Path
 ) -> None:
@@ -297,6 +309,26 @@ def test_a_folder_of_that_name_keeps_what_is_not_of_a_run(warm: Command, place: 
     (folder / "notes.txt").write_text("mine")
     assert warm(*asked()).code == 0
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_model_without_a_name_is_refused(light: Command, place: Path) -> None:
+    one_message(light("clean", "", *asked()[2:]), 2, "MODEL is empty", "is a variable not set?")
+
+
+def test_a_device_that_must_be_there_is_not_talked_away(warm: Command, place: Path) -> None:
+    ended = warm(*asked("--require", "cuda"), CUDA_VISIBLE_DEVICES="")
+    one_message(ended, 5, "device 'cuda' was asked for", "run where there is one, or leave --require out")
+
+
+def test_names_do_not_steer_the_terminal(warm: Command, place: Path) -> None:
+    ended = warm(*asked("--dry-run", out="a\x1b[31mb"))
+    assert ended.code == 0 and "\x1b" not in ended.err and r"a\x1b[31mb" in ended.err
+
+
+def test_what_cannot_be_compiled_here_is_said(start: Begin, place: Path) -> None:
+    env = {"CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(place / "compiled")}
+    (ended,) = both_ended([start(*asked("--compile", steps=2), **env)])
+    one_message(ended, 5, "torch cannot compile the image tower here: ", "leave --compile out")
 
 
 # ---- pairs
@@ -401,6 +433,7 @@ def test_pictures_that_do_not_decode_are_counted_and_end_a_run(warm: Command, pl
         (["--sweep", "size=1,2"], ["unknown setting 'size'", "tau, lr, steps, batch-size"]),
         (["--sweep", "tau=1,x"], ["--sweep tau=1,x", "write tau=A,B,C"]),
         (["--sweep", "tau=1,1"], ["a value is there twice"]),
+        (["--pairs", "diffusers:", "--dry-run"], ["diffusers: names no model"]),
         (["--device", "cpu", "--sweep", "tau=1,9"], ["--tau is 9.0: input should be less than or equal to 4"]),
     ],
     ids=str,
@@ -543,6 +576,16 @@ def test_what_is_wrong_for_all_processes_is_said_once(start: Begin, place: Path)
     ended = both_ended(two(start, asked(out="taken")))
     assert ended[1] == Ended(2, "", "")
     one_message(ended[0], 2, "taken exists already")
+    for wrong, words in (
+        (["clean", POISONED, "--pairs", "synthetic:40"], "--out"),
+        (asked("--images", "builtin:scenes"), "--images goes with --sweep alone"),
+        (asked("--pairs", ""), "--pairs is empty"),
+    ):
+        ended = both_ended(two(start, wrong))
+        assert ended[1] == Ended(2, "", "")
+        one_message(ended[0], 2, words)
+    ended = both_ended(two(start, asked("--dry-run")))
+    assert [one.code for one in ended] == [0, 0] and "method  par" in ended[0].err and not ended[1].err
     ended = both_ended(two(start, asked("--batch-size", "7")))
     assert [one.code for one in ended] == [2, 2]
     assert sum(one.err.count("a batch of 7 cannot be shared by 2 processes") for one in ended) == 1
@@ -585,10 +628,19 @@ def test_a_sweep_cleans_and_scans_for_each_value_and_draws_the_curve(warm: Comma
     assert [record(place / "out" / f"tau={tau}").configuration["tau"] for tau in ("0.5", "2")] == [0.5, 2.0]
     assert "tau 2" in ended.err and "attack success" in ended.err
 
-    # What is there is taken as it is.
+    # What is there is taken, if it is of this sweep.
     before = contents(place / "out")
-    again = warm(*asked("--sweep", "tau=0.5,2", "-p", "policy.yaml", steps=2))
+    again = warm(*arguments)
     assert again.code == 0 and contents(place / "out") == before
+    one_message(warm(*arguments, "--lr", "1e-4"), 2, "out/tau=0.5 was made with other settings", "another --out")
+    one_message(warm(*arguments, "--pairs", "synthetic:41"), 2, "out/tau=0.5 was made with other pairs")
+    one_message(warm("clean", CLEAN, *arguments[2:]), 2, "out/tau=0.5 was made of another model")
+    with (place / "out" / "tau=2" / WEIGHTS).open("ab") as weights:
+        weights.write(b"!")
+    one_message(warm(*arguments, "--dry-run"), 2, "out/tau=2 was made and changed since")
+    shutil.rmtree(place / "out" / "tau=2")
+    (place / "out" / "tau=2").mkdir()
+    one_message(warm(*arguments), 2, "out/tau=2 is no model that was cleaned here")
 
 
 # ---- with trained models and real pairs

@@ -82,6 +82,11 @@ def test_another_source_is_repacked_with_its_bytes(pargate, place):
         (["--out", "x", "--pairs", "synthetic:5", "--count", "6"], "synthetic:5 holds 5 pairs, not 6"),
         (["--out", "x", "--classes", "none.txt"], "cannot read the classes in none.txt"),
         (["--out", "x", "--count", "1"], "--count"),
+        (["--out", "x", "--count", str(1 << 41)], "cannot draw 2199023255552 pairs"),
+        (["--out", "x", "--seed", "-1"], "--seed"),
+        (["--out", "x", "--pairs", ""], "--pairs is empty"),
+        (["--out", "x", "--pairs", "diffusers:"], "diffusers: names no model"),
+        (["--out", "x", "--device", "cpu"], "--device cpu goes with diffusers: alone"),
         ([], "--out"),
     ],
 )

@@ -102,6 +102,7 @@ def run(
     group, some = group or Group(), some or pairs()
     towers = copy.deepcopy(towers) if towers is not None else model()
     scale = nn.Parameter(torch.tensor(log_scale))
+    folder.mkdir(exist_ok=True)
     store = StateStore(folder / "state.pt", "one and the same", group, resume)
     with PairLoader(
         some, RULE, seed=settings.seed, batch=settings.batch_size // group.world, rank=group.rank, world=group.world,

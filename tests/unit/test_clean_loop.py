@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -418,6 +419,34 @@ def test_a_run_that_goes_on_reaches_the_same_bits_from_every_step(settings: dict
         assert done.trained.images == 8 * (7 - stop)
 
 
+def test_a_run_whose_result_was_not_written_has_nothing_left_to_train(tmp_path: Path) -> None:
+    settings = config(steps=5, save_every=100, **METHODS["par-plus"])
+    whole = run(settings, tmp_path, captions=TOLD)
+    again = run(settings, tmp_path, captions=TOLD, resume=True)
+    assert same_bits(again.weights, whole.weights) and again.trained.images == 0
+    assert again.trained.log == whole.trained.log and again.trained.moved == whole.trained.moved
+
+
+def test_a_file_that_torch_wrote_for_something_else_is_refused(tmp_path: Path) -> None:
+    torch.save({"step": 3}, tmp_path / "state.pt")
+    with pytest.raises(InputError, match="is no state of a run of this version"):
+        run(config(), tmp_path, resume=True)
+
+
+def test_a_disk_that_is_full_leaves_the_state_before(tmp_path: Path) -> None:
+    """As torch says it: with an error of its own, around the system's."""
+    run(config(steps=1), tmp_path)
+    before = (tmp_path / "state.pt").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, hard))
+    try:
+        with pytest.raises(OperationalError, match=r"cannot write .*state\.pt: File too large"):
+            run(config(steps=2), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "state.pt").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     run(config(save_every=1), tmp_path)
     content = torch.load(tmp_path / "state.pt", weights_only=True)
@@ -431,7 +460,7 @@ def test_a_damaged_state_is_refused_and_never_run(content: bytes, tmp_path: Path
     (tmp_path / "state.pt").write_bytes(content)
     with pytest.raises(InputError, match="is no state of a run") as caught:
         run(config(), tmp_path, resume=True)
-    assert caught.value.hint == "remove it"
+    assert caught.value.hint == "remove it to begin anew"
 
 
 def test_a_state_cut_short_is_refused(tmp_path: Path) -> None:
