@@ -90,6 +90,11 @@ def nearest(name: str, known: list[str]) -> str:
     return f" Did you mean '{found[0]}'?" if found else ""
 
 
+def first_line(error: BaseException, most: int = 160) -> str:
+    """The beginning of what a library says of an error; many go on with stacks and advice."""
+    return str(error).strip().partition("\n")[0][:most]
+
+
 def visible(text: str) -> str:
     """Text for a terminal or a log: lines stay, and whatever else would steer the reader is written out."""
     if text.isprintable():

@@ -116,12 +116,10 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     except BaseException as error:  # an interruption leaves nothing behind either
         with contextlib.suppress(OSError):
             os.unlink(name)  # noqa: PTH108 - same name as above
-        # torch has its own error for a stream that cannot be written.
-        cause = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(cause, OSError):
+        if not isinstance(error, OSError):
             raise
         raise OperationalError(
-            f"cannot write {path}: {cause.strerror}", "free space or choose another place"
+            f"cannot write {path}: {error.strerror}", "free space or choose another place"
         ) from error
 
 

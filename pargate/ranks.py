@@ -45,6 +45,11 @@ def first_here() -> bool:
         return True
 
 
+def launched() -> bool:
+    """Whether `torchrun` itself started this process: then a process of its own keeps the store."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 @contextlib.contextmanager
 def told_by_one() -> Iterator[None]:
     """What is wrong with a request is wrong in all processes of a machine: the first of them says so.

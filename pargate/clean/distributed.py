@@ -1,9 +1,8 @@
 """One process for each device, as `torchrun` starts them; a run without it is a group of one."""
 
 import contextlib
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -47,6 +46,13 @@ class Group:
             distributed.all_reduce(own)
         return own
 
+    def united(self, own: Iterable[int]) -> set[int]:
+        """The numbers of all ranks."""
+        found = [list(own)] * self.world
+        if self.world > 1:
+            distributed.all_gather_object(found, found[0])
+        return set().union(*found)
+
     def agreed(self, own: Sequence[str]) -> list[str]:
         """The words of the leading process, as many as this one's."""
         found = list(own)
@@ -72,6 +78,7 @@ def group(device: str) -> Iterator[tuple[Group, str]]:
     the first that misses it does.
 
     Raises:
+        InputError: the variables make no sense.
         OperationalError: the variables are there, and the others are not; or another process is gone.
         PeerEnded: another process has told what went wrong.
     """
@@ -123,7 +130,7 @@ def _first_to_tell() -> bool:
     store, key = distributed.distributed_c10d._get_default_store(), "pargate has told"
     with contextlib.suppress(RuntimeError):  # whoever keeps the store was killed, and has told nothing
         first = store.add(key, 1) == 1
-        if distributed.get_rank() == 0 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        if distributed.get_rank() == 0 and not ranks.launched():
             # Without torchrun the store is in this process: the others ask it a moment later.
             deadline = time.monotonic() + LINGERING_S
             while store.add(key, 0) < distributed.get_world_size() and time.monotonic() < deadline:

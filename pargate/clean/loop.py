@@ -31,7 +31,7 @@ from pargate.clean.universal import Universal
 from pargate.clean.views import Viewer
 from pargate.core.provenance import Movement, StepLog
 from pargate.data.loader import PairBatch, PairLoader
-from pargate.errors import OperationalError
+from pargate.errors import OperationalError, first_line
 from pargate.seeds import Keys
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,9 +56,13 @@ class Trained:
     moved: dict[str, Movement]
     stopped: str
     seconds: float
-    """Of training, in this process; an interrupted run's earlier part is not in it."""
+    """Of training, in this process."""
+    earlier: float
+    """Seconds of training in the parts of the run before this one."""
     images: int
     """Pairs trained on over all ranks, in this process's part of the run."""
+    unreadable: int
+    """Pairs whose pictures did not decode, over all ranks and parts."""
 
 
 def train(
@@ -95,8 +99,12 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
     universal = Universal.drawn(config.universal, viewer.rule.size, config.seed, device) if config.universal else None
     reference = Reference(before, viewer, low)
-    run = Running(towers, log_scale, _optimiser(towers, log_scale, config), scaler, universal, reference)
+    run = Running(
+        towers, log_scale, _optimiser(towers, log_scale, config), scaler, universal, reference,
+        unreadable=loader.unreadable,
+    )  # fmt: skip
     first = store.restore(run)
+    earlier = run.seconds
     if config.compile:
         towers.visual.compile()
     shared = towers if group.world == 1 else _shared(towers)
@@ -114,8 +122,9 @@ def train(
             terms = _gradients(run, shared, batch, keys, viewer, told, group, low)
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, TorchDynamoException):
+                cause = getattr(error, "inner_exception", error)
                 raise OperationalError(
-                    f"torch cannot compile the image tower here: {_first_line(error)}",
+                    f"torch cannot compile the image tower here: {first_line(cause)}",
                     "leave --compile out, or install what it misses, such as a C++ compiler",
                 ) from error
             if not memory.is_full(error):
@@ -138,6 +147,7 @@ def train(
         if config.averaging and step >= AVERAGED_FROM * config.steps:
             run.average(config.averaging)
         images += len(batch.numbers) * group.world
+        run.seconds = earlier + time.monotonic() - began
         run.log.add(step, learning_rate=rate, **terms)
         if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
             _refuse_broken(step, towers, config, store)
@@ -146,20 +156,19 @@ def train(
         emit(events.TrainStep(step + 1, config.steps, rate, terms, images / (time.monotonic() - began)))
 
     _refuse_broken(config.steps - 1, towers, config, store)
-    if first < config.steps:  # whatever keeps the result from being written, training is done
-        store.save(config.steps, run)
+    if first < config.steps:
+        # What keeps the result from being written shall not cost the training; what keeps this from being written, no
+        # result.
+        with contextlib.suppress(OperationalError):
+            store.save(config.steps, run)
         group.wait()
     run.keep_average()
     towers.use_batch_statistics(False)
     batch = loader.batch(0)  # the same pairs however the run went
     return Trained(
         run.log.frozen(), _moved(towers, before, batch, viewer, group, low), f"all {config.steps} steps were taken",
-        time.monotonic() - began, images,
+        run.seconds - earlier, earlier, images, len(group.united(run.unreadable)),
     )  # fmt: skip
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200]
 
 
 def _shared(towers: Towers) -> nn.Module:

@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pargate import memory
 from pargate.clean.distributed import Group
 from pargate.clean.reference import Reference
 from pargate.clean.towers import Towers
 from pargate.clean.universal import Universal
 from pargate.core.provenance import StepLog
-from pargate.errors import InputError
+from pargate.errors import InputError, OperationalError, first_line
 from pargate.files import atomic_file
 
-FORM = "pargate/clean-state/1"
+FORM = "pargate/clean-state/2"
 
 
 @dataclass(slots=True)
@@ -49,6 +50,10 @@ class Running:
     log: Log = field(default_factory=Log)
     mean: dict[str, Tensor] = field(default_factory=dict)
     """Running means of the trained weights, by name, once there are any."""
+    unreadable: dict[int, str] = field(default_factory=dict)
+    """Pairs of this rank whose picture does not decode, and why."""
+    seconds: float = 0.0
+    """Of training, up to the last step, all parts of an interrupted run together."""
 
     def trained(self) -> list[nn.Parameter]:
         """What the optimiser moves."""
@@ -76,6 +81,7 @@ class Running:
             "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict(), "mean": self.mean,
             "universal": None if self.universal is None else self.universal.pictures.detach(),
             "reference": self.reference.state(), "steps": self.log.steps, "values": self.log.values,
+            "unreadable": self.unreadable, "seconds": self.seconds,
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
@@ -90,6 +96,8 @@ class Running:
         self.reference.load(state["reference"])
         self.mean = {name: mean.to(self.log_scale.device) for name, mean in state["mean"].items()}
         self.log.steps, self.log.values = state["steps"], state["values"]
+        self.unreadable.update(state["unreadable"])
+        self.seconds = state["seconds"]
 
 
 @dataclass(slots=True)
@@ -109,14 +117,20 @@ class StateStore:
 
         Raises:
             InputError: the state is of another run, or damaged.
+            OperationalError: it cannot be read, or there is too little memory for it.
         """
         if not self.resume or not self.path.exists():
             return 0
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes torch raise
-            reason = str(error).partition("\n")[0][:120]
-            raise InputError(f"{self.path} is no state of a run: {reason}", "remove it to begin anew") from error
+            if isinstance(error, OSError) or memory.is_full(error):
+                raise OperationalError(
+                    f"cannot read {self.path}: {first_line(error)}", "it is kept: make it readable, or memory free"
+                ) from error
+            raise InputError(
+                f"{self.path} is no state of a run: {first_line(error)}", "remove it to begin anew"
+            ) from error
         if not isinstance(state, dict) or state.get("form") != FORM:
             raise InputError(f"{self.path} is no state of a run of this version", "remove it to begin anew")
         if state.get("identity") != self.identity:
@@ -135,6 +149,13 @@ class StateStore:
             OperationalError: the disk is full; the state before is still there.
         """
         if self.group.leads:
+            state = {"form": FORM, "identity": self.identity, "step": step, **run.state()}
             with atomic_file(self.path) as stream:
-                torch.save({"form": FORM, "identity": self.identity, "step": step, **run.state()}, stream)
+                try:
+                    torch.save(state, stream)
+                except RuntimeError as error:
+                    # Whatever ends a write, a full disk or Ctrl-C, leaves torch's own file unfinished, and it says so.
+                    if error.__context__ is None:
+                        raise
+                    raise error.__context__ from None
         self.saved = step

@@ -85,7 +85,8 @@ def run(arguments: list[str]) -> int:
         return stop.exit_code
     except typer.TyperException as error:
         if arguments:
-            if ranks.first_here():
+            # `clean` is what torchrun starts, with the same command for every process.
+            if arguments[0] != "clean" or ranks.first_here():
                 _say(error.format_message(), "`pargate --help` lists what there is")
         else:
             sys.stderr.write(error.format_message() + "\n")  # the help itself
@@ -119,7 +120,7 @@ def run(arguments: list[str]) -> int:
 
 def _say(message: str, hint: str = "") -> None:
     text = f"pargate: {message}" + (f"\n  → {hint}" if hint else "")
-    # Names in it come from files: one that steers a terminal, or a log that obeys lines, is written out.
+    # Names in it come from files: one that steers a terminal is written out.
     sys.stderr.write(visible(text) + "\n")
 
 

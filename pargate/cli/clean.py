@@ -163,7 +163,7 @@ def clean(
         cache=cache_folder(cache),
     )
     with ranks.told_by_one():
-        refuse_empty(MODEL=model, pairs=pairs, arch=arch)
+        refuse_empty({"MODEL": model, "--pairs": pairs, "--arch": arch})
         if sweep is not None:
             return _sweep(request, *_swept(sweep), policy, images, console, dry_run)
         for name, given in (("--policy", policy), ("--images", images)):

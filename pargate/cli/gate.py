@@ -92,7 +92,7 @@ def gate(
     from pargate.pipeline.stages import GateRequest
     from pargate.report import FORMATS
 
-    refuse_empty(MODEL=model, images=images, reference=reference, arch=arch, pairs=pairs)
+    refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch, "--pairs": pairs})
     outputs = read_outputs(output, list(FORMATS))
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
     started = datetime.now(UTC)

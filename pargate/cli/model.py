@@ -81,7 +81,7 @@ def scan(
     from pargate.pipeline.scan import scan as run_scan
     from pargate.report import FORMATS
 
-    refuse_empty(MODEL=model, images=images, reference=reference, arch=arch)
+    refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch})
     outputs = read_outputs(output, list(FORMATS))
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
     started = datetime.now(UTC)

@@ -12,6 +12,7 @@ from pargate.cli.options import (
     OutputOption,
     QuietOption,
     read_outputs,
+    refuse_empty,
 )
 from pargate.errors import ExitCode, InputError, PargateError, UnsafeCheckpoint
 
@@ -37,6 +38,8 @@ def inspect(
     from pargate.encoders.inspect import inspect as look
     from pargate.files import write_atomic
 
+    for model in models:
+        refuse_empty({"MODEL": model})
     outputs = read_outputs(output, ["json"])
     if outputs and len(models) > 1:
         raise InputError("-o is for one model", "inspect them one at a time")

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -125,17 +126,15 @@ class RequireChoice(StrEnum):
     CUDA = "cuda"
 
 
-def refuse_empty(**given: str | None) -> None:
-    """Refuse options, and arguments, whose names are in capitals, that were given an empty text.
+def refuse_empty(given: Mapping[str, str | None]) -> None:
+    """Refuse arguments and options, by the names a user knows, that were given an empty text.
 
     Raises:
         InputError: one of them is.
     """
     for name, value in given.items():
         if value == "":
-            if name.isupper():
-                raise InputError(f"{name} is empty", "name one; is a variable not set?")
-            raise InputError(f"--{name} is empty", "name something, or leave it out; is a variable not set?")
+            raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
 
 
 def settle_threads() -> None:

@@ -78,7 +78,7 @@ def export(
     from pargate.pipeline.export import export as run_export
     from pargate.pipeline.scan import ScanRequest
 
-    refuse_empty(MODEL=model, images=images, reference=reference, arch=arch)
+    refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch})
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
     started = datetime.now(UTC)
     resolved, _ = open_policy(policy, policy_ref, started.date(), console)

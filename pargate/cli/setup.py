@@ -40,12 +40,14 @@ def synth(
     """Write caption-image pairs as WebDataset shards, drawn by the built-in renderer."""
     from pargate.cli.console import Console
     from pargate.data.carriers import read_classes
+    from pargate.data.pairs import is_generated
     from pargate.data.scenes import SIZES
-    from pargate.pipeline.pairs import is_generated, open_source
+    from pargate.pipeline.pairs import open_source
     from pargate.pipeline.synth import write_pairs
 
-    refuse_empty(pairs=pairs)
-    if not is_generated(pairs) and device != "auto":
+    refuse_empty({"--pairs": pairs})
+    generated = is_generated(pairs)
+    if not generated and device != "auto":
         raise InputError(f"--device {device} goes with diffusers: alone", "all else is drawn and packed by processors")
     if picture_format not in ("jpg", "png"):
         raise InputError(f"unknown picture format '{picture_format}'", "write --format jpg or --format png")
@@ -57,7 +59,7 @@ def synth(
         source = open_source(
             pairs, seed=seed, cache=cache_folder(cache), classes=names, count=count, device=device, emit=emit
         )
-        count = None if is_generated(pairs) else count  # of those that were generated, all that were kept
+        count = None if generated else count  # of those that were generated, all that were kept
         written = write_pairs(
             source, out, count=count, size=size, suffix=f".{picture_format}", per_shard=shard_size, seed=seed, emit=emit
         )

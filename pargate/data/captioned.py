@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pargate.data.images import Locator
 from pargate.data.sources import SUFFIXES, tar_picture, tar_samples
-from pargate.data.tables import read_table
+from pargate.data.tables import check_once, read_table
 from pargate.errors import InputError
 from pargate.files import digest_of, readable, sha256_file
 
@@ -78,12 +78,7 @@ def from_table(path: Path) -> Captioned:
     Raises:
         InputError: another header, a row without image or caption or with too many fields, an image that is not there.
     """
-    header, rows = read_table(path)
-    if missing := {"image", "caption"} - set(header):
-        raise InputError(
-            f"{path}: the header is {', '.join(header) or 'empty'}",
-            f"pairs need the columns `image` and `caption`; there is no {' and no '.join(sorted(missing))}",
-        )
+    rows = read_table(path, lambda header: _check_header(path, header))
     if unnamed := [f"line {row.line}" for row in rows if not row.fields["image"]]:
         raise InputError(f"{path}: {_count(unnamed, 'row')} without an image: {_some(unnamed)}", "fill them in")
     captions = [" ".join(row.fields["caption"].split()) for row in rows]
@@ -97,6 +92,15 @@ def from_table(path: Path) -> Captioned:
             f"paths are read relative to {path.parent}: add the pictures, or remove the rows",
         )
     return _of_files(files, captions, _digest(path.parent, [path, *files]))
+
+
+def _check_header(path: Path, header: tuple[str, ...]) -> None:
+    if missing := {"image", "caption"} - set(header):
+        raise InputError(
+            f"{path}: the header is {', '.join(header) or 'empty'}",
+            f"pairs need the columns `image` and `caption`; there is no {' and no '.join(sorted(missing))}",
+        )
+    check_once(path, header, ("image", "caption"))
 
 
 def from_tars(paths: Sequence[Path]) -> Captioned:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
     RevisionNotFoundError,
 )
 
-from pargate.errors import InputError, OperationalError
+from pargate.errors import InputError, OperationalError, first_line
 
 SCHEME = "hf:"
 
@@ -73,7 +73,7 @@ def unreachable(source: str, name: str, what: str, error: BaseException) -> Oper
     via = f"through the proxy of {', '.join(proxies)}" if proxies else "without a proxy"
     # huggingface_hub wraps the network's own error, which alone says what happened.
     cause = error.__cause__ or error
-    reason = str(cause).strip().partition("\n")[0][:160] or type(cause).__name__
+    reason = first_line(cause) or type(cause).__name__
     return OperationalError(
         f"{source}: cannot fetch {what} of {name} from {address()}, {via}: {reason}",
         "check the network, HTTPS_PROXY and HF_ENDPOINT; or download it elsewhere and name its folder",

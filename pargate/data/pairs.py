@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate import seeds
+from pargate.data import tables
 from pargate.data.captioned import Captioned, from_folder, from_table, from_tars
 from pargate.data.sources import BUILTIN_SCENES, expand
 from pargate.data.synthetic import SCHEME as SYNTHETIC
@@ -31,6 +32,11 @@ DIFFUSERS = "diffusers:"
 _SHARDS = (".tar", ".parquet")
 
 Numbers = Sequence[int] | NDArray[np.integer]
+
+
+def is_generated(source: str) -> bool:
+    """Whether a text-to-image model makes the pairs of a source before they can be listed."""
+    return source.startswith(DIFFUSERS)
 
 
 class Pairs(Protocol):
@@ -143,7 +149,7 @@ def _check_scheme(source: str) -> None:
             f"{source} are carriers, which judge a model and must not clean it",
             f"write {SYNTHETIC} for pairs from the same renderer that never meet them",
         )
-    if source.startswith(DIFFUSERS):
+    if is_generated(source):
         raise InputError(f"{source} must be generated first", "`pargate clean` and `pargate synth` do that")
     named = re.match(r"[A-Za-z][A-Za-z0-9_-]+:", source)
     if named and named[0] != HUB and not Path(source).exists():
@@ -178,7 +184,7 @@ def _listed(source: str, paths: list[Path], cache: Path | None) -> ListedPairs:
         )
     if paths[0].is_dir():
         return ListedPairs(source, from_folder(paths[0]))
-    if kinds <= {".csv", ".tsv"}:
+    if kinds <= set(tables.SUFFIXES):
         return ListedPairs(source, from_table(paths[0]))
     raise InputError(
         f"cannot read pairs from {source}",

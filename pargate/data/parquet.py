@@ -17,7 +17,7 @@ from typing import Any
 
 from pargate.data.captioned import Captioned, from_tars
 from pargate.data.shards import MANIFEST, PER_SHARD, Sample, write_manifest, write_shards
-from pargate.errors import InputError, OperationalError
+from pargate.errors import InputError, OperationalError, first_line
 from pargate.files import atomic_folder, digest_of, sha256_file
 
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")
@@ -65,7 +65,7 @@ def from_parquet(source: str, paths: Sequence[Path], cache: Path | None) -> tupl
     columns = {path: _columns(path) for path in paths}
     digest = digest_of([[path.name, sha256_file(path)] for path in paths])
     if cache is None:
-        with _writing(Path(tempfile.gettempdir())):
+        with _writing("a temporary folder"):
             place = Unpacked(Path(tempfile.mkdtemp(prefix="pargate-pairs-")), temporary=True)
             left_out = _unpack(place.folder, columns, source, digest)
     else:
@@ -168,7 +168,7 @@ def _caption(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def _writing(place: Path) -> Iterator[None]:
+def _writing(place: Path | str) -> Iterator[None]:
     """A place that cannot be written is the machine's fault, and no fault of the pairs."""
     try:
         yield
@@ -192,6 +192,6 @@ class _reading:  # noqa: N801 - used like a function
 
         if isinstance(error, (ArrowException, OSError)) and not getattr(error, "errno", None):
             raise InputError(
-                f"{self._path} is not a complete Parquet file: {str(error).partition(chr(10))[0][:200]}",
+                f"{self._path} is not a complete Parquet file: {first_line(error)}",
                 "copy or make it again",
             ) from error

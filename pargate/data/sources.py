@@ -29,7 +29,7 @@ FIRST_SCENE = 1 << 41
 _MOST = 1_000_000
 """Names that one brace range may stand for."""
 
-_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def expand(source: str) -> list[Path]:
         from braceexpand import braceexpand
 
         # The library holds a range as a whole, before its first name is looked for.
-        if any(abs(int(last) - int(first)) > _MOST for first, last in _RANGE.findall(source)):
+        if any(abs(int(b) - int(a)) // (int(step or 1) or 1) >= _MOST for a, b, step in _RANGE.findall(source)):
             raise InputError(f"the braces in {source} name more than {_MOST} files", "write {000..007} or {a,b}")
         try:
             names = braceexpand(source)
@@ -155,14 +155,8 @@ def _folder(folder: Path) -> list[Item]:
 
 def _table(path: Path) -> list[Item]:
     """Rows of a CSV or TSV with the header `image` and `label`, `caption`, or both."""
-    header, rows = tables.read_table(path)
-    if "image" not in header or not {"label", "caption"} & set(header):
-        raise InputError(
-            f"{path}: the header is {', '.join(header) or 'empty'}",
-            "it needs `image` and `label` or `caption`",
-        )
     items = []
-    for row in rows:
+    for row in tables.read_table(path, lambda header: _check_header(path, header)):
         image, label = row.fields["image"], row.fields.get("label") or None
         if not image:
             raise InputError(f"{path}:{row.line}: no image is named", "fill in the column `image`")
@@ -175,6 +169,14 @@ def _table(path: Path) -> list[Item]:
             )
         )
     return items
+
+
+def _check_header(path: Path, header: tuple[str, ...]) -> None:
+    if "image" not in header or not {"label", "caption"} & set(header):
+        raise InputError(
+            f"{path}: the header is {', '.join(header) or 'empty'}", "it needs `image` and `label` or `caption`"
+        )
+    tables.check_once(path, header, ("image", "label", "caption"))
 
 
 def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:

@@ -5,12 +5,11 @@ such rows by default is a caption cut short, or a thousand rows taken for one.
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pargate.errors import InputError
-from pargate.files import readable
 
 SUFFIXES = (".csv", ".tsv")
 
@@ -25,11 +24,11 @@ class Row:
     """By column; empty where the row ends before it."""
 
 
-def read_table(path: Path) -> tuple[tuple[str, ...], list[Row]]:
-    """Header and rows of a table; a `.tsv` is separated by tabs, anything else by commas.
+def read_table(path: Path, check: Callable[[tuple[str, ...]], None]) -> list[Row]:
+    """Rows of a table; a `.tsv` is separated by tabs, anything else by commas. `check` refuses a header.
 
     Raises:
-        InputError: not UTF-8, a column named twice, a row with more fields than columns, a quote that is not closed.
+        InputError: not UTF-8, a row with more fields than columns, a quote that is not closed.
         OSError: it cannot be read.
     """
     rows: list[Row] = []
@@ -38,10 +37,7 @@ def read_table(path: Path) -> tuple[tuple[str, ...], list[Row]]:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
             header = tuple(next(filter(None, reader), []))
-            if double := sorted({name for name in header if header.count(name) > 1}):
-                raise InputError(
-                    f"{path}: several columns are named {readable(double[0])}", "rename or remove all but one"
-                )
+            check(header)
             line = reader.line_num + 1
             for fields in reader:
                 if len(fields) > len(header):
@@ -55,8 +51,22 @@ def read_table(path: Path) -> tuple[tuple[str, ...], list[Row]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a table of text: {error}", "save it as UTF-8") from error
     except csv.Error as error:
+        if "field limit" in str(error):
+            raise InputError(
+                f"{path}:{line}: a field of more than {csv.field_size_limit()} characters", "is a quote left open?"
+            ) from error
         raise InputError(
             f"{path}:{line}: a quote is not closed, or stands in the middle of a field ({error})",
             'write a quote within quotes twice: "a sign that says ""stop"""',
         ) from error
-    return header, rows
+    return rows
+
+
+def check_once(path: Path, header: tuple[str, ...], columns: tuple[str, ...]) -> None:
+    """Refuse a header that has one of these columns more than once.
+
+    Raises:
+        InputError: it does.
+    """
+    if double := [name for name in columns if header.count(name) > 1]:
+        raise InputError(f"{path}: several columns are named {double[0]}", "rename or remove all but one")

@@ -6,6 +6,7 @@ its last state in `OUT.unfinished`, from which `resume` goes on to the very weig
 """
 
 import contextlib
+import hashlib
 import json
 import shutil
 import time
@@ -22,14 +23,14 @@ from pargate.core.model import Checkpoint
 from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.data.carriers import read_classes
 from pargate.data.loader import PairLoader
-from pargate.data.pairs import Pairs
+from pargate.data.pairs import Pairs, is_generated
 from pargate.data.synthetic import SCHEME as SYNTHETIC
 from pargate.encoders.config import CONFIG_NAME, tokenizer_files
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import WEIGHT_NAMES, OpenCheckpoint, inspect, open_checkpoint
 from pargate.errors import InputError, OperationalError, PargateError
 from pargate.files import atomic_folder, check_new_folder, digest_of, locked, readable, sha256_file, write_atomic
-from pargate.pipeline.pairs import is_generated, open_source
+from pargate.pipeline.pairs import check_named, open_source
 from pargate.version import __version__
 
 if TYPE_CHECKING:
@@ -95,23 +96,44 @@ def left_over(out: Path) -> Path:
     return out.with_name(f"{out.name}.unfinished")
 
 
-def plan(request: CleanRequest, inside: Path | None = None) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run is given."""
+
+    checkpoint: Checkpoint
+    pairs: Pairs | None
+    """None where they would have to be generated first."""
+
+
+def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
+    """Inspect the model and list the pairs; they are generated only where somebody listens.
+
+    Raises:
+        InputError, UnsafeCheckpoint, OperationalError: as `clean`.
+    """
+    check_named(request.pairs)
+    checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
+    waits = is_generated(request.pairs) and emit is None
+    return Inputs(checkpoint, None if waits else _pairs(request, emit or events.ignore))
+
+
+def plan(request: CleanRequest, inside: Path | None = None, known: Inputs | None = None) -> tuple[str, ...]:
     """What a run would do, line by line; refuses what a run would refuse before the model is opened.
 
-    `inside` is a folder for the result that need not be there yet.
+    `inside` is a folder for the result that need not be there yet, `known` what `look` has found.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `clean`.
     """
     _check_places(request, inside)
-    checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
-    if is_generated(request.pairs):
+    found = known or look(request)
+    if found.pairs is None:
         return (f"pairs   {request.pairs}: would be generated first, and what follows depends on how many there are",)
-    pairs = _pairs(request)
-    proposal = _propose(request, checkpoint, pairs, _device(request))
+    proposal = _propose(request, found.checkpoint, found.pairs, _device(request))
     return (
-        f"model   {checkpoint.source}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M parameters",
-        f"pairs   {pairs.source}: {'without end' if pairs.count is None else pairs.count}",
+        f"model   {found.checkpoint.source}: {found.checkpoint.architecture}, "
+        f"{found.checkpoint.parameters / 1e6:.1f} M parameters",
+        f"pairs   {found.pairs.source}: {'without end' if found.pairs.count is None else found.pairs.count}",
         *describe(proposal),
         f"out     {request.out}",
     )
@@ -131,31 +153,38 @@ def describe(proposal: Proposal) -> list[str]:
     return lines
 
 
-def check_made(request: CleanRequest) -> None:
+def check_made(request: CleanRequest, known: Inputs) -> None:
     """Refuse a folder that this request would not have made: of another model, other pairs or settings, or changed.
+
+    Pairs that are not generated yet are not compared.
 
     Raises:
         InputError: it is such a folder.
     """
+    out, checkpoint, pairs = request.out, known.checkpoint, known.pairs
     try:
-        made = ProvenanceRecord.model_validate_json((request.out / RECORD_NAME).read_bytes())
-        whole = all(sha256_file(request.out / written.name) == written.sha256 for written in made.outputs)
+        made = ProvenanceRecord.model_validate_json((out / RECORD_NAME).read_bytes())
+        changed = [written.name for written in made.outputs if sha256_file(out / written.name) != written.sha256]
     except (OSError, ValueError) as error:
+        raise InputError(f"{out} is no model that was cleaned here", "remove it, or name another --out") from error
+    configured = hashlib.sha256(config_bytes(checkpoint)).hexdigest()
+    wrong = []
+    if changed:
+        wrong.append(f"{readable(changed[0])} is not as it was written")
+    if made.inputs[0].sha256 != checkpoint.sha256 or configured not in [written.sha256 for written in made.outputs]:
+        wrong.append("it was made of another model")
+    if pairs is not None:
+        if made.inputs[-1].sha256 != pairs.digest:
+            wrong.append("it was made with other pairs")
+        config = _propose(request, checkpoint, pairs, _device(request)).config
+        if request.overrides.get("precision") in (None, "auto"):
+            config = config.model_copy(update={"precision": made.configuration.get("precision")})
+        if made.configuration_sha256 != config.digest:
+            wrong.append("it was made with other settings")
+    if wrong:
         raise InputError(
-            f"{request.out} is no model that was cleaned here", "remove it, or name another --out"
-        ) from error
-    checkpoint, pairs = inspect(request.model, arch=request.arch, fetch=fetch), _pairs(request)
-    config = _propose(request, checkpoint, pairs, _device(request)).config
-    if request.overrides.get("precision") in (None, "auto"):
-        config = config.model_copy(update={"precision": made.configuration.get("precision")})
-    wrong = {
-        "with other settings": made.configuration_sha256 != config.digest,
-        "with other pairs": made.inputs[-1].sha256 != pairs.digest,
-        "of another model": made.inputs[0].sha256 != checkpoint.sha256,
-        "and changed since": not whole,
-    }
-    if found := [words for words, differs in wrong.items() if differs]:
-        raise InputError(f"{request.out} was made {', '.join(found)}", "remove it, or name another --out")
+            f"{out} cannot be taken for this sweep: {', and '.join(wrong)}", "remove it, or name another --out"
+        )
 
 
 def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Cleaned | None:
@@ -366,13 +395,14 @@ def _run(
             towers, log_scale, loader, viewer_of(config), config,
             group=group, store=store, captions=_captions(pairs, config), emit=emit,
         )  # fmt: skip
-        unreadable = len(loader.unreadable)
     if not group.leads:
         return None
     if config.train_logit_scale:
         with torch.no_grad():
             model.get_parameter("logit_scale").copy_(log_scale)
-    late = (f"{unreadable} pictures did not decode; the pair after each took its place",) if unreadable else ()
+    several = "" if trained.unreadable == 1 else "s"
+    unreadable = f"{trained.unreadable} picture{several} did not decode; the pair after each took its place"
+    late = (unreadable,) if trained.unreadable else ()
     emit(events.StageStarted("write", str(request.out)))
     record = _write(
         request, opened, model, pairs, proposal, trained, [*notices, *late], time.monotonic() - began, str(place)
@@ -481,7 +511,7 @@ def _write(
             environment={"host": host(), "device": device, "threads": str(torch.get_num_threads())},
             started=request.started,
             finished=later(request.started, seconds),
-            seconds=round(seconds, 3),
+            seconds=round(trained.earlier + seconds, 3),
             stopped=trained.stopped,
             moved=trained.moved,
             notices=tuple(notices),
@@ -523,7 +553,8 @@ def save_weights(folder: Path, opened: OpenCheckpoint, model: "nn.Module") -> No
         values[name] = value.detach().to("cpu", dtype).contiguous().clone()
         if not torch.isfinite(values[name]).all():
             raise OperationalError(
-                f"{name} does not fit into {dtype}, the parent's own type", "use a lower --lr, or an fp32 parent"
+                f"{name} does not fit into {dtype}, the parent's own type",
+                "begin anew with a lower --lr, or with an fp32 parent",
             )
     try:
         save_file(values, folder / WEIGHT_NAMES[0])
@@ -534,13 +565,18 @@ def save_weights(folder: Path, opened: OpenCheckpoint, model: "nn.Module") -> No
 
 def save_config(folder: Path, checkpoint: Checkpoint) -> None:
     """The configuration that the weights are read by."""
+    (folder / CONFIG_NAME).write_bytes(config_bytes(checkpoint))
+
+
+def config_bytes(checkpoint: Checkpoint) -> bytes:
+    """open_clip's configuration of a model, as it is written."""
     rule = checkpoint.preprocess
     preprocess = {
         "mean": list(rule.mean), "std": list(rule.std), "interpolation": rule.interpolation,
         "resize_mode": rule.resize, "fill_color": rule.fill,
     }  # fmt: skip
     document = {"model_cfg": checkpoint.config, "preprocess_cfg": preprocess}
-    (folder / CONFIG_NAME).write_bytes(json.dumps(document, indent=2, sort_keys=True).encode() + b"\n")
+    return json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> Iterator[str]:

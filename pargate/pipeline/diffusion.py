@@ -25,7 +25,7 @@ from pargate.core.model import Encoder
 from pargate.data.images import fit
 from pargate.data.pairs import DIFFUSERS
 from pargate.data.shards import JPEG_QUALITY, MANIFEST, Sample, Shard, encode, shard_bytes, write_manifest
-from pargate.errors import InputError, OperationalError
+from pargate.errors import InputError, OperationalError, first_line
 from pargate.events import Advanced, Listener, Notice, StageFinished, StageStarted, ignore
 from pargate.files import canonical_json, digest_of, sha256_file, write_atomic
 
@@ -296,7 +296,7 @@ class _Drawing:
             ).images  # fmt: skip
         except (TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"{self._source} cannot draw from captions: {str(error).partition(chr(10))[0][:160]}",
+                f"{self._source} cannot draw from captions: {first_line(error)}",
                 "name a text-to-image model; sides are multiples of 8",
             ) from error
         # What is not a number becomes black, and a blank picture is not kept.
@@ -330,7 +330,7 @@ def _load(source: str, model: Path, device: str) -> Any:
         )
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise InputError(
-            f"diffusers cannot load {source}: {str(error).partition(chr(10))[0][:200]}",
+            f"diffusers cannot load {source}: {first_line(error)}",
             "name a text-to-image model with safetensors",
         ) from error
     pipeline.set_progress_bar_config(disable=True)

@@ -17,7 +17,7 @@ from pargate import events
 from pargate.core.model import Checkpoint
 from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Outcome, Remark
-from pargate.data.pairs import DIFFUSERS, HUB
+from pargate.data.pairs import HUB, is_generated
 from pargate.data.parts import divide
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect
@@ -26,6 +26,7 @@ from pargate.files import check_new_folder
 from pargate.pipeline import ladder
 from pargate.pipeline.assembly import report_of, write
 from pargate.pipeline.estimate import cleaning_minutes, minutes
+from pargate.pipeline.pairs import check_named
 from pargate.pipeline.stages import PARTS, GateRequest, Run, sizes_of
 from pargate.policy.listing import listed
 from pargate.policy.resolve import Resolved
@@ -168,7 +169,8 @@ def _prepared(request: GateRequest, emit: events.Listener) -> "tuple[Run, Checkp
     if checkpoint is not None:
         _check_space(request, policy, checkpoint)
         source = policy.policy.clean.pairs.source if policy.policy.clean.pairs is not None else ""
-        if policy.policy.clean.when == "fail" and not source.startswith((HUB, DIFFUSERS)):
+        check_named(source)
+        if policy.policy.clean.when == "fail" and not (source.startswith(HUB) or is_generated(source)):
             run.pairs()  # what has to be fetched, or takes hours, waits until it is needed
     return run, checkpoint
 

@@ -14,7 +14,7 @@ from pargate.core.report import ScanReport
 from pargate.core.sequential import proportion_sequence
 from pargate.errors import InputError
 from pargate.files import check_new_folder, write_atomic
-from pargate.pipeline.clean import CleanRequest, check_made, clean, left_over, plan
+from pargate.pipeline.clean import CleanRequest, Inputs, check_made, clean, left_over, look, plan
 from pargate.pipeline.curves import TradePoint, trade_off
 from pargate.pipeline.scan import ScanRequest, scan
 from pargate.policy.resolve import Resolved
@@ -50,7 +50,7 @@ def sweep(request: SweepRequest, emit: events.Listener = events.ignore) -> Swept
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `errors.py`.
     """
     out = request.clean.out
-    planned(request)  # what is wrong with the last value is said before the first is run
+    _planned(request, look(request.clean, emit))  # what is wrong with the last value is said before the first is run
     out.mkdir(exist_ok=True)
     points = [_point("as it was", _scanned(request, request.clean.model, emit))]
     for value in request.values:
@@ -70,6 +70,10 @@ def planned(request: SweepRequest) -> tuple[str, ...]:
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `sweep`.
     """
+    return _planned(request, look(request.clean))
+
+
+def _planned(request: SweepRequest, known: Inputs) -> tuple[str, ...]:
     out = request.clean.out
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file", "name a folder for the sweep")
@@ -79,10 +83,10 @@ def planned(request: SweepRequest) -> tuple[str, ...]:
     for value in request.values:
         run = _run(request, value)
         if run.out.exists():
-            check_made(run)
+            check_made(run, known)
             lines.append(f"out     {run.out}: there already")
         else:
-            lines += plan(run, inside=out)
+            lines += plan(run, out, known)
     return tuple(lines)
 
 

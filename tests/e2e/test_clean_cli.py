@@ -408,6 +408,21 @@ def test_pictures_that_do_not_decode_are_counted_and_end_a_run(warm: Command, pl
     assert not list(place.glob("out*")), "nothing to go on from: nothing is left"
 
 
+def test_what_did_not_decode_is_counted_over_all_parts_of_a_run(
+    warm: Command, warm_nursery: Nursery, place: Path
+) -> None:
+    pairs = table(place, [(f"{number}.png", "a star") for number in range(120)])
+    (place / "5.png").write_bytes(b"not a picture")
+    begun(warm_nursery, place, asked(pairs=pairs, steps=15), lambda: steps_saved(place) != 0)
+    (place / "out").mkdir()
+    one_message(warm_nursery.end(), 2, "out exists already")
+    (place / "out").rmdir()
+    ended = warm(*asked("--resume", pairs=pairs, steps=15))
+    assert ended.code == 0 and ended.err.count("note: 1 picture did not decode") == 1, ended.err
+    made = record(place / "out")
+    assert "1 picture did not decode; the pair after each took its place" in made.notices and made.seconds > 0.2
+
+
 # ---- settings
 
 
@@ -632,12 +647,26 @@ def test_a_sweep_cleans_and_scans_for_each_value_and_draws_the_curve(warm: Comma
     before = contents(place / "out")
     again = warm(*arguments)
     assert again.code == 0 and contents(place / "out") == before
-    one_message(warm(*arguments, "--lr", "1e-4"), 2, "out/tau=0.5 was made with other settings", "another --out")
-    one_message(warm(*arguments, "--pairs", "synthetic:41"), 2, "out/tau=0.5 was made with other pairs")
-    one_message(warm("clean", CLEAN, *arguments[2:]), 2, "out/tau=0.5 was made of another model")
+    one_message(
+        warm(*arguments, "--lr", "1e-4"),
+        2,
+        "out/tau=0.5 cannot be taken for this sweep: it was made with other settings",
+        "another --out",
+    )
+    one_message(warm(*arguments, "--pairs", "synthetic:41"), 2, "it was made with other pairs")
+    one_message(warm("clean", CLEAN, *arguments[2:]), 2, "it was made of another model")
+    shutil.copytree(POISONED, place / "other")
+    settings = json.loads((place / "other" / "open_clip_config.json").read_text())
+    settings["preprocess_cfg"]["mean"] = [0.1, 0.2, 0.3]
+    (place / "other" / "open_clip_config.json").write_text(json.dumps(settings))
+    one_message(warm("clean", "other", *arguments[2:]), 2, "it was made of another model")
     with (place / "out" / "tau=2" / WEIGHTS).open("ab") as weights:
         weights.write(b"!")
-    one_message(warm(*arguments, "--dry-run"), 2, "out/tau=2 was made and changed since")
+    one_message(
+        warm(*arguments, "--dry-run"),
+        2,
+        f"out/tau=2 cannot be taken for this sweep: {WEIGHTS} is not as it was written",
+    )
     shutil.rmtree(place / "out" / "tau=2")
     (place / "out" / "tau=2").mkdir()
     one_message(warm(*arguments), 2, "out/tau=2 is no model that was cleaned here")

@@ -59,6 +59,19 @@ def test_every_command_explains_itself(command: str, light: Command) -> None:
     assert ended.out.startswith(f"Usage: pargate {command} ")
 
 
+def test_what_torchrun_left_behind_silences_no_other_command(light: Command) -> None:
+    ended = light("scan", "--bogus", WORLD_SIZE="4", RANK="1", LOCAL_RANK="1")
+    assert ended.code == 2 and "--bogus" in ended.err
+    ended = light("clean", "--bogus", WORLD_SIZE="4", RANK="1", LOCAL_RANK="1")
+    assert (ended.code, ended.err) == (2, "")
+
+
+@pytest.mark.parametrize("command", ["scan", "inspect"])
+def test_a_model_without_a_name_is_refused(command: str, light: Command) -> None:
+    ended = light(command, "")
+    assert ended.code == 2 and ended.err.startswith("pargate: MODEL is empty")
+
+
 def test_no_command_at_all_shows_the_help_and_is_an_error(light: Command) -> None:
     ended = light()
     assert (ended.code, ended.out) == (2, "")

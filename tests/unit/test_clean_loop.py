@@ -1,6 +1,8 @@
 """The training loop, on towers of a few thousand weights: what it learns from, keeps, moves and refuses."""
 
+import contextlib
 import copy
+import io
 import math
 import os
 import resource
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pargate import events
-from pargate.clean import augment, loop, objectives
+from pargate.clean import augment, loop, objectives, state
 from pargate.clean.config import CleanConfig
 from pargate.clean.distributed import Group
 from pargate.clean.reference import Reference
@@ -424,6 +426,7 @@ def test_a_run_whose_result_was_not_written_has_nothing_left_to_train(tmp_path: 
     whole = run(settings, tmp_path, captions=TOLD)
     again = run(settings, tmp_path, captions=TOLD, resume=True)
     assert same_bits(again.weights, whole.weights) and again.trained.images == 0
+    assert again.trained.earlier == pytest.approx(whole.trained.seconds) and again.trained.seconds == 0
     assert again.trained.log == whole.trained.log and again.trained.moved == whole.trained.moved
 
 
@@ -433,18 +436,54 @@ def test_a_file_that_torch_wrote_for_something_else_is_refused(tmp_path: Path) -
         run(config(), tmp_path, resume=True)
 
 
+@contextlib.contextmanager
+def small_disk(most: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_a_disk_that_is_full_leaves_the_state_before(tmp_path: Path) -> None:
     """As torch says it: with an error of its own, around the system's."""
     run(config(steps=1), tmp_path)
     before = (tmp_path / "state.pt").read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, hard))
-    try:
-        with pytest.raises(OperationalError, match=r"cannot write .*state\.pt: File too large"):
-            run(config(steps=2), tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with small_disk(1 << 14), pytest.raises(OperationalError, match=r"cannot write .*state\.pt: File too large"):
+        run(config(steps=3, save_every=1), tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_last_state_that_cannot_be_kept_costs_no_result(tmp_path: Path) -> None:
+    whole = run(config(steps=3), tmp_path / "whole")
+    with small_disk(1 << 14):
+        done = run(config(steps=3), tmp_path / "full")
+    assert same_bits(done.weights, whole.weights) and list((tmp_path / "full").iterdir()) == []
+
+
+def test_ctrl_c_while_a_state_is_written_is_no_bug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(io.BytesIO):
+        def write(self, content: Any) -> int:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(state, "atomic_file", lambda path: contextlib.nullcontext(Interrupted()))
+    with pytest.raises(KeyboardInterrupt):
+        run(config(steps=2, save_every=1), tmp_path)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError("no memory")])
+def test_a_state_that_cannot_be_read_is_not_called_damaged(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        raise error
+
+    run(config(steps=1), tmp_path)
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(OperationalError, match=r"cannot read .*state\.pt") as caught:
+        run(config(steps=1), tmp_path, resume=True)
+    assert "it is kept" in caught.value.hint
 
 
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:

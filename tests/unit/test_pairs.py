@@ -136,6 +136,14 @@ def test_a_wrong_table_is_refused(table: str | bytes, message: str, tmp_path: Pa
     assert refused(tmp_path / "pairs.csv", message).hint
 
 
+def test_columns_that_are_not_read_do_not_matter(tmp_path: Path) -> None:
+    files(
+        tmp_path,
+        {"a.png": picture(), "b.png": picture(1), "p.csv": "image,caption,tag,tag,,\na.png,a,1,2\nb.png,b,,,,\n"},
+    )
+    assert opened(tmp_path / "p.csv").captions([0, 1]) == ["a", "b"]
+
+
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
     refused(files(tmp_path, {"pairs.csv": "image,caption\n"}) / "pairs.csv", "holds no pairs")
 

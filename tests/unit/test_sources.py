@@ -116,6 +116,8 @@ def test_a_table_may_be_separated_by_tabs_and_begin_with_a_byte_order_mark(tmp_p
         (b"", "the header is empty"),
         (b"image,label\na.jpg,cat\n,dog\n", r"carriers\.csv:3: no image is named"),
         (b"image,label\n\xff\xfe\n", "is not a table of text"),
+        (b"image,label,label\na.jpg,cat,dog\n", "several columns are named label"),
+        (b"image,label\na.jpg,cat, asleep\n", r"carriers\.csv:2: 3 fields"),
         (b"image,label\n", "no pictures in"),
     ],
 )
@@ -157,9 +159,16 @@ def test_a_range_with_a_missing_tar_names_it(tmp_path: Path) -> None:
         list_items(str(tmp_path / "shard-{0..1}.tar"))
 
 
-def test_a_range_of_a_billion_names_is_refused_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("braces", ["{0..999999999}", "{5..-999999}", "{0..1000000}", "{0..9}{0..1000000000..1}"])
+def test_a_range_of_a_million_names_is_refused_at_once(braces: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="name more than 1000000 files"):
-        list_items(str(tmp_path / "shard-{0..999999999}.tar"))
+        list_items(str(tmp_path / f"shard-{braces}.tar"))
+
+
+def test_a_wide_range_of_few_names_is_read(tmp_path: Path) -> None:
+    for number in (0, 500_000_000, 1_000_000_000):
+        tar(tmp_path / f"{number}.tar", {"0.jpg": b"x"})
+    assert len(list_items(str(tmp_path / "{0..1000000000..500000000}.tar"))) == 3
 
 
 def test_braces_that_do_not_close_are_refused(tmp_path: Path) -> None:

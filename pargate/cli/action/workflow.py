@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from pargate.errors import visible
+
 MOST_SHOWN = 9
 """Annotations of a kind before the one that counts the rest: a step shows ten and drops others in silence."""
 
@@ -49,7 +51,7 @@ def command(kind: str, title: str, message: str) -> str:
 
 
 def _escape(text: str) -> str:
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _readable(text))
+    plain = visible(_readable(text)).replace("\n", "\\n")
     return (plain if len(plain) <= MOST_TEXT else plain[: MOST_TEXT - 1] + "…").replace("%", "%25")
 
 
