@@ -7,7 +7,7 @@ carriers that pick, and none at those that certify.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pargate.clean.config import HIGHEST_LR, CleanConfig, Method, Sizes, propose
+from pargate.clean.config import HIGHEST_LR, PROCESSOR_BATCH, CleanConfig, Method, Sizes, propose
 from pargate.policy.schema import CleanSection
 
 
@@ -36,8 +36,8 @@ RUNGS = (
 `LARGER`, as far as a GPU would have them: they cost time, and with them PAR lost less accuracy and cleaned a ResNet
 better. Then more steps before a higher rate: steps cost time, a rate costs accuracy."""
 
-LARGER = 4
-"""Times as many pairs in a step of the other method, where the device alone made them few."""
+LARGER = PROCESSOR_BATCH
+"""Pairs in a step of the other method, at least, where the device alone made them few."""
 
 
 DRAWN = (
@@ -77,7 +77,7 @@ def settings(section: CleanSection, attempt: int, sizes: Sizes) -> dict[str, Any
             propose(method(section, attempt, sizes), some).config.batch_size
             for some in (sizes, replace(sizes, device="cuda"))
         )
-        given.setdefault("batch_size", min(LARGER * usual, on_gpu))
+        given.setdefault("batch_size", min(max(usual, LARGER), on_gpu))
     if taken.steps != 1:
         given["steps"] = round(own.steps * taken.steps)
     if taken.lr != 1:

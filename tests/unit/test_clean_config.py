@@ -25,7 +25,7 @@ def refusal(method: Method = "par", sizes: Sizes = SMALL, **overrides: Any) -> I
 
 def test_a_small_model_on_a_processor_gets_a_higher_rate_and_a_smaller_batch() -> None:
     config = propose("par", SMALL).config
-    assert (config.steps, config.batch_size, config.tau) == (240, 64, 2.15)
+    assert (config.steps, config.batch_size, config.tau) == (240, 256, 2.15)
     assert config.lr == pytest.approx(3e-5 * (151 / 3) ** 0.75, rel=0.02)
     assert (config.schedule, config.betas, config.epsilon, config.weight_decay) == ("par", (0.9, 0.98), 1e-8, 1e-4)
     assert (config.augmentation, config.towers, config.batch_norm) == ("par", "both", "eval")
@@ -44,7 +44,17 @@ def test_a_larger_model_never_gets_less_than_the_published_rate_nor_a_tiny_one_m
 
 def test_few_pairs_make_small_batches_so_that_there_are_twenty_to_an_epoch() -> None:
     batches = {n: propose("par", Sizes(10**6, 64, n, "cpu")).config.batch_size for n in (2, 40, 400, 1000, 10**6, None)}
-    assert batches == {2: 2, 40: 2, 400: 16, 1000: 32, 10**6: 64, None: 64}
+    assert batches == {2: 2, 40: 2, 400: 16, 1000: 32, 10**6: 256, None: 256}
+
+
+def test_on_processors_methods_get_what_they_need_and_drawn_pairs_the_least() -> None:
+    def batches(sizes: Sizes) -> list[int]:
+        return [propose(method, sizes).config.batch_size for method in ("par", "finetune", "par-plus", "cleanclip")]
+
+    many = Sizes(3_000_000, 64, 10**6, "cpu")
+    assert batches(many) == [256, 256, 64, 64]
+    assert batches(replace(many, drawn=True)) == [64, 64, 64, 64]
+    assert batches(replace(many, device="cuda")) == [2048, 2048, 2048, 2048]
 
 
 def test_pairs_at_a_time_shrink_with_the_square_of_the_picture() -> None:
@@ -105,8 +115,8 @@ def test_with_drawn_pairs_par_plus_learns_nothing_of_their_captions() -> None:
         "towers": "image",
     }  # fmt: skip
     assert all(proposal.reasons[name] for name in changed)
-    assert propose("par", drawn).config == propose("par", real).config
     on_gpu = replace(drawn, device="cuda")
+    assert propose("par", on_gpu).config == propose("par", replace(real, device="cuda")).config
     assert [propose(method, on_gpu).config.batch_size for method in ("par-plus", "par")] == [64, 256]
 
 
