@@ -34,12 +34,12 @@ RATE_POWER = 0.75
 a few hundred steps; at the published rate a model of 3 M parameters moves by a fiftieth of that."""
 
 PROCESSOR_BATCH = 256
-"""Of PAR and fine-tuning on processors. With 64, a quarter of the time, PAR lost a point of accuracy more, and left three
-times as much of a ResNet's stripes."""
+"""Of PAR and fine-tuning on processors. With 64, in a quarter of the time, PAR lost a point of accuracy more, and left
+three times as much of a ResNet's stripes."""
 
 SMALL_BATCH = 64
-"""Of the other methods on processors, and of all with drawn pairs: CleanCLIP's published one; par-plus cleaned no better
-with twice as many where it was tried."""
+"""Of the other methods on processors, and of all with drawn pairs: CleanCLIP's published one; par-plus took twice the
+time with twice as many, and cleaned about as well."""
 
 STEPS = 240
 """Enough to reach τ in the first quarter, and to recover."""
