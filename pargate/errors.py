@@ -76,10 +76,10 @@ class Interrupted(PargateError):
 class PeerEnded(PargateError):
     """What ended a distributed run, in all processes but the one that says so: these end in silence."""
 
-    def __init__(self, told: PargateError) -> None:
+    def __init__(self, exit_code: ExitCode) -> None:
         """Carry the exit code of what another process tells."""
-        super().__init__(told.message, told.hint)
-        self.exit_code = told.exit_code
+        super().__init__("another process of the run says what went wrong")
+        self.exit_code = exit_code
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -5,6 +5,7 @@ either complete or absent, and two runs that share a folder never see half a fil
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate.errors import InputError, OperationalError
+
+EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
+"""What the system says when it has no more room, or no more files to open."""
 
 _CHUNK = 1 << 20
 
@@ -52,6 +56,27 @@ def digest_of(value: Any) -> str:
 def readable(name: str) -> str:
     """A path as text that any file can hold: bytes of its name that are not UTF-8 are written out."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All that is no folder below `folder`, sorted; links to folders are followed.
+
+    Raises:
+        InputError: a link leads to a folder that is there already.
+        OSError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    places: dict[str, str] = {}
+    for place, _, names in os.walk(folder, onerror=refuse, followlinks=True):
+        before = places.setdefault(os.path.realpath(place), place)
+        if before != place:
+            raise InputError(f"{readable(place)} is the same folder as {readable(before)}", "remove one of the links")
+        found += (Path(place, name) for name in names)
+    return sorted(found)
 
 
 def check_writable(path: Path) -> None:
@@ -139,7 +164,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(path, error) from error
     try:
-        yield beside
+        try:
+            yield beside
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                raise
+            raise _unwritable(path, error) from error
         try:
             beside.chmod(0o755)  # mkdtemp makes private folders
             _flush_tree(beside)

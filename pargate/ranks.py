@@ -61,7 +61,7 @@ def told_by_one() -> Iterator[None]:
         yield
     except PargateError as error:
         if not first_here():
-            raise PeerEnded(error) from error
+            raise PeerEnded(error.exit_code) from error
         raise
 
 

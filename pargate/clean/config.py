@@ -100,7 +100,7 @@ class CleanConfig(Value):
     """Recompute activations in the backward pass: less memory, a third more work."""
     compile: bool = False
     """Let torch compile the towers: minutes at the start, faster steps on a GPU."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     save_every: int = Field(default=50, ge=1)
     """Steps between two states from which an interrupted run goes on."""
 
@@ -156,6 +156,10 @@ def propose(
     settings["micro_batch"] = _micro_batch(sizes, int(given.get("batch_size", settings["batch_size"])))
     if "tau" in given and method != "par":
         raise InputError(f"--tau does not go with {method}", "it is a setting of par")
+    if "views" in given and sizes.pairs is None:
+        raise InputError(
+            "--views does not go with pairs without end", "no picture comes again; give a source that ends"
+        )
     settings |= given
     settings["micro_batch"] = min(settings["micro_batch"], max(1, settings["batch_size"]))
     try:

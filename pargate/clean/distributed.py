@@ -2,21 +2,28 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
 from pargate import ranks
-from pargate.errors import OperationalError, PargateError, PeerEnded
+from pargate.errors import ExitCode, OperationalError, PargateError, PeerEnded
 
 PATIENCE = timedelta(minutes=15)
 """How long one process waits for the others: longer than any of them takes to save a state."""
 
+POLLED_S = 0.2
+"""Between two looks at whether the leading process is done."""
+
 LINGERING_S = 3.0
 """How long the process that keeps the store stays for the others to ask it, after something went wrong."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,30 @@ class Group:
         if self.world > 1:
             distributed.broadcast_object_list(found)
         return found
+
+    def first(self, make: Callable[[], T]) -> T:
+        """What `make` gives, in the leading process first, which may download or draw it for hours; then in the others.
+
+        Raises:
+            PargateError: as `make` in the leading process.
+            PeerEnded: in the others, once it has raised.
+        """
+        if self.world == 1:
+            return make()
+        store, key = _store(), "pargate has made"
+        if self.leads:
+            try:
+                made = make()
+            except PargateError as error:
+                store.set(key, str(int(error.exit_code)))
+                raise
+            store.set(key, "0")
+            return made
+        while not store.check([key]):  # not `wait`, which no signal ends
+            time.sleep(POLLED_S)
+        if code := int(store.get(key)):
+            raise PeerEnded(ExitCode(code))
+        return make()
 
     def wait(self) -> None:
         """Go on once all processes are here."""
@@ -121,19 +152,35 @@ def _told_once() -> Iterator[None]:
     try:
         yield
     except PargateError as error:
-        if not _first_to_tell():
-            raise PeerEnded(error) from error
+        code = None if isinstance(error, PeerEnded) else _told_before(error.exit_code)
+        _let_hear()
+        if code is not None:
+            raise PeerEnded(code) from error
         raise
 
 
-def _first_to_tell() -> bool:
-    store, key = distributed.distributed_c10d._get_default_store(), "pargate has told"
+def _store() -> Any:
+    """Where the processes leave words for one another."""
+    return distributed.distributed_c10d._get_default_store()
+
+
+def _told_before(own: ExitCode) -> ExitCode | None:
+    """The exit code of what another process has told; None where this one is the first to tell, with its own."""
     with contextlib.suppress(RuntimeError):  # whoever keeps the store was killed, and has told nothing
-        first = store.add(key, 1) == 1
-        if distributed.get_rank() == 0 and not ranks.launched():
-            # Without torchrun the store is in this process: the others ask it a moment later.
-            deadline = time.monotonic() + LINGERING_S
-            while store.add(key, 0) < distributed.get_world_size() and time.monotonic() < deadline:
-                time.sleep(0.05)
-        return first
-    return True
+        if _store().add("pargate has told", 1) == 1:
+            _store().set("pargate's exit code", str(int(own)))
+        else:
+            return ExitCode(int(_store().get("pargate's exit code")))
+    return None
+
+
+def _let_hear() -> None:
+    """Stay until all have asked who tells: without torchrun the store is in the first process."""
+    with contextlib.suppress(RuntimeError):
+        heard = _store().add("pargate has heard", 1)
+        deadline = time.monotonic() + LINGERING_S
+        while distributed.get_rank() == 0 and not ranks.launched() and time.monotonic() < deadline:
+            if heard == distributed.get_world_size():
+                break
+            time.sleep(0.05)
+            heard = _store().add("pargate has heard", 0)

@@ -31,7 +31,7 @@ from pargate.clean.universal import Universal
 from pargate.clean.views import Viewer
 from pargate.core.provenance import Movement, StepLog
 from pargate.data.loader import PairBatch, PairLoader
-from pargate.errors import OperationalError, first_line
+from pargate.errors import InputError, OperationalError, first_line
 from pargate.seeds import Keys
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -273,6 +273,11 @@ def _optimiser(towers: Towers, log_scale: nn.Parameter, config: CleanConfig) -> 
 def _refuse_nonsense(step: int, terms: dict[str, float], log: Log, config: CleanConfig, store: StateStore) -> None:
     """Stop before weights are touched by a loss that is no number, or that learns less than guessing does."""
     if not all(math.isfinite(value) for value in terms.values()):
+        if step == 0 and config.precision == "fp32":  # no rate has acted yet
+            raise InputError(
+                "the model's own loss on these pairs is not finite",
+                "look at its weights and its logit scale: nothing was learned yet that could be at fault",
+            )
         raise _stopped(f"the loss of step {step} is not finite", config, store)
     recent = [*log.values.get("contrastive", [])[-HOPELESS_STEPS + 1 :], terms["contrastive"]]
     guessing = math.log(config.batch_size)

@@ -1,5 +1,6 @@
 """States of an unfinished run: all that it needs to go on as if nothing had happened."""
 
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,10 @@ class StateStore:
         if not self.resume or not self.path.exists():
             return 0
         try:
+            with zipfile.ZipFile(self.path) as archive:
+                damaged = archive.testzip()  # torch does not look at the checksums
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes torch raise
             if isinstance(error, OSError) or memory.is_full(error):

@@ -18,11 +18,13 @@ def synth(
         int | None, typer.Option("--count", min=2, help="Pairs to write; 10000, or all of a source that ends.")
     ] = None,
     size: Annotated[int | None, typer.Option("--size", metavar="PX", help="Side of drawn pictures; 224.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Other seeds give other pictures.")] = 0,
-    shard_size: Annotated[int, typer.Option("--shard-size", min=1, metavar="K", help="Pairs in a shard.")] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Other seeds give other pictures.")] = 0,
+    shard_size: Annotated[
+        int, typer.Option("--shard-size", min=1, max=10**9, metavar="K", help="Pairs in a shard.")
+    ] = 10_000,
     picture_format: Annotated[
-        str, typer.Option("--format", metavar="jpg|png", help="How drawn pictures are stored.")
-    ] = "jpg",
+        str | None, typer.Option("--format", metavar="jpg|png", help="How drawn pictures are stored; jpg.")
+    ] = None,
     classes: Annotated[
         Path | None,
         typer.Option("--classes", metavar="FILE", help="Draw only what this list names, one per line."),
@@ -49,7 +51,7 @@ def synth(
     generated = is_generated(pairs)
     if not generated and device != "auto":
         raise InputError(f"--device {device} goes with diffusers: alone", "all else is drawn and packed by processors")
-    if picture_format not in ("jpg", "png"):
+    if picture_format not in (None, "jpg", "png"):
         raise InputError(f"unknown picture format '{picture_format}'", "write --format jpg or --format png")
     if size is not None and size not in SIZES:
         raise InputError(f"pictures of {size} pixels cannot be drawn", f"--size goes from {SIZES[0]} to {SIZES[-1]}")
@@ -61,6 +63,13 @@ def synth(
         )
         count = None if generated else count  # of those that were generated, all that were kept
         written = write_pairs(
-            source, out, count=count, size=size, suffix=f".{picture_format}", per_shard=shard_size, seed=seed, emit=emit
+            source,
+            out,
+            count=count,
+            size=size,
+            suffix=f".{picture_format}" if picture_format else None,
+            per_shard=shard_size,
+            seed=seed,
+            emit=emit,
         )
     console.note(f"wrote {written} pairs: {out}")

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate.data.images import Locator
-from pargate.data.sources import SUFFIXES, tar_picture, tar_samples
+from pargate.data.sources import SUFFIXES, present, tar_picture, tar_samples
 from pargate.data.tables import check_once, read_table
 from pargate.errors import InputError
-from pargate.files import digest_of, readable, sha256_file
+from pargate.files import digest_of, files_below, readable, sha256_file
 
 _SHOWN = 3
 """Names that a message gives when many things share one fault."""
@@ -38,10 +38,17 @@ class Captioned:
     """One per picture."""
     digest: str
     """Hex SHA-256 over the names and bytes of all that was read."""
+    seen: NDArray[np.int64]
+    """[paths, 2], time of change in ns and size of each file before it was read for the digest."""
 
     def place(self, number: int) -> Locator:
         """Where picture `number` is."""
         return Locator(self.paths[self.file[number]], int(self.offset[number]), int(self.size[number]))
+
+    def changed(self) -> str | None:
+        """A file that is not what it was when it was listed, if there is one."""
+        differs = np.flatnonzero((_stamps(map(Path, self.paths)) != self.seen).any(axis=1))
+        return self.paths[differs[0]] if len(differs) else None
 
 
 def from_folder(folder: Path) -> Captioned:
@@ -52,12 +59,14 @@ def from_folder(folder: Path) -> Captioned:
     """
     pictures: dict[str, list[Path]] = {}
     texts: dict[str, Path] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in files_below(folder):
         stem = path.with_suffix("").relative_to(folder).as_posix()
         if path.suffix.lower() in SUFFIXES:
-            pictures.setdefault(stem, []).append(path)
+            pictures.setdefault(stem, []).append(present(path))
         elif path.suffix.lower() == ".txt":
-            texts[stem] = path
+            if stem in texts:
+                raise InputError(f"{texts[stem]} and {path.name} are captions of one picture", "keep one of them")
+            texts[stem] = present(path)
     _check_matched(
         str(folder),
         [found[0].relative_to(folder).as_posix() for stem, found in pictures.items() if stem not in texts],
@@ -69,7 +78,8 @@ def from_folder(folder: Path) -> Captioned:
     captions = [_decoded(str(texts[stem]), texts[stem].read_bytes()) for stem in pictures]
     _check_captions(str(folder), captions, [texts[stem].relative_to(folder).as_posix() for stem in pictures])
     files = [found[0] for found in pictures.values()]
-    return _of_files(files, captions, _digest(folder, [*files, *texts.values()]))
+    seen = _stamps(files)
+    return _of_files(files, captions, _digest(folder, [*files, *texts.values()]), seen)
 
 
 def from_table(path: Path) -> Captioned:
@@ -91,7 +101,8 @@ def from_table(path: Path) -> Captioned:
             f"{path}: {_count(absent, 'caption')} without a picture ({_some(absent)})",
             f"paths are read relative to {path.parent}: add the pictures, or remove the rows",
         )
-    return _of_files(files, captions, _digest(path.parent, [path, *files]))
+    seen = _stamps(files)
+    return _of_files(files, captions, _digest(path.parent, [path, *files]), seen)
 
 
 def _check_header(path: Path, header: tuple[str, ...]) -> None:
@@ -109,6 +120,7 @@ def from_tars(paths: Sequence[Path]) -> Captioned:
     Raises:
         InputError: a damaged tar, a picture without a text, several with one, a text without a picture, an empty text.
     """
+    seen = _stamps(paths)
     rows: list[tuple[int, int, int]] = []
     captions: list[str] = []
     names: list[str] = []
@@ -141,16 +153,29 @@ def from_tars(paths: Sequence[Path]) -> Captioned:
         columns[:, 2],
         tuple(captions),
         digest_of([[path.name, sha256_file(path)] for path in paths]),
+        seen,
     )
 
 
-def _of_files(files: Sequence[Path], captions: Sequence[str], digest: str) -> Captioned:
+def _stamps(files: Iterable[Path]) -> NDArray[np.int64]:
+    """Time of change and size of files, [n, 2]; −1 of what is not there."""
+
+    def stamp(path: Path) -> tuple[int, int]:
+        try:
+            found = path.stat()
+        except OSError:
+            return -1, -1
+        return found.st_mtime_ns, found.st_size
+
+    return np.array([stamp(path) for path in files], dtype=np.int64).reshape(-1, 2)
+
+
+def _of_files(files: Sequence[Path], captions: Sequence[str], digest: str, seen: NDArray[np.int64]) -> Captioned:
     """One picture per file."""
     n = len(files)
     whole = np.full(n, -1, dtype=np.int64)
-    return Captioned(
-        tuple(map(str, files)), np.arange(n, dtype=np.int32), np.zeros(n, np.int64), whole, tuple(captions), digest
-    )
+    places = np.arange(n, dtype=np.int32)
+    return Captioned(tuple(map(str, files)), places, np.zeros(n, np.int64), whole, tuple(captions), digest, seen)
 
 
 def _digest(root: Path, files: Iterable[Path]) -> str:

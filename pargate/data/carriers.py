@@ -166,7 +166,9 @@ def read_classes(path: Path) -> tuple[str, ...]:
             )
         seen[name.casefold()] = number
     if len(lines) < 2:
-        raise InputError(f"{path} names {len(lines)} class", "a zero-shot head needs at least two, one per line")
+        raise InputError(
+            f"{path} names {'one class' if lines else 'no class'}", "there must be at least two, one per line"
+        )
     return tuple(line.strip() for line in lines)
 
 

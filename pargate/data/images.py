@@ -2,8 +2,9 @@
 
 Stops at 8-bit RGB pixels of model resolution: triggers are stamped there, and only the encoder
 normalises. The arithmetic equals open_clip's evaluation transform (torchvision's rounding included), with
-one difference: colours are converted to RGB before resizing, not after, which only matters for palette
-and transparent pictures, where interpolating the raw values has no meaning.
+two differences. Colours are converted to RGB before resizing, not after, which only matters for palette
+and transparent pictures, where interpolating the raw values has no meaning. And 16-bit grey is scaled to
+8 bits, where Pillow would cut it off at 255 and leave a white page.
 
 This module is imported by decoding workers: it stays light.
 """
@@ -22,6 +23,9 @@ from pargate.core.model import Preprocess
 
 MAX_PIXELS = 1 << 26
 """Largest picture that is decoded (67 megapixels): a small file can claim to be a huge picture."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is decoded, whatever a file is named: Pillow knows others, and starts programs for some, as for EPS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +94,24 @@ def _pad(image: Image.Image, rule: Preprocess) -> Image.Image:
     return page
 
 
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit grey, and nothing says which value is white")
+    return image
+
+
 def decode(content: bytes, rule: Preprocess) -> Decoded:
     """One picture from its encoded bytes; whatever is wrong with it is reported, never raised."""
     digest = hashlib.sha256(content).hexdigest()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata; a picture that decodes is a picture
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     return Decoded(digest, None, f"{image.width}×{image.height} pixels is too large")
-                return Decoded(digest, fit(image, rule))
+                return Decoded(digest, fit(_eight_bits(image), rule))
     except UnidentifiedImageError:  # its own words name an address in memory, which differs from run to run
         pointer = content.startswith(b"version https://git-lfs")
         return Decoded(

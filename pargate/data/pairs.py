@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from pargate import seeds
 from pargate.data import tables
 from pargate.data.captioned import Captioned, from_folder, from_table, from_tars
-from pargate.data.sources import BUILTIN_SCENES, expand
+from pargate.data.sources import BUILTIN_SCENES, SUFFIXES, expand
 from pargate.data.synthetic import SCHEME as SYNTHETIC
 from pargate.data.synthetic import open_synthetic
 from pargate.data.workers import Place
 from pargate.errors import InputError, nearest
+from pargate.files import files_below, readable
 
 HUB = "hf:"
 DIFFUSERS = "diffusers:"
@@ -70,6 +71,23 @@ class Pairs(Protocol):
         """Where the pictures of these pairs are, small enough to be sent to another process."""
         ...
 
+    def changed(self) -> str | None:
+        """A file that is no longer what it was when it was listed."""
+        ...
+
+
+def check_unchanged(pairs: Pairs) -> None:
+    """Refuse what was read of pairs whose files were written meanwhile: it is not what their digest stands for.
+
+    Raises:
+        InputError: a file has another size, or was changed since it was listed.
+    """
+    if (path := pairs.changed()) is not None:
+        raise InputError(
+            f"{readable(path)} was changed while it was in use: what was read is not what was listed",
+            "begin anew, and leave the pairs as they are meanwhile",
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ListedPairs:
@@ -93,6 +111,10 @@ class ListedPairs:
     def count(self) -> int:
         """How many."""
         return len(self.listed.captions)
+
+    def changed(self) -> str | None:
+        """A file that is no longer what it was when it was listed."""
+        return self.listed.changed()
 
     def captions(self, numbers: Numbers) -> list[str]:
         """The captions of these pairs."""
@@ -132,7 +154,8 @@ def _opened(source: str, cache: Path | None) -> ListedPairs:
         return _listed(source, _fetched(source) if source.startswith(HUB) else _paths(source), cache)
     except OSError as error:  # a folder that may not be read, a name that is too long
         raise InputError(
-            f"cannot read pairs from {source[:80]}: {error.strerror}", "check the path and its permissions"
+            f"cannot read {error.filename or f'pairs from {source[:80]}'}: {error.strerror}",
+            "check the path and its permissions",
         ) from error
 
 
@@ -166,6 +189,11 @@ def _paths(source: str) -> list[Path]:
     if len(paths) == 1 and paths[0].is_dir():
         for suffix in _SHARDS:
             if found := sorted(p for p in paths[0].iterdir() if p.suffix.lower() == suffix and p.is_file()):
+                if picture := next((p for p in files_below(paths[0]) if p.suffix.lower() in SUFFIXES), None):
+                    raise InputError(
+                        f"{paths[0]} holds {found[0].name} and {picture.name}: shards, or pictures?",
+                        f"name what is meant, such as {paths[0]}/{{000..007}}{suffix}, or keep them apart",
+                    )
                 return found
     return paths
 

@@ -6,11 +6,12 @@ for byte, and read from there. pyarrow is an extra, and imported here alone.
 """
 
 import contextlib
+import json
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ def from_parquet(source: str, paths: Sequence[Path], cache: Path | None) -> tupl
     else:
         place = Unpacked(cache / "pairs" / digest[:32], temporary=False)
         left_out = _unpack_once(place.folder, columns, source, digest)
-    found = from_tars(sorted(place.folder.glob("*.tar")))
-    named = Captioned(found.paths, found.file, found.offset, found.size, found.captions, digest)
+    found = _whole(place.folder)
+    named = replace(found, digest=digest)
     notices = (f"{left_out} rows of {source} have no picture or no caption and are left out",) if left_out else ()
     return named, notices, place
 
@@ -98,6 +99,8 @@ def _columns(path: Path) -> tuple[str, str]:
         names = [kind.field(i).name for i in range(kind.num_fields)]
         kind = kind.field("bytes").type if "bytes" in names else kind
     kind = kind.value_type if types.is_dictionary(kind) else kind
+    if types.is_null(kind):
+        raise InputError(f"{path} holds no pictures: the column {image} is empty", "check how it was written")
     if not (types.is_binary(kind) or types.is_large_binary(kind)):
         what = "addresses, not pictures" if types.is_string(kind) or types.is_large_string(kind) else f"{kind}"
         raise InputError(
@@ -109,8 +112,6 @@ def _columns(path: Path) -> tuple[str, str]:
 
 def _unpack_once(folder: Path, columns: dict[Path, tuple[str, str]], source: str, digest: str) -> int:
     """Unpack into a cache, unless that was done; rows left out."""
-    import json
-
     if not (folder / MANIFEST).is_file():
         try:
             with _writing(folder):
@@ -120,8 +121,28 @@ def _unpack_once(folder: Path, columns: dict[Path, tuple[str, str]], source: str
         except InputError:
             if not (folder / MANIFEST).is_file():  # else another process was quicker, with the same bytes
                 raise
-    settings = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["settings"]
-    return int(settings["rows_left_out"])
+    try:
+        return int(json.loads((folder / MANIFEST).read_bytes())["settings"]["rows_left_out"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _spoilt(folder) from error
+
+
+def _whole(folder: Path) -> Captioned:
+    """What was unpacked into a folder, if it is all there, byte for byte."""
+    try:
+        shards = json.loads((folder / MANIFEST).read_bytes())["shards"]
+        written = digest_of([[shard["name"], shard["sha256"]] for shard in shards])
+        first, *others = [folder / shard["name"] for shard in shards]
+        found = from_tars([first, *others])
+    except (OSError, ValueError, KeyError, TypeError, InputError) as error:
+        raise _spoilt(folder) from error
+    if found.digest != written:
+        raise _spoilt(folder)
+    return found
+
+
+def _spoilt(folder: Path) -> OperationalError:
+    return OperationalError(f"{folder} is not as it was unpacked", "remove this folder: it is made again")
 
 
 def _unpack(folder: Path, columns: dict[Path, tuple[str, str]], source: str, digest: str) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from pargate.data import tables
 from pargate.data.images import Locator
 from pargate.errors import InputError, nearest
-from pargate.files import digest_of, readable, sha256_file
+from pargate.files import digest_of, files_below, readable, sha256_file
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
@@ -106,7 +106,7 @@ def _held(source: str) -> list[tuple[str, str]]:
     files = [
         (path.relative_to(root).as_posix() if path != root else path.name, path)
         for root in roots
-        for path in ([root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file()))
+        for path in ([root] if root.is_file() else files_below(root))
     ]
     for table in (root for root in roots if root.is_file() and root.suffix.lower() in tables.SUFFIXES):
         files += {item.key: Path(item.place.path) for item in _table(table) if isinstance(item.place, Locator)}.items()
@@ -130,18 +130,33 @@ def expand(source: str) -> list[Path]:
             names = braceexpand(source)
         except ValueError as error:
             raise InputError(f"cannot read the braces in {source}: {error}", "write {000..007} or {a,b}") from error
-    paths = []
+    paths: dict[Path, None] = {}
     for path in map(Path, names):
+        if path in paths:
+            raise InputError(f"{source} names {path} twice", "name each file once")
         if not path.exists():
             near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-            raise InputError(f"no such file or folder: {path}", f"check the path.{near}" if near else "check the path")
-        paths.append(path)
-    return paths
+            several = " Of several files, write {000..007} or {a,b}, or name their folder." if "*" in source else ""
+            more = several or near
+            raise InputError(f"no such file or folder: {path}", f"check the path.{more}" if more else "check the path")
+        paths[path] = None
+    return list(paths)
+
+
+def present(path: Path) -> Path:
+    """A path behind which there is a file.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not path.is_file():
+        raise InputError(f"{readable(str(path))} is no file, or a link to none", "repair it, or remove it")
+    return path
 
 
 def _folder(folder: Path) -> list[Item]:
     """Pictures of a folder; class folders if it holds none itself but its subfolders do."""
-    pictures = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    pictures = [present(p) for p in files_below(folder) if p.suffix.lower() in SUFFIXES]
     by_class = bool(pictures) and all(p.parent.parent == folder for p in pictures)
     return [
         Item(
@@ -183,20 +198,26 @@ def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     """Members of a WebDataset tar by what they share, the name up to its first dot, and then by suffix.
 
     Raises:
-        InputError: not a tar, one that ends early or goes on behind its end, or two members of one name.
+        InputError: not a tar, one that ends early or goes on behind its end, two members of one name, or a link.
     """
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     last, rest = None, b""
     try:
         with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
-                if member.isreg():
-                    folder, name = posixpath.split(member.name.removeprefix("./"))
-                    stem, _, suffix = name.partition(".")
-                    sample = samples.setdefault(posixpath.join(folder, stem), {})
-                    if f".{suffix.lower()}" in sample:
-                        raise InputError(f"{path} holds {readable(member.name)} twice", "give each sample its own name")
-                    sample[f".{suffix.lower()}"] = last = member
+                if member.isdir():
+                    continue
+                if not member.isreg() or member.issparse():
+                    raise InputError(
+                        f"{path}: {readable(member.name)} is a link, a device or sparse: its bytes are elsewhere",
+                        "make the tar again, of whole files: GNU tar does with --hard-dereference -h and without -S",
+                    )
+                folder, name = posixpath.split(member.name.removeprefix("./"))
+                stem, _, suffix = name.partition(".")
+                sample = samples.setdefault(posixpath.join(folder, stem), {})
+                if f".{suffix.lower()}" in sample:
+                    raise InputError(f"{path} holds {readable(member.name)} twice", "give each sample its own name")
+                sample[f".{suffix.lower()}"] = last = member
             stream.seek(archive.offset)
             end = stream.read(tarfile.BLOCKSIZE)
             while not rest.strip(b"\0") and (rest := stream.read(1 << 20)):
@@ -218,11 +239,16 @@ def tar_picture(path: Path, stem: str, members: dict[str, tarfile.TarInfo]) -> t
     """The picture among the members of sample `stem`, if there is one.
 
     Raises:
-        InputError: there are several.
+        InputError: there are several, or what could be one has a dot before its ending.
     """
     pictures = [member for suffix, member in members.items() if suffix in SUFFIXES]
     if len(pictures) > 1:
         raise InputError(f"{path}: sample {readable(stem)} holds {len(pictures)} pictures", "give each its own name")
+    if not pictures and (odd := [suffix for suffix in members if suffix.endswith(tuple(SUFFIXES))]):
+        raise InputError(
+            f"{path}: {readable(stem + odd[0])} has a dot before its ending",
+            "WebDataset takes all behind the first dot for the ending: use names without another",
+        )
     return pictures[0] if pictures else None
 
 

@@ -69,6 +69,9 @@ class SyntheticPairs:
             for label, caption in zip(told.labels, told.captions, strict=True)
         ]
 
+    def changed(self) -> None:
+        """Nothing: what is drawn lies in no file."""
+
     def places(self, numbers: Sequence[int] | NDArray[np.integer]) -> list[Place]:
         """How a worker finds these pictures."""
         return [Scene(int(number), self.seed, self.extras) for number in self._scenes(numbers)]

@@ -32,10 +32,10 @@ def read_table(path: Path, check: Callable[[tuple[str, ...]], None]) -> list[Row
         OSError: it cannot be read.
     """
     rows: list[Row] = []
-    line = 1
+    line, tabs = 1, path.suffix.lower() == ".tsv"
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            reader = csv.reader(stream, delimiter="\t" if tabs else ",", strict=True)
             header = tuple(next(filter(None, reader), []))
             check(header)
             line = reader.line_num + 1
@@ -43,7 +43,7 @@ def read_table(path: Path, check: Callable[[tuple[str, ...]], None]) -> list[Row
                 if len(fields) > len(header):
                     raise InputError(
                         f"{path}:{line}: {len(fields)} fields, and the header has {len(header)}",
-                        'put a field that holds the separator into quotes: "a cat, asleep"',
+                        f"put a field that holds a {'tab' if tabs else 'comma'} into quotes",
                     )
                 if fields:  # an empty line is none
                     rows.append(Row(line, dict.fromkeys(header, "") | dict(zip(header, fields, strict=False))))

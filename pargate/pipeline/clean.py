@@ -23,7 +23,7 @@ from pargate.core.model import Checkpoint
 from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.data.carriers import read_classes
 from pargate.data.loader import PairLoader
-from pargate.data.pairs import Pairs, is_generated
+from pargate.data.pairs import Pairs, check_unchanged, is_generated
 from pargate.data.synthetic import SCHEME as SYNTHETIC
 from pargate.encoders.config import CONFIG_NAME, tokenizer_files
 from pargate.encoders.hub import fetch
@@ -34,7 +34,7 @@ from pargate.pipeline.pairs import check_named, open_source
 from pargate.version import __version__
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pargate.clean.loop import Trained
     from pargate.clean.towers import Towers
@@ -169,6 +169,8 @@ def check_made(request: CleanRequest, known: Inputs) -> None:
         raise InputError(f"{out} is no model that was cleaned here", "remove it, or name another --out") from error
     configured = hashlib.sha256(config_bytes(checkpoint)).hexdigest()
     wrong = []
+    if WEIGHT_NAMES[0] not in [written.name for written in made.outputs]:
+        wrong.append(f"its record names no {WEIGHT_NAMES[0]}")
     if changed:
         wrong.append(f"{readable(changed[0])} is not as it was written")
     if made.inputs[0].sha256 != checkpoint.sha256 or configured not in [written.sha256 for written in made.outputs]:
@@ -200,19 +202,15 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
             unfinished = _check_places(request)
             emit(events.StageStarted("inspect", request.model))
             opened = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
-            emit(events.StageStarted("pairs", request.pairs))
-            # The first process alone fetches or generates; the others then find it done.
-            pairs = _pairs(request, emit) if leads else None
-            if pairs is not None:
-                _propose(request, opened.checkpoint, pairs, "cpu")  # out of range? refused before torch is loaded
-            emit(events.StageStarted("open", opened.checkpoint.architecture))
+            # Alone, all that can be refused is refused before torch is loaded.
+            pairs = _listed(request, opened.checkpoint, emit) if ranks.here().world == 1 else None
             asked = _device(request)
         from pargate.clean import distributed
 
         group, device = stack.enter_context(distributed.group(asked))
         with _unfinished(unfinished) if leads else contextlib.nullcontext():
-            group.wait()
-            pairs = _pairs(request, emit) if pairs is None else pairs
+            pairs = pairs or group.first(lambda: _listed(request, opened.checkpoint, emit))
+            emit(events.StageStarted("open", opened.checkpoint.architecture))
             proposal = _propose(request, opened.checkpoint, pairs, device)
             return _run(request, opened, pairs, proposal, unfinished, group, device, emit)
 
@@ -291,6 +289,14 @@ def _pairs(request: CleanRequest, emit: events.Listener = events.ignore) -> Pair
     return open_source(
         request.pairs, seed=_seed(request), cache=request.cache, classes=names, device=request.device, emit=emit
     )
+
+
+def _listed(request: CleanRequest, checkpoint: Checkpoint, emit: events.Listener) -> Pairs:
+    """The pairs, if the settings go with them."""
+    emit(events.StageStarted("pairs", request.pairs))
+    pairs = _pairs(request, emit)
+    _propose(request, checkpoint, pairs, "cpu")
+    return pairs
 
 
 def _seed(request: CleanRequest) -> int:
@@ -403,10 +409,16 @@ def _run(
     several = "" if trained.unreadable == 1 else "s"
     unreadable = f"{trained.unreadable} picture{several} did not decode; the pair after each took its place"
     late = (unreadable,) if trained.unreadable else ()
+    check_unchanged(pairs)
     emit(events.StageStarted("write", str(request.out)))
-    record = _write(
-        request, opened, model, pairs, proposal, trained, [*notices, *late], time.monotonic() - began, str(place)
-    )
+    values = stored(opened, model)
+    try:
+        record = _write(
+            request, opened, values, pairs, proposal, trained, [*notices, *late], time.monotonic() - began, str(place)
+        )
+    except (InputError, OperationalError) as error:
+        kept = "; the training is kept, and --resume writes its result" if store.path.exists() else ""
+        raise type(error)(error.message, error.hint + kept) from error
     return Cleaned(request.out, record, late, trained.images / max(trained.seconds, 1e-9))
 
 
@@ -475,7 +487,7 @@ def _precision(before: Path | None, towers: "Towers", viewer: "Viewer", pairs: P
 def _write(
     request: CleanRequest,
     opened: OpenCheckpoint,
-    model: "nn.Module",
+    values: dict[str, "Tensor"],
     pairs: Pairs,
     proposal: Proposal,
     trained: "Trained",
@@ -491,7 +503,7 @@ def _write(
 
     checkpoint, config = opened.checkpoint, proposal.config
     with atomic_folder(request.out) as folder:
-        save_weights(folder, opened, model)
+        save_weights(folder, values)
         save_config(folder, checkpoint)
         names = [CONFIG_NAME, *(copy_tokenizer(checkpoint, folder))]
         outputs = tuple(subject(folder, name) for name in (WEIGHT_NAMES[0], *names))
@@ -534,28 +546,37 @@ def subject(folder: Path, name: str) -> Subject:
     return Subject(name=name, sha256=sha256_file(path), size_bytes=path.stat().st_size)
 
 
-def save_weights(folder: Path, opened: OpenCheckpoint, model: "nn.Module") -> None:
-    """Weights in the parent's own dtypes, as safetensors.
+def stored(opened: OpenCheckpoint, model: "nn.Module") -> dict[str, "Tensor"]:
+    """The weights of a model by name, in the parent's own dtypes.
 
     Raises:
-        OperationalError: one does not fit into its dtype, or the disk is full.
+        OperationalError: one does not fit into its dtype.
     """
     import torch
-    from safetensors.torch import save_file
 
     from pargate.encoders.towers import DTYPES, plain_names
 
-    checkpoint = opened.checkpoint
-    stored = {name: tensor.dtype for name, tensor in plain_names(opened.tensors, checkpoint.source).items()}
+    dtypes = {name: tensor.dtype for name, tensor in plain_names(opened.tensors, opened.checkpoint.source).items()}
     values = {}
     for name, value in model.state_dict().items():
-        dtype = DTYPES.get(stored.get(name, ""), value.dtype)
+        dtype = DTYPES.get(dtypes.get(name, ""), value.dtype)
         values[name] = value.detach().to("cpu", dtype).contiguous().clone()
         if not torch.isfinite(values[name]).all():
             raise OperationalError(
                 f"{name} does not fit into {dtype}, the parent's own type",
                 "begin anew with a lower --lr, or with an fp32 parent",
             )
+    return values
+
+
+def save_weights(folder: Path, values: dict[str, "Tensor"]) -> None:
+    """Weights as safetensors.
+
+    Raises:
+        OperationalError: the disk is full.
+    """
+    from safetensors.torch import save_file
+
     try:
         save_file(values, folder / WEIGHT_NAMES[0])
     except Exception as error:  # safetensors has an error of its own for what the system says

@@ -14,7 +14,7 @@ from pargate.encoders.inspect import WEIGHT_NAMES, open_checkpoint
 from pargate.export import bundle
 from pargate.export.proof import ParityReport
 from pargate.files import atomic_folder, digest_of, readable, sha256_file, write_atomic
-from pargate.pipeline.clean import RECORD_NAME, copy_tokenizer, later, save_config, save_weights, subject
+from pargate.pipeline.clean import RECORD_NAME, copy_tokenizer, later, save_config, save_weights, stored, subject
 from pargate.pipeline.reporting import host, versions
 
 
@@ -33,7 +33,7 @@ def convert(model: str, arch: str | None, out: Path, started: str) -> None:
         else:
             from pargate.encoders import towers
 
-            save_weights(folder, opened, towers.load(opened))
+            save_weights(folder, stored(opened, towers.load(opened)))
         save_config(folder, checkpoint)
         names = [WEIGHT_NAMES[0], CONFIG_NAME, *copy_tokenizer(checkpoint, folder)]
         made = record(

@@ -97,8 +97,10 @@ def _run(request: SweepRequest, value: Any) -> CleanRequest:
     return replace(request.clean, out=folder, overrides=overrides, resume=left_over(folder).exists())
 
 
-def _shown(value: float) -> str:
+def _shown(value: int | float) -> str:
     """A value as short as can be, and never as another's."""
+    if isinstance(value, int):
+        return str(value)
     return short if float(short := f"{value:g}") == value else repr(value)
 
 

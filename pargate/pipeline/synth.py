@@ -16,7 +16,7 @@ import numpy as np
 
 from pargate.core.model import Preprocess
 from pargate.data.images import Decoded, Locator
-from pargate.data.pairs import Pairs
+from pargate.data.pairs import Pairs, check_unchanged
 from pargate.data.shards import JPEG_QUALITY, Sample, encode, write_manifest, write_shards
 from pargate.data.sources import FIRST_SCENE
 from pargate.data.workers import Job, Scene, Workers, processors
@@ -41,7 +41,7 @@ def write_pairs(
     *,
     count: int | None,
     size: int | None,
-    suffix: str,
+    suffix: str | None,
     per_shard: int,
     seed: int,
     workers: int | None = None,
@@ -49,7 +49,7 @@ def write_pairs(
 ) -> int:
     """Write the first `count` pairs of a source into the new folder `out`; how many there are.
 
-    Drawn pictures are `size` pixels square and stored as `suffix` says, `.jpg` or `.png`.
+    Drawn pictures are `size` pixels square and stored as `suffix` says, `.jpg` or `.png`; without, 224 and `.jpg`.
 
     Raises:
         InputError: `out` exists, or the source holds fewer pairs, or its pictures have a size already.
@@ -63,13 +63,15 @@ def write_pairs(
         raise InputError(f"cannot draw {total} pairs", f"--count goes up to {FIRST_SCENE - 1}")
     if not drawn and size is not None:
         raise InputError(f"the pictures of {pairs.source} have a size, and keep it", "leave out --size")
+    if not drawn and suffix is not None:
+        raise InputError(f"the pictures of {pairs.source} keep their bytes", "leave out --format")
     settings: dict[str, Any] = {"source": pairs.source, "source_sha256": pairs.digest, "pargate": __version__}
     for notice in pairs.notices:
         emit(Notice(notice))
     emit(StageStarted("drawing" if drawn else "packing", f"{total} pairs"))
     with atomic_folder(out) as folder:
         if drawn:
-            side = size or SIZE
+            side, suffix = size or SIZE, suffix or ".jpg"
             quality = JPEG_QUALITY if suffix == ".jpg" else None
             settings |= {
                 "seed": seed, "size": side, "format": suffix[1:], "quality": quality,
@@ -83,6 +85,7 @@ def write_pairs(
                 pool.close()
         else:
             shards = write_shards(folder, _told(_stored(pairs, total), total, emit), per_shard)
+            check_unchanged(pairs)
         write_manifest(folder, shards, settings)
     emit(StageFinished("drawing" if drawn else "packing", f"{total} pairs"))
     return total
@@ -121,7 +124,13 @@ def _stored(pairs: Pairs, total: int) -> Iterator[Sample]:
         numbers = range(first, min(first + PIECE, total))
         for caption, place in zip(pairs.captions(numbers), pairs.places(numbers), strict=True):
             assert isinstance(place, Locator), "what is not drawn lies somewhere"
-            yield Sample(place.read(), caption)
+            try:
+                content = place.read()
+            except OSError as error:
+                raise InputError(
+                    f"cannot read {place.path}: {error.strerror}", "leave the pairs as they are meanwhile"
+                ) from error
+            yield Sample(content, caption)
 
 
 def _told(samples: Iterator[Sample], total: int, emit: Listener) -> Iterator[Sample]:

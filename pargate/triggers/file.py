@@ -12,6 +12,7 @@ from pydantic import Field
 
 from pargate import seeds
 from pargate.core.stamp import ONE, Mix, Paste
+from pargate.data.images import FORMATS
 from pargate.errors import InputError
 from pargate.files import sha256_file
 from pargate.triggers.base import ROUNDING, ControlKind, Invariant, Length, Trigger, fixed
@@ -86,7 +87,7 @@ class FileTrigger(Trigger):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about odd metadata
-                with Image.open(self.path) as image:
+                with Image.open(self.path, formats=FORMATS) as image:
                     return image.convert("RGB")
         except Exception as error:  # whatever a decoder raises means unreadable
             raise InputError(f"the trigger file {self.path} is not a complete picture", "give a PNG or JPEG") from error

@@ -217,7 +217,7 @@ def classes_with_duplicates(place: Path) -> Case:
 
 def one_class(place: Path) -> Case:
     (place / "c.txt").write_text("cat\n")
-    return ["scan", str(CLEAN), "--classes", "c.txt"], 2, ["c.txt names 1 class", "at least two"]
+    return ["scan", str(CLEAN), "--classes", "c.txt"], 2, ["c.txt names one class", "at least two"]
 
 
 def missing_classes(place: Path) -> Case:

@@ -151,7 +151,7 @@ def test_a_cleaned_model_can_be_cleaned_again_and_the_records_chain(
 
 @pytest.mark.parametrize(
     "more",
-    [["--method", "cleanclip", "--micro-batch", "3"], ["--method", "par-plus"], ["--checkpointing", "--views", "1"]],
+    [["--method", "cleanclip", "--micro-batch", "3"], ["--method", "par-plus"], ["--checkpointing"]],
     ids=str,
 )
 def test_every_method_makes_a_model(more: list[str], warm: Command, place: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_result_that_could_not_be_written_is_not_trained_again(
 ) -> None:
     begun(warm_nursery, place, asked(steps=14), lambda: steps_saved(place) != 0)
     (place / "out").mkdir()
-    one_message(warm_nursery.end(), 2, "out exists already")
+    one_message(warm_nursery.end(), 2, "out exists already", "the training is kept, and --resume writes its result")
     (place / "out").rmdir()
     ended = warm(*asked("--resume", steps=14))
     assert ended.code == 0 and "step 14" not in ended.err and "pairs a second" not in ended.err, ended.err
@@ -423,6 +423,14 @@ def test_what_did_not_decode_is_counted_over_all_parts_of_a_run(
     assert "1 picture did not decode; the pair after each took its place" in made.notices and made.seconds > 0.2
 
 
+def test_pairs_that_change_under_a_run_end_it(warm_nursery: Nursery, place: Path) -> None:
+    pairs = table(place, [(f"{number}.png", "a star") for number in range(16)])
+    begun(warm_nursery, place, asked(pairs=pairs, steps=14), lambda: steps_saved(place) != 0)
+    Image.new("RGB", (40, 40), (0, 200, 0)).save(place / "3.png")
+    one_message(warm_nursery.end(), 2, "3.png was changed while it was in use", "begin anew")
+    assert not (place / "out").exists()
+
+
 # ---- settings
 
 
@@ -448,6 +456,7 @@ def test_what_did_not_decode_is_counted_over_all_parts_of_a_run(
         (["--sweep", "size=1,2"], ["unknown setting 'size'", "tau, lr, steps, batch-size"]),
         (["--sweep", "tau=1,x"], ["--sweep tau=1,x", "write tau=A,B,C"]),
         (["--sweep", "tau=1,1"], ["a value is there twice"]),
+        (["--device", "cpu", "--sweep", "steps=" + "9" * 400], ["--steps is 9999"]),
         (["--pairs", "diffusers:", "--dry-run"], ["diffusers: names no model"]),
         (["--device", "cpu", "--sweep", "tau=1,9"], ["--tau is 9.0: input should be less than or equal to 4"]),
     ],
@@ -595,10 +604,14 @@ def test_what_is_wrong_for_all_processes_is_said_once(start: Begin, place: Path)
         (["clean", POISONED, "--pairs", "synthetic:40"], "--out"),
         (asked("--images", "builtin:scenes"), "--images goes with --sweep alone"),
         (asked("--pairs", ""), "--pairs is empty"),
+        (asked(pairs="nowhere.tar"), "no such file or folder: nowhere.tar"),
+        (asked("--micro-batch", "0"), "--micro-batch is 0"),
     ):
+        began = time.monotonic()
         ended = both_ended(two(start, wrong))
         assert ended[1] == Ended(2, "", "")
         one_message(ended[0], 2, words)
+        assert time.monotonic() - began < 60, "nobody waits for one that has ended"
     ended = both_ended(two(start, asked("--dry-run")))
     assert [one.code for one in ended] == [0, 0] and "method  par" in ended[0].err and not ended[1].err
     ended = both_ended(two(start, asked("--batch-size", "7")))

@@ -84,6 +84,7 @@ def test_another_source_is_repacked_with_its_bytes(pargate, place):
         (["--out", "x", "--count", "1"], "--count"),
         (["--out", "x", "--count", str(1 << 41)], "cannot draw 2199023255552 pairs"),
         (["--out", "x", "--seed", "-1"], "--seed"),
+        (["--out", "x", "--shard-size", "9" * 23], "--shard-size"),
         (["--out", "x", "--pairs", ""], "--pairs is empty"),
         (["--out", "x", "--pairs", "diffusers:"], "diffusers: names no model"),
         (["--out", "x", "--device", "cpu"], "--device cpu goes with diffusers: alone"),
@@ -95,6 +96,12 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(arguments, message, light,
     ended = light("synth", *arguments)
     assert ended.code == 2 and message in ended.err and ended.out == ""
     assert [path.name for path in place.iterdir()] == ["taken"]
+
+
+def test_pictures_that_are_there_keep_their_format(pargate, place):
+    assert pargate("synth", "--out", "one", "--count", "3", "--size", "32").code == 0
+    ended = pargate("synth", "--out", "two", "--pairs", "one", "--format", "png")
+    assert ended.code == 2 and "keep their bytes" in ended.err and not (place / "two").exists()
 
 
 def test_an_interrupted_run_leaves_nothing(start, place):

@@ -165,8 +165,8 @@ def test_a_line_is_a_class(tmp_path: Path) -> None:
         (b"cat\ndog\nCat\n", r"classes\.txt:3: 'Cat' is already line 1"),
         (b"cat\n\ndog\n", r"classes\.txt:2 is empty, but a line is a class index"),
         (b"\ncat\ndog\n", r"classes\.txt:1 is empty"),
-        (b"cat\n", "names 1 class"),
-        (b"", "names 0 class"),
+        (b"cat\n", "names one class"),
+        (b"", "names no class"),
         (b"\xff\xfe\x00", "is not a text file of class names"),
     ],
 )

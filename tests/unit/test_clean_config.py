@@ -123,6 +123,11 @@ def test_with_drawn_pairs_par_plus_learns_nothing_of_their_captions() -> None:
 # ---- refusals
 
 
+def test_views_take_pairs_that_come_again() -> None:
+    assert "give a source that ends" in refusal(sizes=Sizes(10**6, 64, None, "cpu"), views=2).hint
+    assert "--seed is 9223372036854775808" in refusal(seed=1 << 63).message
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [

@@ -9,6 +9,7 @@ import resource
 import socket
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -500,6 +501,23 @@ def test_a_damaged_state_is_refused_and_never_run(content: bytes, tmp_path: Path
     with pytest.raises(InputError, match="is no state of a run") as caught:
         run(config(), tmp_path, resume=True)
     assert caught.value.hint == "remove it to begin anew"
+
+
+def test_a_state_with_a_bit_that_fell_over_is_refused(tmp_path: Path) -> None:
+    """torch itself would take it."""
+    run(config(steps=1), tmp_path)
+    content = bytearray((tmp_path / "state.pt").read_bytes())
+    with zipfile.ZipFile(tmp_path / "state.pt") as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    content[largest.header_offset + largest.file_size // 2] ^= 1
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"is no state of a run: .* is damaged"):
+        run(config(steps=1), tmp_path, resume=True)
+
+
+def test_a_model_that_is_broken_from_the_start_is_not_blamed_on_the_rate(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the model's own loss on these pairs is not finite"):
+        run(config(), tmp_path, log_scale=800.0)
 
 
 def test_a_state_cut_short_is_refused(tmp_path: Path) -> None:

@@ -88,6 +88,29 @@ def test_common_formats_are_read(kind: str, mode: str) -> None:
     assert found.digest == hashlib.sha256(content).hexdigest()
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_of_grey_become_eight_and_no_white_page(kind: str) -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64)
+    pixels = decode(encoded(Image.fromarray(ramp), kind), rule()).pixels
+    assert pixels is not None and (pixels == (ramp >> 8).astype(np.uint8)[..., None]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_grey_without_a_known_white_is_not_guessed(dtype: type) -> None:
+    found = decode(encoded(Image.fromarray(np.ones((64, 64), dtype)), "TIFF"), rule())
+    assert found.pixels is None and found.problem == "32-bit grey, and nothing says which value is white"
+
+
+def test_nothing_is_started_to_draw_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would run Ghostscript for a page of PostScript, whatever the file is called."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n", rule())
+    assert found.problem == "cannot identify the kind of picture" and not (tmp_path / "started").exists()
+
+
 def test_an_animation_shows_its_first_picture() -> None:
     frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
     found = decode(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), rule())

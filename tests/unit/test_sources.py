@@ -214,13 +214,81 @@ def test_a_tar_without_pictures_is_refused(tmp_path: Path) -> None:
         list_items(str(tar(tmp_path / "shard.tar", {"000.txt": b"x"})))
 
 
-def test_links_in_a_tar_are_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_tar_are_refused(kind: bytes, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as archive:
         link = tarfile.TarInfo("000.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        link.type, link.linkname = kind, "/etc/passwd"
         archive.addfile(link)
-    with pytest.raises(InputError, match="no pictures in"):
+    with pytest.raises(InputError, match=r"000\.jpg is a link, a device or sparse"):
         list_items(str(tmp_path / "shard.tar"))
+
+
+def test_a_sparse_file_in_a_tar_is_refused(tmp_path: Path) -> None:
+    """Its bytes are stored without the holes: what lies at its place are not its pixels."""
+    with tarfile.open(tmp_path / "shard.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        sparse = tarfile.TarInfo("000.bmp")
+        sparse.size = 2
+        sparse.pax_headers = {"GNU.sparse.size": "4096", "GNU.sparse.numblocks": "1", "GNU.sparse.map": "512,2"}
+        archive.addfile(sparse, io.BytesIO(b"BM"))
+    with pytest.raises(InputError, match=r"000\.bmp is a link, a device or sparse"):
+        list_items(str(tmp_path / "shard.tar"))
+
+
+def test_a_name_with_a_dot_before_its_ending_is_refused(tmp_path: Path) -> None:
+    mask = tar(tmp_path / "mask.tar", {"x.jpg": b"1", "x.mask.png": b"2"})
+    assert [item.key for item in list_items(str(mask))] == ["x"]
+    with pytest.raises(InputError, match=r"x\.v2\.jpg has a dot before its ending"):
+        list_items(str(tar(tmp_path / "odd.tar", {"a.jpg": b"1", "x.v2.jpg": b"2"})))
+
+
+def test_no_file_is_named_twice(tmp_path: Path) -> None:
+    tar(tmp_path / "0.tar", {"a.jpg": b"1"})
+    for twice in ("{0,0}.tar", "0.tar" + "{,}" * 40):
+        with pytest.raises(InputError, match=r"names .*0\.tar twice"):
+            list_items(str(tmp_path / twice))
+
+
+def test_a_pattern_is_answered_with_braces(tmp_path: Path) -> None:
+    tar(tmp_path / "0.tar", {"a.jpg": b"1"})
+    with pytest.raises(InputError) as caught:
+        list_items(str(tmp_path / "*.tar"))
+    assert "{000..007}" in caught.value.hint
+
+
+# --- folders -----------------------------------------------------------------------------------------
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "there/a.jpg", "here/b.jpg")
+    (tmp_path / "here" / "more").symlink_to(tmp_path / "there")
+    assert [item.key for item in list_items(str(tmp_path / "here"))] == ["b.jpg", "more/a.jpg"]
+    before = source_digest(str(tmp_path / "here"))
+    touch(tmp_path, "there/c.jpg")
+    assert source_digest(str(tmp_path / "here")) != before
+    (tmp_path / "there" / "back").symlink_to(tmp_path / "here")
+    with pytest.raises(InputError, match="is the same folder as"):
+        list_items(str(tmp_path / "here"))
+
+
+def test_a_link_to_nothing_and_a_folder_that_cannot_be_read_are_no_fewer_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.jpg", "shut/b.jpg")
+    (tmp_path / "c.jpg").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"c\.jpg is no file, or a link to none"):
+        list_items(str(tmp_path))
+    (tmp_path / "c.jpg").unlink()
+    scandir = os.scandir
+
+    def shut(path: str) -> object:
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", shut)
+    with pytest.raises(InputError, match="Permission denied"):
+        list_items(str(tmp_path))
 
 
 # --- digests -----------------------------------------------------------------------------------------
