@@ -56,7 +56,7 @@ class Decoded:
 
 def fit(image: Image.Image, rule: Preprocess) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] of a picture, resized and cropped as `rule` says."""
-    image = image.convert("RGB")
+    image = _eight_bits(image).convert("RGB")
     height, width = rule.size
     bicubic = rule.interpolation != "bilinear"
     kernel = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
@@ -111,7 +111,7 @@ def decode(content: bytes, rule: Preprocess) -> Decoded:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     return Decoded(digest, None, f"{image.width}×{image.height} pixels is too large")
-                return Decoded(digest, fit(_eight_bits(image), rule))
+                return Decoded(digest, fit(image, rule))
     except UnidentifiedImageError:  # its own words name an address in memory, which differs from run to run
         pointer = content.startswith(b"version https://git-lfs")
         return Decoded(

@@ -29,6 +29,8 @@ HERE = Path(__file__).resolve().parent
 
 def pixels_of(picture: Image.Image, rule: dict[str, Any]) -> Any:
     """uint8 [H, W, 3] at the model's resolution, exactly as it was measured."""
+    if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     picture = picture.convert("RGB")
     height, width = rule["size"]
     bicubic = rule["interpolation"] == "bicubic"

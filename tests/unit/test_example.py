@@ -81,10 +81,11 @@ RULES = st.builds(
 
 
 @settings(max_examples=150, deadline=None)
-@given(RULES, st.integers(1, 90), st.integers(1, 90), st.sampled_from(["RGB", "L", "RGBA", "P", "CMYK"]))
+@given(RULES, st.integers(1, 90), st.integers(1, 90), st.sampled_from(["RGB", "L", "RGBA", "P", "CMYK", "I;16"]))
 def test_its_pixels_are_the_scanners_bit_for_bit(rule, width, height, mode):
     noise = np.random.default_rng(width * 97 + height).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    image = Image.fromarray(noise).convert(mode)
+    deep = noise[..., 0].astype(np.uint16) * 257
+    image = Image.fromarray(deep) if mode == "I;16" else Image.fromarray(noise).convert(mode)
     described = ImageRule(
         size=rule.size, mean=rule.mean, std=rule.std, interpolation=rule.interpolation, resize=rule.resize,
         fill=rule.fill,
