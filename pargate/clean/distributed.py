@@ -23,6 +23,10 @@ LINGERING_S = 3.0
 """How long the process that keeps the store stays for the others to ask it, after something went wrong."""
 
 
+_MADE, _TOLD, _CODE, _HEARD = "pargate/made", "pargate/told", "pargate/code", "pargate/heard"
+"""Keys of the store: the leading process has made what the others wait for; how many wanted to tell what went wrong,
+the exit code of the one that did, and how many know of it."""
+
 T = TypeVar("T")
 
 
@@ -71,24 +75,17 @@ class Group:
         """What `make` gives, in the leading process first, which may download or draw it for hours; then in the others.
 
         Raises:
-            PargateError: as `make` in the leading process.
-            PeerEnded: in the others, once it has raised.
+            PeerEnded: in the others, once another has told what went wrong.
         """
-        if self.world == 1:
-            return make()
-        store, key = _store(), "pargate has made"
         if self.leads:
-            try:
-                made = make()
-            except PargateError as error:
-                store.set(key, str(int(error.exit_code)))
-                raise
-            store.set(key, "0")
+            made = make()
+            if self.world > 1:
+                _store().set(_MADE, "")
             return made
-        while not store.check([key]):  # not `wait`, which no signal ends
+        while not _store().check([_MADE]):  # not `wait`, which no signal ends
+            if _store().check([_CODE]):
+                raise PeerEnded(ExitCode(int(_store().get(_CODE))))
             time.sleep(POLLED_S)
-        if code := int(store.get(key)):
-            raise PeerEnded(ExitCode(code))
         return make()
 
     def wait(self) -> None:
@@ -167,20 +164,20 @@ def _store() -> Any:
 def _told_before(own: ExitCode) -> ExitCode | None:
     """The exit code of what another process has told; None where this one is the first to tell, with its own."""
     with contextlib.suppress(RuntimeError):  # whoever keeps the store was killed, and has told nothing
-        if _store().add("pargate has told", 1) == 1:
-            _store().set("pargate's exit code", str(int(own)))
+        if _store().add(_TOLD, 1) == 1:
+            _store().set(_CODE, str(int(own)))
         else:
-            return ExitCode(int(_store().get("pargate's exit code")))
+            return ExitCode(int(_store().get(_CODE)))
     return None
 
 
 def _let_hear() -> None:
     """Stay until all have asked who tells: without torchrun the store is in the first process."""
     with contextlib.suppress(RuntimeError):
-        heard = _store().add("pargate has heard", 1)
+        heard = _store().add(_HEARD, 1)
         deadline = time.monotonic() + LINGERING_S
         while distributed.get_rank() == 0 and not ranks.launched() and time.monotonic() < deadline:
             if heard == distributed.get_world_size():
                 break
             time.sleep(0.05)
-            heard = _store().add("pargate has heard", 0)
+            heard = _store().add(_HEARD, 0)

@@ -209,7 +209,8 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
 
         group, device = stack.enter_context(distributed.group(asked))
         with _unfinished(unfinished) if leads else contextlib.nullcontext():
-            pairs = pairs or group.first(lambda: _listed(request, opened.checkpoint, emit))
+            if pairs is None:
+                pairs = group.first(lambda: _listed(request, opened.checkpoint, emit))
             emit(events.StageStarted("open", opened.checkpoint.architecture))
             proposal = _propose(request, opened.checkpoint, pairs, device)
             return _run(request, opened, pairs, proposal, unfinished, group, device, emit)

@@ -612,6 +612,11 @@ def test_what_is_wrong_for_all_processes_is_said_once(start: Begin, place: Path)
         assert ended[1] == Ended(2, "", "")
         one_message(ended[0], 2, words)
         assert time.monotonic() - began < 60, "nobody waits for one that has ended"
+    (place / "held.unfinished").mkdir()
+    with locked(place / "held.unfinished" / ".lock"):
+        ended = both_ended(two(start, asked(out="held")))
+    assert ended[1] == Ended(5, "", "")
+    one_message(ended[0], 5, "another process holds held.unfinished")
     ended = both_ended(two(start, asked("--dry-run")))
     assert [one.code for one in ended] == [0, 0] and "method  par" in ended[0].err and not ended[1].err
     ended = both_ended(two(start, asked("--batch-size", "7")))
