@@ -218,13 +218,15 @@ CLEANING = (
     "success under the planted trigger with its Clopper–Pearson interval. The cleaner is given the pairs alone. Goal: attack "
     "success of at most {success} at a loss of at most {loss} points of accuracy; of the clean models, a loss of at most 2. `moved` is "
     "the mean squared distance between old and new embeddings of the same clean pairs: it proves nothing. Made by "
-    "`python -m benchmarks.cleaning`, which keeps each run by what it depends on."
+    "`python -m benchmarks.cleaning`, which keeps each run by what it depends on; two at a time, on a machine that was used "
+    "otherwise too, so the minutes are upper bounds."
 )  # fmt: skip
 
 CLEANING_SPEED = (
     "Ratios of one run: the two take turns, and the ratio is of medians. The plain step is the one a paper's code would have: two "
     "forwards in fp32 with the towers as open_clip makes them, captions at full length, pairs from the same loader. Goal 1.5 times: "
-    "missed on both processors, where matrix products in fp32 take most of either step (`--compile` changes nothing), and reached "
+    "missed on both processors, where matrix products in fp32 take most of either step (56 % of ours in a profile of the ViT; "
+    "`--compile` changes nothing), and reached "
     "on the GPU, whose first turn was slow. There, pictures are decoded to 224 px while the step runs. On the machine with 16 "
     "processors fp32 was taken, since bf16 was then tried with eight pairs, too few to show what it saves. "
     "Below: peak memory of a process that takes one step with 2048 pairs, each told apart from all others, forwarded at once or "
