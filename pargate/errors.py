@@ -11,7 +11,11 @@
 A verdict is not an exception: `fail` and `inconclusive` are results with exit codes of their own.
 """
 
+import errno
 from enum import IntEnum
+
+EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
+"""What the system says when it has no more room, or no more files to open."""
 
 
 class ExitCode(IntEnum):

@@ -5,7 +5,6 @@ either complete or absent, and two runs that share a folder never see half a fil
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -20,10 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pargate.errors import InputError, OperationalError
-
-EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
-"""What the system says when it has no more room, or no more files to open."""
+from pargate.errors import EXHAUSTED, InputError, OperationalError
 
 _CHUNK = 1 << 20
 

@@ -4,7 +4,6 @@ Command modules import nothing heavy at the top, so that `--help` stays quick; a
 commands in an interpreter where importing torch raises.
 """
 
-import errno
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ import typer
 from pargate import ranks
 from pargate.cli import audit, clean, doctor, gate, init, model, offline, policy, release, reports, setup
 from pargate.cli.options import Terminated
-from pargate.errors import ExitCode, PargateError, PeerEnded, visible
+from pargate.errors import EXHAUSTED, ExitCode, PargateError, PeerEnded, visible
 from pargate.version import __version__
 
 app = typer.Typer(
@@ -110,7 +109,7 @@ def run(arguments: list[str]) -> int:
         _say("out of memory", "use a machine with more, or fewer classes")
         return ExitCode.OPERATIONAL
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE):
+        if error.errno not in EXHAUSTED:
             return _bug(error)
         _say(f"{error.strerror}: {error.filename or 'while writing'}", "free some and run again")
         return ExitCode.OPERATIONAL
