@@ -5,12 +5,11 @@
 Writes `docs/evidence/cleaning-speed.json`, a section for each machine.
 
 1. Pairs per second of `pargate clean --method par` against a plain step written below: two forwards in fp32 with the
-   towers as open_clip makes them, captions at full length. Same model, batch, optimiser, and pairs, which both have
-   decoded by the same worker meanwhile. The two take turns, and the ratio is of their medians.
+   towers as open_clip makes them, captions at full length, pictures decoded anew in each epoch by a worker. Same model,
+   batch, optimiser and pairs. The two take turns, and the ratio is of their medians.
 2. Peak memory of a step with 2,048 pairs: all at once, and in parts with the same negatives.
 
-On a processor the models are small trained ones; on a GPU they are ViT-B-32 and RN50 with random weights, which cost
-what trained ones cost.
+ViT-B-32 and RN50 have random weights, which cost what trained ones cost; the small models are trained ones.
 """
 
 import argparse
@@ -26,7 +25,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -38,36 +37,65 @@ from pargate.files import write_atomic
 from pargate.version import __version__
 
 PLACE = STORE / "cleaning-speed.json"
+Device = Literal["cpu", "cuda"]
 LARGE = 2048
+FULL = ("ViT-B-32", "RN50")
+"""Models of full size."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One ratio."""
+
+    model: str
+    batch: int
+    steps: int
+    """That count."""
+    later: bool = False
+    """Whether they are of the second epoch on, when pictures are decoded; else the first ones."""
+    views: int | None = None
+    """Different augmentations of a picture; None for a new one each time, as published."""
+
+    @property
+    def told(self) -> str:
+        when = "later epochs" if self.later else "first epoch"
+        return when if self.views is None else f"{when}, `--views {self.views}`"
 
 
 @dataclass(frozen=True)
 class Setting:
     """What is measured on a kind of device."""
 
-    models: tuple[str, ...]
-    batch: int
-    steps: int
-    turns: int
+    cases: tuple[Case, ...]
+    large: tuple[str, ...]
+    """Models that take a step with `LARGE` pairs."""
     part: int
     """Pairs at a time of the step that saves memory."""
 
 
+SMALL = ("vit-clean", "rn-clean")
 SETTINGS = {
-    "cpu": Setting(("vit-clean", "rn-clean"), 128, 12, 3, 128),
-    "cuda": Setting(("ViT-B-32", "RN50"), 256, 12, 3, 256),
+    "cpu": Setting(
+        (
+            *(Case(model, 128, 12) for model in SMALL),
+            *(Case(model, 128, 24, later=True) for model in SMALL),
+            *(Case(model, 128, 24, later=True, views=1) for model in SMALL),
+            Case("ViT-B-32", 16, 4),
+        ),
+        SMALL,
+        128,
+    ),
+    "cuda": Setting(tuple(Case(model, 256, 12) for model in FULL), FULL, 256),
 }
+TURNS = 3
 
 
-def ours(model: str, pairs: str, device: str, steps: int, **overrides: Any) -> tuple[float, str]:
-    """Pairs per second of what `pargate clean` runs, without its first step, and the arithmetic it chose.
-
-    The first step also sets up kernels and embeds captions that come again.
-    """
+def ours(model: str, pairs: str, device: Device, steps: int, skipped: int, **overrides: Any) -> tuple[float, str]:
+    """Pairs per second of `steps` steps of `pargate clean` after `skipped` ones, and the arithmetic it chose."""
     from pargate import events
     from pargate.pipeline.clean import CleanRequest, clean
 
-    moments = []
+    moments = [time.perf_counter()]
 
     def listen(event: events.Event) -> None:
         if isinstance(event, events.TrainStep):
@@ -77,30 +105,30 @@ def ours(model: str, pairs: str, device: str, steps: int, **overrides: Any) -> t
         made = clean(
             CleanRequest(
                 model, pairs, Path(place) / "cleaned", datetime.now(UTC).isoformat(timespec="seconds"),
-                overrides={"steps": steps, "save_every": 10**6, **overrides}, device=device,
+                overrides={"steps": skipped + steps, "save_every": 10**6, **overrides}, device=device,
             ),
             listen,
         )  # fmt: skip
     assert made is not None
     settings = made.record.configuration
-    rate = settings["batch_size"] * (steps - 1) / (moments[-1] - moments[0]) if steps > 1 else 0.0
-    return rate, str(settings["precision"])
+    return settings["batch_size"] * steps / (moments[-1] - moments[skipped]), str(settings["precision"])
 
 
-def plain(model: str, pairs: str, device: str, steps: int, batch: int) -> float:
-    """Pairs per second of a plain PAR step."""
+def plain(model: str, pairs: str, device: Device, steps: int, batch: int) -> float:
+    """Pairs per second of `steps` plain PAR steps after a first one."""
     import open_clip
     import torch
     from torch.nn import functional
 
-    from pargate.clean.config import Sizes, propose
+    from pargate.clean.config import propose
     from pargate.data.loader import PairLoader
     from pargate.data.pairs import open_pairs
     from pargate.encoders.inspect import inspect
+    from pargate.pipeline.clean import sizes_of
 
     checkpoint = inspect(model)
     source = open_pairs(pairs, seed=0)
-    sizes = Sizes(checkpoint.parameters, max(checkpoint.preprocess.size), source.count, device)  # type: ignore[arg-type]
+    sizes = sizes_of(checkpoint, source, device)
     config = propose("par", sizes, overrides={"batch_size": batch}).config
     rule = checkpoint.preprocess
     student = open_clip.create_model(f"local-dir:{model}").float().to(device)
@@ -110,8 +138,8 @@ def plain(model: str, pairs: str, device: str, steps: int, batch: int) -> float:
     optimiser = torch.optim.AdamW(student.parameters(), lr=config.lr, betas=config.betas, weight_decay=1e-4)
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (rule.mean, rule.std))
     began = 0.0
-    with PairLoader(source, rule, seed=0, batch=batch, last_step=steps) as loader:
-        for step in range(steps):
+    with PairLoader(source, rule, seed=0, batch=batch, last_step=steps + 1, store_bytes=0) as loader:
+        for step in range(steps + 1):
             if step == 1:
                 began = time.perf_counter()
             pair = loader.batch(step)
@@ -136,29 +164,37 @@ def plain(model: str, pairs: str, device: str, steps: int, batch: int) -> float:
             loss.backward()
             optimiser.step()
             loss.item()
-    return batch * (steps - 1) / (time.perf_counter() - began)
+    return batch * steps / (time.perf_counter() - began)
 
 
-def ratio(model: str, pairs: str, device: str) -> dict[str, Any]:
+def ratio(case: Case, model: str, pairs: str, device: Device) -> dict[str, Any]:
     """Both, taking turns."""
-    setting = SETTINGS[device]
+    from pargate.data.pairs import open_pairs
+
+    count = open_pairs(pairs, seed=0).count
+    assert count is not None
+    # The first step also sets up kernels and embeds captions that come again.
+    skipped = 1 + (count // case.batch if case.later else 0)
     rates: dict[str, list[float]] = {"ours": [], "plain": []}
+    asked = {"batch_size": case.batch, "views": case.views}
     # Not counted: the first run on a machine also reads programs from the disk and sets up kernels.
-    _, precision = ours(model, pairs, device, 2, batch_size=setting.batch)
-    for _ in range(setting.turns):
-        rate, _ = ours(model, pairs, device, setting.steps, batch_size=setting.batch)
+    _, precision = ours(model, pairs, device, 1, 1, **asked)
+    for _ in range(TURNS):
+        rate, _ = ours(model, pairs, device, case.steps, skipped, **asked)
         rates["ours"].append(rate)
-        rates["plain"].append(plain(model, pairs, device, setting.steps, setting.batch))
-        print(f"{Path(model).name}: {rate:.0f} ({precision}) against {rates['plain'][-1]:.0f} pairs/s", flush=True)
+        rates["plain"].append(plain(model, pairs, device, case.steps, case.batch))
+        print(
+            f"{case.model}, {case.told}: {rate:.1f} ({precision}) against {rates['plain'][-1]:.1f} pairs/s", flush=True
+        )
     middle = {name: statistics.median(values) for name, values in rates.items()}
     each = sorted(a / b for a, b in zip(rates["ours"], rates["plain"], strict=True))
     return {
-        "model": Path(model).name, "precision": precision, "batch": setting.batch, **middle,
+        "model": case.model, "when": case.told, "precision": precision, "batch": case.batch, **middle,
         "ratio": middle["ours"] / middle["plain"], "span": [each[0], each[-1]],
     }  # fmt: skip
 
 
-def memory(model: str, pairs: str, device: str, micro_batch: int) -> dict[str, Any]:
+def memory(model: str, pairs: str, device: Device, micro_batch: int) -> dict[str, Any]:
     """Peak memory of a process that takes one step with 2,048 pairs: resident, or on the GPU what was allocated."""
     command = [sys.executable, "-m", "benchmarks.clean", "--child", model, pairs, device, str(micro_batch)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -169,12 +205,12 @@ def memory(model: str, pairs: str, device: str, micro_batch: int) -> dict[str, A
     return found
 
 
-def child(model: str, pairs: str, device: str, micro_batch: str) -> None:
+def child(model: str, pairs: str, device: Device, micro_batch: str) -> None:
     import torch
 
     began = time.perf_counter()
     try:
-        ours(model, pairs, device, 1, batch_size=LARGE, micro_batch=int(micro_batch))
+        ours(model, pairs, device, 1, 0, batch_size=LARGE, micro_batch=int(micro_batch))
     except OperationalError as error:
         print(json.dumps({"problem": f"{error.message}: {error.hint}"}))
         return
@@ -203,19 +239,17 @@ def main() -> None:
     own = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     name = torch.cuda.get_device_name() if device == "cuda" else own
     with tempfile.TemporaryDirectory() as place:
-        models = [
-            random_model(model, Path(place)) if device == "cuda" else str(options.models / model)
-            for model in setting.models
-        ]
+        names = dict.fromkeys([*(case.model for case in setting.cases), *setting.large])
+        models = {m: random_model(m, Path(place)) if m in FULL else str(options.models / m) for m in names}
         section: dict[str, Any] = {"device": device, "machine": f"{machine()}, {name}", "steps": [], "memory": []}
-        for model in models:
-            section["steps"].append(ratio(model, pairs, device))
+        for case in setting.cases:
+            section["steps"].append(ratio(case, models[case.model], pairs, device))
             keep(section)
         gc.collect()
         torch.cuda.empty_cache()  # or what is left of the rates on the GPU is missing in what follows
-        for model in models if not options.no_memory else ():
+        for model in setting.large if not options.no_memory else ():
             for size in (LARGE, setting.part):
-                section["memory"].append(memory(model, pairs, device, size))
+                section["memory"].append(memory(models[model], pairs, device, size))
                 keep(section)
 
 

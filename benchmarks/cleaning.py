@@ -30,7 +30,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from benchmarks.evidence import SHARED, STORE, TEMPLATES, Known, machine, models
-from pargate.clean.config import Sizes, propose
+from pargate.clean.config import propose
 from pargate.core import stats, zeroshot
 from pargate.data.carriers import load_carriers, read_classes
 from pargate.data.decoding import Decoder
@@ -38,7 +38,7 @@ from pargate.data.pairs import open_pairs
 from pargate.encoders import open_encoder
 from pargate.encoders.inspect import inspect, open_checkpoint
 from pargate.files import digest_of, write_atomic
-from pargate.pipeline.clean import CleanRequest, clean
+from pargate.pipeline.clean import CleanRequest, clean, sizes_of
 from pargate.triggers import build
 from pargate.version import __version__
 
@@ -112,13 +112,7 @@ class Job:
         checkpoint = inspect(str(self.model.folder))
         names = read_classes(self.classes) if self.classes else None
         pairs = open_pairs(self.source, seed=self.seed, classes=names)
-        sizes = Sizes(
-            checkpoint.parameters,
-            max(checkpoint.preprocess.size),
-            pairs.count,
-            self.device,
-            self.source.startswith("synthetic:"),
-        )
+        sizes = sizes_of(checkpoint, pairs, self.device)
         config = propose(self.method, sizes, overrides=self.overrides).config  # type: ignore[arg-type]
         on = [] if self.device == "cpu" else [self.device]
         return digest_of([__version__, checkpoint.digest, pairs.digest, config.digest, *on])

@@ -29,9 +29,10 @@ from pargate.data.pairs import open_pairs
 from pargate.encoders.inspect import inspect
 from pargate.files import digest_of, sha256_file, write_atomic
 from pargate.pipeline import ladder
+from pargate.pipeline.clean import sizes_of
 from pargate.pipeline.gate import gate
 from pargate.pipeline.scan import ScanRequest
-from pargate.pipeline.stages import GateRequest, sizes_of
+from pargate.pipeline.stages import GateRequest
 from pargate.pipeline.verify import verify
 from pargate.policy.resolve import Resolved, read
 from pargate.version import __version__

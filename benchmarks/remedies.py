@@ -194,10 +194,14 @@ def cleaning_speed(found: Any) -> str:
     return "\n\n".join(_speed(section) for section in found["sections"].values())
 
 
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
 def _speed(section: Any) -> str:
     steps = table(
-        ["model", "arithmetic", "pairs of a step", "pargate, pairs/s", "plain step, pairs/s", "ratio", "of single turns"],
-        [[r["model"], r["precision"], r["batch"], f"{r['ours']:.0f}", f"{r['plain']:.0f}", f"**{r['ratio']:.2f}**",
+        ["model", "", "arithmetic", "pairs of a step", "pargate, pairs/s", "plain step, pairs/s", "ratio", "of single turns"],
+        [[r["model"], r["when"], r["precision"], r["batch"], _rate(r["ours"]), _rate(r["plain"]), f"**{r['ratio']:.2f}**",
           f"{r['span'][0]:.2f} … {r['span'][1]:.2f}"]
          for r in section["steps"]],
     )  # fmt: skip

@@ -83,6 +83,11 @@ class Checkpoint:
         return sum(t.elements for t in self.tensors if t.dtype.startswith(("F", "BF")))
 
     @property
+    def batch_norm(self) -> bool:
+        """Whether layers normalise by stored statistics, as those of CLIP's ResNets do."""
+        return any(t.name.endswith(".running_mean") for t in self.tensors)
+
+    @property
     def digest(self) -> str:
         """Identity of weights and configuration together: the same weights read otherwise differ."""
         return f"{self.sha256[:32]}{self.config_sha256[:32]}"

@@ -24,7 +24,7 @@ from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.data.carriers import read_classes
 from pargate.data.loader import PairLoader
 from pargate.data.pairs import Pairs, check_unchanged, is_generated
-from pargate.data.synthetic import SCHEME as SYNTHETIC
+from pargate.data.synthetic import SyntheticPairs
 from pargate.encoders.config import CONFIG_NAME, tokenizer_files
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import WEIGHT_NAMES, OpenCheckpoint, inspect, open_checkpoint
@@ -328,11 +328,15 @@ def _device(request: CleanRequest) -> str:
 
 def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Pairs, device: str) -> Proposal:
     kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
-    sizes = Sizes(
-        checkpoint.parameters, max(checkpoint.preprocess.size), pairs.count, kind, request.pairs.startswith(SYNTHETIC)
-    )
     overrides = {name: value for name, value in request.overrides.items() if value != "auto"}
-    return propose(request.method, sizes, preset=request.preset, overrides=overrides)
+    return propose(request.method, sizes_of(checkpoint, pairs, kind), preset=request.preset, overrides=overrides)
+
+
+def sizes_of(checkpoint: Checkpoint, pairs: Pairs, kind: Literal["cpu", "cuda"]) -> Sizes:
+    """What the settings of a cleaning follow from."""
+    drawn = isinstance(pairs, SyntheticPairs)
+    side = max(checkpoint.preprocess.size)
+    return Sizes(checkpoint.parameters, side, pairs.count, kind, drawn, checkpoint.batch_norm)
 
 
 # --- with torch --------------------------------------------------------------------------------------
@@ -425,7 +429,7 @@ def _run(
 
 def _cautions(config: CleanConfig, pairs: Pairs) -> list[str]:
     """What is known to go wrong with such pairs, from docs/evidence.md."""
-    if not pairs.source.startswith(SYNTHETIC):
+    if not isinstance(pairs, SyntheticPairs):
         return []
     if config.contrastive:
         return [

@@ -25,9 +25,10 @@ from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.files import check_new_folder
 from pargate.pipeline import ladder
 from pargate.pipeline.assembly import report_of, write
+from pargate.pipeline.clean import sizes_of
 from pargate.pipeline.estimate import cleaning_minutes, minutes
 from pargate.pipeline.pairs import check_named
-from pargate.pipeline.stages import PARTS, GateRequest, Run, sizes_of
+from pargate.pipeline.stages import PARTS, GateRequest, Run
 from pargate.policy.listing import listed
 from pargate.policy.resolve import Resolved
 from pargate.policy.resolve import read as read_policy

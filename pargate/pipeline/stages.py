@@ -20,13 +20,12 @@ from pargate.core.results import Outcome
 from pargate.core.value import Value
 from pargate.data.pairs import Pairs
 from pargate.data.parts import Part, shared
-from pargate.data.synthetic import SyntheticPairs
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect
 from pargate.errors import InputError, OperationalError
 from pargate.files import digest_of, sha256_file, write_atomic
 from pargate.pipeline import drop, ladder
-from pargate.pipeline.clean import RECORD_NAME, CleanRequest, clean
+from pargate.pipeline.clean import RECORD_NAME, CleanRequest, clean, sizes_of
 from pargate.pipeline.conclusion import accepted, conclude, cost, may_be_cleaned
 from pargate.pipeline.export import REPORT as GRAPHS_REPORT
 from pargate.pipeline.export import ExportRequest, export
@@ -62,12 +61,6 @@ class GateRequest:
     def state(self) -> Path:
         """Where stages are kept."""
         return self.out.with_name(f"{self.out.name}.unfinished")
-
-
-def sizes_of(checkpoint: Checkpoint, pairs: Pairs, kind: Literal["cpu", "cuda"]) -> Sizes:
-    """What the settings of a cleaning follow from."""
-    drawn = isinstance(pairs, SyntheticPairs)
-    return Sizes(checkpoint.parameters, max(checkpoint.preprocess.size), pairs.count, kind, drawn)
 
 
 class Kept(Value):

@@ -42,6 +42,16 @@ def test_a_larger_model_never_gets_less_than_the_published_rate_nor_a_tiny_one_m
     assert propose("par", Sizes(1000, 32, None, "cpu")).config.lr == 1e-3
 
 
+def test_a_model_with_batch_normalisation_gets_a_higher_rate_with_real_pairs() -> None:
+    normed = replace(SMALL, parameters=4_000_000, batch_norm=True)
+    proposal = propose("par", normed)
+    assert proposal.config.lr == pytest.approx(3e-5 * (151 / 4) ** 0.92, abs=1e-5)
+    assert "4.0 M parameters with batch normalisation" in proposal.reasons["lr"]
+    assert propose("par-plus", normed).config.lr == pytest.approx(0.8 * 3e-5 * (151 / 4) ** 0.92, abs=1e-5)
+    assert propose("par", replace(normed, drawn=True)) == propose("par", replace(normed, drawn=True, batch_norm=False))
+    assert propose("par", replace(LARGE, batch_norm=True)).config.lr == 3e-5
+
+
 def test_few_pairs_make_small_batches_so_that_there_are_twenty_to_an_epoch() -> None:
     batches = {n: propose("par", Sizes(10**6, 64, n, "cpu")).config.batch_size for n in (2, 40, 400, 1000, 10**6, None)}
     assert batches == {2: 2, 40: 2, 400: 16, 1000: 32, 10**6: 256, None: 256}

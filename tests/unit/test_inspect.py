@@ -234,6 +234,7 @@ def test_the_models_of_the_zoo_are_read():
     for path in sorted(ZOO.iterdir()):
         found = inspect(str(path))
         assert found.parameters > 1_000_000, path.name
+        assert found.batch_norm == path.name.startswith("rn-")
 
 
 # --- files that are not weights ---
