@@ -47,7 +47,10 @@ METHODS = ("par", "par-plus", "cleanclip", "finetune")
 PAIRS = {"real": "pairs-64.tar", "synthetic": "synthetic:6000", "synthetic-classes": "synthetic:6000"}
 """As many drawn pairs as there are real ones; the last with the class list, which the drawn things are chosen by."""
 
-SEEDS = {"par": {"vit-stripes": (1, 2), "vit-triangles": (1, 2), "rn-stripes": (1, 2)}}
+SEEDS = {
+    "par": {"vit-stripes": (1, 2), "vit-triangles": (1, 2), "rn-stripes": (1, 2)},
+    "par-plus": {"vit-blended": (1, 2), "rn-stripes": (1, 2)},
+}
 """Seeds besides 0, of runs with real pairs."""
 
 CHANGES: dict[str, dict[str, Any]] = {

@@ -34,8 +34,8 @@ RATE_POWER = 0.75
 a few hundred steps; at the published rate a model of 3 M parameters moves by a fiftieth of that."""
 
 BATCH_NORM_RATE_POWER = 0.92
-"""The same of models with batch normalisation and with real pairs: with the power above they never came to τ, and kept
-more of a backdoor than they had to."""
+"""The same of models with batch normalisation and with real pairs: with the power above neither tower came to τ, and
+more of a backdoor stayed than had to."""
 
 PROCESSOR_BATCH = 256
 """Of PAR and fine-tuning on processors. With 64, in a quarter of the time, PAR lost a point of accuracy more, and left

@@ -70,9 +70,7 @@ class Reference:
         # A key names a picture and its augmentation, a number a picture that has none.
         named = batch.numbers if self._viewer.config.augmentation == "none" else keys
         names = [int(name) for name in named[part]]
-        if not all(name in self._pictures for name in names):
-            rows = self._towers.embed_images(images)
-            if len(self._pictures) > KEPT:
-                self._pictures.clear()
-            self._pictures.update(zip(names, rows, strict=True))
-        return torch.stack([self._pictures[name] for name in names])
+        rows = {name: row for row, name in enumerate(names)}
+        return recalled(
+            self._pictures, names, lambda some: self._towers.embed_images(images[[rows[name] for name in some]]), KEPT
+        )

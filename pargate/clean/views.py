@@ -1,7 +1,8 @@
 """Batches of pairs as the towers take them: augmented, normalised, tokenised, on the device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from pargate.clean.universal import Universal
 from pargate.core.model import Preprocess
 from pargate.data.loader import PairBatch
 from pargate.seeds import Keys
+
+Name = TypeVar("Name", bound=Hashable)
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 """Captions to token ids, int64 [n, context]."""
@@ -91,15 +94,17 @@ def remembering(tokenize: Tokenize) -> Tokenize:
     return lambda captions: recalled(kept, captions, tokenize, REMEMBERED)
 
 
-def recalled(kept: dict[str, Tensor], captions: Sequence[str], make: Tokenize, room: int) -> Tensor:
-    """[n, …], a row for each caption: what `kept` has, the rest from `make`, and kept, `room` rows at most."""
-    missing = [caption for caption in dict.fromkeys(captions) if caption not in kept]
+def recalled(
+    kept: dict[Name, Tensor], names: Sequence[Name], make: Callable[[Sequence[Name]], Tensor], room: int
+) -> Tensor:
+    """[n, …], a row for each name: what `kept` has, the rest from `make`, and kept, `room` rows at most."""
+    missing = [name for name in dict.fromkeys(names) if name not in kept]
     if len(kept) + len(missing) > room:
         kept.clear()
-        missing = list(dict.fromkeys(captions))
+        missing = list(dict.fromkeys(names))
     if missing:
         kept.update(zip(missing, make(missing), strict=True))
-    return torch.stack([kept[caption] for caption in captions])
+    return torch.stack([kept[name] for name in names])
 
 
 def _partners(count: int) -> NDArray[np.int64]:

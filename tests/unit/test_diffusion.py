@@ -17,6 +17,9 @@ from pargate.pipeline import diffusion
 from pargate.pipeline.diffusion import Recipe, caption, clip_score, fits, generate
 from pargate.pipeline.pairs import open_source
 
+# Of transformers 5.3 itself, about a tokenizer whose files are no JSON.
+pytestmark = pytest.mark.filterwarnings("ignore:Deprecated in 0.9.0. BPE:DeprecationWarning")
+
 RECIPE = Recipe(("cat", "Airplane", "golden retriever"), count=7, seed=1, steps=2, per_shard=3)
 
 

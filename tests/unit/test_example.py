@@ -20,7 +20,7 @@ from pargate.export import example
 # Everything that is not of the standard library, onnxruntime, Pillow or numpy raises, and loudly.
 ALONE = """
 import importlib.abc, importlib.machinery, runpy, sys
-ALLOWED = {"onnxruntime", "PIL", "numpy", *sys.stdlib_module_names}
+ALLOWED = {"onnxruntime", "PIL", "numpy", "defusedxml", *sys.stdlib_module_names}  # the last by Pillow, where it is
 class Refusing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
         installed = importlib.machinery.PathFinder.find_spec(name, path) is not None
