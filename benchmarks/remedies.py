@@ -228,10 +228,12 @@ CLEANING = (
 
 CLEANING_SPEED = (
     "Ratios of one run: the two take turns, and the ratio is of medians. The plain step is the one a paper's code would have: two "
-    "forwards in fp32 with the towers as open_clip makes them, captions at full length, pairs from the same loader. Goal 1.5 times: "
-    "missed on both processors, where matrix products in fp32 take most of either step (56 % of ours in a profile of the ViT; "
-    "`--compile` changes nothing), and reached "
-    "on the GPU, whose first turn was slow. There, pictures are decoded to 224 px while the step runs. On the machine with 16 "
+    "forwards in fp32 with the towers as open_clip makes them, captions at full length, pictures decoded anew in each epoch by a "
+    "worker. In the first epoch pargate decodes as well; it keeps what it has decoded, and nine tenths of a default run are later "
+    "epochs. With `--views` it keeps the frozen model's embeddings of pictures, too. Goal 1.5 times on a processor: reached on "
+    "ViT-B-32 and on the small ResNet in later epochs, just missed on the small ViT, reached by both with `--views 1`. Matrix "
+    "products in fp32, which either step needs, are 57 % of ours in a profile of the ViT's later epochs; `--compile` changes "
+    "nothing. On the GPU, whose first turn was slow, pictures are decoded to 224 px while the step runs. On the machine with 16 "
     "processors fp32 was taken, since bf16 was then tried with eight pairs, too few to show what it saves. "
     "Below: peak memory of a process that takes one step with 2048 pairs, each told apart from all others, forwarded at once or "
     "in parts. On the GPU it is what was allocated there, in parts alone: at once it ran out of memory beside what the measurement "
