@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--device", choices=list(SETTINGS), default="cpu")
     parser.add_argument("--models", type=Path, default=SHARED / "zoo" / "dev")
     parser.add_argument("--data", type=Path, default=SHARED / "data")
-    parser.add_argument("--no-memory", action="store_true", help="the ratios alone")
+    parser.add_argument("--no-memory", action="store_true", help="the ratios alone; what was kept of memory stays")
     options = parser.parse_args()
     pairs, device = str(options.data / "pairs-64.tar"), options.device
     import torch
@@ -241,7 +241,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         names = dict.fromkeys([*(case.model for case in setting.cases), *setting.large])
         models = {m: random_model(m, Path(place)) if m in FULL else str(options.models / m) for m in names}
-        section: dict[str, Any] = {"device": device, "machine": f"{machine()}, {name}", "steps": [], "memory": []}
+        where = f"{machine()}, {name}"
+        earlier = kept().get(where, {}).get("memory", []) if options.no_memory else []
+        section: dict[str, Any] = {"device": device, "machine": where, "steps": [], "memory": earlier}
         for case in setting.cases:
             section["steps"].append(ratio(case, models[case.model], pairs, device))
             keep(section)
@@ -253,11 +255,16 @@ def main() -> None:
                 keep(section)
 
 
+def kept() -> dict[str, Any]:
+    """What earlier runs found, by machine."""
+    found: dict[str, Any] = json.loads(PLACE.read_text())["sections"] if PLACE.is_file() else {}
+    return found
+
+
 def keep(section: dict[str, Any]) -> None:
     """Write what is known so far, lest a run that is cut short leave nothing."""
-    kept = json.loads(PLACE.read_text())["sections"] if PLACE.is_file() else {}
-    kept[section["machine"]] = section
-    content = {"version": __version__, "sections": dict(sorted(kept.items()))}
+    sections = {**kept(), section["machine"]: section}
+    content = {"version": __version__, "sections": dict(sorted(sections.items()))}
     write_atomic(PLACE, (json.dumps(content, indent=1) + "\n").encode())
 
 

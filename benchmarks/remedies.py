@@ -236,7 +236,7 @@ CLEANING_SPEED = (
     "nothing. On the GPU, whose first turn was slow, pictures are decoded to 224 px while the step runs. On the machine with 16 "
     "processors fp32 was taken, since bf16 was then tried with eight pairs, too few to show what it saves. "
     "Below: peak memory of a process that takes one step with 2048 pairs, each told apart from all others, forwarded at once or "
-    "in parts. On the GPU it is what was allocated there, in parts alone: at once it ran out of memory beside what the measurement "
+    "in parts; a run of the rates alone leaves it as it was. On the GPU it is what was allocated there, in parts alone: at once it ran out of memory beside what the measurement "
     "of the rates had kept of the GPU, which it has given back since."
 )  # fmt: skip
 

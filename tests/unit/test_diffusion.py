@@ -18,7 +18,9 @@ from pargate.pipeline.diffusion import Recipe, caption, clip_score, fits, genera
 from pargate.pipeline.pairs import open_source
 
 # Of transformers 5.3 itself, about a tokenizer whose files are no JSON.
-pytestmark = pytest.mark.filterwarnings("ignore:Deprecated in 0.9.0. BPE:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Deprecated in 0.9.0. BPE:DeprecationWarning:transformers.models.clip.tokenization_clip"
+)
 
 RECIPE = Recipe(("cat", "Airplane", "golden retriever"), count=7, seed=1, steps=2, per_shard=3)
 

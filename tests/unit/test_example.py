@@ -20,14 +20,15 @@ from pargate.export import example
 # Everything that is not of the standard library, onnxruntime, Pillow or numpy raises, and loudly.
 ALONE = """
 import importlib.abc, importlib.machinery, runpy, sys
-ALLOWED = {"onnxruntime", "PIL", "numpy", "defusedxml", *sys.stdlib_module_names}  # the last by Pillow, where it is
+ALLOWED = {"onnxruntime", "PIL", "numpy", *sys.stdlib_module_names}
+OPTIONAL = {"defusedxml"}  # of Pillow 11.0, which does without where it is missing
 class Refusing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(self, name, path=None, target=None):
         installed = importlib.machinery.PathFinder.find_spec(name, path) is not None
         refused = installed and name.partition(".")[0] not in ALLOWED
         return importlib.machinery.ModuleSpec(name, self) if refused else None
     def exec_module(self, module):
-        raise RuntimeError(f"{module.__name__} was imported")
+        raise (ImportError if module.__name__ in OPTIONAL else RuntimeError)(f"{module.__name__} was imported")
 sys.meta_path.insert(0, Refusing())
 for name in ("torch", "open_clip", "pargate", "ftfy"):
     try:
