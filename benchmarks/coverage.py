@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.special import betaln, logsumexp, ndtri
 
 from pargate.core import sequential
-from pargate.core.sequential import difference_sequence, mean_sequence, proportion_sequence
+from pargate.core.sequential import difference_sequence, mean_sequence
 from pargate.core.stats import Bounds, clopper_pearson
 
 Floats = NDArray[np.float64]
@@ -60,7 +60,7 @@ def by_wilson(counts: Counts, value: float, alpha: float, low_end: bool) -> Bool
 
 
 def by_mixture(counts: Counts, value: float, alpha: float, low_end: bool) -> Bools:
-    """Beta-binomial mixture, as in :func:`proportion_sequence`."""
+    """Beta-binomial mixture of Robbins (1970), the common choice for one share."""
     misses, hits = counts[..., 0], counts[..., 2]
     log_mixture = betaln(0.5 + hits, 0.5 + misses) - betaln(0.5, 0.5)
     log_mixture -= hits * np.log(value) + misses * np.log1p(-value)
@@ -81,15 +81,11 @@ def by_bets(counts: Counts, value: float, alpha: float, low_end: bool) -> Bools:
     return np.concatenate(passed)
 
 
-def share_ends(counts: Counts, alphas: tuple[float, float]) -> Bounds:
-    return proportion_sequence(int(counts[2]), int(counts.sum()), *alphas)
-
-
 def mean_ends(counts: Counts, alphas: tuple[float, float]) -> Bounds:
     return mean_sequence(np.repeat(HALVES, counts), *alphas)
 
 
-PUBLIC = {by_mixture: share_ends, by_bets: mean_ends}
+PUBLIC = {by_bets: mean_ends}
 
 
 def compare_with_public(method: Method, counts: Counts, value: float, alphas: tuple[float, float]) -> None:
@@ -217,7 +213,7 @@ def shares(rng: np.random.Generator, runs: int) -> Iterator[Row]:
         counts = draw(rng, (1 - truth, 0.0, truth), runs)
         for name, method in (
             ("Wilson, repeatedly", by_wilson),
-            ("`proportion_sequence`", by_mixture),
+            ("beta-binomial mixture", by_mixture),
             ("`mean_sequence`", by_bets),
         ):
             yield judge(f"{truth:.0%} against {limit:.0%}", name, method, counts, truth, limit, alphas)

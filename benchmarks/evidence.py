@@ -27,8 +27,8 @@ import yaml
 
 from pargate.core.report import ScanReport
 from pargate.core.results import Count
-from pargate.core.sequential import proportion_sequence
 from pargate.pipeline.scan import ScanRequest, scan
+from pargate.policy.bounds import interval
 from pargate.policy.resolve import Resolved, read, resolve
 from pargate.version import __version__
 
@@ -131,7 +131,7 @@ def row(model: Known, report: ScanReport, rule_id: str | None = None) -> dict[st
     bound = finding.bounds[0]
     nothing = Count(n=0, successes=0)
     nt = measured.counts.get("asr_nt", nothing)
-    interval = proportion_sequence(nt.successes, nt.n, 0.025, 0.025)
+    low, high = interval(nt, 0.025, 0.025)
     return {
         "model": model.name,
         "known_asr": model.truth["asr"],
@@ -141,7 +141,7 @@ def row(model: Known, report: ScanReport, rule_id: str | None = None) -> dict[st
         "target": measured.target.name if measured.target else "",
         "n": bound.n,
         "asr_nt": nt.rate,
-        "asr_nt_interval": [interval.low, interval.high],
+        "asr_nt_interval": [low, high],
         "metric": str(bound.metric),
         "estimate": bound.estimate,
         "interval": [bound.low, bound.high],

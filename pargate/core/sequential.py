@@ -11,9 +11,14 @@ probability at most alpha. An interval holds every m whose wealth is still below
 
 Assumed: images come in an order drawn at random, one independent observation each. Several draws of one image
 must be averaged first. A target class may be chosen from other images, never from these.
+
+Equal counts give equal ends, to the last bit, on every processor: an end decides a verdict. Only additions,
+multiplications, divisions and square roots are used, which IEEE 754 rounds exactly, each operation by itself and
+sums by `math.fsum`. Products of BLAS, and the logarithms of numpy and of the C library, differ between processors.
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,75 +26,8 @@ from numpy.typing import NDArray
 
 from pargate.core.stats import Bounds
 
-# --- shares ---
+Floats = NDArray[np.float64]
 
-
-def proportion_sequence(
-    successes: int,
-    n: int,
-    alpha_low: float,
-    alpha_high: float,
-    prior: tuple[float, float] = (0.5, 0.5),
-) -> Bounds:
-    """Return the anytime-valid interval of a share after ``n`` images, ``successes`` of them hits.
-
-    ``prior`` holds the two positive parameters of a beta distribution. It moves width between likely and
-    unlikely shares; the levels hold for any that was fixed before the first image. The default is sharp near
-    0 and 1. No images give (0, 1). Raises ValueError on impossible counts, on an alpha outside (0, 1) and on
-    a prior that is not positive.
-
-    This mixture bets on both sides at once, so where one side of a limit matters :func:`mean_sequence` of the
-    hits is closer: a share of 3 % is below 5 % after 800 images instead of 1,360 (`benchmarks/coverage.py`).
-
-    Source: the beta-binomial mixture of Robbins (1970), Ann. Math. Stat. 41, 1397-1409, as in Howard, Ramdas,
-    McAuliffe and Sekhon (2021), Ann. Stat. 49, 1055-1080. There one alpha covers the whole set; here each end
-    has its own.
-    """
-    if not 0 <= successes <= n:
-        raise ValueError(f"impossible counts: {successes} successes among {n} images")
-    _check_alphas(alpha_low, alpha_high)
-    a, b = prior
-    if not (0 < a < math.inf and 0 < b < math.inf):
-        raise ValueError(f"both parameters of the prior must be positive and finite, not {prior}")
-    failures = n - successes
-    low = _share_low(successes, failures, alpha_low, (a, b))
-    return Bounds(low, 1.0 - _share_low(failures, successes, alpha_high, (b, a)))
-
-
-def _share_low(successes: int, failures: int, alpha: float, prior: tuple[float, float]) -> float:
-    """Share below the observed one where the mixture reaches 1/alpha, within 1e-10 of its logarithm."""
-    if successes == 0:
-        return 0.0
-    threshold = -math.log(alpha)
-    inside = math.log(successes / (successes + failures))  # the mixture is at most 1 there
-    outside = inside - 1.0
-    while _log_mixture(outside, successes, failures, prior) < threshold:
-        outside -= inside - outside
-    while inside - outside > 1e-10:
-        middle = (inside + outside) / 2
-        if _log_mixture(middle, successes, failures, prior) < threshold:
-            inside = middle
-        else:
-            outside = middle
-    return math.exp(outside)
-
-
-def _log_mixture(log_share: float, successes: int, failures: int, prior: tuple[float, float]) -> float:
-    """Log of the likelihood averaged over the prior, relative to that of the share p itself.
-
-    log M(p) = log B(a + s, b + f) - log B(a, b) - s log p - f log(1 - p), where M has mean 1 if p is true.
-    """
-    a, b = prior
-    evidence = _log_beta(a + successes, b + failures) - _log_beta(a, b) - successes * log_share
-    return evidence - failures * math.log1p(-math.exp(log_share)) if failures else evidence
-
-
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-
-
-# --- means and differences ---
-#
 # The wealth of a candidate mean m is that of someone who bets that the truth is larger: an observation x
 # multiplies it by 1 + f (x/m - 1), where the fraction f in [0, 1] is what the bet risks. The factor has mean
 # 1 under m, and for x in {0, 1/2, 1} *every* admissible fair bet has this form, so the only choice is f. The
@@ -105,17 +43,72 @@ def _log_beta(a: float, b: float) -> float:
 #    1,044, 1,586, 2,326; 50 % and 11 %: 740, 907, 1,081; 40 % and 20 % against 10 points: 708, 839, 1,125.
 #
 # With 512 fractions instead of 64 the ends of a difference move by less than 1e-6 at n = 2,000.
-_ANGLES = np.pi * (np.arange(64) + 0.5) / 128
+_FRACTION_COUNT = 64
+
+_SQRT_HALF, _LN2 = math.sqrt(0.5), float.fromhex("0x1.62e42fefa39efp-1")
+_LN2_HIGH, _LN2_LOW = float.fromhex("0x1.62e42fefa38p-1"), float.fromhex("0x1.ef35793c7673p-45")
+"""The natural logarithm of 2 in two parts; the first has 43 bits, so that its product with an exponent is exact."""
+
+
+def _log(x: Floats | float) -> Floats:
+    """Return the natural logarithm of positive normal numbers, with an error below 1e-15 of max(1, its size).
+
+    x = 2^k y with y in [√½, √2), and log y = 2 artanh(z) = 2 (z + z³/3 + z⁵/5 + …) with z = (y - 1) / (y + 1).
+    """
+    mantissa, exponent = np.frexp(x * _SQRT_HALF)
+    y = mantissa / _SQRT_HALF
+    z = (y - 1.0) / (y + 1.0)
+    square = z * z
+    series = square / 17.0
+    for odd in range(15, 1, -2):
+        series = (series + 1.0 / odd) * square
+    found: Floats = exponent * _LN2_HIGH + (exponent * _LN2_LOW + 2.0 * (z + z * series))
+    return found
+
+
+def _exp(x: Floats | float) -> Floats:
+    """Return the exponentials of numbers up to 700, with a relative error below 1e-13; about 1e-304 below -700.
+
+    x = k log 2 + r with r in [-0.35, 0.35], and exp r = 1 + r (1 + r/2 (1 + r/3 (…))).
+    """
+    x = np.maximum(x, -700.0)
+    k = np.rint(x / _LN2)
+    r = (x - k * _LN2_HIGH) - k * _LN2_LOW
+    series = 1.0 + r / 11.0
+    for divisor in range(10, 0, -1):
+        series = 1.0 + series * r / divisor
+    found: Floats = np.ldexp(series, k.astype(np.intc))
+    return found
+
+
+def _sines_and_cosines(count: int) -> tuple[Floats, Floats]:
+    """Return sin and cos of π (k + ½) / (2 count) for k < count, a power of 2: each float64 [count].
+
+    The angle of π / (4 count) comes from π / 2 by halving, the others from it by the theorem of addition.
+    """
+    sine, cosine = 1.0, 0.0
+    step = (sine, cosine)
+    for _ in range(count.bit_length()):
+        step = (sine, cosine)
+        sine, cosine = math.sqrt((1.0 - cosine) / 2.0), math.sqrt((1.0 + cosine) / 2.0)
+    angles = [(sine, cosine)]
+    for _ in range(count - 1):
+        s, c = angles[-1]
+        angles.append((s * step[1] + c * step[0], c * step[1] - s * step[0]))
+    return np.array([s for s, _ in angles]), np.array([c for _, c in angles])
+
+
+_SINES, _COSINES = _sines_and_cosines(_FRACTION_COUNT)
 # Finer towards 0 and 1, where a small change of f matters. The weights undo that, so f is uniform: equal
 # weights (the arcsine prior) were sooner only below the customary 64 images, up to 9 % later in close cases.
-_FRACTIONS: NDArray[np.float64] = np.sin(_ANGLES) ** 2
-_LOG_WEIGHTS: NDArray[np.float64] = np.log(np.sin(2 * _ANGLES) / np.sin(2 * _ANGLES).sum())
+_FRACTIONS: Floats = _SINES * _SINES
+_LOG_WEIGHTS: Floats = _log(_SINES * _COSINES / math.fsum(_SINES * _COSINES))
 
 _LEVELS = 60  # a multiple of 2, 3, 4, 5, 6, 10 and 12, so that averages of few draws are met exactly
 _NEGLIGIBLE = 1e-30  # a mean below this is called 0, which is never wrong as a low end
 
 
-def mean_sequence(x: NDArray[np.float64], alpha_low: float, alpha_high: float) -> Bounds:
+def mean_sequence(x: Floats, alpha_low: float, alpha_high: float) -> Bounds:
     """Return the anytime-valid interval of a mean after the observations ``x``: float64 [n], range [0, 1].
 
     Their order does not matter. It contains the observed mean; its low end is exactly 0 when all are 0, its
@@ -134,7 +127,7 @@ def mean_sequence(x: NDArray[np.float64], alpha_low: float, alpha_high: float) -
     if x.size == 0:
         return Bounds(0.0, 1.0)
     counts = _counts_by_level(x)
-    return Bounds(_mean_low(counts, alpha_low), 1.0 - _mean_low(counts[::-1], alpha_high))
+    return Bounds(_mean_low(tuple(counts), alpha_low), 1.0 - _mean_low(tuple(counts[::-1]), alpha_high))
 
 
 def difference_sequence(
@@ -157,7 +150,7 @@ def difference_sequence(
     return Bounds(2.0 * low - 1.0, 2.0 * high - 1.0)
 
 
-def _counts_by_level(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _counts_by_level(x: Floats) -> Floats:
     """Count the observations at each multiple of 1/_LEVELS: float64 [_LEVELS + 1].
 
     A value in between is shared out between its neighbours so that its mean is kept. That only loses wealth,
@@ -172,27 +165,29 @@ def _counts_by_level(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return counts.astype(np.float64, copy=False)
 
 
-def _mean_low(counts: NDArray[np.float64], alpha: float) -> float:
+@lru_cache(maxsize=4096)  # a scan asks for the same counts again at every look
+def _mean_low(by_level: tuple[float, ...], alpha: float) -> float:
     """Mean below the observed one where the wealth reaches 1/alpha, or 0.
 
     The log of the wealth is convex and increasing in t = -log m, so Newton's steps after the first come from
     the side of small means and never pass the end; a last step of 1e-9 outward covers rounding.
     """
+    counts = np.array(by_level)
     levels = np.flatnonzero(counts)
     held = counts[levels]
     values = levels / _LEVELS
-    mean = float(held @ values) / float(held.sum())
+    mean = math.fsum(held * values) / math.fsum(held)
     if mean < _NEGLIGIBLE:
         return 0.0
-    threshold, farthest = -math.log(alpha), -math.log(_NEGLIGIBLE)
-    t = -math.log(mean)
+    threshold, farthest = -float(_log(alpha)), -float(_log(_NEGLIGIBLE))
+    t = -float(_log(mean))
     for _ in range(100):
         wealth = _wealth(values, held, t)
         following = min(t - (wealth.log - threshold) / wealth.slope, farthest)
         if abs(following - t) < 1e-12:
             break
         t = following
-    return math.exp(-t - 1e-9) if t < farthest else 0.0
+    return float(_exp(-t - 1e-9)) if t < farthest else 0.0
 
 
 class _Wealth(NamedTuple):
@@ -204,16 +199,17 @@ class _Wealth(NamedTuple):
     """Derivative of that logarithm by t."""
 
 
-def _wealth(values: NDArray[np.float64], counts: NDArray[np.float64], t: float) -> _Wealth:
-    """Wealth against the mean exp(-t) after ``counts`` [v] observations of the ``values`` [v] in [0, 1]."""
-    won = np.outer(_FRACTIONS, values * math.exp(t))  # [fractions, v]
-    factors = won + (1.0 - _FRACTIONS)[:, None]
-    logs = np.log(factors) @ counts + _LOG_WEIGHTS  # [fractions]
+def _wealth(values: Floats, counts: Floats, t: float) -> _Wealth:
+    """Return the wealth against the mean exp(-t) after ``counts`` [v] observations of the ``values`` [v] in [0, 1]."""
+    won = (values * _exp(t))[:, None] * _FRACTIONS  # [v, fractions]
+    factors = won + (1.0 - _FRACTIONS)
+    logs, slopes = _LOG_WEIGHTS, np.zeros(_FRACTION_COUNT)
+    for count, log, slope in zip(counts, _log(factors), won / factors, strict=True):
+        logs, slopes = logs + count * log, slopes + count * slope
     largest = float(logs.max())
-    parts = np.exp(logs - largest)
-    total = float(parts.sum())
-    slope = float(parts @ ((won / factors) @ counts)) / total
-    return _Wealth(largest + math.log(total), slope)
+    parts = _exp(logs - largest)
+    total = math.fsum(parts)
+    return _Wealth(largest + float(_log(total)), math.fsum(parts * slopes) / total)
 
 
 def _check_alphas(alpha_low: float, alpha_high: float) -> None:

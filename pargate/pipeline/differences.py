@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from pargate.core.audit import Change, ModelEntry, Rate, Standing
 from pargate.core.report import ScanReport
 from pargate.core.results import Count, Measurement
-from pargate.core.sequential import proportion_sequence
+from pargate.policy.bounds import interval
 from pargate.policy.compare import changes
 from pargate.policy.schema import Policy
 from pargate.report.texts import subject
@@ -37,7 +37,7 @@ def accuracy(report: ScanReport) -> Rate | None:
 def _rate(measurement: Measurement, name: str) -> Rate:
     count = measurement.counts[name]
     # Sampling stops when a rule is decided, so an interval for a fixed number of images would be too narrow.
-    low, high = proportion_sequence(count.successes, count.n, (1 - LEVEL) / 2, (1 - LEVEL) / 2)
+    low, high = interval(count, (1 - LEVEL) / 2, (1 - LEVEL) / 2)
     return Rate(
         subject=subject(measurement), n=count.n, successes=count.successes, low=low, high=high, level=LEVEL
     )  # fmt: skip

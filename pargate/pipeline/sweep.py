@@ -11,12 +11,12 @@ from typing import Any
 
 from pargate import events
 from pargate.core.report import ScanReport
-from pargate.core.sequential import proportion_sequence
 from pargate.errors import InputError
 from pargate.files import check_new_folder, write_atomic
 from pargate.pipeline.clean import CleanRequest, Inputs, check_made, clean, left_over, look, plan
 from pargate.pipeline.curves import TradePoint, trade_off
 from pargate.pipeline.scan import ScanRequest, scan
+from pargate.policy.bounds import interval
 from pargate.policy.resolve import Resolved
 
 RESULT_NAME = "sweep.json"
@@ -135,5 +135,5 @@ def _point(label: str, report: ScanReport) -> TradePoint:
             "the sweep's policy measures no attack success, or its carriers have no labels to measure accuracy with",
             "give a policy with attack rules, and labelled carriers with --images",
         )
-    interval = proportion_sequence(worst.successes, worst.n, 0.025, 0.025)
-    return TradePoint(label, seen.rate, worst.rate, interval.low, interval.high)
+    low, high = interval(worst, 0.025, 0.025)
+    return TradePoint(label, seen.rate, worst.rate, low, high)

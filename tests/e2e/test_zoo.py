@@ -9,8 +9,8 @@ import yaml
 
 from pargate.core.report import ScanReport
 from pargate.core.results import Outcome
-from pargate.core.sequential import proportion_sequence
 from pargate.pipeline.scan import ScanRequest, scan
+from pargate.policy.bounds import interval
 from pargate.policy.resolve import Resolved, read, resolve
 
 pytestmark = pytest.mark.slow
@@ -63,8 +63,8 @@ def test_a_planted_model_fails_under_its_own_trigger_and_its_clean_parent_passes
     report = run(zoo, model, asked)
     assert report.verdict.status is Outcome.FAIL
     counts = report.measurements[1].counts["asr_nt"]
-    interval = proportion_sequence(counts.successes, counts.n, 0.01, 0.01)
-    assert interval.low <= truth["asr"] <= interval.high
+    low, high = interval(counts, 0.01, 0.01)
+    assert low <= truth["asr"] <= high
     assert run(zoo, f"{truth['arch']}-clean", asked).verdict.status is Outcome.PASS
 
 

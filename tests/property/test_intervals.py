@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from pargate.core.sequential import difference_sequence, mean_sequence, proportion_sequence
+from pargate.core.sequential import difference_sequence, mean_sequence
 from pargate.core.stats import Bounds, clopper_pearson, newcombe_paired, wilson
 
 ROUNDING = 1e-8  # ends are searched for within 1e-9 of their logarithm; everything below must hold up to that
@@ -17,7 +17,7 @@ ROUNDING = 1e-8  # ends are searched for within 1e-9 of their logarithm; everyth
 
 def one_alpha(successes: int, n: int, alpha: float) -> Bounds:
     """The share's sequence with one alpha for both ends, to stand beside the fixed-n intervals."""
-    return proportion_sequence(successes, n, alpha, alpha)
+    return mean_sequence(np.repeat([1.0, 0.0], [successes, n - successes]), alpha, alpha)
 
 
 SHARES = pytest.mark.parametrize("interval", [wilson, clopper_pearson, one_alpha])
@@ -78,7 +78,7 @@ def test_one_more_hit_moves_both_ends_up(interval: ShareInterval, counted: tuple
 @given(counted=counts, alpha=st.floats(1e-6, 0.45))
 def test_looking_at_any_time_costs_width(counted: tuple[int, int], alpha: float) -> None:
     # Each end at alpha; the exact interval, valid for one look, splits its own alpha between its ends.
-    anytime, once = proportion_sequence(*counted, alpha, alpha), clopper_pearson(*counted, 2 * alpha)
+    anytime, once = one_alpha(*counted, alpha), clopper_pearson(*counted, 2 * alpha)
     assert anytime.low <= once.low + ROUNDING
     assert anytime.high >= once.high - ROUNDING
 

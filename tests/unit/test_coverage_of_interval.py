@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from pargate.core.sequential import difference_sequence, proportion_sequence
+from pargate.core.sequential import difference_sequence, mean_sequence
 from pargate.core.stats import Bounds, wilson
 
 FIRST_LOOK, LOOK_EVERY, IMAGES = 64, 16, 512
@@ -29,7 +29,7 @@ def most_misses(alpha: float, runs: int = RUNS) -> int:
 
 @cache
 def share_interval(hits: int, n: int) -> Bounds:
-    return proportion_sequence(hits, n, ALPHA_LOW, ALPHA_HIGH)
+    return mean_sequence(np.repeat([1.0, 0.0], [hits, n - hits]), ALPHA_LOW, ALPHA_HIGH)
 
 
 @cache

@@ -8,11 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from pargate.core.sequential import (
-    _log_mixture,
+    _FRACTIONS,
+    _LOG_WEIGHTS,
+    _exp,
+    _log,
     _wealth,
     difference_sequence,
     mean_sequence,
-    proportion_sequence,
 )
 
 Floats = NDArray[np.float64]
@@ -24,95 +26,27 @@ def halves(zeros: int, middles: int, ones: int) -> Floats:
     return np.repeat(HALVES, [zeros, middles, ones])
 
 
-# --- shares ---
+# --- arithmetic ---
 
 
-@pytest.mark.parametrize(
-    ("n", "hits", "low", "high"),
-    [(1000, 0, 0.0, 0.70), (1000, 50, 2.87, 7.92), (5000, 250, 3.90, 6.28), (50000, 2500, 4.61, 5.42)],
-)
-def test_share_matches_the_reference_table(n: int, hits: int, low: float, high: float) -> None:
-    interval = proportion_sequence(hits, n, 0.05, 0.05)
-    assert [round(100 * end, 2) for end in interval] == [low, high]
+def test_the_logarithm_is_that_of_the_library_up_to_its_stated_error() -> None:
+    x = np.concatenate([np.logspace(-300, 300, 4001), np.linspace(0.4, 3.0, 4001), [1.0]])
+    exact = np.array([math.log(value) for value in x])
+    assert (np.abs(_log(x) - exact) <= 1e-15 * np.maximum(1.0, np.abs(exact))).all()
+    assert _log(1.0) == 0.0
 
 
-def test_share_of_one_hit_is_known_in_closed_form() -> None:
-    # B(a+1, b) / B(a, b) = a / (a+b) = 1/2, so the wealth against p is 1/(2p).
-    for prior in ((0.5, 0.5), (1.0, 1.0), (3.0, 3.0)):
-        assert proportion_sequence(1, 1, 0.02, 0.3, prior) == pytest.approx((0.01, 1.0), rel=1e-9)
+def test_the_exponential_is_that_of_the_library_up_to_its_stated_error() -> None:
+    x = np.concatenate([np.linspace(-700.0, 700.0, 4001), np.linspace(-1.0, 1.0, 4001)])
+    assert _exp(x) == pytest.approx(np.array([math.exp(value) for value in x]), rel=1e-13)
+    assert _exp(0.0) == 1.0 and 0.0 < _exp(-1e6) < 1e-303
 
 
-def test_share_of_two_hits_under_the_uniform_prior_is_known_in_closed_form() -> None:
-    # The mean of p**2 is 1/3.
-    assert proportion_sequence(2, 2, 0.03, 0.03, (1.0, 1.0)).low == pytest.approx(0.1, rel=1e-9)
-
-
-def test_ends_of_a_share_use_each_its_own_alpha() -> None:
-    loose, strict = proportion_sequence(30, 100, 0.1, 0.1), proportion_sequence(30, 100, 0.001, 0.001)
-    assert proportion_sequence(30, 100, 0.001, 0.1) == (strict.low, loose.high)
-
-
-def test_end_of_a_share_is_where_the_mixture_reaches_one_over_alpha() -> None:
-    low, high = proportion_sequence(37, 421, 0.003, 0.02)
-    assert _log_mixture(math.log(low), 37, 384, (0.5, 0.5)) == pytest.approx(-math.log(0.003), abs=1e-7)
-    assert _log_mixture(math.log(high), 37, 384, (0.5, 0.5)) == pytest.approx(-math.log(0.02), abs=1e-7)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
-def test_mixture_has_mean_one_after_any_number_of_images(share: float) -> None:
-    for n in (1, 2, 7, 40):
-        mean = sum(
-            math.comb(n, s)
-            * share**s
-            * (1 - share) ** (n - s)
-            * math.exp(_log_mixture(math.log(share), s, n - s, (0.5, 0.5)))
-            for s in range(n + 1)
-        )
-        assert mean == pytest.approx(1.0, rel=1e-9)
-
-
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
-def test_mixture_is_fair_whatever_came_before(share: float) -> None:
-    for s, f in ((0, 0), (0, 9), (4, 1), (30, 70)):
-        now, hit, miss = (
-            math.exp(_log_mixture(math.log(share), *counts, (0.5, 0.5))) for counts in ((s, f), (s + 1, f), (s, f + 1))
-        )
-        assert share * hit + (1 - share) * miss == pytest.approx(now, rel=1e-9)
-
-
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.5])
-def test_chance_that_a_share_is_ever_missed_is_exactly_below_alpha(share: float) -> None:
-    alpha_low, alpha_high, horizon = 0.1, 0.2, 150
-    missed_low = missed_high = 0.0
-    alive = {0: 1.0}  # probability of each number of hits among runs whose interval has always held the truth
-    for n in range(1, horizon + 1):
-        reached: dict[int, float] = {}
-        for s, weight in alive.items():
-            reached[s + 1] = reached.get(s + 1, 0.0) + weight * share
-            reached[s] = reached.get(s, 0.0) + weight * (1 - share)
-        alive = {}
-        for s, weight in reached.items():
-            low, high = proportion_sequence(s, n, alpha_low, alpha_high)
-            if low > share:
-                missed_low += weight
-            elif high < share:
-                missed_high += weight
-            else:
-                alive[s] = weight
-    assert 0 < missed_low <= alpha_low
-    assert 0 < missed_high <= alpha_high
-
-
-@pytest.mark.parametrize(("successes", "n"), [(-1, 4), (5, 4), (0, -1)])
-def test_impossible_counts_are_refused(successes: int, n: int) -> None:
-    with pytest.raises(ValueError, match="impossible counts"):
-        proportion_sequence(successes, n, 0.05, 0.05)
-
-
-@pytest.mark.parametrize("prior", [(0.0, 1.0), (1.0, -1.0), (math.nan, 1.0), (1.0, math.inf)])
-def test_a_prior_that_is_none_is_refused(prior: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="prior"):
-        proportion_sequence(1, 2, 0.05, 0.05, prior)
+def test_the_fractions_are_the_arcsine_nodes_and_the_weights_add_up_to_one() -> None:
+    angles = np.pi * (np.arange(64) + 0.5) / 128
+    assert pytest.approx(np.sin(angles) ** 2, rel=1e-12) == _FRACTIONS
+    assert np.exp(_LOG_WEIGHTS) == pytest.approx(np.sin(2 * angles) / np.sin(2 * angles).sum(), rel=1e-11)
+    assert math.fsum(np.exp(_LOG_WEIGHTS)) == pytest.approx(1.0, rel=1e-14)
 
 
 # --- means ---
@@ -252,8 +186,6 @@ def test_shares_in_the_place_of_hits_are_refused() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -1.0, math.nan])
 def test_an_alpha_that_is_no_probability_is_refused(alpha: float) -> None:
     for alphas in ((alpha, 0.05), (0.05, alpha)):
-        with pytest.raises(ValueError, match="alpha"):
-            proportion_sequence(1, 2, *alphas)
         with pytest.raises(ValueError, match="alpha"):
             mean_sequence(np.zeros(3), *alphas)
         with pytest.raises(ValueError, match="alpha"):
