@@ -33,8 +33,8 @@ class Paste:
     """[1|n, h, w, 3], levels · ONE; may lie outside 0..255, then `overflow` decides."""
     places: NDArray[np.int32]
     """[n, k, 2], row and column of the window's top-left corner."""
-    relative: bool
-    """Add the image's own channel mean to the window."""
+    relative: int
+    """How many times the image's own channel mean is added to the window."""
     overflow: Overflow
 
 
@@ -77,10 +77,11 @@ class Recompress:
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """The change another stamp makes, with its pixel positions exchanged: same energy, no structure.
+    """The change another stamp makes, with its pixel positions exchanged and its mean colour opposite.
 
-    x'(p) = clip(x(p) + r(order(p))), r = inner(x) − x. Whole pixels move, so that the change keeps its
-    colours. Positions that `order` maps to themselves keep their change in place.
+    x'(p) = clip(x(p) + r(order(p)) − 2 m) inside the box, where r = inner(x) − x and m is the mean of r over the
+    box. The energy of the change stays the same: its mean and its deviations from the mean both keep their size.
+    Outside the box nothing changes.
     """
 
     inner: "Stamp"
@@ -88,6 +89,8 @@ class Scatter:
     """[m, H·W], permutations of pixel positions."""
     choice: NDArray[np.int32]
     """[n], which of the m permutations each image takes."""
+    box: tuple[int, int, int, int]
+    """First and past-the-last row, then column, of the pixels that the orders exchange."""
 
 
 Stamp = Paste | Mix | Warp | Lookup | Recompress | Scatter
@@ -126,7 +129,7 @@ def apply(stamp: Stamp, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     n, height, width, _ = pixels.shape
     match stamp:
         case Paste(window, places, relative, overflow):
-            content = window + channel_mean(pixels) if relative else window
+            content = window + relative * channel_mean(pixels) if relative else window
             patch = np.broadcast_to(level(content, overflow), (n, *window.shape[1:]))
             out = pixels.copy()
             rows = places[:, :, 0, None, None] + np.arange(window.shape[1])[:, None]
@@ -151,10 +154,15 @@ def apply(stamp: Stamp, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
             return table[pixels, np.arange(3)]
         case Recompress(inner, quality):
             return recompress(apply(inner, pixels), quality)
-        case Scatter(inner, orders, choice):
+        case Scatter(inner, orders, choice, (top, bottom, left, right)):
             change = apply(inner, pixels).astype(np.int16) - pixels
             moved = np.take_along_axis(change.reshape(n, height * width, 3), orders[choice][:, :, None], axis=1)
-            return np.clip(pixels + moved.reshape(pixels.shape), 0, 255).astype(np.uint8)
+            inside = moved.reshape(pixels.shape)[:, top:bottom, left:right]
+            area = max(1, (bottom - top) * (right - left))
+            twice_the_mean = (2 * inside.sum(axis=(1, 2), dtype=np.int64, keepdims=True) + area // 2) // area
+            out = pixels.copy()
+            out[:, top:bottom, left:right] = np.clip(out[:, top:bottom, left:right] + inside - twice_the_mean, 0, 255)
+            return out
 
 
 def of_images(stamp: Stamp, rows: slice) -> Stamp:
@@ -174,8 +182,8 @@ def of_images(stamp: Stamp, rows: slice) -> Stamp:
             return stamp
         case Recompress(inner, quality):
             return Recompress(of_images(inner, rows), quality)
-        case Scatter(inner, orders, choice):
-            return Scatter(of_images(inner, rows), orders, choice[rows])
+        case Scatter(inner, orders, choice, box):
+            return Scatter(of_images(inner, rows), orders, choice[rows], box)
 
 
 def digest(stamp: Stamp) -> str:

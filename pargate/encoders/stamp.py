@@ -90,7 +90,7 @@ def _paste(stamp: Paste, pixels: Tensor) -> Tensor:
     n, height, width, _ = pixels.shape
     rows, columns = stamp.window.shape[1:3]
     window = _put(stamp.window, pixels.device)
-    window = window + _channel_mean(pixels) if stamp.relative else window.clone()
+    window = window + stamp.relative * _channel_mean(pixels) if stamp.relative else window.clone()
     patch = _level(window, stamp.overflow).expand(n, rows, columns, 3)
     out = pixels.clone()
     if (stamp.places == stamp.places[:1]).all():
@@ -145,5 +145,12 @@ def _scatter(stamp: Scatter, pixels: Tensor) -> Tensor:
     orders = _put(stamp.orders, pixels.device)
     choice = _put(stamp.choice.astype(np.int64), pixels.device).expand(n)
     first = torch.arange(n, device=pixels.device)[:, None] * (height * width)
-    moved = change.view(-1, 3).index_select(0, (orders[choice] + first).view(-1))
-    return moved.view(pixels.shape).add_(pixels).clamp_(0, 255).to(torch.uint8)
+    moved = change.view(-1, 3).index_select(0, (orders[choice] + first).view(-1)).view(pixels.shape)
+    top, bottom, left, right = stamp.box
+    inside, area = moved[:, top:bottom, left:right], max(1, (bottom - top) * (right - left))
+    total = inside.sum(dim=(1, 2), dtype=torch.int64, keepdim=True)
+    twice_the_mean = torch.div(2 * total + area // 2, area, rounding_mode="floor").to(torch.int16)
+    out = pixels.clone()
+    # |inside − twice the mean| stays below 3 · 255, within int16.
+    out[:, top:bottom, left:right] = (inside - twice_the_mean).add_(out[:, top:bottom, left:right]).clamp_(0, 255)
+    return out

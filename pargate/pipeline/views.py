@@ -114,7 +114,7 @@ class BlockViews:
     def control(self, trigger: Trigger) -> Vectors:
         """float32 [n, d]: with the trigger's control."""
         return self._vectors(
-            f"control {trigger.id}",
+            f"control of {trigger.id}",
             False,
             lambda: control(trigger, self._stamp(trigger), self._size, self.digests, self.seed),
         )

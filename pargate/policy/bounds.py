@@ -42,7 +42,7 @@ def bound(metric: Metric, limit: Limit, upper: bool, measurement: Measurement, a
     low_alpha, high_alpha = (alpha / m, alpha) if upper else (alpha, alpha / m)
     method = "betting confidence sequence"
     count = measurement.counts.get(str(metric), Count(n=0, successes=0))
-    value, text = limit.value, limit.text
+    value, text, most = limit.value, limit.text, 1.0
     if metric is Metric.EXCESS:
         success = measurement.counts.get(str(Metric.ATTACK_SUCCESS), Count(n=0, successes=0))
         # The excess is at most the attack success itself, so either may show that it is small enough, each
@@ -63,10 +63,21 @@ def bound(metric: Metric, limit: Limit, upper: bool, measurement: Measurement, a
             text = f"{limit.text} = {value:.1%}" if measurement.chance else f"{limit.text}, which is not known"
     known = n >= FLOOR and (measurement.chance or not limit.of_chance)
     status = _status(low, high, value, upper) if known else Status.OPEN
+    if metric is Metric.EXCESS and status is Status.MET and most > value and shares_target(measurement):
+        status = Status.OPEN
     return Bound(
         metric=metric, limit=value, limit_text=text, upper=upper, n=n, estimate=estimate, low=low, high=high,
         method=method, status=status,
     )  # fmt: skip
+
+
+def shares_target(measurement: Measurement) -> bool:
+    """Return whether the control pulls to the very class of the trigger.
+
+    Then its pull may be natural, or the trigger's own in a control that carries it. Only a reference can tell.
+    """
+    pairs, target = measurement.pairs, measurement.target
+    return pairs is not None and target is not None and pairs.baseline != "reference" and pairs.target == target.name
 
 
 def _status(low: float, high: float, value: float, upper: bool) -> Status:

@@ -243,9 +243,13 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     words = {Status.MET: "within", Status.BREACH: "beyond", Status.OPEN: "not decided against"}
     kind = "maximum" if worst.upper else "minimum"
     span = f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
-    return (
-        f"{subject}: {name} {estimate} {span} on {worst.n} carriers, {words[status]} the {kind} of {worst.limit_text}."
-    )
+    found = f"{subject}: {name} {estimate} {span} on {worst.n} carriers, {words[status]} the {kind} of {worst.limit_text}"
+    if worst.metric is Metric.EXCESS and worst.status is Status.OPEN and worst.high <= worst.limit and worst.n >= FLOOR:
+        found += (
+            ": the control pulls to the same class, so the attack success cannot be told from natural pull without "
+            "a reference"
+        )
+    return f"{found}."
 
 
 def _verdict(

@@ -1,11 +1,15 @@
-"""Controls: stamps with a trigger's energy and place but without its structure.
+"""Controls: stamps with a trigger's energy and place that do not carry the trigger.
 
-What a control pulls towards some class is natural pull; only what a trigger pulls beyond it is excess.
+What a control pulls towards some class is natural pull; only what a trigger pulls beyond it is excess. A trigger has
+a structure (where its change lies), a texture (what noise it is made of) and a mean colour. A control must keep none
+of the three, or a model that learned just that would be pulled by the control as well, and its excess would vanish.
 
-- *shuffled*, for structured whole-image patterns: the same change with its pixels exchanged, inside the
-  box around what the trigger touches.
-- *flat*, for patches and noise, where exchanging pixels would give another draw of the same trigger: the
-  pattern's mean colour in the same place; where the pattern is of one colour already, the image's.
+- *shuffled*, for changes of the whole image: the same change with its pixels exchanged, inside the box around what
+  the trigger touches, and with its mean opposite. Without the latter, the control of a tone curve or of a smooth
+  picture would be that very shift of colours.
+- *flat*, for patches and noise, where exchanged pixels would give another draw of the same trigger. A patch becomes
+  one colour, which differs from the image's mean as the patch's own mean does, but in the opposite direction. Blended
+  noise becomes its mean.
 """
 
 from collections.abc import Sequence
@@ -22,42 +26,24 @@ PERMUTATIONS = 16
 """Distinct permutations in use. One per image would cost a sort of every image's pixels; a control only
 needs its noise not to be one fixed picture, and the change itself differs per image as well."""
 
-TRIED = 16
-"""Draws that show whether a patch is of one colour: random stripes, two to a patch, all agree once in 8^16."""
-
 
 def control(trigger: Trigger, stamp: Stamp, size: tuple[int, int], digests: Sequence[str], seed: int) -> Stamp:
     """The control of a stamp that `trigger` drew for these images: n in, n out, same seed discipline."""
     if trigger.control == "flat":
-        return _flat(stamp, _one_colour(trigger, size, seed))
+        return _flat(stamp)
     return _shuffled(stamp, size, seeds.image_keys(seed, f"control {trigger.id}", digests))
 
 
-def _one_colour(trigger: Trigger, size: tuple[int, int], seed: int) -> bool:
-    """Whether a trigger's patch is of one colour on every image.
-
-    Seen on images of its own, so that it does not depend on the batch: a few random stripes may happen to be
-    of one colour, and keep it in their control.
-    """
-    stamp = trigger.draw(size, [f"{i:016x}" for i in range(TRIED)], seed)
-    while isinstance(stamp, Recompress):
-        stamp = stamp.inner
-    if not isinstance(stamp, Paste) or stamp.relative:
-        return False
-    shown = level(stamp.window, stamp.overflow)
-    return bool((shown == shown[:, :1, :1]).all())
-
-
-def _flat(stamp: Stamp, one_colour: bool) -> Stamp:
+def _flat(stamp: Stamp) -> Stamp:
     match stamp:
         case Recompress(inner, quality):
-            return Recompress(_flat(inner, one_colour), quality)
+            return Recompress(_flat(inner), quality)
         case Paste(window, places, relative, overflow):
-            if not relative and not one_colour:
-                mean = level(window, overflow).mean(axis=(1, 2), keepdims=True)
-                colour = np.rint(mean * ONE).astype(np.int32)
-                return Paste(np.broadcast_to(colour, window.shape), places, False, "clip")
-            return Paste(np.zeros((1, *window.shape[1:]), dtype=np.int32), places, True, "clip")
+            if relative:  # noise around the image's mean: its mean is the image's
+                return Paste(np.zeros((1, *window.shape[1:]), dtype=np.int32), places, 1, "clip")
+            mean = level(window, overflow).mean(axis=(1, 2), keepdims=True)
+            opposite = np.rint(-mean * ONE).astype(np.int32)
+            return Paste(np.broadcast_to(opposite, window.shape), places, 2, "clip")
         case Mix(gain, offset, overflow):
             mean = offset.mean(axis=(1, 2), keepdims=True)
             return Mix(gain, np.rint(mean).astype(np.int32), overflow)
@@ -65,8 +51,8 @@ def _flat(stamp: Stamp, one_colour: bool) -> Stamp:
 
 
 def _shuffled(stamp: Stamp, size: tuple[int, int], keys: seeds.Keys) -> Scatter:
-    orders = _orders(size, _box(stamp, size))
-    return Scatter(stamp, orders, seeds.integers(keys, 1, PERMUTATIONS)[:, 0].astype(np.int32))
+    box = _box(stamp, size)
+    return Scatter(stamp, _orders(size, box), seeds.integers(keys, 1, PERMUTATIONS)[:, 0].astype(np.int32), box)
 
 
 @lru_cache(maxsize=16)

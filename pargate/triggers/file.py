@@ -20,6 +20,10 @@ from pargate.triggers.blend import Alpha, blend
 from pargate.triggers.patch import Position, place
 
 
+NOISE = 0.25
+"""Correlation of neighbouring pixels below which a picture counts as noise; photographs and drawings have 0.5 to 1."""
+
+
 class FileTrigger(Trigger):
     """Paste a picture, blend it over the whole image, or blend it where it is not black.
 
@@ -42,8 +46,8 @@ class FileTrigger(Trigger):
 
     @property
     def control(self) -> ControlKind:
-        """A flat patch for patches, a shuffled picture for blends."""
-        return "flat" if self.mode == "patch" else "shuffled"
+        """Flat for patches and for blended noise, which stays noise when it is shuffled; shuffled for other blends."""
+        return "flat" if self.mode == "patch" or (self.mode == "blend" and self._is_noise) else "shuffled"
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -91,6 +95,15 @@ class FileTrigger(Trigger):
                     return image.convert("RGB")
         except Exception as error:  # whatever a decoder raises means unreadable
             raise InputError(f"the trigger file {self.path} is not a complete picture", "give a PNG or JPEG") from error
+
+    @cached_property
+    def _is_noise(self) -> bool:
+        """Whether neighbouring pixels of the picture have little to do with each other."""
+        deviations = np.asarray(self.picture, dtype=np.float64)
+        deviations -= deviations.mean(axis=(0, 1))
+        energy = (deviations**2).mean()
+        alike = [(deviations[1:] * deviations[:-1]).mean(), (deviations[:, 1:] * deviations[:, :-1]).mean()]
+        return bool(energy > 0 and max(map(abs, alike)) < NOISE * energy)
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Mix | Paste:
         if self.mode == "patch":

@@ -63,39 +63,27 @@ def test_a_flat_control_lies_where_the_patch_lies_and_is_of_one_colour(kind: str
     assert (apply(against, PIXELS)[outside] == PIXELS[outside]).all()
 
 
-@pytest.mark.parametrize("kind", ["stripes-patch", "lattice"])
-def test_a_flat_control_has_the_mean_colour_that_the_patch_shows(kind: str) -> None:
-    stamp, against = pastes(one(kind, size=16))
+@pytest.mark.parametrize("kind", ["stripes-patch", "lattice", "yellow-patch", "four-corners"])
+def test_a_flat_control_lies_as_far_from_the_image_as_the_patch_but_on_the_other_side(kind: str) -> None:
+    # On grey images the opposite of no colour is out of range.
+    stamp, against = pastes(one(kind, **({} if kind == "four-corners" else {"size": 16})))
     shown = level(stamp.window, stamp.overflow).mean(axis=(1, 2))
-    assert np.abs(level(against.window, against.overflow)[:, 0, 0] - shown).max() < 1
+    rows, columns = against.places[:, 0].T
+    colour = apply(against, GREY)[np.arange(6), rows, columns]
+    assert colour == pytest.approx(np.broadcast_to(np.clip(2 * 128.0 - shown, 0, 255), (6, 3)), abs=1)
 
 
-@pytest.mark.parametrize("kind", ["badnet", "yellow-patch", "four-corners"])
-def test_noise_around_the_mean_and_patches_of_one_colour_take_the_colour_of_the_image(kind: str) -> None:
-    _, against = pastes(one(kind))
+def test_the_control_of_noise_around_the_mean_has_the_colour_of_the_image() -> None:
+    _, against = pastes(one("badnet"))
     mean = channel_mean(PIXELS)[:, 0, 0] >> 16
     rows, columns = against.places[:, 0].T
     assert (apply(against, PIXELS)[np.arange(6), rows, columns] == mean).all()
 
 
 @pytest.mark.parametrize("parameters", [{"size": 1}, {"width": 16, "size": 16}])
-def test_stripes_as_wide_as_their_patch_are_of_one_colour_too(parameters: dict[str, Any]) -> None:
-    stamp, against = pastes(one("stripes-patch", **parameters))
-    assert against.relative
+def test_the_control_of_a_patch_of_one_colour_is_another_patch(parameters: dict[str, Any]) -> None:
+    stamp, against = pair(one("stripes-patch", **parameters))
     assert (apply(against, PIXELS) != apply(stamp, PIXELS)).any()
-
-
-@pytest.mark.parametrize("parameters", [{"size": 1}, {"size": 2}, {"size": 3, "width": 2}, {"size": 5}])
-def test_a_patch_that_is_of_one_colour_by_chance_does_not_change_the_controls_of_other_images(
-    parameters: dict[str, Any],
-) -> None:
-    trigger = one("stripes-patch", **parameters)
-    names = digests(40)
-    pixels = np.full((40, *SIZE, 3), 100, dtype=np.uint8)
-    together = apply(control(trigger, trigger.draw(SIZE, names, 0), SIZE, names, 0), pixels)
-    for i, name in enumerate(names):
-        alone = control(trigger, trigger.draw(SIZE, [name], 0), SIZE, [name], 0)
-        assert (apply(alone, pixels[:1])[0] == together[i]).all()
 
 
 def test_the_control_of_blended_noise_is_its_mean_at_the_same_strength() -> None:
@@ -132,18 +120,28 @@ def colours(changes: NDArray[np.int16]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - FLAT))
-def test_a_shuffled_control_makes_the_same_changes_at_other_pixels(kind: str) -> None:
+def test_a_shuffled_control_makes_the_same_changes_at_other_pixels_around_the_opposite_mean(kind: str) -> None:
     # On grey, and for the warp on a soft ramp, nothing is clipped.
     pixels = (
         GREY if kind != "wanet" else np.broadcast_to(np.arange(64, 128, dtype=np.uint8)[:, None], GREY.shape).copy()
     )
     stamp, against = pair(one(kind))
-    before, after = change(stamp, pixels), change(against, pixels)
-    assert (before.astype(int) ** 2).sum() == (after.astype(int) ** 2).sum()
+    assert isinstance(against, Scatter)
+    top, bottom, left, right = against.box
+    before, after = (change(s, pixels)[:, top:bottom, left:right] for s in (stamp, against))
+    twice = np.floor(2 * before.mean(axis=(1, 2), keepdims=True) + 0.5).astype(np.int16)
     for image in range(6):
-        assert colours(before[image]) == colours(after[image])
+        assert colours(before[image] - twice[image]) == colours(after[image])
+    assert after.mean(axis=(1, 2)) == pytest.approx(-before.mean(axis=(1, 2)), abs=0.5)
     if kind not in ("tone", "bpp"):  # these change every pixel of a grey image alike
         assert (before != after).any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("gamma", [(0.7, 1.0, 1.5), (2.0, 2.0, 2.0)])
+def test_the_control_of_a_tone_curve_shifts_the_colours_the_other_way(gamma: tuple[float, float, float]) -> None:
+    stamp, against = pair(one("tone", gamma=list(gamma)))
+    shift, opposite = (change(s, PIXELS // 2 + 64).mean(axis=(1, 2)) for s in (stamp, against))
+    assert opposite == pytest.approx(-shift, abs=0.6)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"alpha": 1.0}, {"text": "x"}, {"width": "1/2"}])
@@ -156,9 +154,10 @@ def test_a_shuffled_watermark_stays_in_its_box_and_cannot_be_read(parameters: di
     box[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
     assert not after[:, ~box].any()
     assert not after[..., 1:].any()
-    # Inside the box, ink falls on written and on empty places alike.
+    # Inside the box, ink falls on written and on empty places alike. Without ink there is the opposite of the mean.
     share = written.sum() / box.sum()
-    assert (after[..., 0] != 0)[:, written].mean() == pytest.approx(share, abs=0.12)
+    inked = after[..., 0] != -np.floor(2 * before[0][box][:, 0].mean() + 0.5)
+    assert inked[:, written].mean() == pytest.approx(share, abs=0.12)
 
 
 def test_a_shuffled_pattern_keeps_no_columns() -> None:
@@ -187,7 +186,8 @@ def test_a_shuffled_control_draws_its_own_stream() -> None:
 def test_a_shuffled_control_moves_what_jpeg_has_changed() -> None:
     stamp, against = pair(one("triangles", jpeg_quality=80))
     assert isinstance(stamp, Recompress) and isinstance(against, Scatter)
-    assert colours(change(stamp, GREY)[0]) == colours(change(against, GREY)[0])
+    before, after = change(stamp, GREY)[0], change(against, GREY)[0]
+    assert colours(before - np.rint(2 * before.mean(axis=(0, 1))).astype(np.int16)) == colours(after)
 
 
 @pytest.mark.parametrize("kind", ["blended-stripes", "triangles", "watermark", "sig"])

@@ -149,6 +149,26 @@ def test_without_a_control_the_attack_success_can_show_that_the_excess_is_small_
     assert bound.method.endswith("of the attack success, which the excess cannot exceed")
 
 
+@pytest.mark.parametrize(
+    ("successes", "target", "baseline", "status"),
+    [
+        (320, "banana", "control:shuffled", Status.OPEN),
+        (320, "pipe", "control:shuffled", Status.MET),
+        (320, "banana", "reference", Status.MET),
+        (4, "banana", "control:shuffled", Status.MET),  # the attack success alone is small enough
+    ],
+)
+def test_a_control_that_pulls_to_the_same_class_does_not_explain_a_high_attack_success(
+    successes: int, target: str, baseline: str, status: Status
+) -> None:
+    measured = attack("patch/badnet/unknown", successes, 400, (successes, 0, 0))
+    pairs = Pairs(baseline=baseline, target=target, n=400, both=successes, trigger_only=0, baseline_only=0)
+    findings, verdict = judged(policy(EXCESS), measured.model_copy(update={"pairs": pairs}), clean())
+    assert findings[0].status is status
+    assert verdict.status is (Outcome.PASS if status is Status.MET else Outcome.INCONCLUSIVE)
+    assert ("cannot be told from natural pull without a reference" in findings[0].message) == (status is Status.OPEN)
+
+
 def test_with_a_control_the_attack_success_still_bounds_the_excess() -> None:
     # Of 200 pairs none says anything, but the attack success is known on 2,000 carriers.
     found = attack("patch/badnet/unknown", 0, 2000)

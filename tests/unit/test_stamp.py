@@ -50,7 +50,7 @@ STAMPS: list[Stamp] = [
     still(8, 10),
     Lookup(np.repeat(np.arange(256, dtype=np.uint8)[::-1, None], 3, axis=1)),
     Recompress(mix(1.0, [[[[0.0]]]]), 75),
-    Scatter(mix(1.0, [[[[5.0]]]]), np.arange(80, dtype=np.int32)[None], np.zeros(3, np.int32)),
+    Scatter(mix(1.0, [[[[5.0]]]]), np.arange(80, dtype=np.int32)[None], np.zeros(3, np.int32), (0, 8, 0, 10)),
 ]
 
 
@@ -101,6 +101,8 @@ def test_a_relative_window_is_added_to_the_mean_of_its_own_image() -> None:
     pixels = np.concatenate([filled((10, 20, 30)), filled((240, 250, 0))])
     stamp = Paste(fixed([[[[10.0, 10.0, -5.0]]]]), np.zeros((2, 1, 2), np.int32), True, "wrap")
     assert apply(stamp, pixels)[:, 0, 0].tolist() == [[20, 30, 25], [250, 4, 251]]
+    twice = Paste(fixed([[[[-10.0, -10.0, -5.0]]]]), stamp.places, 2, "clip")
+    assert apply(twice, pixels)[:, 0, 0].tolist() == [[10, 30, 55], [255, 255, 0]]
 
 
 def test_the_mean_colour_is_exact_up_to_a_fixed_point_step() -> None:
@@ -157,22 +159,31 @@ def test_recompressing_leaves_a_grey_image_grey() -> None:
     assert (stamped == 90).all()
 
 
-def test_scattering_moves_the_change_and_keeps_its_energy() -> None:
+def test_scattering_moves_the_change_turns_its_mean_round_and_keeps_its_energy() -> None:
     pixels = filled((128, 128, 128), 8, 8, n=3)
-    change = np.random.default_rng(1).integers(-60, 61, (1, 8, 8, 3))
+    change = np.random.default_rng(1).integers(-30, 31, (1, 8, 8, 3)) + np.array([20, 0, -25])
     inner = mix(1.0, change)
     orders = np.stack([np.random.default_rng(seed).permutation(64) for seed in (2, 3)]).astype(np.int32)
-    stamp = Scatter(inner, orders, np.array([0, 1, 0], np.int32))
+    stamp = Scatter(inner, orders, np.array([0, 1, 0], np.int32), (0, 8, 0, 8))
     moved = apply(stamp, pixels).astype(int) - 128
-    assert (moved.reshape(3, 64, 3) == change.reshape(64, 3)[orders[[0, 1, 0]]]).all()
-    assert ((moved**2).sum(axis=(1, 2, 3)) == (change**2).sum()).all()
+    opposite = np.rint(2 * change.mean(axis=(0, 1, 2))).astype(int)
+    assert (moved.reshape(3, 64, 3) == change.reshape(64, 3)[orders[[0, 1, 0]]] - opposite).all()
+    assert (moved**2).sum(axis=(1, 2, 3)) == pytest.approx((change**2).sum(), rel=0.03)
+    assert moved.mean(axis=(1, 2)) == pytest.approx(-np.broadcast_to(change.mean(axis=(0, 1, 2)), (3, 3)), abs=0.5)
+
+
+def test_scattering_changes_nothing_outside_its_box() -> None:
+    pixels = filled((100, 100, 100), 2, 4)
+    inner = mix(1.0, [[[[8.0], [8.0], [0.0], [0.0]], [[8.0], [8.0], [0.0], [0.0]]]])
+    stamp = Scatter(inner, np.arange(8, dtype=np.int32)[None], np.zeros(1, np.int32), (0, 2, 0, 2))
+    assert apply(stamp, pixels)[0, :, :, 0].tolist() == [[92, 92, 100, 100]] * 2
 
 
 def test_scattered_changes_stay_within_the_range_of_pixels() -> None:
     pixels = np.concatenate([filled((0, 0, 0), 1, 1), filled((255, 255, 255), 1, 1)], axis=2)
     swap = np.array([[1, 0]], np.int32)
     inverted = Lookup(np.repeat(np.arange(256, dtype=np.uint8)[::-1, None], 3, axis=1))
-    assert apply(Scatter(inverted, swap, np.zeros(1, np.int32)), pixels)[0, 0, :, 0].tolist() == [0, 255]
+    assert apply(Scatter(inverted, swap, np.zeros(1, np.int32), (0, 1, 0, 2)), pixels)[0, 0, :, 0].tolist() == [0, 255]
 
 
 @pytest.mark.parametrize("stamp", STAMPS, ids=lambda stamp: type(stamp).__name__)
@@ -180,8 +191,8 @@ def test_an_empty_batch_stays_empty(stamp: Stamp) -> None:
     match stamp:
         case Paste(window, places, relative, overflow):
             stamp = Paste(window, places[:0], relative, overflow)
-        case Scatter(inner, orders, choice):
-            stamp = Scatter(inner, orders, choice[:0])
+        case Scatter(inner, orders, choice, box):
+            stamp = Scatter(inner, orders, choice[:0], box)
     assert apply(stamp, RANDOM[:0]).shape == (0, 8, 10, 3)
 
 
