@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from pargate.core.model import Activation, Checkpoint, GraphPrecision, Preprocess, TensorInfo
 from pargate.core.value import Value
 from pargate.encoders import tokens, weights
+from pargate.encoders.config import MEAN_BOUNDS, STD_BOUNDS
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import digest_of
 
@@ -84,13 +85,17 @@ FORBIDDEN = {
 """Standard operators that no encoder needs, and why each is refused."""
 
 
+_Mean = Annotated[float, Field(ge=MEAN_BOUNDS[0], le=MEAN_BOUNDS[1])]
+_Std = Annotated[float, Field(ge=STD_BOUNDS[0], le=STD_BOUNDS[1])]
+
+
 class ImageRule(Value):
     """How a picture becomes the graph's input: resized and cropped to RGB of 8 bits, x / 255, (x − mean) / std."""
 
     size: tuple[int, int]
     """Rows and columns."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[_Mean, _Mean, _Mean]
+    std: tuple[_Std, _Std, _Std]
     interpolation: Literal["bicubic", "bilinear"]
     resize: Literal["shortest", "longest", "squash"]
     fill: int
@@ -181,6 +186,7 @@ def read(folder: Path, source: str) -> GraphFolder:
         config=description.model_dump(mode="json", by_alias=True),
         preprocess=description.image.preprocess(),
         tensors=tuple(tensors),
+        preprocess_from=str(folder / DESCRIPTION),
         folder=str(folder),
         custom_ops=custom_ops,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from pargate.core.model import CONTEXT_LENGTH
 from pargate.encoders import config, weights
 from pargate.encoders.inspect import Fetched, inspect, open_checkpoint
 from pargate.errors import InputError, OperationalError, PargateError, UnsafeCheckpoint
@@ -477,7 +478,7 @@ def test_the_defaults_are_open_clips_own():
 
     assert (config.MEAN, config.STD) == (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
     assert CLIPVisionCfg().image_size == config.IMAGE_SIZE
-    assert (CLIPTextCfg().context_length, CLIPTextCfg().vocab_size) == (config.CONTEXT_LENGTH, config.VOCABULARY)
+    assert (CLIPTextCfg().context_length, CLIPTextCfg().vocab_size) == (CONTEXT_LENGTH, config.VOCABULARY)
 
 
 # --- tokenizers ---
