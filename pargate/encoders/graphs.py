@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -85,17 +85,13 @@ FORBIDDEN = {
 """Standard operators that no encoder needs, and why each is refused."""
 
 
-_Mean = Annotated[float, Field(ge=MEAN_BOUNDS[0], le=MEAN_BOUNDS[1])]
-_Std = Annotated[float, Field(ge=STD_BOUNDS[0], le=STD_BOUNDS[1])]
-
-
 class ImageRule(Value):
     """How a picture becomes the graph's input: resized and cropped to RGB of 8 bits, x / 255, (x − mean) / std."""
 
     size: tuple[int, int]
     """Rows and columns."""
-    mean: tuple[_Mean, _Mean, _Mean]
-    std: tuple[_Std, _Std, _Std]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
     interpolation: Literal["bicubic", "bilinear"]
     resize: Literal["shortest", "longest", "squash"]
     fill: int
@@ -210,8 +206,10 @@ def _description(folder: Path) -> tuple[Description, str]:
     rows, columns = found.image.size
     if not (8 <= rows <= 4096 and 8 <= columns <= 4096 and 2 <= found.text.context_length <= 1 << 14):
         raise InputError(f"{folder / DESCRIPTION}: a size is out of bounds", "export the model again")
-    if min(found.image.std) <= 0:
-        raise InputError(f"{folder / DESCRIPTION}: a standard deviation must be positive", "export the model again")
+    for values, (low, high) in ((found.image.mean, MEAN_BOUNDS), (found.image.std, STD_BOUNDS)):
+        if not all(low <= value <= high for value in values):
+            said = f"{folder / DESCRIPTION}: a mean or a standard deviation is out of bounds"
+            raise InputError(said, "export the model again")
     return found, digest
 
 

@@ -174,7 +174,7 @@ def open_checkpoint(
     found = _locate(source, arch, fetch)
     label = f"{source} ({found.weights.name})" if found.weights.name not in source else source
     check(found.model_cfg, found.config_name)
-    rule = preprocess(found.model_cfg, found.preprocess_cfg, found.config_name)
+    rule = preprocess(found.model_cfg, found.preprocess_cfg, found.preprocess_from)
     if found.processor is not None:
         name = str(found.processor)
         refuse_contradiction(rule, found.preprocess_from, found.model_cfg, of_processor(found.processor), name)

@@ -143,15 +143,15 @@ def of_processor(path: Path) -> dict[str, Any]:
 def _resized(given: dict[str, Any], path: Path) -> dict[str, Any]:
     """The resize mode and the size that follow from an image processor's settings."""
     size, crop = given.get("size"), _sides(given.get("crop_size"))
-    crops = given.get("do_center_crop", crop is not None) is True
-    if size is None and given.get("do_resize") is not False:
+    crops = given.get("do_center_crop", "crop_size" in given) is True
+    if size is None and given.get("do_resize") is not False and (crop or "crop_size" not in given):
         return {"size": crop} if crops and crop else {}
     # A single number is the short side for processors that crop, and both sides for others.
     edge = size.get("shortest_edge") if isinstance(size, dict) else size if crops else None
     sides = _sides(size) if edge is None else [edge, edge]
-    fits = not crops or crop in (sides, None)
+    fits = not crops or crop == sides or "crop_size" not in given
     if given.get("do_resize") is False or sides is None or not fits or (edge is not None and not crops):
-        then = f"cut to {crop}" if crops else "not cut"
+        then = f"cut to {given.get('crop_size')}" if crops else "not cut"
         raise InputError(
             f"{path} prepares pictures as no open_clip model does: do_resize {given.get('do_resize', True)}, to "
             f"{size}, then {then}",

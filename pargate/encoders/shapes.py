@@ -44,7 +44,7 @@ TEXT_FIELDS = TOWER_FIELDS | {
 NULLABLE = frozenset(
     {
         "ls_init_value", "act_kwargs", "norm_kwargs", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs",
-        "init_logit_bias",
+        "init_logit_bias", "patch_size",
     }
 )  # fmt: skip
 """Those of them that may be null."""

@@ -466,6 +466,8 @@ def test_preprocessing_is_open_clips_default_overlaid_with_the_configuration(tmp
     [
         {"resize_mode": "other"}, {"interpolation": "random"}, {"fill_color": 256}, {"fill_color": "x"},
         {"mean": [1, 2]}, {"mean": ["a", "b", "c"]}, {"std": [0, 1, 1]}, {"mean": [1e9, 1, 1]}, {"mode": "L"},
+        {"mean": [123.675, 116.28, 103.53]}, {"mean": [-0.1, 0, 0]}, {"std": [58.4, 57.1, 57.4]}, {"std": 1e-9},
+        {"mean": True}, {"size": 0}, {"size": [64, -64]}, {"size": "64"}, {"interpolation": "nearest"},
     ],
 )  # fmt: skip
 def test_preprocessing_that_open_clip_has_no_meaning_for_is_refused(tmp_path, given):
