@@ -83,7 +83,7 @@ class Checkpoint:
     preprocess_from: str = ""
     """What says how pictures are prepared."""
     preprocess_known: bool = True
-    """False where nothing does, and open_clip's defaults are taken."""
+    """False where nothing says mean and deviation, and open_clip's are taken."""
     folder: str | None = None
     """The folder that also holds tokenizer files, where there is one."""
     custom_ops: bool = False
@@ -103,10 +103,10 @@ class Checkpoint:
 
     @property
     def assumption(self) -> str:
-        """What is assumed where nothing says how pictures are prepared, as a sentence."""
+        """What is assumed where nothing says how pictures are normalised, as a sentence."""
         return (
-            f"nothing says how pictures are prepared for {self.source}: taken are {self.preprocess_from}, "
-            f"{self.preprocess}"
+            f"nothing says the mean and deviation that {self.source} was trained with: used are {self.preprocess}, "
+            f"from {self.preprocess_from}"
         )
 
     @property

@@ -193,7 +193,7 @@ def open_checkpoint(
         tensors=tuple(TensorInfo(t.name, t.dtype, t.shape) for t in file.tensors),
         activation_known=found.activation_known,
         preprocess_from=found.preprocess_from,
-        preprocess_known=bool(found.preprocess_cfg),
+        preprocess_known=None not in (found.preprocess_cfg.get("mean"), found.preprocess_cfg.get("std")),
         folder=str(found.folder) if found.folder else None,
     )
     return OpenCheckpoint(checkpoint, file.tensors, file.content, keep)
@@ -302,8 +302,8 @@ def _by_name(path: Path, arch: str) -> _Located:
     processor = _processor(path.parent)
     if len(found) == 1:
         overlay, said_by = found[0].preprocess_cfg, f"open_clip's table, for {', '.join(found[0].tags)} of {name}"
-    elif processor is not None:
-        overlay, said_by = of_processor(processor), str(processor)
+    elif processor is not None and (said := of_processor(processor)):
+        overlay, said_by = said, str(processor)
     elif found:
         raise undecided(name, model, found)
     else:

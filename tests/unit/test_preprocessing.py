@@ -240,6 +240,9 @@ def test_a_processors_settings_are_read_where_nothing_else_says(tmp_path):
     found = processed(tmp_path, CUT, "ViT-L-14")
     assert found.preprocess == Preprocess((224, 224), config.MEAN, config.STD)
     assert found.preprocess_from.endswith("preprocessor_config.json") and found.preprocess_known
+    # One that says nothing of it answers nothing.
+    assert not processed(tmp_path, {"size": 224}).preprocess_known
+    assert "ViT-L-14/openai" in refusal(bare(tmp_path, preprocessor_config={}), "ViT-L-14").hint
 
 
 @pytest.mark.parametrize(
