@@ -246,9 +246,7 @@ class Console:
 
     def checkpoint(self, checkpoint: "Checkpoint") -> None:
         """What inspection saw."""
-        rule = checkpoint.preprocess
         dtypes = sorted({t.dtype for t in checkpoint.tensors})
-        height, width = rule.size
         for name, value in (
             ("source", checkpoint.source),
             ("weights", checkpoint.weights),
@@ -257,10 +255,11 @@ class Console:
             ("architecture", checkpoint.architecture),
             ("tensors", f"{len(checkpoint.tensors)} ({', '.join(dtypes)})"),
             ("parameters", f"{checkpoint.parameters / 1e6:.2f} M"),
-            (
-                "images",
-                f"{height}×{width} px, {rule.resize}, {rule.interpolation}, mean {rule.mean}, std {rule.std}",
-            ),
+            ("embedding", f"{checkpoint.dim} values"),
+            ("activation", checkpoint.activation or "gelu or quick_gelu: nothing says which"),
+            ("images", str(checkpoint.preprocess)),
+            ("as said by", checkpoint.preprocess_from),
+            ("captions", f"{checkpoint.context_length} tokens, tokenizer {checkpoint.tokenizer}"),
         ):
             self._rich.print(Shown(f"{name:>12}  ", style="dim").append(value, style="default"))
 

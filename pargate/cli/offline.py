@@ -16,6 +16,9 @@ from pargate.cli.options import (
 )
 from pargate.errors import ExitCode, InputError, PargateError, UnsafeCheckpoint
 
+DERIVED = ("parameters", "activation", "dim", "context_length", "tokenizer")
+"""What the JSON of `inspect` says besides a checkpoint's fields."""
+
 
 def inspect(
     models: Annotated[
@@ -26,7 +29,7 @@ def inspect(
     output: OutputOption = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Say what a checkpoint is, without loading or executing anything.
+    """Say what a checkpoint is, without loading or executing anything; refuse tensors of another architecture.
 
     Of several, all are looked at; ends with 1 if any could run code.
     """
@@ -36,6 +39,7 @@ def inspect(
     from pargate.cli.console import Console
     from pargate.encoders.hub import fetch
     from pargate.encoders.inspect import inspect as look
+    from pargate.encoders.shapes import check
     from pargate.files import write_atomic
 
     for model in models:
@@ -48,10 +52,16 @@ def inspect(
     for model in models:
         try:
             checkpoint = look(model, arch=arch, fetch=fetch)
+            if not check(checkpoint):
+                # Of towers that are not open_clip's own, only building them tells the shapes.
+                from pargate.encoders.towers import check as build
+
+                build(checkpoint)
         except PargateError as error:
             problems.append(error)
             continue
-        text = json.dumps({**asdict(checkpoint), "parameters": checkpoint.parameters}, indent=1) + "\n"
+        derived = {name: getattr(checkpoint, name) for name in DERIVED}
+        text = json.dumps({**asdict(checkpoint), **derived}, indent=1) + "\n"
         for target in outputs:
             if target.path is None:
                 console.to_stdout(text)

@@ -29,7 +29,7 @@ ModelArgument = Annotated[
 ]
 ArchOption = Annotated[
     str | None,
-    typer.Option("--arch", metavar="NAME", help="Architecture of a bare checkpoint file, e.g. ViT-B-32."),
+    typer.Option("--arch", metavar="NAME[/TAG]", help="Architecture of a bare checkpoint file, e.g. ViT-B-32."),
 ]
 OutputOption = Annotated[
     list[str] | None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ GraphPrecision = Literal["fp32", "fp16", "int8"]
 """Of a graph on disk, which is written in one precision."""
 
 Activation = Literal["gelu", "quick_gelu"]
+
+CONTEXT_LENGTH = 77
+"""Tokens of a caption where a configuration leaves it out (`CLIPTextCfg`)."""
 
 Vectors = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -48,6 +51,11 @@ class Preprocess:
     resize: str = "shortest"
     fill: int = 0
 
+    def __str__(self) -> str:
+        height, width = self.size
+        filled = f", filled with {self.fill}" if self.resize == "longest" else ""
+        return f"{height}×{width} px, {self.resize}{filled}, {self.interpolation}, mean {self.mean}, std {self.std}"
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -72,6 +80,10 @@ class Checkpoint:
     tensors: tuple[TensorInfo, ...] = field(repr=False)
     activation_known: bool = True
     """False where nothing says whether the weights were trained with QuickGELU."""
+    preprocess_from: str = ""
+    """What says how pictures are prepared."""
+    preprocess_known: bool = True
+    """False where nothing says mean and deviation, and open_clip's are taken."""
     folder: str | None = None
     """The folder that also holds tokenizer files, where there is one."""
     custom_ops: bool = False
@@ -81,6 +93,38 @@ class Checkpoint:
     def parameters(self) -> int:
         """Number of values over all floating-point tensors."""
         return sum(t.elements for t in self.tensors if t.dtype.startswith(("F", "BF")))
+
+    @property
+    def activation(self) -> Activation | None:
+        """The activation that the configuration says; None where nothing does."""
+        if self.format == "onnx":
+            return cast(Activation, self.config["activation"])
+        return ("quick_gelu" if self.config.get("quick_gelu") else "gelu") if self.activation_known else None
+
+    @property
+    def assumption(self) -> str:
+        """What is assumed where nothing says how pictures are normalised, as a sentence."""
+        return (
+            f"nothing says the mean and deviation that {self.source} was trained with: used are {self.preprocess}, "
+            f"from {self.preprocess_from}"
+        )
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.config["dim" if self.format == "onnx" else "embed_dim"])
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a caption, padding included."""
+        text = self.config["text" if self.format == "onnx" else "text_cfg"]
+        return int(text.get("context_length") or CONTEXT_LENGTH)
+
+    @property
+    def tokenizer(self) -> str:
+        """What makes tokens of captions: open_clip's own, or the name of another."""
+        text = self.config["text" if self.format == "onnx" else "text_cfg"]
+        return str(text.get("tokenizer") or text.get("hf_tokenizer_name") or "bpe")
 
     @property
     def batch_norm(self) -> bool:

@@ -28,8 +28,11 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Channel deviations that go with `MEAN`."""
 
+MEAN_BOUNDS = (0.0, 1.0)
+STD_BOUNDS = (1e-3, 1.0)
+"""What can be meant by a channel's mean and deviation: pixels lie from 0 to 1, and a deviation of 1 changes nothing."""
+
 IMAGE_SIZE = 224
-CONTEXT_LENGTH = 77
 VOCABULARY = 49408
 """open_clip's defaults for fields that a configuration leaves out (`CLIPVisionCfg`, `CLIPTextCfg`)."""
 
@@ -155,6 +158,26 @@ def architecture(name: str) -> dict[str, Any]:
     )
 
 
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Where two model configurations differ, with both values; absent, null, false and 0 are the same."""
+
+    def flat(config: dict[str, Any]) -> dict[str, Any]:
+        parts = {section: part for section, part in _parts(config)}
+        return {
+            f"{section}{key}": value
+            for section, part in parts.items()
+            for key, value in part.items()
+            if value not in (None, False) and not (section == "" and f"{key}." in parts)
+        }
+
+    first, second = flat(one), flat(other)
+    return [
+        f"{key} is {first.get(key, 'not set')} in the one and {second.get(key, 'not set')} in the other"
+        for key in sorted(first.keys() | second.keys())
+        if first.get(key) != second.get(key)
+    ]
+
+
 def name_of(config: dict[str, Any]) -> str:
     """The architecture's name where open_clip has one for exactly this configuration, else a description."""
     for name, path in architectures().items():
@@ -270,17 +293,21 @@ def preprocess(config: dict[str, Any], overlay: dict[str, Any], name: str) -> Pr
         raise InputError(f"{name}: images of mode {str(given['mode'])[:40]!r} are not supported", "use RGB")
     if type(fill) is not int or not 0 <= fill <= 255:
         raise InputError(f"{name}: fill_color is {str(fill)[:40]!r}, but must lie from 0 to 255", "correct it")
-    std = _channels(given.get("std", STD), f"{name}: std")
-    if min(std) <= 0:
-        raise InputError(f"{name}: a standard deviation must be positive", "correct preprocess_cfg.std")
-    mean = _channels(given.get("mean", MEAN), f"{name}: mean")
+    if "size" in given:
+        _check_bound("image_size", given["size"], f"{name}: size")
+    std = _channels(given.get("std", STD), f"{name}: std", STD_BOUNDS)
+    mean = _channels(given.get("mean", MEAN), f"{name}: mean", MEAN_BOUNDS)
     return Preprocess(image_size(config), mean, std, interpolation, resize, fill)
 
 
-def _channels(value: Any, where: str) -> tuple[float, float, float]:
+def _channels(value: Any, where: str, bounds: tuple[float, float]) -> tuple[float, float, float]:
     values = list(value) if isinstance(value, list | tuple) else [value] * 3
-    if len(values) != 3 or not all(type(v) in (int, float) and abs(v) < 1e3 for v in values):
-        raise InputError(f"{where} must be three numbers", "correct preprocess_cfg")
+    low, high = bounds
+    if len(values) != 3 or not all(type(v) in (int, float) and low <= v <= high for v in values):
+        raise InputError(
+            f"{where} is {str(value)[:60]}, but must be three numbers from {low:g} to {high:g}",
+            "correct it: pixels are divided by 255 before the mean is subtracted",
+        )
     red, green, blue = (float(v) for v in values)
     return red, green, blue
 

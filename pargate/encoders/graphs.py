@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from pargate.core.model import Activation, Checkpoint, GraphPrecision, Preprocess, TensorInfo
 from pargate.core.value import Value
 from pargate.encoders import tokens, weights
+from pargate.encoders.config import MEAN_BOUNDS, STD_BOUNDS
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import digest_of
 
@@ -181,6 +182,7 @@ def read(folder: Path, source: str) -> GraphFolder:
         config=description.model_dump(mode="json", by_alias=True),
         preprocess=description.image.preprocess(),
         tensors=tuple(tensors),
+        preprocess_from=str(folder / DESCRIPTION),
         folder=str(folder),
         custom_ops=custom_ops,
     )
@@ -204,8 +206,10 @@ def _description(folder: Path) -> tuple[Description, str]:
     rows, columns = found.image.size
     if not (8 <= rows <= 4096 and 8 <= columns <= 4096 and 2 <= found.text.context_length <= 1 << 14):
         raise InputError(f"{folder / DESCRIPTION}: a size is out of bounds", "export the model again")
-    if min(found.image.std) <= 0:
-        raise InputError(f"{folder / DESCRIPTION}: a standard deviation must be positive", "export the model again")
+    for values, (low, high) in ((found.image.mean, MEAN_BOUNDS), (found.image.std, STD_BOUNDS)):
+        if not all(low <= value <= high for value in values):
+            said = f"{folder / DESCRIPTION}: a mean or a standard deviation is out of bounds"
+            raise InputError(said, "export the model again")
     return found, digest
 
 

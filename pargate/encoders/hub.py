@@ -16,6 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from pargate.data.hub import address, endpoint, translated
 from pargate.encoders import config
 from pargate.encoders.inspect import Fetched
+from pargate.encoders.preprocessing import PREPROCESSOR_NAME
 from pargate.errors import InputError, OperationalError, nearest
 
 HUGGING_FACE = "hf-hub:"
@@ -54,7 +55,8 @@ def _repository(source: str) -> Fetched:
     # The weights of the very commit that the configuration came from, should the branch move meanwhile.
     commit = settings.parent.name if re.fullmatch("[0-9a-f]{40}", settings.parent.name) else revision or None
     weights = _first(source, name, WEIGHTS, commit)
-    return Fetched(weights, model, overlay, None, _tokenizer(source, model, (name, commit)))
+    processor = _present(source, name, PREPROCESSOR_NAME, commit)
+    return Fetched(weights, model, overlay, None, _tokenizer(source, model, (name, commit)), processor)
 
 
 def _tag(source: str) -> Fetched:

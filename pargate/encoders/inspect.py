@@ -8,7 +8,7 @@ nothing is unpickled, evaluated or downloaded: sources on a hub go through the `
 
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +21,21 @@ from pargate.encoders.config import (
     CONFIG_NAME,
     architecture,
     check,
+    differences,
     load_json,
     name_of,
     preprocess,
     tokenizer_files,
+)
+from pargate.encoders.preprocessing import (
+    PREPROCESSOR_NAME,
+    QUICK,
+    named,
+    of_processor,
+    quick_gelu,
+    refuse_contradiction,
+    undecided,
+    ways,
 )
 from pargate.errors import InputError
 from pargate.files import digest_of
@@ -47,6 +58,12 @@ WEIGHT_NAMES = (
 )
 """Names that open_clip and its users give to weights, in open_clip's order of preference."""
 
+DEFAULTS = "the defaults of open_clip"
+"""What says how pictures are prepared where nothing else does."""
+
+DIFFERENCES = 4
+"""How many contradictions a message names."""
+
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -61,6 +78,8 @@ class Fetched:
     """Its name, where the source says one."""
     tokenizer: Path | None
     """Folder of the tokenizer's files, where the configuration names one."""
+    processor: Path | None = None
+    """Its `preprocessor_config.json`, where it has one."""
 
 
 Fetch = Callable[[str], Fetched]
@@ -155,7 +174,10 @@ def open_checkpoint(
     found = _locate(source, arch, fetch)
     label = f"{source} ({found.weights.name})" if found.weights.name not in source else source
     check(found.model_cfg, found.config_name)
-    rule = preprocess(found.model_cfg, found.preprocess_cfg, found.config_name)
+    rule = preprocess(found.model_cfg, found.preprocess_cfg, found.preprocess_from)
+    if found.processor is not None:
+        name = str(found.processor)
+        refuse_contradiction(rule, found.preprocess_from, found.model_cfg, of_processor(found.processor), name)
     tokenizer = tokenizer_files(found.model_cfg, found.folder, found.config_name)
     file = weights.read(found.weights, label, keep=keep)
     checkpoint = Checkpoint(
@@ -170,6 +192,8 @@ def open_checkpoint(
         preprocess=rule,
         tensors=tuple(TensorInfo(t.name, t.dtype, t.shape) for t in file.tensors),
         activation_known=found.activation_known,
+        preprocess_from=found.preprocess_from,
+        preprocess_known=None not in (found.preprocess_cfg.get("mean"), found.preprocess_cfg.get("std")),
         folder=str(found.folder) if found.folder else None,
     )
     return OpenCheckpoint(checkpoint, file.tensors, file.content, keep)
@@ -200,6 +224,10 @@ class _Located:
     architecture: str | None
     folder: Path | None
     activation_known: bool
+    preprocess_from: str
+    """What says how pictures are prepared."""
+    processor: Path | None
+    """A `preprocessor_config.json` that must not contradict it."""
 
 
 def _locate(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
@@ -223,9 +251,7 @@ def _locate(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
             )
         return _in_folder(path, _only_weights(path))
     if arch:
-        config = architecture(arch)
-        known = "quick_gelu" in config or arch.endswith("-quickgelu")
-        return _Located(path, config, {}, f"architecture {arch}", arch.replace("/", "-"), path.parent, known)
+        return _by_name(path, arch)
     if (path.parent / CONFIG_NAME).is_file():
         return _in_folder(path.parent, path)
     raise InputError(
@@ -248,7 +274,50 @@ def _on_hub(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
         there.architecture,
         there.tokenizer,
         True,
+        source if there.preprocess_cfg else f"{DEFAULTS}, since {source} has no preprocess_cfg",
+        there.processor,
     )
+
+
+def _by_name(path: Path, arch: str) -> _Located:
+    """A file with `--arch`, which must not contradict a configuration beside it."""
+    name, tag = named(arch)
+    model = architecture(name)
+    known = "quick_gelu" in model or name.endswith(QUICK)
+    if tag is not None:
+        known, model = True, {**model, **({"quick_gelu": True} if quick_gelu(name, tag) else {})}
+    found = ways(name, tag)
+    if (path.parent / CONFIG_NAME).is_file():
+        beside = _in_folder(path.parent, path)
+        compared = model if known else {**model, "quick_gelu": beside.model_cfg.get("quick_gelu")}
+        if differ := differences(compared, beside.model_cfg):
+            raise InputError(
+                f"--arch {arch} and {beside.config_name} contradict each other: {'; '.join(differ[:DIFFERENCES])}",
+                f"drop --arch if the configuration is right, or move {path.name} away from it",
+            )
+        if len(found) == 1:
+            rule = preprocess(beside.model_cfg, beside.preprocess_cfg, beside.config_name)
+            refuse_contradiction(rule, beside.config_name, model, found[0].preprocess_cfg, f"--arch {arch}")
+        return replace(beside, architecture=name)
+    processor = _processor(path.parent)
+    if len(found) == 1:
+        overlay, said_by = found[0].preprocess_cfg, f"open_clip's table, for {', '.join(found[0].tags)} of {name}"
+    elif processor is not None and (said := of_processor(processor)):
+        overlay, said_by = said, str(processor)
+    elif found:
+        raise undecided(name, model, found)
+    else:
+        overlay, said_by = {}, f"{DEFAULTS}, which publishes no weights of {name}"
+    return _Located(path, model, overlay, f"architecture {arch}", name, path.parent, known, said_by, processor)
+
+
+def _processor(folder: Path) -> Path | None:
+    """The folder's `preprocessor_config.json`, where it has one."""
+    path = folder / PREPROCESSOR_NAME
+    if not path.is_file():
+        return None
+    _stay_inside(folder, path)
+    return path
 
 
 def _in_folder(folder: Path, weights: Path) -> _Located:
@@ -261,7 +330,8 @@ def _in_folder(folder: Path, weights: Path) -> _Located:
     model, overlay = document.get("model_cfg"), document.get("preprocess_cfg") or {}
     if not isinstance(model, dict) or not isinstance(overlay, dict):
         raise InputError(f"{path} has no model_cfg: not an open_clip configuration", "restore the file")
-    return _Located(weights, model, overlay, str(path), None, folder, True)
+    said_by = str(path) if overlay else f"{DEFAULTS}, since {path} has no preprocess_cfg"
+    return _Located(weights, model, overlay, str(path), None, folder, True, said_by, _processor(folder))
 
 
 def _only_weights(folder: Path) -> Path:

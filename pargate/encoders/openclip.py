@@ -25,7 +25,6 @@ from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Vectors
 from pargate.core.stamp import Stamp, of_images
 from pargate.encoders import stamp as on_device
 from pargate.encoders import towers
-from pargate.encoders.config import CONTEXT_LENGTH
 from pargate.encoders.inspect import OpenCheckpoint
 from pargate.errors import InputError, OperationalError
 
@@ -288,7 +287,7 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
         OperationalError: `transformers` is needed and not installed.
     """
     text = checkpoint.config["text_cfg"]
-    context = int(text.get("context_length") or CONTEXT_LENGTH)
+    context = checkpoint.context_length
     options = dict(text.get("tokenizer_kwargs") or {})
     if not text.get("hf_tokenizer_name"):
         clean = options.get("clean", "lower")

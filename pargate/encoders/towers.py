@@ -26,6 +26,7 @@ from pargate.encoders.archive import StoredTensor
 from pargate.encoders.config import VOCABULARY
 from pargate.encoders.inspect import OpenCheckpoint
 from pargate.encoders.pooled import ask_one_token
+from pargate.encoders.shapes import Shapes, Wanted, plain_names, refuse, refuse_others
 from pargate.errors import InputError, nearest
 
 DTYPES = {
@@ -40,10 +41,7 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""What the dtypes of a checkpoint are in torch. 8-bit floats mean nothing without their scales."""
-
-NAMED = 4
-"""How many tensors a message names before it counts the rest."""
+"""What the dtypes of a checkpoint are in torch."""
 
 HEADROOM = 1.5
 """A configuration that describes this many times the values of its checkpoint is refused before a byte is
@@ -68,6 +66,18 @@ def load(opened: OpenCheckpoint) -> nn.Module:
         _fill(model, plain_names(opened.tensors, checkpoint.source), opened.take(), checkpoint.source)
         ask_one_token(model.get_submodule("visual"))
     return model.eval().requires_grad_(False)
+
+
+def check(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint whose tensors are not those of its architecture, by building that without its weights.
+
+    Raises:
+        InputError, OperationalError: as `load`, but for values that are not finite.
+    """
+    _refuse_larger(checkpoint)
+    with memory.guard(f"building {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
+        wanted = _shapes(_tensors(_build(checkpoint)))
+    refuse_others(plain_names(checkpoint.tensors, checkpoint.source), wanted, checkpoint.source)
 
 
 # --- building ----------------------------------------------------------------------------------------
@@ -173,47 +183,26 @@ def _refuse_larger(checkpoint: Checkpoint) -> None:
 # --- filling -----------------------------------------------------------------------------------------
 
 
-def plain_names(tensors: Iterable[StoredTensor], source: str) -> dict[str, StoredTensor]:
-    """The tensors by their names in the model: without what DDP and torch.compile put before them.
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter, saved or not: none may keep the memory it happened to be allocated with."""
+    return {**dict(model.named_parameters()), **model.state_dict()}
 
-    Each name is looked at by itself; open_clip's loader looks at the first and cuts all.
-    """
-    found: dict[str, StoredTensor] = {}
-    for tensor in tensors:
-        parts = [part for part in tensor.name.split(".") if part != "_orig_mod"]
-        while parts[0] == "module" and len(parts) > 1:
-            parts = parts[1:]
-        name = ".".join(parts)
-        if name in found:
-            raise InputError(f"{source} holds {name} twice, under different prefixes", "save the weights again")
-        found[name] = tensor
-    return found
+
+def _shapes(tensors: dict[str, Tensor]) -> Shapes:
+    return {name: Wanted(tuple(value.shape), value.is_floating_point()) for name, value in tensors.items()}
 
 
 def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap, source: str) -> None:
-    # Every parameter counts, saved or not: none may keep the memory it happened to be allocated with.
-    wanted = {**dict(model.named_parameters()), **model.state_dict()}
-    for name, value in wanted.items():
-        # BatchNorm counts its batches while it learns; without the count it encodes the same.
-        if name.endswith(".num_batches_tracked") and name not in tensors:
-            tensors[name] = StoredTensor(name, "", tuple(value.shape), 0, ())
-    _refuse([name for name in wanted if name not in tensors], source, "lacks tensors of the model")
-    _refuse([name for name in tensors if name not in wanted], source, "holds tensors that the model has not")
-    _refuse(
-        [
-            f"{name} {list(tensor.shape)} where the model has {list(wanted[name].shape)}"
-            for name, tensor in tensors.items()
-            if tensor.shape != tuple(wanted[name].shape) and not _is_scale(name, tensor, wanted[name])
-        ],
-        source,
-        "holds tensors of another shape than the model's",
-    )
+    wanted = _tensors(model)
+    refuse_others(tensors, _shapes(wanted), source)
+    for name in wanted.keys() - tensors.keys():
+        tensors[name] = StoredTensor(name, "", tuple(wanted[name].shape), 0, ())
     values, given_back = {}, 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
         # All that follow begin here or later, also those that share bytes.
         given_back = _give_back(content, given_back, tensor.offset)
-        values[name] = _value(tensor, wanted[name], content, source)
-    _refuse(
+        values[name] = _value(tensor, wanted[name], content)
+    refuse(
         [name for name, value in values.items() if value.is_floating_point() and not _finite(value)],
         source,
         "holds tensors that are not finite (NaN or infinity)",
@@ -221,34 +210,11 @@ def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap
     model.load_state_dict(values, strict=True, assign=True)
 
 
-def _refuse(found: list[str], source: str, what: str) -> None:
-    if found:
-        named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
-        raise InputError(
-            f"{source} {what} ({len(found)} in all): {named}",
-            "check that the weights are complete and belong to the architecture",
-        )
-
-
-def _is_scale(name: str, tensor: StoredTensor, wanted: Tensor) -> bool:
-    """Whether a scale is one number in both, written as a scalar in one and as a vector in the other."""
-    return name in ("logit_scale", "logit_bias") and tensor.shape in ((), (1,)) and wanted.numel() == 1
-
-
-def _value(tensor: StoredTensor, wanted: Tensor, content: mmap.mmap, source: str) -> Tensor:
+def _value(tensor: StoredTensor, wanted: Tensor, content: mmap.mmap) -> Tensor:
     """One tensor of the file, copied; in float32 where the model computes with it."""
     if not tensor.dtype:
         return wanted
-    if tensor.dtype not in DTYPES:
-        raise InputError(
-            f"{source}: {tensor.name} is stored as {tensor.dtype}", "save the weights as float32 or float16"
-        )
     dtype = DTYPES[tensor.dtype]
-    if wanted.is_floating_point() != dtype.is_floating_point:
-        raise InputError(
-            f"{source}: {tensor.name} is stored as {tensor.dtype}, the model's is {wanted.dtype}",
-            "save the weights again",
-        )
     value = torch.empty(tensor.shape, dtype=torch.float32 if wanted.is_floating_point() else wanted.dtype)
     return value.copy_(_view(tensor, dtype, content)).view(wanted.shape)
 

@@ -28,6 +28,7 @@ from pargate.data.synthetic import SyntheticPairs
 from pargate.encoders.config import CONFIG_NAME, tokenizer_files
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import WEIGHT_NAMES, OpenCheckpoint, inspect, open_checkpoint
+from pargate.encoders.shapes import plain_names
 from pargate.errors import InputError, OperationalError, PargateError
 from pargate.files import atomic_folder, check_new_folder, digest_of, locked, readable, sha256_file, write_atomic
 from pargate.pipeline.pairs import check_named, open_source
@@ -395,6 +396,8 @@ def _run(
     notices = [*pairs.notices, *_cautions(config, pairs)]
     if not checkpoint.activation_known:
         notices.append(f"nothing says whether {checkpoint.source} was trained with QuickGELU: taken as configured")
+    if not checkpoint.preprocess_known:
+        notices.append(checkpoint.assumption)
     emit(events.Notice("\n".join([*describe(proposal), *(f"note: {notice}" for notice in notices)])))
     emit(events.StageStarted("clean", f"{config.method}, {config.steps} steps of {config.batch_size} pairs"))
     store = StateStore(unfinished / STATE_NAME, identity, group, request.resume)
@@ -559,7 +562,7 @@ def stored(opened: OpenCheckpoint, model: "nn.Module") -> dict[str, "Tensor"]:
     """
     import torch
 
-    from pargate.encoders.towers import DTYPES, plain_names
+    from pargate.encoders.towers import DTYPES
 
     dtypes = {name: tensor.dtype for name, tensor in plain_names(opened.tensors, opened.checkpoint.source).items()}
     values = {}

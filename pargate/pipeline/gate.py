@@ -21,6 +21,7 @@ from pargate.data.pairs import HUB, is_generated
 from pargate.data.parts import divide
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect
+from pargate.encoders.shapes import check
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.files import check_new_folder
 from pargate.pipeline import ladder
@@ -79,6 +80,7 @@ def plan(request: GateRequest) -> tuple[str, ...]:
     policy = run.policy.policy
     if checkpoint is None:
         return (f"model   {request.scan.model}: refused as unsafe; nothing would be loaded",)
+    check(checkpoint)
     lines = [
         f"model   {checkpoint.source}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M parameters",
         f"policy  {run.policy.source}, {len(policy.rules)} rules",

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from pargate.core.model import Checkpoint
 from pargate.core.report import (
@@ -65,7 +66,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
         policy, measurements, complete=run.complete, context=session.context, strict=run.strict
     )
     carriers = session.carriers
-    notices = (*run.notices, *_shared_pull(measurements, findings))
+    notices = (*run.notices, *_preprocessing(policy, session, eyes), *_shared_pull(measurements, findings))
     spec = eyes.model.encoder.spec
     passes = eyes.model.passes + (eyes.reference.passes if eyes.reference else 0)
     return ScanReport(
@@ -110,7 +111,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
         measurements=tuple(measurements),
         findings=tuple(findings),
         verdict=verdict,
-        coverage=_coverage(policy, session, eyes),
+        coverage=_coverage(policy, session, eyes, run),
         notices=notices,
         remarks=(*resolved.overrides, *remarks),
         pictures=run.pictures,
@@ -162,6 +163,20 @@ def _of_the_file(policy: Policy, checkpoint: Checkpoint) -> Iterator[Measurement
             format=checkpoint.format, pickle=checkpoint.format == "torch-zip", custom_ops=checkpoint.custom_ops
         )
         yield Measurement(id=judge.FILE, rule=rule.id, probe="file", facts=facts, stopped="decided")
+
+
+def _preprocessing(policy: Policy, session: Session, eyes: Eyes) -> Iterator[str]:
+    """How pictures were prepared, where that was assumed, or where the model recognises none of them."""
+    for eye in (eyes.model, eyes.reference):
+        if eye is not None and not eye.checkpoint.preprocess_known:
+            yield eye.checkpoint.assumption
+    clean, spec = session.clean.measurement(), eyes.model.encoder.spec
+    if any(count.n for count in clean.counts.values()) and not judge.sees(clean, policy.confidence):
+        said_by = f", from {source}" if (source := eyes.model.checkpoint.preprocess_from) else ""
+        yield (
+            f"that the model does not recognise the carriers may come from wrong preprocessing; used were "
+            f"{spec.preprocess}{said_by}, and the activation {spec.activation}"
+        )
 
 
 def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding]) -> Iterator[str]:
@@ -217,7 +232,7 @@ def _model(eye: Eye, activation_note: str) -> ModelInfo:
     )
 
 
-def _coverage(policy: Policy, session: Session, eyes: Eyes) -> Coverage:
+def _coverage(policy: Policy, session: Session, eyes: Eyes, run: RunFacts) -> Coverage:
     """What was probed, and what this scan cannot show; the second list is what readers forget."""
     limits = [
         "Triggers that the policy does not name, and other drawings of the ones it names: a secret fixed patch or "
@@ -233,5 +248,12 @@ def _coverage(policy: Policy, session: Session, eyes: Eyes) -> Coverage:
         )
     if not any(UNKNOWN in rule.target for rule in policy.rules if rule.probe != "utility"):
         limits.append("Targets other than those the policy names.")
+    checkpoint = eyes.model.checkpoint
+    if not run.part and checkpoint.format != "onnx":  # a gate ships a file of its own
+        limits.append(
+            f"Judged were the tensors that pargate reads from {Path(checkpoint.weights).name}, SHA-256 "
+            f"{checkpoint.sha256}. What is published is that file, as it is: whether every other loader reads the same "
+            "tensors from it was not tried. `pargate gate` writes a file of exactly these tensors."
+        )
     probed = tuple(dict.fromkeys(q.probe.trigger.label for q in session.questions))
     return Coverage(probed=probed, limits=tuple(limits))

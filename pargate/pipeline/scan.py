@@ -31,6 +31,7 @@ from pargate.data.parts import Part
 from pargate.data.sources import BUILTIN_SCENES, source_digest
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect, open_checkpoint
+from pargate.encoders.shapes import check
 from pargate.errors import InputError, UnsafeCheckpoint, nearest
 from pargate.files import BlockStore
 from pargate.pipeline.pictures import examples
@@ -117,6 +118,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         InputError, UnsafeCheckpoint: as `scan`.
     """
     model = inspect(request.model, arch=request.arch, fetch=fetch)
+    check(model)
     about_reference: tuple[str, ...] = ()
     if request.reference_source:
         about_reference = _check_reference(model, inspect(request.reference_source, arch=request.arch, fetch=fetch))

@@ -13,27 +13,26 @@ from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import WEIGHT_NAMES, open_checkpoint
 from pargate.export import bundle
 from pargate.export.proof import ParityReport
-from pargate.files import atomic_folder, digest_of, readable, sha256_file, write_atomic
+from pargate.files import atomic_folder, digest_of, readable, sha256_file
 from pargate.pipeline.clean import RECORD_NAME, copy_tokenizer, later, save_config, save_weights, stored, subject
 from pargate.pipeline.reporting import host, versions
 
 
 def convert(model: str, arch: str | None, out: Path, started: str) -> None:
-    """Write `model` to the new folder `out`: weights that are safetensors byte by byte, others anew.
+    """Write `model` to the new folder `out`: a file of ours, made of the tensors that were read.
+
+    Nothing of the original's layout stays, in which another loader could find another model. The same tensors always
+    give the same bytes.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `open_checkpoint`; the disk is full.
     """
+    from pargate.encoders import towers
+
     began = time.monotonic()
     with open_checkpoint(model, arch=arch, fetch=fetch) as opened, atomic_folder(out) as folder:
         checkpoint = opened.checkpoint
-        if checkpoint.format == "safetensors":
-            with opened.take() as content:
-                write_atomic(folder / WEIGHT_NAMES[0], content[:], durable=False)
-        else:
-            from pargate.encoders import towers
-
-            save_weights(folder, stored(opened, towers.load(opened)))
+        save_weights(folder, stored(opened, towers.load(opened)))
         save_config(folder, checkpoint)
         names = [WEIGHT_NAMES[0], CONFIG_NAME, *copy_tokenizer(checkpoint, folder)]
         made = record(

@@ -306,7 +306,7 @@ class Run:
             convert(asked.model, asked.arch, folder, asked.started)
         record = ProvenanceRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
         same = inspect(str(folder)).digest == checkpoint.digest
-        said = "copied, byte by byte" if same else f"{checkpoint.format} written as safetensors, and scanned anew"
+        said = "written from the tensors that were read: " + ("the same bytes" if same else "other bytes, scanned anew")
         self.done.append(Stage(name="convert", seconds=record.seconds, summary=said, record=record))
         return folder, same
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,8 +120,9 @@ def test_the_command_is_installed_under_its_name() -> None:
 def test_inspecting_a_folder_says_what_it_is(place: Path, light: Command) -> None:
     ended = light("inspect", CLEAN)
     assert (ended.code, ended.out) == (0, "")
-    for word in ("safetensors", "sha256", "ResNet, 64 px", "64×64 px", "M"):
+    for word in ("safetensors", "sha256", "ResNet, 64 px", "64×64 px", "M", "embedding", "gelu", "tokenizer bpe"):
         assert word in ended.err
+    assert f"{CLEAN / 'open_clip_config.json'}\n" in ended.err, "what says how pictures are prepared"
     assert not list(place.iterdir())
 
 
@@ -129,7 +131,68 @@ def test_an_inspection_can_be_had_as_json_on_stdout_and_in_a_file(place: Path, l
     assert ended.code == 0
     document = json.loads(ended.out)
     assert document["format"] == "safetensors" and document["parameters"] > 0
+    model = json.loads((CLEAN / "open_clip_config.json").read_bytes())["model_cfg"]
+    assert (document["activation"], document["tokenizer"]) == ("gelu", "bpe")
+    assert document["dim"] == model["embed_dim"]
+    assert document["context_length"] == model["text_cfg"]["context_length"]
+    assert document["preprocess_from"].endswith("open_clip_config.json") and document["preprocess_known"]
     assert (place / "model.json").read_text() == ended.out
+
+
+def test_a_file_is_inspected_as_the_architecture_that_it_is(place: Path, light: Command) -> None:
+    shutil.copy(CLEAN / "open_clip_model.safetensors", place / "model.safetensors")
+    for arch, said in (
+        ("RN50", "lacks tensors of the model"),
+        ("ViT-H-14/dfn5b", "lacks tensors of the model"),
+        ("ViT-H-14", "--arch ViT-H-14/laion2b_s32b_b79k or --arch ViT-H-14/dfn5b"),
+    ):
+        ended = light("inspect", "model.safetensors", "--arch", arch)
+        assert (ended.code, ended.out) == (2, "")
+        assert said in ended.err
+
+
+def test_a_tower_of_timm_is_built_to_see_whether_its_tensors_fit(place: Path, warm: Command) -> None:
+    import open_clip
+    from safetensors.torch import save_file
+
+    text = {"context_length": 8, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}
+    vision = {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear"}
+    model = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
+    weights = open_clip.CLIP(**model).state_dict()
+    (place / "model").mkdir()
+    (place / "model" / "open_clip_config.json").write_text(json.dumps({"model_cfg": model}))
+    save_file(weights, place / "model" / "model.safetensors")
+    assert warm("inspect", "model").code == 0
+    del weights["visual.trunk.blocks.0.norm1.weight"]
+    save_file(weights, place / "model" / "model.safetensors")
+    ended = warm("inspect", "model")
+    assert ended.code == 2 and "visual.trunk.blocks.0.norm1.weight" in ended.err
+
+
+def test_a_scan_that_sees_nothing_names_the_preprocessing_that_it_used(
+    place: Path, warm: Command, policy: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(CLEAN, place / "model")
+    weights = load_file(place / "model" / "open_clip_model.safetensors")
+    weights["visual.attnpool.c_proj.weight"] *= 0  # every picture looks the same
+    save_file(weights, place / "model" / "open_clip_model.safetensors")
+    config = json.loads((place / "model" / "open_clip_config.json").read_bytes())
+    del config["preprocess_cfg"]
+    (place / "model" / "open_clip_config.json").write_text(json.dumps(config))
+    ended = warm("scan", "model", "-p", policy, "--device", "cpu", "-o", "json")
+    assert ended.code == 3
+    report = ScanReport.from_json(ended.out)
+    assumed, suspects = report.notices
+    assert "has no preprocess_cfg" in assumed
+    for notice in (assumed, suspects):
+        assert "64×64 px, shortest, bicubic, mean (0.48145466, 0.4578275, 0.40821073), std (0.26862954," in notice
+    assert "wrong preprocessing" in suspects and "the activation gelu" in suspects
+    assert suspects.split(";")[0] in " ".join(ended.err.split())
+    # The user's own file is what will be used: the report says which.
+    (limit,) = [limit for limit in report.coverage.limits if "Judged were the tensors" in limit]
+    assert "open_clip_model.safetensors" in limit and report.model.sha256 in limit
 
 
 def test_the_triggers_are_listed_with_their_parameters(light: Command) -> None:

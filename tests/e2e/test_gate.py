@@ -123,6 +123,26 @@ def test_verify_needs_no_torch(passed: Path, light: Command) -> None:
     assert "PASS" in done.err and "good until" in done.err and done.out == ""
 
 
+def test_a_file_that_another_laid_out_ships_as_a_file_of_ours_that_was_scanned(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    place, weights = tmp_path / "here", "open_clip_model.safetensors"
+    shutil.copytree(MODELS / "clean", place / "model")
+    tensors = load_file(MODELS / "clean" / weights)
+    save_file({f"module.{name}": value for name, value in tensors.items()}, place / "model" / weights, {"note": "x"})
+    text = POLICY[: POLICY.index("export:")].replace("[{kind: triangles, scale: proportional}, badnet]", "[badnet]")
+    (place / "policy.yaml").write_text(text)
+    done = command("gate", "model", "-p", "policy.yaml", "--out", "release", "--device", "cpu", folder=place)
+    assert done.code == 0, done.err
+    shipped = place / "release" / "model" / weights
+    assert shipped.read_bytes() == (MODELS / "clean" / weights).read_bytes() != (place / "model" / weights).read_bytes()
+    report = ScanReport.from_json((place / "release" / bundle.REPORT).read_bytes())
+    assert [stage.name for stage in report.stages] == ["scan", "convert", "certify"]
+    assert report.model.sha256 == bundle.read(place / "release").digests[f"model/{weights}"]
+    assert not [limit for limit in report.coverage.limits if "Judged were" in limit], "it is not the user's file"
+    assert checked(place / "release").problems == ()
+
+
 def test_a_flipped_byte_in_any_file_is_found_and_the_file_named(copied: Path) -> None:
     assert checked(copied).problems == ()
     for path in sorted(p for p in copied.rglob("*") if p.is_file()):

@@ -231,9 +231,10 @@ def test_a_description_of_another_kind_is_refused(place, where, value):
 
 
 def test_a_description_out_of_bounds_is_refused(place):
-    image = {**DESCRIPTION["image"], "std": [0.5, 0.0, 0.5]}
-    (place / "preprocess.json").write_text(json.dumps({**DESCRIPTION, "image": image}))
-    assert "standard deviation" in refusal(place)
+    for wrong in ({"std": [0.5, 0.0, 0.5]}, {"std": [58.4, 57.1, 57.4]}, {"mean": [123.7, 116.3, 103.5]}):
+        image = {**DESCRIPTION["image"], **wrong}
+        (place / "preprocess.json").write_text(json.dumps({**DESCRIPTION, "image": image}))
+        assert "standard deviation" in refusal(place)
     image = {**DESCRIPTION["image"], "size": [8, 1 << 20]}
     (place / "preprocess.json").write_text(json.dumps({**DESCRIPTION, "image": image}))
     assert "out of bounds" in refusal(place)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from pargate.core.model import CONTEXT_LENGTH
 from pargate.encoders import config, weights
 from pargate.encoders.inspect import Fetched, inspect, open_checkpoint
 from pargate.errors import InputError, OperationalError, PargateError, UnsafeCheckpoint
@@ -465,6 +466,8 @@ def test_preprocessing_is_open_clips_default_overlaid_with_the_configuration(tmp
     [
         {"resize_mode": "other"}, {"interpolation": "random"}, {"fill_color": 256}, {"fill_color": "x"},
         {"mean": [1, 2]}, {"mean": ["a", "b", "c"]}, {"std": [0, 1, 1]}, {"mean": [1e9, 1, 1]}, {"mode": "L"},
+        {"mean": [123.675, 116.28, 103.53]}, {"mean": [-0.1, 0, 0]}, {"std": [58.4, 57.1, 57.4]}, {"std": 1e-9},
+        {"mean": True}, {"size": 0}, {"size": [64, -64]}, {"size": "64"}, {"interpolation": "nearest"},
     ],
 )  # fmt: skip
 def test_preprocessing_that_open_clip_has_no_meaning_for_is_refused(tmp_path, given):
@@ -477,7 +480,7 @@ def test_the_defaults_are_open_clips_own():
 
     assert (config.MEAN, config.STD) == (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
     assert CLIPVisionCfg().image_size == config.IMAGE_SIZE
-    assert (CLIPTextCfg().context_length, CLIPTextCfg().vocab_size) == (config.CONTEXT_LENGTH, config.VOCABULARY)
+    assert (CLIPTextCfg().context_length, CLIPTextCfg().vocab_size) == (CONTEXT_LENGTH, config.VOCABULARY)
 
 
 # --- tokenizers ---
