@@ -84,14 +84,11 @@ class Workers:
                 self._processes.append(_start())
                 self._threads.append(threading.Thread(target=self._serve, args=self._processes[-1:], daemon=True))
                 self._threads[-1].start()
-        except (OSError, RuntimeError) as error:  # the second where no thread can be started
+        except BaseException as error:
             self.close()
-            raise OperationalError(
-                f"cannot start a process that decodes pictures: {getattr(error, 'strerror', None) or error}",
-                _LIMITS,
-            ) from error
-        except BaseException:
-            self.close()
+            if isinstance(error, OSError | RuntimeError):  # the second where no thread can be started
+                said = getattr(error, "strerror", None) or error
+                raise OperationalError(f"cannot start a process that decodes pictures: {said}", _LIMITS) from error
             raise
 
     def submit(self, places: Sequence[Place]) -> Job:
@@ -161,7 +158,8 @@ def processors() -> int:
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-P", "-c", _PROGRAM, *sys.path]
+    # File names mean the same in both.
+    command = [sys.executable, "-P", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _PROGRAM, *sys.path]
     # What decoders print about broken pictures is no message of ours: an unreadable picture is reported as such.
     with _deaf_to_interrupts():
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
