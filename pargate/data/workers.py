@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -132,24 +133,31 @@ class Workers:
 
     def _serve(self, process: "subprocess.Popen[bytes]") -> None:
         """Hand jobs to one worker, one at a time, until there are no more or it is dead."""
+        while self._do(process, self._jobs.get()):
+            pass
+
+    def _do(self, process: "subprocess.Popen[bytes]", asked: tuple[Job, list[Place]] | None) -> bool:
+        """Let a worker do a job; whether it can do another."""
+        if asked is None:
+            return False
+        job, places = asked
         assert process.stdin is not None and process.stdout is not None
-        while (asked := self._jobs.get()) is not None:
-            job, places = asked
-            try:
-                pickle.dump((places, self._rule), process.stdin)
-                process.stdin.flush()
-                answer = pickle.load(process.stdout)
-            except (EOFError, OSError, pickle.UnpicklingError):
-                job.set_exception(_killed(process))
-                return
-            except BaseException as error:  # such as no memory: the rest of the answer is still to come
-                process.kill()
-                job.set_exception(error)
-                return
-            if isinstance(answer, Exception):
-                job.set_exception(answer)
-            else:
-                job.set_result(answer)
+        try:
+            pickle.dump((places, self._rule), process.stdin)
+            process.stdin.flush()
+            answer = pickle.load(process.stdout)
+        except (EOFError, OSError, pickle.UnpicklingError):
+            job.set_exception(_killed(process))
+            return False
+        except BaseException as error:  # such as no memory: the rest of the answer is still to come
+            process.kill()
+            job.set_exception(error)
+            return False
+        if isinstance(answer, Exception):
+            job.set_exception(answer)
+        else:
+            job.set_result(answer)
+        return True
 
 
 def processors() -> int:
@@ -209,13 +217,17 @@ def spawn_main() -> None:
     jobs: SimpleQueue[tuple[list[Place], Preprocess]] = SimpleQueue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     while True:
-        answer: list[Decoded] | Exception
-        try:
-            answer = work(*jobs.get())
-        except Exception as error:  # raised where the result is asked for
-            answer = error
-        pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
+        pickle.dump(_answer(*jobs.get()), answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()
+
+
+def _answer(places: list[Place], rule: Preprocess) -> list[Decoded] | Exception:
+    """The pictures, or what is to be raised where they are asked for."""
+    try:
+        return work(places, rule)
+    except Exception as error:
+        error.add_note(f"in a process that decodes pictures:\n{traceback.format_exc()}")
+        return error
 
 
 def _listen(jobs: "SimpleQueue[tuple[list[Place], Preprocess]]") -> None:

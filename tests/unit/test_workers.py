@@ -102,8 +102,9 @@ def test_answers_far_larger_than_a_pipe_arrive(red: Locator) -> None:
 
 
 def test_a_worker_without_memory_says_so_and_works_on(pool: Workers) -> None:
-    with pytest.raises(MemoryError, match="no room"):
+    with pytest.raises(MemoryError, match="no room") as caught:
         pool.result(pool.submit([deadly.Full("")]))
+    assert "deadly.py" in caught.value.__notes__[0]
     assert len(pool.result(pool.submit([Scene(0, 0)]))) == 1
 
 
