@@ -269,6 +269,29 @@ def counted(share: Row | None) -> str:
     return f"{pct(share['successes'] / share['n'])} [{span([share['low'], share['high']])}] of {share['n']}"
 
 
+def kills(content: Any) -> str:
+    rows = [
+        [
+            how, found["scans"], ", ".join(f"{code}: {count}" for code, count in found["codes"].items()),
+            ", ".join(f"{kind}: {count}" for kind, count in found["reports"].items()), found["hangs"],
+            f"{found['seconds_median']:.1f}", f"{found['seconds_95']:.1f}", f"{found['seconds_max']:.1f}",
+            found["tracebacks"], ", ".join(f"{what}: {count}" for what, count in found["left"].items()),
+        ]
+        for how, found in content["kinds"].items()
+    ]  # fmt: skip
+    return (
+        f"An undisturbed scan takes {content['undisturbed']['processor_seconds']:.1f} s of processor time and ends with "
+        f"{content['undisturbed']['code']}. {content['ended_before']} scans ended before they were killed and were repeated. "
+        f"Load of the machine at the start and the end: {content['load'][0]}, {content['load'][1]}; a hang is a scan that is "
+        f"still there after {content['bound_s']:.0f} s.\n\n"
+        + table(
+            ["killed by", "scans", "exit codes", "reports", "hangs", "median s to the end", "95 %", "max", "tracebacks",
+             "left behind"],
+            rows,
+        )
+    )  # fmt: skip
+
+
 def main() -> None:
     parts = [
         "# Evidence\n\nMade by `make evidence` from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
@@ -282,6 +305,7 @@ def main() -> None:
     parts.append(section("Saved reports", "reports", REPORTS, reports))
     parts += [section(*entry) for entry in REMEDIES]
     parts.append(section("Audits", "audit", AUDITS, audits))
+    parts.append(section("Scans that are killed", "kills", KILLS, kills))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -302,6 +326,13 @@ AUDITS = (
     "`pargate audit` of all models under the built-in policy `audit`, twice (`python -m benchmarks.audit`): the second time "
     "every measurement is reused and judged again, and torch is not loaded. The machine had other work at the time. Attack "
     "success is of the worst trigger, with a 95 % interval."
+)
+
+KILLS = (
+    "The real `pargate scan` of a sample model on drawn pictures, killed at moments drawn evenly over the processor time of an "
+    "undisturbed scan (`python -m benchmarks.kills`). −15 is a process that ended by the signal itself, before pargate listens "
+    "to it or after it is done; a shell shows 143. 0, 1 and 3 are verdicts of scans that needed no more pictures when their "
+    "worker was killed. A dead worker is noticed when the next pictures are needed: until then torch may still be loading."
 )
 
 REPORTS = (

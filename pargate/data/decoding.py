@@ -41,7 +41,11 @@ class Decoder:
     """Decodes blocks of items; a context manager that owns the workers."""
 
     def __init__(self, rule: Preprocess, seed: int) -> None:
-        """Start the workers, which resize pictures by `rule` and render scenes from `seed`."""
+        """Start the workers, which resize pictures by `rule` and render scenes from `seed`.
+
+        Raises:
+            OperationalError: no process can be started.
+        """
         self._rule = rule
         self._seed = seed
         self._items: Sequence[Item] = ()

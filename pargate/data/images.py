@@ -103,7 +103,11 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def decode(content: bytes, rule: Preprocess) -> Decoded:
-    """One picture from its encoded bytes; whatever is wrong with it is reported, never raised."""
+    """One picture from its encoded bytes; whatever is wrong with it is reported, never raised.
+
+    Raises:
+        MemoryError: there is no room, which says nothing of the picture.
+    """
     digest = hashlib.sha256(content).hexdigest()
     try:
         with warnings.catch_warnings():
@@ -117,7 +121,9 @@ def decode(content: bytes, rule: Preprocess) -> Decoded:
         return Decoded(
             digest, None, "a git-lfs pointer: git lfs pull" if pointer else "cannot identify the kind of picture"
         )
-    except Exception as error:  # a decoder meets hostile bytes: whatever it raises means unreadable
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder meets hostile bytes: whatever else it raises means unreadable
         return Decoded(digest, None, str(error) or type(error).__name__)
 
 

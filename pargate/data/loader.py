@@ -69,7 +69,7 @@ class PairLoader:
 
         Raises:
             InputError: the source is smaller than a batch over all ranks.
-            OperationalError: a worker was killed.
+            OperationalError: no process can be started.
         """
         self.split = Split(pairs.count, seed, batch, world)
         self.unreadable: dict[int, str] = {}

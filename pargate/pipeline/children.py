@@ -128,7 +128,9 @@ def stop(children: Sequence[Child]) -> None:
         for child in children:
             # Also where the scan itself has ended: something that it started may be deaf.
             _end(child, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
-            child.process.wait()
+        for child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a disk or a device does not let go of it
+                child.process.wait(GRACE_S)
 
 
 def _end(child: Child, number: signal.Signals) -> None:

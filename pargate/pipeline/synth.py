@@ -53,7 +53,7 @@ def write_pairs(
 
     Raises:
         InputError: `out` exists, or the source holds fewer pairs, or its pictures have a size already.
-        OperationalError: the disk is full, or a worker was killed.
+        OperationalError: the disk is full, or a worker was killed or cannot be started.
     """
     if count is not None and pairs.count is not None and count > pairs.count:
         raise InputError(f"{pairs.source} holds {pairs.count} pairs, not {count}", "leave out --count to take all")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pargate.core.report import Place
-from pargate.errors import PolicyError, nearest
+from pargate.errors import OperationalError, PolicyError, nearest
 from pargate.policy.yaml import Document, parse
 from pargate.policy.yaml import Path as KeyPath
 
@@ -23,6 +23,9 @@ DEPTH = 8
 """Policies in one chain of `extends`, at most."""
 
 BUILTIN = "builtin:"
+
+GIT_S = 120.0
+"""How long git may take to read one file: where it fetches what is missing, it may wait for a network or a password."""
 
 Reader = Callable[[Path], bytes]
 """The content of a file; OSError where there is none."""
@@ -152,7 +155,13 @@ def from_git(ref: str) -> Reader:
 def _git(*arguments: str) -> bytes | None:
     """What git says, or None where it ends with an error."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=GIT_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OperationalError(
+            f"git did not answer within {GIT_S:.0f} s", "see what it waits for: git " + " ".join(arguments)
+        ) from error
     except (OSError, ValueError) as error:
         raise PolicyError("git is needed to read a policy from a ref, and did not start", "install it") from error
     return done.stdout if done.returncode == 0 else None

@@ -493,18 +493,20 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[str], seconds: f
     return found
 
 
+def decoding(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """The processes that decode pictures for a command."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [child for child in children if any("spawn_main" in part for part in child.cmdline())]
+
+
 def test_a_decoding_process_that_is_killed_is_trouble_with_the_machine(
     place: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     (place / "p.yaml").write_text(NEVER_DECIDED)
     process = start("scan", CLEAN, "-p", "p.yaml", "-o", "json=r.json")
 
-    def workers() -> list[psutil.Process]:
-        children = psutil.Process(process.pid).children(recursive=True)
-        return [c for c in children if any("spawn_main" in part for part in c.cmdline())]
-
     with process:
-        for worker in wait_for(workers, process):
+        for worker in wait_for(lambda: decoding(process), process):
             worker.kill()
         _, err = process.communicate(timeout=120)
     assert process.returncode == ExitCode.OPERATIONAL
@@ -556,19 +558,25 @@ def test_a_broken_pipe_within_a_scan_is_never_taken_for_a_pass(
 # --- signals ---
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+# Ctrl-C reaches the whole group, decoding processes included; so does SIGTERM of `timeout`, systemd and Slurm, and
+# `kill` reaches one process.
+@pytest.mark.parametrize(
+    ("number", "send", "code"),
+    [(signal.SIGINT, os.killpg, 130), (signal.SIGTERM, os.killpg, 143), (signal.SIGTERM, os.kill, 143)],
+    ids=["ctrl-c", "group", "alone"],
+)
 def test_a_signal_while_measuring_leaves_a_partial_report(
-    number: signal.Signals, code: int, place: Path, start: Callable[..., subprocess.Popen[str]]
+    number: signal.Signals,
+    send: Callable[[int, int], None],
+    code: int,
+    place: Path,
+    start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     (place / "p.yaml").write_text(NEVER_DECIDED)
     process = start("scan", CLEAN, "-p", "p.yaml", "-o", "json=r.json", "--cache", "cache")
     with process:
         wait_for(lambda: len(list(place.glob("cache/*/*.blk"))) > 12, process)
-        # Ctrl-C reaches the whole group, the decoding processes included; `kill` reaches one process.
-        if number is signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
+        send(process.pid, number)
         began = time.monotonic()
         out, err = process.communicate(timeout=60)
         assert time.monotonic() - began < 20
@@ -581,6 +589,41 @@ def test_a_signal_while_measuring_leaves_a_partial_report(
     assert "Traceback" not in err
     assert "interrupted" in err
     assert not list(place.glob(".r.json*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/wchan").exists(), reason="no /proc that says what a process waits for")
+@pytest.mark.parametrize("code", [ExitCode.SIGTERM, ExitCode.OPERATIONAL], ids=["group", "worker"])
+def test_a_death_while_pictures_are_handed_over_ends_the_scan_at_once(
+    code: ExitCode, place: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    (place / "p.yaml").write_text(NEVER_DECIDED)
+    process = start("scan", CLEAN, "-p", "p.yaml", "--cache", "cache")
+    with process:
+        wait_for(lambda: list(place.glob("cache/*/*.blk")), process)
+        (worker, *_) = decoding(process)
+
+        def handing_over() -> bool:
+            """Whether the worker has more to say than a pipe holds, and a stopped parent does not listen."""
+            process.send_signal(signal.SIGSTOP)
+            for _ in range(20):
+                time.sleep(0.02)
+                if "pipe_write" in Path(f"/proc/{worker.pid}/wchan").read_text():
+                    return True
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.03)
+            return False
+
+        wait_for(handing_over, process)
+        if code is ExitCode.SIGTERM:
+            os.killpg(process.pid, signal.SIGTERM)
+        else:
+            worker.kill()
+        process.send_signal(signal.SIGCONT)
+        began = time.monotonic()
+        process.communicate(timeout=60)
+        assert time.monotonic() - began < 20
+    assert process.returncode == code
+    assert not worker.is_running()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,8 +81,8 @@ def test_a_killed_worker_is_an_operational_error_that_says_why(items: list[Item]
     with Decoder(RULE, 0) as decoder:
         decoder.start(items, BLOCKS)
         decoder.block(0)
-        for worker in list(decoder._workers._pool._processes):
-            os.kill(worker, signal.SIGKILL)
+        for worker in decoder._workers._processes:
+            worker.kill()
         began = time.monotonic()
         with pytest.raises(OperationalError, match="a process that decodes pictures was killed") as caught:
             for number in range(3, len(BLOCKS)):

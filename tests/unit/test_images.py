@@ -153,6 +153,15 @@ def test_a_picture_that_cannot_be_read_is_reported_and_not_raised(content: bytes
     assert found.digest == hashlib.sha256(content).hexdigest()
 
 
+def test_a_picture_without_room_in_memory_is_not_called_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", full)
+    with pytest.raises(MemoryError):
+        decode(b"", rule())
+
+
 def test_a_line_too_thin_to_be_scaled_down_is_reported() -> None:
     found = decode(encoded(Image.new("L", (1, 3000))), rule(resize="longest"))
     assert found.pixels is None and found.problem

@@ -1,10 +1,6 @@
 """Batches are decoded ahead, once, by the model's own rule; what does not decode is replaced and counted."""
 
 import hashlib
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -186,48 +182,13 @@ def test_nothing_is_prepared_beyond_the_last_step(tmp_path: Path) -> None:
 def test_a_killed_worker_is_an_operational_error(tmp_path: Path) -> None:
     with PairLoader(folder(tmp_path / "p", 40), RULE, seed=0, batch=4, last_step=9, workers=2) as loader:
         loader.batch(0)
-        assert loader._workers._pool is not None
-        for worker in list(loader._workers._pool._processes):
-            os.kill(worker, signal.SIGKILL)
+        for worker in loader._workers._processes:
+            worker.kill()
         began = time.monotonic()
         with pytest.raises(OperationalError, match="was killed"):
             for step in range(3, 9):
                 loader.batch(step)
         assert time.monotonic() - began < 30
-
-
-ORPHANS = """
-import os, sys, time
-from pargate.core.model import Preprocess
-from pargate.data.workers import Workers
-if __name__ == "__main__":
-    workers = Workers(Preprocess((32, 32), (0.0,) * 3, (1.0,) * 3), 2)
-    workers.result(workers.submit([]))
-    print(*workers._pool._processes, flush=True)
-    time.sleep(60)
-"""
-
-
-def alive(process: int) -> bool:
-    """Whether a process runs; one that has ended and waits for its parent does not."""
-    try:
-        return "(zombie)" not in Path(f"/proc/{process}/status").read_text()
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to look for processes")
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "run.py").write_text(ORPHANS)
-    with subprocess.Popen([sys.executable, tmp_path / "run.py"], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        children = [int(word) for word in parent.stdout.readline().split()]
-        assert children and all(map(alive, children))
-        parent.kill()
-    until = time.monotonic() + 20
-    while any(map(alive, children)) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(map(alive, children))
 
 
 @pytest.mark.skipif(not SHARD.exists(), reason=f"no {SHARD}: the real pairs are not part of the repository")

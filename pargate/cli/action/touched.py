@@ -15,6 +15,10 @@ from pargate.cli.action.asked import Asked
 from pargate.errors import PargateError
 
 WORKFLOWS = ".github"
+
+GIT_S = 300.0
+"""How long git may take for one answer."""
+
 SOURCES = re.compile(r"(hf-hub|open_clip|synthetic|builtin):")
 _WILD = re.compile(r"[*?\[{]")
 _NOTHING = re.compile(r"0*")
@@ -59,8 +63,10 @@ def _git(workspace: Path, *arguments: str) -> bytes | None:
     """What git says; None where it fails. Hooks and watchers that a repository may name do not run."""
     command = ["git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false", *arguments]
     try:
-        done = subprocess.run(command, cwd=workspace, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    except OSError:
+        done = subprocess.run(
+            command, cwd=workspace, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=GIT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
 

@@ -1,0 +1,213 @@
+"""Scans that are killed at random moments: how they end, how soon, and what they leave behind.
+
+    python -m benchmarks.kills [--scans N] [--at-once N] [--out FILE]
+
+Half of the scans get SIGTERM, as does every process of their group, which is what `timeout`, systemd and Slurm send; of
+the others one decoding process is killed with SIGKILL, as the system does when memory runs out. Each scan is the real
+command in a session of its own, with empty folders for its report, its cache and its temporary files. The moment is
+drawn evenly over the processor time that an undisturbed scan takes, so that a busy machine does not shift it. A scan
+that ended before its moment is started again. A scan that is still there `BOUND_S` after the signal is said to hang.
+"""
+
+import argparse
+import collections
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.evidence import ROOT, STORE, machine
+from pargate.core.report import ScanReport
+from pargate.data.scenes import LABELS
+from pargate.version import __version__
+
+BOUND_S = 120.0
+HOWS = ("SIGTERM to the group", "SIGKILL to a worker")
+
+POLICY = """
+pargate: 1
+name: kills
+images: {source: 'builtin:scenes', min: 200}
+classes: {names: classes.txt, templates: ['a photo of a {}.']}
+rules:
+  - {id: patches, probe: attack, triggers: [badnet, blended, tone], max: {excess: 5pp}}
+budget: {images: 256}
+"""
+
+
+class Scan:
+    """One scan under way."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("tmp", "out", "cache"):
+            (folder / name).mkdir()
+        (folder / "policy.yaml").write_text(POLICY)
+        (folder / "classes.txt").write_text("\n".join(LABELS))
+        self.folder = folder
+        command = [sys.executable, "-P", "-m", "pargate", "scan", str(ROOT / "examples" / "models" / "poisoned")]
+        command += ["-p", str(folder / "policy.yaml"), "--cache", str(folder / "cache")]
+        command += ["-o", f"json={folder / 'out' / 'report.json'}", "-q"]
+        environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1"}
+        self.said = (folder / "said").open("w+b")
+        self.process = subprocess.Popen(
+            command,
+            stdout=self.said,
+            stderr=self.said,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        self.shown = psutil.Process(self.process.pid)
+
+    def used(self) -> float:
+        """Seconds of processor time that the main process has taken."""
+        times = self.shown.cpu_times()
+        return float(times.user + times.system)
+
+    def workers(self) -> list[psutil.Process]:
+        return self.shown.children()
+
+    def reached(self, what: Callable[[], Any]) -> Any:
+        """What `what` gives, once it gives something; None where the scan ends before."""
+        while self.process.poll() is None:
+            try:
+                if found := what():
+                    return found
+            except psutil.NoSuchProcess:
+                return None
+            time.sleep(0.005)
+        return None
+
+    def of_the_session(self) -> list[int]:
+        """Processes that are left of it."""
+        left = []
+        for process in psutil.process_iter(["pid", "status"]):
+            try:
+                mine = os.getsid(process.pid) == self.process.pid
+            except ProcessLookupError:
+                continue
+            if mine and process.info["status"] != psutil.STATUS_ZOMBIE:
+                left.append(process.pid)
+        return left
+
+    def ended(self, began: float) -> dict[str, Any]:
+        """How it ended, and what is left."""
+        try:
+            self.process.wait(BOUND_S)
+            seconds: float | None = time.monotonic() - began
+        except subprocess.TimeoutExpired:
+            seconds = None
+        until = time.monotonic() + 1.0
+        while (left := self.of_the_session()) and time.monotonic() < until:
+            time.sleep(0.02)  # a worker notices the end of its parent a moment later
+        if left:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        self.said.seek(0)
+        said = self.said.read().decode("utf-8", "replace")
+        self.said.close()
+        report = self.folder / "out" / "report.json"
+        files = {
+            "temporary files": [p.name for p in (self.folder / "tmp").rglob("*") if p.is_file()],
+            "files beside the report": [p.name for p in (self.folder / "out").iterdir() if p != report],
+            "unfinished files in the cache": [
+                p.name for p in (self.folder / "cache").rglob("*") if p.is_file() and p.suffix != ".blk"
+            ],
+        }
+        complete = ScanReport.from_json(report.read_bytes()).run.complete if report.exists() else None
+        return {
+            "code": self.process.returncode, "seconds": seconds, "left": {"processes": left, **files},
+            "report": {None: "none", False: "partial", True: "complete"}[complete],
+            "traceback": "Traceback" in said or "a bug in pargate" in said,
+            "said": said.strip().splitlines()[-1:],
+        }  # fmt: skip
+
+
+def killed(how: str, moment: float) -> dict[str, Any]:
+    """One scan that was killed."""
+    early = 0
+    while True:
+        with tempfile.TemporaryDirectory() as place:
+            scan = Scan(Path(place))
+            if scan.reached(lambda scan=scan: scan.used() >= moment):  # type: ignore[misc]
+                began = None
+                if how == HOWS[0]:
+                    began = time.monotonic()
+                    os.killpg(scan.process.pid, signal.SIGTERM)
+                elif found := scan.reached(scan.workers):
+                    began = time.monotonic()
+                    random.choice(found).kill()
+                if began is not None:
+                    return {"how": how, "moment": moment, "ended before": early, **scan.ended(began)}
+            scan.ended(time.monotonic())
+        early += 1
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = sorted(row["seconds"] for row in rows if row["seconds"] is not None)
+    left = collections.Counter[str]()
+    for row in rows:
+        left.update({what: len(found) for what, found in row["left"].items()})
+    return {
+        "scans": len(rows),
+        "codes": dict(sorted(collections.Counter(str(row["code"]) for row in rows).items())),
+        "reports": dict(sorted(collections.Counter(row["report"] for row in rows).items())),
+        "seconds_median": statistics.median(seconds),
+        "seconds_95": seconds[int(0.95 * (len(seconds) - 1))],
+        "seconds_max": seconds[-1],
+        "over_20_s": sum(one > 20 for one in seconds),
+        "hangs": len(rows) - len(seconds),
+        "tracebacks": sum(row["traceback"] for row in rows),
+        "left": dict(left),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scans", type=int, default=200)
+    parser.add_argument("--at-once", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=STORE / "kills.json")
+    options = parser.parse_args()
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as place:
+        whole = Scan(Path(place))
+        used = [0.0]
+        whole.reached(lambda: used.append(whole.used()))
+        undisturbed = whole.ended(time.monotonic())
+    print(
+        f"an undisturbed scan takes {used[-1]:.1f} s of processor time and ends with {undisturbed['code']}", flush=True
+    )
+    chance = random.Random(0)
+    asked = [(HOWS[i % 2], chance.uniform(0.0, used[-1])) for i in range(options.scans)]
+    rows = []
+    with ThreadPoolExecutor(options.at_once) as pool:
+        for row in pool.map(lambda one: killed(*one), asked):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    found = {
+        "version": __version__,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "load": [round(load, 1), round(os.getloadavg()[0], 1)],
+        "undisturbed": {"code": undisturbed["code"], "processor_seconds": round(used[-1], 2)},
+        "bound_s": BOUND_S,
+        "ended_before": sum(row["ended before"] for row in rows),
+        "kinds": {how: summary([row for row in rows if row["how"] == how]) for how in HOWS},
+    }
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
