@@ -148,6 +148,8 @@ def _prepared(request: GateRequest, emit: events.Listener) -> "tuple[Run, Checkp
     """Everything that can be refused before a model is opened; the model is None where it is unsafe."""
     asked = request.scan
     check_new_folder(request.out)
+    if not request.state.exists():
+        check_new_folder(request.state)
     _refuse_inside(request)
     policy = frozen(request)
     asked = replace(asked, policy=policy)

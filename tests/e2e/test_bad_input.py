@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from pargate.cli.app import run as run_here
 from pargate.core.report import ScanReport
-from pargate.errors import ExitCode
+from pargate.errors import ExitCode, Terminated
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
 CLEAN = MODELS / "clean"
@@ -549,7 +549,7 @@ def test_a_broken_pipe_within_a_scan_is_never_taken_for_a_pass(
         raise BrokenPipeError
 
     monkeypatch.setattr("pargate.policy.resolve.resolve", broken)
-    monkeypatch.setattr("pargate.cli.app.os.dup2", lambda *_: None)
+    monkeypatch.setattr("pargate.cli.ending.os.dup2", lambda *_: None)
     assert run_here(["scan", str(CLEAN)]) not in (ExitCode.OK, ExitCode.FAIL, ExitCode.INCONCLUSIVE)
 
 
@@ -587,8 +587,6 @@ def test_a_signal_while_measuring_leaves_a_partial_report(
 def test_a_signal_before_measuring_ends_at_once_without_a_report(
     number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pargate.cli.options import Terminated
-
     def stop(*_: object, **__: object) -> Any:
         raise Terminated if number is signal.SIGTERM else KeyboardInterrupt
 
