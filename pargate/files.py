@@ -93,7 +93,7 @@ def check_writable(path: Path) -> None:
             return
         if not path.parent.is_dir():
             raise InputError(f"cannot write {path}: the folder {path.parent} does not exist", "create it first")
-        if path.exists():
+        if os.path.lexists(path):
             with path.open("r+b"):
                 return
         with _replacing(path, durable=True) as stream:

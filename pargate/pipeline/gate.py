@@ -22,7 +22,7 @@ from pargate.data.parts import divide
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
-from pargate.files import check_new_folder
+from pargate.files import check_new_folder, readable
 from pargate.pipeline import ladder
 from pargate.pipeline.assembly import report_of, write
 from pargate.pipeline.clean import sizes_of
@@ -113,12 +113,14 @@ def frozen(request: GateRequest) -> Resolved:
     """The policy as the bundle holds it: in one piece, with what the command line decides and the digests of files.
 
     Raises:
-        InputError: the picture of a trigger cannot be read.
+        InputError: the picture of a trigger cannot be read, or pairs have a name that no policy can hold.
     """
     given = request.scan.policy
     policy, remarks = given.policy, []
     clean_section = policy.clean
     if request.pairs is not None:
+        if request.pairs != readable(request.pairs):
+            raise InputError(f"--pairs {request.pairs}: the name is not UTF-8", "rename it: a bundle has to name it")
         seed = clean_section.pairs.seed if clean_section.pairs is not None else 0
         own = clean_section.pairs.source if clean_section.pairs is not None else "not set"
         clean_section = clean_section.model_copy(update={"pairs": PairsSource(source=request.pairs, seed=seed)})
