@@ -21,7 +21,7 @@ _LIBRARY_ENDED = (
     b"  \xe2\x86\x92 allow more (ulimit -v, ulimit -u, memory and pids of the container). The system's last error"
 )
 
-_code = ExitCode.BUG
+_code: int = ExitCode.BUG
 """What the process ends with; a bug until a command has ended."""
 
 
@@ -49,7 +49,8 @@ def end_with(load: Callable[[], Callable[[], int]]) -> NoReturn:
 
     code = settled(command)
     _obey(_end_at_once)
-    _code = ExitCode(settled(_flush) or code)
+    flushed = settled(_flush)
+    _code = code or flushed
     sys.exit(_code)
 
 

@@ -107,7 +107,7 @@ def test_what_runs_at_the_end_of_an_interpreter_changes_no_code(tmp_path: Path) 
 
 
 def test_a_code_comes_out_as_it_was_decided(tmp_path: Path) -> None:
-    for code in ExitCode:
+    for code in (*ExitCode, 137):
         do = f"print('said'); module.run = lambda _: {int(code)}"
         assert ended(sys.executable, "-c", INSTEAD.format(do=do), cwd=tmp_path) == (int(code), "")
 
