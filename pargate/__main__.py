@@ -1,6 +1,23 @@
-"""`python -m pargate`."""
+"""The command `pargate`, and `python -m pargate`."""
 
-from pargate.cli.app import main
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
+
+from pargate.cli.ending import end_with
+
+
+def main() -> NoReturn:
+    """Run the command line, and end with the code of the table in `errors.py`."""
+    end_with(_load)
+
+
+def _load() -> Callable[[], int]:
+    from pargate.cli.app import run
+
+    return partial(run, sys.argv[1:])
+
 
 if __name__ == "__main__":
     main()

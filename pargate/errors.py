@@ -1,4 +1,4 @@
-"""Everything pargate raises on purpose, and the one table of exit codes.
+"""Everything pargate raises on purpose, the one table of exit codes, and what any other exception means in it.
 
     PargateError
     ├── InputError            2    wrong usage, or input that cannot be read: nothing was judged
@@ -12,10 +12,8 @@ A verdict is not an exception: `fail` and `inconclusive` are results with exit c
 """
 
 import errno
+from collections.abc import Iterator
 from enum import IntEnum
-
-EXHAUSTED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE)
-"""What the system says when it has no more room, or no more files to open."""
 
 
 class ExitCode(IntEnum):
@@ -77,6 +75,10 @@ class Interrupted(PargateError):
         self.exit_code = exit_code
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; handled like Ctrl-C, with an exit code of its own."""
+
+
 class PeerEnded(PargateError):
     """What ended a distributed run, in all processes but the one that says so: these end in silence."""
 
@@ -84,6 +86,102 @@ class PeerEnded(PargateError):
         """Carry the exit code of what another process tells."""
         super().__init__("another process of the run says what went wrong")
         self.exit_code = exit_code
+
+
+_MEMORY = "out of memory"
+
+_SHORTAGES = (
+    (
+        (errno.ENOMEM,),
+        (
+            _MEMORY, "allocate memory", "failed to allocate", "unable to allocate", "bad_alloc", "bad allocation",
+            "alloc_failed", "failed to map segment", "could not create a primitive",
+        ),
+        "give the process more memory (ulimit -v, the memory of the container), or use fewer classes",
+    ),
+    (
+        (errno.EAGAIN,),
+        ("start new thread", "resource temporarily unavailable", "pthread_create", "thread creation failed"),
+        "allow more processes and threads: ulimit -u, or the pids limit of the container",
+    ),
+    ((errno.EMFILE, errno.ENFILE), ("too many open files",), "allow more open files: ulimit -n"),
+    (
+        (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        ("no space left on device", "disk quota exceeded"),
+        "free some; in a container give more room: --tmpfs /tmp, --shm-size for /dev/shm; or set TMPDIR",
+    ),
+    (
+        (errno.EROFS,),
+        ("read-only file system", "no usable temporary directory"),
+        "mount a folder that can be written (--tmpfs /tmp, --tmpfs /dev/shm), or name one in TMPDIR",
+    ),
+    ((errno.EIO, errno.ESTALE), ("input/output error",), "check the disk, or the network that it is on"),
+)  # fmt: skip
+"""Of each thing that a machine can lack: what the system says, what libraries say, and what to do.
+
+Libraries raise errors of many classes; only their words tell these from other errors.
+"""
+
+_REFUSED = (
+    errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM
+)  # fmt: skip
+"""What the system says of a path that cannot be used."""
+
+
+def explain(error: BaseException) -> PargateError:
+    """Return what any exception means to a user: the message, what to do, and the exit code, which is never 1.
+
+    Only a verdict and `UnsafeCheckpoint` have 1. Whatever is not known here is a bug.
+    """
+    if isinstance(error, PargateError):
+        return error
+    if isinstance(error, Terminated):
+        return Interrupted("terminated", exit_code=ExitCode.SIGTERM)
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted("interrupted")
+    if isinstance(error, BrokenPipeError):
+        return OperationalError("nobody reads the output any more")
+    for link in _chain(error):
+        for numbers, words, hint in _SHORTAGES:
+            if _says(link, numbers, words):
+                return OperationalError(_said(link, _MEMORY if _MEMORY in words else ""), hint)
+    if isinstance(error, ConnectionError | TimeoutError):
+        return OperationalError(_said(error), "try again once the network is there")
+    if isinstance(error, OSError) and error.errno in _REFUSED:
+        return InputError(_said(error), "name another place")
+    if isinstance(error, ImportError) and not (error.name or "").startswith("pargate"):
+        return OperationalError(f"a library cannot be loaded: {first_line(error)}", "install pargate again")
+    return PargateError(f"a bug in pargate: {type(error).__name__}: {error}", "please report it")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever library, says that memory ran out, on whichever device."""
+    numbers, words, _ = _SHORTAGES[0]
+    return _says(error, numbers, words)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it came from."""
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        yield link
+        seen.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def _says(error: BaseException, numbers: tuple[int, ...], words: tuple[str, ...]) -> bool:
+    text = str(error).lower()
+    full = isinstance(error, MemoryError) and _MEMORY in words
+    return full or getattr(error, "errno", None) in numbers or any(word in text for word in words)
+
+
+def _said(error: BaseException, kind: str = "") -> str:
+    """The words of an error, behind its `kind` where they do not name it."""
+    text = first_line(error) or kind or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return text if kind in text.lower() else f"{kind}: {text}"
 
 
 def nearest(name: str, known: list[str]) -> str:

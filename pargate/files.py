@@ -1,13 +1,16 @@
 """Digests, atomic files, and the content-addressed store of vectors.
 
 All writing goes through here: a file is written beside its place, flushed and renamed, so that it is
-either complete or absent, and two runs that share a folder never see half a file.
+either complete or absent, and two runs that share a folder never see half a file. A file that the system does not
+let replace, such as one that is mounted by itself, is overwritten.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -19,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pargate.errors import EXHAUSTED, InputError, OperationalError
+from pargate.errors import InputError, OperationalError
 
 _CHUNK = 1 << 20
 
@@ -76,23 +79,30 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """Fail now, before hours of measuring, if `path` could not be written at the end.
+    """Fail now, before hours of measuring, if `path` could not be written at the end: write it, and remove it.
+
+    A file that is there stays as it is; it is only opened for writing.
 
     Raises:
-        InputError: the folder is missing, not a folder, or not writable, or `path` is a folder.
+        InputError: the folder is missing, not a folder, or not writable, or `path` is a folder or cannot be a name.
     """
-    folder = path.parent
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder", "give the name of a file")
-    if _is_special(path):
-        return
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: the folder {folder} does not exist", "create it first")
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        if path.is_dir():
+            raise InputError(f"cannot write {path}: it is a folder", "give the name of a file")
+        if _is_special(path):
+            return
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist", "create it first")
+        if os.path.lexists(path):
+            with path.open("r+b"):
+                return
+        with _replacing(path, durable=True) as stream:
+            stream.write(b"\n")
+        path.unlink()
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}", "choose another place with -o") from error
+        raise InputError(f"cannot write {path}: {error.strerror}", "choose another place") from error
+    except ValueError as error:  # a null byte, or half a character
+        raise InputError(f"cannot write {path}: it is no name of a file", "choose another place") from error
 
 
 def _is_special(path: Path) -> bool:
@@ -101,47 +111,89 @@ def _is_special(path: Path) -> bool:
 
 
 def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write `content` beside `path`, flush it to disk (when `durable`), rename.
+    """Write `content` beside `path`, flush it to disk (when `durable`), rename; or into what cannot be replaced.
 
     Raises:
         OperationalError: the disk is full or the place cannot be written; nothing is left behind.
     """
-    if _is_special(path):
-        _pour(path, content)
-        return
-    with atomic_file(path, durable=durable) as stream:
-        stream.write(content)
+    try:
+        if _is_special(path):
+            _pour(path, content)
+            return
+        try:
+            with _replacing(path, durable=durable) as stream:
+                stream.write(content)
+        except OSError as error:
+            if error.errno not in _FIXED or not path.is_file():
+                raise
+            _pour(path, content)
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+
+
+def write_elsewhere(name: str, content: bytes) -> Path | None:
+    """Write what cannot be written where it was asked for to a new file, and say where; None where that fails too.
+
+    The file lies in the working folder or, where that cannot be written, in the one for temporary files; its name ends
+    with `name`.
+    """
+    for folder in (Path.cwd, tempfile.gettempdir):
+        with contextlib.suppress(OSError, OperationalError):
+            place = Path(folder()) / f"pargate-{secrets.token_hex(4)}-{name}"
+            write_atomic(place, content)
+            return place
+    return None
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A stream into a file beside `path` that becomes `path` when the block ends, and is removed if it fails.
 
     Raises:
         OperationalError: the disk is full or the place cannot be written; nothing is left behind.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with _replacing(path, durable=True) as stream:
+            yield stream
     except OSError as error:
-        raise OperationalError(
-            f"cannot write {path}: {error.strerror}", "free space or choose another place"
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+_FIXED = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS)
+"""What the system says where a file may be written, but not replaced."""
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
+    """As `atomic_file`, with the system's own errors."""
+    beside = _beside(path)
     try:
-        with os.fdopen(handle, "wb") as stream:
+        # The mode is given here: some file systems refuse to change it later.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        with os.fdopen(os.open(beside, flags, 0o644), "wb") as stream:
             yield stream
             if durable:
                 stream.flush()
-                os.fsync(stream.fileno())
-        os.chmod(name, 0o644)  # noqa: PTH101 - mkstemp gives a name, made private by default
-        os.replace(name, path)  # noqa: PTH105 - atomic on one file system
-    except BaseException as error:  # an interruption leaves nothing behind either
+                _sync(stream.fileno())
+        beside.replace(path)
+    except BaseException:  # an interruption leaves nothing behind either
         with contextlib.suppress(OSError):
-            os.unlink(name)  # noqa: PTH108 - same name as above
-        if not isinstance(error, OSError):
+            beside.unlink()
+        raise
+
+
+def _beside(path: Path) -> Path:
+    """A new name in the folder of `path`; short, since that of `path` may be as long as the file system allows."""
+    return path.absolute().parent / f".{path.name[:32]}.{secrets.token_hex(8)}"
+
+
+def _sync(handle: int) -> None:
+    """Flush a file or a folder to disk, where the file system can."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
             raise
-        raise OperationalError(
-            f"cannot write {path}: {error.strerror}", "free space or choose another place"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -152,44 +204,58 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         InputError: something is at `path`, or the folder it is to lie in is missing.
-        OperationalError: the disk is full or the place cannot be written; nothing is left behind.
+        OperationalError: the disk is full or the place cannot be written; nothing is left behind, except where a
+            complete folder cannot be given its name.
     """
     check_new_folder(path)
-    try:
-        beside = Path(tempfile.mkdtemp(dir=path.absolute().parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    beside = _beside(path)
+    nameless = False
     try:
         try:
-            yield beside
+            beside.mkdir(0o755)
         except OSError as error:
-            if error.errno not in EXHAUSTED:
-                raise
             raise _unwritable(path, error) from error
+        yield beside
         try:
-            beside.chmod(0o755)  # mkdtemp makes private folders
             _flush_tree(beside)
-            _refuse_taken(path)  # a rename would take the place of an empty folder that appeared meanwhile
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        _refuse_taken(path)  # a rename would take the place of an empty folder that appeared meanwhile
+        try:
             beside.rename(path)
             _flush(path.absolute().parent)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            nameless = True
+            raise OperationalError(
+                f"cannot give {path} its name: {error.strerror}", f"all of it is in {path if path.exists() else beside}"
+            ) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        if not nameless:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def check_new_folder(path: Path) -> None:
-    """Fail now, before hours of work, if the folder `path` could not be made at the end.
+    """Fail now, before hours of work, if the folder `path` could not be made at the end: make it, and remove it.
 
     Raises:
         InputError: something is at `path`, or the folder it is to lie in is missing or cannot be written.
     """
     _refuse_taken(path)
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: the folder {path.parent} does not exist", "create it first")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write {path}: permission denied in {folder}", "choose another place")
+    beside = _beside(path)
+    try:
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist", "create it first")
+        beside.mkdir()
+        try:
+            beside.rename(path)
+        except BaseException:
+            beside.rmdir()
+            raise
+        path.rmdir()
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", "choose another place") from error
+    except ValueError as error:  # a null byte, or half a character
+        raise InputError(f"cannot write {path}: it is no name of a folder", "choose another place") from error
 
 
 def _refuse_taken(path: Path) -> None:
@@ -197,8 +263,9 @@ def _refuse_taken(path: Path) -> None:
         raise InputError(f"{path} exists already", "name a folder that does not, or remove it first")
 
 
-def _unwritable(path: Path, error: OSError) -> OperationalError:
-    return OperationalError(f"cannot write {path}: {error.strerror or error}", "free space or choose another place")
+def _unwritable(path: Path, error: OSError | ValueError) -> OperationalError:
+    reason = getattr(error, "strerror", None) or error
+    return OperationalError(f"cannot write {path}: {reason}", "free space or choose another place")
 
 
 def _flush_tree(folder: Path) -> None:
@@ -211,9 +278,10 @@ def _flush(path: Path) -> None:
     """Flush a file, or the names in a folder, to disk."""
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
         return  # Windows has no handle for a folder
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    # Linux flushes through any handle, Windows only through one that may write.
+    handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
-        os.fsync(handle)
+        _sync(handle)
     finally:
         os.close(handle)
 
@@ -268,26 +336,24 @@ def append(path: Path, content: bytes) -> None:
             end = stream.tell()
             try:
                 if stream.write(content) != len(content):
-                    raise OSError(28, "no space left for the whole of it")
-                os.fsync(stream.fileno())
+                    raise OSError(errno.ENOSPC, "no space left for the whole of it")
+                _sync(stream.fileno())
             except OSError:
                 stream.truncate(end)
                 raise
     except OSError as error:
-        raise OperationalError(
-            f"cannot write {path}: {error.strerror}", "free space or choose another place"
-        ) from error
+        raise _unwritable(path, error) from error
 
 
 def _pour(path: Path, content: bytes) -> None:
-    """Write to a device or a pipe, which must not be replaced by a file."""
+    """Write into what is there: a device or a pipe, which must not be replaced, or a file that cannot be."""
     try:
         with path.open("wb") as stream:
             stream.write(content)
+            stream.flush()
+            _sync(stream.fileno())
     except BrokenPipeError:
         return  # whoever reads has enough
-    except OSError as error:
-        raise OperationalError(f"cannot write {path}: {error.strerror}", "choose another place") from error
 
 
 @dataclass(slots=True)

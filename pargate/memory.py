@@ -9,9 +9,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 
-import torch
-
-from pargate.errors import OperationalError
+from pargate.errors import OperationalError, is_out_of_memory
 
 _ARENA_MAX = -8
 """M_ARENA_MAX of glibc's malloc.h."""
@@ -37,15 +35,6 @@ def guard(doing: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if is_full(error):
+        if is_out_of_memory(error):
             raise OperationalError(f"out of memory while {doing}", advice) from error
         raise
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
-    # On the CPU torch raises a plain RuntimeError, which only its words tell from others; oneDNN's end like this where
-    # there is no memory for the code of a convolution.
-    words = str(error)
-    plain = "can't allocate memory" in words or words.endswith("could not create a primitive")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or plain

@@ -31,7 +31,7 @@ from pargate.clean.universal import Universal
 from pargate.clean.views import Viewer
 from pargate.core.provenance import Movement, StepLog
 from pargate.data.loader import PairBatch, PairLoader
-from pargate.errors import InputError, OperationalError, first_line
+from pargate.errors import InputError, OperationalError, first_line, is_out_of_memory
 from pargate.seeds import Keys
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -127,7 +127,7 @@ def train(
                     f"torch cannot compile the image tower here: {first_line(cause)}",
                     "leave --compile out, or install what it misses, such as a C++ compiler",
                 ) from error
-            if not memory.is_full(error):
+            if not is_out_of_memory(error):
                 raise
             terms = {}
         if not terms:  # not in the handler above, which holds on to what the step had allocated
@@ -327,7 +327,7 @@ def _fits(run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, told: Tens
         _gradients(run, run.towers, batch, keys, viewer, told, Group(), low)
         del kept
     except (MemoryError, RuntimeError) as error:
-        if not memory.is_full(error):
+        if not is_out_of_memory(error):
             raise
         return False
     return True

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pargate import memory
 from pargate.clean.distributed import Group
 from pargate.clean.reference import Reference
 from pargate.clean.towers import Towers
 from pargate.clean.universal import Universal
 from pargate.core.provenance import StepLog
-from pargate.errors import InputError, OperationalError, first_line
+from pargate.errors import InputError, OperationalError, first_line, is_out_of_memory
 from pargate.files import atomic_file
 
 FORM = "pargate/clean-state/2"
@@ -129,7 +128,7 @@ class StateStore:
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever a damaged file makes torch raise
-            if isinstance(error, OSError) or memory.is_full(error):
+            if isinstance(error, OSError) or is_out_of_memory(error):
                 raise OperationalError(
                     f"cannot read {self.path}: {first_line(error)}", "it is kept: make it readable, or memory free"
                 ) from error

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pargate.cli.options import NoColorOption, NowOption, OutputOption, Terminated, cache_folder, read_outputs
-from pargate.errors import ExitCode, InputError
+from pargate.cli.options import NoColorOption, NowOption, OutputOption, cache_folder, read_outputs
+from pargate.errors import ExitCode, InputError, Terminated
 
 if TYPE_CHECKING:
     from pargate.cli.console import Console

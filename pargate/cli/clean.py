@@ -17,13 +17,11 @@ from pargate.cli.options import (
     PrecisionOption,
     QuietOption,
     RequireChoice,
-    Terminated,
     VerboseOption,
     cache_folder,
     refuse_empty,
-    settle_threads,
 )
-from pargate.errors import ExitCode, InputError
+from pargate.errors import ExitCode, InputError, Terminated
 
 if TYPE_CHECKING:
     from pargate.cli.console import Console
@@ -131,7 +129,6 @@ def clean(
     import os
     from datetime import UTC, datetime
 
-    settle_threads()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack of C++ where another process is gone
 
     from pargate.cli.console import Console

@@ -30,7 +30,6 @@ from pargate.cli.options import (
     cache_folder,
     read_outputs,
     refuse_empty,
-    settle_threads,
 )
 from pargate.errors import ExitCode
 
@@ -82,8 +81,6 @@ def gate(
     """
     from datetime import UTC, datetime
 
-    settle_threads()
-
     from pargate.cli.console import Console
     from pargate.cli.reports import exit_code, load_report, open_policy, write
     from pargate.pipeline.gate import gate as run_gate
@@ -125,7 +122,7 @@ def gate(
         return ExitCode.OK
     with console.progress() as listener:
         done = run_gate(request, listener)
-    write(outputs, done.report, console)
+    missed = write(outputs, done.report, console)
     console.report(done.report)
     console.gated(done.report, done.folder)
-    return exit_code(done.report.verdict)
+    return exit_code(done.report.verdict) or missed

@@ -24,14 +24,12 @@ from pargate.cli.options import (
     ReferenceOption,
     SeedOption,
     StrictOption,
-    Terminated,
     VerboseOption,
     cache_folder,
     read_outputs,
     refuse_empty,
-    settle_threads,
 )
-from pargate.errors import ExitCode, InputError
+from pargate.errors import ExitCode, InputError, Terminated
 
 
 def scan(
@@ -72,8 +70,6 @@ def scan(
     input, invalid policy, or trouble with the machine.
     """
     from datetime import UTC, datetime
-
-    settle_threads()
 
     from pargate.cli.console import Console
     from pargate.cli.reports import exit_code, load_report, open_policy, write
@@ -118,9 +114,9 @@ def scan(
 
     with console.progress() as listener:
         report = run_scan(request, listener, on_interrupt=remember)
-    write(outputs, report, console)
+    missed = write(outputs, report, console)
     console.report(report)
     if signalled:
         console.note("interrupted: this is what was measured until then")
         return signalled[0]
-    return ExitCode.OK if exit_zero else exit_code(report.verdict)
+    return (ExitCode.OK if exit_zero else exit_code(report.verdict)) or missed

@@ -13,11 +13,6 @@ import typer
 
 from pargate.errors import InputError, nearest
 
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; handled like Ctrl-C, with an exit code of its own."""
-
-
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -135,15 +130,6 @@ def refuse_empty(given: Mapping[str, str | None]) -> None:
     for name, value in given.items():
         if value == "":
             raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
-
-
-def settle_threads() -> None:
-    """Tell the libraries of numbers how to use the processor; only before they are loaded."""
-    # Threads that wait by spinning take the processor from the workers that decode pictures, and from whatever else
-    # runs; on two busy cores a layer then took ten times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # numpy only multiplies small matrices here, for which its own threads cost more than they give.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True, slots=True)

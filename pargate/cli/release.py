@@ -22,7 +22,6 @@ from pargate.cli.options import (
     VerboseOption,
     cache_folder,
     refuse_empty,
-    settle_threads,
 )
 from pargate.errors import ExitCode
 
@@ -69,8 +68,6 @@ def export(
     where the policy cannot be decided: then nothing is written.
     """
     from datetime import UTC, datetime
-
-    settle_threads()
 
     from pargate.cli.console import Console
     from pargate.cli.reports import exit_code, open_policy

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pargate.cli.ending import drop_stdout, say
 from pargate.cli.options import (
     NoColorOption,
     NoWaiversOption,
@@ -19,7 +20,7 @@ from pargate.cli.options import (
     VerboseOption,
     read_outputs,
 )
-from pargate.errors import ExitCode, InputError
+from pargate.errors import ExitCode, InputError, OperationalError, explain
 
 if TYPE_CHECKING:
     from pargate.cli.console import Console
@@ -84,13 +85,13 @@ def report(
             strict=strict,
             previous=load_report(previous, reader) if previous else None,
         )
-    write(outputs, found, console)
+    missed = write(outputs, found, console)
     if not any(target.path is None for target in outputs):
         console.report(found)
     if stale:
         console.lines([f"{saved}: {stale}"])
         return ExitCode.FAIL
-    return ExitCode.OK if policy is None else exit_code(found.verdict)
+    return (ExitCode.OK if policy is None else exit_code(found.verdict)) or missed
 
 
 def _days(text: str) -> int:
@@ -153,16 +154,29 @@ def load_report(path: Path, reader: "Reader" = Path.read_bytes) -> "ScanReport":
         ) from error
 
 
-def write(outputs: list[Output], found: "ScanReport", console: "Console") -> None:
-    """Each requested format to its place; all are rendered before the first is written."""
-    from pargate.files import write_atomic
+def write(outputs: list[Output], found: "ScanReport", console: "Console") -> ExitCode:
+    """Write each requested format to its place, or to another one that is then named; all are rendered before.
+
+    Returns what a command ends with that would else end with 0: 5 where a report is not in its place.
+    """
+    from pargate.files import write_atomic, write_elsewhere
     from pargate.report import FORMATS
 
+    code = ExitCode.OK
     for target, text in [(target, FORMATS[target.format](found)) for target in outputs]:
-        if target.path is None:
-            console.to_stdout(text)
-        else:
-            write_atomic(target.path, text.encode())
+        try:
+            if target.path is None:
+                console.to_stdout(text)
+            else:
+                write_atomic(target.path, text.encode())
+        except (OSError, OperationalError) as error:
+            if target.path is None:
+                drop_stdout()
+            place = write_elsewhere(f"report.{target.format}", text.encode())
+            kept = f"the report is in {place.absolute()}" if place else "it could be written nowhere else either"
+            say(OperationalError(explain(error).message, kept))
+            code = ExitCode.OPERATIONAL
+    return code
 
 
 def exit_code(verdict: "Verdict") -> ExitCode:

@@ -21,7 +21,7 @@ from pargate.core.stamp import Stamp, of_images
 from pargate.core.zeroshot import unit
 from pargate.encoders import tokens
 from pargate.encoders.graphs import GRAPHS, NAMES, GraphFolder, Kind
-from pargate.errors import InputError, OperationalError
+from pargate.errors import InputError, OperationalError, is_out_of_memory
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -202,7 +202,7 @@ def _session(folder: GraphFolder, kind: Kind, provider: str, number: int, thread
         with _quietly(provider):
             return onnxruntime.InferenceSession(folder.graphs[kind], options, providers=_providers(provider, number))
     except Exception as error:  # the runtime's exceptions have no common base
-        if _is_full(error):
+        if is_out_of_memory(error):
             raise OperationalError(f"out of memory while opening {GRAPHS[kind]}", "use a larger machine") from error
         raise InputError(
             f"ONNX Runtime cannot open {folder.checkpoint.source}/{GRAPHS[kind]}: {_line(error)}",
@@ -248,7 +248,7 @@ def _run(session: Any, kind: Kind, values: NDArray[Any]) -> Vectors:
     try:
         return np.asarray(session.run([wanted], {given: values})[0], dtype=np.float32)
     except Exception as error:  # as above
-        if _is_full(error):
+        if is_out_of_memory(error):
             raise OperationalError(f"out of memory while encoding {len(values)} {kind}s", "use --device cpu") from error
         if kind == "text":
             raise InputError(
@@ -256,11 +256,6 @@ def _run(session: Any, kind: Kind, values: NDArray[Any]) -> Vectors:
                 "the tokenizer and the graphs do not belong together",
             ) from error
         raise InputError(f"the image graph cannot run: {_line(error)}", "export the model again") from error
-
-
-def _is_full(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "failed to allocate" in text or "out of memory" in text
 
 
 def _line(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from pargate.encoders.config import VOCABULARY
 from pargate.encoders.inspect import OpenCheckpoint
 from pargate.encoders.pooled import ask_one_token
 from pargate.encoders.shapes import Shapes, Wanted, plain_names, refuse, refuse_others
-from pargate.errors import InputError, nearest
+from pargate.errors import InputError, is_out_of_memory, nearest
 
 DTYPES = {
     "F64": torch.float64,
@@ -153,7 +153,7 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
         with torch.random.fork_rng(devices=[]), _WithoutStart():
             return kind(**config)
     except _UNBUILDABLE as error:
-        if memory.is_full(error):
+        if is_out_of_memory(error):
             raise
         raise InputError(
             f"{checkpoint.source}: its configuration describes no model that open_clip "

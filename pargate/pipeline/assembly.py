@@ -7,7 +7,7 @@ from pargate.core.report import Examined, ScanReport, Stage
 from pargate.core.results import Outcome
 from pargate.errors import OperationalError
 from pargate.export import bundle
-from pargate.files import atomic_folder, sha256_file, write_atomic
+from pargate.files import atomic_folder, files_below, sha256_file, write_atomic
 from pargate.pipeline.conclusion import conclude
 from pargate.pipeline.stages import GateRequest
 from pargate.policy.listing import listed
@@ -57,11 +57,11 @@ def write(request: GateRequest, policy: Resolved, report: ScanReport, candidate:
     days = None if age is None else int(age.removesuffix("d"))
     with atomic_folder(request.out) as folder:
         try:
-            shutil.copytree(candidate, folder / bundle.MODEL)
+            _copy(candidate, folder / bundle.MODEL)
             for graphs in sorted(exported.iterdir()) if exported is not None else ():
-                shutil.copytree(graphs, folder / graphs.name)
+                _copy(graphs, folder / graphs.name)
             (folder / "attestations").mkdir()
-        except OSError as error:  # shutil gathers several in one
+        except OSError as error:
             raise OperationalError(f"cannot write {request.out}: {error}", "free space, and run again") from error
         subjects = bundle.shipped(bundle.read(folder).digests)
         text = listed(policy)
@@ -82,6 +82,14 @@ def write(request: GateRequest, policy: Resolved, report: ScanReport, candidate:
             from pargate.pipeline.signing import sign
 
             sign(folder, request.key)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Copy all files below `source`; not their modes, which some file systems refuse to take."""
+    for path in files_below(source):
+        place = folder / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
 
 
 def _save(path: Path, text: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pargate import events
 from pargate.core.audit import AuditEntry, AuditIndex, FailOn, Linked, ModelEntry, ModelState
-from pargate.errors import ExitCode, InputError, OperationalError, PargateError
+from pargate.errors import ExitCode, InputError, OperationalError, PargateError, explain
 from pargate.files import digest_of, locked, write_atomic
 from pargate.pipeline import children, ledger
 from pargate.pipeline.children import Child
@@ -220,12 +220,8 @@ def _examined(request: AuditRequest, kept: Kept, sources: Sources) -> Subject:
     started = request.started.isoformat(timespec="seconds")
     try:
         return examine(kept, sources, today=request.today, started=started, seed=request.seed)
-    except PargateError:
-        raise
-    except MemoryError as error:
-        raise OperationalError("out of memory", "use a machine with more") from error
     except Exception as error:
-        raise PargateError(f"a bug in pargate: {type(error).__name__}: {error}") from error
+        raise explain(error) from error
 
 
 # --- one model ---------------------------------------------------------------------------------------

@@ -589,7 +589,8 @@ def save_weights(folder: Path, values: dict[str, "Tensor"]) -> None:
         save_file(values, folder / WEIGHT_NAMES[0])
     except Exception as error:  # safetensors has an error of its own for what the system says
         raise OperationalError(f"cannot write the weights: {error}", "free space or choose another place") from error
-    (folder / WEIGHT_NAMES[0]).chmod(0o644)  # made private by default
+    with contextlib.suppress(OSError):  # a file system without modes
+        (folder / WEIGHT_NAMES[0]).chmod(0o644)  # made private by default
 
 
 def save_config(folder: Path, checkpoint: Checkpoint) -> None:

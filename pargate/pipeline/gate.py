@@ -23,7 +23,7 @@ from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect
 from pargate.encoders.shapes import check
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
-from pargate.files import check_new_folder
+from pargate.files import check_new_folder, readable
 from pargate.pipeline import ladder
 from pargate.pipeline.assembly import report_of, write
 from pargate.pipeline.clean import sizes_of
@@ -115,12 +115,14 @@ def frozen(request: GateRequest) -> Resolved:
     """The policy as the bundle holds it: in one piece, with what the command line decides and the digests of files.
 
     Raises:
-        InputError: the picture of a trigger cannot be read.
+        InputError: the picture of a trigger cannot be read, or pairs have a name that no policy can hold.
     """
     given = request.scan.policy
     policy, remarks = given.policy, []
     clean_section = policy.clean
     if request.pairs is not None:
+        if request.pairs != readable(request.pairs):
+            raise InputError(f"--pairs {request.pairs}: the name is not UTF-8", "rename it: a bundle has to name it")
         seed = clean_section.pairs.seed if clean_section.pairs is not None else 0
         own = clean_section.pairs.source if clean_section.pairs is not None else "not set"
         clean_section = clean_section.model_copy(update={"pairs": PairsSource(source=request.pairs, seed=seed)})
@@ -150,6 +152,8 @@ def _prepared(request: GateRequest, emit: events.Listener) -> "tuple[Run, Checkp
     """Everything that can be refused before a model is opened; the model is None where it is unsafe."""
     asked = request.scan
     check_new_folder(request.out)
+    if not request.state.exists():
+        check_new_folder(request.state)
     _refuse_inside(request)
     policy = frozen(request)
     asked = replace(asked, policy=policy)

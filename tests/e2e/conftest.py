@@ -24,15 +24,16 @@ class Refusing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module):
         raise RuntimeError(f"{module.__name__} was imported")
 sys.meta_path.insert(0, Refusing())
-from pargate.cli.app import main
-import pargate.cli.console, pargate.pipeline.preview, pargate.pipeline.scan, pargate.report
+from pargate.__main__ import main
+import pargate.cli.app, pargate.cli.console, pargate.pipeline.preview, pargate.pipeline.scan, pargate.report
 """
 
 # Starts processes that need not import torch any more, which takes many times as long as a small model.
 WITH_TORCH = """
 import matplotlib.figure, matplotlib.backends.backend_agg
 import pargate.clean.loop, pargate.cli.console, pargate.encoders.openclip, pargate.pipeline.clean, pargate.pipeline.scan
-from pargate.cli.app import main
+from pargate.__main__ import main
+import pargate.cli.app
 """
 
 # Each line read names a folder, two files for the streams, an environment, limits by their names in `resource`, and

@@ -21,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from pargate.cli.app import run as run_here
 from pargate.core.report import ScanReport
-from pargate.errors import ExitCode
+from pargate.errors import ExitCode, Terminated
+from pargate.files import _beside as beside
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
 CLEAN = MODELS / "clean"
@@ -448,12 +449,14 @@ def test_a_device_that_is_not_there_is_trouble_with_the_machine(
 def test_a_full_disk_under_the_cache_says_so_and_leaves_no_report(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path: Path) -> Path:
+        if path.suffix == ".blk":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return beside(path)
 
     monkeypatch.chdir(place)
     (place / "p.yaml").write_text(POLICY)
-    monkeypatch.setattr("pargate.files.tempfile.mkstemp", full)
+    monkeypatch.setattr("pargate.files._beside", full)
     code = run_here(["scan", str(CLEAN), "-p", "p.yaml", "--cache", "cache", "-o", "json=r.json"])
     message = one_message(capsys.readouterr().err)
     assert code == ExitCode.OPERATIONAL
@@ -551,7 +554,7 @@ def test_a_broken_pipe_within_a_scan_is_never_taken_for_a_pass(
         raise BrokenPipeError
 
     monkeypatch.setattr("pargate.policy.resolve.resolve", broken)
-    monkeypatch.setattr("pargate.cli.app.os.dup2", lambda *_: None)
+    monkeypatch.setattr("pargate.cli.ending.os.dup2", lambda *_: None)
     assert run_here(["scan", str(CLEAN)]) not in (ExitCode.OK, ExitCode.FAIL, ExitCode.INCONCLUSIVE)
 
 
@@ -630,8 +633,6 @@ def test_a_death_while_pictures_are_handed_over_ends_the_scan_at_once(
 def test_a_signal_before_measuring_ends_at_once_without_a_report(
     number: signal.Signals, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pargate.cli.options import Terminated
-
     def stop(*_: object, **__: object) -> Any:
         raise Terminated if number is signal.SIGTERM else KeyboardInterrupt
 

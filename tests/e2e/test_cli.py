@@ -88,7 +88,7 @@ def test_the_version_is_printed(light: Command) -> None:
 def test_the_help_imports_nothing_heavy(arguments: list[str], place: Path) -> None:
     code = (
         "import sys\n"
-        "from pargate.cli.app import main\n"
+        "from pargate.__main__ import main\n"
         "try:\n    main()\n"
         "except SystemExit as stop:\n"
         "    print(stop.code, *sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
@@ -114,7 +114,7 @@ def test_the_command_is_installed_under_its_name() -> None:
     except PackageNotFoundError:
         pytest.skip("pargate runs from its sources here and is not installed")
     (script,) = entry_points(group="console_scripts", name="pargate")
-    assert script.value == "pargate.cli.app:main"
+    assert script.value == "pargate.__main__:main"
 
 
 def test_inspecting_a_folder_says_what_it_is(place: Path, light: Command) -> None:

@@ -55,7 +55,7 @@ def test_the_commands_for_policies_are_listed(light: Command) -> None:
 def test_the_help_imports_nothing_heavy(arguments: list[str], place: Path) -> None:
     code = (
         "import sys\n"
-        "from pargate.cli.app import main\n"
+        "from pargate.__main__ import main\n"
         "try:\n    main()\n"
         "except SystemExit:\n"
         "    print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from pargate.cli.action import asked, workflow
-from pargate.cli.action.__main__ import overall, worst
 from pargate.cli.action.judged import Judged
 from pargate.cli.action.touched import touched
+from pargate.cli.action.use import overall, worst
 from pargate.errors import InputError
 
 

@@ -10,16 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pargate.errors import InputError, OperationalError
 from pargate.files import (
     BlockStore,
     atomic_folder,
     canonical_json,
+    check_new_folder,
     check_writable,
     digest_of,
     sha256_file,
     write_atomic,
+    write_elsewhere,
 )
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
@@ -28,6 +32,13 @@ VECTORS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 def disk_full(*_: Any, **__: Any) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def refuse(number: int) -> Callable[..., Any]:
+    def call(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return call
 
 
 def interrupted(*_: Any, **__: Any) -> Any:
@@ -64,7 +75,7 @@ def test_writing_replaces_what_was_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["report.json"]  # noqa: PTH208 - hidden files count
 
 
-@pytest.mark.parametrize("where", ["os.replace", "os.fsync", "os.fdopen", "tempfile.mkstemp"])
+@pytest.mark.parametrize("where", ["os.replace", "os.fsync", "os.fdopen", "os.open"])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,9 +130,111 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
 
 
 def test_a_place_without_space_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryFile", disk_full)
+    monkeypatch.setattr("os.fsync", disk_full)
     with pytest.raises(InputError, match="No space left"):
         check_writable(tmp_path / "report.json")
+
+
+def test_a_file_that_is_there_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_bytes(b"old")
+    before = path.stat()
+    check_writable(path)
+    assert path.read_bytes() == b"old"
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_link_that_leads_nowhere_is_refused_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="cannot write"):
+        check_writable(tmp_path / "loop")
+    assert (tmp_path / "loop").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300])
+def test_what_no_file_can_be_called_is_refused_before_the_work(name: str, tmp_path: Path) -> None:
+    for check in (check_writable, check_new_folder):
+        with pytest.raises(InputError, match="cannot write"):
+            check(tmp_path / name)
+    with pytest.raises(OperationalError, match="cannot write"):
+        write_atomic(tmp_path / name, b"new")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EPERM])
+def test_what_cannot_be_replaced_is_overwritten(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.json"
+    path.write_bytes(b"longer than what comes")
+    monkeypatch.setattr("os.replace", refuse(number))
+    check_writable(path)
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_overwritten_where_its_folder_takes_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.json"
+    path.write_bytes(b"old")
+    monkeypatch.setattr("os.open", refuse(errno.EROFS))
+    check_writable(path)
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("call", ["os.chmod", "os.fchmod"])
+def test_a_file_system_without_modes_takes_files_and_folders(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call, refuse(errno.EPERM))
+    check_writable(tmp_path / "report.json")
+    write_atomic(tmp_path / "report.json", b"new")
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").write_bytes(b"a")
+    assert (tmp_path / "report.json").read_bytes() == b"new"
+    assert (tmp_path / "out" / "a").read_bytes() == b"a"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_takes_files_and_folders(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", refuse(number))
+    write_atomic(tmp_path / "report.json", b"new")
+    with atomic_folder(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "report.json"]
+
+
+@given(name=st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=300))
+def test_what_passes_at_the_start_is_written_at_the_end(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("names")
+    path = folder / name
+    try:
+        check_writable(path)
+    except InputError:
+        assert name in (".", "..") or len(name.encode()) > 255
+    else:
+        write_atomic(path, b"new")
+        assert path.read_bytes() == b"new"
+        path.unlink()
+    assert list(folder.iterdir()) == []
+
+
+def test_what_cannot_have_its_place_is_written_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, temporary = tmp_path / "here", tmp_path / "tmp"
+    here.mkdir()
+    temporary.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    first = write_elsewhere("report.json", b"new")
+    assert first is not None and first.parent == here and first.read_bytes() == b"new"
+    here.rename(tmp_path / "gone")
+    (tmp_path / "gone").joinpath(first.name).unlink()
+    (tmp_path / "gone").rmdir()
+    second = write_elsewhere("report.json", b"new")
+    assert second is not None and second.parent == temporary and second.read_bytes() == b"new"
+    temporary.rename(tmp_path / "gone")
+    assert write_elsewhere("report.json", b"new") is None
 
 
 def test_a_stored_block_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -250,4 +363,23 @@ def test_a_folder_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OperationalError, match="No space"), atomic_folder(tmp_path / "out") as beside:
         (beside / "file").write_bytes(b"x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_complete_folder_that_cannot_have_its_name_is_kept(tmp_path, monkeypatch):
+    with pytest.raises(OperationalError) as caught, atomic_folder(tmp_path / "out") as beside:
+        (beside / "file").write_bytes(b"x")
+        monkeypatch.setattr("os.rename", refuse(errno.EPERM))
+    (kept,) = tmp_path.iterdir()
+    assert (kept / "file").read_bytes() == b"x"
+    assert str(kept) in caught.value.hint
+    assert "Operation not permitted" in caught.value.message
+
+
+def test_a_new_folder_is_tried_and_removed(tmp_path, monkeypatch):
+    check_new_folder(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("os.rename", refuse(errno.EPERM))
+    with pytest.raises(InputError, match="Operation not permitted"):
+        check_new_folder(tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from pargate.cli.action import workflow
 from pargate.cli.action.asked import FILES, PREFIX, Asked
-from pargate.errors import ExitCode, InputError, OperationalError
+from pargate.errors import ExitCode, InputError, Interrupted, OperationalError
 
 CODES = {"pass": 0, "remediated": 0, "inconclusive": 3, "fail": 1}
 """Verdicts from good to bad, with the exit code that belongs to each."""
@@ -40,12 +40,14 @@ _TAIL = 1 << 14
 _HIDDEN = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY", "GITHUB_TOKEN")
 
 
-class Stopped(Exception):
+class Stopped(Interrupted):
     """The runner cancels; `number` is its signal."""
 
     def __init__(self, number: int) -> None:
         """Carry the signal."""
-        super().__init__(number)
+        super().__init__(
+            "the runner cancelled; what was judged until then is in the reports", exit_code=ExitCode(128 + number)
+        )
         self.number = number
 
 
