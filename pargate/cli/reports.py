@@ -135,6 +135,7 @@ def load_report(path: Path, reader: "Reader" = Path.read_bytes) -> "ScanReport":
     from pydantic import ValidationError
 
     from pargate.core.report import ScanReport
+    from pargate.files import refuse_pointer
 
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
@@ -143,6 +144,7 @@ def load_report(path: Path, reader: "Reader" = Path.read_bytes) -> "ScanReport":
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise InputError(f"cannot read the report {path}: {reason}", "give a report that -o json wrote") from error
+    refuse_pointer(str(path), content)
     try:
         return ScanReport.from_json(content)
     except ValidationError as error:

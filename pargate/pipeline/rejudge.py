@@ -2,6 +2,7 @@
 
 from datetime import date
 
+from pargate.core.names import class_key
 from pargate.core.report import ScanReport
 from pargate.core.results import UNSAFE_FILE, Measurement, Outcome
 from pargate.errors import InputError
@@ -77,7 +78,7 @@ def _answers(measurement: Measurement, asked: tuple[Comparison, str | None] | No
     target, named = measurement.target, comparison.target != UNKNOWN
     if target is None:
         return True  # none was found to measure towards
-    return target.given == named and (not named or target.name.casefold() == comparison.target.casefold())
+    return target.given == named and (not named or class_key(target.name) == class_key(comparison.target))
 
 
 def _refuse_other_images(report: ScanReport, policy: Policy) -> None:

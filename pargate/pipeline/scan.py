@@ -31,7 +31,7 @@ from pargate.data.parts import Part
 from pargate.data.sources import BUILTIN_SCENES, source_digest
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect, open_checkpoint
-from pargate.errors import InputError, UnsafeCheckpoint, nearest
+from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import BlockStore
 from pargate.pipeline.pictures import examples
 from pargate.pipeline.proven import altered
@@ -226,14 +226,8 @@ def _check_reference(model: Checkpoint, reference: Checkpoint) -> tuple[str, ...
 def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
     """The carriers, with every class that a rule names among the classes; refuses too few of them."""
     policy = request.policy.policy
-    notices = []
     names, source = class_names(request)
     asked = [t for rule in policy.rules if rule.probe == "attack" for t in rule.target if t != UNKNOWN]
-    folded = {name.casefold() for name in names} if names is not None else set()
-    added = list(dict.fromkeys(t for t in asked if t.casefold() not in folded))
-    if names is not None and added:
-        near = nearest(added[0], list(names))
-        notices.append(f"not among the classes, added as targets: {', '.join(added)}.{near}")
     wanted = policy.images.digest
     if wanted is not None and (found_digest := f"sha256:{source_digest(request.image_source)}") != wanted:
         raise InputError(
@@ -244,7 +238,7 @@ def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
         request.image_source,
         source,
         names,
-        added,
+        asked,
         policy.classes.templates or DEFAULT_TEMPLATES,
         request.seed,
         request.part,
@@ -268,10 +262,13 @@ def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
             f"{where} holds {total} images: {problem}",
             "give more images with --images, or another policy with --policy",
         )
-    if not labelled and any(Metric.ACCURACY in rule.min for rule in policy.rules):
+    notices = list(carriers.notices)
+    if len(np.unique(known)) < 2:
+        what = "labels of two classes" if labelled else "labels"
         notices.append(
-            f"{carriers.source} has no labels, so usefulness cannot be decided: give class folders, a CSV with the "
-            f"column label, tars with .cls, or {BUILTIN_SCENES}"
+            f"{carriers.source} has no {what}, so usefulness cannot be decided"
+            + ("" if any(item.caption for item in carriers.items) else ", and no captions, so nothing can pass")
+            + f": give class folders, a CSV with the column label, tars with .cls, or {BUILTIN_SCENES}"
         )
     for rule in policy.rules:
         if Metric.ATTACK_SUCCESS in rule.max and UNKNOWN in rule.target:
