@@ -116,12 +116,12 @@ def _stale(found: "ScanReport", most: int, today: date) -> str:
 def open_policy(name: str | None, ref: str | None, today: date, console: "Console") -> "tuple[Resolved, Reader]":
     """The policy that a command works under, still valid today, and where its files come from."""
     from pargate.policy.layers import from_git
-    from pargate.policy.resolve import WORKING_FILE, refuse_expired, resolve
+    from pargate.policy.resolve import refuse_expired, resolve
 
     reader = from_git(ref) if ref is not None else Path.read_bytes
     resolved = resolve(name, reader)
-    if name is None and resolved.source == WORKING_FILE:
-        console.note(f"policy: {WORKING_FILE} in this folder" + (f" at {ref}" if ref else ""))
+    if name is None and not resolved.remark:
+        console.note(f"policy: {resolved.policy.name}, found in {resolved.source}" + (f" at {ref}" if ref else ""))
     refuse_expired(resolved, today)
     return resolved, reader
 

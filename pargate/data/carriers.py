@@ -251,7 +251,7 @@ class _Classes:
         if self.respelled:
             label, name = next(iter(self.respelled.items()))
             yield (
-                f"{len(self.respelled)} labels of {self.source} are spelled otherwise in {self.listed_in}, such as "
+                f"labels of {self.source} that {self.listed_in} spells otherwise: {len(self.respelled)}, such as "
                 f"'{label}' for '{name}'"
             )
 
@@ -260,7 +260,7 @@ def _unlabelled(source: str, items: Sequence[Item]) -> Iterator[str]:
     """What to say where labels are there, but not of all."""
     without = [item.key for item in items if item.label is None]
     if without and len(without) < len(items):
-        yield f"{len(without)} of the {len(items)} images of {source} have no label; the first is {without[0]}"
+        yield f"images of {source} without a label: {len(without)} of {len(items)}; the first is {without[0]}"
 
 
 def _order(keys: Sequence[str], seed: int) -> NDArray[np.int64]:

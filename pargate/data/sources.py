@@ -141,7 +141,9 @@ def _held(source: str) -> list[tuple[str, str]]:
         for path in ([root] if root.is_file() else files_below(root))
     ]
     for table in (root for root in roots if root.is_file() and root.suffix.lower() in tables.SUFFIXES):
-        files += {item.key: Path(item.place.path) for item in _table(table).items if isinstance(item.place, Locator)}.items()
+        files += {
+            item.key: Path(item.place.path) for item in _table(table).items if isinstance(item.place, Locator)
+        }.items()
     return sorted((name, sha256_file(path) if path.is_file() else "missing") for name, path in files)
 
 
@@ -301,7 +303,8 @@ def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     """Members of a WebDataset tar by what they share, the name up to its first dot, and then by suffix.
 
     Raises:
-        InputError: a git-lfs pointer, not a tar, one that ends early or goes on behind its end, two members of one name, or a link.
+        InputError: a git-lfs pointer, not a tar, one that ends early or goes on behind its end, two members of one
+            name, or a link.
     """
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     last, rest = None, b""

@@ -101,7 +101,6 @@ def parse_object(content: bytes, name: str) -> dict[str, Any]:
     Raises:
         InputError: anything else.
     """
-
     refuse_pointer(name, content)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -190,7 +190,9 @@ def decode(content: bytes, name: str) -> str:
         PolicyError: it is not UTF-8, or a git-lfs pointer.
     """
     if content.startswith(LFS):
-        raise PolicyError(f"the policy '{name[:80]}' is a git-lfs pointer, not the file itself", "fetch it: git lfs pull")
+        raise PolicyError(
+            f"the policy '{name[:80]}' is a git-lfs pointer, not the file itself", "fetch it: git lfs pull"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
