@@ -49,8 +49,8 @@ def predict(vectors: Vectors, weights: Vectors) -> NDArray[np.int64]:
 ALIKE = 0.005
 """Distance of two classes' unit vectors up to which they are one class: no picture's cosines with them differ by more.
 
-Prompts of the same tokens give the same vectors up to rounding, 0.0005 in float32; the closest two of the built-in nouns
-are 0.021 apart in the trained models that pargate was measured on (`docs/evidence.md`)."""
+Prompts of the same tokens give the same vectors up to rounding, 0.0005 in float32; the closest two of the built-in
+nouns are 0.021 apart in the trained models that pargate was measured on (`docs/evidence.md`)."""
 
 _ROWS = 1024  # compared at once
 
