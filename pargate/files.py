@@ -57,6 +57,20 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+LFS = b"version https://git-lfs"
+"""How a file begins that git-lfs left in the place of another."""
+
+
+def refuse_pointer(label: str, head: bytes) -> None:
+    """Raise if a file that begins with `head` is a git-lfs pointer.
+
+    Raises:
+        InputError: it is; `label` says which file.
+    """
+    if head.startswith(LFS):
+        raise InputError(f"{label} is a git-lfs pointer, not the file itself", "fetch it: git lfs pull")
+
+
 def files_below(folder: Path) -> list[Path]:
     """All that is no folder below `folder`, sorted; links to folders are followed.
 

@@ -330,7 +330,8 @@ def _subject(report: "ScanReport") -> str:
     reference = f", reference {report.reference.source}" if report.reference else ""
     return (
         f"{model.source}  {model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}\n"
-        f"policy {report.policy.name}{reference}; {report.images.read} of {report.images.listed} carriers from "
+        f"policy {report.policy.name} ({report.policy.source}){reference}; "
+        f"{report.images.read} of {report.images.listed} carriers from "
         f"{report.images.source}, {report.classes.count} classes; {run.forward_passes} forward passes in "
         f"{run.seconds:.1f} s ({run.device}, {run.precision})"
     )

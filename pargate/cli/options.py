@@ -56,7 +56,8 @@ PolicyOption = Annotated[
         "-p",
         envvar="PARGATE_POLICY",
         metavar="POLICY",
-        help="A YAML file or a built-in name, such as release. Default: pargate.yaml here, else baseline.",
+        help="A YAML file or a built-in name, such as release. Default: pargate.yaml here or above in the repository, "
+        "else baseline.",
     ),
 ]
 ImagesOption = Annotated[

@@ -25,7 +25,7 @@ PolicyArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[POLICY]",
-        help="A YAML file or a built-in name. Default: pargate.yaml here, else baseline.",
+        help="A YAML file or a built-in name. Default: pargate.yaml here or above in the repository, else baseline.",
         show_default=False,
     ),
 ]
@@ -45,15 +45,17 @@ def check(
 
     Ends with 4 if any of them is invalid, or was valid until a day that is over.
     """
-    from pargate.cli.reports import open_policy
+    from pargate.policy.resolve import refuse_expired, resolve
 
     console = _console(no_color)
     today = _today(now)
+    reader = _reader(policy_ref)
     problems = []
     names: list[str | None] = [*files] if files else [None]
     for name in names:
         try:
-            resolved, _ = open_policy(name, policy_ref, today, console)
+            resolved = resolve(name, reader)
+            refuse_expired(resolved, today)
         except PolicyError as error:
             problems.append(error)
         else:
@@ -127,8 +129,12 @@ def init(
     from pargate.files import check_writable, write_atomic
     from pargate.policy.draft import draft
     from pargate.policy.layers import BUILTIN, shipped
-    from pargate.policy.resolve import DEFAULT, read
+    from pargate.policy.resolve import DEFAULT, WORKING_FILES, read
 
+    if path.name in WORKING_FILES:
+        for other in (path.with_name(name) for name in WORKING_FILES if name != path.name):
+            if other.exists():
+                raise InputError(f"{other} is there, and a second policy in one folder is an error", "change that one")
     if path.exists() and not force:
         raise InputError(f"{path} is there already", "choose another name, or replace it with --force")
     check_writable(path)
@@ -270,7 +276,7 @@ def explain(
     rule: Annotated[str, typer.Argument(metavar="ID", help="A rule, or any other id that a report names.")],
     policy: Annotated[
         str | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="Whose rule it is. Default: pargate.yaml here, if any."),
+        typer.Option("--policy", "-p", metavar="POLICY", help="Whose rule it is. Default: as for scan."),
     ] = None,
     no_color: NoColorOption = False,
 ) -> None:

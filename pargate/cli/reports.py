@@ -117,12 +117,12 @@ def _stale(found: "ScanReport", most: int, today: date) -> str:
 def open_policy(name: str | None, ref: str | None, today: date, console: "Console") -> "tuple[Resolved, Reader]":
     """The policy that a command works under, still valid today, and where its files come from."""
     from pargate.policy.layers import from_git
-    from pargate.policy.resolve import WORKING_FILE, refuse_expired, resolve
+    from pargate.policy.resolve import refuse_expired, resolve
 
     reader = from_git(ref) if ref is not None else Path.read_bytes
     resolved = resolve(name, reader)
-    if name is None and resolved.source == WORKING_FILE:
-        console.note(f"policy: {WORKING_FILE} in this folder" + (f" at {ref}" if ref else ""))
+    if name is None and not resolved.remark:
+        console.note(f"policy: {resolved.policy.name}, found in {resolved.source}" + (f" at {ref}" if ref else ""))
     refuse_expired(resolved, today)
     return resolved, reader
 
@@ -136,6 +136,7 @@ def load_report(path: Path, reader: "Reader" = Path.read_bytes) -> "ScanReport":
     from pydantic import ValidationError
 
     from pargate.core.report import ScanReport
+    from pargate.files import refuse_pointer
 
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
@@ -144,6 +145,7 @@ def load_report(path: Path, reader: "Reader" = Path.read_bytes) -> "ScanReport":
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise InputError(f"cannot read the report {path}: {reason}", "give a report that -o json wrote") from error
+    refuse_pointer(str(path), content)
     try:
         return ScanReport.from_json(content)
     except ValidationError as error:

@@ -16,6 +16,12 @@ NOT_FINITE = "vector not finite"
 """Reason why a carrier does not count that also keeps its measurement from showing that all is well."""
 
 
+TOP_LABEL = "top_label"
+"""Count of the carriers whose label occurs most: whoever always says the same is right on so many."""
+
+TOP_CAPTIONS = "top_captions"
+"""Count of the carriers with one of the five captions that occur most, whose own caption anyone finds."""
+
 UNSAFE_FILE = "unsafe-file"
 """Rule of the finding that a file could run code: no policy needs to ask."""
 
@@ -168,7 +174,7 @@ class Measurement(Value):
     before stamping. `asr_nt`: over carriers not labelled as the target (as papers do). `asr_all`: over all.
     `base`: predicted as the target without the trigger, not labelled so. `accuracy`, `accuracy_stamped`:
     clean, and under the trigger. `recall`: own caption among the five nearest. `top_class`: carriers taken for
-    the class that is predicted most."""
+    the class that is predicted most. `top_label`, `top_captions`: what guessing the same for all gets right."""
     facts: FileFacts | None = None
     """Of the probe `file`, which counts nothing."""
     pairs: Pairs | None = None

@@ -6,17 +6,17 @@ its owner knows.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pargate.data.images import Locator
-from pargate.data.sources import SUFFIXES, present, tar_picture, tar_samples
+from pargate.data.sources import SUFFIXES, is_picture, present, tar_picture, tar_samples
 from pargate.data.tables import check_once, read_table
 from pargate.errors import InputError
-from pargate.files import digest_of, files_below, readable, sha256_file
+from pargate.files import digest_of, files_below, readable, refuse_pointer, sha256_file
 
 _SHOWN = 3
 """Names that a message gives when many things share one fault."""
@@ -40,6 +40,8 @@ class Captioned:
     """Hex SHA-256 over the names and bytes of all that was read."""
     seen: NDArray[np.int64]
     """[paths, 2], time of change in ns and size of each file before it was read for the digest."""
+    left_out: tuple[str, ...] = ()
+    """Names of what is in the source and is neither a picture nor a caption."""
 
     def place(self, number: int) -> Locator:
         """Where picture `number` is."""
@@ -59,14 +61,17 @@ def from_folder(folder: Path) -> Captioned:
     """
     pictures: dict[str, list[Path]] = {}
     texts: dict[str, Path] = {}
+    others: list[str] = []
     for path in files_below(folder):
         stem = path.with_suffix("").relative_to(folder).as_posix()
-        if path.suffix.lower() in SUFFIXES:
-            pictures.setdefault(stem, []).append(present(path))
-        elif path.suffix.lower() == ".txt":
+        if path.suffix.lower() == ".txt":
             if stem in texts:
                 raise InputError(f"{texts[stem]} and {path.name} are captions of one picture", "keep one of them")
             texts[stem] = present(path)
+        elif is_picture(path):
+            pictures.setdefault(stem, []).append(present(path))
+        else:
+            others.append(path.relative_to(folder).as_posix())
     _check_matched(
         str(folder),
         [found[0].relative_to(folder).as_posix() for stem, found in pictures.items() if stem not in texts],
@@ -79,7 +84,8 @@ def from_folder(folder: Path) -> Captioned:
     _check_captions(str(folder), captions, [texts[stem].relative_to(folder).as_posix() for stem in pictures])
     files = [found[0] for found in pictures.values()]
     seen = _stamps(files)
-    return _of_files(files, captions, _digest(folder, [*files, *texts.values()]), seen)
+    found = _of_files(files, captions, _digest(folder, [*files, *texts.values()]), seen)
+    return replace(found, left_out=tuple(others))
 
 
 def from_table(path: Path) -> Captioned:
@@ -126,6 +132,7 @@ def from_tars(paths: Sequence[Path]) -> Captioned:
     names: list[str] = []
     alone: list[str] = []
     mute: list[str] = []
+    others: list[str] = []
     for number, path in enumerate(paths):
         samples = tar_samples(path)
         with path.open("rb") as stream:
@@ -137,6 +144,8 @@ def from_tars(paths: Sequence[Path]) -> Captioned:
                         mute.append(name)
                     elif text is not None:
                         alone.append(f"{name}.txt")
+                    else:
+                        others += (f"{name}{suffix}" for suffix in members)
                     continue
                 stream.seek(text.offset_data)
                 captions.append(_decoded(f"{path}: {text.name}", stream.read(text.size)))
@@ -154,6 +163,7 @@ def from_tars(paths: Sequence[Path]) -> Captioned:
         tuple(captions),
         digest_of([[path.name, sha256_file(path)] for path in paths]),
         seen,
+        tuple(others),
     )
 
 
@@ -193,6 +203,7 @@ def _digest(root: Path, files: Iterable[Path]) -> str:
 
 def _decoded(where: str, content: bytes) -> str:
     """A caption as one line."""
+    refuse_pointer(where, content)
     try:
         return " ".join(content.decode("utf-8-sig").split())
     except UnicodeDecodeError as error:

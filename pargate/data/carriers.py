@@ -6,8 +6,10 @@ the digest of its bytes, which is known once it is read.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 
@@ -15,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate import seeds
+from pargate.core.names import class_key, tidy
 from pargate.data.parts import Part
-from pargate.data.sources import BUILTIN_SCENES, Item, list_items
-from pargate.errors import InputError
+from pargate.data.sources import BUILTIN_SCENES, Item, list_source
+from pargate.errors import InputError, nearest
+from pargate.files import refuse_pointer
 
 BLOCK = 64
 """Carriers between two looks at the intervals, and the unit of the cache."""
@@ -41,9 +45,9 @@ class ClassList:
     templates: tuple[str, ...]
 
     def index(self, name: str) -> int | None:
-        """Position of a class name, in any case, or None."""
-        folded = name.casefold()
-        return next((i for i, known in enumerate(self.names) if known.casefold() == folded), None)
+        """Position of a class name, however it is spelled, or None."""
+        key = class_key(name)
+        return next((i for i, known in enumerate(self.names) if class_key(known) == key), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class CarrierSet:
     classes: ClassList
     selection: int
     """The first so many items choose unknown targets; the others measure."""
+    notices: tuple[str, ...] = ()
+    """What was left out of the source, and what became of its labels."""
 
     @property
     def blocks(self) -> list[NDArray[np.int64]]:
@@ -82,14 +88,15 @@ def load_carriers(
 
     `names` (with `classes_source` saying where they come from) are the classes of the policy or the command
     line; without them the built-in nouns serve. `targets` of rules and labels of the carriers that are not
-    among them are added, so that every target and every true class can be predicted. With `part`, only what is in it.
+    among them are added, so that every target and every true class can be predicted, and the set says so. With `part`,
+    only what is in it.
 
     Raises:
         InputError: the source or the classes cannot be used.
     """
-    items = list_items(source)
-    if part is not None:
-        items = part.take(items)
+    listed = list_source(source)
+    items = listed.items if part is None else part.take(listed.items)
+    given = names is not None
     if names is None:
         names = builtin_nouns()
         if any(isinstance(item.label, int) for item in items):
@@ -99,36 +106,161 @@ def load_carriers(
             )
     if source == BUILTIN_SCENES:
         items = label_scenes(items, seed)
-    listed = list(names)
-    known = {name.casefold(): i for i, name in enumerate(names)}
-    for target in targets:
-        if target.casefold() not in known:
-            known[target.casefold()] = len(listed)
-            listed.append(target)
-    labels = np.full(len(items), -1, dtype=np.int64)
-    for position, item in enumerate(items):
-        if isinstance(item.label, str):
-            name = item.label.casefold()
-            if name not in known:
-                known[name] = len(listed)
-                listed.append(item.label)
-            labels[position] = known[name]
-        elif item.label is not None:
-            if not 0 <= item.label < len(names):
-                raise InputError(
-                    f"{source}: {item.key} has class index {item.label}, but {classes_source} lists {len(names)}",
-                    "give the list of classes that belongs to these images",
-                )
-            labels[position] = item.label
+    found = _Classes(source, classes_source, list(names), {class_key(name): i for i, name in enumerate(names)})
+    found.add_targets(targets)
+    labels = np.array([found.label(item) for item in items], dtype=np.int64)
+    if given:
+        found.refuse_foreign()
+    notices = (*listed.notices, *found.notices(), *_unlabelled(source, items))
     order = _order([item.key for item in items], seed)
-    classes = ClassList(classes_source, tuple(listed), tuple(templates))
+    classes = ClassList(classes_source, tuple(found.names), tuple(templates))
     return CarrierSet(
         source,
         tuple(items[i] for i in order),
         labels[order],
         classes,
         min(SELECTION, len(items) // 2),
+        notices,
     )
+
+
+_ID = re.compile(r"\d+|n\d{8}")
+"""Numbers, and the names of WordNet's synsets: they stand for classes and name none."""
+
+_CLOSE = 0.85
+"""Likeness of two spellings from which one is taken for a slip of the other, as `difflib` measures it: `bananas` is
+that close to `banana`, and `mouse` not to `moose`."""
+
+
+@dataclass(slots=True)
+class _Classes:
+    """The classes of a source of carriers, as its labels come in."""
+
+    source: str
+    listed_in: str
+    names: list[str]
+    """The list's own, then those that were added."""
+    known: dict[str, int]
+    """By key."""
+    targets: dict[str, str] = field(default_factory=dict)
+    """Of rules, by key."""
+    listed: int = field(init=False)
+    """Names of the list alone."""
+    added: dict[str, list[str]] = field(default_factory=dict)
+    """Keys of carriers, by the label that the list lacks."""
+    respelled: dict[str, str] = field(default_factory=dict)
+    """Names in the list, by a label that is spelled otherwise."""
+    matched: int = 0
+    """Carriers whose label is in the list, or a target."""
+
+    def __post_init__(self) -> None:
+        self.listed = len(self.names)
+
+    def add_targets(self, targets: Sequence[str]) -> None:
+        """Take in the targets of rules.
+
+        Raises:
+            InputError: one is not in the list, and all but spelled like a class that is.
+        """
+        for target in targets:
+            key = class_key(target)
+            if key not in self.known:
+                for near in get_close_matches(key, list(self.known)[: self.listed], n=1, cutoff=_CLOSE):
+                    self._refuse_near("target", target, self.names[self.known[near]])
+                self._add(key, target)
+            self.targets[key] = target
+
+    def label(self, item: Item) -> int:
+        """Index of the class that a carrier shows; −1 where it is not known.
+
+        Raises:
+            InputError: a number that is no index, or may be a name as well; a name that only a program reads.
+        """
+        if item.label is None:
+            return -1
+        key = class_key(str(item.label))
+        if isinstance(item.label, int):
+            if item.label >= self.listed:
+                raise InputError(
+                    f"{self.source}: {item.key} has class index {item.label}, but {self.listed_in} lists {self.listed}",
+                    "give the list of classes that belongs to these images",
+                )
+            if self.known.get(key, item.label) != item.label:
+                raise InputError(
+                    f"{self.source}: {item.key} has the label {item.label}, which is the name of one class in "
+                    f"{self.listed_in} and the index of '{self.names[item.label]}'",
+                    "write names that are no numbers, in the list and as labels",
+                )
+            return item.label
+        if key not in self.known:
+            if _ID.fullmatch(key):
+                raise InputError(
+                    f"{self.source}: {item.key} has the label '{item.label}', which {self.listed_in} does not list: it "
+                    "is a number or a WordNet id, and no text that a model could read",
+                    "name the folders as the list names its classes, or give a CSV with the header image,label, in "
+                    "which a number is the line of the class in the list, counted from 0",
+                )
+            for near in get_close_matches(key, self.targets, n=1, cutoff=_CLOSE):
+                self._refuse_near("label", item.label, self.targets[near])
+            self._add(key, item.label)
+        if (index := self.known[key]) >= self.listed and key not in self.targets:
+            self.added.setdefault(key, []).append(item.key)
+            return index
+        self.matched += 1
+        if self.names[index] != item.label:
+            self.respelled[item.label] = self.names[index]
+        return index
+
+    def _add(self, key: str, name: str) -> None:
+        self.known[key] = len(self.names)
+        self.names.append(tidy(name))
+
+    def _refuse_near(self, what: str, name: str, other: str) -> None:
+        raise InputError(
+            f"the {what} '{name}' is not in {self.listed_in}, and the class '{other}' is: as two classes, each would "
+            "take hits of the other",
+            f"write '{other}' if that is meant; else list both with --classes FILE",
+        )
+
+    def refuse_foreign(self) -> None:
+        """Raise if the list has none of the labels.
+
+        Raises:
+            InputError: it has none.
+        """
+        if self.added and not self.matched:
+            some = ", ".join(f"'{self.names[self.known[key]]}'" for key in list(self.added)[:5])
+            raise InputError(
+                f"none of the {len(self.added)} labels of {self.source} is in {self.listed_in}: {some}",
+                "give the list of classes that belongs to these images, or none",
+            )
+
+    def notices(self) -> Iterator[str]:
+        """What became of labels and targets that the list does not have, or spells otherwise."""
+        beyond = [name for key, name in self.targets.items() if self.known[key] >= self.listed]
+        if beyond:
+            near = nearest(beyond[0], self.names[: self.listed])
+            yield f"not among the classes, added as targets: {', '.join(beyond)}.{near}"
+        said = [f"'{self.names[self.known[key]]}' ({len(found)})" for key, found in self.added.items()]
+        some = ", ".join(said[:5]) + (f" and {len(said) - 5} more" if len(said) > 5 else "")
+        if said:
+            yield (
+                f"labels of {self.source} that are not in {self.listed_in} were added as classes, with their images: "
+                f"{some}"
+            )
+        if self.respelled:
+            label, name = next(iter(self.respelled.items()))
+            yield (
+                f"labels of {self.source} that {self.listed_in} spells otherwise: {len(self.respelled)}, such as "
+                f"'{label}' for '{name}'"
+            )
+
+
+def _unlabelled(source: str, items: Sequence[Item]) -> Iterator[str]:
+    """What to say where labels are there, but not of all."""
+    without = [item.key for item in items if item.label is None]
+    if without and len(without) < len(items):
+        yield f"images of {source} without a label: {len(without)} of {len(items)}; the first is {without[0]}"
 
 
 def _order(keys: Sequence[str], seed: int) -> NDArray[np.int64]:
@@ -146,30 +278,34 @@ def read_classes(path: Path) -> tuple[str, ...]:
     """Class names from a file, one per line; the line number, from 0, is the class index.
 
     Raises:
-        InputError: unreadable, fewer than two names, an empty line between names, or a name twice.
+        InputError: unreadable, a git-lfs pointer, fewer than two names, an empty line between names, or a name twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        content = path.read_bytes()
+        refuse_pointer(str(path), content)
+        # Not `splitlines`, for which characters within a name end lines too.
+        text = content.decode("utf-8-sig").rstrip()
+        lines = re.split(r"\r\n|\r|\n", text) if text else []
     except OSError as error:
         raise InputError(f"cannot read the classes in {path}: {error.strerror}", "check --classes") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file of class names", "save it as UTF-8, one name per line") from error
+    names = tuple(map(tidy, lines))
     seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        name = line.strip()
-        if not name:
+    for number, name in enumerate(names, start=1):
+        if not (key := class_key(name)):
             raise InputError(f"{path}:{number} is empty, but a line is a class index", "remove it, or name the class")
-        if name.casefold() in seen:
+        if key in seen:
             raise InputError(
-                f"{path}:{number}: '{name}' is already line {seen[name.casefold()]}",
-                "every class needs a name of its own",
+                f"{path}:{number}: '{name}' is already line {seen[key]}, '{names[seen[key] - 1]}'",
+                "every class needs a name of its own; docs/measuring.md says which spellings are one name",
             )
-        seen[name.casefold()] = number
+        seen[key] = number
     if len(lines) < 2:
         raise InputError(
             f"{path} names {'one class' if lines else 'no class'}", "there must be at least two, one per line"
         )
-    return tuple(line.strip() for line in lines)
+    return names
 
 
 def label_scenes(items: Sequence[Item], seed: int) -> list[Item]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pargate.core.model import Preprocess
 from pargate.data.sources import Item
 from pargate.data.workers import Job, Scene, Workers
+from pargate.errors import InputError
 
 AHEAD = 1
 """Blocks decoded before they are asked for."""
@@ -35,6 +36,29 @@ class Block:
     """Which items of the set these are: those that could be read."""
     unreadable: tuple[tuple[str, str], ...]
     """Key and reason of each item of the block that could not be."""
+
+
+UNREADABLE_PERCENT = 1
+"""Share of a source that may be unreadable: more means that something is wrong with the whole of it."""
+
+
+def check_readable(source: str, total: int, unreadable: Sequence[tuple[str, str]], read: int) -> None:
+    """Raise if what could not be read is too much for the rest to stand for all.
+
+    `unreadable` holds key and reason of each such picture among the first looked at, of which `read` could be.
+
+    Raises:
+        InputError: it is more than one percent of the `total`, or more than could be read.
+    """
+    lost = len(unreadable)
+    if lost * 100 > total * UNREADABLE_PERCENT or lost > read:
+        few = lost * 100 <= total * UNREADABLE_PERCENT
+        among = f"{lost} of the first {lost + read}" if few else f"{lost} of the {total}"
+        share = "half" if few else f"{UNREADABLE_PERCENT}%"
+        named = "; ".join(f"{key}: {reason}" for key, reason in unreadable[:5])
+        raise InputError(
+            f"{among} pictures in {source} cannot be read, more than {share}: {named}", "remove or replace them"
+        )
 
 
 class Decoder:
@@ -76,6 +100,17 @@ class Decoder:
             self._pending[number] = self._workers.submit(
                 [Scene(place, self._seed) if isinstance(place, int) else place for place in places]
             )
+
+    def first(self, source: str) -> Block:
+        """The first block, enough of it readable to set a model up; `source` names the items in messages.
+
+        Raises:
+            InputError: too many pictures of it cannot be read.
+            OperationalError: as `block`.
+        """
+        block = self.block(0)
+        check_readable(source, len(self._items), block.unreadable, len(block.digests))
+        return block
 
     def block(self, number: int) -> Block:
         """Block `number`, waiting for it if need be; the next ones are begun.

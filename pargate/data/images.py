@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pargate.core.model import Preprocess
+from pargate.files import LFS
 
 MAX_PIXELS = 1 << 26
 """Largest picture that is decoded (67 megapixels): a small file can claim to be a huge picture."""
@@ -117,7 +118,7 @@ def decode(content: bytes, rule: Preprocess) -> Decoded:
                     return Decoded(digest, None, f"{image.width}×{image.height} pixels is too large")
                 return Decoded(digest, fit(image, rule))
     except UnidentifiedImageError:  # its own words name an address in memory, which differs from run to run
-        pointer = content.startswith(b"version https://git-lfs")
+        pointer = content.startswith(LFS)
         return Decoded(
             digest, None, "a git-lfs pointer: git lfs pull" if pointer else "cannot identify the kind of picture"
         )

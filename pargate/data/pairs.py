@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pargate import seeds
 from pargate.data import tables
 from pargate.data.captioned import Captioned, from_folder, from_table, from_tars
-from pargate.data.sources import BUILTIN_SCENES, SUFFIXES, expand
+from pargate.data.sources import BUILTIN_SCENES, expand, is_picture, left_out
 from pargate.data.synthetic import SCHEME as SYNTHETIC
 from pargate.data.synthetic import open_synthetic
 from pargate.data.workers import Place
@@ -187,21 +187,29 @@ def _paths(source: str) -> list[Path]:
     """Files of a source, or its folder; a folder of shards is its shards."""
     paths = expand(source)
     if len(paths) == 1 and paths[0].is_dir():
-        for suffix in _SHARDS:
-            if found := sorted(p for p in paths[0].iterdir() if p.suffix.lower() == suffix and p.is_file()):
-                if picture := next((p for p in files_below(paths[0]) if p.suffix.lower() in SUFFIXES), None):
-                    raise InputError(
-                        f"{paths[0]} holds {found[0].name} and {picture.name}: shards, or pictures?",
-                        f"name what is meant, such as {paths[0]}/{{000..007}}{suffix}, or keep them apart",
-                    )
-                return found
+        below = files_below(paths[0])
+        found = [p for p in below if p.suffix.lower() in _SHARDS]
+        suffix = found[0].suffix.lower() if found else ""
+        if picture := next((p for p in below if found and is_picture(p)), None):
+            raise InputError(
+                f"{paths[0]} holds {found[0].name} and {picture.name}: shards, or pictures?",
+                f"name what is meant, such as {paths[0]}/{{000..007}}{suffix}, or keep them apart",
+            )
+        if other := next((p for p in found if p.parent != paths[0] or p.suffix.lower() != suffix), None):
+            names = " and ".join(readable(p.relative_to(paths[0]).as_posix()) for p in (found[0], other))
+            raise InputError(
+                f"{paths[0]} holds {names}: shards of several kinds, or in subfolders",
+                f"name what is meant, such as {paths[0]}/{{000..007}}{suffix}, or keep them apart",
+            )
+        if found:
+            return found
     return paths
 
 
 def _listed(source: str, paths: list[Path], cache: Path | None) -> ListedPairs:
     kinds = {path.suffix.lower() for path in paths}
     if kinds == {".tar"}:
-        return ListedPairs(source, from_tars(paths))
+        return _told(source, from_tars(paths))
     if kinds == {".parquet"}:
         from pargate.data.parquet import from_parquet
 
@@ -211,7 +219,7 @@ def _listed(source: str, paths: list[Path], cache: Path | None) -> ListedPairs:
             f"{source} names {len(paths)} pair sources", "only tars and Parquet files can be given as several"
         )
     if paths[0].is_dir():
-        return ListedPairs(source, from_folder(paths[0]))
+        return _told(source, from_folder(paths[0]))
     if kinds <= set(tables.SUFFIXES):
         return ListedPairs(source, from_table(paths[0]))
     raise InputError(
@@ -219,6 +227,11 @@ def _listed(source: str, paths: list[Path], cache: Path | None) -> ListedPairs:
         "give a CSV or TSV with the header image,caption, a folder with a .txt beside each picture, WebDataset .tar "
         f"files, Parquet files, {HUB}DATASET, {SYNTHETIC} or {DIFFUSERS}MODEL",
     )
+
+
+def _told(source: str, listed: Captioned) -> ListedPairs:
+    """Pairs with what to say about the rest of their source."""
+    return ListedPairs(source, listed, tuple(f"{source}: {text}" for text in left_out("files", listed.left_out)))
 
 
 @dataclass(frozen=True, slots=True)

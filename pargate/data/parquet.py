@@ -19,7 +19,7 @@ from typing import Any
 from pargate.data.captioned import Captioned, from_tars
 from pargate.data.shards import MANIFEST, PER_SHARD, Sample, write_manifest, write_shards
 from pargate.errors import InputError, OperationalError, first_line
-from pargate.files import atomic_folder, digest_of, sha256_file
+from pargate.files import LFS, atomic_folder, digest_of, refuse_pointer, sha256_file
 
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")
 """Columns that hold the picture; the first that is there counts."""
@@ -82,6 +82,8 @@ def _columns(path: Path) -> tuple[str, str]:
     """Names of the columns with pictures and captions."""
     from pyarrow import parquet, types
 
+    with path.open("rb") as stream:
+        refuse_pointer(str(path), stream.read(len(LFS)))
     with _reading(path):
         schema = parquet.read_schema(path)
     image = next((name for name in IMAGES if name in schema.names), None)

@@ -7,16 +7,28 @@ many as a scan needs.
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pargate.core.names import tidy
 from pargate.data import tables
 from pargate.data.images import Locator
 from pargate.errors import InputError, nearest
-from pargate.files import digest_of, files_below, readable, sha256_file
+from pargate.files import LFS, digest_of, files_below, readable, refuse_pointer, sha256_file
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+}  # fmt: skip
+"""Endings of what is decoded, as browsers, cameras and programs write them."""
+
+_MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP", re.DOTALL)
+"""How pictures begin that may have any ending. The other kinds begin as texts or raw files of cameras do."""
+
+_TEXTS = {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html", ".cls"}
+"""Endings of what is no picture, so that it need not be opened to see that."""
 
 BUILTIN_SCENES = "builtin:scenes"
 
@@ -45,14 +57,33 @@ class Item:
     caption: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A source of carriers."""
+
+    items: list[Item]
+    """All of them, in the source's own order."""
+    notices: tuple[str, ...] = ()
+    """What is in the source and was left out."""
+
+
 def list_items(source: str) -> list[Item]:
     """All carriers of a source, in its own order.
+
+    Raises:
+        InputError: as `list_source`.
+    """
+    return list_source(source).items
+
+
+def list_source(source: str) -> Listed:
+    """All carriers of a source, and what to say about the rest of it.
 
     Raises:
         InputError: nothing there, no pictures in it, or it cannot be read; says what was expected.
     """
     if source == BUILTIN_SCENES:
-        return [Item(f"{i:06d}", FIRST_SCENE + i) for i in range(SCENES)]
+        return Listed([Item(f"{i:06d}", FIRST_SCENE + i) for i in range(SCENES)])
     if source.startswith("builtin:"):
         raise InputError(f"unknown image source '{source}'", f"the built-in one is {BUILTIN_SCENES}")
     try:
@@ -63,25 +94,26 @@ def list_items(source: str) -> list[Item]:
         ) from error
 
 
-def _listed(source: str) -> list[Item]:
+def _listed(source: str) -> Listed:
     paths = expand(source)
     if any(path.suffix == ".tar" for path in paths):
-        items = [item for path in paths for item in _tar(path, len(paths) > 1)]
+        found = _tars(paths)
     elif len(paths) > 1:
         raise InputError(f"{source} names {len(paths)} image sources", "only tars can be given as several")
     elif paths[0].is_dir():
-        items = _folder(paths[0])
+        found = _folder(paths[0])
     elif paths[0].suffix.lower() in tables.SUFFIXES:
-        items = _table(paths[0])
+        found = _table(paths[0])
     else:
         raise InputError(
             f"cannot read images from {source}",
             "give a folder, class folders, a CSV or TSV with the header image,label|caption, a WebDataset .tar, "
             f"or {BUILTIN_SCENES}",
         )
-    if not items:
-        raise InputError(f"no pictures in {source}", f"known kinds: {', '.join(sorted(SUFFIXES))}")
-    return items
+    if not found.items:
+        more = f"; {found.notices[0]}" if found.notices else ""
+        raise InputError(f"no pictures in {source}{more}", f"known kinds: {', '.join(sorted(SUFFIXES))}")
+    return Listed(found.items, tuple(f"{source}: {notice}" for notice in found.notices))
 
 
 def source_digest(source: str) -> str:
@@ -109,7 +141,9 @@ def _held(source: str) -> list[tuple[str, str]]:
         for path in ([root] if root.is_file() else files_below(root))
     ]
     for table in (root for root in roots if root.is_file() and root.suffix.lower() in tables.SUFFIXES):
-        files += {item.key: Path(item.place.path) for item in _table(table) if isinstance(item.place, Locator)}.items()
+        files += {
+            item.key: Path(item.place.path) for item in _table(table).items if isinstance(item.place, Locator)
+        }.items()
     return sorted((name, sha256_file(path) if path.is_file() else "missing") for name, path in files)
 
 
@@ -154,36 +188,107 @@ def present(path: Path) -> Path:
     return path
 
 
-def _folder(folder: Path) -> list[Item]:
-    """Pictures of a folder; class folders if it holds none itself but its subfolders do."""
-    pictures = [present(p) for p in files_below(folder) if p.suffix.lower() in SUFFIXES]
-    by_class = bool(pictures) and all(p.parent.parent == folder for p in pictures)
-    return [
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture by its ending or, where that says nothing, by its first bytes."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (suffix not in _TEXTS and path.is_file() and _begins(Locator(str(path), 0, 16)))
+
+
+def _begins(place: Locator) -> bool:
+    """Whether these are the first bytes of a picture."""
+    return bool(_MAGIC.match(place.read()))
+
+
+def _folder(folder: Path) -> Listed:
+    """Pictures of a folder; those directly in its subfolders have their names as labels, unless most lie elsewhere."""
+    pictures, others = [], []
+    for path in files_below(folder):
+        if is_picture(path):
+            pictures.append(present(path))
+        else:
+            others.append(path.relative_to(folder).as_posix())
+    in_class = [path.parent.parent == folder for path in pictures]
+    by_class = sum(in_class) * 2 >= len(pictures)
+    items = [
         Item(
-            readable(p.relative_to(folder).as_posix()),
-            Locator(str(p)),
-            readable(p.parent.name.replace("_", " ")) if by_class else None,
+            readable(path.relative_to(folder).as_posix()),
+            Locator(str(path)),
+            (tidy(readable(path.parent.name.replace("_", " "))) or None) if by_class and inside else None,
         )
-        for p in pictures
+        for path, inside in zip(pictures, in_class, strict=True)
     ]
+    notices = list(left_out("files", others))
+    deeper = next((item.key for item in items if "/" in item.key), None)
+    if deeper is not None and not by_class:
+        notices.append(
+            f"no folder is taken for a class, since most pictures do not lie directly in a subfolder, as {deeper}; "
+            "name the folder that the class folders are in"
+        )
+    return Listed(items, tuple(notices))
 
 
-def _table(path: Path) -> list[Item]:
+def left_out(what: str, names: Sequence[str]) -> Iterator[str]:
+    """How many of these, which are no pictures, were left out, by their endings; systems' own files are no loss."""
+    lost = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    lost = [name for name in lost if posixpath.basename(name).lower() not in _SYSTEM]
+    kinds = Counter(posixpath.splitext(name)[1].lower() or "without an ending" for name in lost)
+    if lost:
+        several = ", ".join(f"{count} {readable(kind)}" for kind, count in kinds.most_common(8))
+        yield f"{what} left out that pargate does not read: {several}; the first is {readable(lost[0])}"
+
+
+_SYSTEM = {"thumbs.db", "desktop.ini"}
+
+_NUMBER = re.compile(r"([+-]?)(\d+)(\.0*)?|[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)", re.ASCII)
+
+_DIGITS = 9
+"""Of a class index, at most."""
+
+
+def read_label(text: str, where: str) -> str | int | None:
+    """Return a label as it is meant: a class index, a name, or None where there is none.
+
+    A number is an index, also where a program wrote it as 3.0.
+
+    Raises:
+        InputError: it is a number that is no index; `where` says which label.
+    """
+    told = tidy(text)
+    if told.lower() in ("", "nan"):
+        return None
+    number = _NUMBER.fullmatch(told)
+    if number is None:
+        return told
+    digits = (number[2] or "").lstrip("0") or "0"
+    if number[1] or not number[2] or len(digits) > _DIGITS:
+        raise InputError(
+            f"{where}: the label {told[:40]} is no class index",
+            "an index is the line of a class in the list, counted from 0; leave the label empty where there is none",
+        )
+    return int(digits)
+
+
+def _table(path: Path) -> Listed:
     """Rows of a CSV or TSV with the header `image` and `label`, `caption`, or both."""
     items = []
+    unread: tuple[str, ...] = ()
     for row in tables.read_table(path, lambda header: _check_header(path, header)):
-        image, label = row.fields["image"], row.fields.get("label") or None
+        image = row.fields["image"]
         if not image:
             raise InputError(f"{path}:{row.line}: no image is named", "fill in the column `image`")
         items.append(
             Item(
                 image,
                 Locator(str(path.parent / image)),
-                int(label) if label is not None and label.isdecimal() else label,
-                row.fields.get("caption") or None,
+                read_label(row.fields.get("label", ""), f"{path}:{row.line}"),
+                row.fields.get("caption", "").strip() or None,
             )
         )
-    return items
+        unread = tuple(name for name in row.fields if name not in _COLUMNS)
+    return Listed(items, (f"columns that are not read: {', '.join(unread[:8])}",) if unread else ())
+
+
+_COLUMNS = ("image", "label", "caption")
 
 
 def _check_header(path: Path, header: tuple[str, ...]) -> None:
@@ -191,18 +296,21 @@ def _check_header(path: Path, header: tuple[str, ...]) -> None:
         raise InputError(
             f"{path}: the header is {', '.join(header) or 'empty'}", "it needs `image` and `label` or `caption`"
         )
-    tables.check_once(path, header, ("image", "label", "caption"))
+    tables.check_once(path, header, _COLUMNS)
 
 
 def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     """Members of a WebDataset tar by what they share, the name up to its first dot, and then by suffix.
 
     Raises:
-        InputError: not a tar, one that ends early or goes on behind its end, two members of one name, or a link.
+        InputError: a git-lfs pointer, not a tar, one that ends early or goes on behind its end, two members of one
+            name, or a link.
     """
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     last, rest = None, b""
     try:
+        with path.open("rb") as stream:
+            refuse_pointer(str(path), stream.read(len(LFS)))
         with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for member in archive:
                 if member.isdir():
@@ -249,30 +357,55 @@ def tar_picture(path: Path, stem: str, members: dict[str, tarfile.TarInfo]) -> t
             f"{path}: {readable(stem + odd[0])} has a dot before its ending",
             "WebDataset takes all behind the first dot for the ending: use names without another",
         )
-    return pictures[0] if pictures else None
+    if not pictures:
+        pictures = [
+            member
+            for suffix, member in members.items()
+            if suffix not in _TEXTS and _begins(Locator(str(path), member.offset_data, min(member.size, 16)))
+        ]
+    return pictures[0] if len(pictures) == 1 else None
 
 
-def _tar(path: Path, many: bool) -> Iterator[Item]:
-    """Carriers of a WebDataset tar."""
-    for stem, members in tar_samples(path).items():
-        picture = tar_picture(path, stem, members)
-        if picture is None:
-            continue
-        label = _text(path, members.get(".cls"))
-        try:
-            index = None if label is None else int(label)
-        except ValueError as error:
-            raise InputError(f"{path}: {stem}.cls holds '{label[:40] if label else ''}', not a class index") from error
-        yield Item(
-            f"{path.name}/{stem}" if many else stem,
-            Locator(str(path), picture.offset_data, picture.size),
-            index,
-            _text(path, members.get(".txt")),
-        )
+def _tars(paths: Sequence[Path]) -> Listed:
+    """Carriers of WebDataset tars."""
+    items: list[Item] = []
+    others: list[str] = []
+    for path in paths:
+        for stem, members in tar_samples(path).items():
+            picture = tar_picture(path, stem, members)
+            name = f"{path.name}/{stem}" if len(paths) > 1 else stem
+            read = (".cls", ".txt") if picture else ()
+            others += (f"{name}{suffix}" for suffix, m in members.items() if m is not picture and suffix not in read)
+            if picture is None:
+                continue
+            label = read_label(_text(path, members.get(".cls")), f"{path}: {readable(stem)}.cls")
+            if isinstance(label, str):
+                raise InputError(f"{path}: {stem}.cls holds '{label[:40]}', not a class index")
+            items.append(
+                Item(
+                    name,
+                    Locator(str(path), picture.offset_data, picture.size),
+                    label,
+                    _text(path, members.get(".txt")) or None,
+                )
+            )
+    return Listed(items, tuple(left_out("members", others)))
 
 
-def _text(path: Path, member: tarfile.TarInfo | None) -> str | None:
+_TEXT_BYTES = 1 << 16
+"""Bound of a label or caption."""
+
+
+def _text(path: Path, member: tarfile.TarInfo | None) -> str:
+    """A label or caption; empty where there is none."""
     if member is None:
-        return None
-    content = Locator(str(path), member.offset_data, min(member.size, 1 << 16)).read()
-    return content.decode("utf-8", errors="replace").strip() or None
+        return ""
+    where = f"{path}: {readable(member.name)}"
+    content = Locator(str(path), member.offset_data, min(member.size, _TEXT_BYTES)).read()
+    refuse_pointer(where, content)
+    try:
+        if member.size > _TEXT_BYTES:
+            raise InputError(f"{where} is longer than {_TEXT_BYTES} bytes", "a label or a caption is one short text")
+        return content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not text: {error}", "save it as UTF-8") from error

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate.core.names import class_key
 from pargate.data.extras import EXTRAS, plural
 from pargate.data.sources import FIRST_SCENE
 from pargate.data.workers import Place, Scene
@@ -109,8 +110,8 @@ def open_synthetic(source: str, seed: int, classes: Sequence[str] | None) -> Syn
             f"write {SCHEME} for as many as are needed, or {SCHEME}COUNT with a count from 2 on",
         )
     count = int(text) if text else None
-    known = {name.casefold(): label for label, name in enumerate(scenes.LABELS)}
-    wanted = {known[name.casefold()]: name for name in reversed(classes or ()) if name.casefold() in known}
+    known = {class_key(name): label for label, name in enumerate(scenes.LABELS)}
+    wanted = {known[class_key(name)]: name for name in reversed(classes or ()) if class_key(name) in known}
     spelling = tuple(sorted(wanted.items()))
     notices = []
     if classes is not None and not spelling:

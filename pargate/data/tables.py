@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pargate.core.names import tidy
 from pargate.errors import InputError
+from pargate.files import LFS, refuse_pointer
 
 SUFFIXES = (".csv", ".tsv")
 
@@ -27,16 +29,20 @@ class Row:
 def read_table(path: Path, check: Callable[[tuple[str, ...]], None]) -> list[Row]:
     """Rows of a table; a `.tsv` is separated by tabs, anything else by commas. `check` refuses a header.
 
+    Columns are named in lower case, without the spaces and invisible characters around their names.
+
     Raises:
-        InputError: not UTF-8, a row with more fields than columns, a quote that is not closed.
+        InputError: a git-lfs pointer, not UTF-8, a row with more fields than columns, a quote that is not closed.
         OSError: it cannot be read.
     """
     rows: list[Row] = []
     line, tabs = 1, path.suffix.lower() == ".tsv"
+    with path.open("rb") as begin:
+        refuse_pointer(str(path), begin.read(len(LFS)))
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, delimiter="\t" if tabs else ",", strict=True)
-            header = tuple(next(filter(None, reader), []))
+            header = tuple(tidy(name).lower() for name in next(filter(None, reader), []))
             check(header)
             line = reader.line_num + 1
             for fields in reader:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from pargate.core.model import Preprocess
 from pargate.errors import InputError, OperationalError, nearest
-from pargate.files import sha256_file
+from pargate.files import refuse_pointer, sha256_file
 
 CONFIG_NAME = "open_clip_config.json"
 
@@ -104,6 +104,7 @@ def parse_object(content: bytes, name: str) -> dict[str, Any]:
     Raises:
         InputError: anything else.
     """
+    refuse_pointer(name, content)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)

@@ -103,7 +103,9 @@ class OnnxEncoder:
         step = AT_A_TIME[self.provider]
         for first in range(0, len(ids), step):
             found[first : first + step] = _run(self._text, "text", ids[first : first + step])
-        return unit(found)
+        # Equal tokens give equal vectors, also where arithmetic in 8 bits depends on what shares a batch.
+        _, earliest, same = np.unique(ids, axis=0, return_index=True, return_inverse=True)
+        return unit(found)[earliest[same.reshape(-1)]]
 
     def tokenize(self, texts: Sequence[str]) -> tokens.Tokens:
         """Token ids of captions, int64 [m, context]."""

@@ -5,7 +5,6 @@ beside the graphs, or a Hugging Face tokenizer from its one file. Nothing is loo
 """
 
 import gzip
-import html
 import io
 import itertools
 import string
@@ -15,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate.core.names import repaired
 from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError
 
@@ -76,21 +76,15 @@ def tokenizer(rule: TextRule, content: bytes, name: str) -> Tokenize:
 # --- cleaning ----------------------------------------------------------------------------------------
 
 
-def _repaired(text: str) -> str:
-    import ftfy  # open_clip's own dependency
-
-    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
-
-
 def _one_line(text: str) -> str:
-    return " ".join(_repaired(text).split())
+    return " ".join(repaired(text).split())
 
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _canonical(text: str) -> str:
-    return " ".join(_repaired(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
+    return " ".join(repaired(text).replace("_", " ").translate(_NO_PUNCTUATION).lower().split())
 
 
 CLEANINGS: dict[str, Callable[[str], str]] = {

@@ -20,6 +20,7 @@ from pargate.encoders import archive, pickles
 from pargate.encoders.archive import StoredTensor
 from pargate.encoders.config import parse_object
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
+from pargate.files import LFS
 
 HEADER_BYTES = 16 << 20
 """Bound of a safetensors header. The format allows 100 MB; three thousand tensors take 300 KB."""
@@ -148,7 +149,7 @@ class _Source:
 # --- the format --------------------------------------------------------------------------------------
 
 _FOREIGN = (
-    (b"version https://git-lfs", "is a git-lfs pointer, not the weights", "fetch them: git lfs pull"),
+    (LFS, "is a git-lfs pointer, not the weights", "fetch them: git lfs pull"),
     (b"\x89HDF\r\n\x1a\n", "is an HDF5 file", "convert the weights to safetensors"),
     (b"GGUF", "is a GGUF file", "give the safetensors weights it was made from"),
     (b"\x93NUMPY", "is a numpy array", "convert the weights to safetensors"),

@@ -19,7 +19,7 @@ from pargate.pipeline.vetting import refuse_absent, refuse_hostile, refuse_outsi
 from pargate.policy.draft import draft
 from pargate.policy.layers import BUILTIN, shipped
 from pargate.policy.listing import scalar
-from pargate.policy.resolve import WORKING_FILE, read
+from pargate.policy.resolve import WORKING_FILE, WORKING_FILES, read
 from pargate.version import __version__
 
 if TYPE_CHECKING:
@@ -130,6 +130,11 @@ def texts_of(root: Path, wish: Wish) -> dict[str, str]:
     inputs = {"model": models}
     if wish.policy is None:
         name = root.resolve().name or "model"
+        for other in WORKING_FILES:
+            if other != WORKING_FILE and (root / other).exists():
+                raise InputError(
+                    f"{other} is there, and a second policy in one folder is an error", f"name it: --policy {other}"
+                )
         text = draft(name, f"{BUILTIN}release", wish.images, wish.classes)
         read(text, WORKING_FILE, root)
         texts[WORKING_FILE] = text

@@ -16,18 +16,18 @@ from pargate.core.model import Checkpoint, GraphPrecision, Pixels
 from pargate.core.report import ScanReport
 from pargate.core.results import Outcome
 from pargate.data.carriers import CarrierSet
-from pargate.data.decoding import Decoder
+from pargate.data.decoding import Decoder, check_readable
 from pargate.encoders import open_encoder, open_graphs
 from pargate.encoders.graphs import GRAPHS
 from pargate.encoders.hub import fetch
-from pargate.encoders.inspect import OpenCheckpoint, open_checkpoint
+from pargate.encoders.inspect import OpenCheckpoint, inspect, open_checkpoint
 from pargate.errors import InputError, OperationalError
 from pargate.export import proof
 from pargate.export.proof import Expected, Limits, ParityReport, ProviderRun, Samples
 from pargate.files import atomic_folder, check_new_folder, readable, write_atomic
 from pargate.pipeline.opening import accuracy, choose_activation, processor_threads
 from pargate.pipeline.proven import PARITY
-from pargate.pipeline.scan import ScanRequest, build_triggers, read_carriers, scan
+from pargate.pipeline.scan import ScanRequest, build_triggers, check_reference, read_carriers, scan
 from pargate.policy.schema import Parity
 
 if TYPE_CHECKING:
@@ -197,6 +197,8 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
         onnx.check_opset(_opset(request))
         emit(events.StageStarted("carriers", asked.image_source))
         carriers, _ = read_carriers(asked)
+        if asked.reference_source:
+            check_reference(model.checkpoint, inspect(asked.reference_source, arch=asked.arch, fetch=fetch))
         decoder.start(carriers.items, carriers.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
         encoder = _open(model, carriers, decoder)
@@ -232,7 +234,7 @@ def _open(model: OpenCheckpoint, carriers: CarrierSet, decoder: Decoder) -> "Ope
     encoder = open_encoder(model, device="cpu")
     if model.checkpoint.activation_known:
         return encoder
-    return choose_activation(encoder, lambda e: accuracy(e, carriers, decoder.block(0))).encoder
+    return choose_activation(encoder, lambda e: accuracy(e, carriers, decoder.first(carriers.source))).encoder
 
 
 def _samples(request: ExportRequest, carriers: CarrierSet, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:
@@ -251,15 +253,22 @@ def _samples(request: ExportRequest, carriers: CarrierSet, decoder: Decoder, enc
 
 
 def _pictures(carriers: CarrierSet, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
-    """At most so many carriers, and their digests."""
+    """At most so many carriers, and their digests.
+
+    Raises:
+        InputError: too many cannot be read.
+    """
     pixels: list[Pixels] = []
     digests: list[str] = []
+    unreadable: list[tuple[str, str]] = []
     for number in range(len(carriers.blocks)):
         if len(digests) >= most:
             break
         block = decoder.block(number)
         pixels.append(block.pixels)
         digests += block.digests
+        unreadable += block.unreadable
+    check_readable(carriers.source, len(carriers.items), unreadable, len(digests))
     return np.concatenate(pixels)[:most], digests[:most]
 
 

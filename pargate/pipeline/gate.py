@@ -138,7 +138,7 @@ def frozen(request: GateRequest) -> Resolved:
     policy = policy.model_copy(update={"clean": clean_section, "rules": tuple(rules)})
     once = read_policy(listed(replace(given, policy=policy)), given.source, given.folder)
     said = tuple(Remark(id="policy-override", level=Consequence.NOTE, message=f"{text}.") for text in remarks)
-    return Resolved(once.policy, given.source, given.folder, once.sha256, given.origins, (*given.overrides, *said))
+    return replace(given, policy=once.policy, sha256=once.sha256, overrides=(*given.overrides, *said))
 
 
 def _pinned(spec: Any, folder: Path) -> Any:

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from pargate.encoders.inspect import HUB_PREFIXES
 from pargate.errors import InputError, PolicyError, nearest
+from pargate.files import refuse_pointer
 from pargate.policy.fields import PolicyModel, Word, Words
 from pargate.policy.layers import shipped
 from pargate.policy.resolve import WORDS
@@ -95,6 +96,7 @@ def load(path: Path) -> Inventory:
     hint = "write one as in docs/audit.md"
     try:
         content = path.read_bytes()
+        refuse_pointer(str(path), content)
         document = parse(content.decode("utf-8-sig"), str(path), "inventory", "inventory: 1")
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read the inventory {path}: not UTF-8 text", "save it as UTF-8") from error

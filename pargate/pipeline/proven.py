@@ -32,3 +32,14 @@ def altered(checkpoint: Checkpoint) -> tuple[str, ...]:
             f"these are {checkpoint.sha256[:12]}",
         )
     return () if proven.passed else (f"{PARITY} says that the graphs are not the checkpoint: {proven.reasons[0]}",)
+
+
+def made_from(checkpoint: Checkpoint) -> str:
+    """First half of the SHA-256 of the weights that graphs were exported from, as their proof says; else empty."""
+    if checkpoint.format != "onnx" or checkpoint.folder is None:
+        return ""
+    try:
+        with (Path(checkpoint.folder) / PARITY).open("rb") as stream:
+            return ParityReport.model_validate_json(stream.read(PARITY_BYTES)).checkpoint[:32]
+    except (OSError, ValidationError):
+        return ""

@@ -2,6 +2,7 @@
 
 from datetime import date
 
+from pargate.core.names import class_key
 from pargate.core.report import ScanReport
 from pargate.core.results import UNSAFE_FILE, Measurement, Outcome
 from pargate.errors import InputError
@@ -30,9 +31,13 @@ def judge(
     `read_files`, the digest that a policy gives for the picture of a trigger stands for the picture.
 
     Raises:
-        InputError: the report is about other images or prompts than the policy names, holds a measurement twice, or a
-            file that a trigger of the policy is made of cannot be read.
+        InputError: the report is about other images or prompts than the policy names, holds a measurement twice, or is
+            compared with itself; or a file that a trigger of the policy is made of cannot be read.
     """
+    if previous is not None and previous.run.id == report.run.id:
+        raise InputError(
+            "the previous report is the report itself: nothing can have become worse", "give that of the last release"
+        )
     if any(finding.rule == UNSAFE_FILE for finding in report.findings):
         verdict = report.verdict.model_copy(update={"status": Outcome.FAIL})
         return report.model_copy(update={"verdict": verdict, "policy": policy.info()})
@@ -77,7 +82,7 @@ def _answers(measurement: Measurement, asked: tuple[Comparison, str | None] | No
     target, named = measurement.target, comparison.target != UNKNOWN
     if target is None:
         return True  # none was found to measure towards
-    return target.given == named and (not named or target.name.casefold() == comparison.target.casefold())
+    return target.given == named and (not named or class_key(target.name) == class_key(comparison.target))
 
 
 def _refuse_other_images(report: ScanReport, policy: Policy) -> None:

@@ -8,7 +8,7 @@ Then each block of carriers is decoded once and stamped for every question that 
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,9 @@ from typing import Literal
 import numpy as np
 
 from pargate import events
-from pargate.core.model import Checkpoint, Precision
+from pargate.core import zeroshot
+from pargate.core.model import Checkpoint, Precision, Vectors
+from pargate.core.names import tidy
 from pargate.core.report import ScanReport
 from pargate.core.results import Metric
 from pargate.data.carriers import (
@@ -32,17 +34,17 @@ from pargate.data.sources import BUILTIN_SCENES, source_digest
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect, open_checkpoint
 from pargate.encoders.shapes import check
-from pargate.errors import InputError, UnsafeCheckpoint, nearest
+from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import BlockStore
 from pargate.pipeline.pictures import examples
-from pargate.pipeline.proven import altered
+from pargate.pipeline.proven import altered, made_from
 from pargate.pipeline.reporting import RunFacts, build_report, unsafe_report
 from pargate.pipeline.session import Question, Session
 from pargate.pipeline.views import Eye, Eyes
 from pargate.policy import judge
 from pargate.policy.judge import Comparison
 from pargate.policy.resolve import Resolved
-from pargate.policy.schema import UNKNOWN
+from pargate.policy.schema import UNKNOWN, Policy
 from pargate.policy.waivers import Context
 from pargate.probes.attack import attack_probe
 from pargate.probes.retrieval import Pool, mentions, retrieval_probe
@@ -119,9 +121,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     """
     model = inspect(request.model, arch=request.arch, fetch=fetch)
     check(model)
-    about_reference: tuple[str, ...] = ()
     if request.reference_source:
-        about_reference = _check_reference(model, inspect(request.reference_source, arch=request.arch, fetch=fetch))
+        check_reference(model, inspect(request.reference_source, arch=request.arch, fetch=fetch))
     carriers, notices = read_carriers(request)
     policy = request.policy.policy
     asked = judge.comparisons(policy)
@@ -145,7 +146,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         if comparison.rule.allow is not None:
             limits.append(f"one of {', '.join(comparison.rule.allow.formats)}")
         lines.append(f"  {comparison.rule.id}: {label}: {', '.join(limits)}")
-    return (*lines, *(f"note: {notice}" for notice in (*about_reference, *notices)))
+    return (*lines, *(f"note: {notice}" for notice in (*_found(request.policy), *notices)))
 
 
 def scan(
@@ -169,11 +170,13 @@ def scan(
         except UnsafeCheckpoint as unsafe:
             return unsafe_report(request.policy, unsafe, request.model, request.started, request.seed)
         reference = None
-        remarks = altered(model.checkpoint)
+        remarks = (*_found(request.policy), *altered(model.checkpoint))
+        if request.previous is not None and request.previous.model.sha256 == model.checkpoint.sha256:
+            remarks += ("the previous report is about the same weights: no figure can have become worse",)
         if request.reference_source:
             emit(events.StageStarted("inspect", request.reference_source))
             reference = stack.enter_context(open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch))
-            remarks += _check_reference(model.checkpoint, reference.checkpoint)
+            check_reference(model.checkpoint, reference.checkpoint)
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess, request.seed))
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = read_carriers(request)
@@ -188,11 +191,12 @@ def scan(
             model,
             reference,
             carriers,
-            lambda: decoder.block(0),
+            lambda: decoder.first(carriers.source),
             store,
             device=request.device,
             precision=request.precision,
         )
+        eyes, merged = tell_apart(request.policy.policy, carriers, eyes)
         session = prepare(request, carriers, decoder, eyes, triggers, emit, began)
         emit(events.StageStarted("measure", f"{len(session.questions)} comparisons"))
         complete = True
@@ -206,36 +210,42 @@ def scan(
             complete = False
         pictures = examples(session, eyes) if request.pictures else ()
         run = RunFacts(
-            request.started, time.monotonic() - began, complete, request.seed, (*remarks, *notices),
+            request.started, time.monotonic() - began, complete, request.seed, (*remarks, *notices, *merged),
             request.strict, pictures, request.part.name if request.part else "",
         )  # fmt: skip
         return build_report(request.policy, session, eyes, run)
 
 
-def _check_reference(model: Checkpoint, reference: Checkpoint) -> tuple[str, ...]:
-    """Refuse a reference that cannot be compared with; the notices about one that is compared with in vain."""
+def _found(policy: Resolved) -> tuple[str, ...]:
+    """What to say about how a policy was found."""
+    return (policy.remark,) if policy.remark else ()
+
+
+def check_reference(model: Checkpoint, reference: Checkpoint) -> None:
+    """Refuse a reference that cannot be compared with, or is the model itself, exported or not.
+
+    Raises:
+        InputError: it is.
+    """
+    hint = "a reference is a trusted model of the same family, such as the parent"
     if model.preprocess != reference.preprocess:
         raise InputError(
             f"the reference {reference.source} reads images otherwise than {model.source}: "
             f"{reference.preprocess} against {model.preprocess}",
-            "a reference is a trusted model of the same family, such as the parent",
+            hint,
         )
-    if model.sha256 == reference.sha256:
-        return ("the reference is the model itself: nothing can be in excess of it",)
-    return ()
+    same = {model.sha256[:32], made_from(model)} & {reference.sha256[:32], made_from(reference)} - {""}
+    if same:
+        raise InputError(
+            f"the reference {reference.source} is the model {model.source} itself: nothing can be in excess of it", hint
+        )
 
 
 def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
     """The carriers, with every class that a rule names among the classes; refuses too few of them."""
     policy = request.policy.policy
-    notices = []
     names, source = class_names(request)
     asked = [t for rule in policy.rules if rule.probe == "attack" for t in rule.target if t != UNKNOWN]
-    folded = {name.casefold() for name in names} if names is not None else set()
-    added = list(dict.fromkeys(t for t in asked if t.casefold() not in folded))
-    if names is not None and added:
-        near = nearest(added[0], list(names))
-        notices.append(f"not among the classes, added as targets: {', '.join(added)}.{near}")
     wanted = policy.images.digest
     if wanted is not None and (found_digest := f"sha256:{source_digest(request.image_source)}") != wanted:
         raise InputError(
@@ -246,7 +256,7 @@ def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
         request.image_source,
         source,
         names,
-        added,
+        asked,
         policy.classes.templates or DEFAULT_TEMPLATES,
         request.seed,
         request.part,
@@ -270,10 +280,13 @@ def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
             f"{where} holds {total} images: {problem}",
             "give more images with --images, or another policy with --policy",
         )
-    if not labelled and any(Metric.ACCURACY in rule.min for rule in policy.rules):
+    notices = list(carriers.notices)
+    if len(np.unique(known)) < 2:
+        what = "labels of two classes" if labelled else "labels"
         notices.append(
-            f"{carriers.source} has no labels, so usefulness cannot be decided: give class folders, a CSV with the "
-            f"column label, tars with .cls, or {BUILTIN_SCENES}"
+            f"{carriers.source} has no {what}, so usefulness cannot be decided"
+            + ("" if any(item.caption for item in carriers.items) else ", and no captions, so nothing can pass")
+            + f": give class folders, a CSV with the column label, tars with .cls, or {BUILTIN_SCENES}"
         )
     for rule in policy.rules:
         if Metric.ATTACK_SUCCESS in rule.max and UNKNOWN in rule.target:
@@ -293,7 +306,7 @@ def class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:
         return None, BUILTIN_NOUNS
     if isinstance(given, str):
         return read_classes(request.policy.folder / given), given
-    return given, f"policy {request.policy.policy.name}"
+    return tuple(map(tidy, given)), f"policy {request.policy.policy.name}"
 
 
 def build_triggers(request: ScanRequest, size: tuple[int, int]) -> dict[str, Trigger]:
@@ -310,6 +323,43 @@ def build_triggers(request: ScanRequest, size: tuple[int, int]) -> dict[str, Tri
     }
 
 
+def tell_apart(policy: Policy, carriers: CarrierSet, eyes: Eyes) -> tuple[Eyes, tuple[str, ...]]:
+    """The models with classes that they cannot tell apart made one, and what to say about these.
+
+    Of two such classes the later never wins, or chance decides: a rule about it would hold by itself.
+
+    Raises:
+        InputError: a rule is about such a class, or a carrier shows it.
+    """
+    names = carriers.classes.names
+    targets = {t for rule in policy.rules if rule.probe == "attack" for t in rule.target if t != UNKNOWN}
+    concerned = {carriers.classes.index(target) for target in targets} | set(carriers.labels.tolist())
+    notices: list[str] = []
+
+    def merged(eye: Eye, head: Vectors) -> Vectors:
+        same = zeroshot.alike(head)
+        for later, first in same.items():
+            if {later, first} & concerned:
+                raise InputError(
+                    f"{eye.checkpoint.source} cannot tell the classes '{names[first]}' and '{names[later]}' apart: "
+                    "their prompts are the same tokens to it, or nearly the same vectors",
+                    "leave one of them out of the list, or name them otherwise",
+                )
+        if not same:
+            return head
+        pairs = [f"'{names[later]}' and '{names[first]}'" for later, first in same.items()]
+        more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+        notices.append(f"{eye.checkpoint.source} cannot tell apart, so they count as one: {', '.join(pairs[:3])}{more}")
+        head = head.copy()
+        head[list(same)] = head[list(same.values())]
+        return head
+
+    head = merged(eyes.model, eyes.head)
+    if eyes.reference is None or eyes.reference_head is None:
+        return replace(eyes, head=head), tuple(notices)
+    return replace(eyes, head=head, reference_head=merged(eyes.reference, eyes.reference_head)), tuple(notices)
+
+
 def prepare(
     request: ScanRequest,
     carriers: CarrierSet,
@@ -323,7 +373,8 @@ def prepare(
     policy = request.policy.policy
     present = np.unique(carriers.labels[carriers.labels >= 0])
     texts = tuple(dict.fromkeys(item.caption for item in carriers.items if item.caption))[:POOL]
-    wants_texts = any(r.probe == "retrieval" or Metric.RECALL in r.min for r in policy.rules)
+    # Where labels cannot show that the model sees anything, captions may.
+    wants_texts = len(present) < 2 or any(r.probe == "retrieval" or Metric.RECALL in r.min for r in policy.rules)
     clean = UtilityProbe(
         judge.CLEAN,
         "",

@@ -3,10 +3,13 @@
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from pargate import events
+from pargate.core import zeroshot
 from pargate.core.results import Finding, Measurement, Metric, Status
 from pargate.data.carriers import CarrierSet
-from pargate.data.decoding import Block, Decoder
+from pargate.data.decoding import Block, Decoder, check_readable
 from pargate.errors import InputError
 from pargate.pipeline.views import BlockViews, Eye
 from pargate.policy import judge
@@ -86,6 +89,8 @@ class Session:
             self.clean.observe(number, selection, views)
             for question in self._open():
                 question.probe.observe(number, selection, views)
+            if number == 0:
+                self._refuse_itself(views)
             self._look()
             undecided = self._open()
             done = len(self.questions) - len(undecided)
@@ -118,23 +123,34 @@ class Session:
         self.unreadable += block.unreadable
         self.duplicates += len(block.digests) - len(views.digests)
         self.read += views.digests
-        total = len(self.carriers.items)
-        if len(self.unreadable) > 0.01 * total:
-            named = "; ".join(f"{key}: {reason}" for key, reason in self.unreadable[:5])
+        read = len(self.read) + self.duplicates
+        check_readable(self.carriers.source, len(self.carriers.items), self.unreadable, read)
+
+    def _refuse_itself(self, views: BlockViews) -> None:
+        """Refuse a reference that is the model in another file: nothing could ever be in excess of it.
+
+        Raises:
+            InputError: both see every carrier of the first block alike, under each trigger that they are compared on.
+        """
+        compared = [q.probe.trigger for q in self.questions if q.probe.baseline == "reference"]
+        if self.reference is None or not compared or not views.digests:
+            return
+        apart = (np.linalg.norm(views.stamped(t) - views.stamped(t, reference=True), axis=1).max() for t in compared)
+        if all(distance <= zeroshot.ALIKE for distance in apart):
             raise InputError(
-                f"{len(self.unreadable)} of the {total} pictures in {self.carriers.source} cannot be read, more than "
-                f"1%: {named}",
-                "remove or replace them",
+                f"the reference {self.reference.checkpoint.source} gives the vectors of "
+                f"{self.model.checkpoint.source}: it is the model itself, and nothing can be in excess of it",
+                "name a trusted model of the same family, such as the parent",
             )
 
     def _clean_decided(self) -> bool:
         """Whether usefulness, and whether the model sees at all, need no more carriers."""
         measurement = self.clean.measurement()
-        if measurement.chance is None:
-            return True
         found = [judge.find(self.policy, c, measurement, self._alarms, self.context) for c in self._asked_of_clean]
         if any(f.status is Status.BREACH for f in found):
             return True  # it will not pass, however many more are looked at
+        if measurement.chance is None and str(Metric.RECALL) not in measurement.counts:
+            return True  # nothing will show that it sees
         return judge.sees(measurement, self.policy.confidence) and all(f.status is Status.MET for f in found)
 
     def _look(self) -> None:

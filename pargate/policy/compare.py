@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pargate import triggers
+from pargate.core.names import class_key
 from pargate.core.results import Consequence, Severity
 from pargate.policy.fields import Limit
 from pargate.policy.schema import CleanSettings, Policy, Rule
@@ -136,7 +137,7 @@ def _rule(key: Path, old: Rule, new: Rule) -> Iterator[Change]:
         yield Change((*key, "probe"), old.probe, new.probe, "looser")
     yield from _kept((*key, "triggers"), _triggers(old), _triggers(new))
     # Named targets are looked at on their own: neither they nor the unknown one stand for the other.
-    yield from _kept((*key, "target"), _named(old.target), _named(new.target))
+    yield from _kept((*key, "target"), *({class_key(t): t for t in rule.target} for rule in (old, new)))
     yield from _limits((*key, "max"), old.max, new.max, "down")
     yield from _limits((*key, "min"), old.min, new.min, "up")
     yield from _limits((*key, "worsening"), old.worsening, new.worsening, "down")

@@ -3,7 +3,7 @@
 from pargate.policy.listing import scalar
 
 _TEXT = """\
-# What a model must show before it is used. `pargate scan MODEL` finds this file in the folder where it runs.
+# What a model must show before it is used. `pargate scan MODEL` finds this file from any folder of the repository.
 # For help while typing: `pargate policy schema > pargate-policy-1.schema.json`, and this as the first line:
 #   yaml-language-server: $schema=./pargate-policy-1.schema.json
 pargate: 1

@@ -18,6 +18,8 @@ from pargate import triggers
 from pargate.core.results import (
     NOT_FINITE,
     RANK,
+    TOP_CAPTIONS,
+    TOP_LABEL,
     Bound,
     Consequence,
     Count,
@@ -98,18 +100,25 @@ def alarms(policy: Policy) -> int:
     return max(1, sum(len(c.rule.max) + len(c.rule.min) + len(c.rule.worsening) for c in comparisons(policy)))
 
 
-COLLAPSED = 0.95
-"""A model that takes this share of all carriers for one class distinguishes nothing."""
+def guessing(measurement: Measurement | None) -> tuple[Count, float] | None:
+    """What shows whether the model recognises anything, and the share that guessing gets right; None without either.
+
+    Accuracy, or the recall of captions where there are no labels of two classes. Who guesses may know which classes
+    and captions occur, and how often.
+    """
+    if measurement is None:
+        return None
+    metric, most = (Metric.RECALL, TOP_CAPTIONS) if measurement.chance is None else (Metric.ACCURACY, TOP_LABEL)
+    right, same = measurement.counts.get(str(metric)), measurement.counts.get(most)
+    if right is None or not right.n or (measurement.chance is None and same is None):
+        return None
+    return right, max(measurement.chance or 0.0, (same.rate if same else None) or 0.0)
 
 
 def sees(measurement: Measurement | None, confidence: float) -> bool:
-    """Whether the model recognises anything: accuracy above guessing, or, without labels, many classes."""
-    if measurement is None:
-        return False
-    if measurement.chance is None:
-        return (measurement.counts.get("top_class", Count(n=0, successes=0)).rate or 1.0) < COLLAPSED
-    count = measurement.counts.get(str(Metric.ACCURACY), Count(n=0, successes=0))
-    return interval(count, 1 - confidence, 1 - confidence).low > measurement.chance
+    """Whether the model is right more often than by guessing: without labels and captions nothing shows that."""
+    found = guessing(measurement)
+    return found is not None and interval(found[0], 1 - confidence, 1 - confidence).low > found[1]
 
 
 def find(
@@ -182,13 +191,15 @@ def judge(
     by_id = {measurement.id: measurement for measurement in measurements}
     m = alarms(policy)
     clean = by_id.get(CLEAN)
-    looked = clean is not None and any(count.n for count in clean.counts.values())
+    looked = guessing(clean) is not None
     blind = not sees(clean, policy.confidence)
     doubt = (
         "the model recognises these carriers no better than by guessing"
         if looked
         else "nothing shows that the model recognises these carriers"
     )
+    if clean is not None and clean.chance is None and not looked:
+        doubt += " (give labels: class folders, a CSV with the column label, tars with .cls; or captions)"
     findings = []
     for comparison in comparisons(policy):
         finding = find(policy, comparison, by_id.get(comparison.id), m, context)
@@ -243,7 +254,9 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     words = {Status.MET: "within", Status.BREACH: "beyond", Status.OPEN: "not decided against"}
     kind = "maximum" if worst.upper else "minimum"
     span = f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
-    found = f"{subject}: {name} {estimate} {span} on {worst.n} carriers, {words[status]} the {kind} of {worst.limit_text}"
+    found = (
+        f"{subject}: {name} {estimate} {span} on {worst.n} carriers, {words[status]} the {kind} of {worst.limit_text}"
+    )
     if worst.metric is Metric.EXCESS and worst.status is Status.OPEN and worst.high <= worst.limit and worst.n >= FLOOR:
         found += (
             ": the control pulls to the same class, so the attack success cannot be told from natural pull without "

@@ -16,6 +16,7 @@ from typing import Any
 
 from pargate.core.report import Place
 from pargate.errors import OperationalError, PolicyError, nearest
+from pargate.files import LFS
 from pargate.policy.yaml import Document, parse
 from pargate.policy.yaml import Path as KeyPath
 
@@ -195,8 +196,12 @@ def decode(content: bytes, name: str) -> str:
     """The text of a policy.
 
     Raises:
-        PolicyError: it is not UTF-8.
+        PolicyError: it is not UTF-8, or a git-lfs pointer.
     """
+    if content.startswith(LFS):
+        raise PolicyError(
+            f"the policy '{name[:80]}' is a git-lfs pointer, not the file itself", "fetch it: git lfs pull"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

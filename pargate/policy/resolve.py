@@ -1,7 +1,7 @@
 """From a policy's name or path to a `Policy`: finds the text, reads it, and says all that is wrong at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +18,9 @@ from pargate.policy.schema import Policy
 from pargate.policy.yaml import Path as KeyPath
 
 WORKING_FILE = "pargate.yaml"
+
+WORKING_FILES = (WORKING_FILE, "pargate.yml")
+"""Names under which a policy is found where none is named."""
 
 DEFAULT = "baseline"
 
@@ -36,6 +39,8 @@ class Resolved:
     """Where each value was written; defaults are missing."""
     overrides: tuple[Remark, ...]
     """What is looser than in a policy that it extends, and the reason given for it."""
+    remark: str = ""
+    """What to say where none was named and none found."""
 
     def info(self) -> PolicyInfo:
         """The policy as a report holds it."""
@@ -49,23 +54,56 @@ class Resolved:
 
 
 def resolve(name: str | None, reader: Reader = Path.read_bytes) -> Resolved:
-    """Read the policy called `name`: a path, or a built-in; None takes `pargate.yaml` here, or the default.
+    """Read the policy called `name`: a path, or a built-in; None takes what `discover` finds, or the default.
 
     Raises:
         PolicyError: there is none, or it is invalid; the message holds every problem with its place.
     """
-    if name is None:
-        name = WORKING_FILE
-        try:
-            reader(Path(WORKING_FILE))
-        except FileNotFoundError:
-            # A link to nowhere is a policy that cannot be read, not one that nobody wrote.
-            if not Path(WORKING_FILE).is_symlink():
-                name = DEFAULT
-        except OSError:
-            pass  # said by whoever reads it next
-    source, content, folder = locate(name, reader)
-    return read(decode(content, source), source, folder, reader)
+    found = discover(reader) if name is None else name
+    source, content, folder = locate(DEFAULT if found is None else found, reader)
+    resolved = read(decode(content, source), source, folder, reader)
+    if found is not None:
+        return resolved
+    above = ", nor in those above it up to the root of the repository" if len(searched()) > 1 else ""
+    return replace(
+        resolved,
+        remark=f"the built-in policy {DEFAULT} decides, since no {' or '.join(WORKING_FILES)} is in this folder{above}",
+    )
+
+
+def discover(reader: Reader = Path.read_bytes) -> str | None:
+    """Return the path of the policy in this folder, or in the nearest one above it in the same repository.
+
+    Raises:
+        PolicyError: two lie in one folder.
+    """
+    for folder in searched():
+        found = [str(folder / name) for name in WORKING_FILES if _is_there(folder / name, reader)]
+        if len(found) > 1:
+            raise PolicyError(f"{' and '.join(found)} are both there", "remove one of them, or name one with --policy")
+        if found:
+            return found[0]
+    return None
+
+
+def searched() -> list[Path]:
+    """Return the folders that may hold the policy: this one and, in a repository, those above it up to its root."""
+    here = Path.cwd()
+    for height, folder in enumerate((here, *here.parents)):
+        if (folder / ".git").exists():
+            return [Path(*[".."] * up) for up in range(height + 1)]
+    return [Path()]
+
+
+def _is_there(path: Path, reader: Reader) -> bool:
+    try:
+        reader(path)
+    except FileNotFoundError:
+        # A link to nowhere is a policy that cannot be read, not one that nobody wrote.
+        return path.is_symlink()
+    except OSError:
+        pass  # said by whoever reads it next
+    return True
 
 
 def read(text: str, source: str, folder: Path, reader: Reader = Path.read_bytes) -> Resolved:

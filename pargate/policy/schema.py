@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pargate import triggers
+from pargate.core.names import class_key
 from pargate.core.results import Consequence, Metric, Severity
 from pargate.policy.fields import Day, Digest, LimitField, Percentage, PolicyModel, ShareField, Word, Words, YesNo
 
@@ -35,11 +36,12 @@ class ClassesSection(PolicyModel):
     @classmethod
     def _tell_apart(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
         if isinstance(value, tuple):
-            folded = [name.strip().casefold() for name in value]
-            twice = [name for i, name in enumerate(value) if folded[i] in folded[:i]]
-            if twice:
-                raise ValueError(f"the class '{twice[0]}' is here twice")
-            if len(value) < 2 or "" in folded:
+            first: dict[str, str] = {}
+            for name in value:
+                if (key := class_key(name)) in first:
+                    raise ValueError(f"the class '{name}' is here twice: '{first[key]}' is the same name")
+                first[key] = name
+            if len(value) < 2 or "" in first:
                 raise ValueError("a zero-shot head needs at least two classes, each with a name")
         return value
 

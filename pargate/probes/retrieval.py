@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pargate.core import zeroshot
 from pargate.core.model import Vectors
+from pargate.core.names import class_key
 from pargate.probes.base import Views
 from pargate.probes.targeted import Baseline, Hits, Marked, TargetedProbe
 from pargate.triggers import Trigger
@@ -38,9 +39,10 @@ class Pool:
 
 
 def mentions(texts: Sequence[str], names: Sequence[str]) -> NDArray[np.bool_]:
-    """bool [texts, names]: which text names which target as a whole word, in any case."""
-    patterns = [re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE) for name in names]
-    return np.array([[bool(p.search(text)) for p in patterns] for text in texts], dtype=bool).reshape(
+    """bool [texts, names]: which text names which target as a whole word, however it is spelled."""
+    patterns = [re.compile(rf"(?<!\w){re.escape(class_key(name))}(?!\w)") for name in names]
+    keys = [class_key(text) for text in texts]
+    return np.array([[bool(p.search(key)) for p in patterns] for key in keys], dtype=bool).reshape(
         len(texts), len(names)
     )
 

@@ -1,5 +1,6 @@
 """Usefulness on clean carriers: zero-shot accuracy, and recall of a carrier's own caption."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 
 from pargate.core import zeroshot
 from pargate.core.model import Vectors
-from pargate.core.results import NOT_FINITE, Count, Measurement, Metric
+from pargate.core.results import NOT_FINITE, TOP_CAPTIONS, TOP_LABEL, Count, Measurement, Metric
 from pargate.probes.base import Views
 from pargate.probes.retrieval import NEAREST
 
@@ -30,7 +31,9 @@ class UtilityProbe:
     _found: int = 0
     _searched: int = 0
     _broken: int = 0
-    _predicted: dict[int, int] = field(default_factory=dict)
+    _predicted: Counter[int] = field(default_factory=Counter)
+    _labels: Counter[int] = field(default_factory=Counter)
+    _captions: Counter[int] = field(default_factory=Counter)
 
     def observe(self, number: int, selection: bool, views: Views) -> None:
         """Take in one block."""
@@ -40,12 +43,13 @@ class UtilityProbe:
         self._labelled += int(known.sum())
         self._right += int((predicted == views.labels)[known].sum())
         self._broken += int((predicted < 0).sum())
-        for name, count in zip(*np.unique(predicted, return_counts=True), strict=True):
-            self._predicted[int(name)] = self._predicted.get(int(name), 0) + int(count)
+        self._predicted.update(predicted.tolist())
+        self._labels.update(views.labels[known].tolist())
         if self.text_vectors is not None:
             own = {text: i for i, text in enumerate(self.texts)}
             rows = [(i, own[c]) for i, c in enumerate(views.captions) if c in own]
             self._searched += len(rows)
+            self._captions.update(text for _, text in rows)
             self._found += self._recalled(vectors, rows)
 
     def _recalled(self, vectors: Vectors, rows: list[tuple[int, int]]) -> int:
@@ -62,10 +66,12 @@ class UtilityProbe:
         """Counts over everything observed."""
         counts = {
             str(Metric.ACCURACY): Count(n=self._labelled, successes=self._right),
-            "top_class": Count(n=sum(self._predicted.values()), successes=max(self._predicted.values(), default=0)),
+            "top_class": _most(self._predicted, 1),
+            TOP_LABEL: _most(self._labels, 1),
         }
         if self.text_vectors is not None:
             counts[str(Metric.RECALL)] = Count(n=self._searched, successes=self._found)
+            counts[TOP_CAPTIONS] = _most(self._captions, NEAREST)
         return Measurement(
             id=self.id,
             rule=self.rule,
@@ -74,3 +80,8 @@ class UtilityProbe:
             chance=self.chance,
             excluded={NOT_FINITE: self._broken} if self._broken else {},
         )
+
+
+def _most(found: Counter[int], kinds: int) -> Count:
+    """Those of the most common kinds, among all."""
+    return Count(n=found.total(), successes=sum(count for _, count in found.most_common(kinds)))

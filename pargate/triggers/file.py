@@ -14,11 +14,10 @@ from pargate import seeds
 from pargate.core.stamp import ONE, Mix, Paste
 from pargate.data.images import FORMATS
 from pargate.errors import InputError
-from pargate.files import sha256_file
+from pargate.files import LFS, refuse_pointer, sha256_file
 from pargate.triggers.base import ROUNDING, ControlKind, Invariant, Length, Trigger, fixed
 from pargate.triggers.blend import Alpha, blend
 from pargate.triggers.patch import Position, place
-
 
 NOISE = 0.25
 """Correlation of neighbouring pixels below which a picture counts as noise; photographs and drawings have 0.5 to 1."""
@@ -69,6 +68,8 @@ class FileTrigger(Trigger):
         path = folder / self.path
         try:
             digest = sha256_file(path)
+            with path.open("rb") as stream:
+                refuse_pointer(f"the trigger file {path}", stream.read(len(LFS)))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot read the trigger file {path}: {reason}", "check `path`") from error

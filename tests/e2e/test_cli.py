@@ -243,16 +243,41 @@ def test_a_dry_run_looks_at_the_reference_too(place: Path, policy: Path, light: 
     assert light("scan", POISONED, "-p", "p.yaml", "--dry-run", "--reference", "nowhere").code == 2
 
 
-def test_a_model_that_is_its_own_reference_is_pointed_out(place: Path, policy: Path, light: Command) -> None:
-    ended = light("scan", POISONED, "-p", "p.yaml", "--dry-run", "--reference", POISONED)
-    assert "note: the reference is the model itself: nothing can be in excess of it" in ended.out + ended.err
+def test_a_model_that_is_its_own_reference_is_refused(place: Path, policy: Path, light: Command) -> None:
+    (place / "again").symlink_to(POISONED)
+    for reference in (POISONED, place / "again"):
+        ended = light("scan", POISONED, "-p", "p.yaml", "--dry-run", "--reference", reference)
+        assert ended.code == 2
+        assert f"the reference {reference} is the model {POISONED} itself: nothing can be in excess" in ended.err
 
 
-def test_a_policy_in_this_folder_is_used_and_named(place: Path, light: Command) -> None:
-    (place / "pargate.yaml").write_text(TRIANGLES)
+@pytest.mark.parametrize("name", ["pargate.yaml", "pargate.yml"])
+def test_a_policy_in_this_folder_is_used_and_named(name: str, place: Path, light: Command) -> None:
+    (place / name).write_text(TRIANGLES)
     ended = light("scan", CLEAN, "--dry-run")
-    assert ended.err.startswith("policy: pargate.yaml in this folder\n")
-    assert "pargate.yaml: 2 rules" in ended.out + ended.err
+    assert ended.err.startswith(f"policy: triangles, found in {name}\n")
+    assert f"{name}: 2 rules" in ended.out + ended.err
+
+
+def test_a_policy_above_in_the_repository_is_used_with_the_paths_it_names(place: Path, light: Command) -> None:
+    root = place.parent
+    (root / ".git").mkdir()
+    (root / "names.txt").write_text("cat\ndog\nbanana\n")
+    (root / "pargate.yml").write_text(TRIANGLES + "classes: {names: names.txt}\n")
+    ended = light("scan", CLEAN, "--dry-run")
+    assert ended.code == 0 and ended.err.startswith("policy: triangles, found in ../pargate.yml\n")
+    assert "../pargate.yml: 2 rules" in ended.err
+    (root / "pargate.yaml").write_text(TRIANGLES)
+    ended = light("scan", CLEAN, "--dry-run")
+    assert ended.code == 4 and "../pargate.yaml and ../pargate.yml are both there" in ended.err
+
+
+def test_where_no_policy_is_found_the_default_says_so(place: Path, light: Command) -> None:
+    ended = light("scan", CLEAN, "--dry-run")
+    assert "note: the built-in policy baseline decides, since no pargate.yaml or pargate.yml is in this folder\n" in (
+        ended.out + ended.err
+    )
+    assert "the built-in policy" not in light("scan", CLEAN, "--dry-run", "-p", "baseline").err
 
 
 def test_settings_come_from_the_environment_and_options_win(place: Path, policy: Path, light: Command) -> None:

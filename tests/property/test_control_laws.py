@@ -152,11 +152,17 @@ def test_the_natural_pull_of_an_honest_model_is_not_called_excess(kind: str, tmp
     untouched, success, pull = (model(x).argmax(axis=1) for x in (clean(), stamped, controlled))
 
     def most(predicted: NDArray[np.int64]) -> tuple[int, NDArray[np.bool_]]:
-        gain = [(p[:LEARN] == c).sum() - (u[:LEARN] == c).sum() for c in range(labels.max() + 1) for p, u in [(predicted, untouched)]]
+        gain = [
+            (p[:LEARN] == c).sum() - (u[:LEARN] == c).sum()
+            for c in range(labels.max() + 1)
+            for p, u in [(predicted, untouched)]
+        ]
         target = int(np.argmax(gain))
         return target, (predicted == target)[LEARN:]
 
     (target, hits), (own, pulled) = most(success), most(pull)
-    eligible = np.isin(labels[LEARN:], [target, own], invert=True) & np.isin(untouched[LEARN:], [target, own], invert=True)
-    print(kind, hits[eligible].mean(), pulled[eligible].mean(), eligible.mean(), (untouched==labels)[LEARN:].mean())
+    eligible = np.isin(labels[LEARN:], [target, own], invert=True) & np.isin(
+        untouched[LEARN:], [target, own], invert=True
+    )
+    print(kind, hits[eligible].mean(), pulled[eligible].mean(), eligible.mean(), (untouched == labels)[LEARN:].mean())
     assert hits[eligible].mean() - pulled[eligible].mean() <= LIMIT

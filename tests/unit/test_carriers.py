@@ -179,3 +179,93 @@ def test_a_wrong_list_of_classes_names_the_line(content: bytes, message: str, tm
 def test_a_missing_list_of_classes_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read the classes in .*classes\.txt: No such file"):
         read_classes(tmp_path / "classes.txt")
+
+
+# ---- labels that are not what they seem
+
+
+def folders(folder: Path, names: Sequence[str]) -> str:
+    for i, name in enumerate(names):
+        (folder / "val" / name).mkdir(parents=True)
+        (folder / "val" / name / f"{i}.jpg").write_bytes(b"x")
+    return str(folder / "val")
+
+
+def test_a_folder_is_the_class_of_the_list_however_both_are_spelled(tmp_path: Path) -> None:
+    source = folders(tmp_path, ["yellow_banana", "cafe\u0301", "Dog"])
+    found = load(source, names=["Yellow_Banana", "caf\u00e9", "dog", "cat"], targets=["yellow banana"])
+    assert found.classes.names == ("Yellow_Banana", "caf\u00e9", "dog", "cat")
+    assert sorted(truths(found).values()) == ["Yellow_Banana", "caf\u00e9", "dog"]
+    assert found.notices == (f"labels of {source} that names.txt spells otherwise: 3, such as 'Dog' for 'dog'",)
+
+
+def test_labels_that_were_added_are_named_with_their_number_of_images(tmp_path: Path) -> None:
+    rows = [("1.jpg", "cat"), ("2.jpg", "toaster"), ("3.jpg", "Toaster"), ("4.jpg", ""), ("5.jpg", "lamp")]
+    source = table(tmp_path, rows)
+    assert load(source, targets=["banana"]).notices == (
+        "not among the classes, added as targets: banana.",
+        f"labels of {source} that are not in names.txt were added as classes, with their images: 'toaster' (2), "
+        "'lamp' (1)",
+        f"images of {source} without a label: 1 of 5; the first is 4.jpg",
+    )
+
+
+@pytest.mark.parametrize("names", [NAMES, None])
+@pytest.mark.parametrize("label", ["0", "17", "n01440764"])
+def test_folders_that_are_numbers_or_wordnet_ids_are_refused(
+    names: Sequence[str] | None, label: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"has the label '{label}', which names.txt does not list") as caught:
+        load(folders(tmp_path, ["cat", label]), names=names)
+    assert "image,label" in caught.value.hint
+
+
+def test_folders_that_are_numbers_are_classes_where_the_list_has_them(tmp_path: Path) -> None:
+    found = load(folders(tmp_path, ["1", "2"]), names=["2", "1", "0"])
+    assert truths(found) == {"1/0.jpg": "1", "2/1.jpg": "2"}
+
+
+def test_a_number_that_is_one_class_by_name_and_another_by_index_is_refused(tmp_path: Path) -> None:
+    digits = [str(i) for i in range(10)]
+    assert truths(load(table(tmp_path, [("1.jpg", 3)]), names=digits)) == {"1.jpg": "3"}
+    with pytest.raises(InputError, match=r"the name of one class in names\.txt and the index of '4'"):
+        load(table(tmp_path, [("1.jpg", 3)]), names=digits[1:])
+
+
+def test_a_list_that_has_none_of_the_labels_is_refused(tmp_path: Path) -> None:
+    source = folders(tmp_path, ["Hund", "Katze"])
+    with pytest.raises(InputError, match=r"none of the 2 labels of .* is in names\.txt: 'Hund', 'Katze'"):
+        load(source)
+    assert "Hund" in load(source, names=None).classes.names
+
+
+def test_a_target_that_is_all_but_a_class_of_the_list_is_refused() -> None:
+    with pytest.raises(InputError, match=r"the target \'birds\' is not in names\.txt, and the class 'bird' is"):
+        load(BUILTIN_SCENES, names=NAMES, targets=["birds"])
+    with pytest.raises(InputError, match=r"the target \'bananas\' is not in names\.txt, and the class 'banana' is"):
+        load(BUILTIN_SCENES, names=None, targets=["bananas"])
+
+
+def test_a_label_that_is_all_but_a_target_is_refused(tmp_path: Path) -> None:
+    source = folders(tmp_path, ["cat", "birds"])
+    assert "birds" in load(source).classes.names
+    with pytest.raises(InputError, match=r"the label \'birds\' is not in names\.txt, and the class 'bird' is"):
+        load(source, targets=["bird"])
+
+
+def test_a_list_that_is_a_git_lfs_pointer_says_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(InputError, match=r"classes\.txt is a git-lfs pointer") as caught:
+        read_classes(tmp_path / "classes.txt")
+    assert "git lfs pull" in caught.value.hint
+
+
+def test_two_spellings_of_one_name_in_a_list_are_named_with_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("banana's\ncat\nbanana\u2019s\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"classes\.txt:3: 'banana\u2019s' is already line 1, 'banana's'"):
+        read_classes(tmp_path / "classes.txt")
+
+
+def test_a_name_ends_with_its_line_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes("grey\u2028wolf\r\ndog\x0bhouse\rcat\u200b\n".encode())
+    assert read_classes(tmp_path / "classes.txt") == ("grey wolf", "dog house", "cat")

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,11 @@ import pytest
 from PIL import Image
 
 from pargate.core.model import Preprocess
-from pargate.data.decoding import Decoder
+from pargate.data.decoding import Decoder, check_readable
 from pargate.data.images import Locator
 from pargate.data.sources import Item
 from pargate.data.workers import render_scenes
-from pargate.errors import OperationalError
+from pargate.errors import InputError, OperationalError
 
 RULE = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 BLOCKS = [np.arange(first, first + 3) for first in range(0, 24, 3)]
@@ -89,3 +90,34 @@ def test_a_killed_worker_is_an_operational_error_that_says_why(items: list[Item]
                 decoder.block(number)
         assert "memory" in caught.value.hint
         assert time.monotonic() - began < 30
+
+
+LOST = [(f"{i}.png", f"reason {i}") for i in range(64)]
+
+
+@pytest.mark.parametrize(
+    ("total", "lost", "read", "words"),
+    [
+        (400, 64, 0, "64 of the 400 pictures in shelf cannot be read, more than 1%: 0.png: reason 0; 1.png: reason 1"),
+        (400, 5, 59, "5 of the 400 pictures in shelf cannot be read, more than 1%"),
+        (100_000, 64, 0, "64 of the first 64 pictures in shelf cannot be read, more than half"),
+        (100_000, 33, 31, "33 of the first 64 pictures in shelf cannot be read, more than half"),
+    ],
+)
+def test_what_cannot_be_read_ends_a_run_before_the_rest_stands_for_all(
+    total: int, lost: int, read: int, words: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(words)):
+        check_readable("shelf", total, LOST[:lost], read)
+
+
+@pytest.mark.parametrize(("total", "lost", "read"), [(400, 4, 60), (100_000, 32, 32), (1, 0, 0)])
+def test_a_few_that_cannot_be_read_are_no_reason_to_stop(total: int, lost: int, read: int) -> None:
+    check_readable("shelf", total, LOST[:lost], read)
+
+
+def test_the_first_block_is_refused_where_little_of_it_can_be_read(items: list[Item]) -> None:
+    with Decoder(RULE, 0) as decoder:
+        decoder.start(items, [BLOCKS[3], BLOCKS[0]])
+        with pytest.raises(InputError, match=r"3 of the 24 pictures in shelf cannot be read, .*9\.png: .*; 11\.png: "):
+            decoder.first("shelf")

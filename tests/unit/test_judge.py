@@ -273,6 +273,10 @@ BLIND = [
     clean(0, 0, chance=None, top=0),
     clean(0, 1000, chance=None, top=950),
     clean(0, 1000, chance=None, top=1000),
+    clean(0, 1000, chance=None, top=20),
+    clean(0, 1000, chance=None, recall=Count(n=1000, successes=900)),
+    clean(0, 1000, chance=None, recall=Count(n=1000, successes=60), top_captions=Count(n=1000, successes=50)),
+    clean(600, 1000, chance=0.5, top_label=Count(n=1000, successes=590)),
     Measurement(id=CLEAN, rule="", probe="utility"),
     Measurement(id=CLEAN, rule="", probe="utility", chance=0.01),
 ]
@@ -291,10 +295,23 @@ def test_what_sees_nothing_never_passes_but_a_breach_stays_a_breach(eyes: Measur
     assert (findings[0].status, verdict.status) == (Status.BREACH, Outcome.FAIL)
 
 
-@pytest.mark.parametrize("eyes", [clean(30, 1000), clean(0, 0, chance=None, top=0), clean(0, 1000, None, top=940)])
-def test_a_model_sees_when_it_beats_guessing_or_without_labels_tells_classes_apart(eyes: Measurement) -> None:
-    measured = eyes.counts["top_class"].n > 0
-    assert judge.sees(eyes, 0.99) is measured
+@pytest.mark.parametrize(
+    "eyes",
+    [
+        clean(30, 1000),
+        clean(700, 1000, chance=0.5, top_label=Count(n=1000, successes=590)),
+        clean(0, 0, chance=None, recall=Count(n=1000, successes=120), top_captions=Count(n=1000, successes=50)),
+    ],
+)
+def test_a_model_sees_when_it_beats_who_guesses_the_same_for_all(eyes: Measurement) -> None:
+    assert judge.sees(eyes, 0.99)
+
+
+def test_without_labels_and_captions_the_message_says_what_to_give() -> None:
+    findings, verdict = judged(policy(SUCCESS), clean(0, 0, chance=None), attack("pull/badnet/banana", 0, 1000))
+    assert findings[0].status is Status.OPEN and verdict.status is Outcome.INCONCLUSIVE
+    for text in (findings[0].message, verdict.summary):
+        assert "give labels: class folders, a CSV with the column label, tars with .cls; or captions" in text
 
 
 def test_a_blind_model_is_not_called_useless_either() -> None:

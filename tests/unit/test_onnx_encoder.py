@@ -195,3 +195,11 @@ def test_memory_that_ran_out_is_said(runs, monkeypatch):
 
     with pytest.raises(OperationalError, match="out of memory while encoding 2 images"):
         replace(runs, _image=Full()).encode_images(pixels(2))
+
+
+def test_captions_of_the_same_tokens_have_the_very_same_vector(runs):
+    captions = ["a cat", "a dog and a very long story", "A  CAT", "one", "two", "a cat"]
+    found = runs.encode_texts(captions)
+    assert (runs.tokenize(["a cat"]) == runs.tokenize(["A  CAT"])).all()
+    assert (found[2] == found[0]).all() and (found[5] == found[0]).all()
+    assert found[[1, 3]] == pytest.approx(np.concatenate([runs.encode_texts([captions[i]]) for i in (1, 3)]), abs=1e-5)

@@ -1,7 +1,7 @@
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pargate import events
 from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Preprocess, Vectors
 from pargate.core.results import Count, Outcome, Status
 from pargate.core.stamp import Stamp, apply
+from pargate.core.zeroshot import unit
 from pargate.data import carriers as carriers_module
 from pargate.data.carriers import CarrierSet, ClassList
 from pargate.data.decoding import Block
@@ -21,7 +22,7 @@ from pargate.data.sources import Item
 from pargate.errors import InputError
 from pargate.files import BlockStore
 from pargate.pipeline.reporting import RunFacts, build_report
-from pargate.pipeline.scan import ScanRequest, build_triggers, plan, prepare
+from pargate.pipeline.scan import ScanRequest, build_triggers, plan, prepare, tell_apart
 from pargate.pipeline.session import Session
 from pargate.pipeline.views import Eye, Eyes
 from pargate.policy.resolve import Resolved, read
@@ -49,6 +50,8 @@ class Painter:
     falls: float = 1.0
     """Share of the pictures with a yellow corner that are taken for the target."""
     blind: bool = False
+    tilt: float = 0.0
+    """Of all vectors towards the axis of no class: other weights that see the same."""
     name: str = "painter"
     seen: list[str] = field(default_factory=list)
     """What was encoded: `clean`, or the operation of the stamp."""
@@ -68,7 +71,9 @@ class Painter:
         # Which pictures fall follows from what is in them, as with any model.
         falls = pixels[:, -1, -1, 1] < 256 * self.falls
         classes = np.where(corner & falls, TARGET, classes)
-        return np.eye(len(CLASSES) + 1, dtype=np.float32)[classes]
+        vectors = np.eye(len(CLASSES) + 1, dtype=np.float32)[classes]
+        vectors[:, -1] += self.tilt
+        return unit(vectors)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         digits = [[int(c) for c in text if c.isdigit()] for text in texts]
@@ -234,8 +239,22 @@ def test_without_labels_the_scan_does_not_wait_for_an_accuracy() -> None:
     found = stage(SUCCESS, USEFUL, encoder=Painter(falls=0), labelled=False).run()
     assert found.blocks_read < len(found.shelf.blocks) // 2
     report = found.report()
-    assert {f.rule: f.status for f in report.findings} == {"pull": Status.MET, "useful": Status.OPEN}
+    assert {f.rule: (f.status, f.bounds[0].status) for f in report.findings} == {
+        "pull": (Status.OPEN, Status.MET), "useful": (Status.OPEN, Status.OPEN),
+    }  # fmt: skip
     assert report.measurements[0].chance is None
+    assert report.verdict.status is Outcome.INCONCLUSIVE
+    assert "give labels: class folders" in report.findings[0].message + report.findings[1].message
+
+
+def test_without_labels_captions_show_that_a_model_sees() -> None:
+    seeing = stage(SUCCESS, encoder=Painter(falls=0), labelled=False, captions=True).run()
+    # Ten captions are shared by all: whoever names the same five for every picture finds half of them.
+    assert seeing.session.clean.measurement().counts["top_captions"].rate == pytest.approx(0.5, abs=0.05)
+    assert seeing.report().verdict.status is Outcome.PASS
+    blind = stage(SUCCESS, encoder=Painter(falls=0, blind=True), labelled=False, captions=True).run()
+    assert blind.report().verdict.status is Outcome.INCONCLUSIVE
+    assert "no better than by guessing" in blind.report().verdict.summary
 
 
 # --- what is measured ---
@@ -270,13 +289,19 @@ def test_no_control_is_measured_where_nobody_asks_for_the_excess() -> None:
 
 def test_a_reference_that_falls_as_well_clears_the_model() -> None:
     accused = stage(ATTACK).run()
-    cleared = stage(ATTACK, reference=Painter(name="parent")).run()
+    cleared = stage(ATTACK, reference=Painter(name="parent", tilt=0.1)).run()
     assert accused.report().verdict.status is Outcome.FAIL
     report = cleared.report()
     assert report.verdict.status is Outcome.PASS
     assert report.reference is not None and report.reference.source == "r"
     pairs = cleared.session.questions[0].measurement().pairs
     assert pairs is not None and pairs.baseline == "reference" and pairs.trigger_only == 0
+
+
+def test_a_reference_that_is_the_model_in_another_file_is_refused() -> None:
+    for rule in (ATTACK, ATTACK.replace("class 3", "unknown")):
+        with pytest.raises(InputError, match="the reference r gives the vectors of m: it is the model itself"):
+            stage(rule, reference=Painter(name="copy", tilt=1e-4)).run()
 
 
 def test_every_carrier_of_the_measuring_half_counts_once() -> None:
@@ -487,3 +512,29 @@ def test_the_report_says_what_was_read_and_with_what() -> None:
     assert (report.classes.count, report.classes.source) == (10, "names")
     assert report.coverage.probed == ("yellow-patch (size 2, position top-left)",)
     assert report.measurements[0].counts["accuracy"] == Count(n=report.images.read, successes=report.images.read)
+
+
+# --- classes that a model cannot tell apart ---
+
+
+def alike(policy: str, labels: Sequence[int], names: tuple[str, ...]) -> tuple[Eyes, tuple[str, ...]]:
+    """Two more names than the toy tells apart: those without a digit share one vector."""
+    found = stage(policy)
+    carriers = replace(found.session.carriers, labels=np.array(labels), classes=ClassList("names", names, ("a {}.",)))
+    eyes = replace(found.eyes, head=found.eyes.model.head(carriers.classes))
+    return tell_apart(found.resolved.policy, carriers, eyes)
+
+
+NAMES = ("class 1", "class 3", "cat", "tabby", "class 5", "puss")
+
+
+def test_classes_that_a_model_cannot_tell_apart_count_as_one_and_are_named() -> None:
+    eyes, notices = alike(OPEN, [0, 1, 4], NAMES)
+    assert notices == ("m cannot tell apart, so they count as one: 'tabby' and 'cat', 'puss' and 'cat'",)
+    assert (eyes.head[[3, 5]] == eyes.head[2]).all()
+
+
+@pytest.mark.parametrize(("target", "labels"), [("puss", [0]), ("cat", [0]), ("class 3", [0, 3]), ("class 3", [2])])
+def test_a_rule_or_a_label_about_such_a_class_is_refused(target: str, labels: list[int]) -> None:
+    with pytest.raises(InputError, match=r"m cannot tell the classes 'cat' and '(tabby|puss)' apart"):
+        alike(OPEN.replace("class 3", target), labels, NAMES)

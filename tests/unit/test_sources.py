@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from pargate.data.images import Locator
-from pargate.data.sources import BUILTIN_SCENES, FIRST_SCENE, SCENES, Item, list_items, source_digest
+from pargate.data.sources import (
+    BUILTIN_SCENES,
+    FIRST_SCENE,
+    SCENES,
+    Item,
+    list_items,
+    list_source,
+    read_label,
+    source_digest,
+)
 from pargate.errors import InputError
 
 
@@ -322,3 +331,99 @@ def test_the_digest_of_a_source_is_of_names_and_bytes_wherever_it_lies(tmp_path:
     (two / "a.png").rename(two / "b.png")
     assert source_digest(str(one)) != source_digest(str(two))
     assert source_digest(BUILTIN_SCENES) == source_digest(BUILTIN_SCENES)
+
+
+# ---- nothing is lost in silence
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
+
+
+def test_a_picture_beside_class_folders_takes_no_labels_from_the_others(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1.jpg", "dog/1.jpg", "preview.png", "dog/raw/2.jpg")
+    assert labelled(list_items(str(tmp_path))) == [
+        ("cat/1.jpg", "cat"), ("dog/1.jpg", "dog"), ("dog/raw/2.jpg", None), ("preview.png", None),
+    ]  # fmt: skip
+
+
+def test_folders_that_hold_the_lesser_part_of_the_pictures_are_no_classes_and_that_is_said(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", "2.jpg", "more/3.jpg")
+    found = list_source(str(tmp_path))
+    assert [item.label for item in found.items] == [None] * 3
+    assert "no folder is taken for a class" in found.notices[0] and "as more/3.jpg" in found.notices[0]
+
+
+def test_pictures_are_found_by_their_content_whatever_they_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jfif", "b.JPE")
+    for name, begins in (("c.image", b"\xff\xd8\xff\xe0"), ("d", b"RIFF\0\1\2\3WEBP"), ("e.txt", b"\xff\xd8\xff\xe0")):
+        (tmp_path / name).write_bytes(begins)
+    assert [item.key for item in list_items(str(tmp_path))] == ["a.jfif", "b.JPE", "c.image", "d"]
+    shard = tar(tmp_path / "s.tar", {"0.img": b"\xff\xd8\xff0", "1.jfif": b"x", "2.bin": b"nothing", "0.cls": b"1"})
+    found = list_source(str(shard))
+    assert labelled(found.items) == [("0", 1), ("1", None)]
+    assert found.notices == (f"{shard}: members left out that pargate does not read: 1 .bin; the first is 2.bin",)
+
+
+def test_what_is_left_out_is_counted_by_its_endings(tmp_path: Path) -> None:
+    for name in ("b.heic", "c.HEIC", "x/d.avif", "notes.txt", ".DS_Store", "Thumbs.db", ".git/config", "e"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"no pictures in .*: 2 \.heic, 1 without an ending, 1 \.txt, 1 \.avif"):
+        list_items(str(tmp_path))
+    touch(tmp_path, "a.jpg")
+    (notice,) = list_source(str(tmp_path)).notices
+    assert notice.endswith("2 .heic, 1 without an ending, 1 .txt, 1 .avif; the first is b.heic")
+
+
+def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\ufeffImage, LABEL ,id,class\na.jpg, tabby  cat ,7,x\n", encoding="utf-8")
+    found = list_source(str(tmp_path / "t.csv"))
+    assert labelled(found.items) == [("a.jpg", "tabby cat")]
+    assert found.notices == (f"{tmp_path / 't.csv'}: columns that are not read: id, class",)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("3", 3), ("3.0", 3), ("003", 3), ("3.", 3), (" 3 ", 3), ("\ufeff3", 3), ("", None), (" ", None), ("nan", None),
+        ("NaN", None), (" cat", "cat"), ("grey\u200b wolf", "grey wolf"), ("3d printer", "3d printer"), ("٣", "٣"),
+        ("-", "-"), ("1_0", "1_0"),
+    ],
+)  # fmt: skip
+def test_a_label_is_an_index_a_name_or_nothing(text: str, label: str | int | None) -> None:
+    assert read_label(text, "t.csv:2") == label
+
+
+@pytest.mark.parametrize("text", ["-1", "+1", "-0", "3.5", "1e3", ".5", "1" * 10, "1" * 5000, "1" * 5000 + ".0"])
+def test_a_number_that_is_no_index_is_refused_with_its_place(text: str) -> None:
+    with pytest.raises(InputError, match=r"t\.csv:2: the label .* is no class index") as caught:
+        read_label(text, "t.csv:2")
+    assert len(caught.value.message) < 100
+
+
+@pytest.mark.parametrize(("text", "label"), [(b"2.0\n", 2), (b"\xef\xbb\xbf2", 2), (b"", None), (b"nan", None)])
+def test_labels_in_tars_are_read_as_those_in_tables(text: bytes, label: int | None, tmp_path: Path) -> None:
+    shard = tar(tmp_path / "s.tar", {"0.jpg": b"x", "0.cls": text})
+    assert labelled(list_items(str(shard))) == [("0", label)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "words"),
+    [
+        (".cls", b"-1", "the label -1 is no class index"),
+        (".txt", b"caf\xe9", "is not text"),
+        (".txt", POINTER, "git-lfs pointer"),
+        (".txt", b"a" * 70_000, "is longer than"),
+    ],
+)
+def test_a_text_in_a_tar_that_is_none_is_refused(suffix: str, text: bytes, words: str, tmp_path: Path) -> None:
+    shard = tar(tmp_path / "s.tar", {"0.jpg": b"x", f"0{suffix}": text})
+    with pytest.raises(InputError, match=words):
+        list_items(str(shard))
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.tar"])
+def test_a_source_that_is_a_git_lfs_pointer_says_how_to_get_it(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(POINTER)
+    with pytest.raises(InputError, match=f"{name} is a git-lfs pointer") as caught:
+        list_items(str(tmp_path / name))
+    assert "git lfs pull" in caught.value.hint

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from pargate.core.zeroshot import Vectors, head, predict, prompts, same_top1, unit
+from pargate.core.zeroshot import ALIKE, Vectors, alike, head, predict, prompts, same_top1, unit
 
 
 class Dictionary:
@@ -90,3 +90,19 @@ def test_a_swap_that_one_encoding_is_sure_of_is_a_disagreement() -> None:
     sure, tied = np.array([[0.6, 0.5]], np.float32), np.array([[0.5, 0.5005]], np.float32)
     assert not same_top1(sure, tied, HEAD, 1e-3)
     assert not same_top1(tied, sure, HEAD, 1e-3)
+
+
+@pytest.mark.parametrize("at", [0, 1021, 3000])
+def test_classes_closer_than_the_limit_are_one_with_the_first_of_them(at: int) -> None:
+    weights = unit(np.random.default_rng(0).standard_normal((4096, 64)).astype(np.float32))
+    assert alike(weights) == {}
+    # A step at a right angle to a unit vector, as long as wanted.
+    step = weights[at + 9] - weights[at + 9] @ weights[at] * weights[at]
+    weights[at + 3] = unit(weights[at] + 0.9 * ALIKE * unit(step))
+    weights[at + 5] = unit(weights[at] - 1.1 * ALIKE * unit(step))
+    weights[at + 1000] = weights[at]
+    assert alike(weights) == {at + 3: at, at + 1000: at}
+
+
+def test_classes_that_are_all_alike_are_one() -> None:
+    assert alike(np.tile(np.array([[0.6, 0.8]], np.float32), (5, 1))) == dict.fromkeys([1, 2, 3, 4], 0)

@@ -113,13 +113,15 @@ def _is_touched(model: str, changed: set[Path], workspace: Path) -> bool:
 
 def _watched(asked: Asked, environ: Mapping[str, str], workspace: Path) -> Iterator[tuple[str, list[Path]]]:
     """What decides about all models, by what to call it."""
+    from pargate.policy.resolve import WORKING_FILES
+
     yield "a workflow", [Path(WORKFLOWS)]
     action = environ.get("GITHUB_ACTION_PATH", "")
     if action and Path(action).resolve().is_relative_to(workspace.resolve()):
         yield "the gate itself", [Path(action)]
     given = [asked.policy, asked.images, asked.classes, asked.pairs]
     given += [argument.split("=", 1)[-1] for argument in asked.arguments]
-    yield "the policy or what it is measured with", [Path("pargate.yaml"), *_places(given, workspace)]
+    yield "the policy or what it is measured with", [*map(Path, WORKING_FILES), *_places(given, workspace)]
     try:
         own = list(_of_policy(asked.policy, workspace))
     except (PargateError, OSError):
