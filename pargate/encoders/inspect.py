@@ -24,6 +24,7 @@ from pargate.encoders.config import (
     load_json,
     name_of,
     preprocess,
+    says_activation,
     tokenizer_files,
 )
 from pargate.errors import InputError
@@ -224,13 +225,13 @@ def _locate(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
         return _in_folder(path, _only_weights(path))
     if arch:
         config = architecture(arch)
-        known = "quick_gelu" in config or arch.endswith("-quickgelu")
+        known = says_activation(config)
         return _Located(path, config, {}, f"architecture {arch}", arch.replace("/", "-"), path.parent, known)
     if (path.parent / CONFIG_NAME).is_file():
         return _in_folder(path.parent, path)
     raise InputError(
         f"{source} does not say which architecture it is, and no {CONFIG_NAME} lies beside it",
-        "give its name, such as --arch ViT-B-32 (add -quickgelu if it was trained with QuickGELU)",
+        "give its name, such as --arch ViT-B-32 (ending in -quickgelu or -gelu where you know its activation)",
     )
 
 

@@ -277,6 +277,21 @@ def _name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
+def bf16_is_faster(device: torch.device) -> tuple[bool, str]:
+    """Whether image towers run faster in bf16 on `device`, and why: by what it is made of, never by the clock.
+
+    On processors with matrix units (AMX) every tower that was measured gained; with AVX-512 alone each lost, whether
+    it has instructions for bf16 or not (docs/measuring.md). Others were not measured, and stay exact.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return native, "this GPU computes in it" if native else "this GPU does not compute in bf16"
+    if torch.backends.mkldnn.is_available() and torch.cpu.get_capabilities().get("amx_bf16", False):
+        return True, "this processor has matrix units for it (AMX)"
+    return False, "this processor has no matrix units for bf16 (AMX)"
+
+
 # --- captions ----------------------------------------------------------------------------------------
 
 

@@ -42,7 +42,7 @@ def measure(
 
         store = BlockStore(request.cache)
         eyes = open_eyes(
-            after, before, carriers, lambda: decoder.block(0), store, device=request.device, precision=request.precision
+            after, before, carriers, decoder.block, store, device=request.device, precision=request.precision
         )
         assert eyes.reference is not None and eyes.reference_head is not None  # it was given
         emit(events.StageStarted("compare", f"clean accuracy with {Path(original).name}'s"))

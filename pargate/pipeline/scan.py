@@ -31,11 +31,11 @@ from pargate.data.parts import Part
 from pargate.data.sources import BUILTIN_SCENES, source_digest
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect, open_checkpoint
-from pargate.errors import InputError, UnsafeCheckpoint, nearest
+from pargate.errors import InputError, Undecided, UnsafeCheckpoint, nearest
 from pargate.files import BlockStore
 from pargate.pipeline.pictures import examples
 from pargate.pipeline.proven import altered
-from pargate.pipeline.reporting import RunFacts, build_report, unsafe_report
+from pargate.pipeline.reporting import RunFacts, build_report, undecided_report, unsafe_report
 from pargate.pipeline.session import Question, Session
 from pargate.pipeline.views import Eye, Eyes
 from pargate.policy import judge
@@ -182,15 +182,18 @@ def scan(
         from pargate.pipeline.opening import open_eyes
 
         store = BlockStore(request.cache)
-        eyes = open_eyes(
-            model,
-            reference,
-            carriers,
-            lambda: decoder.block(0),
-            store,
-            device=request.device,
-            precision=request.precision,
-        )
+        try:
+            eyes = open_eyes(
+                model, reference, carriers, decoder.block, store, device=request.device, precision=request.precision
+            )
+        except Undecided as undecided:
+            context = request.context(model.checkpoint.sha256)
+            run = RunFacts(request.started, time.monotonic() - began, True, request.seed, (*remarks, *notices),
+                           request.strict)  # fmt: skip
+            return undecided_report(request.policy, undecided, model.checkpoint, carriers, run, context)
+        for note in (eyes.activation_note, eyes.precision_note):
+            if note:
+                emit(events.Notice(note))
         session = prepare(request, carriers, decoder, eyes, triggers, emit, began)
         emit(events.StageStarted("measure", f"{len(session.questions)} comparisons"))
         complete = True
