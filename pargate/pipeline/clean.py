@@ -289,7 +289,7 @@ def _check_activation(checkpoint: Checkpoint) -> None:
         gelu, quick = (with_activation(checkpoint.architecture, name) for name in ("gelu", "quick_gelu"))
         raise InputError(
             f"nothing says whether {checkpoint.source} was trained with GELU or QuickGELU",
-            f"name the one that it was: --arch {gelu} or --arch {quick}; a scan with labelled images says which",
+            f"name the one that it was: --arch {gelu} or --arch {quick}; a scan with labelled images may tell which",
         )
 
 

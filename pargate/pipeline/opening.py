@@ -219,11 +219,12 @@ def settle_activation(
         if better is not None:
             chosen = both[better]
             return Choice(chosen, f"{chosen.spec.activation}: nothing says which; {_counted(right)}")
+    more = "; or give more labelled images" if right.shape[1] < LOOKED_AT else ""
     raise Undecided(
         f"nothing says whether {checkpoint.source} was trained with GELU or QuickGELU, and its carriers do not tell: "
         f"{_counted(right)}",
         f"name the one it was trained with: --arch {config.with_activation(checkpoint.architecture, 'gelu')} or "
-        f"--arch {config.with_activation(checkpoint.architecture, 'quick_gelu')}; or give more labelled images",
+        f"--arch {config.with_activation(checkpoint.architecture, 'quick_gelu')}{more}",
     )
 
 
