@@ -115,6 +115,7 @@ def main() -> None:
     data = asked.data.resolve()
     found: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
+        "processors": os.cpu_count(),
         "load": [round(number, 1) for number in os.getloadavg()],
         "rows": [repeated((asked.models / name).resolve(), data, asked.repeats) for name in MODELS],
     }

@@ -213,8 +213,9 @@ def open_encoder(
     model = towers.load(opened)
     told: Activation = "quick_gelu" if checkpoint.config.get("quick_gelu") else "gelu"
     bias = getattr(model, "logit_bias", None)
+    instructions = torch.backends.cpu.get_cpu_capability()
     spec = EncoderSpec(
-        backend=f"open_clip {open_clip.__version__}, torch {torch.__version__}",
+        backend=f"open_clip {open_clip.__version__}, torch {torch.__version__}, {instructions}",
         architecture=checkpoint.architecture,
         preprocess=checkpoint.preprocess,
         dim=int(checkpoint.config["embed_dim"]),
@@ -223,6 +224,7 @@ def open_encoder(
         device=_name(place),
         activation=told,
         logit_bias=None if bias is None else float(bias),
+        threads=torch.get_num_threads(),
     )
     advice = "use --device cpu, or a device with more memory"
     with memory.guard(f"moving {spec.architecture} to {place}", advice):

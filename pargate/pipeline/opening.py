@@ -61,9 +61,9 @@ def open_eyes(
         model, carriers, block, store, device, precision
     )
     if reference is None:
-        return Eyes(eye, head, None, None, notes.activation, notes.precision, notes.threads)
+        return Eyes(eye, head, None, None, notes.activation, notes.precision)
     other, reference_head = _reference(reference, carriers, store, device, eye)
-    return Eyes(eye, head, other, reference_head, notes.activation, notes.precision, notes.threads)
+    return Eyes(eye, head, other, reference_head, notes.activation, notes.precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,6 @@ class _Notes:
 
     activation: str
     precision: str
-    threads: int
 
 
 def _torch_eye(
@@ -84,8 +83,6 @@ def _torch_eye(
     precision: Literal["auto"] | Precision,
 ) -> tuple[Eye, Vectors, _Notes]:
     """A checkpoint, run by torch: activation and precision are settled where they are not said."""
-    import torch
-
     from pargate.encoders import openclip
 
     activation = settle_activation(open_encoder(model, device=device), model.checkpoint, carriers, block, store)
@@ -94,7 +91,7 @@ def _torch_eye(
     head = eye.head(carriers.classes)
     if precision != "auto":
         eye.encoder = encoder.into_precision(precision)
-        return eye, head, _Notes(activation.note, "", torch.get_num_threads())
+        return eye, head, _Notes(activation.note, "")
     faster, why = openclip.bf16_is_faster(openclip.resolve(device))
     chosen = Choice(encoder, f"fp32: {why}")
     if faster:
@@ -103,7 +100,7 @@ def _torch_eye(
             encoder, block(0).pixels, head, why, lambda: open_encoder(model, device=device, activation=told)
         )
     eye.encoder = chosen.encoder
-    return eye, head, _Notes(activation.note, chosen.note, torch.get_num_threads())
+    return eye, head, _Notes(activation.note, chosen.note)
 
 
 def _graph_eye(
@@ -117,7 +114,7 @@ def _graph_eye(
         encoder.into_precision(precision)
     note = f"{encoder.spec.precision}: as the graphs were written" + (f"; {encoder.note}" if encoder.note else "")
     eye = Eye(encoder, model.checkpoint, store)
-    return eye, eye.head(carriers.classes), _Notes("", note, encoder.threads)
+    return eye, eye.head(carriers.classes), _Notes("", note)
 
 
 def graphs_encoder(model: OpenCheckpoint, device: str) -> "OnnxEncoder":

@@ -81,7 +81,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
             device=spec.device,
             precision=spec.precision,
             precision_note=eyes.precision_note,
-            threads=eyes.threads,
+            threads=spec.threads,
             seed=run.seed,
             complete=run.complete,
             forward_passes=passes,
