@@ -289,7 +289,7 @@ def bf16_is_faster(device: torch.device) -> tuple[bool, str]:
         with torch.cuda.device(device):
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         return native, "this GPU computes in it" if native else "this GPU does not compute in bf16"
-    if torch.backends.mkldnn.is_available() and torch.cpu.get_capabilities().get("amx_bf16", False):
+    if cast(Any, torch.backends.mkldnn).is_available() and torch.cpu.get_capabilities().get("amx_bf16", False):
         return True, "this processor has matrix units for it (AMX)"
     return False, "this processor has no matrix units for bf16 (AMX)"
 
