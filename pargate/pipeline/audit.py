@@ -182,7 +182,7 @@ def _measure(course: _Course, waiting: Sequence[tuple[Kept, Subject, str]]) -> N
     left = list(reversed(waiting))
     kept_by_name = {kept.name: kept for kept, _, _ in waiting}
     # By the inventory, not by what is left to measure: sums of a model must not depend on what else changed.
-    threads = max(1, request.processors // min(request.jobs, len(request.inventory.models)))
+    threads = max(1, request.processors // max(1, min(request.jobs, len(request.inventory.models))))
     while left or course.running:
         while left and len(course.running) < request.jobs:
             kept, subject, why = left.pop()

@@ -170,10 +170,12 @@ def checked_bf16(
     it anew where bf16 does not agree. `pixels`: uint8 [n, H, W, 3]; `head`: float32 [classes, d].
     """
     trial = pixels[:TRIAL]
+    if not len(trial):
+        return Choice(encoder, "fp32: there is no carrier to compare bf16 by")
     exact = encoder.encode_images(encoder.put(trial))
     other = encoder.into_precision("bf16")
     rough = other.encode_images(other.put(trial))
-    cosine = float((exact * rough).sum(axis=1).min(initial=1.0))
+    cosine = float((exact * rough).sum(axis=1).min())
     if not np.isfinite(cosine) or cosine < AGREEMENT:
         return Choice(again(), f"fp32: bf16 agrees only to a cosine of {cosine:.4f}")
     if not zeroshot.same_top1(exact, rough, head, TIE):

@@ -133,6 +133,12 @@ def test_fp32_stays_where_bf16_is_not_finite() -> None:
     assert checked_bf16(exact, PIXELS, HEAD, "", again).encoder is ANEW
 
 
+def test_fp32_stays_where_there_is_nothing_to_compare() -> None:
+    exact, _ = pair(HEAD)
+    assert checked_bf16(exact, PIXELS[:0], HEAD, "", again).encoder is exact
+    assert exact.asked == []
+
+
 # --- activation --------------------------------------------------------------------------------------
 
 
