@@ -319,6 +319,7 @@ def main() -> None:
     parts.append(section("Audits", "audit", AUDITS, audits))
     parts.append(section("Scans that are killed", "kills", KILLS, kills))
     parts.append(section("Classes and models that are one", "alike", ALIKE, alike))
+    parts.append(section("Repeats", "repeats", REPEATS, repeats))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -333,6 +334,29 @@ SPEED = (
     "as small as the zoo's the ratio stays below: a pass through them takes 0.2 ms, and stamping and judging count. Some "
     "770 MiB of every process are the loaded libraries, those of the GPU included. Memory is flat in the number of images."
 )
+
+
+REPEATS = (
+    "One scan under `baseline` with one seed, again and again, each in a process of its own: `as it is` on the machine with "
+    "whatever else it did (the load is that at the start), `under load` with two more busy loops. Reports are compared in full, "
+    "less their times. The cost is the processor seconds of the version that chose its precision by timing over those of this "
+    "one, run in turn."
+)
+
+
+def repeats(found: Any) -> str:
+    rows = [
+        [r["model"], " + ".join(f"{n} {name}" for name, n in r["repeats"].items()), f"**{r['different']}**", r["precision"],
+         r["images"], r["passes"], r["verdict"]]
+        for r in found["rows"]
+    ]  # fmt: skip
+    shown = f"Load at the start: {found['load'][0]:g} on {found['processors']} processors.\n\n" + table(
+        ["model", "scans", "different reports", "precision", "images", "passes", "verdict"], rows
+    )
+    if "cost" in found:
+        each = [[c["model"], f"{c['median']:.2f}", ", ".join(f"{x:.2f}" for x in c["ratios"])] for c in found["cost"]]
+        shown += "\n\n" + table(["model", "before / now, median", "each pair"], each)
+    return shown
 
 
 AUDITS = (

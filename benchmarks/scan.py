@@ -99,7 +99,16 @@ def bare_rate(model: Path, precision: str, side: int, arch: str | None, repeats:
 def throughput(models: Path, data: Path, big: dict[str, Path]) -> list[dict[str, Any]]:
     """Rate inside a scan over the bare rate; the bare one is measured before and after, against drift."""
     cases: list[tuple[str, Path, str | None, Path, Path, int, int, str]] = [
-        (name, path, name, data / "imagenet-sample-224.tar", data / "classes-imagenet-sample.txt", 224, 3, "3%")
+        (
+            name,
+            path,
+            f"{name}-gelu",
+            data / "imagenet-sample-224.tar",
+            data / "classes-imagenet-sample.txt",
+            224,
+            3,
+            "3%",
+        )
         for name, path in big.items()
     ]
     cases += [
@@ -293,7 +302,7 @@ def main() -> None:
             "verdict": lambda: verdict_times(models, data),
             "memory": lambda: {
                 "vit-clean": [memory_of(models / "vit-clean", None, *small, n) for n in (256, 1024, 2000)],
-                **{name: [memory_of(path, name, *large, n) for n in (64, 192)] for name, path in big.items()},
+                **{name: [memory_of(path, f"{name}-gelu", *large, n) for n in (64, 192)] for name, path in big.items()},
             },
             "growth": lambda: growth(models, data),
         }

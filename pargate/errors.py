@@ -2,6 +2,7 @@
 
     PargateError
     ├── InputError            2    wrong usage, or input that cannot be read: nothing was judged
+    ├── Undecided             3    what must be known before anything is measured is not
     ├── UnsafeCheckpoint      1    the file itself is a finding: it could execute code
     ├── PolicyError           4    the policy is invalid
     ├── OperationalError      5    memory, disk, device, network: says what to change
@@ -46,6 +47,12 @@ class InputError(PargateError):
     """The command line or an input file is wrong; nothing was judged."""
 
     exit_code = ExitCode.INPUT
+
+
+class Undecided(PargateError):
+    """Something about the model must be known before it is measured, and nothing says it: nothing was judged."""
+
+    exit_code = ExitCode.INCONCLUSIVE
 
 
 class UnsafeCheckpoint(PargateError):

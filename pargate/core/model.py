@@ -142,7 +142,7 @@ class EncoderSpec:
     """Everything about an open encoder that can change a vector."""
 
     backend: str
-    """Library and version."""
+    """Libraries and versions, and what they run on."""
     architecture: str
     preprocess: Preprocess
     dim: int
@@ -154,6 +154,8 @@ class EncoderSpec:
     activation: Activation
     logit_bias: float | None = None
     """What is added to the scaled cosine, in models that were trained with a sigmoid."""
+    threads: int = 1
+    """Threads of the processor that one operation may use: they share its sums."""
 
 
 class Encoder(Protocol):

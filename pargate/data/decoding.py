@@ -101,14 +101,14 @@ class Decoder:
                 [Scene(place, self._seed) if isinstance(place, int) else place for place in places]
             )
 
-    def first(self, source: str) -> Block:
-        """The first block, enough of it readable to set a model up; `source` names the items in messages.
+    def readable(self, number: int, source: str) -> Block:
+        """Block `number`, enough of it readable to set a model up; `source` names the items in messages.
 
         Raises:
             InputError: too many pictures of it cannot be read.
             OperationalError: as `block`.
         """
-        block = self.block(0)
+        block = self.block(number)
         check_readable(source, len(self._items), block.unreadable, len(block.digests))
         return block
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pargate.core.model import Preprocess
+from pargate.core.model import Activation, Preprocess
 from pargate.errors import InputError, OperationalError, nearest
 from pargate.files import refuse_pointer, sha256_file
 
@@ -140,8 +140,13 @@ def architectures() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(spec.origin).parent / "model_configs").glob("*.json"))}
 
 
+def base_name(name: str) -> str:
+    """Return an architecture's name without the ending that says its activation."""
+    return name.removesuffix("-quickgelu").removesuffix("-gelu")
+
+
 def architecture(name: str) -> dict[str, Any]:
-    """The model configuration of an architecture; every name may end in `-quickgelu`.
+    """The model configuration of an architecture; every name may end in `-quickgelu`, or in `-gelu`.
 
     Raises:
         InputError: open_clip has no architecture of that name.
@@ -150,9 +155,9 @@ def architecture(name: str) -> dict[str, Any]:
     plain = name.replace("/", "-")
     if plain in known:
         return load_json(known[plain])
-    base = plain.removesuffix("-quickgelu")
+    base = base_name(plain)
     if base in known:
-        return {**load_json(known[base]), "quick_gelu": True}
+        return {**load_json(known[base]), "quick_gelu": plain.endswith("-quickgelu")}
     raise InputError(
         f"unknown architecture '{name}'.{nearest(plain, list(known))}",
         "the names are open_clip's, such as ViT-B-32 or RN50",
@@ -179,10 +184,21 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     ]
 
 
+def says_activation(config: dict[str, Any]) -> bool:
+    """Whether an architecture's configuration leaves no choice between GELU and QuickGELU."""
+    return "quick_gelu" in config or any("act_kwargs" in config[part] for part in ("vision_cfg", "text_cfg"))
+
+
+def with_activation(name: str, activation: Activation) -> str:
+    """An architecture's name that also says its activation."""
+    return f"{name}-{'quickgelu' if activation == 'quick_gelu' else 'gelu'}"
+
+
 def name_of(config: dict[str, Any]) -> str:
     """The architecture's name where open_clip has one for exactly this configuration, else a description."""
+    plain = {key: value for key, value in config.items() if key != "quick_gelu" or value}
     for name, path in architectures().items():
-        if json.loads(path.read_text("utf-8")) == config:
+        if json.loads(path.read_text("utf-8")) == plain:
             return name
     vision = config["vision_cfg"]
     side = "×".join(str(s) for s in dict.fromkeys(image_size(config)))

@@ -25,11 +25,11 @@ from pargate.encoders.config import (
     load_json,
     name_of,
     preprocess,
+    says_activation,
     tokenizer_files,
 )
 from pargate.encoders.preprocessing import (
     PREPROCESSOR_NAME,
-    QUICK,
     named,
     of_processor,
     quick_gelu,
@@ -256,7 +256,7 @@ def _locate(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
         return _in_folder(path.parent, path)
     raise InputError(
         f"{source} does not say which architecture it is, and no {CONFIG_NAME} lies beside it",
-        "give its name, such as --arch ViT-B-32 (add -quickgelu if it was trained with QuickGELU)",
+        "give its name, such as --arch ViT-B-32 (ending in -quickgelu or -gelu where you know its activation)",
     )
 
 
@@ -283,7 +283,7 @@ def _by_name(path: Path, arch: str) -> _Located:
     """A file with `--arch`, which must not contradict a configuration beside it."""
     name, tag = named(arch)
     model = architecture(name)
-    known = "quick_gelu" in model or name.endswith(QUICK)
+    known = says_activation(model)
     if tag is not None:
         known, model = True, {**model, **({"quick_gelu": True} if quick_gelu(name, tag) else {})}
     found = ways(name, tag)

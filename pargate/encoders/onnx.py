@@ -52,8 +52,6 @@ class OnnxEncoder:
     """What runs the graphs: `cpu`, `cuda` or `tensorrt`."""
     note: str
     """Empty, or which provider was asked for and did not run."""
-    threads: int
-    """Threads of the processor that one operation may use."""
     _image: Any
     _text: Any
     _tokenize: tokens.Tokenize
@@ -166,8 +164,9 @@ def open_encoder(folder: GraphFolder, *, device: str = "auto", threads: int = 0)
         device="cpu" if provider == "cpu" else f"{provider}:{number}",
         activation=description.activation,
         logit_bias=description.logit_bias,
+        threads=threads,
     )
-    return OnnxEncoder(spec, provider, note, threads, image, text, tokenize)
+    return OnnxEncoder(spec, provider, note, image, text, tokenize)
 
 
 def _device(device: str) -> tuple[str, int]:

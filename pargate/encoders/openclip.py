@@ -212,8 +212,9 @@ def open_encoder(
     model = towers.load(opened)
     told: Activation = "quick_gelu" if checkpoint.config.get("quick_gelu") else "gelu"
     bias = getattr(model, "logit_bias", None)
+    instructions = torch.backends.cpu.get_cpu_capability()
     spec = EncoderSpec(
-        backend=f"open_clip {open_clip.__version__}, torch {torch.__version__}",
+        backend=f"open_clip {open_clip.__version__}, torch {torch.__version__}, {instructions}",
         architecture=checkpoint.architecture,
         preprocess=checkpoint.preprocess,
         dim=int(checkpoint.config["embed_dim"]),
@@ -222,6 +223,7 @@ def open_encoder(
         device=_name(place),
         activation=told,
         logit_bias=None if bias is None else float(bias),
+        threads=torch.get_num_threads(),
     )
     advice = "use --device cpu, or a device with more memory"
     with memory.guard(f"moving {spec.architecture} to {place}", advice):
@@ -274,6 +276,21 @@ def _name(device: torch.device) -> str:
     if device.type == "cpu":
         return "cpu"
     return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def bf16_is_faster(device: torch.device) -> tuple[bool, str]:
+    """Whether image towers run faster in bf16 on `device`, and why: by what it is made of, never by the clock.
+
+    On processors with matrix units (AMX) every tower that was measured gained; with AVX-512 alone each lost, whether
+    it has instructions for bf16 or not (docs/measuring.md). Others were not measured, and stay exact.
+    """
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return native, "this GPU computes in it" if native else "this GPU does not compute in bf16"
+    if cast(Any, torch.backends.mkldnn).is_available() and torch.cpu.get_capabilities().get("amx_bf16", False):
+        return True, "this processor has matrix units for it (AMX)"
+    return False, "this processor has no matrix units for bf16 (AMX)"
 
 
 # --- captions ----------------------------------------------------------------------------------------

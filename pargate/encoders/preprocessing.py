@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pargate.core.model import Preprocess
-from pargate.encoders.config import CONFIG_NAME, architectures, load_json, preprocess
+from pargate.encoders.config import CONFIG_NAME, architectures, base_name, load_json, preprocess
 from pargate.errors import InputError, nearest
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
 """What Hugging Face's image processors are saved as."""
-
-QUICK = "-quickgelu"
 
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Names of Pillow's filters by their numbers."""
@@ -41,14 +39,14 @@ def _table() -> dict[str, Any]:
 
 
 def _tags(name: str) -> dict[str, tuple[int, bool]]:
-    """Kind of preprocessing, and whether QuickGELU, of every tag of an architecture; `name` may end in `-quickgelu`.
+    """Kind of preprocessing, and whether QuickGELU, of every tag of an architecture; `name` may say its activation.
 
     Raises:
         InputError: the installed open_clip has the architecture, and the table does not.
     """
     table = _table()
     known = table["architectures"]
-    found: dict[str, tuple[int, bool]] | None = known.get(name, known.get(name.removesuffix(QUICK)))
+    found: dict[str, tuple[int, bool]] | None = known.get(name, known.get(base_name(name)))
     if found is None:
         raise InputError(
             f"pargate does not know how pictures are prepared for {name}: its table is of open_clip "
@@ -67,7 +65,7 @@ def named(arch: str) -> tuple[str, str | None]:
     known = architectures()
     plain, (name, _, tag) = arch.replace("/", "-"), arch.rpartition("/")
     name = name.replace("/", "-")
-    if plain.removesuffix(QUICK) in known or name.removesuffix(QUICK) not in known:
+    if {plain, base_name(plain)} & known.keys() or not {name, base_name(name)} & known.keys():
         return plain, None
     # open_clip writes its tags so.
     tag, tags = tag.lower().replace("-", "_"), list(_tags(name))

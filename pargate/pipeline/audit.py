@@ -181,7 +181,8 @@ def _measure(course: _Course, waiting: Sequence[tuple[Kept, Subject, str]]) -> N
     request = course.request
     left = list(reversed(waiting))
     kept_by_name = {kept.name: kept for kept, _, _ in waiting}
-    threads = max(1, request.processors // max(1, min(request.jobs, len(waiting))))
+    # By the inventory, not by what is left to measure: sums of a model must not depend on what else changed.
+    threads = max(1, request.processors // max(1, min(request.jobs, len(request.inventory.models))))
     while left or course.running:
         while left and len(course.running) < request.jobs:
             kept, subject, why = left.pop()

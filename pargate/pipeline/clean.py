@@ -25,7 +25,7 @@ from pargate.data.carriers import read_classes
 from pargate.data.loader import PairLoader
 from pargate.data.pairs import Pairs, check_unchanged, is_generated
 from pargate.data.synthetic import SyntheticPairs
-from pargate.encoders.config import CONFIG_NAME, tokenizer_files
+from pargate.encoders.config import CONFIG_NAME, tokenizer_files, with_activation
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import WEIGHT_NAMES, OpenCheckpoint, inspect, open_checkpoint
 from pargate.encoders.shapes import plain_names
@@ -35,11 +35,10 @@ from pargate.pipeline.pairs import check_named, open_source
 from pargate.version import __version__
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from pargate.clean.loop import Trained
-    from pargate.clean.towers import Towers
-    from pargate.clean.views import Viewer
 
 STATE_NAME = "state.pt"
 CHOSEN_NAME = "run.json"
@@ -51,11 +50,8 @@ CURVES_NAME = "training.png"
 CAPTIONS = 4096
 """Pairs whose captions distillation takes, at most."""
 
-FASTER = 1.25
-"""How much quicker than fp32 a lower precision must be on a processor to be taken."""
-
-TRIED = 32
-"""Pairs by which that is found, at most. With few, the weights' own conversion outweighs what bf16 saves."""
+WORTH_BF16 = 20_000_000
+"""Parameters from which training on a processor with matrix units is faster in bf16 (docs/cleaning.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +110,7 @@ def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
     """
     check_named(request.pairs)
     checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
+    _check_activation(checkpoint)
     waits = is_generated(request.pairs) and emit is None
     return Inputs(checkpoint, None if waits else _pairs(request, emit or events.ignore))
 
@@ -203,6 +200,7 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
             unfinished = _check_places(request)
             emit(events.StageStarted("inspect", request.model))
             opened = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
+            _check_activation(opened.checkpoint)
             # Alone, all that can be refused is refused before torch is loaded.
             pairs = _listed(request, opened.checkpoint, emit) if ranks.here().world == 1 else None
             asked = _device(request)
@@ -284,6 +282,16 @@ def _checked(request: CleanRequest, unfinished: Path, inside: Path | None) -> Pa
     if request.resume and not unfinished.exists():
         raise InputError(f"--resume: there is no {unfinished}", "leave --resume out to begin")
     return unfinished
+
+
+def _check_activation(checkpoint: Checkpoint) -> None:
+    """Refuse to train what nobody knows how to compute: the result would be of another model than the one scanned."""
+    if not checkpoint.activation_known:
+        gelu, quick = (with_activation(checkpoint.architecture, name) for name in ("gelu", "quick_gelu"))
+        raise InputError(
+            f"nothing says whether {checkpoint.source} was trained with GELU or QuickGELU",
+            f"name the one that it was: --arch {gelu} or --arch {quick}; a scan with labelled images may tell which",
+        )
 
 
 def _pairs(request: CleanRequest, emit: events.Listener = events.ignore) -> Pairs:
@@ -386,7 +394,7 @@ def _run(
 
     if "precision" not in request.overrides or request.overrides["precision"] in (None, "auto"):
         before = unfinished / CHOSEN_NAME if request.resume else None
-        chosen, reason = group.agreed(_precision(before, towers, viewer_of(config), pairs, place))
+        chosen, reason = group.agreed(_precision(before, checkpoint.parameters, place))
         proposal = Proposal(config.model_copy(update={"precision": chosen}), {**proposal.reasons, "precision": reason})
         config = proposal.config
     identity = digest_of([checkpoint.digest, pairs.digest, config.digest])
@@ -394,8 +402,6 @@ def _run(
     if group.leads and not (request.resume and (unfinished / STATE_NAME).exists()):
         write_atomic(unfinished / CHOSEN_NAME, json.dumps({"precision": config.precision}).encode())
     notices = [*pairs.notices, *_cautions(config, pairs)]
-    if not checkpoint.activation_known:
-        notices.append(f"nothing says whether {checkpoint.source} was trained with QuickGELU: taken as configured")
     if not checkpoint.preprocess_known:
         notices.append(checkpoint.assumption)
     emit(events.Notice("\n".join([*describe(proposal), *(f"note: {notice}" for notice in notices)])))
@@ -459,37 +465,22 @@ def _per_rank(batch: int, world: int) -> int:
     return batch // world
 
 
-def _precision(before: Path | None, towers: "Towers", viewer: "Viewer", pairs: Pairs, device: Any) -> tuple[str, str]:
-    """The arithmetic for the towers: of an interrupted run its own, on a GPU half, on a processor the faster."""
-    import torch
-
+def _precision(before: Path | None, parameters: int, device: "torch.device") -> tuple[str, str]:
+    """The arithmetic for the towers: of an interrupted run its own, on a GPU half, on a processor what size says."""
     from pargate.clean.loop import DTYPES
+    from pargate.encoders.openclip import bf16_is_faster
 
     if before is not None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(before.read_bytes())["precision"]
             if kept in DTYPES:
                 return kept, "as before the interruption"
+    faster, why = bf16_is_faster(device)
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return "bf16", "this GPU has it"
-        return "fp16", "this GPU has no bf16"
-    if torch.backends.cpu.get_cpu_capability() == "AVX2":
-        return "fp32", "this processor has no arithmetic for bf16"
-    some = min(TRIED, viewer.config.micro_batch)
-    images = torch.randn(some, 3, *viewer.rule.size)
-    tokens = viewer.tokens(pairs.captions(range(some)))
-    seconds = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        for _ in range(2):  # the first pass also sets up kernels
-            began = time.perf_counter()
-            with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
-                seen, read = towers(images.requires_grad_(), tokens)
-            (seen.sum() + read.sum()).backward()
-            seconds[name] = time.perf_counter() - began
-    towers.zero_grad(set_to_none=True)
-    ratio = seconds["fp32"] / seconds["bf16"]
-    return ("bf16" if ratio > FASTER else "fp32"), f"bf16 runs at {ratio:.1f} times the rate of fp32 here"
+        return ("bf16" if faster else "fp16"), why
+    if faster and parameters < WORTH_BF16:
+        return "fp32", "training a small model gains nothing from bf16 on a processor"
+    return ("bf16" if faster else "fp32"), why
 
 
 def _write(

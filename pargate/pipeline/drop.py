@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from functools import partial
 from pathlib import Path
 
 from pargate import events
@@ -41,15 +42,8 @@ def measure(
         from pargate.pipeline.opening import open_eyes
 
         store = BlockStore(request.cache)
-        eyes = open_eyes(
-            after,
-            before,
-            carriers,
-            lambda: decoder.first(carriers.source),
-            store,
-            device=request.device,
-            precision=request.precision,
-        )
+        readable = partial(decoder.readable, source=carriers.source)
+        eyes = open_eyes(after, before, carriers, readable, store, device=request.device, precision=request.precision)
         assert eyes.reference is not None and eyes.reference_head is not None  # it was given
         emit(events.StageStarted("compare", f"clean accuracy with {Path(original).name}'s"))
         seen: set[str] = set()

@@ -6,6 +6,7 @@ policy as any model, and only then give them their name. Whatever fails on the w
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,8 @@ from pargate.encoders.inspect import OpenCheckpoint, inspect, open_checkpoint
 from pargate.errors import InputError, OperationalError
 from pargate.export import proof
 from pargate.export.proof import Expected, Limits, ParityReport, ProviderRun, Samples
-from pargate.files import atomic_folder, check_new_folder, readable, write_atomic
-from pargate.pipeline.opening import accuracy, choose_activation, processor_threads
+from pargate.files import BlockStore, atomic_folder, check_new_folder, readable, write_atomic
+from pargate.pipeline.opening import processor_threads, settle_activation
 from pargate.pipeline.proven import PARITY
 from pargate.pipeline.scan import ScanRequest, build_triggers, check_reference, read_carriers, scan
 from pargate.policy.schema import Parity
@@ -201,7 +202,12 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
             check_reference(model.checkpoint, inspect(asked.reference_source, arch=asked.arch, fetch=fetch))
         decoder.start(carriers.items, carriers.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
-        encoder = _open(model, carriers, decoder)
+        opened = open_encoder(model, device="cpu")
+        readable = partial(decoder.readable, source=carriers.source)
+        settled = settle_activation(opened, model.checkpoint, carriers, readable, BlockStore(asked.cache))
+        encoder = settled.encoder
+        if settled.note:
+            emit(events.Notice(settled.note))
         emit(events.StageStarted("export", ", ".join(_precisions(request))))
         digests = {"policy": asked.policy.sha256}
         if request.report_sha256:
@@ -227,14 +233,6 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
             if not found[-1][1].passed:
                 break
         return found
-
-
-def _open(model: OpenCheckpoint, carriers: CarrierSet, decoder: Decoder) -> "OpenClipEncoder":
-    """The checkpoint in float32 on the processor, with the activation that a scan of it would choose."""
-    encoder = open_encoder(model, device="cpu")
-    if model.checkpoint.activation_known:
-        return encoder
-    return choose_activation(encoder, lambda e: accuracy(e, carriers, decoder.first(carriers.source))).encoder
 
 
 def _samples(request: ExportRequest, carriers: CarrierSet, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:

@@ -30,13 +30,15 @@ from pargate.core.results import (
     Status,
     Verdict,
 )
-from pargate.errors import UnsafeCheckpoint
+from pargate.data.carriers import CarrierSet
+from pargate.errors import Undecided, UnsafeCheckpoint
 from pargate.files import BlockStore, digest_of, readable
 from pargate.pipeline.session import Session
 from pargate.pipeline.views import Eye, Eyes
 from pargate.policy import judge
 from pargate.policy.resolve import Resolved
 from pargate.policy.schema import UNKNOWN, Policy
+from pargate.policy.waivers import Context
 from pargate.version import __version__
 
 LIBRARIES = ("torch", "open_clip_torch", "numpy", "pillow")
@@ -80,7 +82,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
             device=spec.device,
             precision=spec.precision,
             precision_note=eyes.precision_note,
-            threads=eyes.threads,
+            threads=spec.threads,
             seed=run.seed,
             complete=run.complete,
             forward_passes=passes,
@@ -146,6 +148,51 @@ def unsafe_report(resolved: Resolved, unsafe: UnsafeCheckpoint, source: str, sta
         ),
         coverage=Coverage(probed=(), limits=("Nothing was measured: the file was not loaded.",)),
         remarks=resolved.overrides,
+    )  # fmt: skip
+
+
+def undecided_report(
+    resolved: Resolved,
+    undecided: Undecided,
+    checkpoint: Checkpoint,
+    carriers: CarrierSet,
+    run: RunFacts,
+    context: Context,
+) -> ScanReport:
+    """The report of a model of which something must be known before it is measured, and is not."""
+    findings, verdict, remarks = judge.judge(
+        resolved.policy, [], complete=run.complete, context=context, strict=run.strict
+    )
+    said = f"{undecided.message[:1].upper()}{undecided.message[1:]}"
+    return ScanReport(
+        schema="pargate/report/1",
+        tool=Tool(version=__version__, libraries=versions()),
+        run=Run(
+            id=digest_of([run.started, checkpoint.digest, resolved.sha256, run.seed])[:16],
+            started=run.started, seconds=round(run.seconds, 3), host=host(), device="", precision="", threads=0,
+            seed=run.seed,
+        ),
+        model=ModelInfo(
+            source=readable(checkpoint.source), sha256=checkpoint.sha256, format=checkpoint.format,
+            architecture=checkpoint.architecture, parameters=checkpoint.parameters, size_bytes=checkpoint.size_bytes,
+            image_size=checkpoint.preprocess.size, preprocessing=asdict(checkpoint.preprocess),
+        ),
+        images=ImagesInfo(
+            source=readable(carriers.source), listed=len(carriers.items), read=0,
+            labelled=int((carriers.labels >= 0).sum()),
+            captioned=sum(item.caption is not None for item in carriers.items),
+        ),
+        classes=ClassesInfo(
+            source=carriers.classes.source, count=len(carriers.classes.names), templates=carriers.classes.templates,
+            digest=digest_of([carriers.classes.names, carriers.classes.templates]),
+        ),
+        policy=resolved.info(),
+        measurements=(),
+        findings=tuple(findings),
+        verdict=verdict.model_copy(update={"summary": f"{said}."}),
+        coverage=Coverage(probed=(), limits=("Nothing was measured: how the model computes is not known.",)),
+        notices=(*run.notices, undecided.hint),
+        remarks=(*resolved.overrides, *remarks),
     )  # fmt: skip
 
 

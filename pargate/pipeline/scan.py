@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -34,11 +35,11 @@ from pargate.data.sources import BUILTIN_SCENES, source_digest
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect, open_checkpoint
 from pargate.encoders.shapes import check
-from pargate.errors import InputError, UnsafeCheckpoint
+from pargate.errors import InputError, Undecided, UnsafeCheckpoint
 from pargate.files import BlockStore
 from pargate.pipeline.pictures import examples
 from pargate.pipeline.proven import altered, made_from
-from pargate.pipeline.reporting import RunFacts, build_report, unsafe_report
+from pargate.pipeline.reporting import RunFacts, build_report, undecided_report, unsafe_report
 from pargate.pipeline.session import Question, Session
 from pargate.pipeline.views import Eye, Eyes
 from pargate.policy import judge
@@ -187,15 +188,19 @@ def scan(
         from pargate.pipeline.opening import open_eyes
 
         store = BlockStore(request.cache)
-        eyes = open_eyes(
-            model,
-            reference,
-            carriers,
-            lambda: decoder.first(carriers.source),
-            store,
-            device=request.device,
-            precision=request.precision,
-        )
+        readable = partial(decoder.readable, source=carriers.source)
+        try:
+            eyes = open_eyes(
+                model, reference, carriers, readable, store, device=request.device, precision=request.precision
+            )
+        except Undecided as undecided:
+            context = request.context(model.checkpoint.sha256)
+            run = RunFacts(request.started, time.monotonic() - began, True, request.seed, (*remarks, *notices),
+                           request.strict)  # fmt: skip
+            return undecided_report(request.policy, undecided, model.checkpoint, carriers, run, context)
+        for note in (eyes.activation_note, eyes.precision_note):
+            if note:
+                emit(events.Notice(note))
         eyes, merged = tell_apart(request.policy.policy, carriers, eyes)
         session = prepare(request, carriers, decoder, eyes, triggers, emit, began)
         emit(events.StageStarted("measure", f"{len(session.questions)} comparisons"))

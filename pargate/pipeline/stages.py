@@ -7,19 +7,20 @@ them are taken follows from the verdicts on the way, which `conclusion.py` draws
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
 from pargate import events, seeds
 from pargate.clean.config import Sizes
-from pargate.core.model import Checkpoint
+from pargate.core.model import Activation, Checkpoint
 from pargate.core.provenance import ProvenanceRecord
 from pargate.core.report import AccuracyDrop, ScanReport, Stage
 from pargate.core.results import Outcome
 from pargate.core.value import Value
 from pargate.data.pairs import Pairs
 from pargate.data.parts import Part, shared
+from pargate.encoders.config import with_activation
 from pargate.encoders.hub import fetch
 from pargate.encoders.inspect import inspect
 from pargate.errors import InputError, OperationalError
@@ -82,6 +83,8 @@ class Run:
     done: list[Stage] = field(default_factory=list)
     reports: list[ScanReport] = field(default_factory=list)
     """Of the scans in `done`, in their order."""
+    arch: str | None = None
+    """The architecture's name, with the activation that the first scan settled on where nothing else says it."""
     _pairs: Pairs | None = None
 
     def stages(self, checkpoint: Checkpoint | None) -> tuple[list[Stage], list[ScanReport], Path | None, Path | None]:
@@ -91,13 +94,17 @@ class Run:
         first = self.scan("scan", asked.model, asked.arch, checkpoint.digest if checkpoint else "unsafe")
         if checkpoint is None:
             return self.done, self.reports, None, None
+        self.arch, settled = asked.arch, first.report.model.activation
+        if not checkpoint.activation_known and settled:
+            self.arch = with_activation(checkpoint.architecture, cast(Activation, settled))
+            checkpoint = inspect(asked.model, arch=self.arch)
         cleans = may_be_cleaned(policy, first.report.examined)
         if policy.export.onnx is not None and (cleans or first.report.verdict.status is Outcome.PASS):
             self.check_exportable(checkpoint)
         candidate: Path | None = None
         if first.report.verdict.status is Outcome.PASS:
             candidate, same = self.converted(checkpoint)
-            if not same:
+            if not same or self.arch != asked.arch:  # what ships is read by its own configuration
                 self.scan("certify", str(candidate), None, inspect(str(candidate)).digest)
         elif cleans:
             candidate = self.cleaned(checkpoint)
@@ -150,7 +157,7 @@ class Run:
             report = scan(asked, self.emit)
             found = None
             if compares and limit is not None and report.verdict.status is Outcome.PASS:
-                found = drop.measure(asked, self.request.scan.model, self.request.scan.arch, limit, self.emit)
+                found = drop.measure(asked, self.request.scan.model, self.arch, limit, self.emit)
             kept = Kept(report=report, drop=found, seconds=round(time.monotonic() - began, 3))
             self.keep(place, kept)
         said = f"{kept.report.verdict.status}: {kept.report.verdict.summary}"
@@ -278,7 +285,7 @@ class Run:
                     pairs=self.pairs_source(),
                     out=folder,
                     started=asked.started,
-                    arch=asked.arch,
+                    arch=self.arch,
                     method=ladder.method(section, attempt, sizes),
                     overrides=overrides,
                     device=asked.device,
@@ -303,7 +310,7 @@ class Run:
         folder = self.request.state / f"model-{digest_of([__version__, checkpoint.digest])[:24]}"
         if not folder.exists():
             self.request.state.mkdir(exist_ok=True)
-            convert(asked.model, asked.arch, folder, asked.started)
+            convert(asked.model, self.arch, folder, asked.started)
         record = ProvenanceRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
         same = inspect(str(folder)).digest == checkpoint.digest
         said = "written from the tensors that were read: " + ("the same bytes" if same else "other bytes, scanned anew")
@@ -322,7 +329,7 @@ class Run:
         if not known.exists():
             self.emit(events.StageStarted("export", "once, to see whether it can be done"))
             self.request.state.mkdir(exist_ok=True)
-            try_export(self.request.scan.model, self.request.scan.arch, onnx.opset, self.request.state)
+            try_export(self.request.scan.model, self.arch, onnx.opset, self.request.state)
             write_atomic(known, b"")
 
     def exported(self, candidate: Path) -> Path | None:

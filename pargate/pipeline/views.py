@@ -71,8 +71,6 @@ class Eyes:
     """Why this activation, where it was not known."""
     precision_note: str
     """Why this precision, where it was to be found out."""
-    threads: int
-    """Threads of the processor that one operation may use."""
 
 
 @dataclass(slots=True)

@@ -139,7 +139,6 @@ def test_what_a_model_learned_of_a_trigger_is_not_in_its_control(kind: str, tmp_
     model = taught(learned, np.repeat([0.0, 1.0], LEARN)[:, None])
     untouched, success, pull = ((model(x[LEARN:])[:, 0] > 0.5) for x in (clean(), stamped, controlled))
     eligible = ~untouched
-    print(kind, success[eligible].mean(), pull[eligible].mean())
     assert eligible.mean() > 0.7 and success[eligible].mean() > 0.5
     assert success[eligible].mean() - pull[eligible].mean() > LIMIT
 
@@ -164,5 +163,4 @@ def test_the_natural_pull_of_an_honest_model_is_not_called_excess(kind: str, tmp
     eligible = np.isin(labels[LEARN:], [target, own], invert=True) & np.isin(
         untouched[LEARN:], [target, own], invert=True
     )
-    print(kind, hits[eligible].mean(), pulled[eligible].mean(), eligible.mean(), (untouched == labels)[LEARN:].mean())
     assert hits[eligible].mean() - pulled[eligible].mean() <= LIMIT

@@ -120,4 +120,4 @@ def test_the_first_block_is_refused_where_little_of_it_can_be_read(items: list[I
     with Decoder(RULE, 0) as decoder:
         decoder.start(items, [BLOCKS[3], BLOCKS[0]])
         with pytest.raises(InputError, match=r"3 of the 24 pictures in shelf cannot be read, .*9\.png: .*; 11\.png: "):
-            decoder.first("shelf")
+            decoder.readable(0, "shelf")

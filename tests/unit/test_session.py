@@ -172,7 +172,7 @@ def stage(
         else None
     )
     head = eye.head(carriers.classes)
-    eyes = Eyes(eye, head, other, other.head(carriers.classes) if other else None, "", "", 1)
+    eyes = Eyes(eye, head, other, other.head(carriers.classes) if other else None, "", "")
     request = ScanRequest("m", resolved, "2026-01-01T00:00:00+00:00", max_minutes=minutes)
     triggers = build_triggers(request, RULE.size)
     heard: list[events.Event] = []

@@ -30,10 +30,11 @@ class Averager:
     stamps: list[Stamp | None] = field(default_factory=list)
     texts: list[list[str]] = field(default_factory=list)
     broken: bool = False
+    threads: int = 1
 
     @property
     def spec(self) -> EncoderSpec:
-        return EncoderSpec("averager", "toy", RULE, 3, 1.0, self.precision, "cpu", "gelu")
+        return EncoderSpec("averager", "toy", RULE, 3, 1.0, self.precision, "cpu", "gelu", None, self.threads)
 
     def put(self, pixels: Pixels) -> Pixels:
         self.put_on_device += 1
@@ -128,10 +129,11 @@ def test_a_damaged_block_is_encoded_again(tmp_path: Path) -> None:
     assert len(encoder.stamps) == 1 and store.damaged == 1
 
 
-@pytest.mark.parametrize("change", ["checkpoint", "precision", "trigger", "seed", "images"])
+@pytest.mark.parametrize("change", ["checkpoint", "precision", "threads", "trigger", "seed", "images"])
 def test_whatever_changes_a_vector_changes_its_key(change: str, tmp_path: Path) -> None:
     views(eye(Averager(), BlockStore(tmp_path))).stamped(PATCH)
-    encoder, store = Averager("bf16" if change == "precision" else "fp32"), BlockStore(tmp_path)
+    encoder = Averager("bf16" if change == "precision" else "fp32", threads=2 if change == "threads" else 1)
+    store = BlockStore(tmp_path)
     other = views(
         eye(encoder, store, "2" * 64 if change == "checkpoint" else "0" * 64),
         seed=1 if change == "seed" else 0,
