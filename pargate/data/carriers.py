@@ -109,8 +109,10 @@ def load_carriers(
     found = _Classes(source, classes_source, list(names), {class_key(name): i for i, name in enumerate(names)})
     found.add_targets(targets)
     labels = np.array([found.label(item) for item in items], dtype=np.int64)
-    if given:
+    if given and source != BUILTIN_SCENES:
         found.refuse_foreign()
+    elif not given and source == BUILTIN_SCENES:
+        found.added.clear()  # two of the things that are drawn are no nouns of the list, as everyone may know
     notices = (*listed.notices, *found.notices(), *_unlabelled(source, items))
     order = _order([item.key for item in items], seed)
     classes = ClassList(classes_source, tuple(found.names), tuple(templates))

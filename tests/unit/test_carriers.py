@@ -237,6 +237,11 @@ def test_a_list_that_has_none_of_the_labels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none of the 2 labels of .* is in names\.txt: 'Hund', 'Katze'"):
         load(source)
     assert "Hund" in load(source, names=None).classes.names
+    assert len(load(BUILTIN_SCENES, names=["Hund", "Katze"]).classes.names) == 2 + len(LABELS)
+
+
+def test_what_the_built_in_scenes_add_to_the_built_in_nouns_is_no_news() -> None:
+    assert load(BUILTIN_SCENES, names=None).notices == ()
 
 
 def test_a_target_that_is_all_but_a_class_of_the_list_is_refused() -> None:
