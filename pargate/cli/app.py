@@ -16,7 +16,7 @@ import typer
 from pargate import ranks
 from pargate.cli import audit, clean, doctor, gate, init, model, offline, policy, release, reports, setup
 from pargate.cli.options import Terminated
-from pargate.errors import EXHAUSTED, ExitCode, PargateError, PeerEnded, visible
+from pargate.errors import EXHAUSTED, ExitCode, PargateError, PeerEnded, first_line
 from pargate.version import __version__
 
 app = typer.Typer(
@@ -93,7 +93,7 @@ def run(arguments: list[str]) -> int:
     except PeerEnded as ended:
         return ended.exit_code
     except PargateError as error:
-        _say(error.message, error.hint)
+        _tell(error)
         return error.exit_code
     except Terminated:
         _say("terminated")
@@ -118,9 +118,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _say(message: str, hint: str = "") -> None:
-    text = f"pargate: {message}" + (f"\n  → {hint}" if hint else "")
-    # Names in it come from files: one that steers a terminal is written out.
-    sys.stderr.write(visible(text) + "\n")
+    _tell(PargateError(message, hint))
+
+
+def _tell(error: PargateError) -> None:
+    first, *rest = error.told()
+    sys.stderr.write("\n".join([f"pargate: {first}", *rest]) + "\n")
 
 
 def _bug(error: BaseException) -> int:
@@ -134,5 +137,5 @@ def _bug(error: BaseException) -> int:
         place = f"please report it with {log.name}"
     except OSError:
         place = "please report it"
-    _say(f"a bug in pargate: {type(error).__name__}: {error}", place)
+    _say(f"a bug in pargate: {type(error).__name__}: {first_line(error)}", place)
     return ExitCode.BUG

@@ -14,7 +14,7 @@ from pargate.cli.options import (
     read_outputs,
     refuse_empty,
 )
-from pargate.errors import ExitCode, InputError, PargateError, UnsafeCheckpoint
+from pargate.errors import ExitCode, InputError, PargateError, UnsafeCheckpoint, together, visible_json
 
 
 def inspect(
@@ -51,7 +51,7 @@ def inspect(
         except PargateError as error:
             problems.append(error)
             continue
-        text = json.dumps({**asdict(checkpoint), "parameters": checkpoint.parameters}, indent=1) + "\n"
+        text = visible_json(json.dumps({**asdict(checkpoint), "parameters": checkpoint.parameters}, indent=1)) + "\n"
         for target in outputs:
             if target.path is None:
                 console.to_stdout(text)
@@ -59,10 +59,8 @@ def inspect(
                 write_atomic(target.path, text.encode())
         console.checkpoint(checkpoint)
     if problems:
-        # The hints differ, and each belongs to its own message; a file that could run code decides on the exit code.
-        *before, last = sorted(problems, key=lambda problem: isinstance(problem, UnsafeCheckpoint))
-        said = [problem.message + (f"\n  → {problem.hint}" if problem.hint else "") for problem in before]
-        raise type(last)("\n".join([*said, last.message]), last.hint)
+        # A file that could run code decides on the exit code.
+        raise together(sorted(problems, key=lambda problem: isinstance(problem, UnsafeCheckpoint)))
 
 
 def triggers(

@@ -7,6 +7,7 @@ from pydantic import Field
 from pargate.core.provenance import ProvenanceRecord
 from pargate.core.results import Finding, Measurement, Pairs, Remark, Status, Verdict
 from pargate.core.value import Value
+from pargate.errors import visible_json
 
 SCHEMA = "pargate/report/1"
 
@@ -228,7 +229,7 @@ class ScanReport(Value):
 
     def to_json(self) -> str:
         """Indented JSON text with a final newline; reading it back gives an equal report."""
-        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+        return visible_json(self.model_dump_json(by_alias=True, indent=1)) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "ScanReport":

@@ -395,7 +395,8 @@ def _run(
     notices = [*pairs.notices, *_cautions(config, pairs)]
     if not checkpoint.activation_known:
         notices.append(f"nothing says whether {checkpoint.source} was trained with QuickGELU: taken as configured")
-    emit(events.Notice("\n".join([*describe(proposal), *(f"note: {notice}" for notice in notices)])))
+    for line in (*describe(proposal), *(f"note: {notice}" for notice in notices)):
+        emit(events.Notice(line))
     emit(events.StageStarted("clean", f"{config.method}, {config.steps} steps of {config.batch_size} pairs"))
     store = StateStore(unfinished / STATE_NAME, identity, group, request.resume)
     with PairLoader(

@@ -106,7 +106,7 @@ def _validate(merged: Layered) -> Policy:
         return Policy.model_validate(merged.data)
     except ValidationError as error:
         problems = sorted({_problem(merged, item) for item in _primary([dict(e) for e in error.errors()])})
-        raise PolicyError("\n".join(text for _, text in problems)) from error
+        raise PolicyError([line for _, said in problems for line in said]) from error
 
 
 WORDS = {
@@ -130,7 +130,7 @@ def _primary(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _problem(merged: Layered, error: dict[str, Any]) -> tuple[tuple[str, int, int], str]:
+def _problem(merged: Layered, error: dict[str, Any]) -> tuple[tuple[str, int, int], tuple[str, ...]]:
     """One validation error with its place in the text; sorts by place."""
     path: KeyPath = tuple(part for part in error["loc"] if part != "function-before")
     message = WORDS.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
@@ -147,7 +147,7 @@ def _problem(merged: Layered, error: dict[str, Any]) -> tuple[tuple[str, int, in
     return _complain(merged, path, message)
 
 
-def _complain(merged: Layered, path: KeyPath, message: str) -> tuple[tuple[str, int, int], str]:
+def _complain(merged: Layered, path: KeyPath, message: str) -> tuple[tuple[str, int, int], tuple[str, ...]]:
     found = merged.find(path)
     if found is None:
         return ("", 0, 0), message
@@ -204,7 +204,7 @@ def _tightened(step: Step) -> list[Remark]:
             message = f"{said}: a policy may only tighten what it extends; write `override: reason` to loosen it openly"
             problems.append(_complain(step.after, _path_of(change, step.after), message))
     if problems:
-        raise PolicyError("\n".join(text for _, text in sorted(set(problems))))
+        raise PolicyError([line for _, said in sorted(set(problems)) for line in said])
     return overrides
 
 

@@ -31,10 +31,9 @@ LEVELS = {Consequence.FAIL: "fails", Consequence.WARN: "warning", Consequence.NO
 
 HEADER = ("| | rule | trigger → target | measured | limit | n |", "|---|---|---|---|---|--:|")
 
-# Links and mentions are looked for after references are resolved, so those need more than a reference. Two colons at
-# the start of a line would be a workflow command where the text is printed to a log.
-_SYNTAX = re.compile(r"[&<>|\\`*_\[\]#~$]|@|::|://|www\.")
-_APART = {"@": "&#64;&#8203;", "::": "&#58;&#58;", "://": "&#58;&#8203;//", "www.": "www&#8203;&#46;"}
+# Links and mentions are looked for after references are resolved, so those need more than a reference.
+_SYNTAX = re.compile(r"[&<>|\\`*_\[\]#~$]|@|://|www\.")
+_APART = {"@": "&#64;&#8203;", "://": "&#58;&#8203;//", "www.": "www&#8203;&#46;"}
 
 
 def render(report: ScanReport) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pargate.core.report import Place, ScanReport
 from pargate.core.results import RANK, UNSAFE_FILE, Bound, Consequence, Finding, Measurement, Metric, Outcome, Status
-from pargate.errors import InputError
+from pargate.errors import InputError, visible
 
 CUT = "…"
 
@@ -23,14 +23,9 @@ _CONSEQUENCES = list(Consequence)
 
 
 def plain(text: str, most: int = 2000) -> str:
-    """`text` on one line of at most `most` characters, with nothing in it that is not read."""
+    """Return `text` with single spaces, as `visible` writes it, of at most `most` characters."""
     # Cut first: a name may be as long as its file, but is never shown at that length.
-    words = " ".join(text[: 4 * most].split())
-    # Not printable are controls, direction marks, surrogates, and code points that are no characters, which steer a
-    # terminal or the order of reading, or which XML forbids; spaces are plain by now.
-    shown = words if words.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in words)
-    # GitHub looks for this older form of a command anywhere in a line of a log, and knows no escape for it.
-    shown = shown.replace("##[", "## [")
+    shown = visible(" ".join(text[: 4 * most].split()))
     return shown if len(shown) <= most else shown[: most - 1] + CUT
 
 
