@@ -75,6 +75,18 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def leads_to_hub_blob(path: Path) -> bool:
+    """Return whether `path` ends among the blobs of the Hugging Face cache whose snapshot holds it, at any depth."""
+    real = Path(os.path.realpath(path))  # which takes a circle of links, too
+    folder = Path(os.path.realpath(path.parent))
+    return any(
+        above.parent.name == "snapshots"
+        and above.parent.parent.name.startswith("models--")
+        and real.is_relative_to(above.parent.parent / "blobs")
+        for above in (folder, *folder.parents)
+    )
+
+
 def check_writable(path: Path) -> None:
     """Fail now, before hours of measuring, if `path` could not be written at the end.
 

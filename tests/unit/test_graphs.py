@@ -115,6 +115,20 @@ def test_a_missing_empty_or_linked_file_is_refused_by_name(place, file):
     assert "link" in refusal(place, UnsafeCheckpoint)
 
 
+def test_graphs_of_the_hubs_cache_may_be_links_to_its_blobs(place, tmp_path):
+    cache = tmp_path / "models--a--b"
+    snapshot = cache / "snapshots" / "0123" / "onnx"
+    snapshot.mkdir(parents=True)
+    place.rename(cache / "blobs")
+    for file in (cache / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(f"../../../blobs/{file.name}")
+    assert inspect.inspect(str(snapshot)).format == "onnx"
+    (snapshot / "text.onnx").unlink()
+    (snapshot / "text.onnx").symlink_to(tmp_path / "elsewhere")
+    (cache / "blobs" / "text.onnx").rename(tmp_path / "elsewhere")
+    assert "link" in refusal(snapshot, UnsafeCheckpoint)
+
+
 def nested(kind: str) -> Callable[[onnx.ModelProto], None]:
     body = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "body", [], [])
     return lambda made: made.graph.node.append(helper.make_node(kind, ["flat"], ["inner"], "odd", body=body))
