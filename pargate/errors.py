@@ -121,8 +121,8 @@ def visible(text: str) -> str:
     """Return foreign text as one line that steers no terminal and holds no command of a build's log.
 
     Whatever is not read is written out, line ends included. GitHub, Azure and TeamCity obey a line that begins with
-    `::NAME`, or that holds `##[NAME]` or `##NAME[` anywhere; these are broken wherever they stand, since a long line may
-    be wrapped in front of them.
+    `::NAME`, or that holds `##[NAME]` or `##NAME[` anywhere; these are broken wherever they stand, since a long line
+    may be wrapped in front of them.
     """
     if not text.isprintable():
         text = "".join(map(_written_out, text))

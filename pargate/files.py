@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -52,6 +53,23 @@ def digest_of(value: Any) -> str:
 def readable(name: str) -> str:
     """A path as text that any file can hold: bytes of its name that are not UTF-8 are written out."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def portable(source: str) -> str:
+    """Return what a command calls a model or a policy as text that is the same on every machine.
+
+    A path is relative to the repository's root, or to the working folder where there is none. One that lies elsewhere
+    becomes its last part and a digest of its folder, so that two of one name differ. Names of a hub stay as they are.
+    """
+    if re.match("[a-z][a-z_-]+:", source):
+        return source
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
+    path = Path(os.path.abspath(source))  # noqa: PTH100 - links stay, `..` does not
+    for way in (path, Path(os.path.realpath(path))):
+        if way.is_relative_to(root):
+            return way.relative_to(root).as_posix()
+    return f"{path.name}-{hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:8]}"
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -199,8 +199,8 @@ class Console:
     def report(self, report: "ScanReport") -> None:
         """Table worst first, summary, what to do next."""
         if not self._quiet:
-            for line in _subject(report):
-                self._rich.print(Shown(line, style="dim"))
+            for about in _subject(report):
+                self._rich.print(Shown(about, style="dim"))
             self._rich.print(self._table(report))
             for notice in report.notices:
                 self._rich.print(Shown(f"note: {notice}", style="yellow"))

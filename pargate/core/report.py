@@ -101,6 +101,8 @@ class PolicyInfo(Value):
 
     name: str
     source: str
+    place: str = ""
+    """The source as `files.portable` writes it."""
     sha256: str
     document: dict[str, Any]
     """With all defaults filled in: what a later judge reads."""
@@ -204,6 +206,8 @@ class ScanReport(Value):
     schema_: Literal["pargate/report/1"] = Field(alias="schema")
     tool: Tool
     run: Run
+    subject: str = ""
+    """The model that the command names, as `files.portable` writes it. Of a gate `model` is what was made of it."""
     model: ModelInfo
     reference: ModelInfo | None = None
     images: ImagesInfo

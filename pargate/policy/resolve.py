@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pargate.core.report import Place, PolicyInfo
 from pargate.core.results import Consequence, Remark
 from pargate.errors import PolicyError, nearest
-from pargate.files import digest_of
+from pargate.files import digest_of, portable, readable
 from pargate.policy.compare import Change, changes
 from pargate.policy.layers import Layered, Reader, Step, decode, load, locate
 from pargate.policy.schema import Policy
@@ -42,6 +42,7 @@ class Resolved:
         return PolicyInfo(
             name=self.policy.name,
             source=self.source,
+            place=readable(portable(self.source)),
             sha256=self.sha256,
             document=self.policy.model_dump(mode="json"),
             origins=self.origins,
@@ -150,7 +151,7 @@ def _problem(merged: Layered, error: dict[str, Any]) -> tuple[tuple[str, int, in
 def _complain(merged: Layered, path: KeyPath, message: str) -> tuple[tuple[str, int, int], tuple[str, ...]]:
     found = merged.find(path)
     if found is None:
-        return ("", 0, 0), message
+        return ("", 0, 0), (message,)
     document, at = found
     mark = document.mark(at)
     return (document.name, mark.line, mark.column), document.complaint(at, message)

@@ -61,9 +61,9 @@ def escape(text: str, most: int = 1000) -> str:
 
 
 def _marker(report: ScanReport) -> str:
+    about = f"{texts.model_name(report)}:{texts.policy_name(report)}"
     # Two dashes would end a comment.
-    name = re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9._/-]+", "-", texts.model_name(report)))
-    return f"<!-- pargate:{name} -->"
+    return f"<!-- pargate:{re.sub(r'-{2,}', '-', re.sub(r'[^A-Za-z0-9._/:-]+', '-', about))} -->"
 
 
 def _fitting(lines: Iterable[str], room: int) -> tuple[list[str], int]:

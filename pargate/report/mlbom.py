@@ -63,7 +63,7 @@ def _component(report: ScanReport) -> "Component":
     hub = re.fullmatch(r"hf-hub:(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(@(?P<revision>[\w.-]+))?", report.model.source)
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
-        name=texts.model_name(report),
+        name=texts.source_name(report.model.source),
         bom_ref="model",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)] if digest else [],
         pedigree=_pedigree(report),

@@ -175,7 +175,7 @@ def render(report: ScanReport) -> str:
                 "rules": [*rules.values()],
             }
         },
-        "automationDetails": {"id": f"pargate/{quote(name)}/"},
+        "automationDetails": {"id": f"pargate/{quote(name)}/{quote(texts.policy_name(report), safe='')}/"},
         "invocations": [
             {
                 "executionSuccessful": report.run.complete,
