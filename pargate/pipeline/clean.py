@@ -113,6 +113,7 @@ def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
     """
     check_named(request.pairs)
     checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
+    _refuse_graphs(checkpoint)
     waits = is_generated(request.pairs) and emit is None
     return Inputs(checkpoint, None if waits else _pairs(request, emit or events.ignore))
 
@@ -202,6 +203,7 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
             unfinished = _check_places(request)
             emit(events.StageStarted("inspect", request.model))
             opened = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
+            _refuse_graphs(opened.checkpoint)
             # Alone, all that can be refused is refused before torch is loaded.
             pairs = _listed(request, opened.checkpoint, emit) if ranks.here().world == 1 else None
             asked = _device(request)
@@ -283,6 +285,14 @@ def _checked(request: CleanRequest, unfinished: Path, inside: Path | None) -> Pa
     if request.resume and not unfinished.exists():
         raise InputError(f"--resume: there is no {unfinished}", "leave --resume out to begin")
     return unfinished
+
+
+def _refuse_graphs(checkpoint: Checkpoint) -> None:
+    if checkpoint.format == "onnx":
+        raise InputError(
+            f"{checkpoint.source} holds exported graphs, which cannot be trained",
+            "clean the checkpoint that they were exported from, and export the result",
+        )
 
 
 def _pairs(request: CleanRequest, emit: events.Listener = events.ignore) -> Pairs:
