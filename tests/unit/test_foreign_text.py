@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from functools import cache
 from typing import Any
 
 import pytest
@@ -105,13 +106,15 @@ def put(document: Any, path: tuple[Any, ...], text: str) -> None:
     document[path[-1]] = text
 
 
-def open_places(document: dict[str, Any]) -> list[tuple[Any, ...]]:
+@cache
+def open_places(situation: str) -> list[tuple[Any, ...]]:
     """Where a report may hold any text."""
+    document = json.loads(DOCUMENTS[situation])
     found = []
     for path in leaves(document):
         if path[:2] == ("run", "started") or path[0] == "pictures":
             continue
-        other = json.loads(json.dumps(document))
+        other = json.loads(DOCUMENTS[situation])
         put(other, path, SPITE)
         try:
             ScanReport.from_json(json.dumps(other))
@@ -121,15 +124,13 @@ def open_places(document: dict[str, Any]) -> list[tuple[Any, ...]]:
     return found
 
 
-DOCUMENTS = {name: json.loads(make().to_json()) for name, make in SITUATIONS.items()}
-PLACES: dict[str, list[tuple[Any, ...]]] = {}
+DOCUMENTS = {name: make().to_json() for name, make in SITUATIONS.items()}
 
 
 def full_of(text: str, situation: str) -> ScanReport:
     """A report with `text` wherever it may hold any."""
-    places = PLACES.setdefault(situation, open_places(DOCUMENTS[situation]))
-    document = json.loads(json.dumps(DOCUMENTS[situation]))
-    for path in places:
+    document = json.loads(DOCUMENTS[situation])
+    for path in open_places(situation):
         put(document, path, text)
     return ScanReport.from_json(json.dumps(document))
 
@@ -142,8 +143,7 @@ few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthChec
 @example(text=SPITE.replace("\x00", ""))
 @example(text="\n::error::x")
 @example(text="##[error]x")
-@pytest.mark.parametrize("situation", ["failing", "remediated"])
-@pytest.mark.parametrize("width", [30, 240])
+@pytest.mark.parametrize(("situation", "width"), [("failing", 30), ("remediated", 240)])
 def test_the_console_shows_a_saved_report_without_obeying_it(
     monkeypatch: pytest.MonkeyPatch, text: str, situation: str, width: int
 ) -> None:
