@@ -13,7 +13,10 @@ A verdict is not an exception: `fail` and `inconclusive` are results with exit c
 """
 
 import errno
-from collections.abc import Iterator
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 
 
@@ -36,11 +39,19 @@ class PargateError(Exception):
 
     exit_code: ExitCode = ExitCode.BUG
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        """Keep `message` (what and where) apart from `hint` (what to do next)."""
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str | Sequence[str], hint: str = "") -> None:
+        """Keep `message` (what and where) apart from `hint` (what to do next).
+
+        Only a sequence makes several lines: a line end within a text comes from a file, and is written out.
+        """
+        self.lines = (message,) if isinstance(message, str) else tuple(message)
+        self.message = "\n".join(self.lines)
         self.hint = hint
+        super().__init__(self.message)
+
+    def told(self) -> list[str]:
+        """Return what is said of it, line by line, with nothing in it that a terminal or a log obeys."""
+        return [visible(line) for line in (*self.lines, *([f"  → {self.hint}"] if self.hint else []))]
 
 
 class InputError(PargateError):
@@ -191,6 +202,12 @@ def _said(error: BaseException, kind: str = "") -> str:
     return text if kind in text.lower() else f"{kind}: {text}"
 
 
+def together(problems: Sequence[PargateError]) -> PargateError:
+    """Return several problems as one that ends with the code of the last; each keeps its own hint."""
+    *before, last = problems
+    return type(last)([*(line for problem in before for line in problem.told()), *last.lines], last.hint)
+
+
 def nearest(name: str, known: list[str]) -> str:
     """A did-you-mean clause for `name`, or an empty string when nothing known is close."""
     from difflib import get_close_matches
@@ -205,7 +222,35 @@ def first_line(error: BaseException, most: int = 160) -> str:
 
 
 def visible(text: str) -> str:
-    """Text for a terminal or a log: lines stay, and whatever else would steer the reader is written out."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """Return foreign text as one line that steers no terminal and holds no command of a build's log.
+
+    Whatever is not read is written out, line ends included. GitHub, Azure and TeamCity obey a line that begins with
+    `::NAME`, or that holds `##[NAME]` or `##NAME[` anywhere; these are broken wherever they stand, since a long line
+    may be wrapped in front of them.
+    """
+    if not text.isprintable():
+        text = "".join(map(_written_out, text))
+    return _COMMAND.sub(r"\g<0> ", text)
+
+
+_COMMAND = re.compile(r":(?=:)|#(?=#\w*\[)")
+
+
+def _written_out(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode()
+
+
+def visible_json(text: str) -> str:
+    """Return JSON text that stands for the same value, with whatever `visible` would change escaped in its strings."""
+    return _STEERING.sub(lambda found: "".join(map(_escaped, found[0])), text)
+
+
+_STEERING = re.compile(r"[^\n -~]+|#(?=#)")
+
+
+def _escaped(character: str) -> str:
+    if character == "#":
+        return "\\u0023"
+    return character if character.isprintable() else json.dumps(character)[1:-1]

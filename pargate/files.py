@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -71,6 +72,23 @@ def refuse_pointer(label: str, head: bytes) -> None:
         raise InputError(f"{label} is a git-lfs pointer, not the file itself", "fetch it: git lfs pull")
 
 
+def portable(source: str) -> str:
+    """Return what a command calls a model or a policy as text that is the same on every machine.
+
+    A path is relative to the repository's root, or to the working folder where there is none. One that lies elsewhere
+    becomes its last part and a digest of its folder, so that two of one name differ. Names of a hub stay as they are.
+    """
+    if re.match("[a-z][a-z_-]+:", source):
+        return source
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
+    path = Path(os.path.abspath(source))  # noqa: PTH100 - links stay, `..` does not
+    for way in (path, Path(os.path.realpath(path))):
+        if way.is_relative_to(root):
+            return way.relative_to(root).as_posix()
+    return f"{path.name}-{hashlib.sha256(os.fsencode(path.parent)).hexdigest()[:8]}"
+
+
 def files_below(folder: Path) -> list[Path]:
     """All that is no folder below `folder`, sorted; links to folders are followed.
 
@@ -90,6 +108,18 @@ def files_below(folder: Path) -> list[Path]:
             raise InputError(f"{readable(place)} is the same folder as {readable(before)}", "remove one of the links")
         found += (Path(place, name) for name in names)
     return sorted(found)
+
+
+def leads_to_hub_blob(path: Path) -> bool:
+    """Return whether `path` ends among the blobs of the Hugging Face cache whose snapshot holds it, at any depth."""
+    real = Path(os.path.realpath(path))  # which takes a circle of links, too
+    folder = Path(os.path.realpath(path.parent))
+    return any(
+        above.parent.name == "snapshots"
+        and above.parent.parent.name.startswith("models--")
+        and real.is_relative_to(above.parent.parent / "blobs")
+        for above in (folder, *folder.parents)
+    )
 
 
 def check_writable(path: Path) -> None:

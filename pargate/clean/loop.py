@@ -86,8 +86,7 @@ def train(
         OperationalError: the loss left the numbers or diverged, or memory ran out. The last good state is kept.
     """
     device = next(towers.parameters()).device
-    # Convolutions prefer the pixels' own order: a quarter less time for a ResNet on a CPU.
-    towers.visual.to(memory_format=torch.channels_last)
+    towers.order_pixels(device)
     before = copy.deepcopy(towers).requires_grad_(False)
     if device.type == "cpu":
         attention.use_plain(towers)

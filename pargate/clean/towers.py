@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,6 +19,7 @@ class Towers(nn.Module):
         self.visual = visual
         self.text = text
         self._embed_text = embed_text
+        self._by_channel = False
         self.eval()
 
     def forward(self, images: Tensor, tokens: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -29,12 +31,24 @@ class Towers(nn.Module):
 
     def embed_images(self, images: Tensor) -> Tensor:
         """Unit rows, float32 [n, d], of normalised images [n, 3, H, W]."""
-        pooled = self.visual(images)
+        pooled = self.visual(images.contiguous() if self._by_channel else images)
         return _unit(pooled[0] if isinstance(pooled, tuple) else pooled)  # some towers give their tokens besides
 
     def embed_texts(self, tokens: Tensor) -> Tensor:
         """Unit rows, float32 [m, d], of token ids int64 [m, length]."""
         return _unit(self._embed_text(self.text, tokens))
+
+    def order_pixels(self, device: torch.device) -> None:
+        """Lay out the image tower for its convolutions: channels last takes a ResNet a quarter less time on a CPU.
+
+        Not where a 1×1 convolution has a stride, as in FastViT and timm's ResNets: on a CPU torch 2.15 writes out of
+        bounds there when it takes the gradient, and the process ends in a segmentation fault.
+        """
+        self._by_channel = device.type == "cpu" and any(
+            isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1) and m.stride != (1, 1) for m in self.visual.modules()
+        )
+        if not self._by_channel:
+            self.visual.to(memory_format=torch.channels_last)
 
     def train_only(self, which: str) -> None:
         """Let gradients reach `both` towers, or the `image` or the `text` tower alone."""

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from pargate.cli.options import NoColorOption, NowOption, OutputOption, cache_folder, read_outputs
-from pargate.errors import ExitCode, InputError, Terminated
+from pargate.errors import ExitCode, InputError, Terminated, visible_json
 
 if TYPE_CHECKING:
     from pargate.cli.console import Console
@@ -182,7 +182,7 @@ def history(
         else:
             counts = ", ".join(f"{n} {name}" for name, n in sorted(entry.standings.items()))
             what = f"{'audit ended':<12}  {counts}; exit code {entry.exit_code}"
-        console.to_stdout(f"{entry.sequence:>5}  {entry.time}  {what}\n")
+        console.answer([f"{entry.sequence:>5}  {entry.time}  {what}"])
 
 
 @app.command()
@@ -210,11 +210,11 @@ def trend(
     if _as_json(outputs, shown, console):
         return
     for name, found in by_name.items():
-        console.to_stdout(f"{plain(name, 100)}\n")
+        console.answer([plain(name, 100)])
         for entry in found:
             about = f" by {plain(entry.attack.subject, 100)}" if entry.attack else ""
             numbers = f"attack success {said(entry.attack)}{about}; accuracy {said(entry.accuracy)}"
-            console.to_stdout(f"  {entry.time[:10]}  {entry.standing:<12}  {numbers}\n")
+            console.answer([f"  {entry.time[:10]}  {entry.standing:<12}  {numbers}"])
 
 
 @app.command()
@@ -278,7 +278,7 @@ def _as_json(outputs: Any, value: Any, console: "Console") -> bool:
     """Write what was asked for as JSON; whether anything was."""
     from pargate.files import write_atomic
 
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    text = visible_json(json.dumps(value, indent=1, ensure_ascii=False)) + "\n"
     for target in outputs:
         if target.path is None:
             console.to_stdout(text)

@@ -73,10 +73,10 @@ SHOWN = 12
 
 
 class Shown(Text):
-    """Text in which names from files steer no terminal."""
+    """One line in which names from files steer neither a terminal nor a log."""
 
     def __init__(self, text: str = "", style: str = "", **options: Any) -> None:
-        """Write out whatever is not printable."""
+        """Make `text` one line that nothing obeys."""
         super().__init__(visible(text), style, **options)
 
     def append(self, text: "Text | str", style: "str | Style | None" = None) -> "Shown":
@@ -120,6 +120,10 @@ class Console:
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+    def answer(self, lines: Iterable[str]) -> None:
+        """Print to stdout what was asked for, where it is text and no format."""
+        self.to_stdout("".join(f"{visible(line)}\n" for line in lines))
+
     @contextlib.contextmanager
     def progress(self) -> Iterator[events.Listener]:
         """A listener that draws a bar on a terminal, and a plain line every ten seconds elsewhere."""
@@ -141,7 +145,7 @@ class Console:
                     case events.StageStarted(stage, detail):
                         bar.update(task, description=f"{WORDS.get(stage, stage)} {escape(visible(detail))}")
                     case events.Advanced(done, total, note):
-                        bar.update(task, completed=done, total=total, note=note, bound="at most")
+                        bar.update(task, completed=done, total=total, note=escape(visible(note)), bound="at most")
                     case events.TrainStep(done, total):
                         bar.update(task, completed=done, total=total, note=_training(event), bound="")
                     case events.Notice(message):
@@ -195,7 +199,8 @@ class Console:
     def report(self, report: "ScanReport") -> None:
         """Table worst first, summary, what to do next."""
         if not self._quiet:
-            self._rich.print(Shown(_subject(report), style="dim"))
+            for about in _subject(report):
+                self._rich.print(Shown(about, style="dim"))
             self._rich.print(self._table(report))
             for notice in report.notices:
                 self._rich.print(Shown(f"note: {notice}", style="yellow"))
@@ -323,13 +328,15 @@ def _waiver(use: "WaiverUse") -> str:
     return f"{use.reason}{note}, approved by {use.approved_by}, {use.days_left} days left"
 
 
-def _subject(report: "ScanReport") -> str:
+def _subject(report: "ScanReport") -> Iterator[str]:
     model, run = report.model, report.run
     if not report.measurements:
-        return f"{model.source}\npolicy {report.policy.name}; nothing was loaded, nothing measured"
+        yield model.source
+        yield f"policy {report.policy.name}; nothing was loaded, nothing measured"
+        return
     reference = f", reference {report.reference.source}" if report.reference else ""
-    return (
-        f"{model.source}  {model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}\n"
+    yield f"{model.source}  {model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}"
+    yield (
         f"policy {report.policy.name} ({report.policy.source}){reference}; "
         f"{report.images.read} of {report.images.listed} carriers from "
         f"{report.images.source}, {report.classes.count} classes; {run.forward_passes} forward passes in "

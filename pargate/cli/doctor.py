@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pargate.cli.options import NoColorOption, OutputOption, cache_folder, read_outputs
-from pargate.errors import ExitCode
+from pargate.errors import ExitCode, visible_json
 
 
 def doctor(
@@ -34,7 +34,7 @@ def doctor(
     console = Console(quiet=False, verbose=False, color=not no_color)
     refused = refused_fork(os.environ) if ci else None
     found = examine(cache_folder(cache), os.environ, ci=ci, refused=refused)
-    text = found.model_dump_json(indent=1, by_alias=True) + "\n"
+    text = visible_json(found.model_dump_json(indent=1, by_alias=True)) + "\n"
     for target in outputs:
         if target.path is None:
             console.to_stdout(text)

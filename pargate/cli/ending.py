@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from pargate.errors import ExitCode, PargateError, PeerEnded, Terminated, explain, visible
+from pargate.errors import ExitCode, PargateError, PeerEnded, Terminated, explain
 from pargate.version import __version__
 
 _LIBRARY_ENDED = (
@@ -70,11 +70,9 @@ def settled(command: Callable[[], int]) -> int:
 
 def say(error: PargateError, log: str = "") -> None:
     """Print what went wrong, and what to do."""
-    hint = f"{error.hint} with {log}" if log else error.hint
-    text = f"pargate: {error.message}" + (f"\n  → {hint}" if hint else "")
-    # Names in it come from files: one that steers a terminal is written out.
+    text = "\n".join(PargateError(error.lines, f"{error.hint} with {log}" if log else error.hint).told())
     with contextlib.suppress(OSError, MemoryError):  # the code still says it
-        sys.stderr.write(visible(text) + "\n")
+        sys.stderr.write(f"pargate: {text}\n")
 
 
 def _log(error: BaseException) -> str:

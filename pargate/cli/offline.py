@@ -14,7 +14,7 @@ from pargate.cli.options import (
     read_outputs,
     refuse_empty,
 )
-from pargate.errors import ExitCode, InputError, PargateError, UnsafeCheckpoint
+from pargate.errors import ExitCode, InputError, PargateError, UnsafeCheckpoint, together, visible_json
 
 DERIVED = ("parameters", "activation", "dim", "context_length", "tokenizer")
 """What the JSON of `inspect` says besides a checkpoint's fields."""
@@ -61,7 +61,7 @@ def inspect(
             problems.append(error)
             continue
         derived = {name: getattr(checkpoint, name) for name in DERIVED}
-        text = json.dumps({**asdict(checkpoint), **derived}, indent=1) + "\n"
+        text = visible_json(json.dumps({**asdict(checkpoint), **derived}, indent=1)) + "\n"
         for target in outputs:
             if target.path is None:
                 console.to_stdout(text)
@@ -69,10 +69,8 @@ def inspect(
                 write_atomic(target.path, text.encode())
         console.checkpoint(checkpoint)
     if problems:
-        # The hints differ, and each belongs to its own message; a file that could run code decides on the exit code.
-        *before, last = sorted(problems, key=lambda problem: isinstance(problem, UnsafeCheckpoint))
-        said = [problem.message + (f"\n  → {problem.hint}" if problem.hint else "") for problem in before]
-        raise type(last)("\n".join([*said, last.message]), last.hint)
+        # A file that could run code decides on the exit code.
+        raise together(sorted(problems, key=lambda problem: isinstance(problem, UnsafeCheckpoint)))
 
 
 def triggers(

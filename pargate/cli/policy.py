@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pargate.cli.options import NoColorOption, NowOption, PolicyRefOption
-from pargate.errors import ExitCode, InputError, PolicyError, nearest
+from pargate.errors import ExitCode, InputError, PolicyError, nearest, together, visible
 
 if TYPE_CHECKING:
     from pargate.cli.console import Console
@@ -61,10 +61,7 @@ def check(
         else:
             console.lines([_summary(resolved, today)])
     if problems:
-        # The hints differ, and each belongs to its own message.
-        *before, last = problems
-        said = [error.message + (f"\n  → {error.hint}" if error.hint else "") for error in before]
-        raise PolicyError("\n".join([*said, last.message]), last.hint)
+        raise together(problems)
 
 
 def _summary(resolved: "Resolved", today: date) -> str:
@@ -79,7 +76,7 @@ def _summary(resolved: "Resolved", today: date) -> str:
     ]
     if resolved.overrides:
         counts.append(_count(len(resolved.overrides), "override"))
-    return _plain(f"✓ {resolved.source}: {policy.name}, {', '.join(counts)}")
+    return f"✓ {resolved.source}: {policy.name}, {', '.join(counts)}"
 
 
 @app.command()
@@ -103,7 +100,7 @@ def show(
     else:
         source, content, _ = locate(found.source, reader)
         text = decode(content, source)
-    _console(no_color).to_stdout(text)
+    _console(no_color).answer(text.splitlines())
 
 
 @app.command()
@@ -149,7 +146,7 @@ def init(
     text = draft(name or own, parent, images and _moved(images, path), classes and _moved(classes, path))
     read(text, str(path), path.parent)
     write_atomic(path, text.encode())
-    _console(no_color).lines([f"wrote {_plain(str(path))}; try: pargate policy show --resolved {_plain(str(path))}"])
+    _console(no_color).lines([f"wrote {path}; try: pargate policy show --resolved {path}"])
 
 
 def _moved(value: str, path: Path) -> str:
@@ -194,7 +191,7 @@ def diff(
         word = f"{change.direction:<7}"
         shown = typer.style(word, fg=colour[change.direction]) if coloured else word
         values = f"{change.old or 'not set'} → {change.new or 'gone'}"
-        console.to_stdout(f"{shown}  {_plain(f'{change.name:<{width}}  {values}')}\n")
+        console.to_stdout(f"{shown}  {visible(f'{change.name:<{width}}  {values}')}\n")
     if not found:
         console.note("nothing that bears on a verdict differs")
     return ExitCode.FAIL if any(change.direction == "looser" for change in found) else ExitCode.OK
@@ -223,7 +220,7 @@ def test(
     resolved, reader = open_policy(policy, policy_ref, _today(now), console)
     if not resolved.policy.tests:
         raise InputError(
-            f"the policy {_plain(resolved.policy.name)} has no tests",
+            f"the policy {resolved.policy.name} has no tests",
             "list stored reports under `tests`, each with the verdict that you expect",
         )
     failed = 0
@@ -233,7 +230,7 @@ def test(
         judged = judge(saved, resolved, today=day)
         wrong = list(_mismatches(judged, case.expect, resolved.policy))
         failed += bool(wrong)
-        console.lines([f"{'✗' if wrong else '✓'} {_plain(case.report)} as of {day}: {judged.verdict.status}", *wrong])
+        console.lines([f"{'✗' if wrong else '✓'} {case.report} as of {day}: {judged.verdict.status}", *wrong])
     console.lines(
         [f"{len(resolved.policy.tests) - failed} of {_count(len(resolved.policy.tests), 'test')} as expected"]
     )
@@ -248,11 +245,11 @@ def _mismatches(judged: "ScanReport", expected: "Expected", policy: "Policy") ->
     known = [rule.id for rule in policy.rules]
     for rule, wanted in expected.rules.items():
         if rule not in known:
-            found.append(f"    {_plain(rule)}: expected {wanted}, but there is no such rule.{nearest(rule, known)}")
+            found.append(f"    {rule}: expected {wanted}, but there is no such rule.{nearest(rule, known)}")
             continue
         status, message = _rule_status(judged, rule)
         if status != wanted:
-            found.append(f"    {rule}: expected {wanted}, got {status}. {_plain(message)}")
+            found.append(f"    {rule}: expected {wanted}, got {status}. {message}")
     return found
 
 
@@ -298,18 +295,19 @@ def explain(
         lines = [f"{rule} ({entry.kind})", *_entry(rule, entry)]
     else:
         raise InputError(
-            f"nothing is called '{_plain(rule[:80])}'.{nearest(rule, [*rules, *ENTRIES])}",
+            f"nothing is called '{rule[:80]}'.{nearest(rule, [*rules, *ENTRIES])}",
             "for a rule of your own: pargate explain ID -p POLICY",
         )
-    _console(no_color).to_stdout("\n".join(lines) + "\n")
+    _console(no_color).answer(lines)
 
 
 def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
     """A policy's rule in its author's words, then in ours: of the shipped rule, or of what it measures."""
     from pargate.policy.catalogue import ENTRIES
+    from pargate.report.texts import plain
 
     lines = [f"{rule.id} (rule, {rule.severity})"]
-    lines += [f"why: {_plain(rule.why)}"] if rule.why else []
+    lines += [f"why: {plain(rule.why)}"] if rule.why else []
     lines += [f"holds if {metric.replace('_', ' ')} is at most {limit.text}" for metric, limit in rule.max.items()]
     lines += [f"holds if {metric.replace('_', ' ')} is at least {limit.text}" for metric, limit in rule.min.items()]
     lines += [
@@ -318,9 +316,9 @@ def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
     ]
     if rule.allow is not None:
         extra = [name for name in ("pickle", "custom_ops") if getattr(rule.allow, name)]
-        lines.append(f"allows {_plain(', '.join((*rule.allow.formats, *extra)))}")
+        lines.append(f"allows {', '.join((*rule.allow.formats, *extra))}")
     lines += [] if rule.waivable else ["may not be waived"]
-    lines += [f"help: {_plain(rule.help)}"] if rule.help else []
+    lines += [f"help: {plain(rule.help)}"] if rule.help else []
     if entry is not None:
         return [*lines, *_entry(rule.id, entry)]
     return [*lines, "", f"{rule.probe} (probe)", *_entry(rule.probe, ENTRIES[rule.probe])]
@@ -353,8 +351,3 @@ def _reader(ref: str | None) -> "Reader":
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _plain(text: str) -> str:
-    """Text from a policy or a report, without what steers a terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)

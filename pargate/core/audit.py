@@ -11,6 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from pargate.core.results import MOST
 from pargate.core.value import Value
+from pargate.errors import visible_json
 
 SCHEMA = "pargate/audit/1"
 
@@ -214,4 +215,4 @@ class AuditIndex(Value):
 
     def to_json(self) -> str:
         """Indented JSON text with a final newline."""
-        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+        return visible_json(self.model_dump_json(by_alias=True, indent=1)) + "\n"

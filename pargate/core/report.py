@@ -7,6 +7,7 @@ from pydantic import Field
 from pargate.core.provenance import ProvenanceRecord
 from pargate.core.results import Finding, Measurement, Pairs, Remark, Status, Verdict
 from pargate.core.value import Value
+from pargate.errors import visible_json
 
 SCHEMA = "pargate/report/1"
 
@@ -100,6 +101,8 @@ class PolicyInfo(Value):
 
     name: str
     source: str
+    place: str = ""
+    """The source as `files.portable` writes it."""
     sha256: str
     document: dict[str, Any]
     """With all defaults filled in: what a later judge reads."""
@@ -203,6 +206,8 @@ class ScanReport(Value):
     schema_: Literal["pargate/report/1"] = Field(alias="schema")
     tool: Tool
     run: Run
+    subject: str = ""
+    """The model that the command names, as `files.portable` writes it. Of a gate `model` is what was made of it."""
     model: ModelInfo
     reference: ModelInfo | None = None
     images: ImagesInfo
@@ -228,7 +233,7 @@ class ScanReport(Value):
 
     def to_json(self) -> str:
         """Indented JSON text with a final newline; reading it back gives an equal report."""
-        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+        return visible_json(self.model_dump_json(by_alias=True, indent=1)) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "ScanReport":

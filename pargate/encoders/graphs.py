@@ -21,7 +21,7 @@ from pargate.core.value import Value
 from pargate.encoders import tokens, weights
 from pargate.encoders.config import MEAN_BOUNDS, STD_BOUNDS
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.files import digest_of
+from pargate.files import digest_of, leads_to_hub_blob
 
 if TYPE_CHECKING:
     import onnx
@@ -233,7 +233,7 @@ def _refuse_link(path: Path) -> None:
         mode = path.lstat().st_mode
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "export the model again") from error
-    if stat.S_ISLNK(mode):
+    if stat.S_ISLNK(mode) and not leads_to_hub_blob(path):
         raise UnsafeCheckpoint(f"{path} is a link to another place", "put the file itself there")
 
 

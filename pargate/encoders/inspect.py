@@ -6,6 +6,7 @@ the very bytes that are loaded, whatever happens to the file meanwhile. Nothing 
 nothing is unpickled, evaluated or downloaded: sources on a hub go through the `fetch` that the caller gives.
 """
 
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ from pargate.encoders.preprocessing import (
     ways,
 )
 from pargate.errors import InputError
-from pargate.files import digest_of
+from pargate.files import digest_of, leads_to_hub_blob
 
 HUB_PREFIXES = ("hf-hub:", "open_clip:")
 
@@ -361,9 +362,6 @@ def _only_weights(folder: Path) -> Path:
 
 def _stay_inside(folder: Path, path: Path) -> None:
     """Refuse a link out of a model's folder, except into the blobs of the hub's cache that it belongs to."""
-    real, home = path.resolve(), folder.resolve()
-    allowed = [home]
-    if home.parent.name == "snapshots":
-        allowed.append(home.parent.parent / "blobs")
-    if not any(real.is_relative_to(place) for place in allowed):
+    real = Path(os.path.realpath(path))  # which takes a circle of links, too
+    if not real.is_relative_to(os.path.realpath(folder)) and not leads_to_hub_blob(path):
         raise InputError(f"{path} is a link out of its folder, to {real}", "put the file itself there")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pargate.errors import InputError, UnsafeCheckpoint
+from pargate.errors import InputError, UnsafeCheckpoint, visible
 
 STORAGES = {
     "DoubleStorage": "F64",
@@ -240,5 +240,5 @@ class _Machine:
 
 
 def shown(text: str) -> str:
-    """Foreign text for a message: one line, of bounded length."""
-    return "".join(c if c.isprintable() else "?" for c in text[:80])
+    """Return the beginning of foreign text, for a message."""
+    return visible(text[:80])

@@ -38,6 +38,7 @@ def report_of(policy: Resolved, stages: list[Stage], reports: list[ScanReport], 
     shown[chosen] = shown[chosen].model_copy(update={"examined": None})
     return own.model_copy(
         update={
+            "subject": reports[0].subject,
             "model": last.model,
             "verdict": found.verdict,
             "remarks": (*own.remarks, *found.remarks),

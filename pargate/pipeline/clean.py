@@ -110,7 +110,7 @@ def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
     """
     check_named(request.pairs)
     checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
-    _check_activation(checkpoint)
+    _refuse_untrainable(checkpoint)
     waits = is_generated(request.pairs) and emit is None
     return Inputs(checkpoint, None if waits else _pairs(request, emit or events.ignore))
 
@@ -200,7 +200,7 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
             unfinished = _check_places(request)
             emit(events.StageStarted("inspect", request.model))
             opened = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
-            _check_activation(opened.checkpoint)
+            _refuse_untrainable(opened.checkpoint)
             # Alone, all that can be refused is refused before torch is loaded.
             pairs = _listed(request, opened.checkpoint, emit) if ranks.here().world == 1 else None
             asked = _device(request)
@@ -284,8 +284,16 @@ def _checked(request: CleanRequest, unfinished: Path, inside: Path | None) -> Pa
     return unfinished
 
 
-def _check_activation(checkpoint: Checkpoint) -> None:
-    """Refuse to train what nobody knows how to compute: the result would be of another model than the one scanned."""
+def _refuse_untrainable(checkpoint: Checkpoint) -> None:
+    """Raise if there is nothing to train, or if nobody knows how it computes.
+
+    With the other activation the result would be of another model than the one scanned.
+    """
+    if checkpoint.format == "onnx":
+        raise InputError(
+            f"{checkpoint.source} holds exported graphs, which cannot be trained",
+            "clean the checkpoint that they were exported from, and export the result",
+        )
     if not checkpoint.activation_known:
         gelu, quick = (with_activation(checkpoint.architecture, name) for name in ("gelu", "quick_gelu"))
         raise InputError(
@@ -404,7 +412,8 @@ def _run(
     notices = [*pairs.notices, *_cautions(config, pairs)]
     if not checkpoint.preprocess_known:
         notices.append(checkpoint.assumption)
-    emit(events.Notice("\n".join([*describe(proposal), *(f"note: {notice}" for notice in notices)])))
+    for line in (*describe(proposal), *(f"note: {notice}" for notice in notices)):
+        emit(events.Notice(line))
     emit(events.StageStarted("clean", f"{config.method}, {config.steps} steps of {config.batch_size} pairs"))
     store = StateStore(unfinished / STATE_NAME, identity, group, request.resume)
     with PairLoader(

@@ -104,7 +104,7 @@ def load(path: Path) -> Inventory:
         reason = getattr(error, "strerror", None) or "not a path"
         raise InputError(f"cannot read the inventory {path}: {reason}", hint) from error
     except PolicyError as error:
-        raise InputError(error.message, error.hint or hint) from error
+        raise InputError(error.lines, error.hint or hint) from error
     problems = list(_doubled(document))
     found = None
     try:
@@ -114,7 +114,7 @@ def load(path: Path) -> Inventory:
     else:
         problems += _ill_named(document, found)
     if problems or found is None:
-        raise InputError("\n".join(text for _, text in sorted(set(problems))), hint)
+        raise InputError([line for _, said in sorted(set(problems)) for line in said], hint)
     return Inventory(
         str(path),
         hashlib.sha256(content).hexdigest(),
@@ -122,7 +122,7 @@ def load(path: Path) -> Inventory:
     )
 
 
-Problem = tuple[tuple[int, int], str]
+Problem = tuple[tuple[int, int], tuple[str, ...]]
 
 
 def _complain(document: Document, path: KeyPath, message: str) -> Problem:

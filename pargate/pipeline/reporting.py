@@ -32,7 +32,7 @@ from pargate.core.results import (
 )
 from pargate.data.carriers import CarrierSet
 from pargate.errors import Undecided, UnsafeCheckpoint
-from pargate.files import BlockStore, digest_of, readable
+from pargate.files import BlockStore, digest_of, portable, readable
 from pargate.pipeline.session import Session
 from pargate.pipeline.views import Eye, Eyes
 from pargate.policy import judge
@@ -88,6 +88,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
             forward_passes=passes,
             cache=_cache(eyes.model.store),
         ),
+        subject=readable(portable(eyes.model.checkpoint.source)),
         model=_model(eyes.model, eyes.activation_note),
         reference=_model(eyes.reference, "") if eyes.reference else None,
         images=ImagesInfo(
@@ -137,6 +138,7 @@ def unsafe_report(resolved: Resolved, unsafe: UnsafeCheckpoint, source: str, sta
             id=digest_of([started, source, resolved.sha256, seed])[:16],
             started=started, seconds=0.0, host=host(), device="", precision="", threads=0, seed=seed,
         ),
+        subject=readable(portable(source)),
         model=ModelInfo(source=readable(source), sha256="", format="unsafe", size_bytes=0),
         images=ImagesInfo(source="", listed=0, read=0, labelled=0, captioned=0),
         classes=ClassesInfo(source="", count=0, templates=(), digest=""),

@@ -6,7 +6,6 @@ What the values mean, and whether a child loosens its parent, is not decided her
 
 import hashlib
 import os
-import subprocess
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pargate import git
 from pargate.core.report import Place
-from pargate.errors import OperationalError, PolicyError, nearest
+from pargate.errors import PargateError, PolicyError, nearest
 from pargate.files import LFS
 from pargate.policy.yaml import Document, parse
 from pargate.policy.yaml import Path as KeyPath
@@ -24,9 +24,6 @@ DEPTH = 8
 """Policies in one chain of `extends`, at most."""
 
 BUILTIN = "builtin:"
-
-GIT_S = 120.0
-"""How long git may take to read one file: where it fetches what is missing, it may wait for a network or a password."""
 
 Reader = Callable[[Path], bytes]
 """The content of a file; OSError where there is none."""
@@ -131,41 +128,30 @@ def from_git(ref: str) -> Reader:
     if not ref or ref.startswith("-") or not ref.isprintable():
         raise PolicyError(f"'{ref[:80]}' is no git ref", "name a branch, tag or commit")
 
-    top = _git("rev-parse", "--show-toplevel")
-    # A commit, not whatever the name may also mean: the index, a range, a folder's listing.
-    commit = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}") if top else None
-    if top is None or commit is None:
-        raise PolicyError(f"there is no git ref '{ref[:80]}' here", "name a branch, tag or commit; fetch it")
-    root, here = Path(os.fsdecode(top.strip())).resolve(), Path.cwd().resolve()
+    try:
+        root, commit = git.root_of().resolve(), git.commit_of(ref)
+    except PargateError as error:
+        raise PolicyError(error.lines, error.hint) from error
+    here = Path.cwd().resolve()
 
     def read(path: Path) -> bytes:
         # By name alone: a link in the working tree would let it choose which file of the ref is read.
         name = os.path.relpath(os.path.normpath(here / path), root)
-        place = f"{os.fsdecode(commit.strip())}:{Path(name).as_posix()}"
-        kind = None if name.startswith("..") or "\0" in name else _git("cat-file", "-t", place)
-        if kind is None:
-            raise FileNotFoundError(2, f"git says: it is not in {ref}", f"{ref}:{path}")
-        content = _git("cat-file", "blob", place) if kind.strip() == b"blob" else None
-        if content is None:
+        missing = FileNotFoundError(2, f"git says: it is not in {ref}", f"{ref}:{path}")
+        if name.startswith("..") or "\0" in name:
+            raise missing
+        place = f"{commit}:{Path(name).as_posix()}"
+        kind = git.ask("cat-file", "-t", place)
+        if " not in '" in kind.refusal or "does not exist in" in kind.refusal:
+            raise missing
+        if not kind.refusal and kind.out.strip() != b"blob":
             raise IsADirectoryError(21, f"it is no file in {ref}", f"{ref}:{path}")
-        return content
+        content = kind if kind.refusal else git.ask("cat-file", "blob", place)
+        if content.refusal:
+            raise PolicyError(f"git cannot read {path} in {ref}: {content.refusal}", "fetch it, or clone anew")
+        return content.out
 
     return read
-
-
-def _git(*arguments: str) -> bytes | None:
-    """What git says, or None where it ends with an error."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=GIT_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OperationalError(
-            f"git did not answer within {GIT_S:.0f} s", "see what it waits for: git " + " ".join(arguments)
-        ) from error
-    except (OSError, ValueError) as error:
-        raise PolicyError("git is needed to read a policy from a ref, and did not start", "install it") from error
-    return done.stdout if done.returncode == 0 else None
 
 
 def locate(name: str, reader: Reader) -> tuple[str, bytes, Path]:

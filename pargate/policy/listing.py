@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pargate.errors import visible
 from pargate.policy.resolve import Resolved
 
 Path = tuple[str, ...]
@@ -23,15 +24,15 @@ _PLAIN = re.compile(r"[A-Za-z0-9./][A-Za-z0-9./_%@+-]*( [A-Za-z0-9./_%@+-]+)*")
 def listed(resolved: Resolved) -> str:
     """The whole policy as text."""
     document = resolved.policy.model_dump(mode="json")
-    lines = [f"# {_readable(resolved.source)}, resolved; sha256 {resolved.sha256}"]
+    lines = [f"# {visible(resolved.source)}, resolved; sha256 {resolved.sha256}"]
     for key in _DISSOLVED:
         value = document.pop(key)
         if value and key in ("extends", "waivers_file"):
             name = value["file"] if isinstance(value, dict) else value
-            lines.append(f"# {key}: {_readable(name)}, which is part of what follows")
+            lines.append(f"# {key}: {visible(name)}, which is part of what follows")
     for rule in document["rules"]:
         rule.pop("override")
-    lines += [f"# override: {_readable(remark.message)}" for remark in resolved.overrides]
+    lines += [f"# override: {visible(remark.message)}" for remark in resolved.overrides]
     lines += _mapping(document, (), "", resolved)
     return "\n".join(lines) + "\n"
 
@@ -99,7 +100,7 @@ def _origin(path: Path, resolved: Resolved) -> str:
     for end in range(len(path), 0, -1):
         place = resolved.origins.get(".".join(path[:end]))
         if place is not None and (end == len(path) or _is_written_whole(path[:end], resolved)):
-            return f"# {_readable(place.file)}:{place.line}"
+            return f"# {visible(place.file)}:{place.line}"
     return "# default"
 
 
@@ -107,7 +108,3 @@ def _is_written_whole(path: Path, resolved: Resolved) -> bool:
     """Whether nothing below `path` is written on its own: then its parts come from it and are no defaults."""
     start = ".".join(path) + "."
     return len(path) > 1 and not any(key.startswith(start) for key in resolved.origins)
-
-
-def _readable(text: str) -> str:
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)

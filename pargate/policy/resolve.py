@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pargate.core.report import Place, PolicyInfo
 from pargate.core.results import Consequence, Remark
 from pargate.errors import PolicyError, nearest
-from pargate.files import digest_of
+from pargate.files import digest_of, portable, readable
 from pargate.policy.compare import Change, changes
 from pargate.policy.layers import Layered, Reader, Step, decode, load, locate
 from pargate.policy.schema import Policy
@@ -47,6 +47,7 @@ class Resolved:
         return PolicyInfo(
             name=self.policy.name,
             source=self.source,
+            place=readable(portable(self.source)),
             sha256=self.sha256,
             document=self.policy.model_dump(mode="json"),
             origins=self.origins,
@@ -144,7 +145,7 @@ def _validate(merged: Layered) -> Policy:
         return Policy.model_validate(merged.data)
     except ValidationError as error:
         problems = sorted({_problem(merged, item) for item in _primary([dict(e) for e in error.errors()])})
-        raise PolicyError("\n".join(text for _, text in problems)) from error
+        raise PolicyError([line for _, said in problems for line in said]) from error
 
 
 WORDS = {
@@ -168,7 +169,7 @@ def _primary(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _problem(merged: Layered, error: dict[str, Any]) -> tuple[tuple[str, int, int], str]:
+def _problem(merged: Layered, error: dict[str, Any]) -> tuple[tuple[str, int, int], tuple[str, ...]]:
     """One validation error with its place in the text; sorts by place."""
     path: KeyPath = tuple(part for part in error["loc"] if part != "function-before")
     message = WORDS.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
@@ -185,10 +186,10 @@ def _problem(merged: Layered, error: dict[str, Any]) -> tuple[tuple[str, int, in
     return _complain(merged, path, message)
 
 
-def _complain(merged: Layered, path: KeyPath, message: str) -> tuple[tuple[str, int, int], str]:
+def _complain(merged: Layered, path: KeyPath, message: str) -> tuple[tuple[str, int, int], tuple[str, ...]]:
     found = merged.find(path)
     if found is None:
-        return ("", 0, 0), message
+        return ("", 0, 0), (message,)
     document, at = found
     mark = document.mark(at)
     return (document.name, mark.line, mark.column), document.complaint(at, message)
@@ -242,7 +243,7 @@ def _tightened(step: Step) -> list[Remark]:
             message = f"{said}: a policy may only tighten what it extends; write `override: reason` to loosen it openly"
             problems.append(_complain(step.after, _path_of(change, step.after), message))
     if problems:
-        raise PolicyError("\n".join(text for _, text in sorted(set(problems))))
+        raise PolicyError([line for _, said in sorted(set(problems)) for line in said])
     return overrides
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pargate.errors import PolicyError
+from pargate.errors import PolicyError, visible
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -52,18 +52,18 @@ class Document:
             return mark.column + max(1, len(last))
         return max(mark.column, len(line)) + 1
 
-    def complaint(self, path: Path, message: str) -> str:
+    def complaint(self, path: Path, message: str) -> tuple[str, ...]:
         """A message as compilers give it: place, text of the line, caret."""
         return complain(self.name, self.text, self.mark(path), message)
 
 
-def complain(name: str, text: str, mark: Mark, message: str) -> str:
-    """`file:line:column: message`, the source line, and a caret under the column."""
+def complain(name: str, text: str, mark: Mark, message: str) -> tuple[str, ...]:
+    """Return `file:line:column: message`, the source line, and a caret under the column."""
     lines = text.splitlines()
     source = lines[mark.line - 1] if 0 < mark.line <= len(lines) else ""
     cut = max(0, mark.column - SHOWN // 2)
-    caret = " " * (mark.column - 1 - cut) + "^"
-    return f"{name}:{mark.line}:{mark.column}: {message}\n    {source[cut : cut + SHOWN]}\n    {caret}"
+    caret = " " * len(visible(source[cut : mark.column - 1])) + "^"
+    return f"{name}:{mark.line}:{mark.column}: {message}", f"    {source[cut : cut + SHOWN]}", f"    {caret}"
 
 
 def parse(text: str, name: str, kind: str = "policy", begin: str = "pargate: 1") -> Document:

@@ -88,7 +88,7 @@ def _line(annotation: Annotation) -> str:
 def _escape(text: str) -> str:
     """Data of a command, at most `MOST_TEXT` long in its escaped form too."""
     clean = texts.plain(text, MOST_TEXT)
-    escaped = clean.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    escaped = clean.replace("%", "%25")
     if len(escaped) <= MOST_TEXT:
         return escaped
     return re.sub("%2?$", "", escaped[: MOST_TEXT - 1]) + texts.CUT

@@ -31,10 +31,9 @@ LEVELS = {Consequence.FAIL: "fails", Consequence.WARN: "warning", Consequence.NO
 
 HEADER = ("| | rule | trigger → target | measured | limit | n |", "|---|---|---|---|---|--:|")
 
-# Links and mentions are looked for after references are resolved, so those need more than a reference. Two colons at
-# the start of a line would be a workflow command where the text is printed to a log.
-_SYNTAX = re.compile(r"[&<>|\\`*_\[\]#~$]|@|::|://|www\.")
-_APART = {"@": "&#64;&#8203;", "::": "&#58;&#58;", "://": "&#58;&#8203;//", "www.": "www&#8203;&#46;"}
+# Links and mentions are looked for after references are resolved, so those need more than a reference.
+_SYNTAX = re.compile(r"[&<>|\\`*_\[\]#~$]|@|://|www\.")
+_APART = {"@": "&#64;&#8203;", "://": "&#58;&#8203;//", "www.": "www&#8203;&#46;"}
 
 
 def render(report: ScanReport) -> str:
@@ -62,9 +61,9 @@ def escape(text: str, most: int = 1000) -> str:
 
 
 def _marker(report: ScanReport) -> str:
+    about = f"{texts.model_name(report)}:{texts.policy_name(report)}"
     # Two dashes would end a comment.
-    name = re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9._/-]+", "-", texts.model_name(report)))
-    return f"<!-- pargate:{name} -->"
+    return f"<!-- pargate:{re.sub(r'-{2,}', '-', re.sub(r'[^A-Za-z0-9._/:-]+', '-', about))} -->"
 
 
 def _fitting(lines: Iterable[str], room: int) -> tuple[list[str], int]:

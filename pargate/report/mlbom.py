@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pargate.core.report import ModelInfo, ScanReport
 from pargate.core.results import Measurement, Metric
+from pargate.errors import visible_json
 from pargate.report import texts
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def render(report: ScanReport) -> str:
     )
     document: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
     document["metadata"]["component"]["modelCard"] = _model_card(report)
-    return json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    return visible_json(json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True)) + "\n"
 
 
 def _component(report: ScanReport) -> "Component":
@@ -62,7 +63,7 @@ def _component(report: ScanReport) -> "Component":
     hub = re.fullmatch(r"hf-hub:(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(@(?P<revision>[\w.-]+))?", report.model.source)
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
-        name=texts.model_name(report),
+        name=texts.source_name(report.model.source),
         bom_ref="model",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)] if digest else [],
         pedigree=_pedigree(report),

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from pargate.core.report import Place, ScanReport
 from pargate.core.results import UNSAFE_FILE, Consequence, Finding, Outcome, Remark, Severity, Status
+from pargate.errors import visible_json
 from pargate.report import texts
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -174,7 +175,7 @@ def render(report: ScanReport) -> str:
                 "rules": [*rules.values()],
             }
         },
-        "automationDetails": {"id": f"pargate/{quote(name)}/"},
+        "automationDetails": {"id": f"pargate/{quote(name)}/{quote(texts.policy_name(report), safe='')}/"},
         "invocations": [
             {
                 "executionSuccessful": report.run.complete,
@@ -194,7 +195,7 @@ def render(report: ScanReport) -> str:
         ],
     }
     document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
-    return json.dumps(_json(document), indent=1, ensure_ascii=False) + "\n"
+    return visible_json(json.dumps(_json(document), indent=1, ensure_ascii=False)) + "\n"
 
 
 def _json(value: Any) -> Any:

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from pargate.core.report import Place, ScanReport
+from pargate.core.report import ModelInfo, Place, ScanReport
 from pargate.core.results import RANK, UNSAFE_FILE, Bound, Consequence, Finding, Measurement, Metric, Outcome, Status
-from pargate.errors import InputError
+from pargate.errors import InputError, visible
 
 CUT = "…"
 
@@ -23,14 +23,9 @@ _CONSEQUENCES = list(Consequence)
 
 
 def plain(text: str, most: int = 2000) -> str:
-    """`text` on one line of at most `most` characters, with nothing in it that is not read."""
+    """Return `text` with single spaces, as `visible` writes it, of at most `most` characters."""
     # Cut first: a name may be as long as its file, but is never shown at that length.
-    words = " ".join(text[: 4 * most].split())
-    # Not printable are controls, direction marks, surrogates, and code points that are no characters, which steer a
-    # terminal or the order of reading, or which XML forbids; spaces are plain by now.
-    shown = words if words.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in words)
-    # GitHub looks for this older form of a command anywhere in a line of a log, and knows no escape for it.
-    shown = shown.replace("##[", "## [")
+    shown = visible(" ".join(text[: 4 * most].split()))
     return shown if len(shown) <= most else shown[: most - 1] + CUT
 
 
@@ -115,9 +110,25 @@ def deciding(finding: Finding) -> Bound | None:
     return next((bound for bound in finding.bounds if bound.status is wanted), None)
 
 
+def original(report: ScanReport) -> ModelInfo:
+    """Return the model that the command names; the report of a gate may be of what was made of it."""
+    first = report.stages[0].examined if report.stages else None
+    return first.model if first is not None else report.model
+
+
 def model_name(report: ScanReport) -> str:
-    """The model's source without the folders of one machine: the same on every runner."""
-    source = report.model.source.replace("\\", "/")
+    """Return the name of the model that the command names: the same on every runner, another for every model."""
+    return plain(report.subject, 200) or source_name(original(report).source)
+
+
+def policy_name(report: ScanReport) -> str:
+    """Return where the policy comes from, likewise: two policies may call themselves the same."""
+    return plain(report.policy.place, 200) or source_name(report.policy.source)
+
+
+def source_name(source: str) -> str:
+    """Return a source without the folders of one machine."""
+    source = source.replace("\\", "/")
     if source.startswith("/") or re.match("[A-Za-z]:/", source):
         source = source.rstrip("/").rpartition("/")[2]
     elif not re.match("[a-z][a-z_-]+:", source):
@@ -202,7 +213,7 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             ):
                 yield (
                     "Whether a pull is planted or natural needs a trusted parent: "
-                    f"pargate scan {model_name(report)} --reference PARENT"
+                    f"pargate scan {plain(original(report).source)} --reference PARENT"
                 )
         case _ if not report.run.complete:
             yield "Run again: it resumes from the cache."

@@ -95,7 +95,7 @@ def test_annotations_are_ten_of_a_kind_over_all_models() -> None:
 def test_nothing_gets_out_of_a_command() -> None:
     said = workflow.command("error", "a::b,c=d\n", "x\n::add-mask::y%0A\r\u2028" + "z" * 5000)
     assert "\n" not in said and "\r" not in said and said.count("::") >= 2 and len(said) < 2000
-    assert said.startswith("::error title=a%3A%3Ab%2Cc=d\\n::x\\n::add-mask::y%250A\\r")
+    assert said.startswith("::error title=a%3A %3Ab%2Cc=d\\n::x\\n: :add-mask: :y%250A\\r\\u2028")
 
 
 def test_outputs_cannot_be_ended_from_within(tmp_path: Path) -> None:

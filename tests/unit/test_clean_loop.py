@@ -796,3 +796,56 @@ def test_pairs_are_counted_once(tmp_path: Path) -> None:
 def test_objectives_say_what_they_need() -> None:
     needs = {name: objectives.needs_reference(config(**settings)) for name, settings in METHODS.items()}
     assert needs == {"par": True, "finetune": False, "cleanclip": False, "par-plus": True, "par-plus, drawn": True}
+
+
+# --- the order of pixels in memory ---
+
+FASTVIT = """
+import sys; sys.path.insert(0, sys.argv[1])
+import open_clip, torch
+from small_towers import TEXT
+from pargate.clean.towers import Towers
+from pargate.encoders import openclip
+torch.set_num_threads(1)
+vision = {"timm_model_name": "fastvit_t8", "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": None,
+          "image_size": 256}
+clip = open_clip.CLIP(embed_dim=8, vision_cfg=vision, text_cfg=TEXT)
+towers = Towers(clip.visual, openclip.text_tower(clip), openclip.embed)
+towers.order_pixels(torch.device("cpu"))
+for _ in range(2):
+    towers.embed_images(torch.rand(4, 256, 256, 3).permute(0, 3, 1, 2)).sum().backward()
+print(sum(p.grad is not None for p in clip.visual.parameters()) > 50)
+"""
+
+
+@pytest.mark.slow
+def test_the_gradient_of_a_fastvit_tower_does_not_end_the_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FASTVIT, str(Path(__file__).parent)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr[-2000:]
+
+
+class Strided(nn.Module):
+    """A tower with a shortcut as in timm's ResNets; it keeps what its second convolution was given."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.second = nn.Conv2d(4, 8, kernel, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen = self.first(images)
+        return self.second(self.seen).mean((2, 3))
+
+
+@pytest.mark.parametrize(("kernel", "device", "last"), [(1, "cpu", False), (3, "cpu", True), (1, "cuda", True)])
+def test_channels_are_last_but_for_strided_pointwise_convolutions_on_a_processor(
+    kernel: int, device: str, last: bool
+) -> None:
+    towers = Towers(Strided(kernel), nn.Identity(), lambda tower, tokens: tokens)
+    towers.order_pixels(torch.device(device))
+    towers.embed_images(torch.rand(2, 16, 16, 3).permute(0, 3, 1, 2))
+    for tensor in (towers.visual.seen, towers.visual.first.weight):
+        assert tensor.is_contiguous(memory_format=torch.channels_last) == last
+        assert tensor.is_contiguous() != last

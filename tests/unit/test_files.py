@@ -21,6 +21,7 @@ from pargate.files import (
     check_new_folder,
     check_writable,
     digest_of,
+    portable,
     sha256_file,
     write_atomic,
     write_elsewhere,
@@ -383,3 +384,41 @@ def test_a_new_folder_is_tried_and_removed(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="Operation not permitted"):
         check_new_folder(tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+# --- names that are the same on every machine ---
+
+
+@pytest.mark.parametrize("way", ["as it is", "absolute", "through a link", "with dots"])
+def test_a_path_is_named_from_the_root_of_its_repository(tmp_path, monkeypatch, way):
+    root = tmp_path / "repository"
+    (root / ".git").mkdir(parents=True)
+    (root / "models" / "a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(root)
+    source = {
+        "as it is": "a",
+        "absolute": str(root / "models" / "a"),
+        "through a link": str(tmp_path / "link" / "models" / "a"),
+        "with dots": "../models/./a/",
+    }[way]
+    monkeypatch.chdir(root / "models")
+    assert portable(source) == "models/a"
+
+
+def test_without_a_repository_a_path_is_named_from_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert portable(str(tmp_path / "a" / "model")) == "a/model"
+    assert portable("a/../b/model") == "b/model"
+
+
+def test_paths_elsewhere_of_one_name_are_told_apart(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    one, other = portable(str(tmp_path / "a" / "model")), portable("../b/model")
+    assert one != other and one.startswith("model-") and "/" not in one
+    assert one == portable("../a/model"), "the same place has the same name"
+
+
+@pytest.mark.parametrize("source", ["hf-hub:org/name@main", "open_clip:RN50/openai", "builtin:baseline"])
+def test_names_that_are_no_paths_stay(source):
+    assert portable(source) == source

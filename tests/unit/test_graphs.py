@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pargate.encoders import graphs, inspect
 from pargate.errors import InputError, PargateError, UnsafeCheckpoint
+from pargate.pipeline import clean
 
 NAMES = {"image": ("pixel_values", "image_embeds"), "text": ("input_ids", "text_embeds")}
 
@@ -113,6 +114,20 @@ def test_a_missing_empty_or_linked_file_is_refused_by_name(place, file):
     (place / file).unlink()
     (place / file).symlink_to(place.parent / "elsewhere")
     assert "link" in refusal(place, UnsafeCheckpoint)
+
+
+def test_graphs_of_the_hubs_cache_may_be_links_to_its_blobs(place, tmp_path):
+    cache = tmp_path / "models--a--b"
+    snapshot = cache / "snapshots" / "0123" / "onnx"
+    snapshot.mkdir(parents=True)
+    place.rename(cache / "blobs")
+    for file in (cache / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(f"../../../blobs/{file.name}")
+    assert inspect.inspect(str(snapshot)).format == "onnx"
+    (snapshot / "text.onnx").unlink()
+    (snapshot / "text.onnx").symlink_to(tmp_path / "elsewhere")
+    (cache / "blobs" / "text.onnx").rename(tmp_path / "elsewhere")
+    assert "link" in refusal(snapshot, UnsafeCheckpoint)
 
 
 def nested(kind: str) -> Callable[[onnx.ModelProto], None]:
@@ -341,3 +356,12 @@ def test_no_more_than_a_bound_is_read(place, monkeypatch):
 def test_a_copy_of_a_folder_is_the_same_model(place, tmp_path):
     shutil.copytree(place, tmp_path / "copy")
     assert inspect.inspect(str(tmp_path / "copy")).digest == inspect.inspect(str(place)).digest
+
+
+def test_graphs_are_not_cleaned_and_nothing_is_left_behind(place, tmp_path):
+    request = clean.CleanRequest(str(place), "synthetic:16", tmp_path / "out", "2026-01-01T00:00:00+00:00")
+    for act in (clean.look, clean.plan, clean.clean):
+        with pytest.raises(InputError, match="holds exported graphs, which cannot be trained") as refused:
+            act(request)
+        assert refused.value.hint.startswith("clean the checkpoint")
+    assert not [*tmp_path.glob("out*")]

@@ -179,14 +179,68 @@ def test_a_link_out_of_the_folder_is_refused_but_the_hubs_cache_is_not(tmp_path)
     path = folder(tmp_path / "model", {})
     (path / "open_clip_model.safetensors").symlink_to(tmp_path / "elsewhere")
     assert "link out of its folder" in refusal(path).message
-    snapshot = tmp_path / "models--a--b" / "snapshots" / "0123"
-    blobs = tmp_path / "models--a--b" / "blobs"
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """The hub's cache of one repository, with the weights among its blobs."""
+    found = tmp_path / "models--a--b"
+    (found / "blobs").mkdir(parents=True)
+    (found / "blobs" / "beef").write_bytes(tensors())
+    return found
+
+
+def linked(snapshot: Path, target: str | Path) -> Path:
+    """An open_clip folder whose weights are a link."""
     snapshot.mkdir(parents=True)
-    blobs.mkdir()
-    folder(snapshot, {})
-    (blobs / "beef").write_bytes(tensors())
-    (snapshot / "open_clip_model.safetensors").symlink_to("../../blobs/beef")
+    (folder(snapshot, {}) / "open_clip_model.safetensors").symlink_to(target)
+    return snapshot
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_a_folder_of_the_hubs_cache_may_link_to_its_blobs_at_any_depth(cache, depth):
+    snapshot = linked(cache / "snapshots" / "0123" / Path(*["sub"] * depth), "../" * (depth + 2) + "blobs/beef")
+    (cache / "blobs" / "config").write_bytes((snapshot / config.CONFIG_NAME).read_bytes())
+    (snapshot / config.CONFIG_NAME).unlink()
+    (snapshot / config.CONFIG_NAME).symlink_to(cache / "blobs" / "config")
     assert inspect(str(snapshot)).size_bytes == len(tensors())
+    assert inspect(str(snapshot / "open_clip_model.safetensors")).size_bytes == len(tensors())
+
+
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [
+        ("models--a--b/snapshots/0123/sub", "../../../../models--c--d/blobs/beef"),  # of another repository
+        ("models--a--b/snapshots/0123/sub", "../../../blobs/../elsewhere"),
+        ("models--a--b/snapshots/0123/sub", "../../../blobs/onward"),  # a blob that is a link itself
+        ("models--a--b/snapshots/0123/sub", "../../../blobs-not/beef"),
+        ("models--a--b/snapshots/0123/sub", "../../0456/beef"),
+        ("models--a--b/snapshots", "../blobs/beef"),  # no snapshot
+        ("models--a--b/other/0123/sub", "../../../blobs/beef"),
+        ("a/snapshots/0123/sub", "../../../blobs/beef"),  # no cache of the hub
+    ],
+)
+def test_no_other_link_out_of_the_hubs_cache_is_followed(cache, place, target):
+    root = cache.parent
+    for spot in ("models--c--d/blobs/beef", "models--a--b/elsewhere", "models--a--b/blobs-not/beef", "a/blobs/beef"):
+        (root / spot).parent.mkdir(parents=True, exist_ok=True)
+        (root / spot).write_bytes(tensors())
+    (cache / "snapshots" / "0456").mkdir(parents=True)
+    (cache / "snapshots" / "0456" / "beef").write_bytes(tensors())
+    (cache / "blobs" / "onward").symlink_to("../elsewhere")
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    path = root / place
+    path.mkdir(exist_ok=True)
+    folder(path, {})
+    (path / "open_clip_model.safetensors").symlink_to(target)
+    assert (path / "open_clip_model.safetensors").exists(), "the link leads to weights that could be read"
+    assert "link out of its folder" in refusal(path).message
+
+
+def test_a_linked_folder_stands_for_the_one_of_the_cache(cache, tmp_path):
+    snapshot = linked(cache / "snapshots" / "0123" / "sub", "../../../blobs/beef")
+    (tmp_path / "here").symlink_to(snapshot)
+    assert inspect(str(tmp_path / "here")).size_bytes == len(tensors())
 
 
 # --- the bytes that were judged are those that are loaded ---

@@ -23,6 +23,7 @@ from sample_reports import (
     hostile,
     inconclusive,
     passing,
+    remediated,
     scanned,
     unsafe,
     waived,
@@ -343,8 +344,37 @@ def test_what_is_about_the_run_is_a_notification() -> None:
     assert sarif_run(failing())["invocations"][0]["toolExecutionNotifications"][0]["level"] == "note"
 
 
-def test_a_run_is_told_from_those_of_other_models() -> None:
-    assert sarif_run(failing())["automationDetails"]["id"] == "pargate/checkpoints/vit%20b-32.safetensors/"
+def category(report: ScanReport) -> str:
+    return str(sarif_run(report)["automationDetails"]["id"])
+
+
+def test_a_run_is_told_from_those_of_other_models_and_policies() -> None:
+    report = failing()
+    assert category(report) == "pargate/checkpoints/vit%20b-32.safetensors/policies%2Frelease%20gate.yaml/"
+    placed = report.model_copy(update={"subject": "a/model"})
+    other = report.policy.model_copy(update={"place": "b/strict.yaml"})
+    reports = [placed, placed.model_copy(update={"subject": "b/model"}), placed.model_copy(update={"policy": other})]
+    assert [category(r) for r in reports] == [
+        "pargate/a/model/policies%2Frelease%20gate.yaml/",
+        "pargate/b/model/policies%2Frelease%20gate.yaml/",
+        "pargate/a/model/b%2Fstrict.yaml/",
+    ]
+    assert len({markdown.render(r).partition("\n")[0] for r in reports}) == 3, "each finds its own comment again"
+    assert texts.fingerprints(reports[0]) != texts.fingerprints(reports[1])
+
+
+def test_a_new_training_an_edited_policy_and_a_cleaned_model_stay_in_their_category() -> None:
+    report = failing().model_copy(update={"subject": "models/clip"})
+    model = report.model.model_copy(update={"source": "/home/runner/clip", "sha256": "f" * 64})
+    policy = report.policy.model_copy(update={"sha256": "e" * 64})
+    assert category(report.model_copy(update={"model": model, "policy": policy})) == category(report)
+    assert category(remediated().model_copy(update={"subject": "models/clip"})) == category(report)
+
+
+def test_the_report_of_a_gate_is_named_for_the_original_and_not_for_what_was_made_of_it() -> None:
+    report = remediated()
+    assert report.model.source == "onnx"
+    assert texts.model_name(report) == texts.model_name(failing()) == "checkpoints/vit b-32.safetensors"
 
 
 def test_no_more_results_are_written_than_github_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,11 +582,13 @@ def test_a_model_from_the_hub_has_its_package_url() -> None:
 
 
 def test_markdown_begins_with_a_hidden_marker_that_no_name_can_end() -> None:
-    assert markdown.render(failing()).startswith("<!-- pargate:checkpoints/vit-b-32.safetensors -->\n")
+    assert markdown.render(failing()).startswith(
+        "<!-- pargate:checkpoints/vit-b-32.safetensors:policies/release-gate.yaml -->\n"
+    )
     for source in ("--><b>", "a----b", SPITE):
         model = failing().model.model_copy(update={"source": source})
         first = markdown.render(failing().model_copy(update={"model": model})).split("\n", 1)[0]
-        assert re.fullmatch(r"<!-- pargate:[A-Za-z0-9._/-]* -->", first)
+        assert re.fullmatch(r"<!-- pargate:[A-Za-z0-9._/:-]* -->", first)
         assert "--" not in first[4:-3]
 
 

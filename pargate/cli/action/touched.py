@@ -5,19 +5,17 @@ where something changed that decides about all of them: policy, classes, images,
 """
 
 import json
+import os
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pargate import git
 from pargate.cli.action.asked import Asked
-from pargate.errors import PargateError
+from pargate.errors import InputError, PargateError
 
 WORKFLOWS = ".github"
-
-GIT_S = 300.0
-"""How long git may take for one answer."""
 
 SOURCES = re.compile(r"(hf-hub|open_clip|synthetic|builtin):")
 _WILD = re.compile(r"[*?\[{]")
@@ -29,12 +27,10 @@ def touched(asked: Asked, environ: Mapping[str, str], workspace: Path) -> tuple[
     base = asked.base or _base(environ)
     if not base:
         return asked.models, "all models are judged: the event names no commit to compare with"
-    changed = _changed(base, workspace)
-    if changed is None:
-        return asked.models, (
-            f"all models are judged: the commit {base} to compare with is not here; "
-            "check out with fetch-depth: 0, or fetch it"
-        )
+    try:
+        changed = _changed(base, workspace)
+    except PargateError as error:
+        return asked.models, f"all models are judged: {error.message}; {error.hint}"
     for reason, paths in _watched(asked, environ, workspace):
         for path in paths:
             if _hit(path, changed, workspace):
@@ -59,32 +55,20 @@ def _base(environ: Mapping[str, str]) -> str:
     return base if isinstance(base, str) and not _NOTHING.fullmatch(base) else ""
 
 
-def _git(workspace: Path, *arguments: str) -> bytes | None:
-    """What git says; None where it fails. Hooks and watchers that a repository may name do not run."""
-    command = ["git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false", *arguments]
-    try:
-        done = subprocess.run(
-            command, cwd=workspace, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=GIT_S
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+def _changed(base: str, workspace: Path) -> set[Path]:
+    """Absolute paths that differ between `base` and what lies here now.
 
-
-def _changed(base: str, workspace: Path) -> set[Path] | None:
-    """Absolute paths that differ between `base` and what lies here now; None where that cannot be told."""
-    top = _git(workspace, "rev-parse", "--show-toplevel")
-    commit = _git(workspace, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{base}^{{commit}}")
-    if top is None or commit is None:
-        return None
-    names = _git(
-        workspace, "diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=none",
-        commit.decode().strip(), "--",
+    Raises:
+        PargateError: that cannot be told.
+    """
+    root, commit = git.root_of(workspace), git.commit_of(base, workspace)
+    names = git.ask(
+        "diff", "--name-only", "-z", "--no-renames", "--no-ext-diff", "--ignore-submodules=none", commit, "--",
+        folder=workspace,
     )  # fmt: skip
-    if names is None:
-        return None
-    root = Path(top.decode("utf-8", "surrogateescape").rstrip("\n"))
-    return {root / name.decode("utf-8", "surrogateescape") for name in names.split(b"\0") if name}
+    if names.refusal:
+        raise InputError(f"git cannot compare with {base}: {names.refusal}", "fetch it, or clone anew")
+    return {root / os.fsdecode(name) for name in names.out.split(b"\0") if name}
 
 
 def _hit(path: Path, changed: set[Path], workspace: Path) -> bool:
@@ -98,14 +82,14 @@ def _is_touched(model: str, changed: set[Path], workspace: Path) -> bool:
     if SOURCES.match(model):
         return True  # what the name stands for may have moved
     path = Path(model)
-    held = _git(workspace, "ls-files", "-z", "--", f":(literal){model}")
+    held = git.ask("ls-files", "-z", "--", f":(literal){model}", folder=workspace).out
     where = workspace / path
     if not held or not where.resolve().is_relative_to(workspace.resolve()):
         return True  # from elsewhere: git says nothing about it
     if where.is_symlink() or (where.is_dir() and any(entry.is_symlink() for entry in where.rglob("*"))):
         return True
-    others = _git(workspace, "ls-files", "-z", "--others", "--", f":(literal){model}")
-    if others is None or others:
+    others = git.ask("ls-files", "-z", "--others", "--", f":(literal){model}", folder=workspace)
+    if others.refusal or others.out:
         return True  # a file that was put there by the job
     # Beside a file may lie its configuration, or its other shards.
     return _hit(path if where.is_dir() else path.parent, changed, workspace)

@@ -51,7 +51,7 @@ def command(kind: str, title: str, message: str) -> str:
 
 
 def _escape(text: str) -> str:
-    plain = visible(_readable(text)).replace("\n", "\\n")
+    plain = visible(text)
     return (plain if len(plain) <= MOST_TEXT else plain[: MOST_TEXT - 1] + "…").replace("%", "%25")
 
 
