@@ -37,6 +37,9 @@ COMMENT = 0xFFFF
 _FLAGS = 0x0808
 """What torch sets of a member's flags: sizes repeated behind the data (bit 3), UTF-8 names (bit 11)."""
 
+FORMAT = 10
+"""The newest version of torch's format."""
+
 MEMBERS = 100_000
 """Bound on the members of an archive; there is one per tensor."""
 
@@ -108,11 +111,7 @@ def read(read_at: ReadAt, size: int, name: str) -> tuple[StoredTensor, ...]:
 def _read(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Iterator[StoredTensor]:
     root = _root([member.name for member in members], name)
     places = _places(read_at, members, end, name)
-    start, length = places.get(f"{root}/byteorder", (0, -1))
-    order = read_at(start, min(length, 16)) if length >= 0 else b"little"
-    if order != b"little":
-        what = "was written on a big-endian machine" if order == b"big" else "does not say how its numbers are written"
-        raise InputError(f"{name} {what}", "save it again on another")
+    _check_notes(lambda part: _note(read_at, places, f"{root}/{part}"), name)
     start, length = places[f"{root}/data.pkl"]
     if length > PICKLE_BYTES:
         raise InputError(f"{name}: its data.pkl has {length} bytes, more than any checkpoint needs", CONVERT)
@@ -124,6 +123,25 @@ def _read(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Itera
                 "copy or download it again",
             )
     yield from _tensors(_state_dict(described.value, name), places, root, name)
+
+
+def _note(read_at: ReadAt, places: Places, member: str) -> bytes | None:
+    """What a member says that holds a word or a number, if it is there."""
+    start, length = places.get(member, (0, -1))
+    return read_at(start, min(length, 32)) if length >= 0 else None
+
+
+def _check_notes(note: Callable[[str], bytes | None], name: str) -> None:
+    """Refuse what torch would not read, or would read in another way."""
+    order = note("byteorder")
+    if order not in (None, b"little"):
+        what = "was written on a big-endian machine" if order == b"big" else "does not say how its numbers are written"
+        raise InputError(f"{name} {what}", "save it again on another")
+    version = note(".data/version") or note("version") or b""
+    if not version.strip().isdigit() or not 1 <= int(version) <= FORMAT:
+        raise InputError(f"{name} does not say which version of torch's format it has", "save the weights again")
+    if not (note(".storage_alignment") or b"64").isdigit():
+        raise InputError(f"{name} does not say how its storages are aligned", "save the weights again")
 
 
 def _refuse_code(read_at: ReadAt, members: list[_Member], name: str) -> None:
@@ -365,10 +383,7 @@ def _tensors(state: dict[Any, Any], places: Places, root: str, name: str) -> Ite
         storage = tensor.storage
         width = WIDTHS[storage.dtype]
         start, _ = places[f"{root}/data/{storage.key}"]
-        steps = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
         # More values than are stored would be one value repeated: no weights, but a way to fill memory.
-        if 0 not in tensor.shape and (
-            tensor.first + steps >= storage.values or math.prod(tensor.shape) > storage.values
-        ):
-            raise InputError(f"{name} is damaged: {shown(key)} leaves its storage", "copy or download it again")
+        if math.prod(tensor.shape) > storage.values:
+            raise InputError(f"{name} is damaged: {shown(key)} leaves its storage or repeats it", "save the weights again")
         yield StoredTensor(key, storage.dtype, tensor.shape, start + tensor.first * width, tensor.strides)

@@ -94,6 +94,9 @@ UNREAD = {
 KNOWN = READ | PLAIN | UNREAD
 """Every global that does not run code: the list of torch's weights-only reader, from 2.11 to 2.15."""
 
+PROTOCOL = 5
+"""The newest protocol of pickles."""
+
 PICKLES = 5
 """How many pickles a checkpoint of torch before 1.6 begins with."""
 
@@ -192,7 +195,6 @@ _STRINGS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
 _CALLS = {"REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"}
 _STORES = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _FETCHES = {"GET", "BINGET", "LONG_BINGET"}
-_IGNORED = {"PROTO", "FRAME"}
 
 
 def interpret(content: bytes, name: str) -> Described:
@@ -338,7 +340,13 @@ class _Machine:
             self.differs(f"its pickle uses {operation}, text that names no encoding")
         elif operation in _CALLS or operation.startswith(("EXT", "PERSID")):
             self.unsafe(f"its pickle uses {operation}")
-        elif operation not in _IGNORED:
+        elif operation == "PROTO":
+            if argument > PROTOCOL:
+                raise ValueError
+        elif operation == "FRAME":
+            if position + 9 + argument > len(self.content):
+                raise ValueError
+        else:
             self.unread(f"its pickle uses {operation}")
 
     def last(self, count: int) -> tuple[Any, ...]:
@@ -417,6 +425,11 @@ class _Machine:
                 counts = (first, *shape, *strides)
                 if len(shape) != len(strides) or not all(type(v) is int and v >= 0 for v in counts):
                     raise ValueError
+                last = first + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+                if 0 not in shape and last >= storage.values:
+                    raise InputError(
+                        f"{self.name} is damaged: a tensor leaves its storage", "copy or download it again"
+                    )
                 return Tensor(storage, first, shape, strides)
             case _Global(name), (Tensor() as tensor, bool(), dict()) if name == REBUILD_PARAMETER:
                 return tensor
