@@ -1,10 +1,11 @@
 """Compare what pargate reads of generated model files with what torch, safetensors and open_clip load.
 
-    python -m benchmarks.readers [--cases N] [--seed N] [--python OTHER] [--eight] [--out readers.json]
+    python -m benchmarks.readers [--cases N] [--seed N] [--python OTHER ...] [--before COMMIT] [--no-evidence]
 
 Honest files are changed at random: the records of a zip, the operations of a pickle, the header of a safetensors
 file, the files of a folder. A child process loads each as open_clip does. Whatever pargate accepts must be equal
-to that, to the last bit, and pargate must refuse in its own words. Ends with 1 if a case breaks this.
+to that, to the last bit, and pargate must refuse in its own words. Ends with 1 if a case breaks this. What pargate
+accepts and no loader loads is counted: it is no second model.
 
 `--python` names another interpreter for the child, for another torch.
 """
@@ -18,7 +19,10 @@ import os
 import pickle
 import pickletools
 import random
+import resource
 import select
+import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -35,6 +39,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PATIENCE = 30.0
 """Seconds to wait for an answer of the child."""
+
+ROOM = 1 << 30
+"""Memory that loading a case may take."""
 
 Tensors = dict[str, tuple[str, tuple[int, ...], str]]
 """dtype, shape and digest of the values, by name."""
@@ -53,6 +60,9 @@ def answer() -> None:
     while True:
         process = os.fork()
         if not process:
+            # A place in a pickle's memo, or a size, may ask for any amount of memory.
+            most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ROOM
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
             while line := _line():
                 print(json.dumps(_loaded(Path(line), torch, open_clip.factory)), flush=True)
             os._exit(0)
@@ -101,10 +111,15 @@ class Child:
     """The loaders, in a process of their own."""
 
     def __init__(self, python: str) -> None:
+        self.python = python
+        self._start()
+
+    def _start(self) -> None:
         self.process = subprocess.Popen(
-            [python, __file__, "--child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        self.versions: dict[str, str] = self._answer(120)
+            [self.python, __file__, "--child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        self.versions: dict[str, str] = self._answer(600)
 
     def _answer(self, patience: float) -> Any:
         output = self.process.stdout
@@ -118,7 +133,13 @@ class Child:
             raise RuntimeError("the child has no input")
         self.process.stdin.write(f"{path}\n".encode())
         self.process.stdin.flush()
-        found: dict[str, Any] = self._answer(PATIENCE)
+        try:
+            found: dict[str, Any] = self._answer(PATIENCE)
+        except TimeoutError:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.close()
+            self._start()
+            return {"refused": f"no answer within {PATIENCE:.0f} s"}
         return found
 
     def close(self) -> None:
@@ -164,7 +185,8 @@ def accepted(path: Path) -> Tensors:
             places += (np.arange(n) * step).reshape(n, *([1] * (len(tensor.shape) - axis - 1)))
         values = b"".join(content[at : at + width] for at in (tensor.offset + places.reshape(-1) * width).tolist())
         dtype = f"torch.{DTYPES[tensor.dtype]}"
-        found[tensor.name] = (dtype, tensor.shape, hashlib.sha256(values).hexdigest())
+        # open_clip cuts what DDP puts before the names.
+        found[tensor.name.removeprefix("module.")] = (dtype, tensor.shape, hashlib.sha256(values).hexdigest())
     return found
 
 
@@ -561,6 +583,112 @@ def change_safetensors(draw: random.Random, content: bytes) -> bytes:
     return struct.pack("<Q", max(0, size)) + changed + data
 
 
+# --- the eight forms -----------------------------------------------------------------------------------
+
+Arrays = dict[str, Any]
+"""float32 arrays by name."""
+
+
+def one_tensor(array: Any, key: bytes, kind: str = "FloatStorage", more: bytes = b"") -> bytes:
+    """The operations that make a tensor of the storage named by the operation `key`."""
+
+    def numbers(values: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
+
+    steps = tuple(step // array.itemsize for step in array.strides)
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n((" + text(b"storage") + f"ctorch\n{kind}\n".encode() + key
+        + text(b"cpu") + b"J" + struct.pack("<i", array.size) + b"tQK\0" + numbers(array.shape) + numbers(steps)
+        + b"\x89ccollections\nOrderedDict\n)R" + more + b"tR"
+    )  # fmt: skip
+
+
+def one_dict(pairs: dict[str, bytes]) -> bytes:
+    return b"}(" + b"".join(text(name.encode()) + value for name, value in pairs.items()) + b"u"
+
+
+def key_of(number: int, before: str = "") -> bytes:
+    return text(f"{before}{number}".encode())
+
+
+def checkpoint(arrays: Arrays, before: str = "", **how: Any) -> tuple[bytes, dict[str, bytes]]:
+    """The pickle of a state dict, and its members; the keys of its storages begin with `before`."""
+    tensors = {name: one_tensor(array, key_of(i, before), **how) for i, (name, array) in enumerate(arrays.items())}
+    stored = {f"archive/data/{before}{i}": array.tobytes() for i, array in enumerate(arrays.values())}
+    return b"\x80\x02" + one_dict(tensors) + b".", stored
+
+
+def forms(clean: Arrays, poisoned: Arrays, witness: str) -> dict[str, dict[str, bytes]]:
+    """Files of which two readers get two models, by what they do; the code in one makes the folder `witness`."""
+    from safetensors.numpy import save
+
+    draw = random.Random(0)
+    notes = {"archive/byteorder": b"little", "archive/version": b"3\n"}
+    program, stored = checkpoint(clean)
+    other_program, other_stored = checkpoint(poisoned, "p")
+    plain = {"archive/data.pkl": program, **notes, **stored}
+
+    def file(members: dict[str, bytes], **changes: Any) -> dict[str, bytes]:
+        archive = archive_of(members)
+        for record in archive.records:
+            if record.name.startswith(b"archive/data/"):
+                for field, value in changes.items():
+                    setattr(record, field, value)
+        return {"model.pt": archive.write(draw)}
+
+    letters = {name: b"U" + bytes([2 + len(str(i))]) + "é".encode() + b"%d" % i for i, name in enumerate(clean)}
+    texts = one_dict({name: one_tensor(array, letters[name]) for name, array in clean.items()})
+    both = {f"archive/data/é{i}": array.tobytes() for i, array in enumerate(poisoned.values())}
+    both |= {f"archive/data/Ã©{i}": array.tobytes() for i, array in enumerate(clean.values())}
+    first = one_dict({"step": one_tensor(next(iter(clean.values())), key_of(0), "IntStorage")})
+    twice = b"\x80\x02" + one_dict({"optimizer": first, "state_dict": program[2:-1]}) + b"."
+    negated, _ = checkpoint(clean, more=one_dict({"neg": b"\x88"}))
+    return {
+        "1 a key without an encoding": file({"archive/data.pkl": b"\x80\x02" + texts + b".", **notes, **both}),
+        "2 DATA.PKL": file({"archive/DATA.PKL": other_program, **plain, **other_stored}),
+        "2 ByteOrder": file({**{n: d for n, d in plain.items() if "byteorder" not in n}, "archive/ByteOrder": b"big"}),
+        "2 CODE": file({**plain, "archive/CODE/__torch__.PY": b"class M(Module):\n"}),
+        "3 one key, two dtypes": file({**plain, "archive/data.pkl": twice}),
+        "4 a seventh argument": file({**plain, "archive/data.pkl": negated}),
+        "5 members marked as folders": file(plain, attributes=0x10),
+        "6 safetensors and a pickle": {"open_clip_pytorch_model.bin": polyglot(clean, witness)},
+        "7 names that open_clip does not look for": {
+            "open_clip_pytorch_model.pt": file(plain)["model.pt"],
+            "weights.safetensors": bytes(save(poisoned)),
+        },
+    }
+
+
+def polyglot(arrays: Arrays, witness: str) -> bytes:
+    """A safetensors file that, read as a pickle, makes the folder `witness`.
+
+    The length of its header begins with the operation of a string, which leads into a run of the operation that
+    pushes None; short strings lead from there to the first tensor, in which the code is.
+    """
+    code = f"cos\nmkdir\n(V{witness}\ntR.".encode()
+    entries: dict[str, Any] = {}
+    data = bytearray()
+    for name, array in arrays.items():
+        values = array.tobytes()
+        if not entries:
+            values = code + values[len(code) :]
+        entries[name] = {
+            "dtype": "F32",
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + len(values)],
+        }
+        data += values
+    before = json.dumps(entries)[:-1] + ', "__metadata__": {"x": "'
+    run = 256 * (len(before) + 64)
+    for length in range(len(before) + run, len(before) + run + 256):
+        # The end of the run: one short string that ends where the tensors begin.
+        behind = 'U\x20"}}'.ljust(2 + 0x20)
+        if (length + len(behind)) % 256 == ord("T"):
+            header = (before + "N" * (length - len(before)) + behind).encode()
+            return struct.pack("<Q", len(header)) + header + bytes(data)
+    raise AssertionError("every remainder occurs")
+
+
 # --- cases ---------------------------------------------------------------------------------------------
 
 SUFFIXES = (".pt", ".bin", ".pth", ".ckpt", ".safetensors", ".PT", "", ".SAFETENSORS")
@@ -659,8 +787,8 @@ class Outcome:
     """The cases in which the readers differ or pargate fails, and how."""
 
 
-def compare(child: Child, seed: int, count: int, keep: Path | None = None) -> Outcome:
-    """Read `count` cases by both; files of broken cases are copied to `keep`."""
+def compare(child: Child, seed: int, count: int) -> Outcome:
+    """Read `count` cases by both."""
     from pargate.errors import PargateError, UnsafeCheckpoint
 
     outcome = Outcome()
@@ -683,35 +811,89 @@ def compare(child: Child, seed: int, count: int, keep: Path | None = None) -> Ou
             theirs = found.get("tensors")
             if theirs is not None:
                 theirs = {name: (dtype, tuple(shape), digest) for name, (dtype, shape, digest) in theirs.items()}
-            if ours is not None and ours != theirs:
-                wrong = found.get("refused") or f"pargate {ours}, loader {theirs}"
-                said = "accepted, not loaded" if theirs is None else "different"
+            if ours is not None and theirs is None:
+                said = "accepted, not loaded"
+            elif ours is not None and ours != theirs:
+                said, wrong = "different", f"pargate {ours}, loader {theirs}"
             outcome.counts[f"{case.kind}: {said}, {'loaded' if theirs is not None else 'not loaded'}"] += 1
             outcome.counts[said] += 1
             if wrong:
                 outcome.broken.append(f"seed {seed} case {number} ({path.name}): {said}: {wrong}")
-                if keep is not None:
-                    folder.rename(keep / f"{seed}-{number}")
-            for left in folder.iterdir() if folder.is_dir() else ():
-                left.unlink()
+            shutil.rmtree(folder)
     return outcome
+
+
+# --- evidence ------------------------------------------------------------------------------------------
+
+
+def took(found: dict[str, Any], models: dict[str, Tensors]) -> str:
+    """Which of the models the loaders got."""
+    if found.get("tensors") is None:
+        return "none"
+    tensors = {name: (dtype, tuple(shape), digest) for name, (dtype, shape, digest) in found["tensors"].items()}
+    return next((name for name, known in models.items() if known == tensors), "another")
+
+
+def exit_code(path: Path, source: Path) -> int:
+    """How `pargate inspect` of the code in `source` ends."""
+    command = [sys.executable, "-m", "pargate", "inspect", str(path)]
+    env = {**os.environ, "PYTHONPATH": str(source)}
+    return subprocess.run(command, cwd=path, env=env, capture_output=True, check=False).returncode
+
+
+def eight(children: list[Child], before: Path | None) -> list[dict[str, Any]]:
+    """The forms of which two readers got two models: what each loader gets, and how pargate ends."""
+    from safetensors.numpy import load_file
+
+    clean, poisoned = (
+        load_file(ROOT / "examples" / "models" / name / "open_clip_model.safetensors") for name in ("clean", "poisoned")
+    )
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        witness = Path(place) / "ran"
+        models = {}
+        for name in ("clean", "poisoned"):
+            models[name] = accepted(ROOT / "examples" / "models" / name)
+        for number, (form, files) in enumerate(forms(clean, poisoned, str(witness)).items()):
+            folder = Path(place) / str(number)
+            shutil.copytree(ROOT / "examples" / "models" / "clean", folder)
+            (folder / "open_clip_model.safetensors").unlink()
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+            row: dict[str, Any] = {"form": form, "exit": exit_code(folder, ROOT)}
+            row["exit_before"] = exit_code(folder, before) if before is not None else None
+            for child in children:
+                row[f"torch {child.versions['torch']}"] = took(child.load(folder), models)
+            rows.append(row)
+    return rows
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--python", default=sys.executable)
-    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--python", action="append", help="of another environment; again for another torch")
+    parser.add_argument("--before", type=Path, help="a checkout of pargate to compare the eight forms with")
+    parser.add_argument("--no-evidence", action="store_true")
     given = parser.parse_args()
-    child = Child(given.python)
-    print(f"seed {given.seed}, {given.cases} cases, {child.versions}")
-    outcome = compare(child, given.seed, given.cases, given.keep)
-    child.close()
-    for name, count in sorted(outcome.counts.items()):
-        print(f"{count:8} {name}")
-    print(*outcome.broken[:50], sep="\n")
-    return bool(outcome.broken)
+    children = [Child(python) for python in [sys.executable, *(given.python or [])]]
+    runs, broken = [], []
+    for number, child in enumerate(children):
+        seed, began = given.seed + number, time.monotonic()
+        print(f"seed {seed}, {given.cases} cases, {child.versions}", flush=True)
+        outcome = compare(child, seed, given.cases)
+        for name, count in sorted(outcome.counts.items()):
+            print(f"{count:8} {name}", flush=True)
+        broken += outcome.broken
+        runs.append({**child.versions, "seed": seed, "cases": given.cases, "counts": dict(sorted(outcome.counts.items())),
+                     "broken": len(outcome.broken), "seconds": round(time.monotonic() - began)})  # fmt: skip
+    print(*broken[:50], sep="\n")
+    if not given.no_evidence:
+        found = {"eight": eight(children, given.before), "runs": runs}
+        (ROOT / "docs" / "evidence" / "readers.json").write_text(json.dumps(found, indent=1) + "\n")
+    for child in children:
+        child.close()
+    return bool(broken)
 
 
 if __name__ == "__main__":

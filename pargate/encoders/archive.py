@@ -140,8 +140,10 @@ def _check_notes(note: Callable[[str], bytes | None], name: str) -> None:
     version = note(".data/version") or note("version") or b""
     if not version.strip().isdigit() or not 1 <= int(version) <= FORMAT:
         raise InputError(f"{name} does not say which version of torch's format it has", "save the weights again")
-    if not (note(".storage_alignment") or b"64").isdigit():
-        raise InputError(f"{name} does not say how its storages are aligned", "save the weights again")
+    if not (note(".storage_alignment") or b"64").isdigit() or not (note(".data/serialization_id") or b"").isascii():
+        raise InputError(
+            f"{name} is damaged: its notes on how it was saved are unreadable", "copy or download it again"
+        )
 
 
 def _refuse_code(read_at: ReadAt, members: list[_Member], name: str) -> None:
@@ -385,5 +387,7 @@ def _tensors(state: dict[Any, Any], places: Places, root: str, name: str) -> Ite
         start, _ = places[f"{root}/data/{storage.key}"]
         # More values than are stored would be one value repeated: no weights, but a way to fill memory.
         if math.prod(tensor.shape) > storage.values:
-            raise InputError(f"{name} is damaged: {shown(key)} leaves its storage or repeats it", "save the weights again")
+            raise InputError(
+                f"{name} is damaged: {shown(key)} leaves its storage or repeats it", "save the weights again"
+            )
         yield StoredTensor(key, storage.dtype, tensor.shape, start + tensor.first * width, tensor.strides)

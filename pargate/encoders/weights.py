@@ -72,14 +72,27 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
             form, tensors = "torch-zip", archive.read(source.read_at, size, label)
         else:
             form, tensors = "safetensors", _safetensors(source, label)
-    if "state_dict" in (tensor.name for tensor in tensors):
-        raise InputError(f"{label}: a tensor is called state_dict, which open_clip takes for all of them", "rename it")
+    _refuse_renamed([tensor.name for tensor in tensors], label)
     for tensor in tensors:
         if len(tensor.name) > NAME_LENGTH or not tensor.name.isprintable():
             raise InputError(f"{label}: a tensor has an unprintable name", "save the weights again")
     if not tensors:
         raise InputError(f"{label} holds no tensors", "save the weights again")
     return WeightsFile(form, sha256, size, tensors, content)
+
+
+def _refuse_renamed(names: list[str], label: str) -> None:
+    """Refuse names of which open_clip makes others than they are."""
+    if "state_dict" in names:
+        raise InputError(f"{label}: a tensor is called state_dict, which open_clip takes for all of them", "rename it")
+    parallel = [name for name in names if name.startswith("module")]
+    if parallel and not all(name.startswith("module.") for name in names):
+        # If the first has it, open_clip cuts as many letters from every name.
+        raise UnsafeCheckpoint(
+            f"{label} means different models to different readers: {pickles.shown(parallel[0])} begins with module, "
+            "and others do not",
+            pickles.SAVE_AGAIN,
+        )
 
 
 def same_tensors(first: WeightsFile, second: WeightsFile) -> bool:
