@@ -269,6 +269,38 @@ def counted(share: Row | None) -> str:
     return f"{pct(share['successes'] / share['n'])} [{span([share['low'], share['high']])}] of {share['n']}"
 
 
+def readers(found: Any) -> str:
+    loaders = [name for name in found["eight"][0] if name.startswith("torch")]
+    eight = [
+        [
+            row["form"],
+            "–" if row["exit_before"] is None else row["exit_before"],
+            row["exit"],
+            *(row[n] for n in loaders),
+        ]
+        for row in found["eight"]
+    ]
+    said = (
+        "cases",
+        "accepted",
+        "accepted, not loaded",
+        "refused as unsafe",
+        "refused as wrong input",
+        "different",
+        "failed",
+    )
+    runs = [
+        [f"torch {run['torch']}, open_clip {run['open_clip']}",
+         *(run.get(name, run["counts"].get(name, 0)) for name in said)]
+        for run in found["runs"]
+    ]  # fmt: skip
+    return (
+        table(["form", "exit before", "exit now", *(f"open_clip with {name} gets" for name in loaders)], eight)
+        + "\n\n"
+        + table(["loaders", "cases", "equal", *said[2:]], runs)
+    )
+
+
 def main() -> None:
     parts = [
         "# Evidence\n\nMade by `make evidence` from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
@@ -282,6 +314,7 @@ def main() -> None:
     parts.append(section("Saved reports", "reports", REPORTS, reports))
     parts += [section(*entry) for entry in REMEDIES]
     parts.append(section("Audits", "audit", AUDITS, audits))
+    parts.append(section("Two readers, one model", "readers", READERS, readers))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -302,6 +335,13 @@ AUDITS = (
     "`pargate audit` of all models under the built-in policy `audit`, twice (`python -m benchmarks.audit`): the second time "
     "every measurement is reused and judged again, and torch is not loaded. The machine had other work at the time. Attack "
     "success is of the worst trigger, with a 95 % interval."
+)
+
+READERS = (
+    "Files that mean a clean model to one reader and a poisoned or a broken one to another, made of the two sample models "
+    "(`python -m benchmarks.readers`), and how `pargate inspect` ends on them. Below: files changed at random, read by "
+    "pargate and by open_clip's own loader in another process. *Equal*: both read the same tensors, to the last bit. "
+    "*Failed*: pargate did not answer in its own words. What pargate accepts and no loader loads is no second model."
 )
 
 REPORTS = (

@@ -135,7 +135,8 @@ def inspect(source: str, *, arch: str | None = None, fetch: Fetch | None = None)
 
     Raises:
         InputError: nothing there, or nothing that can be read as a CLIP model.
-        UnsafeCheckpoint: the weights file could run code when loaded in the usual way.
+        UnsafeCheckpoint: the weights file could run code when loaded in the usual way, or other loaders would get
+            another model.
         OperationalError: the machine, or a hub, did not play along.
     """
     return open_checkpoint(source, arch=arch, fetch=fetch, keep=False).checkpoint

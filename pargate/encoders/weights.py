@@ -85,11 +85,11 @@ def _refuse_renamed(names: list[str], label: str) -> None:
     """Refuse names of which open_clip makes others than they are."""
     if "state_dict" in names:
         raise InputError(f"{label}: a tensor is called state_dict, which open_clip takes for all of them", "rename it")
-    parallel = [name for name in names if name.startswith("module")]
-    if parallel and not all(name.startswith("module.") for name in names):
-        # If the first has it, open_clip cuts as many letters from every name.
+    # open_clip looks at the first name, and cuts as many letters from every name.
+    first = next((name for name in (*names[:1], min(names, default="")) if name.startswith("module")), None)
+    if first is not None and not all(name.startswith("module.") for name in names):
         raise UnsafeCheckpoint(
-            f"{label} means different models to different readers: {pickles.shown(parallel[0])} begins with module, "
+            f"{label} means different models to different readers: {pickles.shown(first)} begins with module, "
             "and others do not",
             pickles.SAVE_AGAIN,
         )
