@@ -4,8 +4,9 @@
 
 Honest files are changed at random: the records of a zip, the operations of a pickle, the header of a safetensors
 file, the files of a folder. A child process loads each as open_clip does. Whatever pargate accepts must be equal
-to that, to the last bit, and pargate must refuse in its own words. Ends with 1 if a case breaks this. What pargate
-accepts and no loader loads is counted: it is no second model.
+to that, to the last bit, pargate must refuse in its own words, and it must not say that code could run where torch's
+weights-only reader loads. Ends with 1 if a case breaks this. What pargate accepts and no loader loads is counted: it
+is no second model.
 
 `--python` names another interpreter for the child, for another torch.
 """
@@ -185,8 +186,9 @@ def accepted(path: Path) -> Tensors:
             places += (np.arange(n) * step).reshape(n, *([1] * (len(tensor.shape) - axis - 1)))
         values = b"".join(content[at : at + width] for at in (tensor.offset + places.reshape(-1) * width).tolist())
         dtype = f"torch.{DTYPES[tensor.dtype]}"
-        # open_clip cuts what DDP puts before the names.
-        found[tensor.name.removeprefix("module.")] = (dtype, tensor.shape, hashlib.sha256(values).hexdigest())
+        found[tensor.name] = (dtype, tensor.shape, hashlib.sha256(values).hexdigest())
+    if all(name.startswith("module.") for name in found):  # what DDP puts before names, open_clip cuts
+        return {name.removeprefix("module."): tensor for name, tensor in found.items()}
     return found
 
 
@@ -800,18 +802,21 @@ def compare(child: Child, seed: int, count: int) -> Outcome:
                 (folder / name).write_bytes(content)
             path = folder if case.kind == "folder" else folder / next(iter(case.files))
             ours: Tensors | None = None
-            said, wrong = "accepted", ""
+            said, wrong, accused = "accepted", "", ""
             try:
                 ours = accepted(path)
             except PargateError as error:
                 said = "refused as unsafe" if isinstance(error, UnsafeCheckpoint) else "refused as wrong input"
+                accused = error.message if "could run code" in error.message else ""
             except Exception:
                 said, wrong = "failed", traceback.format_exc(limit=-3)
             found = child.load(path)
             theirs = found.get("tensors")
             if theirs is not None:
                 theirs = {name: (dtype, tuple(shape), digest) for name, (dtype, shape, digest) in theirs.items()}
-            if ours is not None and theirs is None:
+            if accused and theirs is not None and "free" not in found:
+                said, wrong = "accused falsely", accused
+            elif ours is not None and theirs is None:
                 said = "accepted, not loaded"
             elif ours is not None and ours != theirs:
                 said, wrong = "different", f"pargate {ours}, loader {theirs}"

@@ -283,7 +283,7 @@ class _Machine:
             for operation, argument, position in pickletools.genops(io.BytesIO(self.content)):
                 if operation.name == "STOP":
                     if position != len(self.content) - 1:
-                        self.unsafe("a second pickle follows")
+                        self.differs("a second pickle follows")
                     return Described(self.last(1)[0], self.storages)
                 self.step(operation.name, argument, position or 0)
         except (ValueError, IndexError, TypeError, KeyError, struct.error, UnicodeError) as error:
@@ -386,7 +386,7 @@ class _Machine:
         if isinstance(self.stack[-1], Opaque):
             self.unread(f"its pickle fills in {self.stack[-1].name}")
         if type(self.stack[-1]) not in kinds:
-            self.unsafe("its pickle fills in something else than a dict or list")
+            self.differs("its pickle fills in something else than a dict or list")
         return self.stack[-1]
 
     def known(self, name: str) -> _Global:
@@ -404,7 +404,7 @@ class _Machine:
                 if self.storages.setdefault(key, found) != found:
                     self.differs(f"its pickle gives the storage {shown(key)} two dtypes or two sizes")
                 return found
-        return self.unsafe("its pickle refers to something else than a storage")
+        return self.differs("its pickle refers to something else than a storage")
 
     def call(self, function: Any, arguments: Any) -> Any:
         """What a call of an allowed global with these arguments would have made, as a plain value."""
