@@ -296,7 +296,6 @@ def _local(read_at: ReadAt, member: _Member, end: int, name: str) -> int:
     _, flags, method, _, _, crc, packed, size, of_name, of_extra = struct.unpack("<5H3I2H", head[4:])
     text = read_at(member.header + 30, of_name)
     extra = read_at(member.header + 30 + of_name, of_extra)
-    # Here, unlike in the directory, the uncompressed size comes first even if it alone had room.
     size, packed = _large(extra, (size, packed), f"{name}: {member.name}")
     known = (member.crc, member.size, member.size)
     told = (crc, packed, size)

@@ -199,8 +199,6 @@ def _read(source: str, found: "_Located", keep: bool) -> weights.WeightsFile:
         advice = f"remove it, or name the file: {found.weights}"
         try:
             other = weights.read(path, label(path), keep=True)
-        except UnsafeCheckpoint:
-            raise
         except InputError as error:
             raise InputError(
                 f"{source} holds {path.name} beside {found.weights.name}, which cannot be compared: {error.message}",
