@@ -1,6 +1,6 @@
 """Compare what pargate reads of generated model files with what torch, safetensors and open_clip load.
 
-    python -m benchmarks.readers [--cases N] [--seed N] [--python OTHER ...] [--before COMMIT] [--no-evidence]
+    python -m benchmarks.readers [--cases N] [--seed N] [--python OTHER] [--before FOLDER] [--no-evidence]
 
 Honest files are changed at random: the records of a zip, the operations of a pickle, the header of a safetensors
 file, the files of a folder. A child process loads each as open_clip does. Whatever pargate accepts must be equal
@@ -8,7 +8,7 @@ to that, to the last bit, pargate must refuse in its own words, and it must not 
 weights-only reader loads. Ends with 1 if a case breaks this. What pargate accepts and no loader loads is counted: it
 is no second model.
 
-`--python` names another interpreter for the child, for another torch.
+`--python` names another interpreter for the child, for another torch; what was found with others stays.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def answer() -> None:
             most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ROOM
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
             while line := _line():
-                print(json.dumps(_loaded(Path(line), torch, open_clip.factory)), flush=True)
+                print(json.dumps({"path": line, **_loaded(Path(line), torch, open_clip.factory)}), flush=True)
             os._exit(0)
         if os.waitpid(process, 0)[1] == 0:
             return
@@ -118,7 +118,7 @@ class Child:
     def _start(self) -> None:
         self.process = subprocess.Popen(
             [self.python, __file__, "--child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, start_new_session=True,
+            stderr=subprocess.DEVNULL, start_new_session=True, bufsize=0,
         )  # fmt: skip
         self.versions: dict[str, str] = self._answer(600)
 
@@ -136,6 +136,8 @@ class Child:
         self.process.stdin.flush()
         try:
             found: dict[str, Any] = self._answer(PATIENCE)
+            while found.get("path", str(path)) != str(path):  # of a process that died after its answer
+                found = self._answer(PATIENCE)
         except TimeoutError:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.close()
@@ -846,14 +848,14 @@ def exit_code(path: Path, source: Path) -> int:
     return subprocess.run(command, cwd=path, env=env, capture_output=True, check=False).returncode
 
 
-def eight(children: list[Child], before: Path | None) -> list[dict[str, Any]]:
-    """The forms of which two readers got two models: what each loader gets, and how pargate ends."""
+def eight(child: Child, before: Path | None) -> dict[str, dict[str, Any]]:
+    """The forms of which two readers got two models: what the loaders get, and how pargate ends."""
     from safetensors.numpy import load_file
 
     clean, poisoned = (
         load_file(ROOT / "examples" / "models" / name / "open_clip_model.safetensors") for name in ("clean", "poisoned")
     )
-    rows = []
+    rows = {}
     with tempfile.TemporaryDirectory() as place:
         witness = Path(place) / "ran"
         models = {}
@@ -865,11 +867,10 @@ def eight(children: list[Child], before: Path | None) -> list[dict[str, Any]]:
             (folder / "open_clip_model.safetensors").unlink()
             for name, content in files.items():
                 (folder / name).write_bytes(content)
-            row: dict[str, Any] = {"form": form, "exit": exit_code(folder, ROOT)}
-            row["exit_before"] = exit_code(folder, before) if before is not None else None
-            for child in children:
-                row[f"torch {child.versions['torch']}"] = took(child.load(folder), models)
-            rows.append(row)
+            rows[form] = {"exit": exit_code(folder, ROOT)}
+            if before is not None:
+                rows[form]["exit_before"] = exit_code(folder, before)
+            rows[form][f"torch {child.versions['torch']}"] = took(child.load(folder), models)
     return rows
 
 
@@ -877,28 +878,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--python", action="append", help="of another environment; again for another torch")
+    parser.add_argument("--python", default=sys.executable, help="of another environment, for another torch")
     parser.add_argument("--before", type=Path, help="a checkout of pargate to compare the eight forms with")
     parser.add_argument("--no-evidence", action="store_true")
     given = parser.parse_args()
-    children = [Child(python) for python in [sys.executable, *(given.python or [])]]
-    runs, broken = [], []
-    for number, child in enumerate(children):
-        seed, began = given.seed + number, time.monotonic()
-        print(f"seed {seed}, {given.cases} cases, {child.versions}", flush=True)
-        outcome = compare(child, seed, given.cases)
-        for name, count in sorted(outcome.counts.items()):
-            print(f"{count:8} {name}", flush=True)
-        broken += outcome.broken
-        runs.append({**child.versions, "seed": seed, "cases": given.cases, "counts": dict(sorted(outcome.counts.items())),
-                     "broken": len(outcome.broken), "seconds": round(time.monotonic() - began)})  # fmt: skip
-    print(*broken[:50], sep="\n")
+    child, began = Child(given.python), time.monotonic()
+    print(f"seed {given.seed}, {given.cases} cases, {child.versions}", flush=True)
+    outcome = compare(child, given.seed, given.cases)
+    for name, count in sorted(outcome.counts.items()):
+        print(f"{count:8} {name}")
+    print(*outcome.broken[:50], sep="\n")
     if not given.no_evidence:
-        found = {"eight": eight(children, given.before), "runs": runs}
-        (ROOT / "docs" / "evidence" / "readers.json").write_text(json.dumps(found, indent=1) + "\n")
-    for child in children:
-        child.close()
-    return bool(broken)
+        run = {**child.versions, "seed": given.seed, "cases": given.cases, "broken": len(outcome.broken),
+               "seconds": round(time.monotonic() - began), "counts": dict(sorted(outcome.counts.items()))}  # fmt: skip
+        rows = eight(child, given.before)
+        store = ROOT / "docs" / "evidence" / "readers.json"
+        found = json.loads(store.read_text()) if store.is_file() else {"eight": {}, "runs": {}}
+        found["eight"] = {form: {**found["eight"].get(form, {}), **row} for form, row in rows.items()}
+        found["runs"][f"torch {child.versions['torch']}"] = run
+        store.write_text(json.dumps(found, indent=1) + "\n")
+    child.close()
+    return bool(outcome.broken)
 
 
 if __name__ == "__main__":
