@@ -304,6 +304,38 @@ def kills(content: Any) -> str:
     )  # fmt: skip
 
 
+def readers(found: Any) -> str:
+    loaders = [name for name in found["eight"][0] if name.startswith("torch")]
+    eight = [
+        [
+            row["form"],
+            "–" if row["exit_before"] is None else row["exit_before"],
+            row["exit"],
+            *(row[n] for n in loaders),
+        ]
+        for row in found["eight"]
+    ]
+    said = (
+        "cases",
+        "accepted",
+        "accepted, not loaded",
+        "refused as unsafe",
+        "refused as wrong input",
+        "different",
+        "failed",
+    )
+    runs = [
+        [f"torch {run['torch']}, open_clip {run['open_clip']}",
+         *(run.get(name, run["counts"].get(name, 0)) for name in said)]
+        for run in found["runs"]
+    ]  # fmt: skip
+    return (
+        table(["form", "exit before", "exit now", *(f"open_clip with {name} gets" for name in loaders)], eight)
+        + "\n\n"
+        + table(["loaders", "cases", "equal", *said[2:]], runs)
+    )
+
+
 def main() -> None:
     parts = [
         "# Evidence\n\nMade by `make evidence` from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
@@ -320,6 +352,7 @@ def main() -> None:
     parts.append(section("Scans that are killed", "kills", KILLS, kills))
     parts.append(section("Classes and models that are one", "alike", ALIKE, alike))
     parts.append(section("Repeats", "repeats", REPEATS, repeats))
+    parts.append(section("Two readers, one model", "readers", READERS, readers))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -377,6 +410,13 @@ ALIKE = (
     "where a rule or a label is about one of them; a reference whose vectors are all so close to the model's is the model "
     "itself. The toy models in `examples/` know 24 classes: among the 1,000 nouns they have 67 pairs within the limit, none "
     "with a class that they know."
+)
+
+READERS = (
+    "Files that mean a clean model to one reader and a poisoned or a broken one to another, made of the two sample models "
+    "(`python -m benchmarks.readers`), and how `pargate inspect` ends on them. Below: files changed at random, read by "
+    "pargate and by open_clip's own loader in another process. *Equal*: both read the same tensors, to the last bit. "
+    "*Failed*: pargate did not answer in its own words. What pargate accepts and no loader loads is no second model."
 )
 
 REPORTS = (

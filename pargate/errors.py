@@ -3,7 +3,7 @@
     PargateError
     ├── InputError            2    wrong usage, or input that cannot be read: nothing was judged
     ├── Undecided             3    what must be known before anything is measured is not
-    ├── UnsafeCheckpoint      1    the file itself is a finding: it could execute code
+    ├── UnsafeCheckpoint      1    the file itself is a finding: it could execute code, or means two models
     ├── PolicyError           4    the policy is invalid
     ├── OperationalError      5    memory, disk, device, network: says what to change
     ├── Interrupted         130    Ctrl-C (143 for SIGTERM); a partial report was written
@@ -67,7 +67,7 @@ class Undecided(PargateError):
 
 
 class UnsafeCheckpoint(PargateError):
-    """The checkpoint could run code when loaded in the usual way."""
+    """The checkpoint could run code when loaded in the usual way, or means different models to different readers."""
 
     exit_code = ExitCode.FAIL
 

@@ -7,17 +7,19 @@ later taken from the very ranges found here, and torch's reader never sees the f
 - The zip is accepted only in the one shape torch writes: stored members of one folder, laid end to end,
   with a directory that agrees with what lies before each of them.
 - The pickle is interpreted over plain values (`pickles.py`): no class is looked up and no call is made.
+- Names are compared as torch's own reader compares them, without regard to case.
 - What does not fit is refused: as unsafe where another reader could see or do something else, as wrong
   input where the file is merely damaged.
 """
 
 import math
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from pargate.encoders.pickles import CONVERT, WIDTHS, Tensor, interpret, shown
+from pargate.encoders.pickles import CONVERT, SAVE_AGAIN, WIDTHS, Tensor, interpret, search, shown
 from pargate.errors import InputError, UnsafeCheckpoint
 
 ReadAt = Callable[[int, int], bytes]
@@ -26,11 +28,26 @@ ReadAt = Callable[[int, int], bytes]
 PICKLE_BYTES = 16 << 20
 """Bound of `data.pkl`: a checkpoint of three thousand tensors with optimiser state has about one MiB."""
 
+END = b"PK\x05\x06"
+"""How the record at the end of a zip archive begins."""
+
+COMMENT = 0xFFFF
+"""Longest comment behind that record."""
+
 _FLAGS = 0x0808
 """What torch sets of a member's flags: sizes repeated behind the data (bit 3), UTF-8 names (bit 11)."""
 
+FORMAT = 10
+"""The newest version of torch's format."""
+
 MEMBERS = 100_000
 """Bound on the members of an archive; there is one per tensor."""
+
+PICKLE_SUFFIXES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt")
+"""Names of members that may be pickles, in a zip that is not read as a checkpoint."""
+
+SUSPECTS = 16
+"""How many of them are searched for code."""
 
 CONVERT_SCRIPT = (
     "convert it once, on a machine that may be lost: "
@@ -67,6 +84,8 @@ class _Member:
     crc: int
     flags: int
     method: int
+    attributes: int
+    """What kind of file it is: of DOS in the low byte, of Unix in the high half."""
 
 
 Places = dict[str, tuple[int, int]]
@@ -82,16 +101,69 @@ def read(read_at: ReadAt, size: int, name: str) -> tuple[StoredTensor, ...]:
             values, or an archive that two readers could read differently.
     """
     members, end = _directory(read_at, size, name)
+    try:
+        return tuple(_read(read_at, members, end, name))
+    except InputError:
+        _refuse_code(read_at, members, name)
+        raise
+
+
+def _read(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Iterator[StoredTensor]:
     root = _root([member.name for member in members], name)
     places = _places(read_at, members, end, name)
-    start, length = places.get(f"{root}/byteorder", (0, 0))
-    if length and read_at(start, min(length, 16)) != b"little":
-        raise InputError(f"{name} was written on a big-endian machine", "save it again on another")
+    _check_notes(lambda part: _note(read_at, places, f"{root}/{part}"), name)
     start, length = places[f"{root}/data.pkl"]
     if length > PICKLE_BYTES:
         raise InputError(f"{name}: its data.pkl has {length} bytes, more than any checkpoint needs", CONVERT)
-    value = interpret(read_at(start, length), name)
-    return tuple(_tensors(_state_dict(value, name), places, root, name))
+    described = interpret(read_at(start, length), name)
+    for storage in described.storages.values():
+        if places.get(f"{root}/data/{storage.key}", (0, -1))[1] != storage.values * WIDTHS[storage.dtype]:
+            raise InputError(
+                f"{name} is damaged: the bytes of its storage {shown(storage.key)} are missing or of another length",
+                "copy or download it again",
+            )
+    yield from _tensors(_state_dict(described.value, name), places, root, name)
+
+
+def _note(read_at: ReadAt, places: Places, member: str) -> bytes | None:
+    """What a member says that holds a word or a number, if it is there."""
+    start, length = places.get(member, (0, -1))
+    return read_at(start, min(length, 32)) if length >= 0 else None
+
+
+def _check_notes(note: Callable[[str], bytes | None], name: str) -> None:
+    """Refuse what torch would not read, or would read in another way."""
+    order = note("byteorder")
+    if order not in (None, b"little"):
+        what = "was written on a big-endian machine" if order == b"big" else "does not say how its numbers are written"
+        raise InputError(f"{name} {what}", "save it again on another")
+    version = note(".data/version") or note("version") or b""
+    if not version.strip().isdigit() or not 1 <= int(version) <= FORMAT:
+        raise InputError(f"{name} does not say which version of torch's format it has", "save the weights again")
+    if not (note(".storage_alignment") or b"64").isdigit() or not (note(".data/serialization_id") or b"").isascii():
+        raise InputError(
+            f"{name} is damaged: its notes on how it was saved are unreadable", "copy or download it again"
+        )
+
+
+def _refuse_code(read_at: ReadAt, members: list[_Member], name: str) -> None:
+    """Refuse a zip that is not read as a checkpoint, if a pickle in it could run code."""
+    suspects = [member for member in members if member.name.casefold().endswith(PICKLE_SUFFIXES)]
+    for member in suspects[:SUSPECTS]:
+        head = read_at(member.header, 30)
+        if len(head) != 30 or member.method not in (0, 8):
+            continue
+        start = member.header + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        content = read_at(start, min(member.packed, PICKLE_BYTES))
+        if member.method:
+            try:
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, PICKLE_BYTES)
+            except zlib.error:
+                continue
+        if (found := search(content)).called:
+            raise UnsafeCheckpoint(
+                f"{name} could run code when it is loaded: {member.name} in it names {shown(str(found.name))}", CONVERT
+            )
 
 
 # --- the zip -----------------------------------------------------------------------------------------
@@ -102,8 +174,11 @@ def _places(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Pla
     found: Places = {}
     at = 0
     for member in sorted(members, key=lambda m: m.header):
-        if member.name in found:
-            _ambiguous(name, f"two members are called {member.name}")
+        if member.attributes & 0xDE or member.attributes >> 28 not in (0, 8):
+            # Of what claims to be a folder, torch's reader leaves the memory as it finds it.
+            _ambiguous(name, f"{member.name} is not marked as a plain file")
+        if not member.name.isascii() or member.name.endswith("/"):
+            _ambiguous(name, f"{member.name} is not a name that torch writes")
         if member.flags & ~_FLAGS:
             _ambiguous(name, f"{member.name} is encrypted or marked in a way that torch does not use")
         if member.method or member.packed != member.size:
@@ -121,20 +196,38 @@ def _places(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Pla
 def _directory(read_at: ReadAt, size: int, name: str) -> tuple[list[_Member], int]:
     """The members as the central directory lists them, and where that directory begins."""
     tail = read_at(max(0, size - 22), min(22, size))
-    if len(tail) < 22 or tail[:4] != b"PK\x05\x06" or tail[20:] != b"\0\0":
-        # A comment behind the directory would also end here; torch writes none.
+    if len(tail) < 22 or tail[:4] != END or tail[20:] != b"\0\0":
+        if ends_in(read_at, size):
+            _ambiguous(name, "a comment or other bytes follow its end record")
         raise InputError(f"{name} is cut short, or not a zip that torch wrote", "copy or download it again")
     disk, first_disk, here, count, length, start, _ = struct.unpack("<4H2IH", tail[4:])
     if disk or first_disk or here != count:
         _ambiguous(name, "it claims to be one part of several")
     after = size - 22
     if count == 0xFFFF or 0xFFFFFFFF in (length, start) or _is_locator(read_at, after):
+        short = (count, 0xFFFF), (length, 0xFFFFFFFF), (start, 0xFFFFFFFF)
         count, length, start, after = _zip64(read_at, after, name)
+        if any(told not in (full, real) for (told, full), real in zip(short, (count, length, start), strict=True)):
+            _ambiguous(name, "its end records contradict each other")
     if count > MEMBERS:
         raise InputError(f"{name} has {count} members, more than any checkpoint", CONVERT)
     if start + length != after:
         _ambiguous(name, "its directory does not end where its end record says")
     return list(_entries(read_at(start, length), count, name)), start
+
+
+def ends_in(read_at: ReadAt, size: int) -> bool:
+    """Whether a file ends as a zip archive does, whatever it begins with and whatever comment follows."""
+    tail = read_at(max(0, size - COMMENT - 22), min(size, COMMENT + 22))
+    at = tail.rfind(END)
+    while at >= 0:
+        if at + 22 <= len(tail):
+            _, _, _, _, length, start, _ = struct.unpack("<4H2IH", tail[at + 4 : at + 22])
+            before = size - len(tail) + at
+            if length == 0xFFFFFFFF or start == 0xFFFFFFFF or (46 <= length <= before and start <= before - length):
+                return True
+        at = tail.rfind(END, 0, at)
+    return False
 
 
 def _is_locator(read_at: ReadAt, after: int) -> bool:
@@ -161,35 +254,38 @@ def _entries(directory: bytes, count: int, name: str) -> Iterator[_Member]:
         head = directory[at : at + 46]
         if len(head) != 46 or head[:4] != b"PK\x01\x02":
             _ambiguous(name, "its directory holds something else than members")
-        (_, _, flags, method, _, _, crc, packed, size, of_name, of_extra, of_comment, disk, _, _, header) = (
+        (_, _, flags, method, _, _, crc, packed, size, of_name, of_extra, of_comment, disk, _, attributes, header) = (
             struct.unpack("<6H3I5H2I", head[4:])
         )
         text = directory[at + 46 : at + 46 + of_name]
         extra = directory[at + 46 + of_name : at + 46 + of_name + of_extra]
-        size, packed, header = _large(extra, size, packed, header)
         member = text.decode("utf-8", "replace")
         if len(text) != of_name or len(extra) != of_extra or not member.isprintable():
             _ambiguous(name, "its directory is cut short or names members unreadably")
         if of_comment or disk:
             _ambiguous(name, f"{member} carries a comment or lies on another disk")
-        yield _Member(member, header, size, packed, crc, flags, method)
+        size, packed, header = _large(extra, (size, packed, header), f"{name}: {member}")
+        yield _Member(member, header, size, packed, crc, flags, method, attributes)
         at += 46 + of_name + of_extra
     if at != len(directory):
         _ambiguous(name, "its directory is longer than its members")
 
 
-def _large(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:
+def _large(extra: bytes, told: tuple[int, ...], where: str) -> Iterator[int]:
     """Sizes and offset, taken from the zip64 field where the entry has no room for them."""
+    values: list[int] = []
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
         if kind == 1:
-            values = iter(struct.unpack(f"<{length // 8}Q", extra[at + 4 : at + 4 + length // 8 * 8]))
-            size = next(values, size) if size == 0xFFFFFFFF else size
-            packed = next(values, packed) if packed == 0xFFFFFFFF else packed
-            header = next(values, header) if header == 0xFFFFFFFF else header
+            if values or length % 8 or at + 4 + length > len(extra):
+                _ambiguous(where, "its large-file field is damaged or there twice")
+            values = list(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
         at += 4 + length
-    return size, packed, header
+    if at != len(extra) or len(values) < told.count(0xFFFFFFFF):
+        _ambiguous(where, "its extra fields do not fit into each other")
+    rest = iter(values)
+    return (next(rest) if value == 0xFFFFFFFF else value for value in told)
 
 
 def _local(read_at: ReadAt, member: _Member, end: int, name: str) -> int:
@@ -200,7 +296,7 @@ def _local(read_at: ReadAt, member: _Member, end: int, name: str) -> int:
     _, flags, method, _, _, crc, packed, size, of_name, of_extra = struct.unpack("<5H3I2H", head[4:])
     text = read_at(member.header + 30, of_name)
     extra = read_at(member.header + 30 + of_name, of_extra)
-    size, packed, _ = _large(extra, size, packed, 0)
+    size, packed = _large(extra, (size, packed), f"{name}: {member.name}")
     known = (member.crc, member.size, member.size)
     told = (crc, packed, size)
     agrees = told == known or (told == (0, 0, 0) and flags & 8)
@@ -229,26 +325,36 @@ def _descriptor(read_at: ReadAt, member: _Member, at: int, end: int, name: str) 
 
 def _root(members: list[str], name: str) -> str:
     """The one folder that everything lies in."""
-    if any(member.endswith((".npy", ".npz")) for member in members):
+    seen = set[str]()
+    for member in members:
+        if member.casefold() in seen:
+            _ambiguous(name, f"two members are called {member}, or differ in case alone")
+        seen.add(member.casefold())
+    if any(member.endswith((".npy", ".npz")) for member in seen):
         raise InputError(f"{name} is a numpy archive (npz), not a torch checkpoint", "convert it to safetensors")
     roots = {member.split("/", 1)[0] for member in members}
+    if len({root.casefold() for root in roots}) < len(roots):
+        _ambiguous(name, "its members lie in folders whose names differ in case alone")
     if any("/" not in member or ".." in member.split("/") for member in members) or len(roots) != 1:
         raise InputError(f"{name} is a zip, but not one that torch.save wrote", "give the checkpoint itself")
     root = roots.pop()
-    if f"{root}/constants.pkl" in members or any(member.startswith(f"{root}/code/") for member in members):
+    inner = [member[len(root) + 1 :] for member in members]
+    if any(part.casefold() == "constants.pkl" or part.casefold().startswith("code/") for part in inner):
         raise UnsafeCheckpoint(f"{name} is a TorchScript archive: a program, not only weights", CONVERT_SCRIPT)
-    if f"{root}/data.pkl" not in members:
+    for part in inner:
+        if part.casefold().endswith((".pkl", ".pickle", ".py")) and part != "data.pkl":
+            _ambiguous(name, f"beside data.pkl it holds {part}")
+        if part != part.lower():
+            _ambiguous(name, f"torch writes {part} in lower case")
+    if "data.pkl" not in inner:
         raise InputError(f"{name} is a zip, but not one that torch.save wrote", "give the checkpoint itself")
-    others = [m for m in members if m.endswith((".pkl", ".pickle", ".py")) and m != f"{root}/data.pkl"]
-    if others:
-        _ambiguous(name, f"beside data.pkl it holds {others[0]}")
     return root
 
 
 def _ambiguous(name: str, why: str) -> NoReturn:
     raise UnsafeCheckpoint(
         f"{name} is not laid out as torch.save lays out a checkpoint: {why}; two readers could see two files",
-        "save the weights again, best as safetensors",
+        SAVE_AGAIN,
     )
 
 
@@ -257,7 +363,7 @@ def _ambiguous(name: str, why: str) -> NoReturn:
 
 def _state_dict(value: Any, name: str) -> dict[Any, Any]:
     """The dict of tensors: the value itself, or what a training checkpoint keeps under `state_dict`."""
-    if isinstance(value, dict) and isinstance(value.get("state_dict"), dict):
+    if isinstance(value, dict) and "state_dict" in value:
         averaged = [key for key in ("state_dict_ema", "model_ema", "ema") if key in value]
         if averaged:
             raise InputError(
@@ -273,19 +379,14 @@ def _state_dict(value: Any, name: str) -> dict[Any, Any]:
 def _tensors(state: dict[Any, Any], places: Places, root: str, name: str) -> Iterator[StoredTensor]:
     for key, tensor in state.items():
         if not isinstance(key, str) or not isinstance(tensor, Tensor):
-            raise InputError(f"{name}: {shown(str(key))} in its state dict is not a named tensor", "save tensors alone")
+            what = shown(key) if isinstance(key, str) else key.name
+            raise InputError(f"{name}: {what} in its state dict is not a named tensor", "save tensors alone")
         storage = tensor.storage
         width = WIDTHS[storage.dtype]
-        start, length = places.get(f"{root}/data/{storage.key}", (0, -1))
-        if length != storage.values * width:
-            raise InputError(
-                f"{name} is damaged: the bytes of {shown(key)} are missing or of another length",
-                "copy or download it again",
-            )
-        steps = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
+        start, _ = places[f"{root}/data/{storage.key}"]
         # More values than are stored would be one value repeated: no weights, but a way to fill memory.
-        if 0 not in tensor.shape and (
-            tensor.first + steps >= storage.values or math.prod(tensor.shape) > storage.values
-        ):
-            raise InputError(f"{name} is damaged: {shown(key)} leaves its storage", "copy or download it again")
+        if math.prod(tensor.shape) > storage.values:
+            raise InputError(
+                f"{name} is damaged: {shown(key)} leaves its storage or repeats it", "save the weights again"
+            )
         yield StoredTensor(key, storage.dtype, tensor.shape, start + tensor.first * width, tensor.strides)

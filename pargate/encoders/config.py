@@ -115,8 +115,13 @@ def parse_object(content: bytes, name: str) -> dict[str, Any]:
     def refuse(text: str) -> NoReturn:
         raise ValueError(f"{text} is no JSON number")
 
+    def integer(text: str) -> int:
+        if text == "-0":  # to some readers a whole number, to others none
+            refuse(text)
+        return int(text)
+
     try:
-        value = json.loads(content.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse)
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=once, parse_constant=refuse, parse_int=integer)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{name} is not valid JSON: {str(error)[:120]}", "restore the file") from error
     if not isinstance(value, dict):

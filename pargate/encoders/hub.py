@@ -22,12 +22,11 @@ from pargate.errors import InputError, OperationalError, nearest
 HUGGING_FACE = "hf-hub:"
 OPEN_CLIP = "open_clip:"
 
-WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)
-"""What open_clip's repositories call their weights; the first that is there counts, as in open_clip."""
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""What open_clip 3.3 downloads of a repository (`download_pretrained_from_hf`): the first that is there."""
+
+FROM_FOLDER = "open_clip_pytorch_model.safetensors"
+"""What it takes before the second of them, once the whole repository lies in a folder."""
 
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 """What open_clip's table of tags says of preprocessing."""
@@ -56,7 +55,9 @@ def _repository(source: str) -> Fetched:
     commit = settings.parent.name if re.fullmatch("[0-9a-f]{40}", settings.parent.name) else revision or None
     weights = _first(source, name, WEIGHTS, commit)
     processor = _present(source, name, PREPROCESSOR_NAME, commit)
-    return Fetched(weights, model, overlay, None, _tokenizer(source, model, (name, commit)), processor)
+    other = _present(source, name, FROM_FOLDER, commit) if weights.name == WEIGHTS[1] else None
+    tokenizer = _tokenizer(source, model, (name, commit))
+    return Fetched(weights, model, overlay, None, tokenizer, processor, (other,) if other else ())
 
 
 def _tag(source: str) -> Fetched:
@@ -78,11 +79,17 @@ def _tag(source: str) -> Fetched:
     name, _, file = place.rpartition("/")
     if not name:
         raise InputError(f"{source} lies on no hub", f"download {entry.get('url')} and give --arch {arch}")
-    # Some entries name a pickle beside which a safetensors lies by now; open_clip takes that first, too.
-    files = (str(Path(file).with_suffix(".safetensors")), file) if file else WEIGHTS
-    weights = _first(source, name, files, None)
+    weights = _first(source, name, _alternatives(file), None)
     overlay = {key: _plain(entry[key]) for key in PREPROCESS if key in entry}
     return Fetched(weights, model, overlay, arch, _tokenizer(source, model, (name, None)))
+
+
+def _alternatives(file: str) -> tuple[str, ...]:
+    """What open_clip tries for the file that a tag names, in its order (`_get_safe_alternatives`)."""
+    if file in ("", WEIGHTS[1]):
+        return WEIGHTS
+    # Some entries name a pickle beside which a safetensors lies by now.
+    return (f"{file[:-4]}.safetensors", file) if file.endswith((".bin", ".pth")) else (file,)
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,16 @@
 """What a model on disk is, seen without loading it: form, format, digest, tensors, configuration.
 
-Files from outside are hostile. The format follows from the bytes, never from the name; a file is opened
+Files from outside are hostile. The format follows from the bytes, and the name must promise it; a file is opened
 once, read once into memory, digested on the way and judged there, so that the bytes that were judged are
 the very bytes that are loaded, whatever happens to the file meanwhile. Nothing here imports torch, and
 nothing is unpickled, evaluated or downloaded: sources on a hub go through the `fetch` that the caller gives.
 """
 
 import os
+import re
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from mmap import mmap
 from pathlib import Path
@@ -38,7 +40,7 @@ from pargate.encoders.preprocessing import (
     undecided,
     ways,
 )
-from pargate.errors import InputError
+from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import digest_of, leads_to_hub_blob
 
 HUB_PREFIXES = ("hf-hub:", "open_clip:")
@@ -47,25 +49,30 @@ WEIGHT_NAMES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pt",
     "open_clip_pytorch_model.pth",
     "model.safetensors",
-    "pytorch_model.safetensors",
     "pytorch_model.bin",
-    "pytorch_model.pt",
     "pytorch_model.pth",
     "model.pth",
-    "model.pt",
 )
-"""Names that open_clip and its users give to weights, in open_clip's order of preference."""
+"""The names that open_clip 3.3 prefers in a folder (`_find_checkpoint_in_dir`), in its order."""
+
+FOUND_SUFFIXES = (".safetensors", ".bin", ".pth")
+"""Other files of a folder that it takes, the first kind first, each kind by name."""
+
+WEIGHT_SUFFIXES = (*FOUND_SUFFIXES, ".pt", ".ckpt")
+"""Files that hold weights; open_clip takes the last two only where they are named."""
+
+TRAINING = (
+    "training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "scaler.pt", "rng_state.pth",
+)  # fmt: skip
+"""What training loops leave beside weights: no loader takes it for a model."""
 
 DEFAULTS = "the defaults of open_clip"
 """What says how pictures are prepared where nothing else does."""
 
 DIFFERENCES = 4
 """How many contradictions a message names."""
-
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,8 @@ class Fetched:
     """Folder of the tokenizer's files, where the configuration names one."""
     processor: Path | None = None
     """Its `preprocessor_config.json`, where it has one."""
+    beside: tuple[Path, ...] = ()
+    """Weights that another loader of the same source would take."""
 
 
 Fetch = Callable[[str], Fetched]
@@ -146,7 +155,8 @@ def inspect(source: str, *, arch: str | None = None, fetch: Fetch | None = None)
 
     Raises:
         InputError: nothing there, or nothing that can be read as a CLIP model.
-        UnsafeCheckpoint: the weights file could run code when loaded in the usual way.
+        UnsafeCheckpoint: the weights file could run code when loaded in the usual way, or other loaders would get
+            another model.
         OperationalError: the machine, or a hub, did not play along.
     """
     return open_checkpoint(source, arch=arch, fetch=fetch, keep=False).checkpoint
@@ -172,15 +182,18 @@ def open_checkpoint(
             )
         read = graphs.read(folder, source)
         return OpenCheckpoint(read.checkpoint, (), None, keep, read if keep else None)
-    found = _locate(source, arch, fetch)
-    label = f"{source} ({found.weights.name})" if found.weights.name not in source else source
-    check(found.model_cfg, found.config_name)
-    rule = preprocess(found.model_cfg, found.preprocess_cfg, found.preprocess_from)
-    if found.processor is not None:
-        name = str(found.processor)
-        refuse_contradiction(rule, found.preprocess_from, found.model_cfg, of_processor(found.processor), name)
-    tokenizer = tokenizer_files(found.model_cfg, found.folder, found.config_name)
-    file = weights.read(found.weights, label, keep=keep)
+    try:
+        found = _locate(source, arch, fetch)
+        check(found.model_cfg, found.config_name)
+        rule = preprocess(found.model_cfg, found.preprocess_cfg, found.preprocess_from)
+        if found.processor is not None:
+            name = str(found.processor)
+            refuse_contradiction(rule, found.preprocess_from, found.model_cfg, of_processor(found.processor), name)
+        tokenizer = tokenizer_files(found.model_cfg, found.folder, found.config_name)
+    except InputError:
+        _refuse_code(source)
+        raise
+    file = _read(source, found, keep)
     checkpoint = Checkpoint(
         source=source,
         weights=str(found.weights),
@@ -198,6 +211,45 @@ def open_checkpoint(
         folder=str(found.folder) if found.folder else None,
     )
     return OpenCheckpoint(checkpoint, file.tensors, file.content, keep)
+
+
+def _read(source: str, found: "_Located", keep: bool) -> weights.WeightsFile:
+    """The weights, once those beside them are known to be the same."""
+
+    def label(path: Path) -> str:
+        return source if path.name in source else f"{source} ({path.name})"
+
+    file = weights.read(found.weights, label(found.weights), keep=keep or bool(found.beside))
+    for path in found.beside:
+        advice = f"remove it, or name the file: {found.weights}"
+        try:
+            other = weights.read(path, label(path), keep=True)
+        except InputError as error:
+            raise InputError(
+                f"{source} holds {path.name} beside {found.weights.name}, which cannot be compared: {error.message}",
+                advice,
+            ) from error
+        if not weights.same_tensors(file, other):
+            raise UnsafeCheckpoint(
+                f"{source} means different models to different readers: {path.name} beside {found.weights.name} "
+                "holds other tensors",
+                advice,
+            )
+    return file if keep else replace(file, content=None)
+
+
+def _refuse_code(source: str) -> None:
+    """Refuse files that could run code, also where something else is wrong with the source."""
+    path = Path(source)
+    if source.startswith(HUB_PREFIXES):
+        return
+    try:
+        files = [path] if path.is_file() else [path / name for name in _names(path) if _is_weights(name)]
+    except (InputError, OSError, ValueError):
+        return
+    for file in files:
+        with suppress(InputError):
+            weights.read(file, str(file), keep=False)
 
 
 def _graph_folder(source: str) -> Path | None:
@@ -229,6 +281,8 @@ class _Located:
     """What says how pictures are prepared."""
     processor: Path | None
     """A `preprocessor_config.json` that must not contradict it."""
+    beside: tuple[Path, ...] = ()
+    """Other weights that a loader could take."""
 
 
 def _locate(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
@@ -250,7 +304,8 @@ def _locate(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
                 f"--arch {arch} does not go with the folder {source}",
                 "drop it, or name the weights file in it",
             )
-        return _in_folder(path, _only_weights(path))
+        chosen, *beside = _weights_of(path)
+        return _in_folder(path, chosen, tuple(beside))
     if arch:
         return _by_name(path, arch)
     if (path.parent / CONFIG_NAME).is_file():
@@ -277,6 +332,7 @@ def _on_hub(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
         True,
         source if there.preprocess_cfg else f"{DEFAULTS}, since {source} has no preprocess_cfg",
         there.processor,
+        there.beside,
     )
 
 
@@ -321,43 +377,64 @@ def _processor(folder: Path) -> Path | None:
     return path
 
 
-def _in_folder(folder: Path, weights: Path) -> _Located:
+def _in_folder(folder: Path, weights: Path, beside: tuple[Path, ...] = ()) -> _Located:
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise InputError(f"{folder} holds no {CONFIG_NAME}", "give an open_clip folder, or a file with --arch")
-    for part in (path, weights):
+    for part in (path, weights, *beside):
         _stay_inside(folder, part)
     document = load_json(path)
     model, overlay = document.get("model_cfg"), document.get("preprocess_cfg") or {}
     if not isinstance(model, dict) or not isinstance(overlay, dict):
         raise InputError(f"{path} has no model_cfg: not an open_clip configuration", "restore the file")
     said_by = str(path) if overlay else f"{DEFAULTS}, since {path} has no preprocess_cfg"
-    return _Located(weights, model, overlay, str(path), None, folder, True, said_by, _processor(folder))
+    return _Located(weights, model, overlay, str(path), None, folder, True, said_by, _processor(folder), beside)
 
 
-def _only_weights(folder: Path) -> Path:
-    """The one weights file of a folder."""
+def _names(folder: Path) -> list[str]:
     try:
-        names = sorted(entry.name for entry in folder.iterdir())
+        return sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
         raise InputError(f"cannot read {folder}: {error.strerror}", "check its permissions") from error
+
+
+def _is_weights(name: str) -> bool:
+    return name.casefold().endswith(WEIGHT_SUFFIXES)
+
+
+def _weights_of(folder: Path) -> list[Path]:
+    """The weights file of a folder that open_clip would take, and others that another loader could take."""
+    names = _names(folder)
     if CONFIG_NAME not in names:
         raise InputError(
             f"{folder} is {'empty' if not names else f'not an open_clip folder: it holds no {CONFIG_NAME}'}",
             f"give a folder with {CONFIG_NAME} and one weights file such as {WEIGHT_NAMES[0]}",
         )
-    found = [name for name in WEIGHT_NAMES if name in names]
-    found = found or [name for name in names if name.endswith(WEIGHT_SUFFIXES)]
-    if not found:
-        sharded = next((name for name in names if name.endswith(".index.json")), None)
+    found = sorted((name for name in names if name.endswith(FOUND_SUFFIXES)), key=_preference)
+    others = [name for name in names if _is_weights(name) and name not in TRAINING]
+    chosen = found[0] if found else others[0] if len(others) == 1 else None
+    sharded = next((name for name in names if name.endswith(".index.json")), None)
+    if not others:
         raise InputError(
             f"{folder} holds no weights file"
             + (f"; {sharded} says that they are in parts, which pargate does not read" if sharded else ""),
             "save them as one file" if sharded else f"looked for {', '.join(WEIGHT_NAMES[:4])} and the like",
         )
-    if len(found) > 1:
-        raise InputError(f"{folder} holds several weights files: {', '.join(found)}", f"name one: {folder / found[0]}")
-    return folder / found[0]
+    if chosen is None or chosen in TRAINING:
+        raise InputError(
+            f"{folder} holds several weights files: {', '.join(others)}", f"name one: {folder / others[0]}"
+        )
+    if re.search(r"-\d{5}-of-\d{5}\.", chosen):
+        raise InputError(
+            f"{folder}: {chosen} is one part of its weights, which pargate does not read", "save them as one file"
+        )
+    return [folder / name for name in (chosen, *(name for name in others if name != chosen))]
+
+
+def _preference(name: str) -> tuple[int, bool, str]:
+    """Where open_clip ranks a file of a folder: by its list, then safetensors, then the name."""
+    rank = WEIGHT_NAMES.index(name) if name in WEIGHT_NAMES else len(WEIGHT_NAMES)
+    return rank, not name.endswith(FOUND_SUFFIXES[0]), name
 
 
 def _stay_inside(folder: Path, path: Path) -> None:

@@ -1,9 +1,9 @@
 """One weights file: its bytes, its digest, its format and where its tensors lie.
 
-The format follows from the bytes, never from the name. The file is opened once and read once, digested on
-the way; what is judged is what was digested, and what is loaded later is the memory that was judged. A file
-that is replaced or rewritten meanwhile therefore changes nothing, and memory-mapping, which would follow
-such a change, is deliberately not used.
+The format follows from the bytes, and must be the one that the name promises, since open_clip goes by the name.
+The file is opened once and read once, digested on the way; what is judged is what was digested, and what is loaded
+later is the memory that was judged. A file that is replaced or rewritten meanwhile therefore changes nothing, and
+memory-mapping, which would follow such a change, is deliberately not used.
 """
 
 import hashlib
@@ -15,6 +15,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pargate.encoders import archive, pickles
 from pargate.encoders.archive import StoredTensor
@@ -60,19 +62,60 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
     """
     with regular_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        _refuse_by_magic(_head(stream), size, label)
+        head = _head(stream)
+        if not head.startswith(ZIP):
+            _refuse_code(stream, size, label)
+            _refuse_by_magic(head, size, label)
+        _refuse_misnamed(path.name, head.startswith(ZIP), label)
         sha256, content = take(stream, size, label, keep=keep)
         source = _Source(stream, size, content)
         if source.read_at(0, 4) == ZIP:
             form, tensors = "torch-zip", archive.read(source.read_at, size, label)
         else:
             form, tensors = "safetensors", _safetensors(source, label)
+    _refuse_renamed([tensor.name for tensor in tensors], label)
     for tensor in tensors:
         if len(tensor.name) > NAME_LENGTH or not tensor.name.isprintable():
             raise InputError(f"{label}: a tensor has an unprintable name", "save the weights again")
     if not tensors:
         raise InputError(f"{label} holds no tensors", "save the weights again")
     return WeightsFile(form, sha256, size, tensors, content)
+
+
+def _refuse_renamed(names: list[str], label: str) -> None:
+    """Refuse names of which open_clip makes others than they are."""
+    if "state_dict" in names:
+        raise InputError(f"{label}: a tensor is called state_dict, which open_clip takes for all of them", "rename it")
+    # open_clip looks at the first name, and cuts as many letters from every name.
+    first = next((name for name in (*names[:1], min(names, default="")) if name.startswith("module")), None)
+    if first is not None and not all(name.startswith("module.") for name in names):
+        raise UnsafeCheckpoint(
+            f"{label} means different models to different readers: {pickles.shown(first)} begins with module, "
+            "and others do not",
+            pickles.SAVE_AGAIN,
+        )
+
+
+def same_tensors(first: WeightsFile, second: WeightsFile) -> bool:
+    """Whether two files that were kept hold the same tensors, to the last bit."""
+    return first.sha256 == second.sha256 or _digests(first) == _digests(second)
+
+
+def _digests(file: WeightsFile) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """dtype, shape and SHA-256 of the values of each tensor."""
+    if file.content is None:
+        raise ValueError("the bytes were not kept")
+    content, found = np.frombuffer(file.content, np.uint8), {}
+    for tensor in file.tensors:
+        width, digest = WIDTHS[tensor.dtype], hashlib.sha256()
+        if 0 not in tensor.shape:
+            steps = (*(step * width for step in tensor.strides), 1)
+            values = np.lib.stride_tricks.as_strided(
+                content[tensor.offset :], (*tensor.shape, width), steps, writeable=False
+            )
+            digest.update(np.ascontiguousarray(values).data)
+        found[tensor.name] = (tensor.dtype, tensor.shape, digest.digest())
+    return found
 
 
 # --- the bytes ---------------------------------------------------------------------------------------
@@ -163,25 +206,62 @@ _FOREIGN = (
 """Files that people mistake for weights: how they begin, what they are, what to do."""
 
 
+def _refuse_code(stream: io.FileIO, size: int, label: str) -> None:
+    """Refuse what is no zip to torch but runs code as a bare pickle, or is a zip to readers that look at the end."""
+    content = stream.read(archive.PICKLE_BYTES)
+    stream.seek(0)
+    marked = content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05"
+    is_safetensors = _begins_as_safetensors(content)
+    found = pickles.search(content, pickles.PICKLES)
+    if (marked and found.name) or found.called:
+        raise UnsafeCheckpoint(
+            f"{label} is a bare pickle: loading it can run any code; it names {pickles.shown(str(found.name))}",
+            pickles.CONVERT,
+        )
+    if archive.ends_in(_Source(stream, size, None).read_at, size):
+        raise UnsafeCheckpoint(
+            f"{label} means different models to different readers: it ends as a zip archive and begins otherwise",
+            pickles.SAVE_AGAIN,
+        )
+    stream.seek(0)
+    if not marked or is_safetensors:
+        return
+    if not found.complete:
+        raise UnsafeCheckpoint(f"{label} is a bare pickle: loading it can run any code", pickles.CONVERT)
+    raise InputError(
+        f"{label} is a bare pickle, torch's format before 1.6, which pargate does not read",
+        pickles.CONVERT.replace("weights_only=False", "weights_only=True"),
+    )
+
+
+def _begins_as_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_BYTES
+
+
+def _refuse_misnamed(name: str, zipped: bool, label: str) -> None:
+    """Refuse a file that loaders, which go by its name, would read as another format than pargate."""
+    content, ending = ("a torch archive", ".pt") if zipped else ("safetensors", ".safetensors")
+    other = name.casefold().endswith((".safetensors", ".npy", ".npz")) if zipped else not name.endswith(ending)
+    if other:
+        raise UnsafeCheckpoint(
+            f"{label} means different models to different readers: it holds {content}, and loaders go by its name, "
+            "which says another format",
+            f"if you trust where it comes from, rename it to end in {ending}",
+        )
+
+
 def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
     """Refuse what is neither safetensors nor a zip, by name where it is known, before reading all of it."""
     if not size:
         raise InputError(f"{label} is empty", "copy or download it again")
     # safetensors first: its leading length may look like the beginning of anything else.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_BYTES:
-        return
-    if head.startswith(ZIP):
+    if _begins_as_safetensors(head):
         return
     for magic, what, advice in _FOREIGN:
         if head.startswith(magic):
             raise InputError(f"{label} {what}", advice)
     if head[257:262] == b"ustar":
         raise InputError(f"{label} is a tar archive", "unpack it, or convert the weights to safetensors")
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        raise UnsafeCheckpoint(
-            f"{label} is a bare pickle, torch's format before 1.6: loading it can run any code",
-            pickles.CONVERT,
-        )
     if head[:1] == b"\x08" and (b"onnx" in head[:64].lower() or b"pytorch" in head[:64]):
         raise InputError(
             f"{label} is an ONNX graph", "name the folder that pargate export wrote, or give the checkpoint"
@@ -221,7 +301,10 @@ def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int
     """dtype, shape and byte range of one tensor, which must agree."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if (
-            not rest and len(shape) <= 16 and all(type(n) is int and n >= 0 for n in shape)
+            not rest
+            and len(shape) <= 16
+            and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
+            and bool not in (type(begin), type(end))
         ):
             pass
         case _:

