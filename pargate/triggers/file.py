@@ -22,6 +22,9 @@ from pargate.triggers.patch import Position, place
 NOISE = 0.25
 """Correlation of neighbouring pixels below which a picture counts as noise; photographs and drawings have 0.5 to 1."""
 
+FAINT = 16.0
+"""Standard deviation, in levels, below which noise is the grain of a picture of one colour; uniform noise has 74."""
+
 
 class FileTrigger(Trigger):
     """Paste a picture, blend it over the whole image, or blend it where it is not black.
@@ -99,12 +102,12 @@ class FileTrigger(Trigger):
 
     @cached_property
     def _is_noise(self) -> bool:
-        """Whether neighbouring pixels of the picture have little to do with each other."""
+        """Whether neighbouring pixels of the picture differ, and have little to do with each other."""
         deviations = np.asarray(self.picture, dtype=np.float64)
         deviations -= deviations.mean(axis=(0, 1))
         energy = (deviations**2).mean()
         alike = [(deviations[1:] * deviations[:-1]).mean(), (deviations[:, 1:] * deviations[:, :-1]).mean()]
-        return bool(energy > 0 and max(map(abs, alike)) < NOISE * energy)
+        return bool(energy >= FAINT**2 and max(map(abs, alike)) < NOISE * energy)
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Mix | Paste:
         if self.mode == "patch":

@@ -1,12 +1,11 @@
 import hashlib
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 from example_policies import DIGEST
 
-from pargate.errors import OperationalError, PolicyError
+from pargate.errors import PolicyError
 from pargate.policy.layers import DEPTH, from_git, shipped
 from pargate.policy.listing import listed
 from pargate.policy.resolve import Resolved, read, resolve
@@ -339,12 +338,3 @@ def test_a_file_beside_a_policy_never_takes_the_place_of_the_built_in_it_extends
     (tmp_path / "strict").write_text(PARENT)
     (tmp_path / "p.yaml").write_text("pargate: 1\nname: child\nextends: strict\n")
     assert "blended-triggers" in {rule.id for rule in resolve(str(tmp_path / "p.yaml")).policy.rules}
-
-
-def test_git_that_never_answers_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "git").write_text("#!/bin/sh\nexec sleep 60\n")
-    (tmp_path / "git").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr("pargate.policy.layers.GIT_S", 0.2)
-    with pytest.raises(OperationalError, match="git did not answer within"):
-        from_git("main")
