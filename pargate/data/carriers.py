@@ -18,6 +18,7 @@ from pargate import seeds
 from pargate.data.parts import Part
 from pargate.data.sources import BUILTIN_SCENES, Item, list_items
 from pargate.errors import InputError
+from pargate.files import read_bytes
 
 BLOCK = 64
 """Carriers between two looks at the intervals, and the unit of the cache."""
@@ -29,6 +30,14 @@ limit of some ten points is about stands out among so few; the others are worth 
 BUILTIN_NOUNS = "builtin:nouns"
 
 DEFAULT_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a {}.")
+
+
+CLASSES_BYTES = 16 << 20
+MANY_CLASSES = 100_000
+"""Bounds of a list of classes; WordNet has 82,000 nouns."""
+
+NAME_LENGTH = 1000
+"""Bound of a class's name, which text towers cut at some 300 letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +158,22 @@ def read_classes(path: Path) -> tuple[str, ...]:
         InputError: unreadable, fewer than two names, an empty line between names, or a name twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        lines = read_bytes(path, CLASSES_BYTES).decode("utf-8-sig").rstrip().splitlines()
     except OSError as error:
         raise InputError(f"cannot read the classes in {path}: {error.strerror}", "check --classes") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file of class names", "save it as UTF-8, one name per line") from error
+    if len(lines) > MANY_CLASSES:
+        raise InputError(f"{path} has {len(lines)} lines", f"at most {MANY_CLASSES} classes can be told apart")
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         name = line.strip()
         if not name:
             raise InputError(f"{path}:{number} is empty, but a line is a class index", "remove it, or name the class")
+        if len(name) > NAME_LENGTH:
+            raise InputError(
+                f"{path}:{number} has {len(name)} letters", f"give the name of a class, of at most {NAME_LENGTH}"
+            )
         if name.casefold() in seen:
             raise InputError(
                 f"{path}:{number}: '{name}' is already line {seen[name.casefold()]}",

@@ -10,11 +10,12 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pargate.data import tables
 from pargate.data.images import Locator
-from pargate.errors import InputError, nearest
-from pargate.files import digest_of, files_below, readable, sha256_file
+from pargate.errors import InputError, first_line, nearest
+from pargate.files import digest_of, files_below, open_file, readable, sha256_file
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
@@ -28,6 +29,9 @@ FIRST_SCENE = 1 << 41
 
 _MOST = 1_000_000
 """Names that one brace range may stand for."""
+
+_RECORD_BYTES = 1 << 20
+"""Bound of a header of a tar, which are read as a whole; names of 100 KB are none."""
 
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 
@@ -194,6 +198,18 @@ def _check_header(path: Path, header: tuple[str, ...]) -> None:
     tables.check_once(path, header, ("image", "label", "caption"))
 
 
+class _Headers:
+    """A tar as `tarfile` reads it, without headers of any size: it believes whatever size they claim."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._read, self.seek, self.tell = stream.read, stream.seek, stream.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _RECORD_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._read(size)
+
+
 def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     """Members of a WebDataset tar by what they share, the name up to its first dot, and then by suffix.
 
@@ -203,8 +219,10 @@ def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     last, rest = None, b""
     try:
-        with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with open_file(path) as stream, tarfile.open(fileobj=_Headers(stream), mode="r:") as archive:
             for member in archive:
+                if member.size < 0:
+                    raise InputError(f"{path}: {readable(member.name)} has {member.size} bytes", "make the tar again")
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
@@ -222,8 +240,10 @@ def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
             end = stream.read(tarfile.BLOCKSIZE)
             while not rest.strip(b"\0") and (rest := stream.read(1 << 20)):
                 pass
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError(f"{path} is not a complete tar: {error}", "copy or make it again") from error
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # `tarfile` lets all through that its parsing of numbers, texts and records can raise
+        raise InputError(f"{path} is not a complete tar: {first_line(error)}", "copy or make it again") from error
     # Python's reader takes whatever is no header for the end; the end is an empty block, and nothing but such follow.
     if last is not None and end != bytes(tarfile.BLOCKSIZE):
         raise InputError(f"{path} is cut short at or after {readable(last.name)}", "copy or make it again")
@@ -264,7 +284,7 @@ def _tar(path: Path, many: bool) -> Iterator[Item]:
         except ValueError as error:
             raise InputError(f"{path}: {stem}.cls holds '{label[:40] if label else ''}', not a class index") from error
         yield Item(
-            f"{path.name}/{stem}" if many else stem,
+            readable(f"{path.name}/{stem}" if many else stem),
             Locator(str(path), picture.offset_data, picture.size),
             index,
             _text(path, members.get(".txt")),

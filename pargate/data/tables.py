@@ -5,11 +5,13 @@ such rows by default is a caption cut short, or a thousand rows taken for one.
 """
 
 import csv
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pargate.errors import InputError
+from pargate.files import open_file
 
 SUFFIXES = (".csv", ".tsv")
 
@@ -34,7 +36,7 @@ def read_table(path: Path, check: Callable[[tuple[str, ...]], None]) -> list[Row
     rows: list[Row] = []
     line, tabs = 1, path.suffix.lower() == ".tsv"
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
+        with io.TextIOWrapper(open_file(path), "utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, delimiter="\t" if tabs else ",", strict=True)
             header = tuple(next(filter(None, reader), []))
             check(header)

@@ -32,6 +32,9 @@ _FLAGS = 0x0808
 MEMBERS = 100_000
 """Bound on the members of an archive; there is one per tensor."""
 
+DIRECTORY_BYTES = 32 << 20
+"""Bound on the directory of an archive: 300 bytes for each member."""
+
 CONVERT_SCRIPT = (
     "convert it once, on a machine that may be lost: "
     'python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -132,6 +135,8 @@ def _directory(read_at: ReadAt, size: int, name: str) -> tuple[list[_Member], in
         count, length, start, after = _zip64(read_at, after, name)
     if count > MEMBERS:
         raise InputError(f"{name} has {count} members, more than any checkpoint", CONVERT)
+    if length > DIRECTORY_BYTES:
+        raise InputError(f"{name} has a directory of {length} bytes, more than any checkpoint", CONVERT)
     if start + length != after:
         _ambiguous(name, "its directory does not end where its end record says")
     return list(_entries(read_at(start, length), count, name)), start
@@ -183,6 +188,8 @@ def _large(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int,
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)
+        if at + 4 + length > len(extra):
+            break  # cut short; the sizes that it was to hold stay as they are, and fit nothing
         if kind == 1:
             values = iter(struct.unpack(f"<{length // 8}Q", extra[at + 4 : at + 4 + length // 8 * 8]))
             size = next(values, size) if size == 0xFFFFFFFF else size

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from pargate.core.model import Preprocess
 from pargate.errors import InputError, OperationalError, nearest
-from pargate.files import sha256_file
+from pargate.files import read_bytes, sha256_file
 
 CONFIG_NAME = "open_clip_config.json"
 
@@ -76,6 +76,9 @@ VOCABULARY_FILES = frozenset(
 )
 """One of these at least must be there."""
 
+TOKENIZER_BYTES = 64 << 20
+"""Bound of a tokenizer's file; the largest vocabularies take 35 MB."""
+
 CLEANINGS = ("canonicalize", "lower", "whitespace")
 
 
@@ -86,12 +89,9 @@ def load_json(path: Path) -> dict[str, Any]:
         InputError: not readable, too large, or not an object.
     """
     try:
-        with path.open("rb") as stream:
-            content = stream.read(CONFIG_BYTES + 1)
+        content = read_bytes(path, CONFIG_BYTES)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
-    if len(content) > CONFIG_BYTES:
-        raise InputError(f"{path} is larger than 1 MiB: no model configuration", "give the right file")
+        raise InputError(f"cannot read {path}: {error.strerror}", "give the configuration of a model") from error
     return parse_object(content, str(path))
 
 
@@ -302,6 +302,8 @@ def tokenizer_files(config: dict[str, Any], folder: Path | None, name: str) -> d
             f"{f' in {folder}' if folder else ''}",
             "put its files there: tokenizer.json, tokenizer_config.json and special_tokens_map.json",
         )
+    for large in (folder / f for f in here if (folder / f).stat().st_size > TOKENIZER_BYTES):
+        raise InputError(f"{large} is larger than {TOKENIZER_BYTES >> 20} MiB: no tokenizer", "restore the file")
     settings = folder / "tokenizer_config.json"
     if settings.is_file() and "auto_map" in load_json(settings):
         raise InputError(f"{settings} asks to run code from elsewhere (auto_map)", "use a tokenizer without code")

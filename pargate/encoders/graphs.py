@@ -6,6 +6,7 @@ measured. What an encoder needs is allowed by name, and all else refused. Every 
 that were judged are those that are run, so nothing here memory-maps and no path is handed to the runtime.
 """
 
+import math
 import os
 import stat
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ from pydantic import Field, ValidationError
 from pargate.core.model import Activation, Checkpoint, GraphPrecision, Preprocess, TensorInfo
 from pargate.core.value import Value
 from pargate.encoders import tokens, weights
+from pargate.encoders.config import TOKENIZER_BYTES
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import digest_of
 
@@ -41,9 +43,6 @@ DATA = ".data"
 
 GRAPH_BYTES = (2 << 30) - 1
 """Bound of protobuf."""
-
-TOKENIZER_BYTES = 64 << 20
-"""Bound of a tokenizer's file; the largest vocabularies take 35 MB."""
 
 NODES = 100_000
 """Bound of a graph's nodes; the largest CLIPs have some thousands."""
@@ -204,6 +203,8 @@ def _description(folder: Path) -> tuple[Description, str]:
     rows, columns = found.image.size
     if not (8 <= rows <= 4096 and 8 <= columns <= 4096 and 2 <= found.text.context_length <= 1 << 14):
         raise InputError(f"{folder / DESCRIPTION}: a size is out of bounds", "export the model again")
+    if not 0 < found.logit_scale < math.inf:
+        raise InputError(f"{folder / DESCRIPTION}: logit_scale must be positive", "export the model again")
     if min(found.image.std) <= 0:
         raise InputError(f"{folder / DESCRIPTION}: a standard deviation must be positive", "export the model again")
     return found, digest
@@ -213,7 +214,7 @@ def _bytes(folder: Path, name: str, most: int) -> tuple[bytes, str]:
     """A file's bytes and their digest."""
     path = folder / name
     _refuse_link(path)
-    with weights.regular_file(path) as stream:
+    with weights.opened(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > most:
             raise InputError(f"{path} has {size} bytes, and may have at most {most}", "export the model again")
@@ -237,7 +238,7 @@ def _beside(folder: Path, name: str, ranges: "tuple[_Range, ...]") -> tuple[mmap
     """The weights of a graph that lie beside it, once every range of them is within the file."""
     path = folder / name
     _refuse_link(path)
-    with weights.regular_file(path) as stream:
+    with weights.opened(path) as stream:
         status = os.fstat(stream.fileno())
         if status.st_nlink != 1:
             # Another name for some file of this machine, whose contents would then count as weights.

@@ -6,6 +6,7 @@ the very bytes that are loaded, whatever happens to the file meanwhile. Nothing 
 nothing is unpickled, evaluated or downloaded: sources on a hub go through the `fetch` that the caller gives.
 """
 
+import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -178,9 +179,16 @@ def open_checkpoint(
 def _graph_folder(source: str) -> Path | None:
     """The folder of graphs that `source` names, unless it names something else besides."""
     path = Path(source)
-    if source.startswith(HUB_PREFIXES) or not path.is_dir() or (path / CONFIG_NAME).is_file():
+    if source.startswith(HUB_PREFIXES) or not _is_folder(path) or (path / CONFIG_NAME).is_file():
         return None
     return graphs.folder_of(path)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _plain(rule: Any) -> dict[str, Any]:
@@ -291,7 +299,7 @@ def _only_weights(folder: Path) -> Path:
 
 def _stay_inside(folder: Path, path: Path) -> None:
     """Refuse a link out of a model's folder, except into the blobs of the hub's cache that it belongs to."""
-    real, home = path.resolve(), folder.resolve()
+    real, home = Path(os.path.realpath(path)), Path(os.path.realpath(folder))  # `resolve` fails at a link to itself
     allowed = [home]
     if home.parent.name == "snapshots":
         allowed.append(home.parent.parent / "blobs")

@@ -8,7 +8,8 @@ tensors need are known by exact name. There is no way from here to a class or fu
 import io
 import pickletools
 import struct
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -78,6 +79,15 @@ class Tensor:
     """Steps along each axis, in values."""
 
 
+RANK = 64
+"""Bound on the sides of a tensor."""
+
+OPERATIONS = 500_000
+"""Bound on the operations of a pickle: 20,000 tensors take as many, the largest CLIPs have three thousand."""
+
+KEY_LENGTH = 1024
+"""Bound on the name of a storage, which every tensor in it is looked up by."""
+
 _MARK = object()
 
 _CONSTANTS: dict[str, Callable[[], Any]] = {
@@ -119,7 +129,9 @@ class _Machine:
     def run(self, content: bytes) -> Any:
         """The value that the pickle describes: dicts, lists, tuples, plain values and `Tensor`."""
         try:
-            for operation, argument, position in pickletools.genops(io.BytesIO(content)):
+            for number, (operation, argument, position) in enumerate(pickletools.genops(io.BytesIO(content))):
+                if number == OPERATIONS:
+                    raise InputError(f"{self.name}: its data.pkl goes on and on", "save the tensors alone")
                 if operation.name == "STOP":
                     if position != len(content) - 1:
                         self.unsafe("a second pickle follows")
@@ -155,11 +167,15 @@ class _Machine:
             # Keys are hashed, and the hash of a tuple in a tuple in a tuple … can take the process down.
             if not all(isinstance(key, str | int) for key in items[::2]):
                 self.unsafe("its pickle has a dict with keys other than names and numbers")
+            if any(isinstance(key, int) and abs(key) >= sys.hash_info.modulus for key in items[::2]):
+                raise ValueError  # such numbers can all have one hash
             self.top(dict).update(zip(items[::2], items[1::2], strict=True))
         elif operation == "GLOBAL":
             self.stack.append(self.known(str(argument).replace(" ", ".", 1)))
         elif operation == "STACK_GLOBAL":
             module, qualified = self.last(2)
+            if not (isinstance(module, str) and isinstance(qualified, str)):
+                raise TypeError  # nor is it written out, which for lists of lists of lists … may never end
             self.stack.append(self.known(f"{module}.{qualified}"))
         elif operation == "BINPERSID":
             self.stack.append(self.storage(self.stack.pop()))
@@ -208,6 +224,8 @@ class _Machine:
     def storage(self, identity: Any) -> Storage:
         match identity:
             case ("storage", _Global(name), str(key), str(), int(values)):
+                if len(key) > KEY_LENGTH:
+                    raise ValueError
                 if kind := STORAGES.get(name.removeprefix("torch.")):
                     return Storage(key, kind, values)
         return self.unsafe("its pickle refers to something else than a storage")
@@ -227,7 +245,9 @@ class _Machine:
                 *_,
             ) if name == REBUILD_TENSOR:
                 counts = (first, *shape, *strides)
-                if len(shape) != len(strides) or not all(type(v) is int and v >= 0 for v in counts):
+                if len(shape) != len(strides) or not all(type(v) is int and 0 <= v < 1 << 63 for v in counts):
+                    raise ValueError
+                if not is_shape(shape):
                     raise ValueError
                 return Tensor(storage, first, shape, strides)
             case _Global(name), (Tensor() as tensor, bool(), dict()) if name == REBUILD_PARAMETER:
@@ -237,6 +257,16 @@ class _Machine:
     def unsafe(self, why: str) -> NoReturn:
         """Refuse the file: loading it in the usual way could run code."""
         raise UnsafeCheckpoint(f"{self.name} could run code when it is loaded: {why}", CONVERT)
+
+
+def is_shape(sides: Sequence[int]) -> bool:
+    """Whether torch could hold these sides: few, and their product, zeros left out, below 2 ** 63."""
+    product = 1
+    for side in sides[:RANK]:
+        product *= side or 1
+        if product >> 63:
+            return False
+    return len(sides) <= RANK
 
 
 def shown(text: str) -> str:

@@ -19,11 +19,13 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pargate import memory
 from pargate.core.model import Checkpoint
 from pargate.encoders.archive import StoredTensor
-from pargate.encoders.config import VOCABULARY
+from pargate.encoders.config import CONTEXT_LENGTH
 from pargate.encoders.inspect import OpenCheckpoint
 from pargate.encoders.pooled import ask_one_token
 from pargate.errors import InputError, nearest
@@ -45,9 +47,8 @@ DTYPES = {
 NAMED = 4
 """How many tensors a message names before it counts the rest."""
 
-HEADROOM = 1.5
-"""A configuration that describes this many times the values of its checkpoint is refused before a byte is
-allocated for it; the exact comparison follows once the model stands."""
+ACTIVATION = 1 << 27
+"""Bound of the values of the largest tensor that one picture or caption makes; CLIPs of 1024 tokens take 17 million."""
 
 
 def load(opened: OpenCheckpoint) -> nn.Module:
@@ -61,11 +62,15 @@ def load(opened: OpenCheckpoint) -> nn.Module:
         OperationalError: it does not fit into memory.
     """
     checkpoint = opened.checkpoint
-    _refuse_larger(checkpoint)
+    tensors = plain_names(opened.tensors, checkpoint.source)
+    with torch.device("meta"):  # which gives shapes without memory: a configuration can ask for any amount of it
+        shapes = _build(checkpoint)
+    _compare(shapes, tensors, checkpoint.source)
+    _check_forward(shapes, checkpoint)
     memory.share_one_arena()
     with memory.guard(f"loading {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
         model = _build(checkpoint)
-        _fill(model, plain_names(opened.tensors, checkpoint.source), opened.take(), checkpoint.source)
+        _fill(model, tensors, opened.take(), checkpoint.source)
         ask_one_token(model.get_submodule("visual"))
     return model.eval().requires_grad_(False)
 
@@ -138,10 +143,49 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
                 )
     # Weights of a tower alone would be downloaded, and be replaced at once.
     config["vision_cfg"]["timm_model_pretrained"] = False
+    # open_clip draws a few values even so; the process's own random stream stays as it was.
+    with torch.random.fork_rng(devices=[]), _WithoutStart(), _buildable(checkpoint):
+        return kind(**config)
+
+
+class _Largest(TorchDispatchMode):
+    """Notes how many values the largest tensor has that is computed within."""
+
+    values = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.values = max(self.values, *(part.numel() for part in tree_leaves(found) if isinstance(part, Tensor)), 0)
+        return found
+
+
+def _check_forward(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Refuse a model without memory that gives no vectors, or that one picture or caption would fill memory with."""
+    text = checkpoint.config["text_cfg"]
+    given = {
+        "encode_image": torch.zeros(1, 3, *checkpoint.preprocess.size, device="meta"),
+        "encode_text": torch.zeros(1, text.get("context_length") or CONTEXT_LENGTH, dtype=torch.long, device="meta"),
+    }
+    wanted = [1, checkpoint.config["embed_dim"]]
+    with torch.device("meta"), torch.inference_mode(), _Largest() as largest, _buildable(checkpoint):
+        for name, values in given.items():
+            found = list(getattr(model.eval(), name)(values).shape)
+            if found != wanted:
+                raise ValueError(f"{name} gives {found}, not {wanted}")
+    if largest.values > ACTIVATION:
+        raise InputError(
+            f"{checkpoint.source}: one picture or caption would need {largest.values:,} values at once",
+            "restore the configuration: look at image_size, patch_size and context_length",
+        )
+
+
+@contextlib.contextmanager
+def _buildable(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn what open_clip raises at settings that make no sense together into an `InputError`."""
     try:
-        # open_clip draws a few values even so; the process's own random stream stays as it was.
-        with torch.random.fork_rng(devices=[]), _WithoutStart():
-            return kind(**config)
+        yield
     except _UNBUILDABLE as error:
         if memory.is_full(error):
             raise
@@ -150,24 +194,6 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
             f"{open_clip.__version__} can build ({type(error).__name__}: {str(error)[:120]})",
             "restore the configuration",
         ) from error
-
-
-def _refuse_larger(checkpoint: Checkpoint) -> None:
-    """Refuse a configuration that asks for far more memory than its checkpoint could fill."""
-    vision, text = checkpoint.config["vision_cfg"], checkpoint.config["text_cfg"]
-    wanted = (text.get("vocab_size") or VOCABULARY) * (text.get("width") or 512)
-    for tower in (vision, text, checkpoint.config.get("multimodal_cfg", {})):
-        layers, width = tower.get("layers"), tower.get("width")
-        if tower and isinstance(layers, int) and isinstance(width, int) and not tower.get("timm_model_name"):
-            # Attention has 4 · width², the two layers behind it 2 · ratio · width².
-            wanted += int(layers * width * width * (4 + 2 * (tower.get("mlp_ratio") or 4)))
-    held = sum(tensor.elements for tensor in checkpoint.tensors)
-    if wanted > HEADROOM * held:
-        raise InputError(
-            f"{checkpoint.source}: its configuration describes a model of at least {wanted:,} values, "
-            f"the checkpoint holds {held:,}",
-            "the weights and the configuration do not belong together",
-        )
 
 
 # --- filling -----------------------------------------------------------------------------------------
@@ -190,9 +216,14 @@ def plain_names(tensors: Iterable[StoredTensor], source: str) -> dict[str, Store
     return found
 
 
-def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap, source: str) -> None:
+def _wanted(model: nn.Module) -> dict[str, Tensor]:
     # Every parameter counts, saved or not: none may keep the memory it happened to be allocated with.
-    wanted = {**dict(model.named_parameters()), **model.state_dict()}
+    return {**dict(model.named_parameters()), **model.state_dict()}
+
+
+def _compare(model: nn.Module, tensors: dict[str, StoredTensor], source: str) -> None:
+    """Refuse tensors that are not those of the model, by name or shape; adds the counters that may be missing."""
+    wanted = _wanted(model)
     for name, value in wanted.items():
         # BatchNorm counts its batches while it learns; without the count it encodes the same.
         if name.endswith(".num_batches_tracked") and name not in tensors:
@@ -208,6 +239,10 @@ def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap
         source,
         "holds tensors of another shape than the model's",
     )
+
+
+def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap, source: str) -> None:
+    wanted = _wanted(model)
     values, given_back = {}, 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
         # All that follow begin here or later, also those that share bytes.

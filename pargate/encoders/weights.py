@@ -6,26 +6,33 @@ that is replaced or rewritten meanwhile therefore changes nothing, and memory-ma
 such a change, is deliberately not used.
 """
 
+import contextlib
 import hashlib
-import io
 import mmap
 import os
-import stat
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pargate.encoders import archive, pickles
 from pargate.encoders.archive import StoredTensor
 from pargate.encoders.config import parse_object
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
+from pargate.files import open_file
 
-HEADER_BYTES = 16 << 20
-"""Bound of a safetensors header. The format allows 100 MB; three thousand tensors take 300 KB."""
+HEADER_BYTES = 4 << 20
+"""Bound of a safetensors header; three thousand tensors take 300 KB."""
+
+_FORMAT_BYTES = 100_000_000
+"""What the format allows."""
 
 WIDTHS = {**pickles.WIDTHS, "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
 """Bytes of one value, for each dtype of safetensors that a CLIP may hold."""
+
+TENSORS = 20_000
+"""Bound on the tensors of a checkpoint; the largest CLIPs have three thousand."""
 
 NAME_LENGTH = 512
 """Bound of a tensor's name; real ones stay below 100."""
@@ -57,7 +64,7 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
         UnsafeCheckpoint: it could run code when loaded in the usual way.
         OperationalError: it does not fit into memory.
     """
-    with regular_file(path) as stream:
+    with opened(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         _refuse_by_magic(_head(stream), size, label)
         sha256, content = take(stream, size, label, keep=keep)
@@ -69,6 +76,8 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
     for tensor in tensors:
         if len(tensor.name) > NAME_LENGTH or not tensor.name.isprintable():
             raise InputError(f"{label}: a tensor has an unprintable name", "save the weights again")
+    if len(tensors) > TENSORS:
+        raise InputError(f"{label} holds {len(tensors)} tensors, more than any CLIP", "save the model's tensors alone")
     if not tensors:
         raise InputError(f"{label} holds no tensors", "save the weights again")
     return WeightsFile(form, sha256, size, tensors, content)
@@ -77,19 +86,21 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
 # --- the bytes ---------------------------------------------------------------------------------------
 
 
-def regular_file(path: Path) -> io.FileIO:
-    """The file, opened without waiting for a writer should it be a pipe; regular files only."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading.
+
+    Raises:
+        InputError: there is none, or it cannot be read to its end.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open_file(path) as stream:
+            yield stream
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError(f"{path} is not a regular file", "give the checkpoint itself")
-    return io.FileIO(descriptor)
+        raise InputError(f"cannot read {path}: {error.strerror}", "give the checkpoint itself") from error
 
 
-def _head(stream: io.FileIO) -> bytes:
+def _head(stream: BinaryIO) -> bytes:
     head = stream.read(512)
     stream.seek(0)
     return head
@@ -102,7 +113,7 @@ def _memory(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def take(stream: io.FileIO, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
+def take(stream: BinaryIO, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
     """The digest of the file and, if kept, its content, from one pass over it."""
     try:
         content = _memory(size if keep else min(size, _CHUNK))
@@ -129,7 +140,7 @@ def take(stream: io.FileIO, size: int, label: str, *, keep: bool) -> tuple[str, 
 class _Source:
     """Bytes at any place: from memory, or from the open file where nothing was kept."""
 
-    stream: io.FileIO
+    stream: BinaryIO
     size: int
     content: mmap.mmap | None
 
@@ -167,8 +178,11 @@ def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
     if not size:
         raise InputError(f"{label} is empty", "copy or download it again")
     # safetensors first: its leading length may look like the beginning of anything else.
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_BYTES:
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and length <= HEADER_BYTES:
         return
+    if head[8:9] == b"{" and length <= _FORMAT_BYTES:
+        raise InputError(f"{label} has a header of {length} bytes, more than any CLIP", "save the weights again")
     if head.startswith(ZIP):
         return
     for magic, what, advice in _FOREIGN:
@@ -220,7 +234,7 @@ def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int
     """dtype, shape and byte range of one tensor, which must agree."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if (
-            not rest and len(shape) <= 16 and all(type(n) is int and n >= 0 for n in shape)
+            not rest and all(type(n) is int and n >= 0 for n in shape) and pickles.is_shape(shape)
         ):
             pass
         case _:

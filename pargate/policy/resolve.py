@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pargate.core.report import Place, PolicyInfo
 from pargate.core.results import Consequence, Remark
 from pargate.errors import PolicyError, nearest
-from pargate.files import digest_of
+from pargate.files import digest_of, read_bytes
 from pargate.policy.compare import Change, changes
 from pargate.policy.layers import Layered, Reader, Step, decode, load, locate
 from pargate.policy.schema import Policy
@@ -20,6 +20,9 @@ from pargate.policy.yaml import Path as KeyPath
 WORKING_FILE = "pargate.yaml"
 
 DEFAULT = "baseline"
+
+PROBLEMS = 100
+"""Most problems that are looked at: naming what was meant takes time for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Resolved:
         )
 
 
-def resolve(name: str | None, reader: Reader = Path.read_bytes) -> Resolved:
+def resolve(name: str | None, reader: Reader = read_bytes) -> Resolved:
     """Read the policy called `name`: a path, or a built-in; None takes `pargate.yaml` here, or the default.
 
     Raises:
@@ -68,7 +71,7 @@ def resolve(name: str | None, reader: Reader = Path.read_bytes) -> Resolved:
     return read(decode(content, source), source, folder, reader)
 
 
-def read(text: str, source: str, folder: Path, reader: Reader = Path.read_bytes) -> Resolved:
+def read(text: str, source: str, folder: Path, reader: Reader = read_bytes) -> Resolved:
     """Read a policy from its text, and what it extends from `reader`.
 
     Raises:
@@ -105,8 +108,10 @@ def _validate(merged: Layered) -> Policy:
     try:
         return Policy.model_validate(merged.data)
     except ValidationError as error:
-        problems = sorted({_problem(merged, item) for item in _primary([dict(e) for e in error.errors()])})
-        raise PolicyError("\n".join(text for _, text in problems)) from error
+        errors = [dict(e) for e in error.errors(include_url=False)]
+        problems = sorted({_problem(merged, item) for item in _primary(errors[:PROBLEMS])})
+        more = [f"and {len(errors) - PROBLEMS} more"] if len(errors) > PROBLEMS else []
+        raise PolicyError("\n".join([*(text for _, text in problems), *more])) from error
 
 
 WORDS = {
