@@ -7,6 +7,7 @@ either complete or absent, and two runs that share a folder never see half a fil
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -32,7 +33,7 @@ _HOLES = 1 << 30
 """Bytes of a file that may be missing on the disk."""
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> io.BufferedReader:
     """Open a regular file for reading.
 
     Whatever else is refused before it is opened: a pipe may wait for ever, a device may never end. So is a file that is
@@ -47,7 +48,7 @@ def open_file(path: str | Path) -> BinaryIO:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:
         raise OSError(errno.EINVAL, "not a valid path", str(path)) from error
-    stream = os.fdopen(handle, "rb")
+    stream = open(handle, "rb")  # noqa: PTH123, SIM115 - a descriptor, which the caller closes
     try:
         status = os.fstat(handle)
         _refuse_special(status, path)

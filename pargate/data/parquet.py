@@ -36,8 +36,8 @@ _ROWS = 8
 
 UNPACKED = 16
 UNPACKED_BYTES = 64 << 20
-"""Pairs may have so many times the bytes of their files, and some more: a picture that is stored once can be in any number
-of rows."""
+"""Pairs may have so many times the bytes of their files, and some more: a picture that is stored once can be in any
+number of rows."""
 
 _OVERHEAD = 2048
 """Bytes of a pair in a tar beside its picture and caption."""

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from pargate.data import tables
 from pargate.data.images import Locator
@@ -219,7 +219,7 @@ def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     last, rest = None, b""
     try:
-        with open_file(path) as stream, tarfile.open(fileobj=_Headers(stream), mode="r:") as archive:
+        with open_file(path) as stream, tarfile.open(fileobj=cast(Any, _Headers(stream)), mode="r:") as archive:
             for member in archive:
                 if member.size < 0:
                     raise InputError(f"{path}: {readable(member.name)} has {member.size} bytes", "make the tar again")

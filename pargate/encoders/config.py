@@ -29,6 +29,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 """Channel deviations that go with `MEAN`."""
 
 IMAGE_SIZE = 224
+PATCH_SIZE = 16
 CONTEXT_LENGTH = 77
 VOCABULARY = 49408
 """open_clip's defaults for fields that a configuration leaves out (`CLIPVisionCfg`, `CLIPTextCfg`)."""
@@ -39,7 +40,7 @@ BOUNDS = {
     "heads": (1, 512),
     "head_width": (1, 1 << 14),
     "layers": (1, 256),
-    "image_size": (8, 4096),
+    "image_size": (8, 2048),
     "patch_size": (1, 4096),
     "context_length": (2, 1 << 14),
     "vocab_size": (2, 1 << 21),
@@ -48,6 +49,9 @@ BOUNDS = {
     "attn_pooler_heads": (1, 512),
 }
 """Smallest and largest value of whatever decides on memory; the largest CLIPs stay below a quarter of it."""
+
+PATCHES = 1 << 14
+"""Bound of the patches of a picture; SigLIP at 512 px has 1024."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -167,7 +171,7 @@ def name_of(config: dict[str, Any]) -> str:
     layers = vision.get("layers", 12)
     if isinstance(layers, list):
         return f"ResNet, {side} px, layers {'-'.join(map(str, layers))}, width {vision.get('width', 768)}"
-    return f"ViT, {side} px, patch {vision.get('patch_size', 16)}, width {vision.get('width', 768)}, {layers} layers"
+    return f"ViT, {side} px, patch {vision.get('patch_size', PATCH_SIZE)}, width {vision.get('width', 768)}, {layers} layers"
 
 
 # --- sanity ------------------------------------------------------------------------------------------
@@ -208,6 +212,8 @@ def _check_bound(key: str, value: Any, where: str) -> None:
     kinds = (int, float) if key == "mlp_ratio" else (int,)
     if not values or len(values) > 8 or not all(type(v) in kinds and low <= v <= high for v in values):
         raise InputError(f"{where} is {str(value)[:60]!r}, but must lie from {low} to {high}", "restore the file")
+    if key == "layers" and sum(values) > high:
+        raise InputError(f"{where} adds up to {sum(values)}, but at most to {high}", "restore the file")
 
 
 def _check_flat(value: Any, where: str) -> None:
@@ -226,6 +232,15 @@ def _check_towers(vision: dict[str, Any], text: dict[str, Any], name: str) -> No
     # Names with a prefix such as `hf-hub:` or a path would make timm download or read something else.
     if timm is not None and not (isinstance(timm, str) and re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", timm)):
         raise InputError(f"{name}: vision_cfg.timm_model_name {str(timm)[:80]!r} is no name of timm's", "correct it")
+    if timm is None and not isinstance(vision.get("layers"), list):
+        patch = vision.get("patch_size") or PATCH_SIZE
+        high, wide = (patch, patch) if isinstance(patch, int) else (patch[0], patch[-1])
+        rows, columns = image_size({"vision_cfg": vision})
+        if (rows // high) * (columns // wide) > PATCHES:
+            raise InputError(
+                f"{name}: {rows}×{columns} pixels in patches of {high}×{wide} are more than {PATCHES} patches",
+                "correct vision_cfg.image_size or vision_cfg.patch_size",
+            )
     options = text.get("tokenizer_kwargs") or {}
     if not isinstance(options, dict):
         raise InputError(f"{name}: text_cfg.tokenizer_kwargs is not an object", "restore the file")

@@ -148,7 +148,7 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
         return kind(**config)
 
 
-class _Largest(TorchDispatchMode):
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes how many values the largest tensor has that is computed within."""
 
     values = 0
@@ -169,7 +169,8 @@ def _check_forward(model: nn.Module, checkpoint: Checkpoint) -> None:
         "encode_text": torch.zeros(1, text.get("context_length") or CONTEXT_LENGTH, dtype=torch.long, device="meta"),
     }
     wanted = [1, checkpoint.config["embed_dim"]]
-    with torch.device("meta"), torch.inference_mode(), _Largest() as largest, _buildable(checkpoint):
+    largest = _Largest()  # type: ignore[no-untyped-call]
+    with torch.device("meta"), torch.inference_mode(), largest, _buildable(checkpoint):
         for name, values in given.items():
             found = list(getattr(model.eval(), name)(values).shape)
             if found != wanted:

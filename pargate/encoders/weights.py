@@ -8,13 +8,14 @@ such a change, is deliberately not used.
 
 import contextlib
 import hashlib
+import io
 import mmap
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pargate.encoders import archive, pickles
 from pargate.encoders.archive import StoredTensor
@@ -87,7 +88,7 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[io.BufferedReader]:
     """A regular file, open for reading.
 
     Raises:
@@ -100,7 +101,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"cannot read {path}: {error.strerror}", "give the checkpoint itself") from error
 
 
-def _head(stream: BinaryIO) -> bytes:
+def _head(stream: io.BufferedReader) -> bytes:
     head = stream.read(512)
     stream.seek(0)
     return head
@@ -113,7 +114,7 @@ def _memory(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def take(stream: BinaryIO, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
+def take(stream: io.BufferedReader, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
     """The digest of the file and, if kept, its content, from one pass over it."""
     try:
         content = _memory(size if keep else min(size, _CHUNK))
@@ -140,7 +141,7 @@ def take(stream: BinaryIO, size: int, label: str, *, keep: bool) -> tuple[str, m
 class _Source:
     """Bytes at any place: from memory, or from the open file where nothing was kept."""
 
-    stream: BinaryIO
+    stream: io.BufferedReader
     size: int
     content: mmap.mmap | None
 
