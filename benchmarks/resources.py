@@ -59,6 +59,7 @@ def measured(build: Build | None, code: Path, seconds: float) -> dict[str, Any]:
         return {
             "code": None if took >= seconds else process.returncode,
             "seconds": round(took, 1),
+            "processor": round(used.ru_utime + used.ru_stime, 1),
             "mib": round(used.ru_maxrss / 1024),
             "said": next((line for line in said.splitlines() if line.startswith("pargate: ")), "")[:160],
         }

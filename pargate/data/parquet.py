@@ -35,7 +35,7 @@ _ROWS = 8
 """Rows read at once: they may all be the largest picture of their file."""
 
 UNPACKED = 16
-UNPACKED_BYTES = 64 << 20
+UNPACKED_BYTES = 16 << 20
 """Pairs may have so many times the bytes of their files, and some more: a picture that is stored once can be in any
 number of rows."""
 

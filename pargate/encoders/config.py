@@ -171,7 +171,8 @@ def name_of(config: dict[str, Any]) -> str:
     layers = vision.get("layers", 12)
     if isinstance(layers, list):
         return f"ResNet, {side} px, layers {'-'.join(map(str, layers))}, width {vision.get('width', 768)}"
-    return f"ViT, {side} px, patch {vision.get('patch_size', PATCH_SIZE)}, width {vision.get('width', 768)}, {layers} layers"
+    patch = vision.get("patch_size", PATCH_SIZE)
+    return f"ViT, {side} px, patch {patch}, width {vision.get('width', 768)}, {layers} layers"
 
 
 # --- sanity ------------------------------------------------------------------------------------------

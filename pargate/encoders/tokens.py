@@ -90,8 +90,10 @@ def refuse_unusable(content: bytes, name: str) -> None:
             f"cannot try the tokenizer {name}: {error.strerror}", "free memory or processes"
         ) from error
     if done.returncode:
-        *_, last = ["it does not come to an end", *done.stderr.decode(errors="replace").strip().splitlines()]
-        raise InputError(f"cannot use the tokenizer {name}: {last[:200]}", "restore the file")
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it does not come to an end"]
+        # Python names the error last; a process that a signal ended said why first.
+        said = lines[-1 if done.returncode > 0 else 0]
+        raise InputError(f"cannot use the tokenizer {name}: {said[:200]}", "restore the file")
 
 
 @contextlib.contextmanager
