@@ -269,6 +269,17 @@ def counted(share: Row | None) -> str:
     return f"{pct(share['successes'] / share['n'])} [{span([share['low'], share['high']])}] of {share['n']}"
 
 
+def resources(found: Any) -> str:
+    def told(row: Row | None) -> list[Any]:
+        if row is None:
+            return ["–"] * 3
+        return ["none" if row["code"] is None else row["code"], f"{row['processor']:.1f}", row["mib"]]
+
+    rows = [[name, *told(row.get("before")), *told(row["now"])] for name, row in found["rows"].items()]
+    head = ["input", "exit before", "s", "MiB", "exit now", "s", "MiB"]
+    return f"The base has {found['base_mib']} MiB; a command was ended after {found['seconds']:.0f} s.\n\n" + table(head, rows)
+
+
 def main() -> None:
     parts = [
         "# Evidence\n\nMade by `make evidence` from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
@@ -282,6 +293,7 @@ def main() -> None:
     parts.append(section("Saved reports", "reports", REPORTS, reports))
     parts += [section(*entry) for entry in REMEDIES]
     parts.append(section("Audits", "audit", AUDITS, audits))
+    parts.append(section("Inputs that cost out of all proportion", "resources", RESOURCES, resources))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -302,6 +314,13 @@ AUDITS = (
     "`pargate audit` of all models under the built-in policy `audit`, twice (`python -m benchmarks.audit`): the second time "
     "every measurement is reused and judged again, and torch is not loaded. The machine had other work at the time. Attack "
     "success is of the worst trigger, with a 95 % interval."
+)
+
+RESOURCES = (
+    "Small files that claim or unpack into much, and files that are none (`python -m benchmarks.resources`). Exit code, seconds of "
+    "the processor, start and imports included, and the largest resident size above that of `pargate "
+    "inspect` on the example model. *Before* is the version before these bounds; *none* means that it was ended."
+    " Each had at most 5 GiB of addresses. The machine had much other work: waiting is not counted."
 )
 
 REPORTS = (

@@ -47,7 +47,7 @@ def open_file(path: str | Path) -> io.BufferedReader:
         # Should a pipe have taken its place meanwhile, nothing waits for its writer.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:
-        raise OSError(errno.EINVAL, "not a valid path", str(path)) from error
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
     stream = open(handle, "rb")  # noqa: PTH123, SIM115 - a descriptor, which the caller closes
     try:
         status = os.fstat(handle)

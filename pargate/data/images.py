@@ -33,8 +33,9 @@ PIXELS_PER_BYTE = 256
 """A picture of more than the first must not hold more than the second: it would be one colour, and takes a second to
 decode. Photographs hold up to 10."""
 
-ELONGATED = 100
-"""A picture may become this many times as large as the model's input, where its short side is scaled to the model's."""
+ELONGATED = 64
+"""A picture that is scaled to more than `PLAIN_PIXELS`, since its short side decides, may become this many times as large
+as the model's input."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded, whatever a file is named: Pillow knows others, and starts programs for some, as for EPS."""
@@ -73,7 +74,8 @@ def fit(image: Image.Image, rule: Preprocess) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] of a picture, resized and cropped as `rule` says."""
     height, width = rule.size
     scale = max(height / image.height, width / image.width)
-    if rule.resize == "shortest" and scale**2 * image.height * image.width > ELONGATED * height * width:
+    most = max(PLAIN_PIXELS, ELONGATED * height * width)
+    if rule.resize == "shortest" and scale**2 * image.height * image.width > most:
         raise ValueError(f"{image.width}×{image.height} pixels is too elongated")
     image = _eight_bits(image).convert("RGB")
     bicubic = rule.interpolation != "bilinear"

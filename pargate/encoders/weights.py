@@ -9,6 +9,7 @@ such a change, is deliberately not used.
 import contextlib
 import hashlib
 import io
+import math
 import mmap
 import os
 import sys
@@ -235,7 +236,7 @@ def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int
     """dtype, shape and byte range of one tensor, which must agree."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if (
-            not rest and all(type(n) is int and n >= 0 for n in shape) and pickles.is_shape(shape)
+            not rest and all(type(n) is int and n >= 0 for n in shape)
         ):
             pass
         case _:
@@ -245,10 +246,7 @@ def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int
             f"{label}: {pickles.shown(name)} has the dtype {pickles.shown(dtype)}, which pargate does not read",
             "save the weights as float32 or float16",
         )
-    count = WIDTHS[dtype]
-    for n in shape:
-        count *= n
-    if begin < 0 or end - begin != count:
+    if not pickles.is_shape(shape) or begin < 0 or end - begin != math.prod(shape) * WIDTHS[dtype]:
         raise InputError(
             f"{label}: the shape of {pickles.shown(name)} does not fit its bytes", "save the weights again"
         )
