@@ -277,7 +277,10 @@ def resources(found: Any) -> str:
 
     rows = [[name, *told(row.get("before")), *told(row["now"])] for name, row in found["rows"].items()]
     head = ["input", "exit before", "s", "MiB", "exit now", "s", "MiB"]
-    return f"The base has {found['base_mib']} MiB; a command was ended after {found['seconds']:.0f} s.\n\n" + table(head, rows)
+    return (
+        f"The base has {found['base_mib']} MiB; a command was ended after {found['seconds']:.0f} s of the processor, or three times as long.\n\n"
+        + table(head, rows)
+    )
 
 
 def main() -> None:

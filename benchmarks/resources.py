@@ -1,9 +1,9 @@
 """Give the command inputs that cost out of all proportion, and write what each costs into `docs/evidence/resources.json`.
 
-    python -m benchmarks.resources [--before CHECKOUT] [--only WORD] [--seconds S]
+    python -m benchmarks.resources [--before CHECKOUT] [--only WORD …] [--seconds S]
 
 The inputs are those of the tests (`tests/e2e/hostile.py`). Each is given to the command in a process of its own, with
-at most 5 GiB of addresses and `--seconds` of time. Memory is the largest resident size of the process, less that of
+at most 5 GiB of addresses and `--seconds` of the processor, and is given up after three times as long. Memory is the largest resident size of the process, less that of
 `pargate inspect` on the example model. `--before` is a checkout of an older version to be measured as well; without it
 the figures of the last run are kept.
 """
@@ -31,7 +31,7 @@ from hostile import CASES, CLEAN, Build  # noqa: E402 - found by the line above
 
 
 def measured(build: Build | None, code: Path, seconds: float) -> dict[str, Any]:
-    """Exit code (none after `seconds`), seconds and peak MiB of one command."""
+    """Exit code (none of a command that was ended), seconds and peak MiB of one command."""
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         arguments = build(place) if build else ["inspect", str(CLEAN)]
@@ -43,13 +43,18 @@ def measured(build: Build | None, code: Path, seconds: float) -> dict[str, Any]:
             "OMP_NUM_THREADS": "1",
             "TMPDIR": str(place / "tmp"),
         }
+
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
+
         began = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "pargate", *arguments],
             cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            start_new_session=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES)),
+            start_new_session=True, preexec_fn=limit,
         )  # fmt: skip
-        stop = threading.Timer(seconds, os.killpg, (process.pid, signal.SIGKILL))
+        stop = threading.Timer(3 * seconds, os.killpg, (process.pid, signal.SIGKILL))
         stop.start()
         said = process.stderr.read().decode(errors="replace")
         _, status, used = os.wait4(process.pid, 0)
@@ -57,7 +62,7 @@ def measured(build: Build | None, code: Path, seconds: float) -> dict[str, Any]:
         stop.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         return {
-            "code": None if took >= seconds else process.returncode,
+            "code": None if process.returncode in (-signal.SIGKILL, -signal.SIGXCPU) else process.returncode,
             "seconds": round(took, 1),
             "processor": round(used.ru_utime + used.ru_stime, 1),
             "mib": round(used.ru_maxrss / 1024),
@@ -68,7 +73,7 @@ def measured(build: Build | None, code: Path, seconds: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--before", type=Path)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", nargs="*", default=[""])
     parser.add_argument("--seconds", type=float, default=60)
     asked = parser.parse_args()
     kept = json.loads(STORE.read_text()) if STORE.is_file() else {"rows": {}}
@@ -76,7 +81,7 @@ def main() -> None:
     versions = {"now": ROOT} | ({"before": asked.before.resolve()} if asked.before else {})
     base = {name: measured(None, code, asked.seconds)["mib"] for name, code in versions.items()}
     for case in CASES:
-        if asked.only not in case.name:
+        if not any(word in case.name for word in asked.only):
             continue
         row = rows.setdefault(case.name, {})
         for name, code in versions.items():

@@ -34,7 +34,7 @@ PIXELS_PER_BYTE = 256
 decode. Photographs hold up to 10."""
 
 ELONGATED = 64
-"""A picture that is scaled to more than `PLAIN_PIXELS`, since its short side decides, may become this many times as large
+"""A picture that is scaled to more than `PLAIN_PIXELS`, by its short side, may become this many times as large
 as the model's input."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
