@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pargate.core import zeroshot
 from pargate.core.model import Checkpoint, Pixels, Precision, Vectors
-from pargate.core.sequential import proportion_sequence
+from pargate.core.sequential import mean_sequence
 from pargate.data.carriers import CarrierSet
 from pargate.data.decoding import Block
 from pargate.encoders import config, open_encoder, open_graphs
@@ -233,7 +233,7 @@ def more_often_right(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> int
     A sign test on the carriers that one alone is right about; it may be repeated as they come.
     """
     wins, losses = int((first & ~second).sum()), int((second & ~first).sum())
-    share = proportion_sequence(wins, wins + losses, ERROR / 2, ERROR / 2)
+    share = mean_sequence(np.repeat([1.0, 0.0], [wins, losses]), ERROR / 2, ERROR / 2)
     return 0 if share.low > 0.5 else 1 if share.high < 0.5 else None
 
 
