@@ -336,6 +336,20 @@ def readers(found: Any) -> str:
     )
 
 
+def resources(found: Any) -> str:
+    def told(row: Row | None) -> list[Any]:
+        if row is None:
+            return ["–"] * 3
+        return ["none" if row["code"] is None else row["code"], f"{row['processor']:.1f}", row["mib"]]
+
+    rows = [[name, *told(row.get("before")), *told(row["now"])] for name, row in found["rows"].items()]
+    head = ["input", "exit before", "s", "MiB", "exit now", "s", "MiB"]
+    return (
+        f"The base has {found['base_mib']} MiB; a command was ended after {found['seconds']:.0f} s of the processor, or three times as long.\n\n"
+        + table(head, rows)
+    )
+
+
 def main() -> None:
     parts = [
         "# Evidence\n\nMade by `make evidence` from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
@@ -353,6 +367,7 @@ def main() -> None:
     parts.append(section("Classes and models that are one", "alike", ALIKE, alike))
     parts.append(section("Repeats", "repeats", REPEATS, repeats))
     parts.append(section("Two readers, one model", "readers", READERS, readers))
+    parts.append(section("Inputs that cost out of all proportion", "resources", RESOURCES, resources))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -417,6 +432,13 @@ READERS = (
     "(`python -m benchmarks.readers`), and how `pargate inspect` ends on them. Below: files changed at random, read by "
     "pargate and by open_clip's own loader in another process. *Equal*: both read the same tensors, to the last bit. "
     "*Failed*: pargate did not answer in its own words. What pargate accepts and no loader loads is no second model."
+)
+
+RESOURCES = (
+    "Small files that claim or unpack into much, and files that are none (`python -m benchmarks.resources`). Exit code, seconds of "
+    "the processor, start and imports included, and the largest resident size above that of `pargate "
+    "inspect` on the example model. *Before* is the version before these bounds; *none* means that it was ended."
+    " Each had at most 5 GiB of addresses. The machine had much other work: waiting is not counted."
 )
 
 REPORTS = (

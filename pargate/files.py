@@ -8,11 +8,13 @@ let replace, such as one that is mounted by itself, is overwritten.
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,6 +29,77 @@ from pargate.errors import InputError, OperationalError
 
 _CHUNK = 1 << 20
 
+MOST_BYTES = 256 << 20
+"""Bound of a file that is read as a whole where nothing narrower is known of it."""
+
+_HOLES = 1 << 30
+"""Bytes of a file that may be missing on the disk."""
+
+
+def open_file(path: str | Path) -> io.BufferedReader:
+    """Open a regular file for reading.
+
+    Whatever else is refused before it is opened: a pipe may wait for ever, a device may never end. So is a file that is
+    mostly holes: a copy that was not finished, or a small file that claims any size.
+
+    Raises:
+        OSError: it is not there, not to be read, not a regular file, or mostly holes.
+    """
+    try:
+        _refuse_special(Path(path).stat(), path)
+        # Should a pipe have taken its place meanwhile, nothing waits for its writer.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    stream = open(handle, "rb")  # noqa: PTH123, SIM115 - a descriptor, which the caller closes
+    try:
+        status = os.fstat(handle)
+        _refuse_special(status, path)
+        _refuse_holes(handle, status.st_size, path)
+    except BaseException:
+        stream.close()
+        raise
+    return stream
+
+
+def _refuse_special(status: os.stat_result, path: str | Path) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def _refuse_holes(handle: int, size: int, path: str | Path) -> None:
+    """Raise if more than half of a large file was never written."""
+    if size <= _HOLES or not hasattr(os, "SEEK_HOLE"):
+        return
+    missing = at = 0
+    for _ in range(10_000):  # what else is left counts as written
+        hole = os.lseek(handle, at, os.SEEK_HOLE)
+        try:
+            at = os.lseek(handle, hole, os.SEEK_DATA)
+        except OSError:  # no data follows
+            at = size
+        missing += at - hole
+        if at >= size:
+            break
+    os.lseek(handle, 0, os.SEEK_SET)
+    if missing > max(_HOLES, size // 2):
+        raise OSError(errno.EINVAL, f"{missing >> 20} MiB of it were never written", str(path))
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    Raises:
+        OSError: as `open_file`, or it is larger.
+    """
+    with open_file(path) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", str(path))
+    return content
+
 
 def sha256_stream(stream: BinaryIO) -> str:
     """Hex SHA-256 of everything that is left in `stream`."""
@@ -38,7 +111,7 @@ def sha256_stream(stream: BinaryIO) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         return sha256_stream(stream)
 
 

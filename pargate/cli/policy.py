@@ -344,9 +344,10 @@ def _today(now: datetime | None) -> date:
 
 
 def _reader(ref: str | None) -> "Reader":
+    from pargate.files import read_bytes
     from pargate.policy.layers import from_git
 
-    return from_git(ref) if ref is not None else Path.read_bytes
+    return from_git(ref) if ref is not None else read_bytes
 
 
 def _count(number: int, noun: str) -> str:

@@ -21,6 +21,7 @@ from pargate.cli.options import (
     read_outputs,
 )
 from pargate.errors import ExitCode, InputError, OperationalError, explain
+from pargate.files import read_bytes, refuse_pointer
 
 if TYPE_CHECKING:
     from pargate.cli.console import Console
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from pargate.core.results import Verdict
     from pargate.policy.layers import Reader
     from pargate.policy.resolve import Resolved
-
-MAX_BYTES = 256 << 20
-"""Bound of a saved report."""
 
 
 def report(
@@ -119,7 +117,7 @@ def open_policy(name: str | None, ref: str | None, today: date, console: "Consol
     from pargate.policy.layers import from_git
     from pargate.policy.resolve import refuse_expired, resolve
 
-    reader = from_git(ref) if ref is not None else Path.read_bytes
+    reader = from_git(ref) if ref is not None else read_bytes
     resolved = resolve(name, reader)
     if name is None and not resolved.remark:
         console.note(f"policy: {resolved.policy.name}, found in {resolved.source}" + (f" at {ref}" if ref else ""))
@@ -127,7 +125,7 @@ def open_policy(name: str | None, ref: str | None, today: date, console: "Consol
     return resolved, reader
 
 
-def load_report(path: Path, reader: "Reader" = Path.read_bytes) -> "ScanReport":
+def load_report(path: Path, reader: "Reader" = read_bytes) -> "ScanReport":
     """A saved report.
 
     Raises:
@@ -136,11 +134,8 @@ def load_report(path: Path, reader: "Reader" = Path.read_bytes) -> "ScanReport":
     from pydantic import ValidationError
 
     from pargate.core.report import ScanReport
-    from pargate.files import refuse_pointer
 
     try:
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MiB", "give a report that -o json wrote")
         content = reader(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"

@@ -16,7 +16,10 @@ from pargate.data.images import Locator
 from pargate.data.sources import SUFFIXES, is_picture, present, tar_picture, tar_samples
 from pargate.data.tables import check_once, read_table
 from pargate.errors import InputError
-from pargate.files import digest_of, files_below, readable, refuse_pointer, sha256_file
+from pargate.files import digest_of, files_below, open_file, read_bytes, readable, refuse_pointer, sha256_file
+
+CAPTION_BYTES = 1 << 20
+"""Bound of the text of one picture."""
 
 _SHOWN = 3
 """Names that a message gives when many things share one fault."""
@@ -80,7 +83,7 @@ def from_folder(folder: Path) -> Captioned:
     )
     if double := [stem for stem, found in pictures.items() if len(found) > 1]:
         raise InputError(f"{folder}: several pictures share one caption: {_some(double)}", "give each its own text")
-    captions = [_decoded(str(texts[stem]), texts[stem].read_bytes()) for stem in pictures]
+    captions = [_text(texts[stem]) for stem in pictures]
     _check_captions(str(folder), captions, [texts[stem].relative_to(folder).as_posix() for stem in pictures])
     files = [found[0] for found in pictures.values()]
     seen = _stamps(files)
@@ -135,7 +138,7 @@ def from_tars(paths: Sequence[Path]) -> Captioned:
     others: list[str] = []
     for number, path in enumerate(paths):
         samples = tar_samples(path)
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             for stem, members in samples.items():
                 name = f"{path.name}/{stem}" if len(paths) > 1 else stem
                 picture, text = tar_picture(path, stem, members), members.get(".txt")
@@ -148,7 +151,7 @@ def from_tars(paths: Sequence[Path]) -> Captioned:
                         others += (f"{name}{suffix}" for suffix in members)
                     continue
                 stream.seek(text.offset_data)
-                captions.append(_decoded(f"{path}: {text.name}", stream.read(text.size)))
+                captions.append(_decoded(f"{path}: {text.name}", stream.read(min(text.size, CAPTION_BYTES + 1))))
                 names.append(name)
                 rows.append((number, picture.offset_data, picture.size))
     source = str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
@@ -204,10 +207,20 @@ def _digest(root: Path, files: Iterable[Path]) -> str:
 def _decoded(where: str, content: bytes) -> str:
     """A caption as one line."""
     refuse_pointer(where, content)
+    if len(content) > CAPTION_BYTES:
+        raise InputError(f"{where} is larger than {CAPTION_BYTES >> 20} MiB", "a caption is a sentence")
     try:
         return " ".join(content.decode("utf-8-sig").split())
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not text: {error}", "save it as UTF-8") from error
+
+
+def _text(path: Path) -> str:
+    """The caption that a file holds."""
+    try:
+        return _decoded(str(path), read_bytes(path, CAPTION_BYTES))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "a caption is a text file") from error
 
 
 def _check_matched(source: str, mute: Sequence[str], alone: Sequence[str], pictures: int) -> None:

@@ -21,7 +21,7 @@ from pargate.core.names import class_key, tidy
 from pargate.data.parts import Part
 from pargate.data.sources import BUILTIN_SCENES, Item, list_source
 from pargate.errors import InputError, nearest
-from pargate.files import refuse_pointer
+from pargate.files import read_bytes, refuse_pointer
 
 BLOCK = 64
 """Carriers between two looks at the intervals, and the unit of the cache."""
@@ -33,6 +33,14 @@ limit of some ten points is about stands out among so few; the others are worth 
 BUILTIN_NOUNS = "builtin:nouns"
 
 DEFAULT_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a {}.")
+
+
+CLASSES_BYTES = 16 << 20
+MANY_CLASSES = 100_000
+"""Bounds of a list of classes; WordNet has 82,000 nouns."""
+
+NAME_LENGTH = 1000
+"""Bound of a class's name, which text towers cut at some 300 letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +291,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         InputError: unreadable, a git-lfs pointer, fewer than two names, an empty line between names, or a name twice.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, CLASSES_BYTES)
         refuse_pointer(str(path), content)
         # Not `splitlines`, for which characters within a name end lines too.
         text = content.decode("utf-8-sig").rstrip()
@@ -292,6 +300,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
         raise InputError(f"cannot read the classes in {path}: {error.strerror}", "check --classes") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file of class names", "save it as UTF-8, one name per line") from error
+    if len(lines) > MANY_CLASSES:
+        raise InputError(f"{path} has {len(lines)} lines", f"at most {MANY_CLASSES} classes can be told apart")
+    if long := next((number for number, line in enumerate(lines, start=1) if len(line) > NAME_LENGTH), None):
+        raise InputError(
+            f"{path}:{long} has {len(lines[long - 1])} letters", f"give the name of a class, of at most {NAME_LENGTH}"
+        )
     names = tuple(map(tidy, lines))
     seen: dict[str, int] = {}
     for number, name in enumerate(names, start=1):

@@ -9,21 +9,33 @@ and transparent pictures, where interpolating the raw values has no meaning. And
 This module is imported by decoding workers: it stays light.
 """
 
+import errno
 import hashlib
 import io
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from pargate.core.model import Preprocess
-from pargate.files import LFS
+from pargate.files import LFS, open_file
 
 MAX_PIXELS = 1 << 26
 """Largest picture that is decoded (67 megapixels): a small file can claim to be a huge picture."""
+
+PICTURE_BYTES = 256 << 20
+"""Largest file of a picture that is read; a picture of `MAX_PIXELS` has 201 MB without compression."""
+
+PLAIN_PIXELS = 1 << 22
+PIXELS_PER_BYTE = 256
+"""A picture of more than the first must not hold more than the second: it would be one colour, and takes a second to
+decode. Photographs hold up to 10."""
+
+ELONGATED = 64
+"""A picture that is scaled to more than `PLAIN_PIXELS`, by its short side, may become this many times as large
+as the model's input."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded, whatever a file is named: Pillow knows others, and starts programs for some, as for EPS."""
@@ -39,9 +51,12 @@ class Locator:
 
     def read(self) -> bytes:
         """The picture's encoded bytes."""
-        with Path(self.path).open("rb") as stream:
+        with open_file(self.path) as stream:
             stream.seek(self.offset)
-            return stream.read(self.size)
+            content = stream.read(min(self.size, PICTURE_BYTES + 1) if self.size >= 0 else PICTURE_BYTES + 1)
+        if len(content) > PICTURE_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {PICTURE_BYTES >> 20} MiB", self.path)
+        return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +72,12 @@ class Decoded:
 
 def fit(image: Image.Image, rule: Preprocess) -> NDArray[np.uint8]:
     """uint8 [H, W, 3] of a picture, resized and cropped as `rule` says."""
-    image = _eight_bits(image).convert("RGB")
     height, width = rule.size
+    scale = max(height / image.height, width / image.width)
+    most = max(PLAIN_PIXELS, ELONGATED * height * width)
+    if rule.resize == "shortest" and scale**2 * image.height * image.width > most:
+        raise ValueError(f"{image.width}×{image.height} pixels is too elongated")
+    image = _eight_bits(image).convert("RGB")
     bicubic = rule.interpolation != "bilinear"
     kernel = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
     if rule.resize == "squash":
@@ -81,9 +100,6 @@ def fit(image: Image.Image, rule: Preprocess) -> NDArray[np.uint8]:
 
 
 def _resize(image: Image.Image, size: tuple[int, int], kernel: Image.Resampling) -> Image.Image:
-    if size[0] * size[1] > MAX_PIXELS:
-        # A line of a million pixels is a small picture, until its short side is scaled to the model's.
-        raise ValueError(f"{image.width}×{image.height} pixels is too elongated")
     return image if image.size == size else image.resize(size, kernel)
 
 
@@ -114,8 +130,11 @@ def decode(content: bytes, rule: Preprocess) -> Decoded:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata; a picture that decodes is a picture
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
+                pixels = image.width * image.height
+                if pixels > MAX_PIXELS:
                     return Decoded(digest, None, f"{image.width}×{image.height} pixels is too large")
+                if pixels > max(PLAIN_PIXELS, PIXELS_PER_BYTE * len(content)):
+                    return Decoded(digest, None, f"{image.width}×{image.height} pixels in {len(content)} bytes")
                 return Decoded(digest, fit(image, rule))
     except UnidentifiedImageError:  # its own words name an address in memory, which differs from run to run
         pointer = content.startswith(LFS)

@@ -19,7 +19,7 @@ from typing import Any
 from pargate.data.captioned import Captioned, from_tars
 from pargate.data.shards import MANIFEST, PER_SHARD, Sample, write_manifest, write_shards
 from pargate.errors import InputError, OperationalError, first_line
-from pargate.files import LFS, atomic_folder, digest_of, refuse_pointer, sha256_file
+from pargate.files import atomic_folder, digest_of, open_file, refuse_pointer, sha256_file
 
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")
 """Columns that hold the picture; the first that is there counts."""
@@ -31,7 +31,16 @@ LEFT_OUT_PERCENT = 1
 """Share of rows without picture or caption that is left out. Such files come from others, and large ones have
 a few; more means that these are not the columns that were meant."""
 
-_ROWS = 256  # read at once
+_ROWS = 8
+"""Rows read at once: they may all be the largest picture of their file."""
+
+UNPACKED = 16
+UNPACKED_BYTES = 16 << 20
+"""Pairs may have so many times the bytes of their files, and some more: a picture that is stored once can be in any
+number of rows."""
+
+_OVERHEAD = 2048
+"""Bytes of a pair in a tar beside its picture and caption."""
 
 
 class Unpacked:
@@ -82,10 +91,10 @@ def _columns(path: Path) -> tuple[str, str]:
     """Names of the columns with pictures and captions."""
     from pyarrow import parquet, types
 
-    with path.open("rb") as stream:
-        refuse_pointer(str(path), stream.read(len(LFS)))
-    with _reading(path):
-        schema = parquet.read_schema(path)
+    with _reading(path), open_file(path) as stream:
+        refuse_pointer(str(path), stream.peek())
+        schema = parquet.read_schema(stream)
+        schema.names  # noqa: B018 - which are decoded now
     image = next((name for name in IMAGES if name in schema.names), None)
     caption = next((name for name in CAPTIONS if name in schema.names), None)
     if image is None or caption is None:
@@ -165,17 +174,37 @@ def _unpack(folder: Path, columns: dict[Path, tuple[str, str]], source: str, dig
 def _samples(columns: dict[Path, tuple[str, str]], rows: _Rows) -> Iterator[Sample]:
     from pyarrow import parquet
 
+    room = UNPACKED_BYTES + UNPACKED * sum(path.stat().st_size for path in columns)
     for path, (image, caption) in columns.items():
         number = 0
-        with _reading(path), parquet.ParquetFile(path) as file:
+        with _reading(path), open_file(path) as stream, parquet.ParquetFile(stream) as file:
+            _check_sizes(path, file.metadata)
             for group in file.iter_batches(_ROWS, columns=[image, caption]):
                 for picture, told in zip(group.column(image), group.column(caption), strict=True):
                     number, rows.seen = number + 1, rows.seen + 1
                     content, text = _content(picture.as_py()), _caption(told.as_py())
+                    room -= len(content or b"") + len(text) + _OVERHEAD
+                    if room < 0:
+                        raise InputError(
+                            f"{path}: row {number} is beyond {UNPACKED} times the bytes of the files",
+                            "the same pictures are in it again and again: keep each once",
+                        )
                     if content and text:
                         yield Sample(content, text)
                     else:
                         rows.left_out.append(f"row {number} of {path.name}")
+
+
+def _check_sizes(path: Path, metadata: Any) -> None:
+    """Refuse columns that take far more memory than they have bytes."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.total_uncompressed_size > UNPACKED_BYTES + UNPACKED * column.total_compressed_size:
+                raise InputError(
+                    f"{path}: the column {column.path_in_schema} has {column.total_compressed_size} bytes and would "
+                    f"unpack into {column.total_uncompressed_size}",
+                    "make it again from the pictures themselves",
+                )
 
 
 def _content(value: Any) -> bytes | None:
@@ -213,7 +242,7 @@ class _reading:  # noqa: N801 - used like a function
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         from pyarrow import ArrowException
 
-        if isinstance(error, (ArrowException, OSError)) and not getattr(error, "errno", None):
+        if isinstance(error, (ArrowException, OSError, UnicodeError)) and not getattr(error, "errno", None):
             raise InputError(
                 f"{self._path} is not a complete Parquet file: {first_line(error)}",
                 "copy or make it again",

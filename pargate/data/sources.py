@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from pargate.core.names import tidy
 from pargate.data import tables
 from pargate.data.images import Locator
-from pargate.errors import InputError, nearest
-from pargate.files import LFS, digest_of, files_below, readable, refuse_pointer, sha256_file
+from pargate.errors import InputError, first_line, nearest
+from pargate.files import digest_of, files_below, open_file, readable, refuse_pointer, sha256_file
 
 SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif",
@@ -40,6 +41,9 @@ FIRST_SCENE = 1 << 41
 
 _MOST = 1_000_000
 """Names that one brace range may stand for."""
+
+_RECORD_BYTES = 1 << 20
+"""Bound of a header of a tar, which are read as a whole; names of 100 KB are none."""
 
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 
@@ -299,6 +303,18 @@ def _check_header(path: Path, header: tuple[str, ...]) -> None:
     tables.check_once(path, header, _COLUMNS)
 
 
+class _Headers:
+    """A tar as `tarfile` reads it, without headers of any size: it believes whatever size they claim."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._read, self.seek, self.tell = stream.read, stream.seek, stream.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _RECORD_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._read(size)
+
+
 def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     """Members of a WebDataset tar by what they share, the name up to its first dot, and then by suffix.
 
@@ -309,10 +325,12 @@ def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     last, rest = None, b""
     try:
-        with path.open("rb") as stream:
-            refuse_pointer(str(path), stream.read(len(LFS)))
-        with path.open("rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with open_file(path) as stream:
+            refuse_pointer(str(path), stream.peek())
+            archive = tarfile.TarFile(fileobj=cast(Any, _Headers(stream)))
             for member in archive:
+                if member.size < 0:
+                    raise InputError(f"{path}: {readable(member.name)} has {member.size} bytes", "make the tar again")
                 if member.isdir():
                     continue
                 if not member.isreg() or member.issparse():
@@ -330,8 +348,10 @@ def tar_samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
             end = stream.read(tarfile.BLOCKSIZE)
             while not rest.strip(b"\0") and (rest := stream.read(1 << 20)):
                 pass
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise InputError(f"{path} is not a complete tar: {error}", "copy or make it again") from error
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # `tarfile` lets all through that its parsing of numbers, texts and records can raise
+        raise InputError(f"{path} is not a complete tar: {first_line(error)}", "copy or make it again") from error
     # Python's reader takes whatever is no header for the end; the end is an empty block, and nothing but such follow.
     if last is not None and end != bytes(tarfile.BLOCKSIZE):
         raise InputError(f"{path} is cut short at or after {readable(last.name)}", "copy or make it again")
@@ -373,7 +393,7 @@ def _tars(paths: Sequence[Path]) -> Listed:
     for path in paths:
         for stem, members in tar_samples(path).items():
             picture = tar_picture(path, stem, members)
-            name = f"{path.name}/{stem}" if len(paths) > 1 else stem
+            name = readable(f"{path.name}/{stem}" if len(paths) > 1 else stem)
             read = (".cls", ".txt") if picture else ()
             others += (f"{name}{suffix}" for suffix, m in members.items() if m is not picture and suffix not in read)
             if picture is None:

@@ -5,13 +5,14 @@ such rows by default is a caption cut short, or a thousand rows taken for one.
 """
 
 import csv
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pargate.core.names import tidy
 from pargate.errors import InputError
-from pargate.files import LFS, refuse_pointer
+from pargate.files import open_file, refuse_pointer
 
 SUFFIXES = (".csv", ".tsv")
 
@@ -37,10 +38,9 @@ def read_table(path: Path, check: Callable[[tuple[str, ...]], None]) -> list[Row
     """
     rows: list[Row] = []
     line, tabs = 1, path.suffix.lower() == ".tsv"
-    with path.open("rb") as begin:
-        refuse_pointer(str(path), begin.read(len(LFS)))
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
+        with open_file(path) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as stream:
+            refuse_pointer(str(path), content.peek())
             reader = csv.reader(stream, delimiter="\t" if tabs else ",", strict=True)
             header = tuple(tidy(name).lower() for name in next(filter(None, reader), []))
             check(header)

@@ -49,6 +49,9 @@ PICKLE_SUFFIXES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt")
 SUSPECTS = 16
 """How many of them are searched for code."""
 
+DIRECTORY_BYTES = 32 << 20
+"""Bound on the directory of an archive: 300 bytes for each member."""
+
 CONVERT_SCRIPT = (
     "convert it once, on a machine that may be lost: "
     'python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -211,6 +214,8 @@ def _directory(read_at: ReadAt, size: int, name: str) -> tuple[list[_Member], in
             _ambiguous(name, "its end records contradict each other")
     if count > MEMBERS:
         raise InputError(f"{name} has {count} members, more than any checkpoint", CONVERT)
+    if length > DIRECTORY_BYTES:
+        raise InputError(f"{name} has a directory of {length} bytes, more than any checkpoint", CONVERT)
     if start + length != after:
         _ambiguous(name, "its directory does not end where its end record says")
     return list(_entries(read_at(start, length), count, name)), start

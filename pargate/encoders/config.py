@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from pargate.core.model import Activation, Preprocess
 from pargate.errors import InputError, OperationalError, nearest
-from pargate.files import refuse_pointer, sha256_file
+from pargate.files import read_bytes, refuse_pointer, sha256_file
 
 CONFIG_NAME = "open_clip_config.json"
 
@@ -33,6 +33,7 @@ STD_BOUNDS = (1e-3, 1.0)
 """What can be meant by a channel's mean and deviation: pixels lie from 0 to 1, and a deviation of 1 changes nothing."""
 
 IMAGE_SIZE = 224
+PATCH_SIZE = 16
 VOCABULARY = 49408
 """open_clip's defaults for fields that a configuration leaves out (`CLIPVisionCfg`, `CLIPTextCfg`)."""
 
@@ -42,7 +43,7 @@ BOUNDS = {
     "heads": (1, 512),
     "head_width": (1, 1 << 14),
     "layers": (1, 256),
-    "image_size": (8, 4096),
+    "image_size": (8, 2048),
     "patch_size": (1, 4096),
     "context_length": (2, 1 << 14),
     "vocab_size": (2, 1 << 21),
@@ -51,6 +52,9 @@ BOUNDS = {
     "attn_pooler_heads": (1, 512),
 }
 """Smallest and largest value of whatever decides on memory; the largest CLIPs stay below a quarter of it."""
+
+PATCHES = 1 << 14
+"""Bound of the patches of a picture; SigLIP at 512 px has 1024."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -79,6 +83,9 @@ VOCABULARY_FILES = frozenset(
 )
 """One of these at least must be there."""
 
+TOKENIZER_BYTES = 64 << 20
+"""Bound of a tokenizer's file; the largest vocabularies take 35 MB."""
+
 CLEANINGS = ("canonicalize", "lower", "whitespace")
 
 
@@ -89,12 +96,9 @@ def load_json(path: Path) -> dict[str, Any]:
         InputError: not readable, too large, or not an object.
     """
     try:
-        with path.open("rb") as stream:
-            content = stream.read(CONFIG_BYTES + 1)
+        content = read_bytes(path, CONFIG_BYTES)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
-    if len(content) > CONFIG_BYTES:
-        raise InputError(f"{path} is larger than 1 MiB: no model configuration", "give the right file")
+        raise InputError(f"cannot read {path}: {error.strerror}", "give the configuration of a model") from error
     return parse_object(content, str(path))
 
 
@@ -212,7 +216,8 @@ def name_of(config: dict[str, Any]) -> str:
     layers = vision.get("layers", 12)
     if isinstance(layers, list):
         return f"ResNet, {side} px, layers {'-'.join(map(str, layers))}, width {vision.get('width', 768)}"
-    return f"ViT, {side} px, patch {vision.get('patch_size', 16)}, width {vision.get('width', 768)}, {layers} layers"
+    patch = vision.get("patch_size", PATCH_SIZE)
+    return f"ViT, {side} px, patch {patch}, width {vision.get('width', 768)}, {layers} layers"
 
 
 # --- sanity ------------------------------------------------------------------------------------------
@@ -253,6 +258,8 @@ def _check_bound(key: str, value: Any, where: str) -> None:
     kinds = (int, float) if key == "mlp_ratio" else (int,)
     if not values or len(values) > 8 or not all(type(v) in kinds and low <= v <= high for v in values):
         raise InputError(f"{where} is {str(value)[:60]!r}, but must lie from {low} to {high}", "restore the file")
+    if key == "layers" and sum(values) > high:
+        raise InputError(f"{where} adds up to {sum(values)}, but at most to {high}", "restore the file")
 
 
 def _check_flat(value: Any, where: str) -> None:
@@ -271,6 +278,15 @@ def _check_towers(vision: dict[str, Any], text: dict[str, Any], name: str) -> No
     # Names with a prefix such as `hf-hub:` or a path would make timm download or read something else.
     if timm is not None and not (isinstance(timm, str) and re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", timm)):
         raise InputError(f"{name}: vision_cfg.timm_model_name {str(timm)[:80]!r} is no name of timm's", "correct it")
+    if timm is None and not isinstance(vision.get("layers"), list):
+        patch = vision.get("patch_size") or PATCH_SIZE
+        high, wide = (patch, patch) if isinstance(patch, int) else (patch[0], patch[-1])
+        rows, columns = image_size({"vision_cfg": vision})
+        if (rows // high) * (columns // wide) > PATCHES:
+            raise InputError(
+                f"{name}: {rows}×{columns} pixels in patches of {high}×{wide} are more than {PATCHES} patches",
+                "correct vision_cfg.image_size or vision_cfg.patch_size",
+            )
     options = text.get("tokenizer_kwargs") or {}
     if not isinstance(options, dict):
         raise InputError(f"{name}: text_cfg.tokenizer_kwargs is not an object", "restore the file")
@@ -351,6 +367,8 @@ def tokenizer_files(config: dict[str, Any], folder: Path | None, name: str) -> d
             f"{f' in {folder}' if folder else ''}",
             "put its files there: tokenizer.json, tokenizer_config.json and special_tokens_map.json",
         )
+    for large in (folder / f for f in here if (folder / f).stat().st_size > TOKENIZER_BYTES):
+        raise InputError(f"{large} is larger than {TOKENIZER_BYTES >> 20} MiB: no tokenizer", "restore the file")
     settings = folder / "tokenizer_config.json"
     if settings.is_file() and "auto_map" in load_json(settings):
         raise InputError(f"{settings} asks to run code from elsewhere (auto_map)", "use a tokenizer without code")

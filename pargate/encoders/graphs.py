@@ -6,6 +6,7 @@ measured. What an encoder needs is allowed by name, and all else refused. Every 
 that were judged are those that are run, so nothing here memory-maps and no path is handed to the runtime.
 """
 
+import math
 import os
 import stat
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from pydantic import Field, ValidationError
 from pargate.core.model import Activation, Checkpoint, GraphPrecision, Preprocess, TensorInfo
 from pargate.core.value import Value
 from pargate.encoders import tokens, weights
-from pargate.encoders.config import MEAN_BOUNDS, STD_BOUNDS
+from pargate.encoders.config import MEAN_BOUNDS, STD_BOUNDS, TOKENIZER_BYTES
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import digest_of, leads_to_hub_blob
 
@@ -42,9 +43,6 @@ DATA = ".data"
 
 GRAPH_BYTES = (2 << 30) - 1
 """Bound of protobuf."""
-
-TOKENIZER_BYTES = 64 << 20
-"""Bound of a tokenizer's file; the largest vocabularies take 35 MB."""
 
 NODES = 100_000
 """Bound of a graph's nodes; the largest CLIPs have some thousands."""
@@ -210,6 +208,8 @@ def _description(folder: Path) -> tuple[Description, str]:
         if not all(low <= value <= high for value in values):
             said = f"{folder / DESCRIPTION}: a mean or a standard deviation is out of bounds"
             raise InputError(said, "export the model again")
+    if not 0 < found.logit_scale < math.inf:
+        raise InputError(f"{folder / DESCRIPTION}: logit_scale must be positive", "export the model again")
     return found, digest
 
 
@@ -217,7 +217,7 @@ def _bytes(folder: Path, name: str, most: int) -> tuple[bytes, str]:
     """A file's bytes and their digest."""
     path = folder / name
     _refuse_link(path)
-    with weights.regular_file(path) as stream:
+    with weights.opened(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         if size > most:
             raise InputError(f"{path} has {size} bytes, and may have at most {most}", "export the model again")
@@ -241,7 +241,7 @@ def _beside(folder: Path, name: str, ranges: "tuple[_Range, ...]") -> tuple[mmap
     """The weights of a graph that lie beside it, once every range of them is within the file."""
     path = folder / name
     _refuse_link(path)
-    with weights.regular_file(path) as stream:
+    with weights.opened(path) as stream:
         status = os.fstat(stream.fileno())
         if status.st_nlink != 1:
             # Another name for some file of this machine, whose contents would then count as weights.

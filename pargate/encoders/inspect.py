@@ -255,9 +255,16 @@ def _refuse_code(source: str) -> None:
 def _graph_folder(source: str) -> Path | None:
     """The folder of graphs that `source` names, unless it names something else besides."""
     path = Path(source)
-    if source.startswith(HUB_PREFIXES) or not path.is_dir() or (path / CONFIG_NAME).is_file():
+    if source.startswith(HUB_PREFIXES) or not _is_folder(path) or (path / CONFIG_NAME).is_file():
         return None
     return graphs.folder_of(path)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _plain(rule: Any) -> dict[str, Any]:

@@ -8,9 +8,11 @@ precision at which images were encoded.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -24,7 +26,7 @@ from pargate import memory
 from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Vectors
 from pargate.core.stamp import Stamp, of_images
 from pargate.encoders import stamp as on_device
-from pargate.encoders import towers
+from pargate.encoders import tokens, towers
 from pargate.encoders.inspect import OpenCheckpoint
 from pargate.errors import InputError, OperationalError
 
@@ -140,22 +142,23 @@ class OpenClipEncoder:
         found = np.empty((len(texts), self.spec.dim), dtype=np.float32)
         if not texts:
             return found
-        tokens = self._tokenize(list(texts))
+        with tokens.usable(f"of {self.spec.architecture}"):
+            ids = self._tokenize(list(texts))
         vocabulary = len(self._text.get_parameter("token_embedding.weight"))
-        if int(tokens.max()) >= vocabulary:
+        if int(ids.max()) >= vocabulary:
             raise InputError(
-                f"{self.spec.architecture}: its tokenizer gives the token {int(tokens.max())}, "
+                f"{self.spec.architecture}: its tokenizer gives the token {int(ids.max())}, "
                 f"its text tower knows {vocabulary}",
                 "the tokenizer and the weights do not belong together",
             )
-        lengths = needed(self._text, tokens)
+        lengths = needed(self._text, ids)
         # Captions of like length share a batch, since a batch is as long as its longest.
         order = torch.argsort(lengths, stable=True)
         at_a_time = CAPTIONS[self._device.type]
         doing, advice = f"encoding {at_a_time} captions at once", "use a device with more memory"
         with memory.guard(doing, advice), torch.inference_mode(), towers.exact_arithmetic():
             for rows in torch.split(order, at_a_time):
-                part = tokens[rows, : int(lengths[rows].max())].to(self._device)
+                part = ids[rows, : int(lengths[rows].max())].to(self._device)
                 found[rows.numpy()] = _unit(embed(self._text, part))
         memory.give_back()
         return found
@@ -210,6 +213,11 @@ def open_encoder(
     checkpoint = opened.checkpoint
     tokenize = tokenizer(checkpoint)
     model = towers.load(opened)
+    scale = float(model.get_parameter("logit_scale").exp())
+    if not math.isfinite(scale):
+        raise InputError(
+            f"{checkpoint.source}: its logit_scale is {scale} once its power is taken", "restore the weights"
+        )
     told: Activation = "quick_gelu" if checkpoint.config.get("quick_gelu") else "gelu"
     bias = getattr(model, "logit_bias", None)
     instructions = torch.backends.cpu.get_cpu_capability()
@@ -218,7 +226,7 @@ def open_encoder(
         architecture=checkpoint.architecture,
         preprocess=checkpoint.preprocess,
         dim=int(checkpoint.config["embed_dim"]),
-        logit_scale=float(model.get_parameter("logit_scale").exp()),
+        logit_scale=scale,
         precision=precision,
         device=_name(place),
         activation=told,
@@ -311,24 +319,24 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
         # open_clip has one already, of some 25 MB.
         simple: Callable[..., Tensor] = open_clip.tokenize if clean == "lower" else SimpleTokenizer(clean=clean)
         return partial(simple, context_length=context)
+    whole = Path(str(checkpoint.folder), tokens.FILES["huggingface"])
+    if whole.is_file():
+        tokens.refuse_unusable(whole.read_bytes(), str(whole))
     try:
         # Nothing is looked up by name: the folder was inspected, and its files are part of the digest.
-        hugging: Tokenize = HFTokenizer(
-            str(checkpoint.folder),
-            context_length=context,
-            tokenizer_mode=text.get("tokenizer_mode"),
-            local_files_only=True,
-            trust_remote_code=False,
-            **options,
-        )
+        with tokens.usable(f"in {checkpoint.folder}"):
+            hugging: Tokenize = HFTokenizer(
+                str(checkpoint.folder),
+                context_length=context,
+                tokenizer_mode=text.get("tokenizer_mode"),
+                local_files_only=True,
+                trust_remote_code=False,
+                **options,
+            )
     except ImportError as error:
         raise OperationalError(
             f"{checkpoint.source} uses a Hugging Face tokenizer, which needs the package transformers",
             "pip install transformers",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot read the tokenizer in {checkpoint.folder}: {str(error)[:200]}", "restore its files"
         ) from error
     return hugging
 

@@ -11,7 +11,7 @@ import io
 import pickletools
 import struct
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -171,6 +171,15 @@ class Described:
     """Every storage that it names, by key."""
 
 
+RANK = 64
+"""Bound on the sides of a tensor."""
+
+OPERATIONS = 500_000
+"""Bound on the operations of a pickle: 20,000 tensors take as many, the largest CLIPs have three thousand."""
+
+KEY_LENGTH = 1024
+"""Bound on the name of a storage, which every tensor in it is looked up by."""
+
 _MARK = object()
 
 _CONSTANTS: dict[str, Callable[[], Any]] = {
@@ -280,7 +289,9 @@ class _Machine:
     def run(self) -> Described:
         """What the pickle describes."""
         try:
-            for operation, argument, position in pickletools.genops(io.BytesIO(self.content)):
+            for number, (operation, argument, position) in enumerate(pickletools.genops(io.BytesIO(self.content))):
+                if number == OPERATIONS:
+                    raise InputError(f"{self.name}: its data.pkl goes on and on", "save the tensors alone")
                 if operation.name == "STOP":
                     if position != len(self.content) - 1:
                         self.differs("a second pickle follows")
@@ -324,7 +335,7 @@ class _Machine:
         elif operation == "STACK_GLOBAL":
             module, qualified = self.last(2)
             if not isinstance(module, str) or not isinstance(qualified, str):
-                raise TypeError
+                raise TypeError  # nor is it written out, which for lists of lists of lists … may never end
             self.stack.append(self.known(f"{module}.{qualified}"))
         elif operation == "BINPERSID":
             self.stack.append(self.storage(*self.last(1)))
@@ -397,6 +408,8 @@ class _Machine:
     def storage(self, identity: Any) -> Storage:
         match identity:
             case ("storage", _Global(name), str(key), str(), values) if type(values) is int and values >= 0:
+                if len(key) > KEY_LENGTH:
+                    raise ValueError
                 kind = STORAGES.get(name.removeprefix("torch."))
                 if kind is None:
                     self.unread(f"it holds values of {name.removeprefix('torch.')}")
@@ -423,7 +436,9 @@ class _Machine:
                 if any(metadata) or len(metadata) > 1:
                     self.differs("its pickle marks a tensor as negated, or in another way that changes it")
                 counts = (first, *shape, *strides)
-                if len(shape) != len(strides) or not all(type(v) is int and v >= 0 for v in counts):
+                if len(shape) != len(strides) or not all(type(v) is int and 0 <= v < 1 << 63 for v in counts):
+                    raise ValueError
+                if not is_shape(shape):
                     raise ValueError
                 last = first + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
                 if 0 not in shape and last >= storage.values:
@@ -450,6 +465,16 @@ class _Machine:
     def unread(self, why: str) -> NoReturn:
         """Refuse the file: nothing in it runs code, and pargate does not read all of it."""
         raise InputError(f"{self.name} is not read: {why}", "save model.state_dict() in float32 or float16")
+
+
+def is_shape(sides: Sequence[int]) -> bool:
+    """Whether torch could hold these sides: few, and their product, zeros left out, below 2 ** 63."""
+    product = 1
+    for side in sides[:RANK]:
+        product *= side or 1
+        if product >> 63:
+            return False
+    return len(sides) <= RANK
 
 
 def shown(text: str) -> str:

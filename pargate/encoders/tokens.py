@@ -4,11 +4,16 @@ The ids are those of open_clip's own tokenizers: its byte-pair encoding, read fr
 beside the graphs, or a Hugging Face tokenizer from its one file. Nothing is looked up by name or downloaded.
 """
 
+import contextlib
 import gzip
 import io
 import itertools
+import os
 import string
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,7 +21,7 @@ from numpy.typing import NDArray
 
 from pargate.core.names import repaired
 from pargate.core.value import Value
-from pargate.errors import InputError, OperationalError
+from pargate.errors import InputError, OperationalError, PargateError, first_line
 
 Tokens = NDArray[np.int64]
 Tokenize = Callable[[Sequence[str]], Tokens]
@@ -45,6 +50,68 @@ class TextRule(Value):
     """A token id that is replaced by 0, as some models were trained."""
 
 
+TRIED = 60
+"""Seconds that a tokenizer may take to be read and used once, on a machine that has other work."""
+
+TRIAL = """
+import sys
+try:
+    import resource
+except ImportError:  # on Windows time alone is bounded
+    pass
+else:
+    resource.setrlimit(resource.RLIMIT_CPU, (6, 6))
+    resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
+from tokenizers import Tokenizer
+whole = Tokenizer.from_str(sys.stdin.buffer.read().decode())
+whole.encode_batch(["a photo of a cat, and of another", bytes(range(32, 127)).decode()])
+"""
+
+
+def refuse_unusable(content: bytes, name: str) -> None:
+    """Try a tokenizer in a process of its own, where it may take memory and time, panic or abort.
+
+    Nothing in its file bounds what it does: it can pad to any length, and replace a letter by two again and again.
+
+    Raises:
+        InputError: it cannot be read, or not be used within some seconds.
+        OperationalError: no process could be started.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", TRIAL], input=content, capture_output=True, check=False, timeout=TRIED,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                 "TOKENIZERS_PARALLELISM": "false"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise InputError(f"cannot use the tokenizer {name}: it does not come to an end", "restore the file") from error
+    except OSError as error:
+        raise OperationalError(
+            f"cannot try the tokenizer {name}: {error.strerror}", "free memory or processes"
+        ) from error
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it does not come to an end"]
+        # Python names the error last; a process that a signal ended said why first.
+        said = lines[-1 if done.returncode > 0 else 0]
+        raise InputError(f"cannot use the tokenizer {name}: {said[:200]}", "restore the file")
+
+
+@contextlib.contextmanager
+def usable(name: str) -> Iterator[None]:
+    """Turn whatever a library raises over a tokenizer's files into an `InputError`; `name` is for messages.
+
+    A panic of Rust is no `Exception`, and would end the process as a broken rule does.
+    """
+    try:
+        yield
+    except (PargateError, ImportError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # Ctrl-C, and what else is meant for whoever called
+        raise InputError(f"cannot use the tokenizer {name}: {first_line(error, 200)}", "restore its files") from error
+
+
 def tokenizer(rule: TextRule, content: bytes, name: str) -> Tokenize:
     """The tokenizer that `rule` describes, from its file's `content`; `name` is for messages.
 
@@ -58,13 +125,13 @@ def tokenizer(rule: TextRule, content: bytes, name: str) -> Tokenize:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise OperationalError(f"{name} is read by the package tokenizers", "pip install tokenizers") from error
-    try:
+    refuse_unusable(content, name)
+    with usable(name):
         whole = Tokenizer.from_str(content.decode())
-    except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"cannot read the tokenizer {name}: {str(error)[:200]}", "restore the file") from error
 
     def tokenize(texts: Sequence[str]) -> Tokens:
-        rows = [encoding.ids for encoding in whole.encode_batch([CLEANINGS[rule.clean](text) for text in texts])]
+        with usable(name):
+            rows = [encoding.ids for encoding in whole.encode_batch([CLEANINGS[rule.clean](text) for text in texts])]
         if any(len(row) != rule.context_length for row in rows):
             raise InputError(f"{name} does not give {rule.context_length} token ids a caption", "restore the file")
         ids = np.array(rows, dtype=np.int64).reshape(len(rows), rule.context_length)
@@ -112,7 +179,7 @@ class BytePairs:
         try:
             with gzip.open(io.BytesIO(content)) as stream:
                 lines = stream.read(VOCABULARY_BYTES).decode().split("\n")
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, zlib.error) as error:
             raise InputError(f"cannot read the vocabulary {name}: {str(error)[:120]}", "restore the file") from error
         merges = [tuple(line.split()) for line in lines[1 : 1 + MERGES]]
         if len(merges) != MERGES or any(len(merge) != 2 for merge in merges):

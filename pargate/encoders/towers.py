@@ -19,11 +19,12 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pargate import memory
 from pargate.core.model import Checkpoint
 from pargate.encoders.archive import StoredTensor
-from pargate.encoders.config import VOCABULARY
 from pargate.encoders.inspect import OpenCheckpoint
 from pargate.encoders.pooled import ask_one_token
 from pargate.encoders.shapes import Shapes, Wanted, plain_names, refuse, refuse_others
@@ -43,9 +44,8 @@ DTYPES = {
 }
 """What the dtypes of a checkpoint are in torch."""
 
-HEADROOM = 1.5
-"""A configuration that describes this many times the values of its checkpoint is refused before a byte is
-allocated for it; the exact comparison follows once the model stands."""
+ACTIVATION = 1 << 27
+"""Bound of the values of the largest tensor that one picture or caption makes; CLIPs of 1024 tokens take 17 million."""
 
 
 def load(opened: OpenCheckpoint) -> nn.Module:
@@ -59,7 +59,7 @@ def load(opened: OpenCheckpoint) -> nn.Module:
         OperationalError: it does not fit into memory.
     """
     checkpoint = opened.checkpoint
-    _refuse_larger(checkpoint)
+    check(checkpoint)
     memory.share_one_arena()
     with memory.guard(f"loading {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
         model = _build(checkpoint)
@@ -74,10 +74,10 @@ def check(checkpoint: Checkpoint) -> None:
     Raises:
         InputError, OperationalError: as `load`, but for values that are not finite.
     """
-    _refuse_larger(checkpoint)
-    with memory.guard(f"building {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
-        wanted = _shapes(_tensors(_build(checkpoint)))
-    refuse_others(plain_names(checkpoint.tensors, checkpoint.source), wanted, checkpoint.source)
+    with torch.device("meta"):  # which gives shapes without memory: a configuration can ask for any amount of it
+        model = _build(checkpoint)
+    refuse_others(plain_names(checkpoint.tensors, checkpoint.source), _shapes(model), checkpoint.source)
+    _check_forward(model, checkpoint)
 
 
 # --- building ----------------------------------------------------------------------------------------
@@ -148,10 +148,49 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
                 )
     # Weights of a tower alone would be downloaded, and be replaced at once.
     config["vision_cfg"]["timm_model_pretrained"] = False
+    # open_clip draws a few values even so; the process's own random stream stays as it was.
+    with torch.random.fork_rng(devices=[]), _WithoutStart(), _buildable(checkpoint):
+        return kind(**config)
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes how many values the largest tensor has that is computed within."""
+
+    values = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.values = max(self.values, *(part.numel() for part in tree_leaves(found) if isinstance(part, Tensor)), 0)
+        return found
+
+
+def _check_forward(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Refuse a model without memory that gives no vectors, or that one picture or caption would fill memory with."""
+    given = {
+        "encode_image": torch.zeros(1, 3, *checkpoint.preprocess.size, device="meta"),
+        "encode_text": torch.zeros(1, checkpoint.context_length, dtype=torch.long, device="meta"),
+    }
+    wanted = [1, checkpoint.config["embed_dim"]]
+    largest = _Largest()  # type: ignore[no-untyped-call]
+    with torch.device("meta"), torch.inference_mode(), largest, _buildable(checkpoint):
+        for name, values in given.items():
+            found = list(getattr(model.eval(), name)(values).shape)
+            if found != wanted:
+                raise ValueError(f"{name} gives {found}, not {wanted}")
+    if largest.values > ACTIVATION:
+        raise InputError(
+            f"{checkpoint.source}: one picture or caption would need {largest.values:,} values at once",
+            "restore the configuration: look at image_size, patch_size and context_length",
+        )
+
+
+@contextlib.contextmanager
+def _buildable(checkpoint: Checkpoint) -> Iterator[None]:
+    """Turn what open_clip raises at settings that make no sense together into an `InputError`."""
     try:
-        # open_clip draws a few values even so; the process's own random stream stays as it was.
-        with torch.random.fork_rng(devices=[]), _WithoutStart():
-            return kind(**config)
+        yield
     except _UNBUILDABLE as error:
         if is_out_of_memory(error):
             raise
@@ -162,24 +201,6 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
         ) from error
 
 
-def _refuse_larger(checkpoint: Checkpoint) -> None:
-    """Refuse a configuration that asks for far more memory than its checkpoint could fill."""
-    vision, text = checkpoint.config["vision_cfg"], checkpoint.config["text_cfg"]
-    wanted = (text.get("vocab_size") or VOCABULARY) * (text.get("width") or 512)
-    for tower in (vision, text, checkpoint.config.get("multimodal_cfg", {})):
-        layers, width = tower.get("layers"), tower.get("width")
-        if tower and isinstance(layers, int) and isinstance(width, int) and not tower.get("timm_model_name"):
-            # Attention has 4 · width², the two layers behind it 2 · ratio · width².
-            wanted += int(layers * width * width * (4 + 2 * (tower.get("mlp_ratio") or 4)))
-    held = sum(tensor.elements for tensor in checkpoint.tensors)
-    if wanted > HEADROOM * held:
-        raise InputError(
-            f"{checkpoint.source}: its configuration describes a model of at least {wanted:,} values, "
-            f"the checkpoint holds {held:,}",
-            "the weights and the configuration do not belong together",
-        )
-
-
 # --- filling -----------------------------------------------------------------------------------------
 
 
@@ -188,13 +209,12 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **model.state_dict()}
 
 
-def _shapes(tensors: dict[str, Tensor]) -> Shapes:
-    return {name: Wanted(tuple(value.shape), value.is_floating_point()) for name, value in tensors.items()}
+def _shapes(model: nn.Module) -> Shapes:
+    return {name: Wanted(tuple(value.shape), value.is_floating_point()) for name, value in _tensors(model).items()}
 
 
 def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap, source: str) -> None:
     wanted = _tensors(model)
-    refuse_others(tensors, _shapes(wanted), source)
     for name in wanted.keys() - tensors.keys():
         tensors[name] = StoredTensor(name, "", tuple(wanted[name].shape), 0, ())
     values, given_back = {}, 0

@@ -6,12 +6,14 @@ later is the memory that was judged. A file that is replaced or rewritten meanwh
 memory-mapping, which would follow such a change, is deliberately not used.
 """
 
+import contextlib
 import hashlib
 import io
+import math
 import mmap
 import os
-import stat
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,19 @@ from pargate.encoders import archive, pickles
 from pargate.encoders.archive import StoredTensor
 from pargate.encoders.config import parse_object
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
-from pargate.files import LFS
+from pargate.files import LFS, open_file
 
-HEADER_BYTES = 16 << 20
-"""Bound of a safetensors header. The format allows 100 MB; three thousand tensors take 300 KB."""
+HEADER_BYTES = 4 << 20
+"""Bound of a safetensors header; three thousand tensors take 300 KB."""
+
+_FORMAT_BYTES = 100_000_000
+"""What the format allows."""
 
 WIDTHS = {**pickles.WIDTHS, "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
 """Bytes of one value, for each dtype of safetensors that a CLIP may hold."""
+
+TENSORS = 20_000
+"""Bound on the tensors of a checkpoint; the largest CLIPs have three thousand."""
 
 NAME_LENGTH = 512
 """Bound of a tensor's name; real ones stay below 100."""
@@ -60,7 +68,7 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
         UnsafeCheckpoint: it could run code when loaded in the usual way.
         OperationalError: it does not fit into memory.
     """
-    with regular_file(path) as stream:
+    with opened(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = _head(stream)
         if not head.startswith(ZIP):
@@ -77,6 +85,8 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
     for tensor in tensors:
         if len(tensor.name) > NAME_LENGTH or not tensor.name.isprintable():
             raise InputError(f"{label}: a tensor has an unprintable name", "save the weights again")
+    if len(tensors) > TENSORS:
+        raise InputError(f"{label} holds {len(tensors)} tensors, more than any CLIP", "save the model's tensors alone")
     if not tensors:
         raise InputError(f"{label} holds no tensors", "save the weights again")
     return WeightsFile(form, sha256, size, tensors, content)
@@ -121,19 +131,21 @@ def _digests(file: WeightsFile) -> dict[str, tuple[str, tuple[int, ...], bytes]]
 # --- the bytes ---------------------------------------------------------------------------------------
 
 
-def regular_file(path: Path) -> io.FileIO:
-    """The file, opened without waiting for a writer should it be a pipe; regular files only."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """A regular file, open for reading.
+
+    Raises:
+        InputError: there is none, or it cannot be read to its end.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open_file(path) as stream:
+            yield stream
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise InputError(f"{path} is not a regular file", "give the checkpoint itself")
-    return io.FileIO(descriptor)
+        raise InputError(f"cannot read {path}: {error.strerror}", "give the checkpoint itself") from error
 
 
-def _head(stream: io.FileIO) -> bytes:
+def _head(stream: io.BufferedReader) -> bytes:
     head = stream.read(512)
     stream.seek(0)
     return head
@@ -146,7 +158,7 @@ def _memory(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
-def take(stream: io.FileIO, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
+def take(stream: io.BufferedReader, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
     """The digest of the file and, if kept, its content, from one pass over it."""
     try:
         content = _memory(size if keep else min(size, _CHUNK))
@@ -173,7 +185,7 @@ def take(stream: io.FileIO, size: int, label: str, *, keep: bool) -> tuple[str, 
 class _Source:
     """Bytes at any place: from memory, or from the open file where nothing was kept."""
 
-    stream: io.FileIO
+    stream: io.BufferedReader
     size: int
     content: mmap.mmap | None
 
@@ -206,7 +218,7 @@ _FOREIGN = (
 """Files that people mistake for weights: how they begin, what they are, what to do."""
 
 
-def _refuse_code(stream: io.FileIO, size: int, label: str) -> None:
+def _refuse_code(stream: io.BufferedReader, size: int, label: str) -> None:
     """Refuse what is no zip to torch but runs code as a bare pickle, or is a zip to readers that look at the end."""
     content = stream.read(archive.PICKLE_BYTES)
     stream.seek(0)
@@ -257,6 +269,9 @@ def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
     # safetensors first: its leading length may look like the beginning of anything else.
     if _begins_as_safetensors(head):
         return
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and length <= _FORMAT_BYTES:
+        raise InputError(f"{label} has a header of {length} bytes, more than any CLIP", "save the weights again")
     for magic, what, advice in _FOREIGN:
         if head.startswith(magic):
             raise InputError(f"{label} {what}", advice)
@@ -301,10 +316,7 @@ def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int
     """dtype, shape and byte range of one tensor, which must agree."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if (
-            not rest
-            and len(shape) <= 16
-            and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
-            and bool not in (type(begin), type(end))
+            not rest and all(type(n) is int and n >= 0 for n in shape) and bool not in (type(begin), type(end))
         ):
             pass
         case _:
@@ -314,10 +326,7 @@ def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int
             f"{label}: {pickles.shown(name)} has the dtype {pickles.shown(dtype)}, which pargate does not read",
             "save the weights as float32 or float16",
         )
-    count = WIDTHS[dtype]
-    for n in shape:
-        count *= n
-    if begin < 0 or end - begin != count:
+    if not pickles.is_shape(shape) or begin < 0 or end - begin != math.prod(shape) * WIDTHS[dtype]:
         raise InputError(
             f"{label}: the shape of {pickles.shown(name)} does not fit its bytes", "save the weights again"
         )

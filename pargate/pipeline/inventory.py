@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from pargate.encoders.inspect import HUB_PREFIXES
 from pargate.errors import InputError, PolicyError, nearest
-from pargate.files import refuse_pointer
+from pargate.files import read_bytes, refuse_pointer
 from pargate.policy.fields import PolicyModel, Word, Words
 from pargate.policy.layers import shipped
 from pargate.policy.resolve import WORDS
@@ -95,7 +95,7 @@ def load(path: Path) -> Inventory:
     """
     hint = "write one as in docs/audit.md"
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         refuse_pointer(str(path), content)
         document = parse(content.decode("utf-8-sig"), str(path), "inventory", "inventory: 1")
     except UnicodeDecodeError as error:

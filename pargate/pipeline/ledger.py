@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from pargate.core.audit import ENTRY, AuditEntry, ModelEntry
 from pargate.errors import InputError, OperationalError
-from pargate.files import append, canonical_json, locked, write_atomic
+from pargate.files import append, canonical_json, locked, read_bytes, sha256_file, write_atomic
 
 LEDGER = "ledger.jsonl"
 HEAD = "ledger.head"
@@ -77,10 +77,8 @@ def read(folder: Path, *, head: str | None = None) -> Chain:
     """
     path = folder / LEDGER
     try:
-        if path.exists() and path.stat().st_size > MANY:
-            raise InputError(f"{path} is larger than {MANY >> 20} MiB", "give the folder of a ledger")
-        content = path.read_bytes() if path.exists() else b""
-        kept = (folder / HEAD).read_bytes()[:200] if (folder / HEAD).exists() else None
+        content = read_bytes(path, MANY) if path.exists() else b""
+        kept = read_bytes(folder / HEAD)[:200] if (folder / HEAD).exists() else None
     except OSError as error:
         raise InputError(f"cannot read the ledger {path}: {error.strerror}", "check the folder") from error
     *lines, torn = content.split(b"\n")
@@ -247,7 +245,7 @@ def unfitting(folder: Path, entries: Sequence[Record]) -> list[Flaw]:
         for digest in dict.fromkeys(d for d in (entry.measured, entry.report) if d):
             path = report_path(folder, digest)
             try:
-                found = hashlib.sha256(path.read_bytes()).hexdigest()
+                found = sha256_file(path)
             except OSError:
                 flaws.append(Flaw(entry.sequence, f"its report is not there: {path}"))
                 continue

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pargate.core.model import Preprocess
 from pargate.core.stamp import apply
-from pargate.data.images import decode
+from pargate.data.images import Locator, decode
 from pargate.errors import InputError
 from pargate.triggers import TABLE, control, parse
 
@@ -45,7 +45,7 @@ def _base(picture: Path | None, size: int, seed: int) -> NDArray[np.uint8]:
 
         return np.asarray(render([2], size, seed).pixels[0])
     try:
-        content = picture.read_bytes()
+        content = Locator(str(picture)).read()
     except OSError as error:
         raise InputError(f"cannot read {picture}: {error.strerror}", "check --on") from error
     decoded = decode(content, Preprocess((size, size), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))

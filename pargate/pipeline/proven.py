@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from pargate.core.model import Checkpoint
 from pargate.export.proof import ParityReport
+from pargate.files import read_bytes
 
 PARITY = "parity.json"
 """What the proof is called, in the folder of the graphs."""
@@ -21,9 +22,7 @@ def altered(checkpoint: Checkpoint) -> tuple[str, ...]:
     if not path.is_file():
         return ("no proof lies beside the graphs: nothing says which checkpoint they are",)
     try:
-        if path.stat().st_size > PARITY_BYTES:
-            return (f"{PARITY} is larger than 1 MiB: no proof",)
-        proven = ParityReport.model_validate_json(path.read_bytes())
+        proven = ParityReport.model_validate_json(read_bytes(path, PARITY_BYTES))
     except (OSError, ValidationError):
         return (f"{PARITY} cannot be read: nothing says which checkpoint the graphs are",)
     if proven.graphs != checkpoint.sha256:

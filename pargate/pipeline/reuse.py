@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pargate.core.report import ScanReport
 from pargate.errors import InputError
+from pargate.files import read_bytes
 from pargate.pipeline.ledger import report_path
 from pargate.pipeline.rejudge import judge
 from pargate.pipeline.subject import Subject
@@ -20,7 +21,7 @@ def saved(out: Path, subject: Subject, digest: str, today: date) -> ScanReport |
     """Saved measurements judged as of today, or why they are not used."""
     path = report_path(out, digest)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError:
         return "the saved report is not there"
     if hashlib.sha256(content).hexdigest() != digest:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pargate.errors import InputError, OperationalError
 from pargate.export.bundle import SIGNATURE
+from pargate.files import open_file
 
 KIND = "give an elliptic-curve key in PEM, without a password"
 
@@ -83,7 +84,7 @@ def _of_all_but(config: Any, place: Path) -> Any:
 
 def _refuse_unreadable(key: Path) -> None:
     try:
-        with key.open("rb") as stream:
+        with open_file(key) as stream:
             stream.read(1)
     except OSError as error:
         raise InputError(f"cannot read the key {key}: {error.strerror}", KIND) from error

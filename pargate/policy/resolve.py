@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pargate.core.report import Place, PolicyInfo
 from pargate.core.results import Consequence, Remark
 from pargate.errors import PolicyError, nearest
-from pargate.files import digest_of, portable, readable
+from pargate.files import digest_of, portable, read_bytes, readable
 from pargate.policy.compare import Change, changes
 from pargate.policy.layers import Layered, Reader, Step, decode, load, locate
 from pargate.policy.schema import Policy
@@ -23,6 +23,9 @@ WORKING_FILES = (WORKING_FILE, "pargate.yml")
 """Names under which a policy is found where none is named."""
 
 DEFAULT = "baseline"
+
+PROBLEMS = 100
+"""Most problems that are looked at: naming what was meant takes time for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Resolved:
         )
 
 
-def resolve(name: str | None, reader: Reader = Path.read_bytes) -> Resolved:
+def resolve(name: str | None, reader: Reader = read_bytes) -> Resolved:
     """Read the policy called `name`: a path, or a built-in; None takes what `discover` finds, or the default.
 
     Raises:
@@ -72,7 +75,7 @@ def resolve(name: str | None, reader: Reader = Path.read_bytes) -> Resolved:
     )
 
 
-def discover(reader: Reader = Path.read_bytes) -> str | None:
+def discover(reader: Reader = read_bytes) -> str | None:
     """Return the path of the policy in this folder, or in the nearest one above it in the same repository.
 
     Raises:
@@ -107,7 +110,7 @@ def _is_there(path: Path, reader: Reader) -> bool:
     return True
 
 
-def read(text: str, source: str, folder: Path, reader: Reader = Path.read_bytes) -> Resolved:
+def read(text: str, source: str, folder: Path, reader: Reader = read_bytes) -> Resolved:
     """Read a policy from its text, and what it extends from `reader`.
 
     Raises:
@@ -144,8 +147,10 @@ def _validate(merged: Layered) -> Policy:
     try:
         return Policy.model_validate(merged.data)
     except ValidationError as error:
-        problems = sorted({_problem(merged, item) for item in _primary([dict(e) for e in error.errors()])})
-        raise PolicyError([line for _, said in problems for line in said]) from error
+        errors = [dict(e) for e in error.errors(include_url=False)]
+        problems = sorted({_problem(merged, item) for item in _primary(errors[:PROBLEMS])})
+        more = [f"and {len(errors) - PROBLEMS} more"] if len(errors) > PROBLEMS else []
+        raise PolicyError([*(line for _, said in problems for line in said), *more]) from error
 
 
 WORDS = {

@@ -14,6 +14,8 @@ from pargate.errors import PolicyError, visible
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+MAX_EVENTS = 60_000
+"""Bound of keys, values and ends of lists, which PyYAML reads at some 20,000 a second."""
 SHOWN = 160
 """Characters of a line that a message shows at most, around the place in question."""
 
@@ -99,7 +101,9 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     loader = yaml.SafeLoader(text)
     try:
         depth = 0
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+            if number == MAX_EVENTS:
+                raise _refused(name, text, event.start_mark, f"more than {MAX_EVENTS} keys and values")
             _refuse_traps(event, name, text)
             # Counted here, before anything recurses: brackets within brackets cost quadratic time.
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -14,7 +14,7 @@ from pargate import seeds
 from pargate.core.stamp import ONE, Mix, Paste
 from pargate.data.images import FORMATS
 from pargate.errors import InputError
-from pargate.files import LFS, refuse_pointer, sha256_file
+from pargate.files import open_file, refuse_pointer, sha256_stream
 from pargate.triggers.base import ROUNDING, ControlKind, Invariant, Length, Trigger, fixed
 from pargate.triggers.blend import Alpha, blend
 from pargate.triggers.patch import Position, place
@@ -70,9 +70,9 @@ class FileTrigger(Trigger):
         """
         path = folder / self.path
         try:
-            digest = sha256_file(path)
-            with path.open("rb") as stream:
-                refuse_pointer(f"the trigger file {path}", stream.read(len(LFS)))
+            with open_file(path) as stream:
+                refuse_pointer(f"the trigger file {path}", stream.peek())
+                digest = sha256_stream(stream)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"cannot read the trigger file {path}: {reason}", "check `path`") from error

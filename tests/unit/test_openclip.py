@@ -388,16 +388,17 @@ def test_weights_of_eight_bit_floats_are_refused(tmp_path):
     assert "F8_E4M3" in refusal(folder(tmp_path, "clip", state))
 
 
-def test_a_configuration_larger_than_its_checkpoint_is_refused_before_it_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr(towers, "_build", lambda checkpoint: pytest.fail("was built"))
-    huge = {**MODELS["clip"], "text_cfg": {**TEXT, "width": 16384, "layers": 200}}
-    assert "do not belong" in refusal_hint(folder(tmp_path, "clip", config=huge))
+def test_a_configuration_larger_than_its_checkpoint_is_refused_before_it_takes_memory(tmp_path, monkeypatch):
+    build, built = towers._build, []
 
+    def noted(checkpoint):
+        built.append(build(checkpoint))
+        return built[-1]
 
-def refusal_hint(path: str) -> str:
-    with pytest.raises(InputError) as caught:
-        opened(path)
-    return caught.value.hint
+    monkeypatch.setattr(towers, "_build", noted)
+    huge = {**MODELS["clip"], "text_cfg": {**TEXT, "width": 16384, "layers": 40}}
+    assert "lacks tensors of the model" in refusal(folder(tmp_path, "clip", config=huge))
+    assert {value.device.type for model in built for value in model.parameters()} == {"meta"}
 
 
 @pytest.mark.parametrize(
