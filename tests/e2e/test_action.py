@@ -15,6 +15,8 @@ import pytest
 from conftest import MODELS, ROOT
 from runner import Job, Machine, commands_in, values_in
 
+from pargate.errors import visible
+
 LOCK = ROOT / "requirements-action.lock"
 HOSTILE = ("$(touch x)", "%0A::error::a", '"; exit 0; "', "::add-mask::a", "a`touch x`", "##[error]a")
 
@@ -200,7 +202,7 @@ def test_hostile_inputs_are_only_text(use: Use, machine: Machine) -> None:
     job = use(model="\n".join(models), policy=HOSTILE[5], images=HOSTILE[0], classes=HOSTILE[2], python=HOSTILE[3])
     assert job.outputs["exit-code"] in ("2", "4") and job.outputs["verdict"] == "", job.log
     assert [c.name for c in job.commands] == ["error"] * len(models)
-    assert titles(job) == [f"pargate: {text} was not judged" for text in models]
+    assert titles(job) == [f"pargate: {visible(text)} was not judged" for text in models]
     assert list(json.loads(job.outputs["digests"])) == models
     assert names_in(machine.workspace) == before and "`touch" not in job.summary
 
