@@ -13,7 +13,7 @@ from test_gate import TODAY
 from pargate import events
 from pargate.core.report import ScanReport
 from pargate.core.results import Outcome
-from pargate.encoders import config
+from pargate.encoders import config, preprocessing
 from pargate.errors import ExitCode, InputError, Undecided
 from pargate.export import bundle
 from pargate.files import sha256_file
@@ -50,7 +50,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copy(MODELS / "clean" / "open_clip_model.safetensors", place / "weights.safetensors")
     known = {**config.architectures(), "toy": place / "toy.json"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "architectures", lambda: known)
+        for module in (config, preprocessing):
+            patch.setattr(module, "architectures", lambda: known)
+        patch.setattr(preprocessing, "_tags", lambda name: {})  # open_clip publishes no weights of it
         yield place / "weights.safetensors"
 
 
