@@ -345,6 +345,6 @@ def test_git_that_never_answers_is_not_waited_for(tmp_path: Path, monkeypatch: p
     (tmp_path / "git").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr("pargate.policy.layers.GIT_S", 0.2)
+    monkeypatch.setattr("pargate.git.PATIENCE_S", 0.2)
     with pytest.raises(OperationalError, match="git did not answer within"):
         from_git("main")
