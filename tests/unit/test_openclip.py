@@ -544,7 +544,8 @@ def test_vectors_do_not_depend_on_what_the_process_has_switched_off(tmp_path):
 def test_a_hugging_face_tokenizer_needs_its_package(tmp_path, monkeypatch):
     config = {**MODELS["clip"], "text_cfg": {**TEXT, "hf_tokenizer_name": "a/b"}}
     path = folder(tmp_path, "clip", config=config)
-    (tmp_path / "tokenizer.json").write_text("{}")
+    whole = {"model": {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}, "added_tokens": []}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
     given: dict[str, Any] = {}
 
     def hugging(name: str, **options: Any) -> Any:

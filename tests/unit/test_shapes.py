@@ -29,7 +29,7 @@ def built(cfg: dict[str, Any]) -> shapes.Shapes:
     cfg = copy.deepcopy(cfg)
     kind = open_clip.CustomTextCLIP if cfg.pop("custom_text", False) else open_clip.CLIP
     with torch.device("meta"):
-        return towers._shapes(towers._tensors(kind(**cfg)))
+        return towers._shapes(kind(**cfg))
 
 
 def of_open_clip() -> dict[str, dict[str, Any]]:
