@@ -305,34 +305,23 @@ def kills(content: Any) -> str:
 
 
 def readers(found: Any) -> str:
-    loaders = [name for name in found["eight"][0] if name.startswith("torch")]
+    loaders = list(found["runs"])
     eight = [
-        [
-            row["form"],
-            "–" if row["exit_before"] is None else row["exit_before"],
-            row["exit"],
-            *(row[n] for n in loaders),
-        ]
-        for row in found["eight"]
+        [form, row.get("exit_before", "–"), row["exit"], *(row[name] for name in loaders)]
+        for form, row in found["eight"].items()
     ]
-    said = (
-        "cases",
-        "accepted",
-        "accepted, not loaded",
-        "refused as unsafe",
-        "refused as wrong input",
-        "different",
-        "failed",
-    )
-    runs = [
-        [f"torch {run['torch']}, open_clip {run['open_clip']}",
-         *(run.get(name, run["counts"].get(name, 0)) for name in said)]
-        for run in found["runs"]
+    said = [
+        "accepted", "accepted, not loaded", "refused as unsafe", "refused as wrong input", "different", "failed",
+        "accused falsely",
     ]  # fmt: skip
+    runs = [
+        [f"torch {run['torch']}, open_clip {run['open_clip']}", run["cases"], *(run["counts"].get(n, 0) for n in said)]
+        for run in found["runs"].values()
+    ]
     return (
         table(["form", "exit before", "exit now", *(f"open_clip with {name} gets" for name in loaders)], eight)
         + "\n\n"
-        + table(["loaders", "cases", "equal", *said[2:]], runs)
+        + table(["loaders", "cases", "equal", *said[1:]], runs)
     )
 
 
@@ -431,7 +420,9 @@ READERS = (
     "Files that mean a clean model to one reader and a poisoned or a broken one to another, made of the two sample models "
     "(`python -m benchmarks.readers`), and how `pargate inspect` ends on them. Below: files changed at random, read by "
     "pargate and by open_clip's own loader in another process. *Equal*: both read the same tensors, to the last bit. "
-    "*Failed*: pargate did not answer in its own words. What pargate accepts and no loader loads is no second model."
+    "*Failed*: pargate did not answer in its own words. *Accused falsely*: it spoke of code in what torch loads with "
+    "`weights_only=True`. What pargate accepts and no loader loads is no second model. The eighth form, a repository of a "
+    "hub, is a test of its own."
 )
 
 RESOURCES = (

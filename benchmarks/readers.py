@@ -855,7 +855,7 @@ def eight(child: Child, before: Path | None) -> dict[str, dict[str, Any]]:
     clean, poisoned = (
         load_file(ROOT / "examples" / "models" / name / "open_clip_model.safetensors") for name in ("clean", "poisoned")
     )
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as place:
         witness = Path(place) / "ran"
         models = {}
