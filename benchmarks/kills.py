@@ -159,9 +159,10 @@ def killed(how: str, moment: float) -> dict[str, Any]:
                 if how == HOWS[0]:
                     os.killpg(scan.process.pid, signal.SIGTERM)
                     return {"how": how, "moment": moment, "ended before": early, **scan.ended()}
-                if found := scan.reached(scan.workers):
-                    random.choice(found).kill()
-                    return {"how": how, "moment": moment, "ended before": early, **scan.ended()}
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    if found := scan.reached(scan.workers):
+                        random.choice(found).kill()
+                        return {"how": how, "moment": moment, "ended before": early, **scan.ended()}
             scan.ended()
         early += 1
 
