@@ -6,11 +6,13 @@ Half of the scans get SIGTERM, as does every process of their group, which is wh
 the others one decoding process is killed with SIGKILL, as the system does when memory runs out. Each scan is the real
 command in a session of its own, with empty folders for its report, its cache and its temporary files. The moment is
 drawn evenly over the processor time that an undisturbed scan takes, so that a busy machine does not shift it. A scan
-that ended before its moment is started again. A scan that is still there `BOUND_S` after the signal is said to hang.
+that ended before its moment is started again. A scan hangs when it has taken no processor time for `STILL_S`. Figures
+are written after each scan.
 """
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from pargate.core.report import ScanReport
 from pargate.data.scenes import LABELS
 from pargate.version import __version__
 
-BOUND_S = 120.0
+STILL_S = 20.0
 HOWS = ("SIGTERM to the group", "SIGKILL to a worker")
 
 POLICY = """
@@ -102,13 +104,25 @@ class Scan:
                 left.append(process.pid)
         return left
 
-    def ended(self, began: float) -> dict[str, Any]:
-        """How it ended, and what is left."""
-        try:
-            self.process.wait(BOUND_S)
-            seconds: float | None = time.monotonic() - began
-        except subprocess.TimeoutExpired:
-            seconds = None
+    def waited_for(self) -> tuple[float, float] | None:
+        """Seconds, and seconds of processor time, to the end; None for a scan that hangs."""
+        if self.process.poll() is not None:
+            return 0.0, 0.0
+        began = moved = time.monotonic()
+        before = used = self.used()
+        while self.process.poll() is None:
+            time.sleep(0.01)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                now = self.used()
+                if now > used:
+                    moved, used = time.monotonic(), now
+            if time.monotonic() - moved > STILL_S:
+                return None
+        return time.monotonic() - began, used - before
+
+    def ended(self) -> dict[str, Any]:
+        """How it ends, and what is left."""
+        waited = self.waited_for()
         until = time.monotonic() + 1.0
         while (left := self.of_the_session()) and time.monotonic() < until:
             time.sleep(0.02)  # a worker notices the end of its parent a moment later
@@ -128,7 +142,7 @@ class Scan:
         }
         complete = ScanReport.from_json(report.read_bytes()).run.complete if report.exists() else None
         return {
-            "code": self.process.returncode, "seconds": seconds, "left": {"processes": left, **files},
+            "code": self.process.returncode, "waited": waited, "left": {"processes": left, **files},
             "report": {None: "none", False: "partial", True: "complete"}[complete],
             "traceback": "Traceback" in said or "a bug in pargate" in said,
             "said": said.strip().splitlines()[-1:],
@@ -142,21 +156,19 @@ def killed(how: str, moment: float) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as place:
             scan = Scan(Path(place))
             if scan.reached(lambda scan=scan: scan.used() >= moment):  # type: ignore[misc]
-                began = None
                 if how == HOWS[0]:
-                    began = time.monotonic()
                     os.killpg(scan.process.pid, signal.SIGTERM)
-                elif found := scan.reached(scan.workers):
-                    began = time.monotonic()
-                    random.choice(found).kill()
-                if began is not None:
-                    return {"how": how, "moment": moment, "ended before": early, **scan.ended(began)}
-            scan.ended(time.monotonic())
+                    return {"how": how, "moment": moment, "ended before": early, **scan.ended()}
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    if found := scan.reached(scan.workers):
+                        random.choice(found).kill()
+                        return {"how": how, "moment": moment, "ended before": early, **scan.ended()}
+            scan.ended()
         early += 1
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    seconds = sorted(row["seconds"] for row in rows if row["seconds"] is not None)
+    waited = [row["waited"] for row in rows if row["waited"] is not None]
     left = collections.Counter[str]()
     for row in rows:
         left.update({what: len(found) for what, found in row["left"].items()})
@@ -164,14 +176,17 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "scans": len(rows),
         "codes": dict(sorted(collections.Counter(str(row["code"]) for row in rows).items())),
         "reports": dict(sorted(collections.Counter(row["report"] for row in rows).items())),
-        "seconds_median": statistics.median(seconds),
-        "seconds_95": seconds[int(0.95 * (len(seconds) - 1))],
-        "seconds_max": seconds[-1],
-        "over_20_s": sum(one > 20 for one in seconds),
-        "hangs": len(rows) - len(seconds),
+        "seconds": spread([seconds for seconds, _ in waited]),
+        "processor_seconds": spread([used for _, used in waited]),
+        "hangs": len(rows) - len(waited),
         "tracebacks": sum(row["traceback"] for row in rows),
         "left": dict(left),
     }
+
+
+def spread(values: list[float]) -> list[float]:
+    """Median and largest."""
+    return [round(statistics.median(values), 2), round(max(values), 2)] if values else []
 
 
 def main() -> None:
@@ -185,7 +200,7 @@ def main() -> None:
         whole = Scan(Path(place))
         used = [0.0]
         whole.reached(lambda: used.append(whole.used()))
-        undisturbed = whole.ended(time.monotonic())
+        undisturbed = whole.ended()
     print(
         f"an undisturbed scan takes {used[-1]:.1f} s of processor time and ends with {undisturbed['code']}", flush=True
     )
@@ -193,20 +208,20 @@ def main() -> None:
     asked = [(HOWS[i % 2], chance.uniform(0.0, used[-1])) for i in range(options.scans)]
     rows = []
     with ThreadPoolExecutor(options.at_once) as pool:
-        for row in pool.map(lambda one: killed(*one), asked):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    found = {
-        "version": __version__,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "load": [round(load, 1), round(os.getloadavg()[0], 1)],
-        "undisturbed": {"code": undisturbed["code"], "processor_seconds": round(used[-1], 2)},
-        "bound_s": BOUND_S,
-        "ended_before": sum(row["ended before"] for row in rows),
-        "kinds": {how: summary([row for row in rows if row["how"] == how]) for how in HOWS},
-    }
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+        for done in as_completed([pool.submit(killed, *one) for one in asked]):
+            rows.append(done.result())
+            print(json.dumps(rows[-1]), flush=True)
+            found = {
+                "version": __version__,
+                "date": datetime.now(UTC).date().isoformat(),
+                "machine": machine(),
+                "load": [round(load, 1), round(os.getloadavg()[0], 1)],
+                "undisturbed": {"code": undisturbed["code"], "processor_seconds": round(used[-1], 2)},
+                "still_s": STILL_S,
+                "ended_before": sum(row["ended before"] for row in rows),
+                "kinds": {how: summary([row for row in rows if row["how"] == how]) for how in HOWS},
+            }
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -284,21 +284,20 @@ def counted(share: Row | None) -> str:
 def kills(content: Any) -> str:
     rows = [
         [
-            how, found["scans"], ", ".join(f"{code}: {count}" for code, count in found["codes"].items()),
-            ", ".join(f"{kind}: {count}" for kind, count in found["reports"].items()), found["hangs"],
-            f"{found['seconds_median']:.1f}", f"{found['seconds_95']:.1f}", f"{found['seconds_max']:.1f}",
-            found["tracebacks"], ", ".join(f"{what}: {count}" for what, count in found["left"].items()),
+            how, found["scans"], counts(found["codes"]), counts(found["reports"]), found["hangs"],
+            *found["processor_seconds"], *found["seconds"], found["tracebacks"], counts(found["left"]),
         ]
         for how, found in content["kinds"].items()
     ]  # fmt: skip
+    before, after = content["load"]
     return (
         f"An undisturbed scan takes {content['undisturbed']['processor_seconds']:.1f} s of processor time and ends with "
         f"{content['undisturbed']['code']}. {content['ended_before']} scans ended before they were killed and were repeated. "
-        f"Load of the machine at the start and the end: {content['load'][0]}, {content['load'][1]}; a hang is a scan that is "
-        f"still there after {content['bound_s']:.0f} s.\n\n"
+        f"A hang is a scan that takes no processor time for {content['still_s']:.0f} s. Load of the machine at the start and "
+        f"at the end: {before} and {after}.\n\n"
         + table(
-            ["killed by", "scans", "exit codes", "reports", "hangs", "median s to the end", "95 %", "max", "tracebacks",
-             "left behind"],
+            ["killed by", "scans", "exit codes", "reports", "hangs", "processor s to the end, median", "most",
+             "s to the end, median", "most", "tracebacks", "left behind"],
             rows,
         )
     )  # fmt: skip
@@ -337,6 +336,10 @@ def resources(found: Any) -> str:
         f"The base has {found['base_mib']} MiB; a command was ended after {found['seconds']:.0f} s of the processor, or three times as long.\n\n"
         + table(head, rows)
     )
+
+
+def counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{what}: {count}" for what, count in found.items())
 
 
 def main() -> None:

@@ -100,8 +100,8 @@ PROTOCOL = 5
 PICKLES = 5
 """How many pickles a checkpoint of torch before 1.6 begins with."""
 
-OPERATIONS = 2_000_000
-"""Bound on the operations that a search for code looks at; three thousand tensors take a hundred thousand."""
+OPERATIONS = 500_000
+"""Bound on the operations that are looked at: 20,000 tensors take as many, the largest CLIPs have three thousand."""
 
 CONVERT = (
     "if you trust where the file comes from, convert it once, on a machine that may be lost: "
@@ -173,9 +173,6 @@ class Described:
 
 RANK = 64
 """Bound on the sides of a tensor."""
-
-OPERATIONS = 500_000
-"""Bound on the operations of a pickle: 20,000 tensors take as many, the largest CLIPs have three thousand."""
 
 KEY_LENGTH = 1024
 """Bound on the name of a storage, which every tensor in it is looked up by."""

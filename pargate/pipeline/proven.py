@@ -38,7 +38,7 @@ def made_from(checkpoint: Checkpoint) -> str:
     if checkpoint.format != "onnx" or checkpoint.folder is None:
         return ""
     try:
-        with (Path(checkpoint.folder) / PARITY).open("rb") as stream:
-            return ParityReport.model_validate_json(stream.read(PARITY_BYTES)).checkpoint[:32]
+        content = read_bytes(Path(checkpoint.folder) / PARITY, PARITY_BYTES)
+        return ParityReport.model_validate_json(content).checkpoint[:32]
     except (OSError, ValidationError):
         return ""

@@ -338,15 +338,3 @@ def test_a_file_beside_a_policy_never_takes_the_place_of_the_built_in_it_extends
     (tmp_path / "strict").write_text(PARENT)
     (tmp_path / "p.yaml").write_text("pargate: 1\nname: child\nextends: strict\n")
     assert "blended-triggers" in {rule.id for rule in resolve(str(tmp_path / "p.yaml")).policy.rules}
-<<<<<<< HEAD
-=======
-
-
-def test_git_that_never_answers_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "git").write_text("#!/bin/sh\nexec sleep 60\n")
-    (tmp_path / "git").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr("pargate.git.PATIENCE_S", 0.2)
-    with pytest.raises(OperationalError, match="git did not answer within"):
-        from_git("main")
->>>>>>> merge
