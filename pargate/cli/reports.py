@@ -21,7 +21,6 @@ from pargate.cli.options import (
     read_outputs,
 )
 from pargate.errors import ExitCode, InputError, OperationalError, explain
-from pargate.files import read_bytes, refuse_pointer
 
 if TYPE_CHECKING:
     from pargate.cli.console import Console
@@ -114,6 +113,7 @@ def _stale(found: "ScanReport", most: int, today: date) -> str:
 
 def open_policy(name: str | None, ref: str | None, today: date, console: "Console") -> "tuple[Resolved, Reader]":
     """The policy that a command works under, still valid today, and where its files come from."""
+    from pargate.files import read_bytes
     from pargate.policy.layers import from_git
     from pargate.policy.resolve import refuse_expired, resolve
 
@@ -125,7 +125,7 @@ def open_policy(name: str | None, ref: str | None, today: date, console: "Consol
     return resolved, reader
 
 
-def load_report(path: Path, reader: "Reader" = read_bytes) -> "ScanReport":
+def load_report(path: Path, reader: "Reader | None" = None) -> "ScanReport":
     """A saved report.
 
     Raises:
@@ -134,9 +134,10 @@ def load_report(path: Path, reader: "Reader" = read_bytes) -> "ScanReport":
     from pydantic import ValidationError
 
     from pargate.core.report import ScanReport
+    from pargate.files import read_bytes, refuse_pointer
 
     try:
-        content = reader(path)
+        content = (reader or read_bytes)(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise InputError(f"cannot read the report {path}: {reason}", "give a report that -o json wrote") from error
