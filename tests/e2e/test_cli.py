@@ -184,8 +184,7 @@ def test_a_scan_that_sees_nothing_names_the_preprocessing_that_it_used(
     ended = warm("scan", "model", "-p", policy, "--device", "cpu", "-o", "json")
     assert ended.code == 3
     report = ScanReport.from_json(ended.out)
-    (assumed,) = [notice for notice in report.notices if "has no preprocess_cfg" in notice]
-    (suspects,) = [notice for notice in report.notices if "the activation" in notice]
+    assumed, suspects = [notice for notice in report.notices if "has no preprocess_cfg" in notice]
     for notice in (assumed, suspects):
         assert "64×64 px, shortest, bicubic, mean (0.48145466, 0.4578275, 0.40821073), std (0.26862954," in notice
     assert "wrong preprocessing" in suspects and "the activation gelu" in suspects
