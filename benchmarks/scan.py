@@ -99,7 +99,16 @@ def bare_rate(model: Path, precision: str, side: int, arch: str | None, repeats:
 def throughput(models: Path, data: Path, big: dict[str, Path]) -> list[dict[str, Any]]:
     """Rate inside a scan over the bare rate; the bare one is measured before and after, against drift."""
     cases: list[tuple[str, Path, str | None, Path, Path, int, int, str]] = [
-        (name, path, f"{name}-gelu", data / "imagenet-sample-224.tar", data / "classes-imagenet-sample.txt", 224, 3, "3%")
+        (
+            name,
+            path,
+            f"{name}-gelu",
+            data / "imagenet-sample-224.tar",
+            data / "classes-imagenet-sample.txt",
+            224,
+            3,
+            "3%",
+        )
         for name, path in big.items()
     ]
     cases += [
