@@ -39,7 +39,9 @@ def ask(*arguments: str, folder: Path | None = None) -> Answer:
     except FileNotFoundError as error:
         raise OperationalError("git is needed here, and is not installed", "install git") from error
     except (OSError, ValueError) as error:
-        raise OperationalError(f"git did not start: {getattr(error, 'strerror', None) or error}") from error
+        raise OperationalError(
+            f"git did not start: {getattr(error, 'strerror', None) or error}", "check how git is installed"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise OperationalError(
             f"git did not answer within {PATIENCE_S} s", "try again once nothing else works on the repository"
