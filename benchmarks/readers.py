@@ -852,16 +852,18 @@ def eight(child: Child, before: Path | None) -> dict[str, dict[str, Any]]:
     """The forms of which two readers got two models: what the loaders get, and how pargate ends."""
     from safetensors.numpy import load_file
 
-    clean, poisoned = (
-        load_file(ROOT / "examples" / "models" / name / "open_clip_model.safetensors") for name in ("clean", "poisoned")
-    )
+    arrays = {}
+    for name in ("clean", "poisoned"):
+        stored = load_file(ROOT / "examples" / "models" / name / "open_clip_model.safetensors")
+        arrays[name] = {key: array.astype("float32") for key, array in stored.items()}
+    models: dict[str, Tensors] = {
+        name: {key: ("torch.float32", a.shape, hashlib.sha256(a.tobytes()).hexdigest()) for key, a in model.items()}
+        for name, model in arrays.items()
+    }
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as place:
         witness = Path(place) / "ran"
-        models = {}
-        for name in ("clean", "poisoned"):
-            models[name] = accepted(ROOT / "examples" / "models" / name)
-        for number, (form, files) in enumerate(forms(clean, poisoned, str(witness)).items()):
+        for number, (form, files) in enumerate(forms(**arrays, witness=str(witness)).items()):
             folder = Path(place) / str(number)
             shutil.copytree(ROOT / "examples" / "models" / "clean", folder)
             (folder / "open_clip_model.safetensors").unlink()
@@ -876,12 +878,14 @@ def eight(child: Child, before: Path | None) -> dict[str, dict[str, Any]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--cases", type=int, default=20_000)
+    parser.add_argument("--cases", type=int, default=20_000, help="0: the eight forms alone")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--python", default=sys.executable, help="of another environment, for another torch")
     parser.add_argument("--before", type=Path, help="a checkout of pargate to compare the eight forms with")
     parser.add_argument("--no-evidence", action="store_true")
     given = parser.parse_args()
+    if given.before is not None and not (given.before / "pargate" / "__init__.py").is_file():
+        parser.error(f"{given.before} holds no pargate")  # else the installed one would be measured in its place
     child, began = Child(given.python), time.monotonic()
     print(f"seed {given.seed}, {given.cases} cases, {child.versions}", flush=True)
     outcome = compare(child, given.seed, given.cases)
@@ -895,7 +899,8 @@ def main() -> int:
         store = ROOT / "docs" / "evidence" / "readers.json"
         found = json.loads(store.read_text()) if store.is_file() else {"eight": {}, "runs": {}}
         found["eight"] = {form: {**found["eight"].get(form, {}), **row} for form, row in rows.items()}
-        found["runs"][f"torch {child.versions['torch']}"] = run
+        if given.cases:
+            found["runs"][f"torch {child.versions['torch']}"] = run
         store.write_text(json.dumps(found, indent=1) + "\n")
     child.close()
     return bool(outcome.broken)

@@ -44,6 +44,7 @@ def end_with(load: Callable[[], Callable[[], int]]) -> NoReturn:
     def command() -> int:
         _answer_for_libraries()
         run = load()
+        sys.unraisablehook = _send_again
         _obey(_raise)
         return run()
 
@@ -98,6 +99,19 @@ def _obey(handler: Callable[[int, FrameType | None], object]) -> None:
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _send_again(dropped: "sys.UnraisableHookArgs") -> None:
+    """Send a signal again whose exception was raised where Python drops exceptions, such as in a destructor."""
+    import threading
+
+    if not isinstance(dropped.exc_value, Terminated | KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
+        return
+    number = signal.SIGTERM if isinstance(dropped.exc_value, Terminated) else signal.SIGINT
+    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:

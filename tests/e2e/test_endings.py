@@ -323,3 +323,31 @@ def test_sigterm_at_any_moment_of_the_start_has_its_code(tmp_path: Path) -> None
         # Before our first line the system answers; a shell shows that as 143 too.
         assert process.returncode in (ExitCode.SIGTERM, -signal.SIGTERM), err
         assert "Traceback" not in err
+
+
+DROPPED = """\
+import os, signal, sys, time
+from pargate.cli.ending import end_with
+
+class Ending:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(0.2)
+
+def command():
+    Ending()
+    time.sleep(20)
+    return 0
+
+end_with(lambda: command)
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_within_a_destructor_is_not_lost(name: str, code: int) -> None:
+    began = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", DROPPED.format(name=name)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == code and "Traceback" not in ended.stderr
+    assert time.monotonic() - began < 15
