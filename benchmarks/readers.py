@@ -672,7 +672,7 @@ def polyglot(arrays: Arrays, witness: str) -> bytes:
     code = f"cos\nmkdir\n(V{witness}\ntR.".encode()
     entries: dict[str, Any] = {}
     data = bytearray()
-    for name, array in arrays.items():
+    for name, array in sorted(arrays.items(), key=lambda item: -item[1].size):  # the first has room for the code
         values = array.tobytes()
         if not entries:
             values = code + values[len(code) :]
