@@ -5,7 +5,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pargate.core.model import Checkpoint
-from pargate.errors import InputError
 from pargate.export.proof import ParityReport
 from pargate.files import read_bytes
 
@@ -24,9 +23,9 @@ def altered(checkpoint: Checkpoint) -> tuple[str, ...]:
         return ("no proof lies beside the graphs: nothing says which checkpoint they are",)
     try:
         proven = ParityReport.model_validate_json(read_bytes(path, PARITY_BYTES))
-    except InputError as error:
-        return (f"{error.message}: nothing says which checkpoint the graphs are",)
-    except (OSError, ValidationError):
+    except OSError as error:
+        return (f"{PARITY} cannot be read: {error.strerror}: nothing says which checkpoint the graphs are",)
+    except ValidationError:
         return (f"{PARITY} cannot be read: nothing says which checkpoint the graphs are",)
     if proven.graphs != checkpoint.sha256:
         return (
@@ -43,5 +42,5 @@ def made_from(checkpoint: Checkpoint) -> str:
     try:
         content = read_bytes(Path(checkpoint.folder) / PARITY, PARITY_BYTES)
         return ParityReport.model_validate_json(content).checkpoint[:32]
-    except (InputError, OSError, ValidationError):
+    except (OSError, ValidationError):
         return ""
