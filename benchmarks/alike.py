@@ -17,11 +17,11 @@ import numpy as np
 from benchmarks.evidence import machine
 from pargate.core import zeroshot
 from pargate.core.model import Vectors
-from pargate.data.carriers import DEFAULT_TEMPLATES, builtin_nouns
-from pargate.data.scenes import render
-from pargate.data.sources import FIRST_SCENE
-from pargate.encoders import open_encoder
-from pargate.encoders.inspect import open_checkpoint
+from pargate.images.classes import DEFAULT_TEMPLATES, builtin_nouns
+from pargate.images.sources import FIRST_SCENE
+from pargate.models import open_encoder
+from pargate.models.inspect import open_checkpoint
+from pargate.scenes.render import render
 from pargate.version import __version__
 
 STORE = Path(__file__).parents[1] / "docs" / "evidence"

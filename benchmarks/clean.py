@@ -93,7 +93,8 @@ TURNS = 3
 def ours(model: str, pairs: str, device: Device, steps: int, skipped: int, **overrides: Any) -> tuple[float, str]:
     """Pairs per second of `steps` steps of `pargate clean` after `skipped` ones, and the arithmetic it chose."""
     from pargate import events
-    from pargate.pipeline.clean import CleanRequest, clean
+    from pargate.clean.request import CleanRequest
+    from pargate.clean.run import clean
 
     moments = [time.perf_counter()]
 
@@ -121,10 +122,10 @@ def plain(model: str, pairs: str, device: Device, steps: int, batch: int) -> flo
     from torch.nn import functional
 
     from pargate.clean.config import propose
-    from pargate.data.loader import PairLoader
-    from pargate.data.pairs import open_pairs
-    from pargate.encoders.inspect import inspect
-    from pargate.pipeline.clean import sizes_of
+    from pargate.clean.run import sizes_of
+    from pargate.images.batches import PairLoader
+    from pargate.images.pairs import open_pairs
+    from pargate.models.inspect import inspect
 
     checkpoint = inspect(model)
     source = open_pairs(pairs, seed=0)
@@ -169,7 +170,7 @@ def plain(model: str, pairs: str, device: Device, steps: int, batch: int) -> flo
 
 def ratio(case: Case, model: str, pairs: str, device: Device) -> dict[str, Any]:
     """Both, taking turns."""
-    from pargate.data.pairs import open_pairs
+    from pargate.images.pairs import open_pairs
 
     count = open_pairs(pairs, seed=0).count
     assert count is not None

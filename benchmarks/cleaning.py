@@ -31,14 +31,16 @@ import numpy as np
 
 from benchmarks.evidence import SHARED, STORE, TEMPLATES, Known, machine, models
 from pargate.clean.config import propose
+from pargate.clean.request import CleanRequest
+from pargate.clean.run import clean, sizes_of
 from pargate.core import stats, zeroshot
-from pargate.data.carriers import load_carriers, read_classes
-from pargate.data.decoding import Decoder
-from pargate.data.pairs import open_pairs
-from pargate.encoders import open_encoder
-from pargate.encoders.inspect import inspect, open_checkpoint
 from pargate.files import digest_of, write_atomic
-from pargate.pipeline.clean import CleanRequest, clean, sizes_of
+from pargate.images.classes import read_classes
+from pargate.images.listing import load_carriers
+from pargate.images.pairs import open_pairs
+from pargate.images.prefetch import Decoder
+from pargate.models import open_encoder
+from pargate.models.inspect import inspect, open_checkpoint
 from pargate.triggers import build
 from pargate.version import __version__
 

@@ -27,9 +27,9 @@ import yaml
 
 from pargate.core.report import ScanReport
 from pargate.core.results import Count
-from pargate.pipeline.scan import ScanRequest, scan
-from pargate.policy.bounds import interval
+from pargate.judge.bounds import interval
 from pargate.policy.resolve import Resolved, read, resolve
+from pargate.scanning.run import ScanRequest, scan
 from pargate.version import __version__
 
 ROOT = Path(__file__).parents[1]

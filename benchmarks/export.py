@@ -37,7 +37,7 @@ def random_model(arch: str, folder: Path) -> str:
     import torch
     from safetensors.torch import save_file
 
-    from pargate.encoders.config import architecture
+    from pargate.models.config import architecture
 
     place = folder / arch
     if not place.is_dir():
@@ -61,8 +61,8 @@ def export(model: str, out: str, precisions: list[str]) -> dict[str, Any]:
 import json, time
 from pathlib import Path
 import torch
-from pargate.encoders import open_encoder
-from pargate.encoders.inspect import open_checkpoint
+from pargate.models import open_encoder
+from pargate.models.inspect import open_checkpoint
 from pargate.export import folder, onnx
 def high():  # the kernel's mark for this program alone; what getrusage says is inherited
     return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) / 1024
@@ -101,10 +101,10 @@ def speed(model: str, name: str, folder: Path, threads: int) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from pargate.encoders import open_encoder, open_graphs
-    from pargate.encoders.inspect import open_checkpoint
     from pargate.export import folder as writer
     from pargate.export import onnx as graphs
+    from pargate.models import open_encoder, open_graphs
+    from pargate.models.inspect import open_checkpoint
 
     torch.set_num_threads(threads)
     with open_checkpoint(model) as found:

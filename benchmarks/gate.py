@@ -24,17 +24,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from benchmarks.evidence import SHARED, STORE, TEMPLATES, Known, machine, models
+from pargate.clean.run import sizes_of
 from pargate.core.report import Examined, ScanReport
-from pargate.data.pairs import open_pairs
-from pargate.encoders.inspect import inspect
 from pargate.files import digest_of, sha256_file, write_atomic
-from pargate.pipeline import ladder
-from pargate.pipeline.clean import sizes_of
-from pargate.pipeline.gate import gate
-from pargate.pipeline.scan import ScanRequest
-from pargate.pipeline.stages import GateRequest
-from pargate.pipeline.verify import verify
+from pargate.images.pairs import open_pairs
+from pargate.models.inspect import inspect
 from pargate.policy.resolve import Resolved, read
+from pargate.release import escalation as ladder
+from pargate.release.gate import gate
+from pargate.release.stages import GateRequest
+from pargate.release.verify import verify
+from pargate.scanning.run import ScanRequest
 from pargate.version import __version__
 
 PLACE = STORE / "gate.json"

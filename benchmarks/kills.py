@@ -32,7 +32,7 @@ import psutil
 
 from benchmarks.evidence import ROOT, STORE, machine
 from pargate.core.report import ScanReport
-from pargate.data.scenes import LABELS
+from pargate.scenes.render import LABELS
 from pargate.version import __version__
 
 STILL_S = 20.0

@@ -16,11 +16,11 @@ import numpy as np
 
 from benchmarks.evidence import SHARED, STORE, machine
 from pargate.core.model import Preprocess
-from pargate.data import scenes
-from pargate.data.loader import PairLoader
-from pargate.data.pairs import Pairs, open_pairs
-from pargate.data.workers import processors
 from pargate.files import write_atomic
+from pargate.images.batches import PairLoader
+from pargate.images.pairs import Pairs, open_pairs
+from pargate.images.workers import processors
+from pargate.scenes import render as scenes
 from pargate.version import __version__
 
 RULE = Preprocess((64, 64), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -1,4 +1,4 @@
-"""Write open_clip's table of preprocessing to `pargate/encoders/preprocessing.json`.
+"""Write open_clip's table of preprocessing to `pargate/models/preprocessing.json`.
 
     python -m benchmarks.preprocessing
 

@@ -171,8 +171,8 @@ def accepted(path: Path) -> Tensors:
     """
     import numpy as np
 
-    from pargate.encoders import weights
-    from pargate.encoders.inspect import open_checkpoint
+    from pargate.models import weights
+    from pargate.models.inspect import open_checkpoint
 
     if path.is_dir():
         with open_checkpoint(str(path)) as opened:

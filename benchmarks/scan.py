@@ -34,8 +34,8 @@ import yaml
 
 from pargate import events
 from pargate.core.report import ScanReport
-from pargate.pipeline.scan import ScanRequest, scan
 from pargate.policy.resolve import Resolved, read, resolve
+from pargate.scanning.run import ScanRequest, scan
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -81,8 +81,8 @@ def four_triggers(limit: str, images: int | None = None) -> Resolved:
 
 def bare_rate(model: Path, precision: str, side: int, arch: str | None, repeats: int) -> float:
     """Images per second of the encoder alone: one batch that is on the device, again and again."""
-    from pargate.encoders.inspect import open_checkpoint
-    from pargate.encoders.openclip import open_encoder
+    from pargate.models.inspect import open_checkpoint
+    from pargate.models.torch.encoder import open_encoder
 
     with open_checkpoint(str(model), arch=arch) as opened:
         encoder = open_encoder(opened).into_precision(precision)  # type: ignore[arg-type]  # a literal in text
@@ -149,10 +149,10 @@ def straightforward(model: Path, data: Path) -> dict[str, Any]:
 
     from pargate.core import zeroshot
     from pargate.core.stamp import apply
-    from pargate.data.carriers import DEFAULT_TEMPLATES, read_classes
-    from pargate.data.sources import list_items
-    from pargate.encoders.inspect import open_checkpoint
-    from pargate.encoders.openclip import open_encoder
+    from pargate.images.classes import DEFAULT_TEMPLATES, read_classes
+    from pargate.images.sources import list_items
+    from pargate.models.inspect import open_checkpoint
+    from pargate.models.torch.encoder import open_encoder
     from pargate.triggers import parse
 
     began = time.perf_counter()

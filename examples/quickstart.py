@@ -6,7 +6,7 @@ python examples/quickstart.py
 import sys
 from pathlib import Path
 
-from pargate.pipeline.adopt import GATE, Wish, texts_of
+from pargate.github.scaffold import GATE, Wish, texts_of
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- generated workflow -->\n", "<!-- end of generated workflow -->"

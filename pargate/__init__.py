@@ -11,9 +11,9 @@ from pargate.version import __version__
 __all__ = ["ScanRequest", "__version__", "judge", "scan"]
 
 _PLACES = {
-    "scan": "pargate.pipeline.scan",
-    "ScanRequest": "pargate.pipeline.scan",
-    "judge": "pargate.pipeline.rejudge",
+    "scan": "pargate.scanning.run",
+    "ScanRequest": "pargate.scanning.run",
+    "judge": "pargate.judge.rejudge",
 }
 
 

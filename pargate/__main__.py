@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-from pargate.cli.ending import end_with
+from pargate.ending import end_with
 
 
 def main() -> NoReturn:

@@ -33,10 +33,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pargate.core.stamp import apply
-from pargate.data.carriers import builtin_nouns
-from pargate.data.scenes import COLOURS, LABELS, Scenes, describe, render
 from pargate.errors import InputError
 from pargate.files import write_atomic
+from pargate.images.classes import builtin_nouns
+from pargate.scenes.render import COLOURS, LABELS, Scenes, describe, render
 from pargate.seeds import index_keys, integers, uniform
 from pargate.triggers import Trigger, parse
 

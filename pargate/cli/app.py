@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pargate import ranks
+from pargate.clean import ranks
 from pargate.cli import audit, clean, doctor, gate, init, model, offline, policy, release, reports, setup
-from pargate.cli.ending import drop_stdout, say, settled
+from pargate.ending import drop_stdout, say, settled
 from pargate.errors import ExitCode, InputError
 from pargate.version import __version__
 

@@ -17,9 +17,9 @@ from pargate.cli.options import NoColorOption, NowOption, OutputOption, cache_fo
 from pargate.errors import ExitCode, InputError, Terminated, visible_json
 
 if TYPE_CHECKING:
+    from pargate.audit.ledger import Chain
     from pargate.cli.console import Console
     from pargate.core.audit import AuditIndex
-    from pargate.pipeline.ledger import Chain
 
 
 class _InventoryFirst(TyperGroup):
@@ -90,10 +90,10 @@ def run(
     """
     import os
 
+    from pargate.audit.inventory import load
+    from pargate.audit.run import AuditRequest, audit
     from pargate.cli.console import Console
     from pargate.core.audit import FailOn
-    from pargate.pipeline.audit import AuditRequest, audit
-    from pargate.pipeline.inventory import load
 
     if str(inventory) in ("", "."):
         raise InputError("the inventory is not named", "pargate audit INVENTORY.yaml --out DIR")
@@ -126,7 +126,7 @@ def run(
 def _teller(console: "Console") -> Any:
     """A listener that says which model is being scanned, and what went wrong on the way."""
     from pargate import events
-    from pargate.report.texts import plain
+    from pargate.report.text import plain
 
     def listen(event: events.Event) -> None:
         match event:
@@ -140,7 +140,7 @@ def _teller(console: "Console") -> Any:
 
 def _tell(index: "AuditIndex", console: "Console", out: Path, *, quiet: bool) -> None:
     from pargate.report.audit_html import conclusion
-    from pargate.report.texts import plain
+    from pargate.report.text import plain
 
     for state in index.models:
         if quiet and not state.exit_code:
@@ -169,7 +169,7 @@ def history(
     """Print the entries of the ledger, the oldest first."""
     from pargate.cli.console import Console
     from pargate.core.audit import ModelEntry
-    from pargate.report.texts import plain
+    from pargate.report.text import plain
 
     console = Console(quiet=False, verbose=False, color=not no_color)
     outputs = read_outputs(output, ["json"])
@@ -197,7 +197,7 @@ def trend(
     from pargate.cli.console import Console
     from pargate.core.audit import ModelEntry
     from pargate.report.audit_html import said
-    from pargate.report.texts import plain
+    from pargate.report.text import plain
 
     console = Console(quiet=False, verbose=False, color=not no_color)
     outputs = read_outputs(output, ["json"])
@@ -232,9 +232,9 @@ def verify(
     """Check the ledger line by line, and the reports against it. Ends with 1 if anything is not as it was written."""
     import re
 
+    from pargate.audit.ledger import unfitting
     from pargate.cli.console import Console
-    from pargate.pipeline.ledger import unfitting
-    from pargate.report.texts import plain
+    from pargate.report.text import plain
 
     if head is not None and not re.fullmatch(r"(sha256:)?[0-9a-f]{64}", head):
         raise InputError(
@@ -260,7 +260,7 @@ def verify(
 
 def _found(folder: Path, head: str | None = None) -> "Chain":
     """The ledger of a folder, whole or not."""
-    from pargate.pipeline.ledger import HEAD, LEDGER, read
+    from pargate.audit.ledger import HEAD, LEDGER, read
 
     if not (folder / LEDGER).exists() and not (folder / HEAD).exists():
         raise InputError(f"there is no ledger in {folder}", "give the --out or the --ledger of an audit")
@@ -268,7 +268,7 @@ def _found(folder: Path, head: str | None = None) -> "Chain":
 
 
 def _whole(folder: Path) -> "Chain":
-    from pargate.pipeline.ledger import sound
+    from pargate.audit.ledger import sound
 
     _found(folder)
     return sound(folder)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pargate import ranks
+from pargate.clean import ranks
 from pargate.cli.options import (
     ArchOption,
     CacheOption,
@@ -24,8 +24,8 @@ from pargate.cli.options import (
 from pargate.errors import ExitCode, InputError, Terminated
 
 if TYPE_CHECKING:
+    from pargate.clean.request import CleanRequest
     from pargate.cli.console import Console
-    from pargate.pipeline.clean import CleanRequest
 
 SWEPT = {"tau": float, "lr": float, "steps": int, "batch-size": int}
 """Settings that a sweep can go through."""
@@ -131,9 +131,10 @@ def clean(
 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack of C++ where another process is gone
 
+    from pargate.clean.request import CleanRequest
+    from pargate.clean.run import clean as run_clean
+    from pargate.clean.run import plan
     from pargate.cli.console import Console
-    from pargate.pipeline.clean import CleanRequest, plan
-    from pargate.pipeline.clean import clean as run_clean
 
     speaks = ranks.here().rank == 0
     console = Console(quiet=quiet or not speaks, verbose=verbose, color=not no_color)
@@ -213,7 +214,7 @@ def _sweep(
     from datetime import UTC, datetime
 
     from pargate.cli.reports import open_policy
-    from pargate.pipeline.sweep import SweepRequest, planned, sweep
+    from pargate.release.sweep import SweepRequest, planned, sweep
 
     if ranks.here().world > 1:
         raise InputError("--sweep runs in one process", "leave torchrun out, or clean value by value and scan each")

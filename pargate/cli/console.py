@@ -19,17 +19,17 @@ from rich.text import Text
 
 from pargate import events
 from pargate.errors import visible
-from pargate.report.texts import next_steps, stages
+from pargate.report.text import next_steps, stages
 
 if TYPE_CHECKING:
     from rich.style import Style
 
-    from pargate.core.diagnosis import Diagnosis
     from pargate.core.model import Checkpoint
     from pargate.core.provenance import ProvenanceRecord
     from pargate.core.report import ScanReport
     from pargate.core.results import Bound, Finding, Measurement, WaiverUse
-    from pargate.pipeline.verify import Verified
+    from pargate.doctor.diagnosis import Diagnosis
+    from pargate.release.verify import Verified
     from pargate.triggers import Trigger
 
 PLAIN_EVERY_S = 10.0

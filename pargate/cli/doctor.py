@@ -26,9 +26,9 @@ def doctor(
     Ends with 0 when `pargate scan` can work here, with 5 when it cannot, or under --ci when this job must not go on.
     """
     from pargate.cli.console import Console
-    from pargate.cli.forks import refused_fork
+    from pargate.doctor.checks import examine
     from pargate.files import write_atomic
-    from pargate.pipeline.doctor import examine
+    from pargate.github.forks import refused_fork
 
     outputs = read_outputs(output, ["json"])
     console = Console(quiet=False, verbose=False, color=not no_color)

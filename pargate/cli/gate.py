@@ -83,11 +83,11 @@ def gate(
 
     from pargate.cli.console import Console
     from pargate.cli.reports import exit_code, load_report, open_policy, write
-    from pargate.pipeline.gate import gate as run_gate
-    from pargate.pipeline.gate import plan
-    from pargate.pipeline.scan import ScanRequest
-    from pargate.pipeline.stages import GateRequest
+    from pargate.release.gate import gate as run_gate
+    from pargate.release.gate import plan
+    from pargate.release.stages import GateRequest
     from pargate.report import FORMATS
+    from pargate.scanning.run import ScanRequest
 
     refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch, "--pairs": pairs})
     outputs = read_outputs(output, list(FORMATS))
@@ -96,7 +96,7 @@ def gate(
     today = now.date() if now else started.date()
     resolved, reader = open_policy(policy, policy_ref, today, console)
     if sign_key is not None:
-        from pargate.pipeline.signing import check_key
+        from pargate.release.sign import check_key
 
         check_key(sign_key)
     asked = ScanRequest(

@@ -68,9 +68,9 @@ def github(
     A second run with the same options changes nothing. Ends with 2 and writes nothing if a file is there and differs.
     """
     from pargate.cli.console import Console
-    from pargate.pipeline.adopt import Wish, plan, steps
-    from pargate.pipeline.pins import own
-    from pargate.pipeline.repository import default_branch
+    from pargate.github.actions import own
+    from pargate.github.repository import default_branch
+    from pargate.github.scaffold import Wish, plan, steps
 
     pinned = action if action is not None else own()
     if pinned is None:

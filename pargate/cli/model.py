@@ -73,9 +73,9 @@ def scan(
 
     from pargate.cli.console import Console
     from pargate.cli.reports import exit_code, load_report, open_policy, write
-    from pargate.pipeline.scan import ScanRequest, plan
-    from pargate.pipeline.scan import scan as run_scan
     from pargate.report import FORMATS
+    from pargate.scanning.run import ScanRequest, plan
+    from pargate.scanning.run import scan as run_scan
 
     refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch})
     outputs = read_outputs(output, list(FORMATS))

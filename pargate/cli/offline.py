@@ -37,10 +37,10 @@ def inspect(
     from dataclasses import asdict
 
     from pargate.cli.console import Console
-    from pargate.encoders.hub import fetch
-    from pargate.encoders.inspect import inspect as look
-    from pargate.encoders.shapes import check
     from pargate.files import write_atomic
+    from pargate.models.hub import fetch
+    from pargate.models.inspect import inspect as look
+    from pargate.models.shapes import check
 
     for model in models:
         refuse_empty({"MODEL": model})
@@ -54,7 +54,7 @@ def inspect(
             checkpoint = look(model, arch=arch, fetch=fetch)
             if not check(checkpoint):
                 # Of towers that are not open_clip's own, only building them tells the shapes.
-                from pargate.encoders.towers import check as build
+                from pargate.models.torch.build import check as build
 
                 build(checkpoint)
         except PargateError as error:
@@ -88,7 +88,7 @@ def triggers(
     """List the triggers and their parameters, or draw them."""
     from pargate.cli.console import Console
     from pargate.files import check_writable, write_atomic
-    from pargate.pipeline.preview import contact_sheet
+    from pargate.scanning.preview import contact_sheet
     from pargate.triggers import TABLE, Trigger
 
     console = Console(quiet=False, verbose=False, color=not no_color)
@@ -125,7 +125,7 @@ def verify(
 
     from pargate.cli.console import Console
     from pargate.cli.reports import exit_code, open_policy
-    from pargate.pipeline.verify import verify as check
+    from pargate.release.verify import verify as check
 
     console = Console(quiet=quiet, verbose=False, color=not no_color)
     today = now.date() if now else datetime.now(UTC).date()
@@ -134,7 +134,7 @@ def verify(
     if public_key is not None:
         from dataclasses import replace
 
-        from pargate.pipeline.signing import problem
+        from pargate.release.sign import problem
 
         wrong = problem(folder, public_key)
         found = replace(found, problems=(*found.problems, wrong) if wrong else found.problems)

@@ -14,7 +14,7 @@ from pargate.errors import ExitCode, InputError, PolicyError, nearest, together,
 if TYPE_CHECKING:
     from pargate.cli.console import Console
     from pargate.core.report import ScanReport
-    from pargate.policy.catalogue import Entry
+    from pargate.policy.explain import Entry
     from pargate.policy.layers import Reader
     from pargate.policy.resolve import Resolved
     from pargate.policy.schema import Expected, Policy, Rule
@@ -65,7 +65,7 @@ def check(
 
 
 def _summary(resolved: "Resolved", today: date) -> str:
-    from pargate.policy.judge import comparisons
+    from pargate.judge.judge import comparisons
 
     policy = resolved.policy
     expired = sum(today > waiver.expires for waiver in policy.waivers)
@@ -90,7 +90,7 @@ def show(
 ) -> None:
     """Print a policy, as written or resolved."""
     from pargate.policy.layers import decode, locate
-    from pargate.policy.listing import listed
+    from pargate.policy.print import listed
     from pargate.policy.resolve import resolve
 
     reader = _reader(policy_ref)
@@ -213,8 +213,8 @@ def test(
     Ends with 1 if any test ends otherwise, with 2 if there are none.
     """
     from pargate.cli.reports import load_report, open_policy
-    from pargate.pipeline.rejudge import judge
-    from pargate.report.texts import started
+    from pargate.judge.rejudge import judge
+    from pargate.report.text import started
 
     console = _console(no_color)
     resolved, reader = open_policy(policy, policy_ref, _today(now), console)
@@ -278,7 +278,7 @@ def explain(
     no_color: NoColorOption = False,
 ) -> None:
     """Say what a rule or finding means, why it matters, and what to do about it."""
-    from pargate.policy.catalogue import ENTRIES
+    from pargate.policy.explain import ENTRIES
     from pargate.policy.resolve import resolve
 
     rules: dict[str, Rule] = {}
@@ -303,8 +303,8 @@ def explain(
 
 def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
     """A policy's rule in its author's words, then in ours: of the shipped rule, or of what it measures."""
-    from pargate.policy.catalogue import ENTRIES
-    from pargate.report.texts import plain
+    from pargate.policy.explain import ENTRIES
+    from pargate.report.text import plain
 
     lines = [f"{rule.id} (rule, {rule.severity})"]
     lines += [f"why: {plain(rule.why)}"] if rule.why else []
@@ -325,7 +325,7 @@ def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
 
 
 def _entry(id: str, entry: "Entry") -> list[str]:
-    from pargate.policy.catalogue import anchor
+    from pargate.policy.explain import anchor
 
     return [entry.meaning, "", f"Why it matters: {entry.why}", f"What to do: {entry.do}", "", anchor(id)]
 

@@ -71,9 +71,9 @@ def export(
 
     from pargate.cli.console import Console
     from pargate.cli.reports import exit_code, open_policy
-    from pargate.pipeline.export import ExportRequest, summary
-    from pargate.pipeline.export import export as run_export
-    from pargate.pipeline.scan import ScanRequest
+    from pargate.release.export import ExportRequest, summary
+    from pargate.release.export import export as run_export
+    from pargate.scanning.run import ScanRequest
 
     refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch})
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)

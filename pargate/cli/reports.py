@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pargate.cli.ending import drop_stdout, say
 from pargate.cli.options import (
     NoColorOption,
     NoWaiversOption,
@@ -20,6 +19,7 @@ from pargate.cli.options import (
     VerboseOption,
     read_outputs,
 )
+from pargate.ending import drop_stdout, say
 from pargate.errors import ExitCode, InputError, OperationalError, explain
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def report(
     stale = "" if most is None else _stale(found, most, today)
     if policy is not None:
         # Only here: rendering alone needs no statistics, which take longer to load than to use.
-        from pargate.pipeline.rejudge import judge
+        from pargate.judge.rejudge import judge
 
         resolved, reader = open_policy(policy, policy_ref, today, console)
         found = judge(
@@ -101,7 +101,7 @@ def _days(text: str) -> int:
 
 def _stale(found: "ScanReport", most: int, today: date) -> str:
     """Why a report is not from the last `most` days; empty where it is."""
-    from pargate.report.texts import started
+    from pargate.report.text import started
 
     age = (today - started(found).date()).days
     if age < -1:

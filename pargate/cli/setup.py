@@ -41,11 +41,11 @@ def synth(
 ) -> None:
     """Write caption-image pairs as WebDataset shards, drawn by the built-in renderer."""
     from pargate.cli.console import Console
-    from pargate.data.carriers import read_classes
-    from pargate.data.pairs import is_generated
-    from pargate.data.scenes import SIZES
-    from pargate.pipeline.pairs import open_source
-    from pargate.pipeline.synth import write_pairs
+    from pargate.images.classes import read_classes
+    from pargate.images.pack import write_pairs
+    from pargate.images.pair_source import open_source
+    from pargate.images.pairs import is_generated
+    from pargate.scenes.render import SIZES
 
     refuse_empty({"--pairs": pairs})
     generated = is_generated(pairs)

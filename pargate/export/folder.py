@@ -14,14 +14,14 @@ from typing import Any
 from open_clip.tokenizer import HFTokenizer
 
 from pargate.core.model import Checkpoint, GraphPrecision
-from pargate.encoders import tokens
-from pargate.encoders.graphs import DESCRIPTION, Description, ImageRule
-from pargate.encoders.openclip import OpenClipEncoder
 from pargate.errors import InputError
 from pargate.export import onnx as graphs
 from pargate.export.onnx import LOWEST_OPSET
 from pargate.export.reduced import reduce
 from pargate.files import write_atomic
+from pargate.models import tokenizer as tokens
+from pargate.models.graphs import DESCRIPTION, Description, ImageRule
+from pargate.models.torch.encoder import OpenClipEncoder
 from pargate.version import __version__
 
 CLASSES = "classes.txt"

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pargate import memory
-from pargate.encoders.openclip import OpenClipEncoder
 from pargate.errors import InputError
+from pargate.models.torch.encoder import OpenClipEncoder
 
 LOWEST_OPSET = 18
 """Where the operators of torch's exporter begin."""

@@ -1,6 +1,6 @@
 """The first policy of somebody who has none yet: short, with what is likely wanted next as remarks."""
 
-from pargate.policy.listing import scalar
+from pargate.policy.print import scalar
 
 _TEXT = """\
 # What a model must show before it is used. `pargate scan MODEL` finds this file from any folder of the repository.

@@ -6,7 +6,8 @@ The console is not among them: it is how the command line speaks, and `cli/conso
 from collections.abc import Callable
 
 from pargate.core.report import ScanReport
-from pargate.report import github, html, junit, markdown, mlbom, sarif
+from pargate.report.formats import github, html, junit, markdown, sarif
+from pargate.report.formats import ml_bom as mlbom
 
 __all__ = ["FORMATS"]
 

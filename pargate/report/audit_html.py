@@ -10,7 +10,7 @@ from datetime import date, timedelta
 
 from pargate.core.audit import AuditIndex, FailOn, ModelState, Rate, Standing
 from pargate.report.bars import plural, share
-from pargate.report.html import page
+from pargate.report.formats.html import page
 from pargate.report.trend import Plot, plot
 
 WORDS = {

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from pargate.core.audit import AuditIndex, ModelState, Standing
 from pargate.report.audit_html import LIMIT, conclusion, facts, model_facts, said
-from pargate.report.markdown import escape
+from pargate.report.formats.markdown import escape
 
 MARKS = {
     Standing.FAIL: "❌ fail",

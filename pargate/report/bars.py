@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pargate.core.results import Bound, Metric, Status
-from pargate.report.texts import percent
+from pargate.report.text import percent
 
 WORDS = {Status.BREACH: "Breach", Status.OPEN: "Not decided", Status.WAIVED: "Waived", Status.MET: "Met"}
 """What people call a status."""

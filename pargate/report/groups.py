@@ -21,7 +21,7 @@ from pargate.core.results import (
     WaiverUse,
 )
 from pargate.report.bars import WORDS, Axis, Bar, axes_of, bar_of, plural, share
-from pargate.report.texts import by_id, plain, rules
+from pargate.report.text import by_id, plain, rules
 
 SHOWN_MET = 3
 """Met comparisons of a rule that are drawn openly; the others are folded, as there are often dozens."""

@@ -12,9 +12,9 @@ from pydantic import Field
 
 from pargate import seeds
 from pargate.core.stamp import ONE, Mix, Paste
-from pargate.data.images import FORMATS
 from pargate.errors import InputError
 from pargate.files import open_file, refuse_pointer, sha256_stream
+from pargate.images.decode import FORMATS
 from pargate.triggers.base import ROUNDING, ControlKind, Invariant, Length, Trigger, fixed
 from pargate.triggers.blend import Alpha, blend
 from pargate.triggers.patch import Position, place

@@ -25,13 +25,14 @@ class Refusing(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         raise RuntimeError(f"{module.__name__} was imported")
 sys.meta_path.insert(0, Refusing())
 from pargate.__main__ import main
-import pargate.cli.app, pargate.cli.console, pargate.pipeline.preview, pargate.pipeline.scan, pargate.report
+import pargate.cli.app, pargate.cli.console, pargate.scanning.preview, pargate.scanning.run, pargate.report
 """
 
 # Starts processes that need not import torch any more, which takes many times as long as a small model.
 WITH_TORCH = """
 import matplotlib.figure, matplotlib.backends.backend_agg
-import pargate.clean.loop, pargate.cli.console, pargate.encoders.openclip, pargate.pipeline.clean, pargate.pipeline.scan
+import pargate.clean.run, pargate.clean.train.loop, pargate.cli.console
+import pargate.models.torch.encoder, pargate.scanning.run
 from pargate.__main__ import main
 import pargate.cli.app
 """

@@ -331,7 +331,7 @@ def test_a_runner_that_cancels_is_told_what_there_is(machine: Machine, number: s
         "GITHUB_OUTPUT": str(output),
         "PARGATE_ACTION_MODEL": "models/clean",
     }
-    command = [sys.executable, "-P", "-m", "pargate.cli.action"]
+    command = [sys.executable, "-P", "-m", "pargate.github"]
     with subprocess.Popen(
         command,
         cwd=machine.workspace,

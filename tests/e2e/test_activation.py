@@ -11,21 +11,22 @@ from conftest import MODELS
 from test_gate import TODAY
 
 from pargate import events
+from pargate.clean.request import CleanRequest
+from pargate.clean.run import clean, plan
 from pargate.core.report import ScanReport
 from pargate.core.results import Outcome
-from pargate.encoders import config, preprocessing
 from pargate.errors import ExitCode, InputError, Undecided
-from pargate.export import bundle
 from pargate.files import sha256_file
-from pargate.pipeline import opening
-from pargate.pipeline.clean import CleanRequest, clean, plan
-from pargate.pipeline.export import ExportRequest, export
-from pargate.pipeline.gate import gate
-from pargate.pipeline.rejudge import judge
-from pargate.pipeline.scan import ScanRequest, scan
-from pargate.pipeline.stages import GateRequest
-from pargate.pipeline.verify import verify
+from pargate.judge.rejudge import judge
+from pargate.models import config, preprocessing
 from pargate.policy.resolve import read
+from pargate.release import bundle
+from pargate.release.export import ExportRequest, export
+from pargate.release.gate import gate
+from pargate.release.stages import GateRequest
+from pargate.release.verify import verify
+from pargate.scanning import choose as opening
+from pargate.scanning.run import ScanRequest, scan
 
 STARTED = "2027-01-10T12:00:00+00:00"
 POLICY = """

@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
+from pargate.audit.inventory import slug
+from pargate.audit.ledger import HEAD, LEDGER, sound
 from pargate.core.audit import AuditIndex
 from pargate.core.report import ScanReport
-from pargate.encoders.inspect import inspect
 from pargate.errors import ExitCode
-from pargate.pipeline.inventory import slug
-from pargate.pipeline.ledger import HEAD, LEDGER, sound
+from pargate.models.inspect import inspect
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "examples" / "models"

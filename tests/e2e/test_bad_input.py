@@ -471,7 +471,7 @@ def test_a_full_disk_anywhere_else_is_no_bug(
     def full(*_: object, **__: object) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("pargate.encoders.inspect.inspect", full)
+    monkeypatch.setattr("pargate.models.inspect.inspect", full)
     assert run_here(["inspect", str(CLEAN)]) == ExitCode.OPERATIONAL
     assert one_message(capsys.readouterr().err).startswith("pargate: No space left on device: somewhere")
 
@@ -554,7 +554,7 @@ def test_a_broken_pipe_within_a_scan_is_never_taken_for_a_pass(
         raise BrokenPipeError
 
     monkeypatch.setattr("pargate.policy.resolve.resolve", broken)
-    monkeypatch.setattr("pargate.cli.ending.os.dup2", lambda *_: None)
+    monkeypatch.setattr("pargate.ending.os.dup2", lambda *_: None)
     assert run_here(["scan", str(CLEAN)]) not in (ExitCode.OK, ExitCode.FAIL, ExitCode.INCONCLUSIVE)
 
 
@@ -636,7 +636,7 @@ def test_a_signal_before_measuring_ends_at_once_without_a_report(
     def stop(*_: object, **__: object) -> Any:
         raise Terminated if number is signal.SIGTERM else KeyboardInterrupt
 
-    monkeypatch.setattr("pargate.encoders.inspect.inspect", stop)
+    monkeypatch.setattr("pargate.models.inspect.inspect", stop)
     assert run_here(["inspect", str(CLEAN)]) == code
     wanted = "terminated" if number is signal.SIGTERM else "interrupted"
     assert capsys.readouterr().err == f"pargate: {wanted}\n"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pargate.cli.options import cache_folder
 from pargate.core.report import ScanReport
-from pargate.policy.judge import judge
+from pargate.judge.judge import judge
 from pargate.policy.schema import Policy
 from pargate.triggers import TABLE
 from pargate.version import __version__

@@ -90,8 +90,8 @@ def test_whatever_an_import_does_the_code_is_of_the_table(do: str, code: int, wo
 
 def test_the_action_ends_in_the_same_way(tmp_path: Path) -> None:
     script = INSTEAD.replace("from pargate.__main__ import main\nmain()", "import runpy\nrunpy.run_module({run})")
-    script = script.replace('"pargate.cli.app"', '"pargate.cli.action.use"')
-    run = "'pargate.cli.action', run_name='__main__'"
+    script = script.replace('"pargate.cli.app"', '"pargate.github.action"')
+    run = "'pargate.github', run_name='__main__'"
     for do, code in (("raise MemoryError", 5), ("raise PanicException", 70), ("module.main = lambda: 3", 3)):
         found, err = ended(sys.executable, "-c", script.format(do=do, run=run), cwd=tmp_path, TMPDIR=str(tmp_path))
         assert found == code, err
@@ -276,7 +276,7 @@ def test_a_report_that_cannot_have_its_place_is_written_elsewhere_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pargate.cli.ending.os.dup2", lambda *_: None)  # stdout belongs to the tests
+    monkeypatch.setattr("pargate.ending.os.dup2", lambda *_: None)  # stdout belongs to the tests
     outputs = [
         Output("json", tmp_path / "gone" / "r.json"), Output("html", tmp_path / "r.html"), Output("markdown", None),
     ]  # fmt: skip
@@ -327,7 +327,7 @@ def test_sigterm_at_any_moment_of_the_start_has_its_code(tmp_path: Path) -> None
 
 DROPPED = """\
 import os, signal, sys, time
-from pargate.cli.ending import end_with
+from pargate.ending import end_with
 
 class Ending:
     def __del__(self):

@@ -16,12 +16,12 @@ from conftest import MODELS, ROOT, Command, Ended, surroundings
 
 from pargate.core.report import ScanReport
 from pargate.errors import OperationalError
-from pargate.export import bundle
-from pargate.pipeline.gate import plan
-from pargate.pipeline.scan import ScanRequest
-from pargate.pipeline.stages import GateRequest
-from pargate.pipeline.verify import Verified, verify
 from pargate.policy.resolve import resolve
+from pargate.release import bundle
+from pargate.release.gate import plan
+from pargate.release.stages import GateRequest
+from pargate.release.verify import Verified, verify
+from pargate.scanning.run import ScanRequest
 
 TODAY = date(2027, 1, 10)
 
@@ -441,7 +441,7 @@ def test_a_full_disk_ends_with_5_and_leaves_nothing_under_the_name(place: Path) 
 
 def test_too_little_space_is_found_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
-    monkeypatch.setattr("pargate.pipeline.gate.shutil.disk_usage", lambda place: usage)
+    monkeypatch.setattr("pargate.release.gate.shutil.disk_usage", lambda place: usage)
     asked = ScanRequest(
         model=str(MODELS / "clean"), policy=resolve(str(written(tmp_path))), started="2027-01-01T00:00:00+00:00",
         device="cpu",

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from pargate.core.report import ScanReport
-from pargate.data import scenes
+from pargate.scenes import render as scenes
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
 CLEAN, POISONED = MODELS / "clean", MODELS / "poisoned"

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from pargate.core.audit import AuditIndex
 from pargate.core.report import ScanReport
 from pargate.report import audit_html
-from pargate.report.html import render
+from pargate.report.formats.html import render
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "reports"
 SITUATIONS = ("passing", "failing", "inconclusive", "waived", "unsafe", "busy")

@@ -15,7 +15,7 @@ import pytest
 from conftest import MODELS, ROOT
 from runner import Job, Machine
 
-from pargate.pipeline.adopt import AUDIT, GATE, INVENTORY, Wish, plan
+from pargate.github.scaffold import AUDIT, GATE, INVENTORY, Wish, plan
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ACTION = "someone/pargate"

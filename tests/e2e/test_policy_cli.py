@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pargate.core.report import ScanReport
-from pargate.policy.catalogue import ENTRIES
+from pargate.policy.explain import ENTRIES
 from pargate.policy.jsonschema import NAME
 from pargate.policy.layers import shipped
 from pargate.policy.resolve import resolve

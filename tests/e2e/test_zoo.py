@@ -9,9 +9,9 @@ import yaml
 
 from pargate.core.report import ScanReport
 from pargate.core.results import Outcome
-from pargate.pipeline.scan import ScanRequest, scan
-from pargate.policy.bounds import interval
+from pargate.judge.bounds import interval
 from pargate.policy.resolve import Resolved, read, resolve
+from pargate.scanning.run import ScanRequest, scan
 
 pytestmark = pytest.mark.slow
 

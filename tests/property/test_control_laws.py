@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pargate.core.stamp import apply
-from pargate.data import scenes
+from pargate.scenes import render as scenes
 from pargate.triggers import TABLE, Trigger, build, control
 
 SIDE = 48

@@ -15,7 +15,7 @@ from pargate.core.report import (
     Tool,
 )
 from pargate.core.results import Count, Finding, Measurement, Outcome, Pairs, Status, Target, TriggerInfo, Verdict
-from pargate.policy.judge import CLEAN, FLOOR, comparisons, judge
+from pargate.judge.judge import CLEAN, FLOOR, comparisons, judge
 from pargate.policy.schema import Policy
 from pargate.triggers import parse
 

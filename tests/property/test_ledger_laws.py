@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pargate.audit.ledger import HEAD, LEDGER, append_entry, read
 from pargate.core.audit import ModelEntry, Rate
-from pargate.pipeline.ledger import HEAD, LEDGER, append_entry, read
 
 LINES = 5
 

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pargate.data.pairs import Split, open_pairs
-from pargate.data.workers import Scene
+from pargate.images.pairs import Split, open_pairs
+from pargate.images.workers import Scene
 
 SEEDS = st.integers(0, 2**32)
 

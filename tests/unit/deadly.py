@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from pargate.data.images import Locator
+from pargate.images.decode import Locator
 
 
 class Slow(Locator):

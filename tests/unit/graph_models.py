@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from pargate.core.model import Checkpoint
-from pargate.encoders import open_encoder
-from pargate.encoders.inspect import open_checkpoint
-from pargate.encoders.openclip import OpenClipEncoder
 from pargate.export import folder
+from pargate.models import open_encoder
+from pargate.models.inspect import open_checkpoint
+from pargate.models.torch.encoder import OpenClipEncoder
 
 VISION: dict[str, Any] = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16}
 TEXT: dict[str, Any] = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}

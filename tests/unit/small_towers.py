@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from pargate import events
 from pargate.clean.config import CleanConfig
-from pargate.clean.distributed import Group
-from pargate.clean.loop import Trained, train
-from pargate.clean.state import StateStore
-from pargate.clean.towers import Towers
-from pargate.clean.views import Viewer
+from pargate.clean.train.distributed import Group
+from pargate.clean.train.loop import Trained, train
+from pargate.clean.train.state import StateStore
+from pargate.clean.train.towers import Towers
+from pargate.clean.train.views import Viewer
 from pargate.core.model import Preprocess
-from pargate.data.loader import PairLoader
-from pargate.data.pairs import Pairs, open_pairs
-from pargate.encoders import openclip
+from pargate.images.batches import PairLoader
+from pargate.images.pairs import Pairs, open_pairs
+from pargate.models.torch import encoder as openclip
 
 RULE = Preprocess((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 CONTEXT, WORDS = 12, 60

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pargate.cli.action import asked, workflow
-from pargate.cli.action.judged import Judged
-from pargate.cli.action.touched import touched
-from pargate.cli.action.use import overall, worst
 from pargate.errors import InputError
+from pargate.github import inputs as asked
+from pargate.github import runner as workflow
+from pargate.github.action import overall, worst
+from pargate.github.changes import touched
+from pargate.github.run import Judged
 
 
 def read(tmp_path: Path, **given: str) -> asked.Asked:

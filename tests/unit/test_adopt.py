@@ -7,11 +7,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pargate.audit.inventory import load
 from pargate.errors import InputError, PargateError
-from pargate.pipeline.adopt import AUDIT, GATE, INVENTORY, Wish, plan, texts_of
-from pargate.pipeline.inventory import load
-from pargate.pipeline.pins import PINS, pinned, use
-from pargate.pipeline.repository import default_branch
+from pargate.github.actions import PINS, pinned, use
+from pargate.github.repository import default_branch
+from pargate.github.scaffold import AUDIT, GATE, INVENTORY, Wish, plan, texts_of
 from pargate.policy.resolve import WORKING_FILE, resolve
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from pargate.encoders import archive, pickles
-from pargate.encoders.pickles import interpret
 from pargate.errors import InputError, PargateError, UnsafeCheckpoint
+from pargate.models import archive, pickles
+from pargate.models.pickles import interpret
 
 NUMPY = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",

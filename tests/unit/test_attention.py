@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pargate.clean import attention
-from pargate.clean.towers import Towers
-from pargate.encoders import openclip
+from pargate.clean.train import attention
+from pargate.clean.train.towers import Towers
+from pargate.models.torch import encoder as openclip
 
 VIT = {
     "embed_dim": 16,

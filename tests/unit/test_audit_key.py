@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from pargate.audit.fingerprint import Sources, Subject, examine
+from pargate.audit.inventory import Kept, load
+from pargate.audit.outcome import Outcome, entry_of
+from pargate.audit.reuse import age_of, saved
 from pargate.core.audit import Linked, Standing
 from pargate.core.report import ScanReport
 from pargate.errors import InputError, PolicyError
 from pargate.files import canonical_json
-from pargate.pipeline.inventory import Kept, load
-from pargate.pipeline.outcome import Outcome, entry_of
-from pargate.pipeline.reuse import age_of, saved
-from pargate.pipeline.subject import Sources, Subject, examine
 
 ROOT = Path(__file__).parents[2]
 CLEAN = ROOT / "examples" / "models" / "clean"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pargate.clean import augment, cleanclip
+from pargate.clean.train import augment, cleanclip
 from pargate.core.model import Preprocess
 from pargate.seeds import Keys, index_keys
 

@@ -5,7 +5,7 @@ from sample_reports import failing, passing, remediated, waived
 
 from pargate.core.provenance import Subject
 from pargate.errors import InputError
-from pargate.export import bundle
+from pargate.release import bundle
 
 SUBJECTS = (
     Subject(name="model/open_clip_model.safetensors", sha256="9" * 64),

@@ -7,21 +7,12 @@ import numpy as np
 import pytest
 
 from pargate.core.model import Preprocess
-from pargate.data.carriers import (
-    BLOCK,
-    BUILTIN_NOUNS,
-    DEFAULT_TEMPLATES,
-    SELECTION,
-    CarrierSet,
-    ClassList,
-    builtin_nouns,
-    load_carriers,
-    read_classes,
-)
-from pargate.data.scenes import LABELS, render
-from pargate.data.sources import BUILTIN_SCENES, SCENES, Item
-from pargate.data.workers import render_scenes
 from pargate.errors import InputError
+from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, ClassList, builtin_nouns, read_classes
+from pargate.images.listing import BLOCK, SELECTION, CarrierSet, load_carriers
+from pargate.images.sources import BUILTIN_SCENES, SCENES, Item
+from pargate.images.workers import render_scenes
+from pargate.scenes.render import LABELS, render
 
 NAMES = ("cat", "dog", "bird")
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from pargate.core.results import Metric, Status
-from pargate.pipeline import conclusion
-from pargate.policy import waivers
-from pargate.policy.catalogue import ENTRIES, PAGE, anchor, page
+from pargate.judge import release as conclusion
+from pargate.judge import waivers
+from pargate.policy.explain import ENTRIES, PAGE, anchor, page
 from pargate.policy.layers import shipped
 from pargate.policy.resolve import resolve
 from pargate.policy.schema import ALLOWED
@@ -45,5 +45,5 @@ def test_the_page_has_one_heading_for_each_id_and_no_others() -> None:
 
 
 def test_the_page_says_what_the_catalogue_says() -> None:
-    # After a change: python -c "from pargate.policy.catalogue import page; print(page(), end='')" > docs/rules.md
+    # After a change: python -c "from pargate.policy.explain import page; print(page(), end='')" > docs/rules.md
     assert (ROOT / PAGE).read_text(encoding="utf-8") == page()

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pargate.audit.processes import Child, ScanEnded, result, stop
 from pargate.errors import ExitCode
-from pargate.pipeline.children import Child, ScanEnded, result, stop
 
 REPORTS = Path(__file__).parents[1] / "golden" / "reports"
 

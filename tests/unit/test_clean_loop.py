@@ -23,16 +23,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pargate import events
-from pargate.clean import augment, loop, objectives, state
 from pargate.clean.config import CleanConfig
-from pargate.clean.distributed import Group
-from pargate.clean.reference import Reference
-from pargate.clean.state import Running
-from pargate.clean.towers import Towers
-from pargate.clean.universal import Universal
-from pargate.clean.views import recalled, remembering
-from pargate.data.loader import PairLoader
+from pargate.clean.train import augment, loop, objectives, state
+from pargate.clean.train.distributed import Group
+from pargate.clean.train.reference import Reference
+from pargate.clean.train.state import Running
+from pargate.clean.train.towers import Towers
+from pargate.clean.train.universal import Universal
+from pargate.clean.train.views import recalled, remembering
 from pargate.errors import InputError, OperationalError
+from pargate.images.batches import PairLoader
 
 METHODS: dict[str, dict[str, Any]] = {
     "par": {},
@@ -280,7 +280,7 @@ def test_every_step_is_logged_and_told(tmp_path: Path) -> None:
     log = done.trained.log
     assert log.steps == (0, 1, 2, 3, 4)
     assert set(log.values) == {"learning_rate", "loss", "contrastive", "image_shift", "text_shift"}
-    from pargate.clean.schedule import learning_rate
+    from pargate.clean.train.schedule import learning_rate
 
     assert log.values["learning_rate"] == tuple(learning_rate(config(steps=5), i) for i in range(5))
     steps = [event for event in heard if isinstance(event, events.TrainStep)]
@@ -695,7 +695,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from small_towers import config, model, run
 from test_clean_loop import METHODS, SHARED, TOLD
-from pargate.clean.distributed import group
+from pargate.clean.train.distributed import group
 folder = Path(sys.argv[2])
 with group("cpu") as (both, device):
     assert both.world == 2 and device == "cpu"
@@ -804,8 +804,8 @@ FASTVIT = """
 import sys; sys.path.insert(0, sys.argv[1])
 import open_clip, torch
 from small_towers import TEXT
-from pargate.clean.towers import Towers
-from pargate.encoders import openclip
+from pargate.clean.train.towers import Towers
+from pargate.models import openclip
 torch.set_num_threads(1)
 vision = {"timm_model_name": "fastvit_t8", "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": None,
           "image_size": 256}

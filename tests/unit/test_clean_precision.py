@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pargate.encoders import openclip
-from pargate.pipeline import clean
+from pargate.clean import run as clean
+from pargate.models.torch import encoder as openclip
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 

@@ -8,7 +8,7 @@ from sample_reports import failing, inconclusive, passing, remediated, unsafe
 
 from pargate.core.report import Examined, ScanReport, Stage
 from pargate.core.results import Outcome, Pairs, Status
-from pargate.pipeline.conclusion import BUDGET, NOT_EXAMINED, PROOF, conclude, drop, may_be_cleaned
+from pargate.judge.release import BUDGET, NOT_EXAMINED, PROOF, conclude, drop, may_be_cleaned
 from pargate.policy.fields import Limit
 from pargate.policy.resolve import read
 from pargate.policy.schema import Policy

@@ -16,9 +16,9 @@ import pytest
 from huggingface_hub import constants
 from pyarrow import parquet
 
-from pargate.data.hub import PROXIES
-from pargate.data.pairs import open_pairs
 from pargate.errors import InputError, OperationalError
+from pargate.images.hub import PROXIES
+from pargate.images.pairs import open_pairs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from pargate.core.model import Preprocess
-from pargate.data.decoding import Decoder, check_readable
-from pargate.data.images import Locator
-from pargate.data.sources import Item
-from pargate.data.workers import render_scenes
 from pargate.errors import InputError, OperationalError
+from pargate.images.decode import Locator
+from pargate.images.prefetch import Decoder, check_readable
+from pargate.images.sources import Item
+from pargate.images.workers import render_scenes
 
 RULE = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 BLOCKS = [np.arange(first, first + 3) for first in range(0, 24, 3)]

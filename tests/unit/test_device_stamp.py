@@ -11,7 +11,7 @@ from PIL import Image
 
 from pargate.core import stamp as reference
 from pargate.core.stamp import ONE, WARP_ONE, Lookup, Mix, Paste, Recompress, Scatter, Stamp, Warp
-from pargate.encoders import stamp as on_device
+from pargate.models.torch import stamp as on_device
 from pargate.triggers import TABLE, build, control
 
 KINDS = [kind for kind in TABLE if kind != "file"]

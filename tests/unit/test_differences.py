@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from pargate.audit.history import ORDER, accuracy, attack, between, regression
+from pargate.audit.run import exit_code
 from pargate.core.audit import FailOn, ModelEntry, ModelState, Standing
 from pargate.core.report import ScanReport
 from pargate.errors import ExitCode
-from pargate.pipeline.audit import exit_code
-from pargate.pipeline.differences import ORDER, accuracy, attack, between, regression
 
 REPORTS = Path(__file__).parents[1] / "golden" / "reports"
 INPUTS = {

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pargate.data.pairs import open_pairs
 from pargate.errors import InputError, OperationalError
 from pargate.events import Advanced, Event, Notice
-from pargate.pipeline import diffusion
-from pargate.pipeline.diffusion import Recipe, caption, clip_score, fits, generate
-from pargate.pipeline.pairs import open_source
+from pargate.images import diffusion
+from pargate.images.diffusion import Recipe, caption, clip_score, fits, generate
+from pargate.images.pair_source import open_source
+from pargate.images.pairs import open_pairs
 
 # Of transformers 5.3 itself, about a tokenizer whose files are no JSON.
 pytestmark = pytest.mark.filterwarnings(

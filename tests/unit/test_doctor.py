@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pargate.core.diagnosis import Condition, Diagnosis, Fact
-from pargate.pipeline import doctor
-from pargate.pipeline.doctor import CPU, CUDA, EXTRAS, TORCH_FLOOR, ask, examine
+from pargate.doctor import checks as doctor
+from pargate.doctor.checks import CPU, CUDA, EXTRAS, TORCH_FLOOR, ask, examine
+from pargate.doctor.diagnosis import Condition, Diagnosis, Fact
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pargate.cli.ending import settled
+from pargate.ending import settled
 from pargate.errors import (
     ExitCode,
     InputError,
@@ -107,7 +107,7 @@ def test_every_kind_of_trouble_has_its_code_and_says_what_it_is(
     def command() -> int:
         raise error
 
-    monkeypatch.setattr("pargate.cli.ending.os.dup2", lambda *_: None)  # stdout belongs to the tests
+    monkeypatch.setattr("pargate.ending.os.dup2", lambda *_: None)  # stdout belongs to the tests
     assert settled(command) == code
     err = capsys.readouterr().err
     assert err.startswith("pargate: ") and words in err

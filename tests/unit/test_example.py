@@ -13,9 +13,9 @@ from PIL import Image
 
 from pargate.core import zeroshot
 from pargate.core.model import Preprocess
-from pargate.data.images import fit
-from pargate.encoders.graphs import ImageRule
 from pargate.export import example
+from pargate.images.decode import fit
+from pargate.models.graphs import ImageRule
 
 # Everything that is not of the standard library, onnxruntime, Pillow or numpy raises, and loudly.
 ALONE = """

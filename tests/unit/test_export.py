@@ -10,13 +10,13 @@ import torch
 from graph_models import MODELS, NAMES, TEMPLATES, exported, opened, write
 from torch import nn
 
-from pargate.encoders import open_graphs
-from pargate.encoders.graphs import GRAPHS, Description
-from pargate.encoders.inspect import open_checkpoint
 from pargate.errors import InputError
 from pargate.export import folder, reduced
 from pargate.export import onnx as graphs
 from pargate.files import sha256_file
+from pargate.models import open_graphs
+from pargate.models.graphs import GRAPHS, Description
+from pargate.models.inspect import open_checkpoint
 
 KINDS = [name if name == "vit" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 CAPTIONS = ["a", "", "a dog and a cat", "word " * 40, "<end_of_text> x", "naïve 北京", "one", "two", "three"]
@@ -56,7 +56,7 @@ def test_graphs_are_right_on_token_ids_that_no_tokenizer_gives(name):
     ids[:, -1] = 49407  # the end of the text, which some towers look for
     session = onnxruntime.InferenceSession(exported(name) / "text.onnx", providers=["CPUExecutionProvider"])
     (given,) = session.run(["text_embeds"], {"input_ids": ids})
-    from pargate.encoders.openclip import _unit, embed
+    from pargate.models.torch.encoder import _unit, embed
 
     with torch.inference_mode():
         wanted = _unit(embed(encoder.text, torch.from_numpy(ids)))

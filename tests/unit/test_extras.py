@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from pargate.core.model import Preprocess
-from pargate.data import extras
-from pargate.data.extras import EXTRAS, WORDS, plural
-from pargate.data.loader import PairLoader
-from pargate.data.pairs import open_pairs
-from pargate.data.scenes import LABELS, describe, render
 from pargate.errors import InputError
+from pargate.images.batches import PairLoader
+from pargate.images.pairs import open_pairs
+from pargate.scenes import extras
+from pargate.scenes.extras import EXTRAS, WORDS, plural
+from pargate.scenes.render import LABELS, describe, render
 
 N = 600
 PLAIN = describe(range(N), 0)

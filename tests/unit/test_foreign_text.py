@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from rich.console import Console as RichConsole
 from sample_reports import SITUATIONS, SPITE
 
-from pargate.cli.action import workflow
 from pargate.cli.console import Console, Shown
 from pargate.core.report import ScanReport
 from pargate.errors import InputError, PargateError, PolicyError, together, visible, visible_json
+from pargate.github import runner as workflow
 from pargate.report import FORMATS
 
 PIECES = (

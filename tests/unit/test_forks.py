@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pargate.cli.forks import refused_fork
+from pargate.github.forks import refused_fork
 
 HERE, THERE = {"id": 1, "full_name": "owner/models"}, {"id": 2, "full_name": "stranger/models"}
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pargate import git
-from pargate.cli.action import asked
-from pargate.cli.action.touched import touched
 from pargate.errors import InputError, OperationalError, PolicyError
+from pargate.github import inputs as asked
+from pargate.github.changes import touched
 from pargate.policy.layers import from_git
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")

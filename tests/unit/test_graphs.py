@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pargate.encoders import graphs, inspect
+from pargate.clean import run as clean
 from pargate.errors import InputError, PargateError, UnsafeCheckpoint
-from pargate.pipeline import clean
+from pargate.models import graphs, inspect
 
 NAMES = {"image": ("pixel_values", "image_embeds"), "text": ("input_ids", "text_embeds")}
 

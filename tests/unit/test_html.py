@@ -16,7 +16,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Bound, Metric, Status
 from pargate.report import FORMATS
 from pargate.report.bars import axes_of, bar_of
-from pargate.report.html import render
+from pargate.report.formats.html import render
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "reports"
 SITUATIONS = ("passing", "failing", "inconclusive", "waived", "unsafe")

@@ -15,10 +15,10 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save
 
-from pargate.data.hub import PROXIES
-from pargate.encoders import config, hub
-from pargate.encoders.inspect import inspect
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
+from pargate.images.hub import PROXIES
+from pargate.models import config, hub
+from pargate.models.inspect import inspect
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

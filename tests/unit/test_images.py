@@ -14,7 +14,7 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from pargate.core.model import Preprocess
-from pargate.data.images import MAX_PIXELS, Locator, decode, decode_many, fit
+from pargate.images.decode import MAX_PIXELS, Locator, decode, decode_many, fit
 
 SIZES = [  # width, height of the picture
     (64, 64), (65, 64), (64, 65), (63, 63), (224, 224), (100, 37), (37, 100), (640, 480), (333, 500), (1, 1), (2, 50),

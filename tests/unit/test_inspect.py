@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import save
 
 from pargate.core.model import CONTEXT_LENGTH
-from pargate.encoders import config, weights
-from pargate.encoders.inspect import Fetched, inspect, open_checkpoint
 from pargate.errors import InputError, OperationalError, PargateError, UnsafeCheckpoint
+from pargate.models import config, weights
+from pargate.models.inspect import Fetched, inspect, open_checkpoint
 
 ZOO = Path(__file__).parents[3] / "shared" / "zoo" / "dev"
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pargate.audit.inventory import Inventory, load, slug
 from pargate.errors import InputError
-from pargate.pipeline.inventory import Inventory, load, slug
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,8 +16,8 @@ from pargate.core.results import (
     Verdict,
 )
 from pargate.core.sequential import difference_sequence, mean_sequence
-from pargate.policy import judge
-from pargate.policy.judge import CLEAN, FLOOR, alarms, best_case, comparisons
+from pargate.judge import judge
+from pargate.judge.judge import CLEAN, FLOOR, alarms, best_case, comparisons
 from pargate.policy.resolve import read
 from pargate.policy.schema import Policy
 from pargate.triggers import parse

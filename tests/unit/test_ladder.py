@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from pargate.clean.config import Sizes, propose
-from pargate.pipeline import ladder
 from pargate.policy.schema import CleanSection
+from pargate.release import escalation as ladder
 
 SIZES = Sizes(3_000_000, 64, 6000, "cpu")
 

@@ -7,7 +7,7 @@ from example_policies import DIGEST
 
 from pargate.errors import PolicyError
 from pargate.policy.layers import DEPTH, from_git, shipped
-from pargate.policy.listing import listed
+from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved, read, resolve
 
 PARENT = """\

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from pargate.audit import ledger
+from pargate.audit.ledger import HEAD, LEDGER, append_entry, mend, read, report_path, sound, unfitting
 from pargate.core.audit import ModelEntry, Rate, Standing
 from pargate.errors import InputError, OperationalError
 from pargate.files import locked
-from pargate.pipeline import ledger
-from pargate.pipeline.ledger import HEAD, LEDGER, append_entry, mend, read, report_path, sound, unfitting
 
 LINES = 8
 
@@ -220,7 +220,7 @@ APPENDING = """
 import sys
 from pathlib import Path
 from tests.unit.test_ledger import entry
-from pargate.pipeline.ledger import append_entry
+from pargate.audit.ledger import append_entry
 for number in range(100):
     append_entry(Path(sys.argv[1]), lambda s, p: entry(s, p, f"{sys.argv[2]} {number}"))
 """

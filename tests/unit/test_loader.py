@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from pargate.core.model import Preprocess
-from pargate.data import workers
-from pargate.data.images import Locator, decode
-from pargate.data.loader import PairBatch, PairLoader
-from pargate.data.pairs import Pairs, open_pairs
-from pargate.data.workers import Place
 from pargate.errors import InputError, OperationalError
+from pargate.images import workers
+from pargate.images.batches import PairBatch, PairLoader
+from pargate.images.decode import Locator, decode
+from pargate.images.pairs import Pairs, open_pairs
+from pargate.images.workers import Place
 
 RULE = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 SHARD = Path(__file__).parents[3] / "shared" / "data" / "pairs-64.tar"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pargate.clean import losses, objectives
 from pargate.clean.config import CleanConfig, Method
-from pargate.clean.objectives import Embedded
+from pargate.clean.train import losses, objectives
+from pargate.clean.train.objectives import Embedded
 
 Rows = NDArray[np.float64]
 

@@ -14,11 +14,11 @@ import pytest
 from graph_models import exported, opened
 
 from pargate.core.stamp import Mix
-from pargate.encoders import onnx as adapter
-from pargate.encoders import open_graphs
-from pargate.encoders.inspect import open_checkpoint
-from pargate.encoders.onnx import OnnxEncoder, normalised
 from pargate.errors import InputError, OperationalError
+from pargate.models import onnx as adapter
+from pargate.models import open_graphs
+from pargate.models.inspect import open_checkpoint
+from pargate.models.onnx import OnnxEncoder, normalised
 from pargate.triggers import TABLE
 
 CAPTIONS = ["a photo of a dog", "a", "", "one two three four", "a very long caption " * 9, "<end_of_text> x"]

@@ -18,9 +18,11 @@ from torch.nn import functional
 
 from pargate.core import stamp as reference
 from pargate.core.stamp import Mix
-from pargate.encoders import open_encoder, openclip, towers
-from pargate.encoders.inspect import open_checkpoint
 from pargate.errors import InputError, OperationalError
+from pargate.models import open_encoder
+from pargate.models.inspect import open_checkpoint
+from pargate.models.torch import build as towers
+from pargate.models.torch import encoder as openclip
 from pargate.triggers import TABLE
 
 ZOO = Path(__file__).parents[3] / "shared" / "zoo" / "dev"

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Preprocess, Vectors
-from pargate.data.carriers import BLOCK, CarrierSet, ClassList
-from pargate.data.decoding import Block
-from pargate.data.images import Locator
-from pargate.data.sources import Item
-from pargate.encoders import openclip
 from pargate.errors import ExitCode, Undecided
 from pargate.files import BlockStore
-from pargate.pipeline import opening
-from pargate.pipeline.opening import checked_bf16, more_often_right, settle_activation
+from pargate.images.classes import ClassList
+from pargate.images.decode import Locator
+from pargate.images.listing import BLOCK, CarrierSet
+from pargate.images.prefetch import Block
+from pargate.images.sources import Item
+from pargate.models.torch import encoder as openclip
+from pargate.scanning import choose as opening
+from pargate.scanning.choose import checked_bf16, more_often_right, settle_activation
 
 HEAD = np.eye(4, dtype=np.float32)
 PIXELS = np.zeros((4, 8, 8, 3), dtype=np.uint8)

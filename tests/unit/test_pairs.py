@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from pargate.data import scenes
-from pargate.data.images import Locator
-from pargate.data.pairs import Pairs, Split, check_unchanged, open_pairs
-from pargate.data.sources import BUILTIN_SCENES, FIRST_SCENE
-from pargate.data.workers import Scene
 from pargate.errors import InputError, OperationalError
+from pargate.images.decode import Locator
+from pargate.images.pairs import Pairs, Split, check_unchanged, open_pairs
+from pargate.images.sources import BUILTIN_SCENES, FIRST_SCENE
+from pargate.images.workers import Scene
+from pargate.scenes import render as scenes
 
 SHARD = Path(__file__).parents[3] / "shared" / "data" / "pairs-64.tar"
 
@@ -352,7 +352,7 @@ def test_a_disk_that_is_full_is_no_fault_of_parquet(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     parquet.write_table(pa.table({"image": [picture(1), picture(2)], "caption": ["a", "b"]}), tmp_path / "a.parquet")
-    monkeypatch.setattr("pargate.data.parquet.write_shards", full)
+    monkeypatch.setattr("pargate.images.parquet.write_shards", full)
     with pytest.raises(OperationalError, match="No space left") as caught:
         opened(tmp_path / "a.parquet", cache=tmp_path / "cache" if cached else None)
     assert "free space" in caught.value.hint

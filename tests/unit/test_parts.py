@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pargate.data.pairs import open_pairs
-from pargate.data.parts import divide, shared
-from pargate.data.sources import BUILTIN_SCENES, list_items
+from pargate.images.pairs import open_pairs
+from pargate.images.sources import BUILTIN_SCENES, list_items
+from pargate.images.splits import divide, shared
 
 NAMES = ("scan", "pick", "certify")
 

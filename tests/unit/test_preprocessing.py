@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.numpy import save
 
 from pargate.core.model import Checkpoint, Preprocess
-from pargate.data.images import fit
-from pargate.encoders import config
-from pargate.encoders.inspect import Fetched, inspect
-from pargate.encoders.preprocessing import named, ways
 from pargate.errors import InputError
+from pargate.images.decode import fit
+from pargate.models import config
+from pargate.models.inspect import Fetched, inspect
+from pargate.models.preprocessing import named, ways
 
 HALF = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
 SQUASHED = {
@@ -168,7 +168,7 @@ def test_an_architecture_that_is_newer_than_the_table_is_not_guessed_at(tmp_path
     newer.write_text(json.dumps(config.architecture("ViT-B-32")))
     known = config.architectures()
     for place in ("config", "preprocessing"):
-        monkeypatch.setattr(f"pargate.encoders.{place}.architectures", lambda: {**known, "ViT-New": newer})
+        monkeypatch.setattr(f"pargate.models.{place}.architectures", lambda: {**known, "ViT-New": newer})
     asked = refusal(bare(tmp_path), "ViT-New")
     assert "does not know how pictures are prepared for ViT-New" in asked.message
     assert config.CONFIG_NAME in asked.hint

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pargate.data.scenes import render
 from pargate.errors import InputError
-from pargate.pipeline.preview import CAPTION, COLUMNS, MARGIN, contact_sheet
+from pargate.scanning.preview import CAPTION, COLUMNS, MARGIN, contact_sheet
+from pargate.scenes.render import render
 from pargate.triggers import TABLE
 
 SIDE = 48

@@ -23,8 +23,8 @@ import hashlib, json, sys
 sys.path.insert(0, sys.argv[1])
 import test_report
 from pargate.core.results import Count, Pairs
-from pargate.pipeline.differences import attack
-from pargate.policy.bounds import excess_interval, interval
+from pargate.audit.history import attack
+from pargate.judge.bounds import excess_interval, interval
 
 ends = [
     [interval(Count(n=n, successes=n * tenth // 10), a, 0.3 * a) for tenth in range(11)]

@@ -14,13 +14,14 @@ from onnx import helper, numpy_helper
 
 from pargate.core.model import EncoderSpec, Preprocess
 from pargate.core.stamp import apply
-from pargate.data.scenes import LABELS, render
-from pargate.encoders import open_encoder
-from pargate.encoders.inspect import inspect, open_checkpoint
-from pargate.export import folder, proof
-from pargate.export.proof import ParityReport, Samples, check_files, expect, ladder, limits
-from pargate.pipeline.export import prove, summary
-from pargate.pipeline.proven import altered
+from pargate.export import folder
+from pargate.export import parity as proof
+from pargate.export.check import altered
+from pargate.export.parity import ParityReport, Samples, check_files, expect, ladder, limits
+from pargate.models import open_encoder
+from pargate.models.inspect import inspect, open_checkpoint
+from pargate.release.export import prove, summary
+from pargate.scenes.render import LABELS, render
 from pargate.triggers import TABLE
 
 SIZE = (32, 32)

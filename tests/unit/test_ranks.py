@@ -2,7 +2,7 @@
 
 import pytest
 
-from pargate import ranks
+from pargate.clean import ranks
 from pargate.errors import ExitCode, InputError, PeerEnded
 
 NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK")

@@ -16,9 +16,9 @@ import torch
 from open_clip import factory
 from safetensors.numpy import save
 
-from pargate.encoders import pickles
-from pargate.encoders.inspect import inspect, open_checkpoint
 from pargate.errors import InputError, UnsafeCheckpoint
+from pargate.models import pickles
+from pargate.models.inspect import inspect, open_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

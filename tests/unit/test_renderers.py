@@ -33,7 +33,10 @@ from sarif import loader
 from pargate.core.report import Place, ScanReport
 from pargate.core.results import Consequence, Outcome, Remark, Status, Verdict
 from pargate.errors import InputError
-from pargate.report import FORMATS, github, junit, markdown, mlbom, sarif, texts
+from pargate.report import FORMATS
+from pargate.report import text as texts
+from pargate.report.formats import github, junit, markdown, sarif
+from pargate.report.formats import ml_bom as mlbom
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "reports"
 

@@ -19,7 +19,7 @@ from pargate.core.report import (
     Tool,
 )
 from pargate.core.results import Count, Measurement, Outcome, Pairs, Target, TriggerInfo
-from pargate.policy.judge import judge
+from pargate.judge.judge import judge
 from pargate.policy.resolve import read
 from pargate.policy.schema import Policy
 from pargate.report import FORMATS

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pargate.data import scenes
-from pargate.data.drawings import DRAWINGS, distractor
-from pargate.data.painting import Draws
-from pargate.data.pen import Pen
-from pargate.data.scenes import COLOURS, LABELS, describe, render
-from pargate.data.sprites import DISTRACTORS, VARIANTS, atlas
 from pargate.errors import InputError
+from pargate.scenes import render as scenes
+from pargate.scenes.drawings import DRAWINGS, distractor
+from pargate.scenes.painting import Draws
+from pargate.scenes.pen import Pen
+from pargate.scenes.render import COLOURS, LABELS, describe, render
+from pargate.scenes.sprites import DISTRACTORS, VARIANTS, atlas
 from pargate.seeds import index_keys
 
 # Mean grey level of each quarter of four images, and captions. To rewrite: print what the last tests compare.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pargate.clean.config import CleanConfig
-from pargate.clean.schedule import learning_rate
+from pargate.clean.train.schedule import learning_rate
 
 
 def run(steps: int, lr: float = 3e-5, **settings: object) -> CleanConfig:

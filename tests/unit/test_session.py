@@ -15,17 +15,18 @@ from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Preprocess, Vect
 from pargate.core.results import Count, Outcome, Status
 from pargate.core.stamp import Stamp, apply
 from pargate.core.zeroshot import unit
-from pargate.data import carriers as carriers_module
-from pargate.data.carriers import CarrierSet, ClassList
-from pargate.data.decoding import Block
-from pargate.data.sources import Item
 from pargate.errors import InputError
 from pargate.files import BlockStore
-from pargate.pipeline.reporting import RunFacts, build_report
-from pargate.pipeline.scan import ScanRequest, build_triggers, plan, prepare, tell_apart
-from pargate.pipeline.session import Session
-from pargate.pipeline.views import Eye, Eyes
+from pargate.images import listing as carriers_module
+from pargate.images.classes import ClassList
+from pargate.images.listing import CarrierSet
+from pargate.images.prefetch import Block
+from pargate.images.sources import Item
 from pargate.policy.resolve import Resolved, read
+from pargate.scanning.embed import Eye, Eyes
+from pargate.scanning.loop import Session
+from pargate.scanning.report import RunFacts, build_report
+from pargate.scanning.run import ScanRequest, build_triggers, plan, prepare, tell_apart
 
 SIDE = 8
 CLASSES = tuple(f"class {i}" for i in range(10))

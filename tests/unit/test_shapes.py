@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from pargate.encoders import config, shapes, towers
-from pargate.encoders.inspect import inspect
 from pargate.errors import InputError
+from pargate.models import config, shapes
+from pargate.models.inspect import inspect
+from pargate.models.torch import build as towers
 
 VISION: dict[str, Any] = {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8}
 TEXT: dict[str, Any] = {"context_length": 24, "vocab_size": 50, "width": 16, "heads": 2, "layers": 1}

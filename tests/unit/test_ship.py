@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pargate.encoders.config import CONFIG_NAME
-from pargate.encoders.inspect import WEIGHT_NAMES, inspect
-from pargate.pipeline.ship import convert
+from pargate.models.config import CONFIG_NAME
+from pargate.models.inspect import WEIGHT_NAMES, inspect
+from pargate.release.convert import convert
 
 MODEL: dict[str, Any] = {
     "embed_dim": 8,

@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 
 from pargate.errors import InputError, OperationalError
-from pargate.export import bundle
-from pargate.pipeline import signing
+from pargate.release import bundle
+from pargate.release import sign as signing
 
 
 def files(place: Path) -> Path:

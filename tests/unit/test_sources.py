@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pargate.data.images import Locator
-from pargate.data.sources import (
+from pargate.errors import InputError
+from pargate.images.decode import Locator
+from pargate.images.sources import (
     BUILTIN_SCENES,
     FIRST_SCENE,
     SCENES,
@@ -18,7 +19,6 @@ from pargate.data.sources import (
     read_label,
     source_digest,
 )
-from pargate.errors import InputError
 
 
 def touch(folder: Path, *names: str) -> None:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from pargate import testing
-from pargate.data.scenes import LABELS, describe
 from pargate.errors import InputError
 from pargate.files import sha256_file
+from pargate.scenes.render import LABELS, describe
 from pargate.testing import Rates, measure_tiny, tiny_config, train_tiny
 from pargate.triggers import TriggerError, parse
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-from pargate.encoders import tokens
-from pargate.encoders.tokens import BytePairs, TextRule, tokenizer
 from pargate.errors import InputError
 from pargate.export import example
+from pargate.models import tokenizer as tokens
+from pargate.models.tokenizer import BytePairs, TextRule, tokenizer
 
 VOCABULARY = Path(open_clip.__file__).parent / tokens.FILES["bpe"]
 CLEANINGS = ("lower", "whitespace", "canonicalize")

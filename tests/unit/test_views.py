@@ -8,12 +8,13 @@ import pytest
 
 from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Preprocess, Vectors
 from pargate.core.stamp import Paste, Scatter, Stamp, apply
-from pargate.data.carriers import CarrierSet, ClassList
-from pargate.data.decoding import Block
-from pargate.data.sources import Item
 from pargate.errors import InputError
 from pargate.files import BlockStore
-from pargate.pipeline.views import BlockViews, Eye
+from pargate.images.classes import ClassList
+from pargate.images.listing import CarrierSet
+from pargate.images.prefetch import Block
+from pargate.images.sources import Item
+from pargate.scanning.embed import BlockViews, Eye
 from pargate.triggers import parse
 
 RULE = Preprocess((8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

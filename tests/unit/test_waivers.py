@@ -10,10 +10,10 @@ import pytest
 from pargate.core.results import Consequence, Count, FileFacts, Measurement, Outcome, Remark, Status, TriggerInfo
 from pargate.core.sequential import mean_sequence
 from pargate.errors import PolicyError
-from pargate.policy.judge import CLEAN, FILE, Judgement, comparisons, find, judge
+from pargate.judge.judge import CLEAN, FILE, Judgement, comparisons, find, judge
+from pargate.judge.waivers import Context
 from pargate.policy.resolve import read, refuse_expired
 from pargate.policy.schema import Policy
-from pargate.policy.waivers import Context
 from pargate.triggers import parse
 
 MODEL = "ab" * 32

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from pargate.core.model import Preprocess
-from pargate.data import workers as module
-from pargate.data.images import Locator
-from pargate.data.workers import Scene, Workers
 from pargate.errors import OperationalError
+from pargate.images import workers as module
+from pargate.images.decode import Locator
+from pargate.images.workers import Scene, Workers
 
 RULE = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 AT_ONCE_S = 15.0
@@ -208,7 +208,7 @@ ORPHANS = """
 import sys
 from deadly import Slow
 from pargate.core.model import Preprocess
-from pargate.data.workers import Workers
+from pargate.images.workers import Workers
 workers = Workers(Preprocess((32, 32), (0.0,) * 3, (1.0,) * 3), 2)
 workers.result(workers.submit([]))
 jobs = [workers.submit([Slow(path)]) for path in sys.argv[1:]]
@@ -238,7 +238,7 @@ def test_no_worker_hears_ctrl_c(pool: Workers) -> None:
 SCRIPT = """
 import sys
 from pargate.core.model import Preprocess
-from pargate.data.workers import Scene, Workers
+from pargate.images.workers import Scene, Workers
 workers = Workers(Preprocess((32, 32), (0.0,) * 3, (1.0,) * 3), 2)
 print(len(workers.result(workers.submit([Scene(0, 0), Scene(1, 0)]))))
 workers.close()
@@ -283,7 +283,7 @@ def test_a_script_without_a_guard_has_workers_and_runs_once(tmp_path: Path) -> N
 NO_MORE = """
 import os, resource
 from pargate.core.model import Preprocess
-from pargate.data.workers import Workers
+from pargate.images.workers import Workers
 from pargate.errors import OperationalError
 resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
 if os.getuid() == 0:  # whom no such limit holds

@@ -1,0 +1,1 @@
+"""Scheduled audits: every model of an inventory, the ledger of what was found, and what changed since."""

@@ -1,0 +1,141 @@
+"""Scans in processes of their own, so that what kills one of them ends nothing else.
+
+Each is `pargate scan` as a person would run it, kept apart from the working folder (`-P`) and from settings in the
+environment that the audit has not taken into account. It leads a group of its own: a signal to the audit reaches it
+through the audit, which then ends the whole group, decoding workers included.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pargate.core.report import ScanReport
+from pargate.errors import ExitCode, OperationalError, PargateError
+from pargate.scanning.run import ScanRequest
+
+GRACE_S = 2.0
+"""Between asking a scan to end and ending it. What it keeps for the next time is complete or absent at any moment."""
+
+SAID = 1 << 16
+"""Bytes of what a scan said last, at most."""
+
+
+class ScanEnded(PargateError):
+    """A scan ended without a verdict; it says why, with the code it ended with."""
+
+    def __init__(self, message: str, hint: str, exit_code: ExitCode) -> None:
+        """Carry the exit code of the scan."""
+        super().__init__(message, hint)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A scan under way."""
+
+    process: "subprocess.Popen[bytes]"
+    report: Path
+    said: Path
+
+
+def start(request: ScanRequest, work: Path, name: str, *, cache: Path | None, threads: int) -> Child:
+    """Begin to scan; the report and what it says go to `work`.
+
+    Raises:
+        OperationalError: no process can be started.
+    """
+    report, said = work / f"{name}.json", work / f"{name}.txt"
+    options = [
+        f"--policy={request.policy.source}", f"--seed={request.seed}", f"--now={request.today.isoformat()}",
+        f"--device={request.device}", f"--cache={cache or 'off'}", f"--output=json={report}", "--quiet", "--no-color",
+    ]  # fmt: skip
+    for option in ("images", "classes", "reference", "arch"):
+        if (value := getattr(request, option)) is not None:
+            options.append(f"--{option}={value}")
+    command = [sys.executable, "-P", "-m", "pargate", "scan", *options, "--", request.model]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PARGATE_")}
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    try:
+        with said.open("wb") as stream:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, start_new_session=True
+            )
+    except OSError as error:
+        raise OperationalError(f"cannot start a scan: {error.strerror}", "run fewer at once: --jobs 1") from error
+    return Child(process, report, said)
+
+
+def result(child: Child) -> tuple[ScanReport, bytes]:
+    """The report of a scan that has ended, and its bytes.
+
+    Raises:
+        ScanEnded: it did not come to a verdict.
+    """
+    code = child.process.returncode
+    if code < 0:
+        _end(child, signal.SIGTERM)  # what the scan itself had started
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        raise ScanEnded(
+            f"the scan was ended by {name}",
+            "out of memory, or ended by somebody; try with more memory, or --jobs 1",
+            ExitCode.OPERATIONAL,
+        )
+    if code not in (ExitCode.OK, ExitCode.FAIL, ExitCode.INCONCLUSIVE):
+        message, hint = _last_words(child.said)
+        known = code in (ExitCode.INPUT, ExitCode.POLICY, ExitCode.OPERATIONAL, ExitCode.BUG)
+        raise ScanEnded(
+            message or f"the scan ended with {code}", hint, ExitCode(code) if known else ExitCode.OPERATIONAL
+        )
+    try:
+        content = child.report.read_bytes()
+        return ScanReport.from_json(content), content
+    except (OSError, ValueError) as error:
+        message, hint = _last_words(child.said)
+        raise ScanEnded(
+            f"the scan ended with {code} and left no report: {message or error}", hint, ExitCode.OPERATIONAL
+        ) from error
+
+
+def _last_words(path: Path) -> tuple[str, str]:
+    """The message and the hint that a command ends with."""
+    try:
+        content = path.read_bytes()[-SAID:].decode("utf-8", "replace")
+    except OSError:
+        return "", ""
+    _, found, words = content.rpartition("pargate: ")
+    if not found:
+        return content.strip()[-1000:], ""
+    message, _, hint = words.strip().partition("\n  → ")
+    return message[:2000], hint[:1000]
+
+
+def stop(children: Sequence[Child]) -> None:
+    """End scans, with what they started."""
+    for child in children:
+        _end(child, signal.SIGTERM)
+    until = time.monotonic() + GRACE_S
+    try:
+        for child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.process.wait(max(0.0, until - time.monotonic()))
+    finally:  # a second signal does not spare them
+        for child in children:
+            # Also where the scan itself has ended: something that it started may be deaf.
+            _end(child, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+        for child in children:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a disk or a device does not let go of it
+                child.process.wait(GRACE_S)
+
+
+def _end(child: Child, number: signal.Signals) -> None:
+    if sys.platform == "win32":
+        child.process.terminate()
+    else:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.process.pid, number)

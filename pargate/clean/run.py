@@ -1,0 +1,293 @@
+"""Clean: a checkpoint and captioned pictures in, a new checkpoint and the record of how it was made out.
+
+Order: cheap before dear. What can be refused is refused before torch is imported; then the model is opened twice over
+(once to be trained, once frozen), trained, and written as a whole folder beside its place. An interrupted run leaves
+its last state in `OUT.unfinished`, from which `resume` goes on to the very weights it would have reached.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pargate import events
+from pargate.clean import ranks
+from pargate.clean.config import Proposal, Sizes, propose
+from pargate.clean.request import (
+    CHOSEN_NAME,
+    LOCK_NAME,
+    RECORD_NAME,
+    STATE_NAME,
+    Cleaned,
+    CleanRequest,
+    describe,
+    left_over,
+)
+from pargate.core.model import Checkpoint
+from pargate.core.provenance import ProvenanceRecord
+from pargate.errors import InputError, OperationalError, PargateError
+from pargate.files import check_new_folder, locked, readable, sha256_file
+from pargate.images.classes import read_classes
+from pargate.images.pair_source import check_named, open_source
+from pargate.images.pairs import Pairs, is_generated
+from pargate.images.synthetic import SyntheticPairs
+from pargate.models.config import with_activation
+from pargate.models.hub import fetch
+from pargate.models.inspect import WEIGHT_NAMES, inspect, open_checkpoint
+from pargate.models.save import config_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run is given."""
+
+    checkpoint: Checkpoint
+    pairs: Pairs | None
+    """None where they would have to be generated first."""
+
+
+def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
+    """Inspect the model and list the pairs; they are generated only where somebody listens.
+
+    Raises:
+        InputError, UnsafeCheckpoint, OperationalError: as `clean`.
+    """
+    check_named(request.pairs)
+    checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
+    _refuse_untrainable(checkpoint)
+    waits = is_generated(request.pairs) and emit is None
+    return Inputs(checkpoint, None if waits else _pairs(request, emit or events.ignore))
+
+
+def plan(request: CleanRequest, inside: Path | None = None, known: Inputs | None = None) -> tuple[str, ...]:
+    """What a run would do, line by line; refuses what a run would refuse before the model is opened.
+
+    `inside` is a folder for the result that need not be there yet, `known` what `look` has found.
+
+    Raises:
+        InputError, UnsafeCheckpoint, OperationalError: as `clean`.
+    """
+    _check_places(request, inside)
+    found = known or look(request)
+    if found.pairs is None:
+        return (f"pairs   {request.pairs}: would be generated first, and what follows depends on how many there are",)
+    proposal = _propose(request, found.checkpoint, found.pairs, _device(request))
+    return (
+        f"model   {found.checkpoint.source}: {found.checkpoint.architecture}, "
+        f"{found.checkpoint.parameters / 1e6:.1f} M parameters",
+        f"pairs   {found.pairs.source}: {'without end' if found.pairs.count is None else found.pairs.count}",
+        *describe(proposal),
+        f"out     {request.out}",
+    )
+
+
+def check_made(request: CleanRequest, known: Inputs) -> None:
+    """Refuse a folder that this request would not have made: of another model, other pairs or settings, or changed.
+
+    Pairs that are not generated yet are not compared.
+
+    Raises:
+        InputError: it is such a folder.
+    """
+    out, checkpoint, pairs = request.out, known.checkpoint, known.pairs
+    try:
+        made = ProvenanceRecord.model_validate_json((out / RECORD_NAME).read_bytes())
+        changed = [written.name for written in made.outputs if sha256_file(out / written.name) != written.sha256]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{out} is no model that was cleaned here", "remove it, or name another --out") from error
+    configured = hashlib.sha256(config_bytes(checkpoint)).hexdigest()
+    wrong = []
+    if WEIGHT_NAMES[0] not in [written.name for written in made.outputs]:
+        wrong.append(f"its record names no {WEIGHT_NAMES[0]}")
+    if changed:
+        wrong.append(f"{readable(changed[0])} is not as it was written")
+    if made.inputs[0].sha256 != checkpoint.sha256 or configured not in [written.sha256 for written in made.outputs]:
+        wrong.append("it was made of another model")
+    if pairs is not None:
+        if made.inputs[-1].sha256 != pairs.digest:
+            wrong.append("it was made with other pairs")
+        config = _propose(request, checkpoint, pairs, _device(request)).config
+        if request.overrides.get("precision") in (None, "auto"):
+            config = config.model_copy(update={"precision": made.configuration.get("precision")})
+        if made.configuration_sha256 != config.digest:
+            wrong.append("it was made with other settings")
+    if wrong:
+        raise InputError(
+            f"{out} cannot be taken for this sweep: {', and '.join(wrong)}", "remove it, or name another --out"
+        )
+
+
+def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Cleaned | None:
+    """Clean the model and write the result; None in every process but the first of a distributed run.
+
+    Raises:
+        InputError, UnsafeCheckpoint, OperationalError: see `errors.py`. Nothing is half-written.
+        PeerEnded: any of these, which another process of the run tells.
+    """
+    leads = ranks.here().rank == 0
+    with contextlib.ExitStack() as stack:
+        with ranks.told_by_one():
+            unfinished = _check_places(request)
+            emit(events.StageStarted("inspect", request.model))
+            opened = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
+            _refuse_untrainable(opened.checkpoint)
+            # Alone, all that can be refused is refused before torch is loaded.
+            pairs = _listed(request, opened.checkpoint, emit) if ranks.here().world == 1 else None
+            asked = _device(request)
+        from pargate.clean.train import distributed
+
+        group, device = stack.enter_context(distributed.group(asked))
+        with _unfinished(unfinished) if leads else contextlib.nullcontext():
+            if pairs is None:
+                pairs = group.first(lambda: _listed(request, opened.checkpoint, emit))
+            emit(events.StageStarted("open", opened.checkpoint.architecture))
+            proposal = _propose(request, opened.checkpoint, pairs, device)
+            from pargate.clean.train.run import run
+
+            return run(request, opened, pairs, proposal, unfinished, group, device, emit)
+
+
+# --- before torch ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path) -> Iterator[None]:
+    """A folder for the state of the run, which goes when the run is done, or was refused with nothing to go on from.
+
+    Raises:
+        OperationalError: it cannot be made, or another run is at it.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OperationalError(f"cannot write {folder}: {error.strerror}", "choose another --out") from error
+    left = True
+    try:
+        with locked(folder / LOCK_NAME, wait=False):
+            left = False
+            try:
+                yield
+            except BaseException as error:
+                left = not isinstance(error, PargateError) or (folder / STATE_NAME).exists()
+                raise
+    finally:
+        if not left:
+            _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run keeps, and the folder if nothing else is in it: it may have been somebody's before."""
+    with contextlib.suppress(OSError):
+        for name in (STATE_NAME, CHOSEN_NAME, LOCK_NAME):
+            for ours in (folder / name, *folder.glob(f".{name}.*")):
+                ours.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _check_places(request: CleanRequest, inside: Path | None = None) -> Path:
+    """Where the state of the run is kept; refuses an output that is taken, or that is the input."""
+    if not request.out.name:
+        raise InputError(f"--out {request.out} is no name for a new folder", "name one that does not exist")
+    try:
+        return _checked(request, left_over(request.out), inside)
+    except OSError as error:  # a name that is too long, say
+        raise InputError(
+            f"cannot use MODEL {request.model[:80]} with --out {str(request.out)[:80]}: {error.strerror}",
+            "choose another name",
+        ) from error
+
+
+def _checked(request: CleanRequest, unfinished: Path, inside: Path | None) -> Path:
+    source = Path(request.model)
+    if source.exists():
+        home, out = (source if source.is_dir() else source.parent).resolve(), request.out.resolve()
+        if home in (out, unfinished.resolve()) or (source.is_dir() and out.is_relative_to(home)):
+            raise InputError(
+                f"--out {request.out} is the model itself", "name a new folder: the input is never touched"
+            )
+    if inside is None or inside.exists():
+        check_new_folder(request.out)
+    if (unfinished / STATE_NAME).exists() and not request.resume:
+        raise InputError(
+            f"{unfinished} holds the state of an interrupted run", "go on with --resume, or remove it to begin anew"
+        )
+    if request.resume and not unfinished.exists():
+        raise InputError(f"--resume: there is no {unfinished}", "leave --resume out to begin")
+    return unfinished
+
+
+def _refuse_untrainable(checkpoint: Checkpoint) -> None:
+    """Raise if there is nothing to train, or if nobody knows how it computes.
+
+    With the other activation the result would be of another model than the one scanned.
+    """
+    if checkpoint.format == "onnx":
+        raise InputError(
+            f"{checkpoint.source} holds exported graphs, which cannot be trained",
+            "clean the checkpoint that they were exported from, and export the result",
+        )
+    if not checkpoint.activation_known:
+        gelu, quick = (with_activation(checkpoint.architecture, name) for name in ("gelu", "quick_gelu"))
+        raise InputError(
+            f"nothing says whether {checkpoint.source} was trained with GELU or QuickGELU",
+            f"name the one that it was: --arch {gelu} or --arch {quick}; a scan with labelled images may tell which",
+        )
+
+
+def _pairs(request: CleanRequest, emit: events.Listener = events.ignore) -> Pairs:
+    names = read_classes(request.classes) if request.classes else None
+    return open_source(
+        request.pairs, seed=_seed(request), cache=request.cache, classes=names, device=request.device, emit=emit
+    )
+
+
+def _listed(request: CleanRequest, checkpoint: Checkpoint, emit: events.Listener) -> Pairs:
+    """The pairs, if the settings go with them."""
+    emit(events.StageStarted("pairs", request.pairs))
+    pairs = _pairs(request, emit)
+    _propose(request, checkpoint, pairs, "cpu")
+    return pairs
+
+
+def _seed(request: CleanRequest) -> int:
+    return int(request.overrides.get("seed") or 0)
+
+
+def _device(request: CleanRequest) -> str:
+    """The device that will be used: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        InputError: another word, or two that exclude each other.
+        OperationalError: the device that is asked for, or required, is not there.
+    """
+    asked = request.device if request.device != "auto" else request.require or "auto"
+    if request.require and asked.partition(":")[0] != request.require:
+        raise InputError(f"--require {request.require} and --device {request.device} exclude each other", "leave one")
+    if asked == "cpu":
+        return "cpu"
+    from pargate.models.torch.encoder import resolve
+
+    try:
+        return str(resolve(asked))
+    except OperationalError as error:
+        if request.require is None:
+            raise
+        raise OperationalError(error.message, "run where there is one, or leave --require out") from error
+
+
+def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Pairs, device: str) -> Proposal:
+    kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
+    overrides = {name: value for name, value in request.overrides.items() if value != "auto"}
+    return propose(request.method, sizes_of(checkpoint, pairs, kind), preset=request.preset, overrides=overrides)
+
+
+def sizes_of(checkpoint: Checkpoint, pairs: Pairs, kind: Literal["cpu", "cuda"]) -> Sizes:
+    """What the settings of a cleaning follow from."""
+    drawn = isinstance(pairs, SyntheticPairs)
+    side = max(checkpoint.preprocess.size)
+    return Sizes(checkpoint.parameters, side, pairs.count, kind, drawn, checkpoint.batch_norm)
+
+
+# --- with torch --------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""The training of a cleaning run. The only part of `clean` that imports torch."""

@@ -1,0 +1,75 @@
+"""What each method minimises, from the embeddings of one step."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pargate.clean.config import CleanConfig
+from pargate.clean.train import losses
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The pairs of one step, of all ranks, as the towers see them. Rows have unit length."""
+
+    views: Tensor
+    """[2, views, n, d]: pictures, then captions; the second view is CleanCLIP's."""
+    reference: Tensor | None
+    """[2, n, d]: what the frozen model says of the first view, without universal perturbations."""
+    captions: Tensor | None
+    """[m, d]: what it says of many captions."""
+    mixed: Tensor | None
+    """int64 [n]: which universal picture was mixed into the first view; −1 where none was."""
+    scale: Tensor
+    """The logit scale, a scalar."""
+
+
+Terms = dict[str, Tensor]
+"""What is logged; `contrastive` is always there."""
+
+
+def views(config: CleanConfig) -> int:
+    """How many views of each pair are embedded."""
+    return 2 if config.method == "cleanclip" else 1
+
+
+def needs_reference(config: CleanConfig) -> bool:
+    """Whether the frozen model is asked about each pair."""
+    return any((config.perturbation, config.distillation, config.anchor, config.unlearning))
+
+
+def loss(config: CleanConfig, seen: Embedded) -> tuple[Tensor, Terms]:
+    """The weighted sum of the terms that a configuration asks for, a scalar, and the terms.
+
+    PAR: L_CLIP − L_PERT (section 3). CleanCLIP: L_CLIP + L_uni (Bansal et al. 2023, section 4, λ₁ = λ₂ = 1). par-plus:
+    the common shifts of universal pictures and the mean shift of the others, weighed; with real pairs also L_CLIP and
+    distillation.
+    """
+    images, texts = seen.views[:, 0]
+    contrastive = losses.clip(images, texts, seen.scale)
+    total, terms = config.contrastive * contrastive, {"contrastive": contrastive}
+    if config.perturbation:
+        assert seen.reference is not None
+        image_shift, text_shift = losses.shift(images, seen.reference[0]), losses.shift(texts, seen.reference[1])
+        total = total - config.perturbation * losses.perturbation(image_shift, text_shift, config.tau or 0.0)
+        terms |= {"image_shift": image_shift, "text_shift": text_shift}
+    if config.distillation:
+        assert seen.reference is not None and seen.captions is not None
+        distillation = losses.distillation(images, seen.reference[0], seen.captions, seen.scale)
+        total = total + config.distillation * distillation
+        terms["distillation"] = distillation
+    if config.anchor or config.unlearning:
+        assert seen.reference is not None
+        mixed = images.new_full((len(images),), -1, dtype=torch.int64) if seen.mixed is None else seen.mixed
+        plain, frozen = mixed < 0, seen.reference[0]
+        common = losses.common_shift(images, frozen, mixed)
+        still = losses.shift(images[plain], frozen[plain]) if plain.any() else images.new_zeros(())
+        total = total + config.unlearning * common + config.anchor * still
+        terms |= {"common_shift": common, "plain_shift": still}
+    if config.method == "cleanclip":
+        other_images, other_texts = seen.views[:, 1]
+        uni = losses.self_supervision(images, other_images, texts, other_texts, seen.scale)
+        total = total + uni
+        terms["self_supervision"] = uni
+    return total, terms

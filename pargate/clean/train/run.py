@@ -1,0 +1,219 @@
+"""Open a model, train it on image-text pairs, and write the result."""
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from pargate import events, memory
+from pargate.clean.config import CleanConfig, Proposal
+from pargate.clean.curves import training_curves
+from pargate.clean.request import (
+    CHOSEN_NAME,
+    CURVES_NAME,
+    RECORD_NAME,
+    STATE_NAME,
+    Cleaned,
+    CleanRequest,
+    describe,
+    later,
+)
+from pargate.clean.train.distributed import Group
+from pargate.clean.train.loop import DTYPES, Trained, train
+from pargate.clean.train.state import StateStore
+from pargate.clean.train.towers import Towers
+from pargate.clean.train.views import Viewer, remembering
+from pargate.core.environment import host, versions
+from pargate.core.provenance import ProvenanceRecord, Subject
+from pargate.errors import InputError, OperationalError
+from pargate.files import atomic_folder, digest_of, readable, write_atomic
+from pargate.images.batches import PairLoader
+from pargate.images.pairs import Pairs, check_unchanged
+from pargate.images.synthetic import SyntheticPairs
+from pargate.models.config import CONFIG_NAME
+from pargate.models.inspect import WEIGHT_NAMES, OpenCheckpoint
+from pargate.models.save import copy_tokenizer, save_config, subject
+from pargate.models.torch import encoder
+from pargate.models.torch.build import load
+from pargate.models.torch.save import save_weights, stored
+from pargate.version import __version__
+
+CAPTIONS = 4096
+"""Pairs whose captions distillation takes, at most."""
+
+
+WORTH_BF16 = 20_000_000
+"""Parameters from which training on a processor with matrix units is faster in bf16 (docs/cleaning.md)."""
+
+
+def run(
+    request: CleanRequest,
+    opened: OpenCheckpoint,
+    pairs: Pairs,
+    proposal: Proposal,
+    unfinished: Path,
+    group: Group,
+    device: str,
+    emit: events.Listener,
+) -> Cleaned | None:
+    """Open the model, train it and write the result; return None in every process but the first."""
+    began = time.monotonic()
+    checkpoint = opened.checkpoint
+    place = torch.device(device)
+    model = load(opened).to(place)
+    text = encoder.text_tower(model)
+    towers = Towers(model.get_submodule("visual"), text, encoder.embed)
+    # Apart from the model, whose text tower holds it too: the towers' gradients are shared between ranks, its own is
+    # the same on each.
+    log_scale = torch.nn.Parameter(model.get_parameter("logit_scale").detach().clone())
+    per_rank = _per_rank(proposal.config.batch_size, group.world)
+    config = proposal.config
+    if config.checkpointing:
+        cast(Any, model).set_grad_checkpointing()
+    steps = None if pairs.count is None else pairs.count // config.batch_size
+    tokenize = remembering(encoder.tokenizer(checkpoint))
+
+    def viewer_of(settings: Any) -> Viewer:
+        needed = partial(encoder.needed, text)
+        return Viewer(settings, checkpoint.preprocess, tokenize, needed, place, steps)
+
+    if "precision" not in request.overrides or request.overrides["precision"] in (None, "auto"):
+        before = unfinished / CHOSEN_NAME if request.resume else None
+        chosen, reason = group.agreed(_precision(before, checkpoint.parameters, place))
+        proposal = Proposal(config.model_copy(update={"precision": chosen}), {**proposal.reasons, "precision": reason})
+        config = proposal.config
+    identity = digest_of([checkpoint.digest, pairs.digest, config.digest])
+    # Beside a state it stays as it is: that state may be of another run, which is then refused.
+    if group.leads and not (request.resume and (unfinished / STATE_NAME).exists()):
+        write_atomic(unfinished / CHOSEN_NAME, json.dumps({"precision": config.precision}).encode())
+    notices = [*pairs.notices, *_cautions(config, pairs)]
+    if not checkpoint.preprocess_known:
+        notices.append(checkpoint.assumption)
+    for line in (*describe(proposal), *(f"note: {notice}" for notice in notices)):
+        emit(events.Notice(line))
+    emit(events.StageStarted("clean", f"{config.method}, {config.steps} steps of {config.batch_size} pairs"))
+    store = StateStore(unfinished / STATE_NAME, identity, group, request.resume)
+    with PairLoader(
+        pairs, checkpoint.preprocess, seed=config.seed, batch=per_rank, rank=group.rank, world=group.world,
+        first_step=0, last_step=config.steps,
+    ) as loader, memory.guard("cleaning", "use a smaller --batch-size, or a device with more memory"):  # fmt: skip
+        trained = train(
+            towers, log_scale, loader, viewer_of(config), config,
+            group=group, store=store, captions=_captions(pairs, config), emit=emit,
+        )  # fmt: skip
+    if not group.leads:
+        return None
+    if config.train_logit_scale:
+        with torch.no_grad():
+            model.get_parameter("logit_scale").copy_(log_scale)
+    several = "" if trained.unreadable == 1 else "s"
+    unreadable = f"{trained.unreadable} picture{several} did not decode; the pair after each took its place"
+    late = (unreadable,) if trained.unreadable else ()
+    check_unchanged(pairs)
+    emit(events.StageStarted("write", str(request.out)))
+    values = stored(opened, model)
+    try:
+        record = _write(
+            request, opened, values, pairs, proposal, trained, [*notices, *late], time.monotonic() - began, str(place)
+        )
+    except (InputError, OperationalError) as error:
+        kept = "; the training is kept, and --resume writes its result" if store.path.exists() else ""
+        raise type(error)(error.message, error.hint + kept) from error
+    return Cleaned(request.out, record, late, trained.images / max(trained.seconds, 1e-9))
+
+
+def _cautions(config: CleanConfig, pairs: Pairs) -> list[str]:
+    """What is known to go wrong with such pairs, from docs/evidence.md."""
+    if not isinstance(pairs, SyntheticPairs):
+        return []
+    if config.contrastive:
+        return [
+            f"drawn pairs alone: {config.method} cost small models most of their accuracy there; par-plus costs less, "
+            "pairs of real pictures least"
+        ]
+    return [
+        "drawn pairs alone: they cost small transformers 3 to 5 points of accuracy on photographs, and small ResNets "
+        "3 to 9; pairs of real pictures cost least"
+    ]
+
+
+def _captions(pairs: Pairs, config: CleanConfig) -> list[str]:
+    """What distillation tells pictures apart by."""
+    if not config.distillation:
+        return []
+    known = CAPTIONS if pairs.count is None else min(CAPTIONS, pairs.count)
+    return list(dict.fromkeys(pairs.captions(range(known))))
+
+
+def _per_rank(batch: int, world: int) -> int:
+    if batch % world:
+        raise InputError(f"a batch of {batch} cannot be shared by {world} processes", "give a multiple of their number")
+    return batch // world
+
+
+def _precision(before: Path | None, parameters: int, device: torch.device) -> tuple[str, str]:
+    """The arithmetic for the towers: of an interrupted run its own, on a GPU half, on a processor what size says."""
+    if before is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(before.read_bytes())["precision"]
+            if kept in DTYPES:
+                return kept, "as before the interruption"
+    faster, why = encoder.bf16_is_faster(device)
+    if device.type == "cuda":
+        return ("bf16" if faster else "fp16"), why
+    if faster and parameters < WORTH_BF16:
+        return "fp32", "training a small model gains nothing from bf16 on a processor"
+    return ("bf16" if faster else "fp32"), why
+
+
+def _write(
+    request: CleanRequest,
+    opened: OpenCheckpoint,
+    values: dict[str, Tensor],
+    pairs: Pairs,
+    proposal: Proposal,
+    trained: Trained,
+    notices: Sequence[str],
+    seconds: float,
+    device: str,
+) -> ProvenanceRecord:
+    """Write the folder of the cleaned model, complete or not at all."""
+    import torch
+
+    checkpoint, config = opened.checkpoint, proposal.config
+    with atomic_folder(request.out) as folder:
+        save_weights(folder, values)
+        save_config(folder, checkpoint)
+        names = [CONFIG_NAME, *(copy_tokenizer(checkpoint, folder))]
+        outputs = tuple(subject(folder, name) for name in (WEIGHT_NAMES[0], *names))
+        record = ProvenanceRecord(
+            schema="pargate/provenance/1",
+            activity="clean",
+            inputs=(
+                Subject(name=readable(checkpoint.source), sha256=checkpoint.sha256, size_bytes=checkpoint.size_bytes),
+                Subject(name=readable(pairs.source), sha256=pairs.digest),
+            ),
+            outputs=outputs,
+            configuration=config.model_dump(mode="json"),
+            configuration_sha256=config.digest,
+            reasons=dict(proposal.reasons),
+            seed=config.seed,
+            tool={"pargate": __version__, **versions()},
+            environment={"host": host(), "device": device, "threads": str(torch.get_num_threads())},
+            started=request.started,
+            finished=later(request.started, seconds),
+            seconds=round(trained.earlier + seconds, 3),
+            stopped=trained.stopped,
+            moved=trained.moved,
+            notices=tuple(notices),
+            log=trained.log,
+        )
+        (folder / RECORD_NAME).write_bytes(record.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
+        (folder / CURVES_NAME).write_bytes(training_curves(record))
+    return record

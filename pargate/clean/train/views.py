@@ -1,0 +1,116 @@
+"""Batches of pairs as the towers take them: augmented, normalised, tokenised, on the device."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pargate import seeds
+from pargate.clean.config import CleanConfig
+from pargate.clean.train import augment, cleanclip
+from pargate.clean.train.universal import Universal
+from pargate.core.model import Preprocess
+from pargate.images.batches import PairBatch
+from pargate.seeds import Keys
+
+Name = TypeVar("Name", bound=Hashable)
+
+Tokenize = Callable[[Sequence[str]], Tensor]
+"""Captions to token ids, int64 [n, context]."""
+
+REMEMBERED = 1 << 16
+"""Captions whose token ids are kept: 40 MB at 77 tokens."""
+
+Needed = Callable[[Tensor], Tensor]
+"""How many tokens of each row of token ids decide its vector: int64 [n]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Makes what the towers see of pairs."""
+
+    config: CleanConfig
+    rule: Preprocess
+    tokenize: Tokenize
+    needed: Needed
+    device: torch.device
+    steps_per_epoch: int | None
+    """Of the source, over all ranks; None where it never ends."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a picture comes again with the same augmentation."""
+        limited = self.config.views is not None and self.config.augmentation == "par"
+        return self.steps_per_epoch is not None and (limited or self.config.augmentation == "none")
+
+    def keys(self, numbers: NDArray[np.int64], step: int) -> Keys:
+        """A key per pair for all that is drawn for it in `step`: uint64 [n]; new ones each step but for `views`."""
+        turn = step
+        if self.config.views is not None and self.steps_per_epoch is not None:
+            turn = step // self.steps_per_epoch % self.config.views
+        return seeds.index_keys(self.config.seed, f"augmentation {turn}", numbers)
+
+    def inputs(
+        self, pixels: Tensor, batch: PairBatch, part: slice, keys: Keys, views: int, universal: Universal | None
+    ) -> tuple[Tensor, list[str]]:
+        """Images [views · n, 3, H, W] and captions of a part of a batch, view after view; `pixels` are the part's."""
+        mixed = pixels if universal is None else universal.mixed(pixels, keys[part])
+        images, captions = [augment.normalised(mixed, self.rule)], list(batch.captions[part])
+        if views == 2:
+            other = cleanclip.auto_augmented(batch.pixels[part], keys[part])
+            images.append(augment.normalised(self._put(other), self.rule))
+            captions += cleanclip.reworded(captions, self.config.seed)
+        return torch.cat(images), captions
+
+    def plain(self, batch: PairBatch, part: slice) -> tuple[Tensor, Tensor]:
+        """Images and tokens of a part of a batch as an encoder would see them."""
+        return augment.normalised(self._put(batch.pixels[part]), self.rule), self.tokens(batch.captions[part])
+
+    def pixels(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
+        """The first view of a part of a batch, augmented: float32 [n, 3, H, W] in [0, 1]."""
+        pixels = self._put(batch.pixels[part])
+        if self.config.augmentation == "par":
+            return augment.par(pixels, keys[part], self.rule)
+        if self.config.augmentation == "strong":
+            return augment.strong(pixels, self._put(batch.pixels[_partners(len(batch.pixels))[part]]), keys[part])
+        return pixels
+
+    def _put(self, pixels: NDArray[np.uint8]) -> Tensor:
+        return augment.unit_range(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True))
+
+    def tokens(self, captions: Sequence[str]) -> Tensor:
+        """Token ids at the length that the longest of these captions needs, on the device."""
+        rows = self.tokenize(list(captions))
+        return rows[:, : int(self.needed(rows).max())].to(self.device)
+
+
+def remembering(tokenize: Tokenize) -> Tokenize:
+    """`tokenize`, asked once for a caption that both towers read, or that comes again: a thirtieth of a step."""
+    kept: dict[str, Tensor] = {}
+    return lambda captions: recalled(kept, captions, tokenize, REMEMBERED)
+
+
+def recalled(
+    kept: dict[Name, Tensor], names: Sequence[Name], make: Callable[[Sequence[Name]], Tensor], room: int
+) -> Tensor:
+    """[n, …], a row for each name: what `kept` has, the rest from `make`, and kept, `room` rows at most."""
+    missing = [name for name in dict.fromkeys(names) if name not in kept]
+    if len(kept) + len(missing) > room:
+        kept.clear()
+        missing = list(dict.fromkeys(names))
+    if missing:
+        kept.update(zip(missing, make(missing), strict=True))
+    return torch.stack([kept[name] for name in names])
+
+
+def _partners(count: int) -> NDArray[np.int64]:
+    """For each row of a batch that of its neighbour, int64 [count]; the last of an odd number has itself.
+
+    Two and two, so that ranks with an even number of pairs each see what one process sees.
+    """
+    rows = np.arange(count, dtype=np.int64)
+    return np.asarray(np.minimum(rows ^ 1, count - 1))

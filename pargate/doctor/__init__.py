@@ -1,0 +1,1 @@
+"""What the machine offers and which features work on it."""

@@ -1,0 +1,340 @@
+"""Pairs from a text-to-image model: `diffusers:MODEL`, a folder or a name on the hub.
+
+Captions are composed from a list of concepts, each picture has a seed of its own, and what was made is kept as
+WebDataset shards in a folder named by all that decided it, shard by shard: a run that was interrupted goes on.
+Only safetensors are read, and no code of the model's is run.
+
+A text-to-image model is itself something one has to trust: what its makers hid in it may come out in the
+pairs. This is not checked here; the scan after cleaning sees what came of it.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pargate import seeds
+from pargate.core.model import Encoder
+from pargate.errors import InputError, OperationalError, first_line
+from pargate.events import Advanced, Listener, Notice, StageFinished, StageStarted, ignore
+from pargate.files import canonical_json, digest_of, sha256_file, write_atomic
+from pargate.images.decode import fit
+from pargate.images.pairs import DIFFUSERS
+from pargate.images.shards import JPEG_QUALITY, MANIFEST, Sample, Shard, encode, shard_bytes, write_manifest
+
+Score = Callable[[NDArray[np.uint8], Sequence[str]], NDArray[np.floating[Any]]]
+"""Pictures uint8 [n, H, W, 3] and their captions to how well they fit: float [n], more is better."""
+
+_INDEX = "model_index.json"
+
+_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray")
+
+_TEMPLATES = (
+    "a photo of {}.",
+    "a picture of {}.",
+    "a close-up photo of {}.",
+    "a photo of {} outdoors.",
+    "a photo of {} indoors.",
+    "a photo of {} on a table.",
+    "a photo of {} against a plain background.",
+    "a photo of {} in bright light.",
+    "a blurry photo of {}.",
+    "a painting of {}.",
+    "a drawing of {}.",
+    "a black and white photo of {}.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that decides which pairs come out, but for the model and the scoring."""
+
+    concepts: tuple[str, ...]
+    """Things to draw."""
+    count: int
+    """Captions, and pictures before any are sorted out."""
+    seed: int = 0
+    """Of captions and pictures."""
+    side: int | None = None
+    """Side of the pictures in pixels as the model draws them; None is the model's own."""
+    stored: int = 256
+    """Longest side of the pictures as they are kept; larger ones are reduced."""
+    steps: int = 30
+    """Denoising steps."""
+    guidance: float = 7.5
+    """How closely to follow the caption."""
+    keep: float = 1.0
+    """Share of each shard that is kept, those that fit their captions best; below 1 it takes a scoring."""
+    min_score: float | None = None
+    """Score below which no picture is kept."""
+    per_shard: int = 256
+    """Captions in a shard, the unit in which an interrupted run goes on."""
+
+    def __post_init__(self) -> None:
+        if not self.concepts:
+            raise InputError("no concepts to draw", "give a list of classes with at least one name")
+        if self.count < 2:
+            raise InputError(f"cannot generate {self.count} pairs", "contrastive learning needs at least two")
+        if not 0 < self.keep <= 1:
+            raise InputError(f"cannot keep a share of {self.keep:g}", "it lies above 0, and 1 keeps everything")
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One finished shard."""
+
+    shard: Shard
+    """The tar."""
+    generated: int
+    """Pictures that were drawn for it."""
+    blank: int
+    """Those without any content, as a model's own filter leaves them; not kept."""
+    unfit: int
+    """Those that were not blank and are not kept for their score."""
+    mean_score: float | None
+    """Mean score of those that are not blank, where they were scored."""
+
+
+def caption(concepts: Sequence[str], seed: int, numbers: Sequence[int]) -> list[str]:
+    """What to draw for each number: a pure function of seed and number."""
+    draws = seeds.uniform(seeds.index_keys(seed, "diffusion captions", np.asarray(numbers)), 4)
+    captions = []
+    for concept, colour, coloured, template in draws.tolist():
+        phrase = concepts[int(concept * len(concepts))]
+        wording = _TEMPLATES[int(template * len(_TEMPLATES))]
+        if coloured < 0.3 and not wording.startswith("a black and white"):
+            phrase = f"{_COLOURS[int(colour * len(_COLOURS))]} {phrase}"
+        article = "an" if phrase[0].casefold() in "aeiou" else "a"
+        captions.append(wording.format(f"{article} {phrase}"))
+    return captions
+
+
+def clip_score(encoder: Encoder) -> Score:
+    """Cosine of picture and caption, by a model that is trusted: not by the one that is to be cleaned."""
+
+    def score(pixels: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.float32]:
+        rule = encoder.spec.preprocess
+        fitted = np.stack([fit(Image.fromarray(picture), rule) for picture in pixels])
+        images, texts = encoder.encode_images(encoder.put(fitted)), encoder.encode_texts(captions)
+        return np.asarray((images * texts).sum(axis=1), dtype=np.float32)
+
+    return score
+
+
+def generate(
+    source: str,
+    recipe: Recipe,
+    cache: Path,
+    *,
+    score: Score | None = None,
+    scored_by: str = "",
+    device: str = "auto",
+    batch: int = 8,
+    emit: Listener = ignore,
+) -> Path:
+    """The folder with the shards of `diffusers:MODEL[@REV]`, made now as far as they are missing.
+
+    `scored_by` names the scoring, such as the digest of its model; it is part of the folder's name.
+
+    Raises:
+        InputError: no such model, one that is not text-to-image or has no safetensors, or hardly a picture is kept.
+        OperationalError: diffusers is missing, the hub cannot be reached, out of memory, or the disk is full.
+    """
+    if find_spec("diffusers") is None or find_spec("transformers") is None:
+        raise OperationalError(
+            f"{source} needs diffusers and transformers, which are not installed", "pip install 'pargate[diffusers]'"
+        )
+    if score is None and (recipe.keep < 1 or recipe.min_score is not None):
+        raise InputError("pictures are to be kept by score, and nothing scores them", "give a trusted model for that")
+    model = _folder(source)
+    settings = {
+        **asdict(recipe), "concepts": list(recipe.concepts), "source": source, "model_sha256": _model_digest(model),
+        "scored_by": scored_by if score else None, "quality": JPEG_QUALITY,
+        "versions": {name: version(name) for name in ("diffusers", "transformers", "torch", "pillow")},
+    }  # fmt: skip
+    folder = cache / "diffusers" / digest_of(settings)[:32]
+    if (folder / MANIFEST).is_file():
+        return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OperationalError(f"cannot write {folder}: {error.strerror}", "choose another --cache") from error
+    emit(Notice(f"{source} decides what the pairs show, and is trusted: nobody scanned it"))
+    emit(StageStarted("generating", f"{recipe.count} pictures"))
+    pipeline: Any = None
+    made = []
+    for number, first in enumerate(range(0, recipe.count, recipe.per_shard)):
+        numbers = range(first, min(first + recipe.per_shard, recipe.count))
+        record = _recorded(folder, number)
+        if record is None:
+            pipeline = pipeline or _Drawing(source, model, recipe, device, batch)
+            record = _make(folder, number, numbers, pipeline, recipe, score)
+        made.append(record)
+        emit(Advanced(numbers.stop, recipe.count))
+    kept = sum(record.shard.pairs for record in made)
+    if kept < 2:
+        raise InputError(
+            f"{source}: {kept} of {recipe.count} pictures are kept", "keep more of them, or check what the model draws"
+        )
+    counts = {name: sum(getattr(record, name) for record in made) for name in ("generated", "blank", "unfit")}
+    write_manifest(folder, [record.shard for record in made if record.shard.pairs], {**settings, "counts": counts})
+    emit(StageFinished("generating", f"{kept} of {recipe.count} pictures kept"))
+    return folder
+
+
+def _folder(source: str) -> Path:
+    """The model's folder: as named, or from the hub."""
+    name = source.removeprefix(DIFFUSERS)
+    folder = Path(name) if Path(name).is_dir() else _fetched(source, name)
+    if not (folder / _INDEX).is_file():
+        raise InputError(f"{source}: {folder} holds no {_INDEX}", "name a model that diffusers can load")
+    if not any(folder.rglob("*.safetensors")):
+        raise InputError(f"{source} has no weights as safetensors", "others could run code when loaded: convert them")
+    return folder
+
+
+def _fetched(source: str, name: str) -> Path:
+    from pargate.images.hub import translated
+
+    library = _quiet_library()
+    repository, _, revision = name.partition("@")
+    with translated(source, repository, revision or None, "the model", f"{DIFFUSERS}ORG/NAME[@REV], or a folder"):
+        return Path(library.DiffusionPipeline.download(repository, revision=revision or None, use_safetensors=True))
+
+
+def _model_digest(folder: Path) -> str:
+    """Names and contents of the model's files."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    return digest_of([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
+
+
+def _recorded(folder: Path, number: int) -> Made | None:
+    """What an earlier run says of a shard, if it is as that run left it."""
+    try:
+        record = json.loads((folder / f"{number:06d}.json").read_text(encoding="utf-8"))
+        made = Made(**{**record, "shard": Shard(**record["shard"])})
+        whole = not made.shard.pairs or sha256_file(folder / made.shard.name) == made.shard.sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return made if whole else None
+
+
+def _make(folder: Path, number: int, numbers: range, drawing: "_Drawing", recipe: Recipe, score: Score | None) -> Made:
+    """Draw, sort out and write one shard."""
+    captions = caption(recipe.concepts, recipe.seed, numbers)
+    pixels = drawing.pictures(captions, numbers)
+    full = np.flatnonzero([picture.min() < picture.max() for picture in pixels])
+    kept, mean = full, None
+    if score is not None and len(full):
+        scores = np.asarray(score(pixels[full], [captions[i] for i in full]), dtype=np.float64)
+        kept, mean = full[fits(scores, recipe.keep, recipe.min_score)], round(float(scores.mean()), 6)
+    samples = [Sample(encode(_reduced(pixels[i], recipe.stored), ".jpg"), captions[i]) for i in kept]
+    shard, content = shard_bytes(f"{number:06d}.tar", samples, numbers.start)
+    made = Made(shard, len(numbers), len(numbers) - len(full), len(full) - len(kept), mean)
+    if samples:
+        write_atomic(folder / shard.name, content)
+    write_atomic(folder / f"{number:06d}.json", canonical_json(asdict(made)))
+    return made
+
+
+def fits(scores: NDArray[np.float64], keep: float, min_score: float | None) -> NDArray[np.int64]:
+    """Positions of the best share `keep` of float [n], none below `min_score`, in their order; NaN never fits."""
+    best = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[: max(1, round(keep * len(scores)))]
+    least = -np.inf if min_score is None else min_score
+    return np.sort(best[np.nan_to_num(scores[best], nan=-np.inf) >= least]) if len(best) else best
+
+
+def _reduced(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """At most `side` pixels along the longer side."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+class _Drawing:
+    """An open pipeline."""
+
+    def __init__(self, source: str, model: Path, recipe: Recipe, device: str, batch: int) -> None:
+        import torch
+
+        self._source, self._recipe, self._batch = source, recipe, batch
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._pipeline = _load(source, model, device)
+
+    def pictures(self, captions: Sequence[str], numbers: Sequence[int]) -> NDArray[np.uint8]:
+        """uint8 [n, H, W, 3]; each from a generator of its own, so that the batch does not decide what is drawn."""
+        import torch
+
+        words = seeds.bits(seeds.index_keys(self._recipe.seed, "diffusion pictures", np.asarray(numbers)), 1)[:, 0]
+        found = []
+        for i in range(0, len(captions), self._batch):
+            # On the CPU, where the same seed gives the same noise on every machine.
+            generators = [torch.Generator().manual_seed(int(w >> np.uint64(1))) for w in words[i : i + self._batch]]
+            try:
+                found.append(self._drawn(list(captions[i : i + self._batch]), generators))
+            except torch.OutOfMemoryError as error:
+                raise OperationalError(
+                    f"{self._source}: out of memory with {self._batch} pictures at a time",
+                    "draw fewer at a time, or smaller ones; what is made already stays",
+                ) from error
+        return np.concatenate(found)
+
+    def _drawn(self, captions: list[str], generators: list[Any]) -> NDArray[np.uint8]:
+        sizes = {} if self._recipe.side is None else {"height": self._recipe.side, "width": self._recipe.side}
+        try:
+            images = self._pipeline(
+                prompt=captions, generator=generators, num_inference_steps=self._recipe.steps,
+                guidance_scale=self._recipe.guidance, output_type="np", **sizes,
+            ).images  # fmt: skip
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{self._source} cannot draw from captions: {first_line(error)}",
+                "name a text-to-image model; sides are multiples of 8",
+            ) from error
+        # What is not a number becomes black, and a blank picture is not kept.
+        return np.asarray((np.nan_to_num(images, nan=0.0) * 255).round().clip(0, 255), dtype=np.uint8)
+
+
+def _quiet_library() -> Any:
+    """diffusers; its bars and advice, and those of transformers, would run through our own lines."""
+    import diffusers
+    import transformers
+
+    libraries: tuple[Any, Any] = (diffusers, transformers)  # the types of both say less than they do
+    for library in libraries:
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+    return libraries[0]
+
+
+def _load(source: str, model: Path, device: str) -> Any:
+    """The pipeline of a folder, on `device`, in half precision where that is a GPU."""
+    import torch
+
+    library = _quiet_library()
+    try:
+        pipeline = library.DiffusionPipeline.from_pretrained(
+            model,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            low_cpu_mem_usage=bool(find_spec("accelerate")),
+        )
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"diffusers cannot load {source}: {first_line(error)}",
+            "name a text-to-image model with safetensors",
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    try:
+        return pipeline.to(device, torch.float16 if device.startswith("cuda") else torch.float32)
+    except (RuntimeError, AssertionError) as error:
+        raise OperationalError(f"{source} cannot run on {device}: {str(error)[:160]}", "choose --device cpu") from error

@@ -1,0 +1,164 @@
+"""What the stages of a gate amount to: one verdict. Pure, so that `gate` and `verify` cannot differ.
+
+The original decides whether there was anything to clean; what ships decides the rest. A gate passes only on the
+evidence about the very bytes that ship: the certifying scan of the checkpoint, the proof of its graphs, their scan.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pargate.core.report import AccuracyDrop, Examined, Stage
+from pargate.core.results import UNSAFE_FILE, Consequence, Outcome, Pairs, Remark, Status, Verdict
+from pargate.judge.bounds import FLOOR, excess_interval
+from pargate.policy.fields import Limit
+from pargate.policy.schema import Policy
+
+BUDGET = "accuracy-budget"
+PROOF = "export-proof"
+NOT_EXAMINED = "not-examined"
+
+
+class Conclusion(NamedTuple):
+    """The answer of a gate."""
+
+    verdict: Verdict
+    remarks: tuple[Remark, ...]
+    """What made it so besides rules."""
+
+
+def conclude(policy: Policy, stages: Sequence[Stage], last: Examined) -> Conclusion:
+    """The verdict of a whole gate. `last` is the scan of the stage that holds none itself."""
+    scans = [(stage, stage.examined or last) for stage in stages if stage.name in ("scan", "pick", "certify", "rescan")]
+    first = scans[0][1]
+    cleaned = any(stage.name == "clean" for stage in stages)
+    if first.verdict.status is not Outcome.PASS and not cleaned:
+        return Conclusion(first.verdict, ())
+    picks = [(stage, examined) for stage, examined in scans if stage.name == "pick"]
+    if cleaned and not any(accepted(policy, stage, examined) for stage, examined in picks):
+        problems = [p for stage, examined in picks[-1:] for p in _problems(policy, stage, examined)]
+        found = _worst(policy, problems or [_unexamined("the cleaned model was never scanned")])
+        # A candidate that was not decided is no proof that none could be shipped.
+        tries = f"{len(picks)} attempt{'' if len(picks) == 1 else 's'} at cleaning"
+        summary = f"After {tries} the model still does not pass: {found.verdict.summary}"
+        return Conclusion(found.verdict.model_copy(update={"summary": summary}), found.remarks)
+    problems = [p for stage in stages for p in _of_what_ships(policy, stage, last)]
+    problems += _missing(policy, stages, cleaned)
+    if problems:
+        return _worst(policy, problems)
+    shown = scans[-1][1].verdict.summary
+    if not cleaned:
+        return Conclusion(Verdict(status=Outcome.PASS, decided_by=(), summary=shown), ())
+    attempt = max(stage.attempt for stage, _ in picks)
+    broken = ", ".join(first.verdict.decided_by) or "the policy"
+    summary = f"The original breaks {broken}. Cleaned at attempt {attempt}, what ships holds: {shown}"
+    return Conclusion(Verdict(status=Outcome.REMEDIATED, decided_by=(), summary=summary), ())
+
+
+def may_be_cleaned(policy: Policy, first: Examined) -> bool:
+    """Whether cleaning is allowed, and about something that it can change."""
+    unsafe = any(finding.rule == UNSAFE_FILE for finding in first.findings)
+    return policy.clean.when == "fail" and first.verdict.status is Outcome.FAIL and not unsafe
+
+
+def accepted(policy: Policy, stage: Stage, examined: Examined) -> bool:
+    """Whether a scan of a cleaned model, and what cleaning cost, leave nothing to be desired."""
+    return not list(_problems(policy, stage, examined))
+
+
+def drop(pairs: Pairs, limit: Limit, confidence: float) -> AccuracyDrop:
+    """What cleaning cost, against the budget; `pairs`: right before in the place of the trigger's hits."""
+    alpha = 1 - confidence
+    low, high = excess_interval(pairs, alpha, alpha)
+    status = Status.OPEN
+    if pairs.n >= FLOOR:
+        status = Status.BREACH if low > limit.value else Status.MET if high <= limit.value else Status.OPEN
+    return AccuracyDrop(
+        pairs=pairs, limit=limit.value, limit_text=limit.text, low=low, high=high,
+        method="betting confidence sequence of paired differences", status=status,
+    )  # fmt: skip
+
+
+def cost(found: AccuracyDrop) -> str:
+    """What cleaning cost, in words."""
+    if not found.pairs.n:
+        return f"clean accuracy could not be compared with the original's, and may fall by {found.limit_text} at most"
+    return (
+        f"clean accuracy changed by {-(found.pairs.excess or 0.0):+.1%} [{-found.high:+.1%}, {-found.low:+.1%}] on "
+        f"{found.pairs.n} carriers; a fall of {found.limit_text} is allowed"
+    )
+
+
+class _Problem(NamedTuple):
+    outcome: Outcome
+    id: str
+    """Of a remark; empty where rules say it."""
+    decided_by: tuple[str, ...]
+    summary: str
+
+
+def _problems(policy: Policy, stage: Stage, examined: Examined) -> Iterator[_Problem]:
+    verdict = examined.verdict
+    if verdict.status is not Outcome.PASS:
+        yield _Problem(verdict.status, "", verdict.decided_by, verdict.summary)
+    limit = policy.clean.budget.accuracy_drop
+    if limit is None or stage.name == "rescan":
+        return
+    if stage.drop is None:
+        yield _unexamined("nothing says what cleaning cost in accuracy")
+        return
+    # Judged again, whatever was written.
+    again = drop(stage.drop.pairs, limit, policy.confidence)
+    if again.status is not Status.MET:
+        outcome = Outcome.FAIL if again.status is Status.BREACH else Outcome.INCONCLUSIVE
+        yield _Problem(outcome, BUDGET, (BUDGET,), f"{cost(again).capitalize()}.")
+
+
+def _of_what_ships(policy: Policy, stage: Stage, last: Examined) -> Iterator[_Problem]:
+    if stage.name == "certify" and stage.drop is not None:
+        yield from _problems(policy, stage, stage.examined or last)
+    elif stage.name in ("certify", "rescan"):
+        verdict = (stage.examined or last).verdict
+        if verdict.status is not Outcome.PASS:
+            yield _Problem(verdict.status, "", verdict.decided_by, f"Of the {stage.name}: {verdict.summary}")
+    elif stage.name == "export" and stage.proof is not None and not holds(policy, stage):
+        yield _Problem(Outcome.FAIL, PROOF, (PROOF,), f"The exported graphs are not the model: {stage.proof.summary}")
+
+
+def holds(policy: Policy, stage: Stage) -> bool:
+    """Whether the proof of graphs is one under this policy."""
+    proof, asked = stage.proof, policy.export.parity
+    if proof is None or not proof.passed or proof.top1_of == 0:
+        return False
+    if proof.precision != "fp32":
+        return True  # held to what it can reach, which the proof itself knows
+    share = asked.top1_agreement.value if asked.top1_agreement is not None else 1.0
+    return proof.min_cosine >= asked.min_cosine and proof.top1_same >= share * proof.top1_of
+
+
+def _missing(policy: Policy, stages: Sequence[Stage], cleaned: bool) -> Iterator[_Problem]:
+    """What the policy asks for and no stage shows."""
+    names = [stage.name for stage in stages]
+    if cleaned and "certify" not in names:
+        yield _unexamined("the cleaned model was not certified")
+    if cleaned and policy.clean.budget.accuracy_drop is not None:
+        certified = [stage for stage in stages if stage.name == "certify"]
+        if certified and certified[-1].drop is None:
+            yield _unexamined("nothing says what cleaning cost in accuracy")
+    exported = [stage for stage in stages if stage.name == "export"]
+    if policy.export.onnx is not None and not exported:
+        yield _unexamined("the graphs that the policy asks for were not made")
+    if any(stage.proof is None for stage in exported):
+        yield _unexamined("the exported graphs were not proven")
+    if policy.export.rescan and names.count("rescan") < len(exported):
+        yield _unexamined("the exported graphs were not scanned")
+
+
+def _unexamined(what: str) -> _Problem:
+    return _Problem(Outcome.INCONCLUSIVE, NOT_EXAMINED, (NOT_EXAMINED,), f"{what.capitalize()}.")
+
+
+def _worst(policy: Policy, problems: Sequence[_Problem]) -> Conclusion:
+    chosen = next((p for p in problems if p.outcome is Outcome.FAIL), problems[0])
+    outcome = Outcome.FAIL if policy.on_inconclusive == "fail" else chosen.outcome
+    remarks = tuple(Remark(id=p.id, level=Consequence.FAIL, message=p.summary) for p in problems if p.id)
+    return Conclusion(Verdict(status=outcome, decided_by=chosen.decided_by, summary=chosen.summary), remarks)

@@ -1,0 +1,127 @@
+"""Waivers: breaches that somebody accepts, for one rule, one model and a while; and what must be said of them.
+
+A waiver accepts a breach that was measured. What was not decided stays undecided, and above its own cap, after its
+last day, or for another model a waiver is as if it were not there, except that a remark says so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from pargate.core.results import RANK, Consequence, Finding, Measurement, Remark, Status, WaiverUse
+from pargate.judge.bounds import LOWER_IS_WORSE, bound
+from pargate.policy.schema import Policy, Waiver
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a judgement depends on besides the policy and what was measured."""
+
+    model: str = ""
+    """SHA-256 of the checkpoint, in hex: a waiver is for one model."""
+    today: date = date.max
+    """In UTC. Without a day no waiver counts."""
+    waive: bool = True
+    """False where waivers are to be left aside."""
+    previous: tuple[Measurement, ...] | None = None
+    """Of the last release, where there is one to compare with."""
+
+
+NO_CONTEXT = Context()
+
+
+SOON = 14
+"""Days before its end from which on a waiver is announced."""
+
+
+def _refused(policy: Policy, waiver: Waiver, context: Context) -> str:
+    """Why a waiver for this model does not count today, as the id of a remark; empty where it does."""
+    if context.today > waiver.expires:
+        return "waiver-expired"
+    from_day = waiver.created or context.today
+    if from_day > context.today or (waiver.expires - from_day).days > policy.waiver_days:
+        return "waiver-too-long"
+    return ""
+
+
+def _for_model(waiver: Waiver, context: Context) -> bool:
+    return bool(context.model) and waiver.model == f"sha256:{context.model}"
+
+
+def waived(policy: Policy, finding: Finding, measurement: Measurement, m: int, context: Context) -> Finding:
+    """A breach as the first waiver that counts leaves it: accepted, or above the waiver's own cap."""
+    if not context.waive:
+        return finding
+    for waiver in policy.waivers:
+        counts = waiver.rule == finding.rule and _for_model(waiver, context)
+        if not counts or _refused(policy, waiver, context):
+            continue
+        caps = [
+            bound(
+                metric, cap, metric not in LOWER_IS_WORSE, measurement, 1 - policy.confidence, m
+            ).model_copy(update={"against": "cap"})
+            for metric, cap in waiver.cap.items()
+        ]  # fmt: skip
+        held = min((b.status for b in caps), key=RANK.__getitem__, default=Status.MET)
+        if held is Status.MET:
+            use = WaiverUse(
+                reason=waiver.reason, note=waiver.note, approved_by=waiver.approved_by,
+                expires=waiver.expires.isoformat(), days_left=(waiver.expires - context.today).days,
+            )  # fmt: skip
+            return finding.model_copy(
+                update={"status": Status.WAIVED, "waiver": use, "bounds": (*finding.bounds, *caps)}
+            )
+        words = "is above the cap of its waiver" if held is Status.BREACH else "is not yet shown to be below its cap"
+        return finding.model_copy(
+            update={
+                "status": held,
+                "bounds": (*finding.bounds, *caps),
+                "message": f"{finding.message.rstrip('.')}; it was waived, but {words}.",
+            }
+        )
+    return finding
+
+
+def remarks(
+    policy: Policy, findings: Sequence[Finding], context: Context, *, strict: bool = False
+) -> tuple[Remark, ...]:
+    """What readers must know about waivers and about what could not be compared.
+
+    Under `strict` a waiver that accepts nothing fails the verdict: it waits there for something to hide.
+    """
+    found = []
+    warn, note = Consequence.WARN, Consequence.NOTE
+    for number, waiver in enumerate(policy.waivers):
+        key, label = f"waivers.{number}", f"The waiver of {waiver.rule}, approved by {waiver.approved_by},"
+        refused = _refused(policy, waiver, context)
+        uses = [f for f in findings if f.rule == waiver.rule and f.waiver is not None]
+        capped = [f for f in findings if f.rule == waiver.rule and any(b.against == "cap" for b in f.bounds)]
+        days = (waiver.expires - context.today).days
+        if not context.waive:
+            found.append(Remark(id="waiver-ignored", level=note, key=key, message=f"{label} was left aside as asked."))
+        elif not _for_model(waiver, context):
+            text = f"{label} is for another model."
+            found.append(Remark(id="waiver-other-model", level=note, key=key, message=text))
+        elif refused == "waiver-expired":
+            text = f"{label} expired on {waiver.expires}: the rule counts again."
+            found.append(Remark(id=refused, level=warn, key=key, message=text))
+        elif refused:
+            text = f"{label} does not count: it reaches further than {policy.waiver_days} days, or begins later."
+            found.append(Remark(id=refused, level=warn, key=key, message=text))
+        elif not capped and not uses:
+            level = Consequence.FAIL if strict else warn
+            text = f"{label} accepts nothing: the rule holds, or is gone. Remove it."
+            found.append(Remark(id="waiver-unused", level=level, key=key, message=text))
+        elif not uses:
+            text = f"{label} does not count above its cap."
+            found.append(Remark(id="waiver-over-cap", level=warn, key=key, message=text))
+        elif days <= SOON:
+            text = f"{label} ends in {days} days."
+            found.append(Remark(id="waiver-expiring", level=note, key=key, message=text))
+    for rule in policy.rules:
+        compared = any(b.against == "previous" for f in findings if f.rule == rule.id for b in f.bounds)
+        if rule.worsening and not compared:
+            what = "no previous report was given" if context.previous is None else "the previous report lacks it"
+            text = f"{rule.id} limits how much worse the model may become, but {what}."
+            found.append(Remark(id="not-compared", level=warn, key=f"rules.{rule.id}.worsening", message=text))
+    return tuple(found)

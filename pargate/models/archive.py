@@ -1,0 +1,397 @@
+"""Our own reader of torch's zip archives: which tensors they hold and where, with nothing executed.
+
+A checkpoint that `torch.save` wrote is a zip of raw storages and one pickle, `data.pkl`, that says how they
+make tensors. Two readers of one file are how scanners get fooled, so this is the only one: the tensors are
+later taken from the very ranges found here, and torch's reader never sees the file.
+
+- The zip is accepted only in the one shape torch writes: stored members of one folder, laid end to end,
+  with a directory that agrees with what lies before each of them.
+- The pickle is interpreted over plain values (`pickles.py`): no class is looked up and no call is made.
+- Names are compared as torch's own reader compares them, without regard to case.
+- What does not fit is refused: as unsafe where another reader could see or do something else, as wrong
+  input where the file is merely damaged.
+"""
+
+import math
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pargate.errors import InputError, UnsafeCheckpoint
+from pargate.models.pickles import CONVERT, SAVE_AGAIN, WIDTHS, Tensor, interpret, search, shown
+
+ReadAt = Callable[[int, int], bytes]
+"""Bytes of the file from an offset, in the length asked for."""
+
+PICKLE_BYTES = 16 << 20
+"""Bound of `data.pkl`: a checkpoint of three thousand tensors with optimiser state has about one MiB."""
+
+END = b"PK\x05\x06"
+"""How the record at the end of a zip archive begins."""
+
+COMMENT = 0xFFFF
+"""Longest comment behind that record."""
+
+_FLAGS = 0x0808
+"""What torch sets of a member's flags: sizes repeated behind the data (bit 3), UTF-8 names (bit 11)."""
+
+FORMAT = 10
+"""The newest version of torch's format."""
+
+MEMBERS = 100_000
+"""Bound on the members of an archive; there is one per tensor."""
+
+PICKLE_SUFFIXES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt")
+"""Names of members that may be pickles, in a zip that is not read as a checkpoint."""
+
+SUSPECTS = 16
+"""How many of them are searched for code."""
+
+DIRECTORY_BYTES = 32 << 20
+"""Bound on the directory of an archive: 300 bytes for each member."""
+
+CONVERT_SCRIPT = (
+    "convert it once, on a machine that may be lost: "
+    'python -c "import sys, torch; from safetensors.torch import save_file; '
+    "d = torch.jit.load(sys.argv[1], map_location='cpu').state_dict(); "
+    "[d.pop(k, None) for k in ('input_resolution', 'context_length', 'vocab_size')]; "
+    'save_file({k: v.contiguous().clone() for k, v in d.items()}, sys.argv[2])" OLD NEW.safetensors; '
+    "OpenAI's weights exist without code: open_clip:ViT-B-32-quickgelu/openai"
+)
+"""What to do with a TorchScript archive."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor and where its values lie in the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    """Byte of the file at which its first value lies."""
+    strides: tuple[int, ...]
+    """Steps along each axis, in values."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One entry of the directory."""
+
+    name: str
+    header: int
+    size: int
+    packed: int
+    crc: int
+    flags: int
+    method: int
+    attributes: int
+    """What kind of file it is: of DOS in the low byte, of Unix in the high half."""
+
+
+Places = dict[str, tuple[int, int]]
+"""Where each member's bytes lie: name to (offset, length)."""
+
+
+def read(read_at: ReadAt, size: int, name: str) -> tuple[StoredTensor, ...]:
+    """The tensors of a checkpoint's state dict, in the order it lists them; `name` is for messages.
+
+    Raises:
+        InputError: damaged, big-endian, or a zip of something else; or no state dict in it.
+        UnsafeCheckpoint: a program (TorchScript), a pickle that names anything but tensors and plain
+            values, or an archive that two readers could read differently.
+    """
+    members, end = _directory(read_at, size, name)
+    try:
+        return tuple(_read(read_at, members, end, name))
+    except InputError:
+        _refuse_code(read_at, members, name)
+        raise
+
+
+def _read(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Iterator[StoredTensor]:
+    root = _root([member.name for member in members], name)
+    places = _places(read_at, members, end, name)
+    _check_notes(lambda part: _note(read_at, places, f"{root}/{part}"), name)
+    start, length = places[f"{root}/data.pkl"]
+    if length > PICKLE_BYTES:
+        raise InputError(f"{name}: its data.pkl has {length} bytes, more than any checkpoint needs", CONVERT)
+    described = interpret(read_at(start, length), name)
+    for storage in described.storages.values():
+        if places.get(f"{root}/data/{storage.key}", (0, -1))[1] != storage.values * WIDTHS[storage.dtype]:
+            raise InputError(
+                f"{name} is damaged: the bytes of its storage {shown(storage.key)} are missing or of another length",
+                "copy or download it again",
+            )
+    yield from _tensors(_state_dict(described.value, name), places, root, name)
+
+
+def _note(read_at: ReadAt, places: Places, member: str) -> bytes | None:
+    """What a member says that holds a word or a number, if it is there."""
+    start, length = places.get(member, (0, -1))
+    return read_at(start, min(length, 32)) if length >= 0 else None
+
+
+def _check_notes(note: Callable[[str], bytes | None], name: str) -> None:
+    """Refuse what torch would not read, or would read in another way."""
+    order = note("byteorder")
+    if order not in (None, b"little"):
+        what = "was written on a big-endian machine" if order == b"big" else "does not say how its numbers are written"
+        raise InputError(f"{name} {what}", "save it again on another")
+    version = note(".data/version") or note("version") or b""
+    if not version.strip().isdigit() or not 1 <= int(version) <= FORMAT:
+        raise InputError(f"{name} does not say which version of torch's format it has", "save the weights again")
+    if not (note(".storage_alignment") or b"64").isdigit() or not (note(".data/serialization_id") or b"").isascii():
+        raise InputError(
+            f"{name} is damaged: its notes on how it was saved are unreadable", "copy or download it again"
+        )
+
+
+def _refuse_code(read_at: ReadAt, members: list[_Member], name: str) -> None:
+    """Refuse a zip that is not read as a checkpoint, if a pickle in it could run code."""
+    suspects = [member for member in members if member.name.casefold().endswith(PICKLE_SUFFIXES)]
+    for member in suspects[:SUSPECTS]:
+        head = read_at(member.header, 30)
+        if len(head) != 30 or member.method not in (0, 8):
+            continue
+        start = member.header + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
+        content = read_at(start, min(member.packed, PICKLE_BYTES))
+        if member.method:
+            try:
+                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, PICKLE_BYTES)
+            except zlib.error:
+                continue
+        if (found := search(content)).called:
+            raise UnsafeCheckpoint(
+                f"{name} could run code when it is loaded: {member.name} in it names {shown(str(found.name))}", CONVERT
+            )
+
+
+# --- the zip -----------------------------------------------------------------------------------------
+
+
+def _places(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Places:
+    """Where the members' bytes lie. Nothing may lie before, between or behind them."""
+    found: Places = {}
+    at = 0
+    for member in sorted(members, key=lambda m: m.header):
+        if member.attributes & 0xDE or member.attributes >> 28 not in (0, 8):
+            # Of what claims to be a folder, torch's reader leaves the memory as it finds it.
+            _ambiguous(name, f"{member.name} is not marked as a plain file")
+        if not member.name.isascii() or member.name.endswith("/"):
+            _ambiguous(name, f"{member.name} is not a name that torch writes")
+        if member.flags & ~_FLAGS:
+            _ambiguous(name, f"{member.name} is encrypted or marked in a way that torch does not use")
+        if member.method or member.packed != member.size:
+            _ambiguous(name, f"{member.name} is compressed, which torch never does")
+        if member.header != at:
+            _ambiguous(name, f"bytes that belong to no member lie before {member.name}")
+        start = _local(read_at, member, end, name)
+        found[member.name] = (start, member.size)
+        at = start + member.size + _descriptor(read_at, member, start + member.size, end, name)
+    if at != end:
+        _ambiguous(name, "bytes that belong to no member lie before the directory")
+    return found
+
+
+def _directory(read_at: ReadAt, size: int, name: str) -> tuple[list[_Member], int]:
+    """The members as the central directory lists them, and where that directory begins."""
+    tail = read_at(max(0, size - 22), min(22, size))
+    if len(tail) < 22 or tail[:4] != END or tail[20:] != b"\0\0":
+        if ends_in(read_at, size):
+            _ambiguous(name, "a comment or other bytes follow its end record")
+        raise InputError(f"{name} is cut short, or not a zip that torch wrote", "copy or download it again")
+    disk, first_disk, here, count, length, start, _ = struct.unpack("<4H2IH", tail[4:])
+    if disk or first_disk or here != count:
+        _ambiguous(name, "it claims to be one part of several")
+    after = size - 22
+    if count == 0xFFFF or 0xFFFFFFFF in (length, start) or _is_locator(read_at, after):
+        short = (count, 0xFFFF), (length, 0xFFFFFFFF), (start, 0xFFFFFFFF)
+        count, length, start, after = _zip64(read_at, after, name)
+        if any(told not in (full, real) for (told, full), real in zip(short, (count, length, start), strict=True)):
+            _ambiguous(name, "its end records contradict each other")
+    if count > MEMBERS:
+        raise InputError(f"{name} has {count} members, more than any checkpoint", CONVERT)
+    if length > DIRECTORY_BYTES:
+        raise InputError(f"{name} has a directory of {length} bytes, more than any checkpoint", CONVERT)
+    if start + length != after:
+        _ambiguous(name, "its directory does not end where its end record says")
+    return list(_entries(read_at(start, length), count, name)), start
+
+
+def ends_in(read_at: ReadAt, size: int) -> bool:
+    """Whether a file ends as a zip archive does, whatever it begins with and whatever comment follows."""
+    tail = read_at(max(0, size - COMMENT - 22), min(size, COMMENT + 22))
+    at = tail.rfind(END)
+    while at >= 0:
+        if at + 22 <= len(tail):
+            _, _, _, _, length, start, _ = struct.unpack("<4H2IH", tail[at + 4 : at + 22])
+            before = size - len(tail) + at
+            if length == 0xFFFFFFFF or start == 0xFFFFFFFF or (46 <= length <= before and start <= before - length):
+                return True
+        at = tail.rfind(END, 0, at)
+    return False
+
+
+def _is_locator(read_at: ReadAt, after: int) -> bool:
+    return after >= 20 and read_at(after - 20, 4) == b"PK\x06\x07"
+
+
+def _zip64(read_at: ReadAt, after: int, name: str) -> tuple[int, int, int, int]:
+    """Count, length and start of the directory from the records that large archives add before the end."""
+    if not _is_locator(read_at, after):
+        raise InputError(f"{name} is damaged: its large-file record is missing", "copy or download it again")
+    disk, at, disks = struct.unpack("<IQI", read_at(after - 16, 16))
+    record = read_at(at, 56) if at + 56 == after - 20 else b""
+    if len(record) != 56 or record[:4] != b"PK\x06\x06" or disk or disks != 1:
+        _ambiguous(name, "its large-file records do not follow each other")
+    length_of_rest, _, _, here_disk, first_disk, here, count, length, start = struct.unpack("<QHHIIQQQQ", record[4:])
+    if length_of_rest != 44 or here_disk or first_disk or here != count:
+        _ambiguous(name, "its large-file records contradict each other")
+    return count, length, start, at
+
+
+def _entries(directory: bytes, count: int, name: str) -> Iterator[_Member]:
+    at = 0
+    for _ in range(count):
+        head = directory[at : at + 46]
+        if len(head) != 46 or head[:4] != b"PK\x01\x02":
+            _ambiguous(name, "its directory holds something else than members")
+        (_, _, flags, method, _, _, crc, packed, size, of_name, of_extra, of_comment, disk, _, attributes, header) = (
+            struct.unpack("<6H3I5H2I", head[4:])
+        )
+        text = directory[at + 46 : at + 46 + of_name]
+        extra = directory[at + 46 + of_name : at + 46 + of_name + of_extra]
+        member = text.decode("utf-8", "replace")
+        if len(text) != of_name or len(extra) != of_extra or not member.isprintable():
+            _ambiguous(name, "its directory is cut short or names members unreadably")
+        if of_comment or disk:
+            _ambiguous(name, f"{member} carries a comment or lies on another disk")
+        size, packed, header = _large(extra, (size, packed, header), f"{name}: {member}")
+        yield _Member(member, header, size, packed, crc, flags, method, attributes)
+        at += 46 + of_name + of_extra
+    if at != len(directory):
+        _ambiguous(name, "its directory is longer than its members")
+
+
+def _large(extra: bytes, told: tuple[int, ...], where: str) -> Iterator[int]:
+    """Sizes and offset, taken from the zip64 field where the entry has no room for them."""
+    values: list[int] = []
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1:
+            if values or length % 8 or at + 4 + length > len(extra):
+                _ambiguous(where, "its large-file field is damaged or there twice")
+            values = list(struct.unpack_from(f"<{length // 8}Q", extra, at + 4))
+        at += 4 + length
+    if at != len(extra) or len(values) < told.count(0xFFFFFFFF):
+        _ambiguous(where, "its extra fields do not fit into each other")
+    rest = iter(values)
+    return (next(rest) if value == 0xFFFFFFFF else value for value in told)
+
+
+def _local(read_at: ReadAt, member: _Member, end: int, name: str) -> int:
+    """Where a member's bytes begin, if the header before them agrees with the directory."""
+    head = read_at(member.header, 30)
+    if len(head) != 30 or head[:4] != b"PK\x03\x04":
+        raise InputError(f"{name} is damaged at {member.name}", "copy or download it again")
+    _, flags, method, _, _, crc, packed, size, of_name, of_extra = struct.unpack("<5H3I2H", head[4:])
+    text = read_at(member.header + 30, of_name)
+    extra = read_at(member.header + 30 + of_name, of_extra)
+    size, packed = _large(extra, (size, packed), f"{name}: {member.name}")
+    known = (member.crc, member.size, member.size)
+    told = (crc, packed, size)
+    agrees = told == known or (told == (0, 0, 0) and flags & 8)
+    if text != member.name.encode() or method or flags != member.flags or not agrees:
+        _ambiguous(name, f"the directory and the header of {member.name} differ")
+    start = member.header + 30 + int(of_name) + int(of_extra)
+    if start + member.size > end:
+        raise InputError(f"{name} is damaged: {member.name} leaves the file", "copy or download it again")
+    return start
+
+
+def _descriptor(read_at: ReadAt, member: _Member, at: int, end: int, name: str) -> int:
+    """Length of the record that repeats a member's sizes after its bytes, where there is one."""
+    if not member.flags & 8:
+        return 0
+    long = b"PK\x07\x08" + struct.pack("<IQQ", member.crc, member.size, member.size)
+    low = member.size & 0xFFFFFFFF
+    short = b"PK\x07\x08" + struct.pack("<III", member.crc, low, low)
+    there = read_at(at, min(24, end - at))
+    if there == long and read_at(at + 24, 4)[:2] == b"PK":
+        return 24
+    if there[:16] == short and member.size == low:
+        return 16
+    _ambiguous(name, f"the record behind {member.name} does not repeat its sizes")
+
+
+def _root(members: list[str], name: str) -> str:
+    """The one folder that everything lies in."""
+    seen = set[str]()
+    for member in members:
+        if member.casefold() in seen:
+            _ambiguous(name, f"two members are called {member}, or differ in case alone")
+        seen.add(member.casefold())
+    if any(member.endswith((".npy", ".npz")) for member in seen):
+        raise InputError(f"{name} is a numpy archive (npz), not a torch checkpoint", "convert it to safetensors")
+    roots = {member.split("/", 1)[0] for member in members}
+    if len({root.casefold() for root in roots}) < len(roots):
+        _ambiguous(name, "its members lie in folders whose names differ in case alone")
+    if any("/" not in member or ".." in member.split("/") for member in members) or len(roots) != 1:
+        raise InputError(f"{name} is a zip, but not one that torch.save wrote", "give the checkpoint itself")
+    root = roots.pop()
+    inner = [member[len(root) + 1 :] for member in members]
+    if any(part.casefold() == "constants.pkl" or part.casefold().startswith("code/") for part in inner):
+        raise UnsafeCheckpoint(f"{name} is a TorchScript archive: a program, not only weights", CONVERT_SCRIPT)
+    for part in inner:
+        if part.casefold().endswith((".pkl", ".pickle", ".py")) and part != "data.pkl":
+            _ambiguous(name, f"beside data.pkl it holds {part}")
+        if part != part.lower():
+            _ambiguous(name, f"torch writes {part} in lower case")
+    if "data.pkl" not in inner:
+        raise InputError(f"{name} is a zip, but not one that torch.save wrote", "give the checkpoint itself")
+    return root
+
+
+def _ambiguous(name: str, why: str) -> NoReturn:
+    raise UnsafeCheckpoint(
+        f"{name} is not laid out as torch.save lays out a checkpoint: {why}; two readers could see two files",
+        SAVE_AGAIN,
+    )
+
+
+# --- from the pickle's value to tensors --------------------------------------------------------------
+
+
+def _state_dict(value: Any, name: str) -> dict[Any, Any]:
+    """The dict of tensors: the value itself, or what a training checkpoint keeps under `state_dict`."""
+    if isinstance(value, dict) and "state_dict" in value:
+        averaged = [key for key in ("state_dict_ema", "model_ema", "ema") if key in value]
+        if averaged:
+            raise InputError(
+                f"{name} holds raw weights (state_dict) and averaged ones ({averaged[0]})",
+                "save the one that you ship on its own",
+            )
+        value = value["state_dict"]
+    if not isinstance(value, dict) or not any(isinstance(v, Tensor) for v in value.values()):
+        raise InputError(f"{name} holds no state dict of tensors", "save model.state_dict()")
+    return value
+
+
+def _tensors(state: dict[Any, Any], places: Places, root: str, name: str) -> Iterator[StoredTensor]:
+    for key, tensor in state.items():
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            what = shown(key) if isinstance(key, str) else key.name
+            raise InputError(f"{name}: {what} in its state dict is not a named tensor", "save tensors alone")
+        storage = tensor.storage
+        width = WIDTHS[storage.dtype]
+        start, _ = places[f"{root}/data/{storage.key}"]
+        # More values than are stored would be one value repeated: no weights, but a way to fill memory.
+        if math.prod(tensor.shape) > storage.values:
+            raise InputError(
+                f"{name} is damaged: {shown(key)} leaves its storage or repeats it", "save the weights again"
+            )
+        yield StoredTensor(key, storage.dtype, tensor.shape, start + tensor.first * width, tensor.strides)

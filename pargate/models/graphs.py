@@ -1,0 +1,447 @@
+"""A folder of ONNX graphs: read, judged and digested without running anything of it.
+
+Graphs from outside are as hostile as any weights: they can name files elsewhere on the machine, ask for
+operators of their own, hide programs in loops, or draw random numbers and so behave otherwise after they were
+measured. What an encoder needs is allowed by name, and all else refused. Every file is read once; the bytes
+that were judged are those that are run, so nothing here memory-maps and no path is handed to the runtime.
+"""
+
+import math
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from mmap import mmap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from pargate.core.model import Activation, Checkpoint, GraphPrecision, Preprocess, TensorInfo
+from pargate.core.value import Value
+from pargate.errors import InputError, UnsafeCheckpoint
+from pargate.files import digest_of, leads_to_hub_blob
+from pargate.models import tokenizer as tokens
+from pargate.models import weights
+from pargate.models.config import MEAN_BOUNDS, STD_BOUNDS, TOKENIZER_BYTES
+
+if TYPE_CHECKING:
+    import onnx
+
+Kind = Literal["image", "text"]
+
+DESCRIPTION = "preprocess.json"
+"""What a folder of graphs says about itself."""
+
+DESCRIPTION_BYTES = 1 << 20
+
+GRAPHS: dict[Kind, str] = {"image": "image.onnx", "text": "text.onnx"}
+NAMES: dict[Kind, tuple[str, str]] = {"image": ("pixel_values", "image_embeds"), "text": ("input_ids", "text_embeds")}
+"""What each graph takes and gives."""
+
+DATA = ".data"
+"""What the name of a graph's weights ends in, where they lie beside it."""
+
+GRAPH_BYTES = (2 << 30) - 1
+"""Bound of protobuf."""
+
+NODES = 100_000
+"""Bound of a graph's nodes; the largest CLIPs have some thousands."""
+
+LARGEST_SIDE = 1 << 21
+"""Bound of a dimension: no vocabulary has more words."""
+
+CONTRIBUTED = frozenset(
+    {
+        "Attention",
+        "BiasGelu",
+        "FastGelu",
+        "FusedMatMul",
+        "Gelu",
+        "LayerNormalization",
+        "MultiHeadAttention",
+        "QuickGelu",
+        "SkipLayerNormalization",
+    }
+)
+"""Operators of ONNX Runtime's own set (`com.microsoft`) that its optimiser puts into transformers."""
+
+FORBIDDEN = {
+    **dict.fromkeys(("If", "Loop", "Scan", "SequenceMap"), "holds a program"),
+    **dict.fromkeys(
+        (
+            "Bernoulli",
+            "Dropout",
+            "Multinomial",
+            "RandomNormal",
+            "RandomNormalLike",
+            "RandomUniform",
+            "RandomUniformLike",
+        ),
+        "draws random numbers, and may behave otherwise once it was measured",
+    ),
+}
+"""Standard operators that no encoder needs, and why each is refused."""
+
+
+class ImageRule(Value):
+    """How a picture becomes the graph's input: resized and cropped to RGB of 8 bits, x / 255, (x − mean) / std."""
+
+    size: tuple[int, int]
+    """Rows and columns."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear"]
+    resize: Literal["shortest", "longest", "squash"]
+    fill: int
+
+    def preprocess(self) -> Preprocess:
+        """The same as the rule that pictures are decoded by."""
+        return Preprocess(self.size, self.mean, self.std, self.interpolation, self.resize, self.fill)
+
+
+class Description(Value):
+    """Everything that whoever runs the graphs must know besides them: `preprocess.json`."""
+
+    schema_: Literal["pargate/onnx/1"] = Field(alias="schema")
+    architecture: str
+    checkpoint: str
+    """Digest of weights and configuration that the graphs were written from (`pargate inspect`)."""
+    precision: GraphPrecision
+    opset: int
+    dim: int
+    """Length of an embedding."""
+    logit_scale: float
+    """What a cosine is multiplied with before the softmax over classes."""
+    logit_bias: float | None = None
+    """What is added then, in models that were trained with a sigmoid."""
+    activation: Activation
+    image: ImageRule
+    text: tokens.TextRule
+    templates: tuple[str, ...]
+    """Prompts whose mean stands for a class, with {} for its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFolder:
+    """A folder of graphs that was read and judged: all that running them needs."""
+
+    checkpoint: Checkpoint
+    description: Description
+    graphs: dict[Kind, bytes] = field(repr=False)
+    """Serialised graphs."""
+    data: dict[Kind, mmap] = field(repr=False)
+    """Weights that lay beside their graph."""
+    tokenizer: bytes = field(repr=False)
+
+
+def folder_of(path: Path) -> Path | None:
+    """The folder of graphs at `path`: itself, or the `onnx` folder of a bundle; None if there is none."""
+    for folder in (path, path / "onnx"):
+        if any((folder / name).exists() for name in GRAPHS.values()):
+            return folder
+    return None
+
+
+def read(folder: Path, source: str) -> GraphFolder:
+    """Read and judge a folder of graphs; `source` is what the user called it.
+
+    Raises:
+        InputError: a file is missing, damaged, or not what pargate writes.
+        UnsafeCheckpoint: a graph reaches out of its folder, or asks for more than an encoder needs.
+        OperationalError: it does not fit into memory.
+    """
+    description, described = _description(folder)
+    file = tokens.FILES[description.text.tokenizer]
+    vocabulary, digest = _bytes(folder, file, TOKENIZER_BYTES)
+    digests = {DESCRIPTION: described, file: digest}
+    graphs: dict[Kind, bytes] = {}
+    data: dict[Kind, mmap] = {}
+    tensors: list[TensorInfo] = []
+    size, custom_ops = 0, False
+    for kind, name in GRAPHS.items():
+        graphs[kind], digests[name] = _bytes(folder, name, GRAPH_BYTES)
+        size += len(graphs[kind])
+        found = _judge(graphs[kind], kind, description, folder)
+        tensors += found.tensors
+        custom_ops = custom_ops or found.custom_ops
+        if found.beside:
+            data[kind], digests[name + DATA] = _beside(folder, name + DATA, found.beside)
+            size += len(data[kind])
+        _check_validity(graphs[kind], folder / name, bool(found.beside))
+    weighed = {name: digest for name, digest in digests.items() if name.removesuffix(DATA) in GRAPHS.values()}
+    checkpoint = Checkpoint(
+        source=source,
+        weights=str(folder),
+        sha256=digest_of(weighed),
+        config_sha256=digest_of({name: digest for name, digest in digests.items() if name not in weighed}),
+        size_bytes=size,
+        format="onnx",
+        architecture=description.architecture,
+        config=description.model_dump(mode="json", by_alias=True),
+        preprocess=description.image.preprocess(),
+        tensors=tuple(tensors),
+        preprocess_from=str(folder / DESCRIPTION),
+        folder=str(folder),
+        custom_ops=custom_ops,
+    )
+    return GraphFolder(checkpoint, description, graphs, data, vocabulary)
+
+
+# --- files -------------------------------------------------------------------------------------------
+
+
+def _description(folder: Path) -> tuple[Description, str]:
+    content, digest = _bytes(folder, DESCRIPTION, DESCRIPTION_BYTES)
+    try:
+        found = Description.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(
+            f"{folder / DESCRIPTION} does not describe graphs that pargate wrote: {where}: {first['msg']}",
+            "export the model again",
+        ) from error
+    rows, columns = found.image.size
+    if not (8 <= rows <= 4096 and 8 <= columns <= 4096 and 2 <= found.text.context_length <= 1 << 14):
+        raise InputError(f"{folder / DESCRIPTION}: a size is out of bounds", "export the model again")
+    for values, (low, high) in ((found.image.mean, MEAN_BOUNDS), (found.image.std, STD_BOUNDS)):
+        if not all(low <= value <= high for value in values):
+            said = f"{folder / DESCRIPTION}: a mean or a standard deviation is out of bounds"
+            raise InputError(said, "export the model again")
+    if not 0 < found.logit_scale < math.inf:
+        raise InputError(f"{folder / DESCRIPTION}: logit_scale must be positive", "export the model again")
+    return found, digest
+
+
+def _bytes(folder: Path, name: str, most: int) -> tuple[bytes, str]:
+    """A file's bytes and their digest."""
+    path = folder / name
+    _refuse_link(path)
+    with weights.opened(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most:
+            raise InputError(f"{path} has {size} bytes, and may have at most {most}", "export the model again")
+        digest, content = weights.take(stream, size, str(path), keep=True) if size else ("", None)
+    if content is None:
+        raise InputError(f"{path} is empty", "copy or export it again")
+    with content:
+        return content[:], digest
+
+
+def _refuse_link(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "export the model again") from error
+    if stat.S_ISLNK(mode) and not leads_to_hub_blob(path):
+        raise UnsafeCheckpoint(f"{path} is a link to another place", "put the file itself there")
+
+
+def _beside(folder: Path, name: str, ranges: "tuple[_Range, ...]") -> tuple[mmap, str]:
+    """The weights of a graph that lie beside it, once every range of them is within the file."""
+    path = folder / name
+    _refuse_link(path)
+    with weights.opened(path) as stream:
+        status = os.fstat(stream.fileno())
+        if status.st_nlink != 1:
+            # Another name for some file of this machine, whose contents would then count as weights.
+            raise UnsafeCheckpoint(
+                f"{path} has {status.st_nlink} names (hard links), of which another may lie anywhere",
+                "put a copy there",
+            )
+        for wanted in ranges:
+            if wanted.offset + wanted.length > status.st_size:
+                raise InputError(
+                    f"{path} has {status.st_size} bytes; {wanted.name} would end at {wanted.offset + wanted.length}",
+                    "copy or export it again",
+                )
+        digest, content = weights.take(stream, status.st_size, str(path), keep=True)
+    assert content is not None  # it was to be kept
+    return content, digest
+
+
+# --- graphs ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Where an initialiser lies in the file beside its graph."""
+
+    name: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    tensors: tuple[TensorInfo, ...]
+    beside: tuple[_Range, ...]
+    custom_ops: bool
+
+
+def _judge(content: bytes, kind: Kind, description: Description, folder: Path) -> _Judged:
+    import onnx
+
+    path = folder / GRAPHS[kind]
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except Exception as error:  # protobuf's own, which has no types
+        raise InputError(f"{path} is no ONNX graph, or a damaged one", "export the model again") from error
+    _check_head(model, path)
+    _check_nodes(model.graph, path)
+    _check_ends(model.graph, kind, description, path)
+    return _initialisers(model.graph, path)
+
+
+def _check_validity(content: bytes, path: Path, beside: bool) -> None:
+    """Ask onnx's own checker, once nothing is left that it could be led to."""
+    import onnx
+
+    try:
+        # With weights elsewhere, it looks for them where it is told the graph lies.
+        onnx.checker.check_model(str(path) if beside else content)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise InputError(f"{path} is no valid ONNX graph: {str(error)[:300]}", "export the model again") from error
+
+
+def _check_head(model: "onnx.ModelProto", path: Path) -> None:
+    for imported in model.opset_import:
+        if imported.domain not in ("", "ai.onnx", "com.microsoft"):
+            raise UnsafeCheckpoint(
+                f"{path} asks for operators of the domain {_shown(imported.domain)}: code from elsewhere",
+                "export the model with standard operators",
+            )
+    if model.functions:
+        raise UnsafeCheckpoint(f"{path} defines functions of its own", "export the model without functions")
+    if model.training_info:
+        raise UnsafeCheckpoint(f"{path} holds a training program", "export the model again")
+    keys = [entry.key for entry in model.metadata_props]
+    if len(keys) != len(set(keys)):
+        raise InputError(f"{path}: a key of its metadata occurs twice", "export the model again")
+    if "ort_config" in keys:
+        raise UnsafeCheckpoint(
+            f"{path} holds settings for the runtime (ort_config), which can change what it does",
+            "export the model again",
+        )
+
+
+def _check_nodes(graph: "onnx.GraphProto", path: Path) -> None:
+    if len(graph.node) > NODES:
+        raise InputError(f"{path} has {len(graph.node)} nodes, at most {NODES} are read", "export the model again")
+    for node in graph.node:
+        where = f"{path}: the node {_shown(node.name)}"
+        if node.domain == "com.microsoft":
+            if node.op_type not in CONTRIBUTED:
+                raise UnsafeCheckpoint(
+                    f"{where} is a {_shown(node.op_type)} of com.microsoft, which no encoder needs",
+                    "export the model with standard operators",
+                )
+        elif node.domain not in ("", "ai.onnx"):
+            raise UnsafeCheckpoint(
+                f"{where} is a {_shown(node.op_type)} of the domain {_shown(node.domain)}: code from elsewhere",
+                "export the model with standard operators",
+            )
+        elif node.op_type in FORBIDDEN:
+            raise UnsafeCheckpoint(
+                f"{where} is a {node.op_type}: it {FORBIDDEN[node.op_type]}", "export the encoder alone"
+            )
+        for attribute in node.attribute:
+            if attribute.HasField("g") or attribute.graphs:
+                raise UnsafeCheckpoint(f"{where} holds a program", "export the encoder alone")
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                raise InputError(f"{where} holds a sparse tensor", "export the model again")
+            for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
+                if tensor.data_location or tensor.external_data:
+                    raise UnsafeCheckpoint(f"{where} reads its constant from another file", "export the model again")
+                _check_shape(tensor.dims, where)
+
+
+def _check_ends(graph: "onnx.GraphProto", kind: Kind, description: Description, path: Path) -> None:
+    """One input and one output, of the names, types and shapes that the description promises."""
+    given, wanted = NAMES[kind]
+    size = (3, *description.image.size) if kind == "image" else (description.text.context_length,)
+    dtype = 1 if kind == "image" else 7  # onnx.TensorProto: FLOAT, INT64
+    expected = (
+        ("input", graph.input, given, dtype, size),
+        ("output", graph.output, wanted, 1, (description.dim,)),
+    )
+    for end, values, name, element, shape in expected:
+        if [value.name for value in values] != [name]:
+            raise InputError(
+                f"{path} must have one {end}, {name}, and has: {', '.join(_shown(v.name) for v in values)[:200]}",
+                "export the model again",
+            )
+        tensor = values[0].type.tensor_type
+        found = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
+        if tensor.elem_type != element or not found or not isinstance(found[0], str) or tuple(found[1:]) != shape:
+            raise InputError(
+                f"{path}: its {end} {name} is {found} of type {tensor.elem_type}, and should be "
+                f"{['batch', *shape]} of type {element}",
+                "export the model again",
+            )
+
+
+def _initialisers(graph: "onnx.GraphProto", path: Path) -> _Judged:
+    """Every constant of a graph, each with a name of its own and as many bytes as its shape needs."""
+    if graph.sparse_initializer:
+        raise InputError(f"{path} holds sparse tensors", "export the model again")
+    names = [value.name for value in graph.input] + [tensor.name for tensor in graph.initializer]
+    names += [name for node in graph.node for name in node.output if name]
+    if len(names) != len(set(names)):
+        raise InputError(f"{path}: two tensors have one name", "export the model again")
+    tensors, beside = [], []
+    for tensor in graph.initializer:
+        where = f"{path}: the tensor {_shown(tensor.name)}"
+        shape = _check_shape(tensor.dims, where)
+        kind, width = _width(tensor, where)
+        info = TensorInfo(tensor.name, kind, shape)
+        tensors.append(info)
+        if tensor.data_location or tensor.external_data:
+            beside.append(_range(tensor, info.elements * width, path, where))
+        elif tensor.HasField("raw_data") and len(tensor.raw_data) != info.elements * width:
+            raise InputError(f"{where} has not as many bytes as its shape needs", "export the model again")
+    custom_ops = any(node.domain not in ("", "ai.onnx") for node in graph.node)
+    return _Judged(tuple(tensors), tuple(beside), custom_ops)
+
+
+_TYPES = {1: "F32", 2: "U8", 3: "I8", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 16: "BF16"}
+"""ONNX's numbers of the types that encoders use, and what they are called elsewhere."""
+
+
+def _width(tensor: "onnx.TensorProto", where: str) -> tuple[str, int]:
+    if tensor.data_type not in _TYPES:
+        raise InputError(f"{where} is of the type {tensor.data_type}, which encoders do not use", "export it again")
+    name = _TYPES[tensor.data_type]
+    return name, weights.WIDTHS[name]
+
+
+def _check_shape(dims: Iterable[int], where: str) -> tuple[int, ...]:
+    shape = tuple(dims)
+    if len(shape) > 8 or not all(0 <= side <= LARGEST_SIDE for side in shape):
+        raise InputError(f"{where} has the shape {str(list(shape))[:80]}: out of bounds", "export the model again")
+    return shape
+
+
+def _range(tensor: "onnx.TensorProto", length: int, path: Path, where: str) -> _Range:
+    """Where a constant lies beside its graph, which may only be in the one file that belongs to it."""
+    entries = [(entry.key, entry.value) for entry in tensor.external_data]
+    told = dict(entries)
+    if len(told) != len(entries) or not {"location"} <= set(told) <= {"location", "offset", "length", "checksum"}:
+        raise InputError(f"{where} does not say where its bytes lie", "export the model again")
+    if told["location"] != path.name + DATA:
+        raise UnsafeCheckpoint(
+            f"{where} lies in {_shown(told['location'])}; weights may lie in {path.name + DATA} alone",
+            "export the model again",
+        )
+    numbers = [told.get("offset", "0"), told.get("length", str(length))]
+    if not all(number.isascii() and number.isdecimal() and len(number) < 20 for number in numbers):
+        raise InputError(f"{where} does not say where its bytes lie", "export the model again")
+    offset, said = map(int, numbers)
+    if said != length:
+        raise InputError(f"{where} has {said} bytes, its shape needs {length}", "export the model again")
+    return _Range(tensor.name, offset, length)
+
+
+def _shown(text: Any) -> str:
+    return ascii(str(text))[:80]

@@ -1,0 +1,137 @@
+"""Models that a hub keeps: `hf-hub:ORG/NAME[@REV]` and `open_clip:ARCH/TAG`, brought here.
+
+How they travel is in `data/hub.py`. Only a configuration, one weights file and a tokenizer's files are
+fetched; what they hold is judged by `inspect` afterwards. Which weights a tag means is open_clip's table;
+that is the one thing here that imports open_clip, and with it torch.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from pargate.errors import InputError, OperationalError
+from pargate.images.hub import address, endpoint, translated
+from pargate.models import config
+from pargate.models.inspect import Fetched
+from pargate.models.preprocessing import PREPROCESSOR_NAME
+
+HUGGING_FACE = "hf-hub:"
+OPEN_CLIP = "open_clip:"
+
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""What open_clip 3.3 downloads of a repository (`download_pretrained_from_hf`): the first that is there."""
+
+FROM_FOLDER = "open_clip_pytorch_model.safetensors"
+"""What it takes before the second of them, once the whole repository lies in a folder."""
+
+PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
+"""What open_clip's table of tags says of preprocessing."""
+
+
+def fetch(source: str) -> Fetched:
+    """The files of a model named `hf-hub:ORG/NAME[@REV]` or `open_clip:ARCH/TAG`, in the local cache.
+
+    Raises:
+        InputError: no such repository, revision, file, architecture or tag, or access is not granted.
+        OperationalError: the hub cannot be reached, or the files not be stored; says how it was tried.
+    """
+    if source.startswith(HUGGING_FACE):
+        return _repository(source)
+    return _tag(source)
+
+
+def _repository(source: str) -> Fetched:
+    name, _, revision = source.removeprefix(HUGGING_FACE).partition("@")
+    settings = _first(source, name, (config.CONFIG_NAME,), revision or None)
+    document = config.load_json(settings)
+    model, overlay = document.get("model_cfg"), document.get("preprocess_cfg") or {}
+    if not isinstance(model, dict) or not isinstance(overlay, dict):
+        raise InputError(f"{source}: its {config.CONFIG_NAME} has no model_cfg", "name an open_clip model")
+    # The weights of the very commit that the configuration came from, should the branch move meanwhile.
+    commit = settings.parent.name if re.fullmatch("[0-9a-f]{40}", settings.parent.name) else revision or None
+    weights = _first(source, name, WEIGHTS, commit)
+    processor = _present(source, name, PREPROCESSOR_NAME, commit)
+    other = _present(source, name, FROM_FOLDER, commit) if weights.name == WEIGHTS[1] else None
+    tokenizer = _tokenizer(source, model, (name, commit))
+    return Fetched(weights, model, overlay, None, tokenizer, processor, (other,) if other else ())
+
+
+def _tag(source: str) -> Fetched:
+    from pargate.models.torch.pretrained import published
+
+    arch, _, tag = source.removeprefix(OPEN_CLIP).rpartition("/")
+    entry = published(arch, tag)
+    model = config.architecture(arch)
+    if entry.get("quick_gelu"):
+        # The tag knows what its weights were trained with, whichever name of the architecture was given.
+        model = {**model, "quick_gelu": True}
+    place = str(entry.get("hf_hub") or "")
+    name, _, file = place.rpartition("/")
+    if not name:
+        raise InputError(f"{source} lies on no hub", f"download {entry.get('url')} and give --arch {arch}")
+    weights = _first(source, name, _alternatives(file), None)
+    overlay = {key: _plain(entry[key]) for key in PREPROCESS if key in entry}
+    return Fetched(weights, model, overlay, arch, _tokenizer(source, model, (name, None)))
+
+
+def _alternatives(file: str) -> tuple[str, ...]:
+    """What open_clip tries for the file that a tag names, in its order (`_get_safe_alternatives`)."""
+    if file in ("", WEIGHTS[1]):
+        return WEIGHTS
+    # Some entries name a pickle beside which a safetensors lies by now.
+    return (f"{file[:-4]}.safetensors", file) if file.endswith((".bin", ".pth")) else (file,)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _tokenizer(source: str, model: dict[str, Any], own: tuple[str, str | None]) -> Path | None:
+    """The folder of the tokenizer's files, from the repository that the configuration names."""
+    text = model.get("text_cfg")
+    wanted = text.get("hf_tokenizer_name") if isinstance(text, dict) else None
+    if not wanted:
+        return None
+    name, revision = own if wanted == own[0] else (str(wanted), None)
+    folder = None
+    for file in config.TOKENIZER_FILES:
+        path = _present(source, name, file, revision)
+        if path is not None and folder is None:
+            # As for the weights: all files from the commit of the first.
+            folder, revision = path.parent, path.parent.name
+    return folder
+
+
+def _first(source: str, name: str, files: Iterable[str], revision: str | None) -> Path:
+    """The first of `files` that the repository holds."""
+    for file in files:
+        if path := _present(source, name, file, revision):
+            return path
+    listed = ", ".join(files)
+    if constants.HF_HUB_OFFLINE:
+        raise OperationalError(
+            f"{source}: {listed} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set",
+            "unset HF_HUB_OFFLINE, or download the model where there is a network",
+        )
+    raise InputError(
+        f"{source}: the repository {name} at {address()} holds no {listed}: not an open_clip model",
+        "name a repository with open_clip weights, or download its files and give --arch",
+    )
+
+
+def _present(source: str, name: str, file: str, revision: str | None) -> Path | None:
+    """One file of a repository, in the local cache; None if the repository has none (offline: the cache)."""
+    with translated(source, name, revision, file, f"{HUGGING_FACE}ORG/NAME[@REV]"):
+        try:
+            return Path(hf_hub_download(name, file, revision=revision, endpoint=endpoint()))
+        except LocalEntryNotFoundError:
+            # A kind of EntryNotFoundError, but one that says nothing of the repository: nobody could be asked.
+            if constants.HF_HUB_OFFLINE:
+                return None
+            raise
+        except EntryNotFoundError:
+            return None

@@ -1,0 +1,268 @@
+"""Graphs as encoders: the same promises as open_clip's models, kept by ONNX Runtime, without torch.
+
+Pixels are stamped and normalised by numpy, the reference that torch's twin is held to, so that a graph is fed
+the same bits. ONNX Runtime falls back to the processor in silence where a GPU's libraries are missing: what
+really runs is read back from the session and said.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from pargate.core import stamp as reference
+from pargate.core.model import EncoderSpec, Pixels, Precision, Vectors
+from pargate.core.stamp import Stamp, of_images
+from pargate.core.zeroshot import unit
+from pargate.errors import InputError, OperationalError, is_out_of_memory
+from pargate.models import tokenizer as tokens
+from pargate.models.graphs import GRAPHS, NAMES, GraphFolder, Kind
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+"""ONNX Runtime's names for what runs a graph."""
+
+CPU_PIXELS = 64 * 224 * 224
+"""Pixels that go through a graph at a time on the processor: 64 images of 224 px, fewer of larger ones."""
+
+AT_A_TIME = {"cpu": 64, "cuda": 256, "tensorrt": 256}
+"""Images, and captions, that go through a graph at a time, at most."""
+
+SILENT = 4
+"""ONNX Runtime's log level at which only what ends the process is printed."""
+
+WARNINGS = 2
+"""Its usual one."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxEncoder:
+    """Two graphs, open on one device. Made by `open_encoder`."""
+
+    spec: EncoderSpec
+    provider: str
+    """What runs the graphs: `cpu`, `cuda` or `tensorrt`."""
+    note: str
+    """Empty, or which provider was asked for and did not run."""
+    _image: Any
+    _text: Any
+    _tokenize: tokens.Tokenize
+
+    def put(self, pixels: Pixels) -> Pixels:
+        """Take uint8 [n, H, W, 3], RGB; H and W are those of `spec.preprocess.size`. They must not change meanwhile.
+
+        Raises:
+            ValueError: another dtype or shape.
+        """
+        size = self.spec.preprocess.size
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (*size, 3):
+            raise ValueError(f"pixels must be uint8 [n, {size[0]}, {size[1]}, 3], not {pixels.dtype} {pixels.shape}")
+        return pixels
+
+    def encode_images(self, batch: Pixels, stamp: Stamp | None = None) -> Vectors:
+        """float32 [n, d], unit rows, of a batch that `put` gave, with or without a stamp on it.
+
+        Raises:
+            OperationalError: memory ran out.
+        """
+        found = np.empty((len(batch), self.spec.dim), dtype=np.float32)
+        step = self._images_at_a_time()
+        for first in range(0, len(batch), step):
+            part = slice(first, first + step)
+            pixels = batch[part] if stamp is None else reference.apply(of_images(stamp, part), batch[part])
+            found[part] = _run(self._image, "image", normalised(pixels, self.spec))
+        return unit(found)
+
+    def _images_at_a_time(self) -> int:
+        most = AT_A_TIME[self.provider]
+        height, width = self.spec.preprocess.size
+        return most if self.provider != "cpu" else max(1, min(most, CPU_PIXELS // (height * width)))
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """float32 [m, d], unit rows, in the order of `texts`.
+
+        Raises:
+            InputError: the tokenizer is of another model.
+            OperationalError: memory ran out.
+        """
+        return self.encode_tokens(self._tokenize(list(texts)))
+
+    def encode_tokens(self, ids: tokens.Tokens) -> Vectors:
+        """float32 [m, d], unit rows, of token ids, int64 [m, context]."""
+        found = np.empty((len(ids), self.spec.dim), dtype=np.float32)
+        step = AT_A_TIME[self.provider]
+        for first in range(0, len(ids), step):
+            found[first : first + step] = _run(self._text, "text", ids[first : first + step])
+        # Equal tokens give equal vectors, also where arithmetic in 8 bits depends on what shares a batch.
+        _, earliest, same = np.unique(ids, axis=0, return_index=True, return_inverse=True)
+        return unit(found)[earliest[same.reshape(-1)]]
+
+    def tokenize(self, texts: Sequence[str]) -> tokens.Tokens:
+        """Token ids of captions, int64 [m, context]."""
+        return self._tokenize(texts)
+
+    def into_precision(self, precision: Precision) -> "OnnxEncoder":
+        """This encoder: graphs are written in one precision.
+
+        Raises:
+            InputError: another was asked for.
+        """
+        if precision != self.spec.precision:
+            raise InputError(
+                f"the graphs are in {self.spec.precision}, and cannot run in {precision}",
+                "leave --precision out, or export the model again with it",
+            )
+        return self
+
+
+def normalised(pixels: Pixels, spec: EncoderSpec) -> NDArray[np.float32]:
+    """Graph input [n, 3, H, W] of uint8 [n, H, W, 3]; bit for bit what the torch encoder feeds its tower."""
+    values = pixels.astype(np.float32)
+    values /= np.float32(255)
+    values -= np.array(spec.preprocess.mean, dtype=np.float32)
+    values /= np.array(spec.preprocess.std, dtype=np.float32)
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+
+
+def open_encoder(folder: GraphFolder, *, device: str = "auto", threads: int = 0) -> OnnxEncoder:
+    """The encoder of a folder of graphs, on `device`: `auto`, `cpu`, `cuda`, `cuda:N`, `tensorrt` or `tensorrt:N`.
+
+    `auto` takes CUDA where it runs. `threads` of the processor, 0 for as many as ONNX Runtime thinks best.
+
+    Raises:
+        InputError: an unknown device, or graphs that ONNX Runtime refuses.
+        OperationalError: no such device, or out of memory.
+    """
+    kind, number = _device(device)
+    description = folder.description
+    tokenize = tokens.tokenizer(description.text, folder.tokenizer, tokens.FILES[description.text.tokenizer])
+    image, text = (_session(folder, graph, kind, number, threads) for graph in ("image", "text"))
+    provider = _runs(image, text)
+    wanted = "cuda" if kind == "auto" else kind
+    if kind != "auto" and provider != kind:
+        raise OperationalError(
+            f"device '{device}' was asked for, but ONNX Runtime fell back from {PROVIDERS[kind]} to "
+            f"{PROVIDERS[provider]}",
+            "check that its version, the driver and CUDA belong together; or use --device cpu",
+        )
+    note = f"{PROVIDERS[wanted]} fell back to {PROVIDERS[provider]}" if _fell_back(kind, provider) else ""
+    spec = EncoderSpec(
+        backend=f"onnxruntime {onnxruntime.__version__}, {PROVIDERS[provider]}",
+        architecture=description.architecture,
+        preprocess=folder.checkpoint.preprocess,
+        dim=description.dim,
+        logit_scale=description.logit_scale,
+        precision=description.precision,
+        device="cpu" if provider == "cpu" else f"{provider}:{number}",
+        activation=description.activation,
+        logit_bias=description.logit_bias,
+        threads=threads,
+    )
+    return OnnxEncoder(spec, provider, note, image, text, tokenize)
+
+
+def _device(device: str) -> tuple[str, int]:
+    """Provider, or `auto`, and number of the GPU."""
+    kind, colon, number = device.partition(":")
+    if kind not in ("auto", *PROVIDERS) or (colon and (kind in ("auto", "cpu") or not number.isdecimal())):
+        raise InputError(f"unknown device '{device}'", "use auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")
+    return kind, int(number or 0)
+
+
+def _fell_back(kind: str, provider: str) -> bool:
+    """Whether `auto` met a runtime that was built for CUDA and could not run there."""
+    return kind == "auto" and provider == "cpu" and PROVIDERS["cuda"] in onnxruntime.get_available_providers()
+
+
+def _session(folder: GraphFolder, kind: Kind, provider: str, number: int, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    # All that decides on the order of additions is fixed, so that a second run gives the same bits.
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    level = onnxruntime.GraphOptimizationLevel
+    # The last level only rearranges convolutions for the processor, and on some fp16 graphs ends the process (1.31).
+    half = folder.description.precision == "fp16"
+    options.graph_optimization_level = level.ORT_ENABLE_EXTENDED if half else level.ORT_ENABLE_ALL
+    options.log_severity_level = SILENT
+    # Threads that wait by spinning take the processor from the workers that decode pictures.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    weights = folder.data.get(kind)
+    if weights is not None:
+        content = bytes(weights)
+        options.add_external_initializers_from_files_in_memory([f"{GRAPHS[kind]}.data"], [content], [len(content)])
+    try:
+        with _quietly(provider):
+            return onnxruntime.InferenceSession(folder.graphs[kind], options, providers=_providers(provider, number))
+    except Exception as error:  # the runtime's exceptions have no common base
+        if is_out_of_memory(error):
+            raise OperationalError(f"out of memory while opening {GRAPHS[kind]}", "use a larger machine") from error
+        raise InputError(
+            f"ONNX Runtime cannot open {folder.checkpoint.source}/{GRAPHS[kind]}: {_line(error)}",
+            "export the model again",
+        ) from error
+
+
+def _providers(provider: str, number: int) -> list[Any]:
+    """Providers to try, best first. TensorFloat-32 is off, and no kernel is chosen by timing it."""
+    available = onnxruntime.get_available_providers()
+    gpu = {"device_id": number}
+    tried: list[Any] = []
+    if provider == "tensorrt" and PROVIDERS["tensorrt"] in available:
+        tried.append((PROVIDERS["tensorrt"], {**gpu, "trt_fp16_enable": False}))
+    if provider != "cpu" and PROVIDERS["cuda"] in available:
+        tried.append((PROVIDERS["cuda"], {**gpu, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}))
+    return [*tried, PROVIDERS["cpu"]]
+
+
+def _runs(*sessions: Any) -> str:
+    """The provider that really runs all sessions: of each, the first that it lists."""
+    firsts = [session.get_providers()[0] for session in sessions]
+    names = {name: kind for kind, name in PROVIDERS.items()}
+    found = {names.get(first, "cpu") for first in firsts}
+    return found.pop() if len(found) == 1 else "cpu"
+
+
+@contextlib.contextmanager
+def _quietly(provider: str) -> Iterator[None]:
+    """Load a GPU's libraries where torch's or NVIDIA's packages have them; what is missing shows afterwards."""
+    onnxruntime.set_default_logger_severity(SILENT)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # where it prints what it does not find, and that it falls back
+            if provider != "cpu" and PROVIDERS["cuda"] in onnxruntime.get_available_providers():
+                onnxruntime.preload_dlls()
+            yield
+    finally:
+        onnxruntime.set_default_logger_severity(WARNINGS)
+
+
+def _run(session: Any, kind: Kind, values: NDArray[Any]) -> Vectors:
+    given, wanted = NAMES[kind]
+    try:
+        return np.asarray(session.run([wanted], {given: values})[0], dtype=np.float32)
+    except Exception as error:  # as above
+        if is_out_of_memory(error):
+            raise OperationalError(f"out of memory while encoding {len(values)} {kind}s", "use --device cpu") from error
+        if kind == "text":
+            raise InputError(
+                f"the text graph refuses its tokens: {_line(error)}",
+                "the tokenizer and the graphs do not belong together",
+            ) from error
+        raise InputError(f"the image graph cannot run: {_line(error)}", "export the model again") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def accelerators() -> list[str]:
+    """Return the providers besides the processor that ONNX Runtime was built with; they may still fail to start."""
+    return [kind for kind in ("cuda", "tensorrt") if PROVIDERS[kind] in onnxruntime.get_available_providers()]

@@ -1,0 +1,1 @@
+"""open_clip models as encoders. Importing this package loads torch."""

@@ -1,0 +1,341 @@
+"""One weights file: its bytes, its digest, its format and where its tensors lie.
+
+The format follows from the bytes, and must be the one that the name promises, since open_clip goes by the name.
+The file is opened once and read once, digested on the way; what is judged is what was digested, and what is loaded
+later is the memory that was judged. A file that is replaced or rewritten meanwhile therefore changes nothing, and
+memory-mapping, which would follow such a change, is deliberately not used.
+"""
+
+import contextlib
+import hashlib
+import io
+import math
+import mmap
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
+from pargate.files import LFS, open_file
+from pargate.models import archive, pickles
+from pargate.models.archive import StoredTensor
+from pargate.models.config import parse_object
+
+HEADER_BYTES = 4 << 20
+"""Bound of a safetensors header; three thousand tensors take 300 KB."""
+
+_FORMAT_BYTES = 100_000_000
+"""What the format allows."""
+
+WIDTHS = {**pickles.WIDTHS, "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
+"""Bytes of one value, for each dtype of safetensors that a CLIP may hold."""
+
+TENSORS = 20_000
+"""Bound on the tensors of a checkpoint; the largest CLIPs have three thousand."""
+
+NAME_LENGTH = 512
+"""Bound of a tensor's name; real ones stay below 100."""
+
+_CHUNK = 1 << 20
+
+ZIP = b"PK\x03\x04"
+"""How a zip archive begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """A weights file that was read and judged."""
+
+    format: str
+    """`safetensors` or `torch-zip`."""
+    sha256: str
+    size_bytes: int
+    tensors: tuple[StoredTensor, ...] = field(repr=False)
+    content: mmap.mmap | None = field(repr=False)
+    """Every byte of it, where they were kept: memory without a file, of which parts can be given back."""
+
+
+def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
+    """Read, digest and judge the file at `path`; `label` is what messages call it.
+
+    Raises:
+        InputError: not a regular file, damaged, or of a format that is not read.
+        UnsafeCheckpoint: it could run code when loaded in the usual way.
+        OperationalError: it does not fit into memory.
+    """
+    with opened(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        head = _head(stream)
+        if not head.startswith(ZIP):
+            _refuse_code(stream, size, label)
+            _refuse_by_magic(head, size, label)
+        _refuse_misnamed(path.name, head.startswith(ZIP), label)
+        sha256, content = take(stream, size, label, keep=keep)
+        source = _Source(stream, size, content)
+        if source.read_at(0, 4) == ZIP:
+            form, tensors = "torch-zip", archive.read(source.read_at, size, label)
+        else:
+            form, tensors = "safetensors", _safetensors(source, label)
+    _refuse_renamed([tensor.name for tensor in tensors], label)
+    for tensor in tensors:
+        if len(tensor.name) > NAME_LENGTH or not tensor.name.isprintable():
+            raise InputError(f"{label}: a tensor has an unprintable name", "save the weights again")
+    if len(tensors) > TENSORS:
+        raise InputError(f"{label} holds {len(tensors)} tensors, more than any CLIP", "save the model's tensors alone")
+    if not tensors:
+        raise InputError(f"{label} holds no tensors", "save the weights again")
+    return WeightsFile(form, sha256, size, tensors, content)
+
+
+def _refuse_renamed(names: list[str], label: str) -> None:
+    """Refuse names of which open_clip makes others than they are."""
+    if "state_dict" in names:
+        raise InputError(f"{label}: a tensor is called state_dict, which open_clip takes for all of them", "rename it")
+    # open_clip looks at the first name, and cuts as many letters from every name.
+    first = next((name for name in (*names[:1], min(names, default="")) if name.startswith("module")), None)
+    if first is not None and not all(name.startswith("module.") for name in names):
+        raise UnsafeCheckpoint(
+            f"{label} means different models to different readers: {pickles.shown(first)} begins with module, "
+            "and others do not",
+            pickles.SAVE_AGAIN,
+        )
+
+
+def same_tensors(first: WeightsFile, second: WeightsFile) -> bool:
+    """Whether two files that were kept hold the same tensors, to the last bit."""
+    return first.sha256 == second.sha256 or _digests(first) == _digests(second)
+
+
+def _digests(file: WeightsFile) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """dtype, shape and SHA-256 of the values of each tensor."""
+    if file.content is None:
+        raise ValueError("the bytes were not kept")
+    content, found = np.frombuffer(file.content, np.uint8), {}
+    for tensor in file.tensors:
+        width, digest = WIDTHS[tensor.dtype], hashlib.sha256()
+        if 0 not in tensor.shape:
+            steps = (*(step * width for step in tensor.strides), 1)
+            values = np.lib.stride_tricks.as_strided(
+                content[tensor.offset :], (*tensor.shape, width), steps, writeable=False
+            )
+            digest.update(np.ascontiguousarray(values).data)
+        found[tensor.name] = (tensor.dtype, tensor.shape, digest.digest())
+    return found
+
+
+# --- the bytes ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """A regular file, open for reading.
+
+    Raises:
+        InputError: there is none, or it cannot be read to its end.
+    """
+    try:
+        with open_file(path) as stream:
+            yield stream
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "give the checkpoint itself") from error
+
+
+def _head(stream: io.BufferedReader) -> bytes:
+    head = stream.read(512)
+    stream.seek(0)
+    return head
+
+
+def _memory(size: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, size)
+    # Private: of memory that could be shared, what is given back would stay.
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def take(stream: io.BufferedReader, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
+    """The digest of the file and, if kept, its content, from one pass over it."""
+    try:
+        content = _memory(size if keep else min(size, _CHUNK))
+    except (MemoryError, OSError, OverflowError) as error:
+        raise OperationalError(
+            f"{label} has {size / 2**30:.1f} GiB and does not fit into memory",
+            "use a machine with more memory",
+        ) from error
+    digest, done = hashlib.sha256(), 0
+    with memoryview(content) as view:
+        while done < size:
+            part = view[done : done + _CHUNK] if keep else view[: size - done]
+            count = stream.readinto(part)
+            if not count:
+                break
+            digest.update(part[:count])
+            done += count
+    if done != size or stream.read(1):
+        raise InputError(f"{label} changed while it was read", "try again once nothing writes to it")
+    return digest.hexdigest(), content if keep else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Bytes at any place: from memory, or from the open file where nothing was kept."""
+
+    stream: io.BufferedReader
+    size: int
+    content: mmap.mmap | None
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`, fewer at the end."""
+        if self.content is not None:
+            return self.content[offset : offset + length]
+        self.stream.seek(offset)
+        parts, missing = [], max(0, min(length, self.size - offset))
+        while missing and (part := self.stream.read(missing)):
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+
+# --- the format --------------------------------------------------------------------------------------
+
+_FOREIGN = (
+    (LFS, "is a git-lfs pointer, not the weights", "fetch them: git lfs pull"),
+    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file", "convert the weights to safetensors"),
+    (b"GGUF", "is a GGUF file", "give the safetensors weights it was made from"),
+    (b"\x93NUMPY", "is a numpy array", "convert the weights to safetensors"),
+    (b"\x1f\x8b", "is compressed (gzip)", "unpack it first"),
+    (b"BZh", "is compressed (bzip2)", "unpack it first"),
+    (b"\xfd7zXZ\0", "is compressed (xz)", "unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "is compressed (zstd)", "unpack it first"),
+    (b"<", "is a web page or XML, not weights", "download the file itself"),
+    (b"{", "is JSON, not weights", "give the weights file, or the folder that holds it"),
+)
+"""Files that people mistake for weights: how they begin, what they are, what to do."""
+
+
+def _refuse_code(stream: io.BufferedReader, size: int, label: str) -> None:
+    """Refuse what is no zip to torch but runs code as a bare pickle, or is a zip to readers that look at the end."""
+    content = stream.read(archive.PICKLE_BYTES)
+    stream.seek(0)
+    marked = content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05"
+    is_safetensors = _begins_as_safetensors(content)
+    found = pickles.search(content, pickles.PICKLES)
+    if (marked and found.name) or found.called:
+        raise UnsafeCheckpoint(
+            f"{label} is a bare pickle: loading it can run any code; it names {pickles.shown(str(found.name))}",
+            pickles.CONVERT,
+        )
+    if archive.ends_in(_Source(stream, size, None).read_at, size):
+        raise UnsafeCheckpoint(
+            f"{label} means different models to different readers: it ends as a zip archive and begins otherwise",
+            pickles.SAVE_AGAIN,
+        )
+    stream.seek(0)
+    if not marked or is_safetensors:
+        return
+    if not found.complete:
+        raise UnsafeCheckpoint(f"{label} is a bare pickle: loading it can run any code", pickles.CONVERT)
+    raise InputError(
+        f"{label} is a bare pickle, torch's format before 1.6, which pargate does not read",
+        pickles.CONVERT.replace("weights_only=False", "weights_only=True"),
+    )
+
+
+def _begins_as_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_BYTES
+
+
+def _refuse_misnamed(name: str, zipped: bool, label: str) -> None:
+    """Refuse a file that loaders, which go by its name, would read as another format than pargate."""
+    content, ending = ("a torch archive", ".pt") if zipped else ("safetensors", ".safetensors")
+    other = name.casefold().endswith((".safetensors", ".npy", ".npz")) if zipped else not name.endswith(ending)
+    if other:
+        raise UnsafeCheckpoint(
+            f"{label} means different models to different readers: it holds {content}, and loaders go by its name, "
+            "which says another format",
+            f"if you trust where it comes from, rename it to end in {ending}",
+        )
+
+
+def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
+    """Refuse what is neither safetensors nor a zip, by name where it is known, before reading all of it."""
+    if not size:
+        raise InputError(f"{label} is empty", "copy or download it again")
+    # safetensors first: its leading length may look like the beginning of anything else.
+    if _begins_as_safetensors(head):
+        return
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and length <= _FORMAT_BYTES:
+        raise InputError(f"{label} has a header of {length} bytes, more than any CLIP", "save the weights again")
+    for magic, what, advice in _FOREIGN:
+        if head.startswith(magic):
+            raise InputError(f"{label} {what}", advice)
+    if head[257:262] == b"ustar":
+        raise InputError(f"{label} is a tar archive", "unpack it, or convert the weights to safetensors")
+    if head[:1] == b"\x08" and (b"onnx" in head[:64].lower() or b"pytorch" in head[:64]):
+        raise InputError(
+            f"{label} is an ONNX graph", "name the folder that pargate export wrote, or give the checkpoint"
+        )
+    if not any(head[:9]):
+        raise InputError(f"{label} begins with zeros: it was never written in full", "copy it again")
+    raise InputError(f"{label} is neither safetensors nor a torch zip archive", "give the weights as safetensors")
+
+
+def _safetensors(source: _Source, label: str) -> tuple[StoredTensor, ...]:
+    """The tensors that a safetensors header lists, once it accounts for every byte of the file."""
+    length = int.from_bytes(source.read_at(0, 8), "little")
+    if 8 + length > source.size:
+        raise InputError(f"{label} is cut short within its header", "copy or download it again")
+    header = parse_object(source.read_at(8, length), f"{label}: its header")
+    notes = header.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
+        raise InputError(f"{label}: its __metadata__ is not text", "save the weights again")
+    tensors, at = [], 0
+    entries = sorted(((_entry(name, entry, label), name) for name, entry in header.items()), key=lambda e: e[0][2:])
+    for (dtype, shape, begin, end), name in entries:
+        if begin != at:
+            raise InputError(f"{label}: the bytes of its tensors overlap or leave gaps", "save the weights again")
+        tensors.append(StoredTensor(name, dtype, shape, 8 + length + begin, _contiguous(shape)))
+        at = end
+    if 8 + length + at != source.size:
+        short = source.size < 8 + length + at
+        raise InputError(
+            f"{label} {'is cut short' if short else 'goes on after its last tensor'}: "
+            f"it has {source.size} bytes, its header describes {8 + length + at}",
+            "copy or download it again",
+        )
+    return tuple(tensors)
+
+
+def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int, int]:
+    """dtype, shape and byte range of one tensor, which must agree."""
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if (
+            not rest and all(type(n) is int and n >= 0 for n in shape) and bool not in (type(begin), type(end))
+        ):
+            pass
+        case _:
+            raise InputError(f"{label}: its header is damaged at {pickles.shown(name)}", "save the weights again")
+    if dtype not in WIDTHS:
+        raise InputError(
+            f"{label}: {pickles.shown(name)} has the dtype {pickles.shown(dtype)}, which pargate does not read",
+            "save the weights as float32 or float16",
+        )
+    if not pickles.is_shape(shape) or begin < 0 or end - begin != math.prod(shape) * WIDTHS[dtype]:
+        raise InputError(
+            f"{label}: the shape of {pickles.shown(name)} does not fit its bytes", "save the weights again"
+        )
+    return dtype, tuple(shape), begin, end
+
+
+def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))

@@ -1,1 +1,0 @@
-"""Use cases: what the commands do, in order, with all effects."""

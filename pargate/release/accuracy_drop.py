@@ -1,0 +1,76 @@
+"""What cleaning cost in accuracy: the original and what became of it, on the same labelled carriers."""
+
+import contextlib
+import time
+from functools import partial
+from pathlib import Path
+
+from pargate import events
+from pargate.core import zeroshot
+from pargate.core.report import AccuracyDrop
+from pargate.core.results import Pairs, Status
+from pargate.files import BlockStore
+from pargate.images.prefetch import Decoder
+from pargate.judge.release import drop
+from pargate.models.hub import fetch
+from pargate.models.inspect import open_checkpoint
+from pargate.policy.fields import Limit
+from pargate.scanning.embed import BlockViews
+from pargate.scanning.run import ScanRequest, read_carriers
+
+
+def measure(
+    request: ScanRequest, original: str, arch: str | None, limit: Limit, emit: events.Listener = events.ignore
+) -> AccuracyDrop:
+    """Whether `request.model` is right less often than `original` by more than `limit`.
+
+    Reads carriers until that is decided, or they end, or the policy's budget is spent. Without labels nothing is
+    measured, and so nothing decided.
+
+    Raises:
+        InputError, UnsafeCheckpoint, OperationalError: as `scan`.
+    """
+    budget, began = request.policy.policy.budget, time.monotonic()
+    confidence = request.policy.policy.confidence
+    both = before_only = after_only = n = 0
+    with contextlib.ExitStack() as stack:
+        after = stack.enter_context(open_checkpoint(request.model, fetch=fetch))
+        before = stack.enter_context(open_checkpoint(original, arch=arch, fetch=fetch))
+        decoder = stack.enter_context(Decoder(after.checkpoint.preprocess, request.seed))
+        carriers, _ = read_carriers(request)
+        decoder.start(carriers.items, carriers.blocks)
+        from pargate.scanning.choose import open_eyes
+
+        store = BlockStore(request.cache)
+        readable = partial(decoder.readable, source=carriers.source)
+        eyes = open_eyes(after, before, carriers, readable, store, device=request.device, precision=request.precision)
+        assert eyes.reference is not None and eyes.reference_head is not None  # it was given
+        emit(events.StageStarted("compare", f"clean accuracy with {Path(original).name}'s"))
+        seen: set[str] = set()
+        found = drop(_pairs(0, 0, 0, 0), limit, confidence)
+        for number in range(len(carriers.blocks)):
+            spent = budget.minutes is not None and time.monotonic() > began + 60 * budget.minutes
+            if spent or (budget.images is not None and len(seen) >= budget.images):
+                break
+            block = decoder.block(number)
+            views = BlockViews(block, carriers, eyes.model, eyes.reference, request.seed)
+            labels = views.labels
+            counts = labels >= 0
+            for row, digest in enumerate(block.digests):
+                counts[row] &= digest not in seen
+                seen.add(digest)
+            was = (zeroshot.predict(views.clean(reference=True), eyes.reference_head) == labels)[counts]
+            now = (zeroshot.predict(views.clean(), eyes.head) == labels)[counts]
+            n += int(counts.sum())
+            both += int((was & now).sum())
+            before_only += int((was & ~now).sum())
+            after_only += int((~was & now).sum())
+            found = drop(_pairs(n, both, before_only, after_only), limit, confidence)
+            emit(events.Advanced(number + 1, len(carriers.blocks), f"{n} carriers compared"))
+            if found.status is not Status.OPEN:
+                break
+        return found
+
+
+def _pairs(n: int, both: int, before_only: int, after_only: int) -> Pairs:
+    return Pairs(baseline="cleaned", target="", n=n, both=both, trigger_only=before_only, baseline_only=after_only)

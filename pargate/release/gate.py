@@ -1,0 +1,212 @@
+"""Gate: from a suspect checkpoint to a bundle that was proven, or to a clear no.
+
+Scan; if it fails and the policy allows, clean, and scan again to pick a candidate; certify what was picked on carriers
+that nothing has looked at, with stamps drawn anew and every control measured; export, prove, scan the graphs; write the
+bundle. What picks never certifies, and the verdict is about the very bytes that ship.
+
+Each stage is kept in `OUT.unfinished` under the digest of all it depends on, so that a gate that was killed goes on
+where it was. The folder goes when there is a verdict.
+"""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pargate import events
+from pargate.clean.run import sizes_of
+from pargate.core.model import Checkpoint
+from pargate.core.report import ScanReport
+from pargate.core.results import Consequence, Outcome, Remark
+from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
+from pargate.files import check_new_folder, readable
+from pargate.images.pair_source import check_named
+from pargate.images.pairs import HUB, is_generated
+from pargate.images.splits import divide
+from pargate.models.hub import fetch
+from pargate.models.inspect import inspect
+from pargate.models.shapes import check
+from pargate.policy.print import listed
+from pargate.policy.resolve import Resolved
+from pargate.policy.resolve import read as read_policy
+from pargate.policy.schema import PairsSource
+from pargate.release import escalation as ladder
+from pargate.release.estimate import cleaning_minutes, minutes
+from pargate.release.finish import report_of, write
+from pargate.release.stages import PARTS, GateRequest, Run
+from pargate.triggers import build
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """What came of a gate."""
+
+    report: ScanReport
+    folder: Path | None
+    """The bundle; None where nothing ships."""
+
+
+def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
+    """Scan, clean, certify, export, prove, bundle: as far as the verdicts on the way allow.
+
+    Raises:
+        InputError, PolicyError, OperationalError: see `errors.py`. What was done is kept, and the next run goes on.
+    """
+    fresh = not request.state.exists()
+    try:
+        run, first = _prepared(request, emit)
+        stages, reports, candidate, exported = run.stages(first)
+        report = report_of(run.policy, stages, reports, request.out.name)
+        ships = report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
+        if ships and candidate is not None:
+            emit(events.StageStarted("write", str(request.out)))
+            write(request, run.policy, report, candidate, exported)
+    except InputError:
+        if fresh:  # whatever was kept depends on what will have to change
+            shutil.rmtree(request.state, ignore_errors=True)
+        raise
+    if not request.keep:
+        shutil.rmtree(request.state, ignore_errors=True)
+    return Gated(report, request.out if ships else None)
+
+
+def plan(request: GateRequest) -> tuple[str, ...]:
+    """What a gate would do and how long it may take, line by line; opens no model.
+
+    Raises:
+        InputError, UnsafeCheckpoint, PolicyError, OperationalError: as `gate`, where it shows before a model is opened.
+    """
+    run, checkpoint = _prepared(request, events.ignore)
+    policy = run.policy.policy
+    if checkpoint is None:
+        return (f"model   {request.scan.model}: refused as unsafe; nothing would be loaded",)
+    check(checkpoint)
+    lines = [
+        f"model   {checkpoint.source}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M parameters",
+        f"policy  {run.policy.source}, {len(policy.rules)} rules",
+        f"images  {request.scan.image_source}, in disjoint parts: {', '.join(part.name for part in run.parts)}",
+    ]
+    kind, cores = run.kind(), _cores()
+    sizes = sizes_of(checkpoint, run.pairs(), kind) if policy.clean.when == "fail" else None
+    took = minutes(checkpoint, policy, kind, cores)
+    lines.append(f"expected on {'one GPU' if kind == 'cuda' else f'{cores} cores'}, from sizes alone:")
+    lines.append(f"  scan the model                      {took.scan:6.1f} min")
+    if sizes is not None:
+        lines.append("  if it fails, at most so often:")
+        for attempt in range(1, policy.clean.attempts + 1):
+            rung = ladder.rung(policy.clean, attempt, sizes)
+            lines.append(f"    {ladder.method(policy.clean, attempt, sizes)}: {rung.name}")
+            config = ladder.proposed(policy.clean, attempt, sizes)
+            cleaning = cleaning_minutes(checkpoint, kind, cores, config.steps * config.batch_size)
+            lines.append(f"      clean                           {cleaning:6.1f} min")
+            lines.append(f"      scan, to pick                   {took.scan:6.1f} min")
+        lines.append(f"    certify what was picked           {took.certify:6.1f} min")
+    if policy.export.onnx is not None:
+        lines.append(f"  export and prove                    {took.export:6.1f} min")
+        lines.append(f"  scan the graphs                     {took.certify if policy.export.rescan else 0.0:6.1f} min")
+    lines.append(f"out     {request.out}")
+    return tuple(lines)
+
+
+# --- before anything runs ----------------------------------------------------------------------------
+
+
+def frozen(request: GateRequest) -> Resolved:
+    """The policy as the bundle holds it: in one piece, with what the command line decides and the digests of files.
+
+    Raises:
+        InputError: the picture of a trigger cannot be read, or pairs have a name that no policy can hold.
+    """
+    given = request.scan.policy
+    policy, remarks = given.policy, []
+    clean_section = policy.clean
+    if request.pairs is not None:
+        if request.pairs != readable(request.pairs):
+            raise InputError(f"--pairs {request.pairs}: the name is not UTF-8", "rename it: a bundle has to name it")
+        seed = clean_section.pairs.seed if clean_section.pairs is not None else 0
+        own = clean_section.pairs.source if clean_section.pairs is not None else "not set"
+        clean_section = clean_section.model_copy(update={"pairs": PairsSource(source=request.pairs, seed=seed)})
+        remarks.append(f"clean.pairs is {request.pairs} on the command line, and {own} in the policy")
+    if request.require is not None:
+        own = clean_section.require or "not set"
+        clean_section = clean_section.model_copy(update={"require": request.require})
+        remarks.append(f"clean.require is {request.require} on the command line, and {own} in the policy")
+    rules = [
+        rule.model_copy(update={"triggers": tuple(_pinned(spec, given.folder) for spec in rule.triggers)})
+        for rule in policy.rules
+    ]
+    policy = policy.model_copy(update={"clean": clean_section, "rules": tuple(rules)})
+    once = read_policy(listed(replace(given, policy=policy)), given.source, given.folder)
+    said = tuple(Remark(id="policy-override", level=Consequence.NOTE, message=f"{text}.") for text in remarks)
+    return replace(given, policy=once.policy, sha256=once.sha256, overrides=(*given.overrides, *said))
+
+
+def _pinned(spec: Any, folder: Path) -> Any:
+    """A trigger with the digest of its picture, which then stands for it where the picture is not."""
+    if isinstance(spec, dict) and spec.get("kind") == "file":
+        return {**spec, "sha256": build(spec, folder)[0].parameters["sha256"]}
+    return spec
+
+
+def _prepared(request: GateRequest, emit: events.Listener) -> "tuple[Run, Checkpoint | None]":
+    """Everything that can be refused before a model is opened; the model is None where it is unsafe."""
+    asked = request.scan
+    check_new_folder(request.out)
+    if not request.state.exists():
+        check_new_folder(request.state)
+    _refuse_inside(request)
+    policy = frozen(request)
+    asked = replace(asked, policy=policy)
+    if policy.policy.clean.when == "fail" and policy.policy.clean.pairs is None:
+        raise InputError(
+            f"the policy {policy.policy.name} asks for cleaning, and says nothing of pairs",
+            "give captioned pictures with --pairs SOURCE; synthetic: draws them",
+        )
+    emit(events.StageStarted("inspect", asked.model))
+    try:
+        checkpoint = inspect(asked.model, arch=asked.arch, fetch=fetch)
+    except UnsafeCheckpoint:
+        checkpoint = None  # the scan will say it in its report
+    if checkpoint is not None and checkpoint.format == "onnx":
+        raise InputError(f"{asked.model} is a folder of graphs", "give the checkpoint that they were made from")
+    emit(events.StageStarted("divide", asked.image_source))
+    names = PARTS if policy.policy.clean.when == "fail" else (PARTS[0], PARTS[2])
+    parts = divide(asked.image_source, names)
+    run = Run(replace(request, scan=asked), policy, parts, emit)
+    if checkpoint is not None:
+        _check_space(request, policy, checkpoint)
+        source = policy.policy.clean.pairs.source if policy.policy.clean.pairs is not None else ""
+        check_named(source)
+        if policy.policy.clean.when == "fail" and not (source.startswith(HUB) or is_generated(source)):
+            run.pairs()  # what has to be fetched, or takes hours, waits until it is needed
+    return run, checkpoint
+
+
+def _refuse_inside(request: GateRequest) -> None:
+    source = Path(request.scan.model)
+    if source.is_dir() and request.out.resolve().is_relative_to(source.resolve()):
+        raise InputError(
+            f"--out {request.out} lies in the model", "name a folder elsewhere: the input is never touched"
+        )
+
+
+def _check_space(request: GateRequest, policy: Resolved, checkpoint: Checkpoint) -> None:
+    """Refuse what would fill the disk after hours."""
+    single = 4 * checkpoint.parameters
+    need = 2 * checkpoint.size_bytes
+    if policy.policy.export.onnx is not None:
+        need += 2 * single
+    if policy.policy.clean.when == "fail":
+        need += policy.policy.clean.attempts * checkpoint.size_bytes + 4 * single  # the optimiser's state
+    free = shutil.disk_usage(request.out.absolute().parent).free
+    if free < need:
+        raise OperationalError(
+            f"no space for {request.out}: about {need / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free",
+            "free space or choose another place",
+        )
+
+
+def _cores() -> int:
+    from pargate.scanning.choose import processor_threads
+
+    return processor_threads()

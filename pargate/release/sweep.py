@@ -1,0 +1,140 @@
+"""Sweep: one cleaning for each value of a setting, a scan of each, and the curve of what is traded for what.
+
+The scans are outside the cleaner, and choose nothing here: which point is good enough is for whoever reads the curve,
+and a model chosen from it is certified by another scan with other carriers.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pargate import events
+from pargate.clean.curves import TradePoint, trade_off
+from pargate.clean.request import CleanRequest, left_over
+from pargate.clean.run import Inputs, check_made, clean, look, plan
+from pargate.core.report import ScanReport
+from pargate.errors import InputError
+from pargate.files import check_new_folder, write_atomic
+from pargate.judge.bounds import interval
+from pargate.policy.resolve import Resolved
+from pargate.scanning.run import ScanRequest, scan
+
+RESULT_NAME = "sweep.json"
+PICTURE_NAME = "sweep.png"
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRequest:
+    """A cleaning, and the values of one of its settings."""
+
+    clean: CleanRequest
+    """Its `out` holds one folder for each value."""
+    name: str
+    values: tuple[Any, ...]
+    policy: Resolved
+    images: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What came out: the model as it was first, then one point for each value."""
+
+    points: tuple[TradePoint, ...]
+    picture: Path
+
+
+def sweep(request: SweepRequest, emit: events.Listener = events.ignore) -> Swept:
+    """Clean and scan for each value; what an earlier sweep has cleaned in the same way is taken, so that one resumes.
+
+    Raises:
+        InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `errors.py`.
+    """
+    out = request.clean.out
+    _planned(request, look(request.clean, emit))  # what is wrong with the last value is said before the first is run
+    out.mkdir(exist_ok=True)
+    points = [_point("as it was", _scanned(request, request.clean.model, emit))]
+    for value in request.values:
+        run = _run(request, value)
+        if not run.out.exists():
+            clean(run, emit)
+        points.append(_point(f"{request.name} {_shown(value)}", _scanned(request, str(run.out), emit)))
+    write_atomic(out / RESULT_NAME, json.dumps([asdict(point) for point in points], indent=1).encode() + b"\n")
+    title = f"{request.clean.method} on {Path(request.clean.model).name}, by {request.name}"
+    write_atomic(out / PICTURE_NAME, trade_off(points, title))
+    return Swept(tuple(points), out / PICTURE_NAME)
+
+
+def planned(request: SweepRequest) -> tuple[str, ...]:
+    """What a sweep would do, line by line; refuses what its runs would refuse.
+
+    Raises:
+        InputError, UnsafeCheckpoint, OperationalError: as `sweep`.
+    """
+    return _planned(request, look(request.clean))
+
+
+def _planned(request: SweepRequest, known: Inputs) -> tuple[str, ...]:
+    out = request.clean.out
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file", "name a folder for the sweep")
+    if not out.exists():
+        check_new_folder(out)
+    lines: list[str] = []
+    for value in request.values:
+        run = _run(request, value)
+        if run.out.exists():
+            check_made(run, known)
+            lines.append(f"out     {run.out}: there already")
+        else:
+            lines += plan(run, out, known)
+    return tuple(lines)
+
+
+def _run(request: SweepRequest, value: Any) -> CleanRequest:
+    """The cleaning for one value; it goes on where an earlier sweep was interrupted."""
+    folder = request.clean.out / f"{request.name}={_shown(value)}"
+    overrides = {**request.clean.overrides, request.name: value}
+    return replace(request.clean, out=folder, overrides=overrides, resume=left_over(folder).exists())
+
+
+def _shown(value: int | float) -> str:
+    """A value as short as can be, and never as another's."""
+    if isinstance(value, int):
+        return str(value)
+    return short if float(short := f"{value:g}") == value else repr(value)
+
+
+def _scanned(request: SweepRequest, model: str, emit: events.Listener) -> ScanReport:
+    return scan(
+        ScanRequest(
+            model=model,
+            policy=request.policy,
+            started=request.clean.started,
+            arch=request.clean.arch if model == request.clean.model else None,
+            images=request.images,
+            classes=request.clean.classes,
+            device=request.clean.device,
+            cache=request.clean.cache,
+            pictures=False,
+        ),
+        emit,
+    )
+
+
+def _point(label: str, report: ScanReport) -> TradePoint:
+    """Accuracy, and the largest attack success of any trigger.
+
+    Raises:
+        InputError: the policy measures neither.
+    """
+    attacks = [m.counts["attack_success"] for m in report.measurements if "attack_success" in m.counts]
+    worst = max((count for count in attacks if count.n), key=lambda count: count.rate or 0.0, default=None)
+    seen = next((m.counts.get("accuracy") for m in report.measurements if m.id == "clean"), None)
+    if worst is None or worst.rate is None or seen is None or seen.rate is None:
+        raise InputError(
+            "the sweep's policy measures no attack success, or its carriers have no labels to measure accuracy with",
+            "give a policy with attack rules, and labelled carriers with --images",
+        )
+    low, high = interval(worst, 0.025, 0.025)
+    return TradePoint(label, seen.rate, worst.rate, low, high)

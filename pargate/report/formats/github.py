@@ -1,0 +1,98 @@
+"""A report as workflow commands of GitHub: annotations on the lines of the policy, worst first.
+
+A step shows ten annotations of each kind and drops the rest in silence, so the tenth counts the rest. Everything that
+is printed here is obeyed, therefore nothing foreign may begin a command or end the part of one that it stands in.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pargate.core.report import Place, ScanReport
+from pargate.core.results import Consequence, Finding, Status
+from pargate.report import text as texts
+
+MOST_SHOWN = 9
+"""Annotations of a kind before the one that counts the rest."""
+
+MOST_TEXT = 4096
+"""Characters of a message that GitHub keeps."""
+
+COMMANDS = {Consequence.FAIL: "error", Consequence.WARN: "warning", Consequence.NOTE: "notice"}
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One workflow command, not yet escaped."""
+
+    command: str
+    title: str
+    message: str
+    place: Place | None = None
+
+
+def render(report: ScanReport) -> str:
+    """Workflow commands, one in a line."""
+    kinds: dict[str, list[Annotation]] = {command: [] for command in COMMANDS.values()}
+    for annotation in _annotations(report):
+        kinds[annotation.command].append(annotation)
+    return "".join(f"{_line(a)}\n" for annotations in kinds.values() for a in _most(annotations))
+
+
+def _most(annotations: list[Annotation]) -> list[Annotation]:
+    shown, rest = annotations[:MOST_SHOWN], annotations[MOST_SHOWN:]
+    if rest:
+        command = rest[0].command
+        shown.append(Annotation(command, "pargate", f"and {len(rest)} more of this kind; the JSON report has them all"))
+    return shown
+
+
+def _annotations(report: ScanReport) -> Iterator[Annotation]:
+    """All there is to say, the worst of each kind first."""
+    verdict = report.verdict
+    yield Annotation("notice", f"pargate: {verdict.status}", verdict.summary)
+    for finding in texts.worst_first(report):
+        if finding.status is not Status.MET:
+            yield _finding(report, finding)
+    for remark in report.remarks:
+        place = texts.in_repository(report.policy.origins.get(remark.key))
+        yield Annotation(COMMANDS[remark.level], f"pargate: {remark.id}", remark.message, place)
+    for notice in report.notices:
+        yield Annotation("notice", "pargate", notice)
+
+
+def _finding(report: ScanReport, finding: Finding) -> Annotation:
+    message = finding.message
+    match finding.status:
+        case Status.OPEN:
+            command = "warning"
+        case Status.WAIVED:
+            command = "notice"
+            message = f"accepted by a waiver ({texts.acceptance(finding)}): {message}"
+        case _:
+            command = COMMANDS[finding.consequence]
+    title = f"pargate: {finding.rule} {finding.status}"
+    return Annotation(command, title, message, texts.place_of(report, finding))
+
+
+def _line(annotation: Annotation) -> str:
+    properties = {"title": annotation.title}
+    if annotation.place is not None:
+        place = annotation.place
+        properties |= {"file": place.file, "line": str(place.line), "col": str(place.column)}
+        properties |= {"endLine": str(place.line), "endColumn": str(place.end_column)}
+    joined = ",".join(f"{key}={_escape_property(value)}" for key, value in properties.items())
+    return f"::{annotation.command} {joined}::{_escape(annotation.message)}"
+
+
+def _escape(text: str) -> str:
+    """Data of a command, at most `MOST_TEXT` long in its escaped form too."""
+    clean = texts.plain(text, MOST_TEXT)
+    escaped = clean.replace("%", "%25")
+    if len(escaped) <= MOST_TEXT:
+        return escaped
+    return re.sub("%2?$", "", escaped[: MOST_TEXT - 1]) + texts.CUT
+
+
+def _escape_property(text: str) -> str:
+    return _escape(text).replace(":", "%3A").replace(",", "%2C")

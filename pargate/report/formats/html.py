@@ -1,0 +1,273 @@
+"""The report as one page for people: open it from a disk, print it, send it on.
+
+Nothing here judges or measures, and no script runs in the page. What a model or a policy brought in is foreign text:
+every value passes `plain` and the template's escaping, at the one point where values enter the page. Pictures are
+embedded only after they were decoded as base64 and found to be PNG.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pargate.core.report import ScanReport
+from pargate.core.results import (
+    UNSAFE_FILE,
+    Consequence,
+    Finding,
+    Metric,
+    Outcome,
+    Status,
+)
+from pargate.errors import InputError
+from pargate.report.groups import EFFECTS, grouped, tally
+from pargate.report.text import model_name, next_steps, plain, stages, started
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+HEADLINES = {
+    Outcome.PASS: "Pass",
+    Outcome.REMEDIATED: "Remediated",
+    Outcome.FAIL: "Fail",
+    Outcome.INCONCLUSIVE: "Inconclusive",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An image without and with a trigger; both as base64 of a PNG."""
+
+    trigger: str
+    label: str
+    clean: str
+    stamped: str
+    before: str
+    after: str
+
+
+def render(report: ScanReport) -> str:
+    """One self-contained page: no script, nothing loaded from elsewhere."""
+    groups = grouped(report)
+    return page(
+        "report.html.j2",
+        report=report,
+        name=model_name(report),
+        status=str(report.verdict.status),
+        headline=HEADLINES[report.verdict.status],
+        meaning=_meaning(report),
+        steps=tuple(next_steps(report)),
+        stages=tuple(stages(report)),
+        tally=tally(report.findings),
+        started=_moment(report),
+        confidence=str(report.policy.document.get("confidence", "not stated")),
+        groups=groups,
+        waived=[(group, c) for group in groups for c in (*group.shown, *group.folded) if c.waiver is not None],
+        examples=tuple(_examples(report)),
+        effects=EFFECTS,
+        provenance=tuple(_provenance(report)),
+        origins=[(path, f"{p.file}:{p.line}:{p.column}") for path, p in sorted(report.policy.origins.items())],
+        document=tuple(_indented(report.policy.document)),
+    )
+
+
+def page(template: str, **values: Any) -> str:
+    """A template of this folder with its values, each made plain and escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> "Environment":
+    """Once for all pages: templates take longer to compile than to fill in."""
+    # Only pages need the template engine.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("pargate", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def _shown(value: Any) -> Any:
+    """Text made plain; what the template made itself, and pictures, pass as they are."""
+    return plain(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _moment(report: ScanReport) -> str:
+    try:
+        return started(report).strftime("%Y-%m-%d %H:%M UTC")
+    except InputError:
+        return report.run.started
+
+
+def _meaning(report: ScanReport) -> str:
+    breaches = [f for f in report.findings if f.status is Status.BREACH and f.consequence is Consequence.FAIL]
+    match report.verdict.status:
+        case Outcome.PASS:
+            apart = sum(f.status is not Status.MET for f in report.findings)
+            but = (
+                f", but for {apart} that a waiver or the policy lets pass and that the rules below show"
+                if apart
+                else ""
+            )
+            return (
+                f"Within the stated confidence, every comparison kept its limit on these images{but}. This is evidence "
+                "about what was probed, and about nothing else."
+            )
+        case Outcome.REMEDIATED:
+            return (
+                "The original broke the policy. It was cleaned by a procedure that knows nothing of the triggers, and "
+                "what ships was then examined on carriers that nothing had seen before. This is evidence about what "
+                "was probed, and about nothing else."
+            )
+        case Outcome.INCONCLUSIVE:
+            return (
+                "The scan could neither show that every limit holds nor that one is broken. This is no pass: treat the "
+                "model as not examined."
+            )
+        case Outcome.FAIL:
+            if any(f.rule == UNSAFE_FILE for f in report.findings):
+                return "The file was refused before the model was run, so nothing about its behaviour was measured."
+            if _over(report, breaches, "control"):
+                return (
+                    "Someone who adds the pattern to a picture can steer this model to one class, far more often than "
+                    "a comparable harmless pattern does: it behaves like a model with a backdoor. Whether that was "
+                    "planted or arose by itself cannot be told from this scan."
+                )
+            if _over(report, breaches, "reference"):
+                return (
+                    "Under the same pattern this model is steered to one class far more often than its reference: it "
+                    "behaves like a model with a backdoor that the reference does not have."
+                )
+            if breaches:
+                return "The model does not keep the limits that the policy sets."
+            return "No limit was shown to be broken, but the policy also fails what is not decided or not in order."
+
+
+def _over(report: ScanReport, findings: Sequence[Finding], baseline: str) -> bool:
+    """Whether an excess over such a baseline is among what these findings found to be broken."""
+    pairs = {m.id: m.pairs.baseline for m in report.measurements if m.pairs is not None}
+    return any(
+        pairs.get(f.measurement or "", "").startswith(baseline)
+        and any(b.metric is Metric.EXCESS and b.status is Status.BREACH for b in f.bounds)
+        for f in findings
+    )
+
+
+def _examples(report: ScanReport) -> Iterator[Example]:
+    labels = {m.id: m.trigger.label for m in report.measurements if m.trigger is not None}
+    for picture in report.pictures:
+        clean, stamped = _png(picture.clean), _png(picture.stamped)
+        if clean and stamped:
+            yield Example(
+                trigger=labels.get(picture.measurement, picture.measurement),
+                label=picture.label,
+                clean=clean,
+                stamped=stamped,
+                before=picture.clean_prediction,
+                after=picture.stamped_prediction,
+            )
+
+
+def _png(text: str) -> str:
+    """The picture encoded anew, or nothing where it is no PNG: no byte of the given text itself gets into the page."""
+    from markupsafe import Markup
+
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return ""
+    # Markup, as `plain` would cut it short; base64 has nothing that needs escaping.
+    return Markup(base64.b64encode(data).decode("ascii")) if data.startswith(PNG) else ""
+
+
+def _indented(document: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """The lines of a document with their depth, since the text alone loses its leading spaces."""
+    for line in json.dumps(document, indent=1, ensure_ascii=False).split("\n"):
+        yield len(line) - len(line.lstrip(" ")), line
+
+
+def _provenance(report: ScanReport) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
+    run, images, classes, policy = report.run, report.images, report.classes, report.policy
+    yield "Model", tuple(_model(report, reference=False))
+    if report.reference is not None:
+        yield "Reference model", tuple(_model(report, reference=True))
+    unreadable = [("Could not be read", f"{key}: {reason}") for key, reason in images.unreadable[:20]]
+    if len(images.unreadable) > 20:
+        unreadable.append(("Could not be read", f"and {len(images.unreadable) - 20} more"))
+    yield (
+        "Images",
+        _rows(
+            ("Source", images.source),
+            ("Read", f"{images.read} of {images.listed} listed"),
+            ("Labelled", str(images.labelled)),
+            ("With captions", str(images.captioned)),
+            ("Duplicates", str(images.duplicates)),
+            ("Digest", _digest(images.digest)),
+            *unreadable,
+        ),
+    )
+    yield (
+        "Classes",
+        _rows(
+            ("Source", classes.source),
+            ("Count", str(classes.count)),
+            ("Templates", " · ".join(classes.templates)),
+            ("Digest", _digest(classes.digest)),
+        ),
+    )
+    yield "Policy", _rows(("Name", policy.name), ("Source", policy.source), ("Digest", _digest(policy.sha256)))
+    yield (
+        "Run",
+        _rows(
+            ("Id", run.id),
+            ("Started", run.started),
+            ("Took", f"{run.seconds:.1f} s"),
+            ("Complete", "yes" if run.complete else "no, it was interrupted"),
+            ("Machine", run.host),
+            ("Device", run.device),
+            ("Precision", f"{run.precision} ({run.precision_note})" if run.precision_note else run.precision),
+            ("Threads", str(run.threads)),
+            ("Seed", str(run.seed)),
+            ("Forward passes", f"{run.forward_passes:,}"),
+            ("Cache", run.cache),
+        ),
+    )
+    yield "Tool", _rows(("pargate", report.tool.version), *sorted(report.tool.libraries.items()))
+
+
+def _model(report: ScanReport, *, reference: bool) -> tuple[tuple[str, str], ...]:
+    model = report.reference if reference and report.reference is not None else report.model
+    height, width = model.image_size
+    activation = f"{model.activation} ({model.activation_note})" if model.activation_note else model.activation
+    return _rows(
+        ("Source", model.source),
+        ("Digest", _digest(model.sha256)),
+        ("Format", model.format),
+        ("Architecture", model.architecture),
+        ("Parameters", f"{model.parameters:,}" if model.parameters else ""),
+        ("Size", f"{model.size_bytes:,} bytes"),
+        ("Image size", f"{height} × {width} pixels" if height and width else ""),
+        ("Preprocessing", json.dumps(model.preprocessing, ensure_ascii=False) if model.preprocessing else ""),
+        ("Activation", activation),
+        ("Backend", model.backend),
+    )
+
+
+def _digest(text: str) -> str:
+    return f"sha256:{text}" if text else ""
+
+
+def _rows(*rows: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    """Rows that say something."""
+    return tuple(row for row in rows if row[1])

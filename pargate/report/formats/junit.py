@@ -1,0 +1,105 @@
+"""A report as JUnit XML: one suite for the model, one case for each rule.
+
+Jenkins and the stricter Ant form disagree on what is required; this satisfies both. A breach is a failure whatever
+the policy makes of it, for JUnit has no word for a warning; what was not decided is an error, so that no reader
+takes it for a pass. Which rule took how long is not known: the time is the suite's, and the cases' is 0.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+
+from junitparser import Attr, Error, Failure, JUnitXml, Skipped, SystemErr, SystemOut, TestCase, TestSuite
+from junitparser.junitparser import FinalResult
+
+from pargate.core.report import ScanReport
+from pargate.core.results import Consequence, Finding, Status
+from pargate.report import text as texts
+
+
+class ModelSuite(TestSuite):
+    """A suite with the attributes that the Ant form demands."""
+
+    id = Attr()
+    package = Attr()
+
+
+def render(report: ScanReport) -> str:
+    """JUnit XML, UTF-8 with its declaration.
+
+    Raises:
+        InputError: the report does not say when its run began.
+    """
+    suite = ModelSuite(texts.model_name(report))
+    suite.id, suite.package = "0", "pargate"
+    # Ant's form takes no zone, and asks for this name where none is known; a report never holds one.
+    suite.timestamp, suite.hostname = f"{texts.started(report):%Y-%m-%dT%H:%M:%S}", "localhost"
+    for name, value in _properties(report).items():
+        suite.add_property(name, texts.plain(value))
+    suite.add_testcases([_case(*rule) for rule in _rules(report)])
+    suite.time = round(report.run.seconds, 3)
+    said = [*(r.message for r in report.remarks), *report.notices]
+    streams = (SystemOut(_lines([report.verdict.summary, *texts.next_steps(report)])), SystemErr(_lines(said)))
+    for stream in streams:
+        suite.append(stream)  # type: ignore[no-untyped-call]  # typed in part
+    xml = JUnitXml()
+    xml.add_testsuite(suite)
+    buffer = io.BytesIO()
+    xml.write(buffer, pretty=True)
+    return buffer.getvalue().decode()
+
+
+def _properties(report: ScanReport) -> dict[str, str]:
+    return {
+        "pargate.version": report.tool.version,
+        "pargate.run": report.run.id,
+        "pargate.verdict": report.verdict.status,
+        "pargate.model.sha256": report.model.sha256,
+        "pargate.policy": report.policy.name,
+        "pargate.policy.sha256": report.policy.sha256,
+    }
+
+
+def _rules(report: ScanReport) -> list[tuple[str, str, list[Finding]]]:
+    """Id, probe and findings of each rule, in the order of the policy, and of those found beyond it."""
+    probes = {id: str(rule.get("probe", "")) for id, rule in texts.rules(report).items()}
+    found: dict[str, list[Finding]] = {id: [] for id in probes}
+    for finding in texts.worst_first(report):
+        found.setdefault(finding.rule, []).append(finding)
+    return [(id, probes.get(id, "file"), findings) for id, findings in found.items()]
+
+
+def _case(rule: str, probe: str, findings: Sequence[Finding]) -> TestCase:
+    case = TestCase(name=texts.plain(rule), classname=texts.plain(probe), time=0.0)
+    answer = _answer(findings)
+    if answer is not None:
+        case.result = answer
+    return case
+
+
+def _answer(findings: Sequence[Finding]) -> FinalResult | None:
+    """The worst finding in the attribute, all that are like it in the text; None where the rule holds."""
+    if not findings:
+        return Error("Not measured.", "open")
+    worst = findings[0]
+    alike = [f for f in findings if f.status is worst.status]
+    message = texts.headline(worst)
+    answer: FinalResult
+    match worst.status:
+        case Status.MET:
+            return None
+        case Status.BREACH if worst.consequence is Consequence.FAIL:
+            answer = Failure(message, "breach")
+        case Status.OPEN if worst.consequence is Consequence.FAIL:
+            answer = Error(message, "open")
+        case Status.BREACH | Status.OPEN:
+            # It does not fail the verdict, so it must not fail the build of whoever reads this file.
+            answer = Skipped(f"{message} The policy only warns of it.")
+        case Status.WAIVED:
+            answer = Skipped(f"{message} Accepted: {texts.acceptance(worst)}")
+    answer.text = _lines(f"{f.message} {texts.acceptance(f)}" for f in alike)
+    return answer
+
+
+def _lines(parts: Iterable[str]) -> str:
+    # The file may be printed to a log, where a line that begins with two colons is obeyed.
+    return "\n".join(f"- {texts.plain(part)}" for part in parts)

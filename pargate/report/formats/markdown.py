@@ -1,0 +1,145 @@
+"""A report as Markdown, for the summary of a step or a comment on a pull request.
+
+A hidden marker comes first, by which a later run finds the comment to update. GitHub drops a summary of more than
+1 MiB, so each part has its room and says what it left out. What comes from outside is written in character
+references: they never form syntax, not in a table, a heading or a block of HTML either.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from pargate.core.report import ScanReport
+from pargate.core.results import Consequence, Finding, Measurement, Outcome, Status
+from pargate.report import text as texts
+
+TABLE_ROOM = 600_000
+"""Bytes of the table of findings."""
+
+PART_ROOM = 40_000
+"""Bytes of each other list, of which there are seven: 880 000 with the table, and little besides."""
+
+VERDICTS = {
+    Outcome.PASS: "✅ pass",
+    Outcome.REMEDIATED: "✅ remediated",
+    Outcome.FAIL: "❌ fail",
+    Outcome.INCONCLUSIVE: "❔ inconclusive",
+}
+
+MARKS = {Status.BREACH: "❌ breach", Status.OPEN: "❔ open", Status.WAIVED: "⏸ waived", Status.MET: "✅ met"}
+
+LEVELS = {Consequence.FAIL: "fails", Consequence.WARN: "warning", Consequence.NOTE: "note"}
+
+HEADER = ("| | rule | trigger → target | measured | limit | n |", "|---|---|---|---|---|--:|")
+
+# Links and mentions are looked for after references are resolved, so those need more than a reference.
+_SYNTAX = re.compile(r"[&<>|\\`*_\[\]#~$]|@|://|www\.")
+_APART = {"@": "&#64;&#8203;", "://": "&#58;&#8203;//", "www.": "www&#8203;&#46;"}
+
+
+def render(report: ScanReport) -> str:
+    """GitHub's Markdown, below 900 000 bytes."""
+    measurements = texts.by_id(report)
+    blocks = [
+        _marker(report),
+        f"## {VERDICTS[report.verdict.status]}: {escape(texts.model_name(report), 200)}",
+        escape(report.verdict.summary),
+        _table(report, measurements),
+        _list("Stages of the gate", (f"**{stage}** {escape(said)}" for stage, said in texts.stages(report))),
+        _list("What to do next", (escape(step) for step in texts.next_steps(report))),
+        _list("Waivers", _waivers(report, measurements)),
+        _list("Remarks", (f"**{LEVELS[r.level]}** {escape(r.message)}" for r in report.remarks)),
+        _list("Notes", map(escape, report.notices)),
+        _coverage(report),
+        _details(report),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def escape(text: str, most: int = 1000) -> str:
+    """Foreign text that forms no syntax anywhere in GitHub's Markdown, on one line."""
+    return _SYNTAX.sub(lambda m: _APART.get(m[0]) or f"&#{ord(m[0])};", texts.plain(text, most))
+
+
+def _marker(report: ScanReport) -> str:
+    about = f"{texts.model_name(report)}:{texts.policy_name(report)}"
+    # Two dashes would end a comment.
+    return f"<!-- pargate:{re.sub(r'-{2,}', '-', re.sub(r'[^A-Za-z0-9._/:-]+', '-', about))} -->"
+
+
+def _fitting(lines: Iterable[str], room: int) -> tuple[list[str], int]:
+    """The first lines that fit into `room` bytes, and how many do not."""
+    shown: list[str] = []
+    left_out = 0
+    for line in lines:
+        room -= len(line.encode()) + 1
+        if room < 0:
+            left_out += 1
+        else:
+            shown.append(line)
+    return shown, left_out
+
+
+def _list(title: str, items: Iterable[str]) -> str:
+    lines, left_out = _fitting((f"- {item}" for item in items), PART_ROOM)
+    if left_out:
+        lines.append(f"- and {left_out} more; the JSON report has them all.")
+    return "\n".join([f"### {title}", "", *lines]) if lines else ""
+
+
+def _table(report: ScanReport, measurements: dict[str, Measurement]) -> str:
+    rows = (row for finding in texts.worst_first(report) for row in _rows(finding, measurements))
+    shown, left_out = _fitting(rows, TABLE_ROOM)
+    if not shown:
+        return ""
+    lines = [*HEADER, *shown]
+    if left_out:
+        lines += ["", f"The table is cut: {left_out} more rows, none worse than these, are in the JSON report."]
+    return "\n".join(lines)
+
+
+def _rows(finding: Finding, measurements: dict[str, Measurement]) -> Iterator[str]:
+    status = MARKS[finding.status]
+    if finding.status is Status.BREACH and finding.consequence is not Consequence.FAIL:
+        status += f" ({finding.consequence})"
+    start = f"| {status} | {escape(finding.rule, 200)} | {escape(texts.about(finding, measurements))}"
+    if not finding.bounds:
+        yield f"{start} | {escape(finding.message)} | | |"
+    for bound in finding.bounds:
+        yield f"{start} | {texts.measured(bound)} | {escape(texts.limit(bound))} | {bound.n} |"
+
+
+def _waivers(report: ScanReport, measurements: dict[str, Measurement]) -> Iterator[str]:
+    for finding in report.findings:
+        if finding.waiver is not None:
+            about = escape(f"{finding.rule}, {texts.about(finding, measurements)}")
+            yield f"**{about}**: {escape(texts.acceptance(finding))}"
+
+
+def _coverage(report: ScanReport) -> str:
+    probed = ", ".join(report.coverage.probed) or "nothing"
+    sentence = f"Probed: {escape(probed)}. What this scan cannot show:"
+    limits = _list("Coverage", (escape(limit) for limit in report.coverage.limits))
+    return (
+        limits.replace("### Coverage\n", f"### Coverage\n\n{sentence}\n", 1) or f"### Coverage\n\n{sentence} all else."
+    )
+
+
+def _details(report: ScanReport) -> str:
+    model, run, images = report.model, report.run, report.images
+    facts = {
+        "model": f"{model.source}, {model.format}, {model.size_bytes / 1e6:.1f} MB",
+        "SHA-256 of the model": model.sha256,
+        "architecture": model.architecture and f"{model.architecture}, {model.parameters / 1e6:.1f} M parameters",
+        "reference": f"{report.reference.source}, {report.reference.sha256}" if report.reference else "",
+        "images": f"{images.read} of {images.listed} from {images.source}" if images.source else "",
+        "classes": f"{report.classes.count} from {report.classes.source}" if report.classes.source else "",
+        "policy": f"{report.policy.name}, {report.policy.source}, {report.policy.sha256}",
+        "run": f"{run.id}, {run.started}, {run.seconds:.1f} s, {run.device}, {run.precision}, seed {run.seed}",
+        "pargate": report.tool.version,
+    }
+    lines = [f"- {name}: {escape(value)}" for name, value in facts.items() if value]
+    lines += [f"- {escape(texts.headline(finding))}" for finding in texts.worst_first(report)]
+    shown, left_out = _fitting(lines, PART_ROOM)
+    if left_out:
+        shown.append(f"- and {left_out} more; the JSON report has them all.")
+    return "\n".join(["<details><summary>Details</summary>", "", *shown, "", "</details>"])

@@ -1,0 +1,1 @@
+"""Scans: a model, a policy and images in, a report out."""

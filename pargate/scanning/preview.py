@@ -1,0 +1,71 @@
+"""A contact sheet: every trigger on one picture, with the control that it is measured against."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pargate.core.model import Preprocess
+from pargate.core.stamp import apply
+from pargate.errors import InputError
+from pargate.images.decode import Locator, decode
+from pargate.triggers import TABLE, control, parse
+
+MARGIN = 8
+CAPTION = 18
+COLUMNS = 4
+
+
+def contact_sheet(picture: Path | None, size: int, seed: int = 0) -> bytes:
+    """PNG bytes: per trigger the stamped picture and its control, at `size` pixels a side.
+
+    Raises:
+        InputError: the picture cannot be read.
+    """
+    pixels = _base(picture, size, seed)
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    cells: list[tuple[str, NDArray[np.uint8]]] = [("no trigger", pixels)]
+    for kind in TABLE:
+        if kind == "file":
+            continue  # it draws what its user gives
+        (trigger,) = parse(kind)
+        stamp = trigger.draw((size, size), [digest], seed)
+        cells.append((kind, apply(stamp, pixels[None])[0]))
+        against = control(trigger, stamp, (size, size), [digest], seed)
+        cells.append((f"its {trigger.control} control", apply(against, pixels[None])[0]))
+    return _sheet(cells, size)
+
+
+def _base(picture: Path | None, size: int, seed: int) -> NDArray[np.uint8]:
+    if picture is None:
+        from pargate.scenes.render import render
+
+        return np.asarray(render([2], size, seed).pixels[0])
+    try:
+        content = Locator(str(picture)).read()
+    except OSError as error:
+        raise InputError(f"cannot read {picture}: {error.strerror}", "check --on") from error
+    decoded = decode(content, Preprocess((size, size), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    if decoded.pixels is None:
+        raise InputError(f"{picture} is not a picture: {decoded.problem}", "give a PNG or JPEG")
+    return decoded.pixels
+
+
+def _sheet(cells: list[tuple[str, NDArray[np.uint8]]], size: int) -> bytes:
+    # The plain picture stands alone in its row, so that each trigger and its control stay side by side.
+    rows = 1 + -(-(len(cells) - 1) // COLUMNS)
+    step_x, step_y = size + MARGIN, size + MARGIN + CAPTION
+    page = Image.new("RGB", (COLUMNS * step_x + MARGIN, rows * step_y + MARGIN), "white")
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(size=12)
+    for number, (name, pixels) in enumerate(cells):
+        place = number if number == 0 else number - 1 + COLUMNS
+        x, y = MARGIN + place % COLUMNS * step_x, MARGIN + place // COLUMNS * step_y
+        page.paste(Image.fromarray(pixels), (x, y))
+        draw.text((x, y + size + 2), name, fill="black", font=font)
+    buffer = io.BytesIO()
+    page.save(buffer, "PNG")
+    return buffer.getvalue()

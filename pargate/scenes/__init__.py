@@ -1,0 +1,1 @@
+"""Images of everyday things, drawn from a seed, and their captions."""
