@@ -1,0 +1,163 @@
+"""Parts that are found by name: pargate's own, and those that installed packages offer through entry points."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from pargate.errors import OperationalError, first_line, nearest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Plugin:
+    """A part that another distribution offers."""
+
+    group: str
+    """Entry point group, such as `pargate.triggers`."""
+    name: str
+    distribution: str
+    version: str
+    """Version of the distribution: another version may compute something else."""
+
+    @property
+    def key(self) -> str:
+        """Text that changes with the code of the part, for cache keys and fingerprints."""
+        return f"{self.distribution} {self.version}"
+
+
+class UnknownPart(ValueError):
+    """No part has the name; the message says which name is near."""
+
+
+class Registry(Generic[T]):
+    """The parts of one kind.
+
+    A module of `package` enters its parts with the decorator `add`; all modules of the package are imported when the
+    registry is first asked. A distribution offers a part by an entry point of `group`, whose name is the part's name;
+    it is imported when the part is first asked for.
+    """
+
+    def __init__(self, group: str, what: str, package: str, accept: Callable[[str, Any], bool]) -> None:
+        """Make an empty registry.
+
+        Args:
+            group: the entry point group.
+            what: one part in words, such as "trigger".
+            package: the package whose modules hold the built-in parts.
+            accept: whether an object that an entry point leads to is a part of this kind with that name.
+        """
+        self.group = group
+        self._what = what
+        self._package = package
+        self._accept = accept
+        self._own: dict[str, T] = {}
+        self._loaded: dict[str, T] = {}
+        self._complete = False
+
+    def add(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that enters a built-in part under `name`."""
+
+        def enter(part: T) -> T:
+            if name in self._own:
+                raise ValueError(f"two parts of pargate are the {self._what} '{name}'")
+            self._own[name] = part
+            return part
+
+        return enter
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all parts: pargate's own in the order of their modules, then those of plug-ins.
+
+        Raises:
+            OperationalError: a distribution offers a name that is taken.
+        """
+        return [*self._built_in(), *self._points()]
+
+    def __getitem__(self, name: str) -> T:
+        """Return a part by its name.
+
+        Raises:
+            UnknownPart: nobody offers it.
+            OperationalError: its distribution cannot be loaded, or offers something else.
+        """
+        own = self._built_in()
+        if name in own:
+            return own[name]
+        if name not in self._loaded:
+            point = self._points().get(name)
+            if point is None:
+                raise UnknownPart(f"unknown {self._what} '{name}'.{nearest(name, self.names)}")
+            self._loaded[name] = self._load(point)
+        return self._loaded[name]
+
+    def plugin(self, name: str) -> Plugin | None:
+        """Return which distribution offers a part; None for a part of pargate."""
+        point = self._points().get(name)
+        return None if point is None else _plugin(point)
+
+    def plugins(self, names: Iterable[str] | None = None) -> list[Plugin]:
+        """Return the plug-ins among `names`, or all that are installed, sorted."""
+        chosen = self._points() if names is None else set(names)
+        return sorted(_plugin(point) for name, point in self._points().items() if name in chosen)
+
+    def _built_in(self) -> dict[str, T]:
+        if not self._complete:
+            self._complete = True  # before the imports, which may ask again
+            for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+        return self._own
+
+    def _points(self) -> dict[str, EntryPoint]:
+        points = _entry_points(self.group)
+        for name, point in points.items():
+            if name in self._built_in():
+                raise OperationalError(
+                    f"{_plugin(point).key} offers the {self._what} '{name}', which is one of pargate's own",
+                    "uninstall it, or take a version that names its part otherwise",
+                )
+        return points
+
+    def _load(self, point: EntryPoint) -> T:
+        try:
+            part = point.load()
+        except Exception as error:
+            raise OperationalError(
+                f"the {self._what} '{point.name}' of {_plugin(point).key} cannot be loaded: {first_line(error)}",
+                "repair or uninstall it",
+            ) from error
+        if not self._accept(point.name, part):
+            raise OperationalError(
+                f"{_plugin(point).key} offers {point.value} as the {self._what} '{point.name}', which it is not",
+                "repair or uninstall it; docs/plugins.md says what a part must have",
+            )
+        loaded: T = part
+        return loaded
+
+
+@cache
+def _entry_points(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of a group by name.
+
+    Raises:
+        OperationalError: two distributions offer the same name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group):
+        other = found.setdefault(point.name, point)
+        if _plugin(other) != _plugin(point):
+            raise OperationalError(
+                f"both {_plugin(other).key} and {_plugin(point).key} offer '{point.name}' in {group}",
+                "uninstall one of them",
+            )
+    return found
+
+
+def _plugin(point: EntryPoint) -> Plugin:
+    by = point.dist
+    return Plugin(point.group, point.name, by.name if by else "unknown", by.version if by else "unknown")
