@@ -2,11 +2,11 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from pargate.errors import OperationalError, first_line, nearest
 
@@ -30,12 +30,15 @@ class Plugin:
         return f"{self.distribution} {self.version}"
 
 
-class UnknownPart(ValueError):
+class UnknownPart(KeyError):
     """No part has the name; the message says which name is near."""
 
+    def __str__(self) -> str:
+        return str(self.args[0])
 
-class Registry(Generic[T]):
-    """The parts of one kind.
+
+class Registry(Mapping[str, T]):
+    """The parts of one kind by name: pargate's own in the order of their modules, then those of plug-ins.
 
     A module of `package` enters its parts with the decorator `add`; all modules of the package are imported when the
     registry is first asked. A distribution offers a part by an entry point of `group`, whose name is the part's name;
@@ -70,14 +73,19 @@ class Registry(Generic[T]):
 
         return enter
 
-    @property
-    def names(self) -> list[str]:
-        """Names of all parts: pargate's own in the order of their modules, then those of plug-ins.
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names.
 
         Raises:
             OperationalError: a distribution offers a name that is taken.
         """
-        return [*self._built_in(), *self._points()]
+        return iter([*self._built_in(), *self._points()])
+
+    def __len__(self) -> int:
+        return len(self._built_in()) + len(self._points())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._built_in() or name in self._points()
 
     def __getitem__(self, name: str) -> T:
         """Return a part by its name.
@@ -92,7 +100,7 @@ class Registry(Generic[T]):
         if name not in self._loaded:
             point = self._points().get(name)
             if point is None:
-                raise UnknownPart(f"unknown {self._what} '{name}'.{nearest(name, self.names)}")
+                raise UnknownPart(f"unknown {self._what} '{name}'.{nearest(name, list(self))}")
             self._loaded[name] = self._load(point)
         return self._loaded[name]
 

@@ -18,7 +18,6 @@ from pargate.models.hub import fetch
 from pargate.models.inspect import inspect
 from pargate.policy.resolve import Resolved, refuse_expired, resolve
 from pargate.scanning.run import ScanRequest, class_names
-from pargate.triggers import build
 from pargate.version import __version__
 
 
@@ -73,14 +72,9 @@ def examine(kept: Kept, sources: Sources, *, today: date, started: str, seed: in
     )  # fmt: skip
     inputs = {"pargate": __version__, "seed": str(seed), "policy": policy.sha256}
     inputs |= {f"library {name}": number for name, number in versions().items()}
-    inputs["triggers"] = digest_of(
-        [
-            trigger.digest
-            for rule in policy.policy.rules
-            for spec in rule.triggers
-            for trigger in build(spec, policy.folder)
-        ]
-    )
+    triggers = [trigger for rule in policy.policy.read(policy.folder).rules for trigger in rule.parsed]
+    inputs["triggers"] = digest_of([trigger.digest for trigger in triggers])
+    inputs |= {f"plug-in {plugin.group} {plugin.name}": plugin.key for plugin in policy.policy.plugins}
     names, _ = class_names(request)
     inputs["classes"] = digest_of(names or builtin_nouns())
     inputs["images"] = sources.digest(request.image_source)

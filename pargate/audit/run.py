@@ -243,7 +243,7 @@ def _record(course: _Course, outcome: Outcome) -> None:
         digest = hashlib.sha256(outcome.content).hexdigest()
         write_atomic(ledger.report_path(request.out, digest), outcome.content)
         for name, form in (("report.html", "html"), ("report.md", "markdown")):
-            write_atomic(folder / name, FORMATS[form](outcome.report).encode())
+            write_atomic(folder / name, FORMATS[form].render(outcome.report).encode())
         write_atomic(folder / "report.json", outcome.content)
     else:
         for name in ("report.html", "report.md", "report.json"):

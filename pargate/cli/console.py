@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,7 +284,7 @@ class Console:
                 Shown(f"{ability.task}: ").append(answer).append(f", {ability.reason}" if ability.reason else "")
             )
 
-    def triggers(self, table: "dict[str, type[Trigger]]", shared: "type[Trigger]") -> None:
+    def triggers(self, table: "Mapping[str, type[Trigger]]", shared: "type[Trigger]") -> None:
         """The catalogue with parameters and defaults; those that all have come last."""
         for kind, cls in table.items():
             summary = (cls.__doc__ or "").splitlines()[0]

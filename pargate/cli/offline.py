@@ -89,13 +89,13 @@ def triggers(
     from pargate.cli.console import Console
     from pargate.files import check_writable, write_atomic
     from pargate.scanning.preview import contact_sheet
-    from pargate.triggers import TABLE, Trigger
+    from pargate.triggers import TRIGGERS, Trigger
 
     console = Console(quiet=False, verbose=False, color=not no_color)
     if preview is None:
         if on is not None:
             raise InputError("--on needs --preview", "say where to draw: --preview OUT.png")
-        console.triggers(TABLE, Trigger)
+        console.triggers(TRIGGERS, Trigger)
         return
     check_writable(preview)
     write_atomic(preview, contact_sheet(on, size))

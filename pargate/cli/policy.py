@@ -65,13 +65,12 @@ def check(
 
 
 def _summary(resolved: "Resolved", today: date) -> str:
-    from pargate.judge.judge import comparisons
 
     policy = resolved.policy
     expired = sum(today > waiver.expires for waiver in policy.waivers)
     counts = [
         _count(len(policy.rules), "rule"),
-        _count(len(comparisons(policy)), "comparison"),
+        _count(len(policy.comparisons), "comparison"),
         _count(len(policy.waivers), "waiver") + (f" ({expired} expired)" if expired else ""),
     ]
     if resolved.overrides:
@@ -278,24 +277,25 @@ def explain(
     no_color: NoColorOption = False,
 ) -> None:
     """Say what a rule or finding means, why it matters, and what to do about it."""
-    from pargate.policy.explain import ENTRIES
+    from pargate.policy.explain import entries
     from pargate.policy.resolve import resolve
 
+    known = entries()
     rules: dict[str, Rule] = {}
     try:
         rules = {found.id: found for found in resolve(policy).policy.rules}
     except PolicyError:
         # A broken pargate.yaml must not be in the way of who wants to know what a remark means.
-        if policy is not None or rule not in ENTRIES:
+        if policy is not None or rule not in known:
             raise
     if rule in rules:
-        lines = _explained(rules[rule], ENTRIES.get(rule) if policy is None else None)
-    elif rule in ENTRIES:
-        entry = ENTRIES[rule]
+        lines = _explained(rules[rule], known.get(rule) if policy is None else None)
+    elif rule in known:
+        entry = known[rule]
         lines = [f"{rule} ({entry.kind})", *_entry(rule, entry)]
     else:
         raise InputError(
-            f"nothing is called '{rule[:80]}'.{nearest(rule, [*rules, *ENTRIES])}",
+            f"nothing is called '{rule[:80]}'.{nearest(rule, [*rules, *known])}",
             "for a rule of your own: pargate explain ID -p POLICY",
         )
     _console(no_color).answer(lines)
@@ -303,7 +303,7 @@ def explain(
 
 def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
     """A policy's rule in its author's words, then in ours: of the shipped rule, or of what it measures."""
-    from pargate.policy.explain import ENTRIES
+    from pargate.policy.explain import entries
     from pargate.report.text import plain
 
     lines = [f"{rule.id} (rule, {rule.severity})"]
@@ -321,7 +321,7 @@ def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
     lines += [f"help: {plain(rule.help)}"] if rule.help else []
     if entry is not None:
         return [*lines, *_entry(rule.id, entry)]
-    return [*lines, "", f"{rule.probe} (probe)", *_entry(rule.probe, ENTRIES[rule.probe])]
+    return [*lines, "", f"{rule.probe} (probe)", *_entry(rule.probe, entries()[rule.probe])]
 
 
 def _entry(id: str, entry: "Entry") -> list[str]:

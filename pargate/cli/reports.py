@@ -161,7 +161,7 @@ def write(outputs: list[Output], found: "ScanReport", console: "Console") -> Exi
     from pargate.report import FORMATS
 
     code = ExitCode.OK
-    for target, text in [(target, FORMATS[target.format](found)) for target in outputs]:
+    for target, text in [(target, FORMATS[target.format].render(found)) for target in outputs]:
         try:
             if target.path is None:
                 console.to_stdout(text)

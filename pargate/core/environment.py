@@ -2,19 +2,22 @@
 
 import os
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+
+from pargate.registry import Plugin
 
 LIBRARIES = ("torch", "open_clip_torch", "numpy", "pillow")
 
 
 def host() -> str:
-    """Kind of machine: system, architecture, processors; no name."""
+    """Return the kind of machine: system, architecture, processors; no name."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors"
 
 
-def versions() -> dict[str, str]:
-    """Every library that can decide a result, with its version."""
-    found = {}
+def versions(plugins: Iterable[Plugin] = ()) -> dict[str, str]:
+    """Return every library that can decide a result, and the distributions of `plugins`, with their versions."""
+    found = {plugin.distribution: plugin.version for plugin in plugins}
     for name in LIBRARIES:
         try:
             found[name] = version(name)

@@ -27,7 +27,7 @@ UNSAFE_FILE = "unsafe-file"
 
 
 class Metric(StrEnum):
-    """Quantities a rule can limit."""
+    """Quantities that pargate's own probes measure; a plug-in may add others."""
 
     ATTACK_SUCCESS = "attack_success"
     EXCESS = "excess"
@@ -196,7 +196,8 @@ class Measurement(Value):
 class Bound(Value):
     """One limit of a rule, the interval it was compared with, and the answer."""
 
-    metric: Metric
+    metric: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    """One of `Metric`, or a metric of a plug-in."""
     limit: float
     limit_text: str
     """As the policy writes it."""

@@ -16,8 +16,9 @@ from pargate.github import run as models
 from pargate.github import runner as workflow
 from pargate.github.changes import touched
 from pargate.github.forks import refused_fork
-from pargate.github.inputs import FILES, SARIF, Asked
+from pargate.github.inputs import SARIF, Asked
 from pargate.github.run import CODES, Judged
+from pargate.report import FORMATS
 
 ORDER = (0, 3, 1, 2, 4, 5, 70)
 """Exit codes from good to bad; any other is that of a signal and worse."""
@@ -118,7 +119,7 @@ def judge_all(use: Use) -> None:
     for model, name in use.folders.items():
         one = models.judge(model, use.asked, output / name, use.environ)
         use.judged.append(one)
-        made = one.folder / FILES["sarif"]
+        made = one.folder / FORMATS["sarif"].file
         if one.verdict and made.is_file():
             sarif.mkdir(exist_ok=True)
             write_atomic(sarif / f"{name}.sarif", made.read_bytes())
@@ -142,7 +143,7 @@ def _outputs(use: Use, code: int) -> dict[str, str]:
     output = use.asked.output if use.asked else ""
     single = use.judged[0] if len(use.judged) == 1 else None
     # As the caller wrote the folder, so that a path works for whoever reads it in this workspace.
-    report = f"{output}/{single.folder.name}/{FILES['json']}" if single and single.report else ""
+    report = f"{output}/{single.folder.name}/{FORMATS['json'].file}" if single and single.report else ""
     written = bool(output) and any((use.workspace / output / SARIF).glob("*.sarif"))
     digests = {
         one.model: {"verdict": one.verdict, "model": one.weights, "report": one.report, "bundle": one.bundle}

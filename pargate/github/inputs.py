@@ -14,20 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pargate.errors import InputError
+from pargate.report import FORMATS
 
 PREFIX = "PARGATE_ACTION_"
 
 COMMANDS = ("scan", "gate")
-
-FILES = {
-    "json": "report.json",
-    "sarif": "report.sarif",
-    "html": "report.html",
-    "markdown": "report.md",
-    "junit": "report.xml",
-    "ml-bom": "report.cdx.json",
-}
-"""What each format is called in the folder of a model."""
 
 SARIF = "sarif"
 """The folder that holds the SARIF files alone."""
@@ -122,9 +113,10 @@ def _one_of(name: str, value: str, known: tuple[str, ...]) -> str:
 
 def _formats(text: str) -> tuple[str, ...]:
     names = dict.fromkeys(["json", *text.split()])
+    written = [name for name, form in FORMATS.items() if form.file]
     for name in names:
-        if name not in FILES:
-            raise InputError(f"unknown report format '{name}' in the input 'formats'", f"one of {', '.join(FILES)}")
+        if name not in written:
+            raise InputError(f"unknown report format '{name}' in the input 'formats'", f"one of {', '.join(written)}")
     return tuple(names)
 
 

@@ -20,7 +20,8 @@ from typing import IO, Any
 
 from pargate.errors import ExitCode, InputError, Interrupted, OperationalError
 from pargate.github import runner as workflow
-from pargate.github.inputs import FILES, PREFIX, Asked
+from pargate.github.inputs import PREFIX, Asked
+from pargate.report import FORMATS
 
 CODES = {"pass": 0, "remediated": 0, "inconclusive": 3, "fail": 1}
 """Verdicts from good to bad, with the exit code that belongs to each."""
@@ -98,7 +99,7 @@ def judge(model: str, asked: Asked, folder: Path, environ: Mapping[str, str]) ->
     _clear(folder)
     with tempfile.TemporaryDirectory(dir=environ.get("RUNNER_TEMP") or None) as own:
         said, summary = Path(own, "annotations"), Path(own, "summary")
-        outputs = {folder / FILES[name]: name for name in asked.formats} | {said: "github", summary: "markdown"}
+        outputs = {folder / FORMATS[name].file: name for name in asked.formats} | {said: "github", summary: "markdown"}
         command = [sys.executable, "-P", "-m", "pargate", asked.command]
         command += [part for path, name in outputs.items() for part in ("-o", f"{name}={path}")]
         for name in ("policy", "images", "classes", "pairs"):
@@ -116,8 +117,9 @@ def _clear(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if folder.is_symlink():
             raise InputError(f"{folder} is a link", "remove it, or choose another output")
-        for name in FILES.values():
-            (folder / name).unlink(missing_ok=True)
+        for form in FORMATS.values():
+            if form.file:
+                (folder / form.file).unlink(missing_ok=True)
     except OSError as error:
         raise OperationalError(f"cannot write {folder}: {error.strerror}", "choose another output") from error
 
@@ -166,7 +168,7 @@ def _text(path: Path) -> str:
 
 
 def _with_report(found: Judged, tail: str) -> Judged:
-    path = found.folder / FILES["json"]
+    path = found.folder / FORMATS["json"].file
     verdict, weights, digest = _read(path)
     if found.code in CODES.values() and CODES.get(verdict) != found.code:
         message = f"pargate ended with {found.code}, and its report says '{verdict}'"

@@ -16,8 +16,6 @@ from pargate.policy.fields import Limit
 FLOOR = 32
 """Carriers without which nothing is decided, however clear it looks."""
 
-LOWER_IS_WORSE = (Metric.ACCURACY, Metric.RECALL)
-
 
 def interval(count: Count, alpha_low: float, alpha_high: float) -> Bounds:
     """Anytime-valid interval of a share.
@@ -37,13 +35,13 @@ def excess_interval(pairs: Pairs, alpha_low: float, alpha_high: float) -> Bounds
     return difference_sequence(trigger, baseline, alpha_low, alpha_high)
 
 
-def bound(metric: Metric, limit: Limit, upper: bool, measurement: Measurement, alpha: float, m: int) -> Bound:
+def bound(metric: str, limit: Limit, upper: bool, measurement: Measurement, alpha: float, m: int) -> Bound:
     """Compare one quantity of a measurement with one limit."""
     low_alpha, high_alpha = (alpha / m, alpha) if upper else (alpha, alpha / m)
     method = "betting confidence sequence"
     count = measurement.counts.get(str(metric), Count(n=0, successes=0))
     value, text, most = limit.value, limit.text, 1.0
-    if metric is Metric.EXCESS:
+    if metric == Metric.EXCESS:
         success = measurement.counts.get(str(Metric.ATTACK_SUCCESS), Count(n=0, successes=0))
         # The excess is at most the attack success itself, so either may show that it is small enough, each
         # with half of the error; that spares the controls of triggers that pull nothing.
@@ -63,7 +61,7 @@ def bound(metric: Metric, limit: Limit, upper: bool, measurement: Measurement, a
             text = f"{limit.text} = {value:.1%}" if measurement.chance else f"{limit.text}, which is not known"
     known = n >= FLOOR and (measurement.chance or not limit.of_chance)
     status = _status(low, high, value, upper) if known else Status.OPEN
-    if metric is Metric.EXCESS and status is Status.MET and most > value and shares_target(measurement):
+    if metric == Metric.EXCESS and status is Status.MET and most > value and shares_target(measurement):
         status = Status.OPEN
     return Bound(
         metric=metric, limit=value, limit_text=text, upper=upper, n=n, estimate=estimate, low=low, high=high,
@@ -99,16 +97,14 @@ def same(measurement: Measurement, previous: Sequence[Measurement] | None) -> Me
     return None
 
 
-def worsened(
-    metric: Metric, limit: Limit, lower: bool, old: Measurement, new: Measurement, alpha: float, m: int
-) -> Bound:
+def worsened(metric: str, limit: Limit, lower: bool, old: Measurement, new: Measurement, alpha: float, m: int) -> Bound:
     """How much worse than before; each side errs with half of the error that an end may have."""
     passing, raising = alpha / 2, alpha / (2 * m)
     # The end of the difference that raises an alarm comes from one end of the new interval and the other of the old.
     levels = (passing, raising) if lower else (raising, passing)
     spans = []
     for measurement, (low, high) in ((old, levels[::-1]), (new, levels)):
-        if metric is Metric.EXCESS:
+        if metric == Metric.EXCESS:
             pairs = measurement.pairs
             span = excess_interval(pairs, low, high) if pairs else Bounds(-1.0, 1.0)
             spans.append((span, pairs.excess if pairs else None, pairs.n if pairs else 0))

@@ -11,10 +11,8 @@ violates one rule passes only if that one rule errs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from pargate import triggers
 from pargate.core.results import (
     NOT_FINITE,
     RANK,
@@ -33,18 +31,10 @@ from pargate.core.results import (
     Status,
     Verdict,
 )
-from pargate.judge.bounds import FLOOR, LOWER_IS_WORSE, bound, interval, same, worsened
+from pargate.judge.bounds import FLOOR, bound, interval, same, worsened
 from pargate.judge.waivers import NO_CONTEXT, Context, remarks, waived
-from pargate.policy.schema import UNKNOWN, Policy, Rule
-
-CLEAN = "clean"
-"""Id of the measurement on untouched carriers, which every scan makes."""
-
-FILE = "file"
-"""Id of the measurement that says what the weights file is."""
-
-DIRECTIONS = ("image-to-text", "text-to-image")
-"""Both ways of retrieval."""
+from pargate.policy.schema import Comparison, Policy, Rule
+from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN
 
 _SEVERITIES = list(Severity)
 _CONSEQUENCES = list(Consequence)
@@ -59,45 +49,9 @@ class Judgement(NamedTuple):
     remarks: tuple[Remark, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One thing a policy asks: a rule, for one trigger and target, or for the clean carriers."""
-
-    id: str
-    """Also the id of the measurement that answers it."""
-    rule: Rule
-    trigger: int | None
-    """Position among the rule's triggers, sweeps expanded."""
-    target: str
-    direction: str = ""
-
-
-def comparisons(policy: Policy) -> list[Comparison]:
-    """Everything a policy asks, in its order."""
-    found: list[Comparison] = []
-    taken: set[str] = set()
-    for rule in policy.rules:
-        if rule.probe in ("utility", "file"):
-            found.append(Comparison(CLEAN if rule.probe == "utility" else FILE, rule, None, UNKNOWN))
-            continue
-        labels = [t.label for spec in rule.triggers for t in triggers.parse(spec)]
-        for number, label in enumerate(labels):
-            for target in rule.target:
-                for direction in DIRECTIONS if rule.probe == "retrieval" else ("",):
-                    parts = [rule.id, label, target, direction] if direction else [rule.id, label, target]
-                    if labels.count(label) > 1:
-                        parts.insert(2, str(number + 1))
-                    id = "/".join(parts)
-                    while id in taken:  # names may contain what separates them; no two share an answer
-                        id += "'"
-                    taken.add(id)
-                    found.append(Comparison(id, rule, number, target, direction))
-    return found
-
-
 def alarms(policy: Policy) -> int:
     """The number m of ends that can raise an alarm."""
-    return max(1, sum(len(c.rule.max) + len(c.rule.min) + len(c.rule.worsening) for c in comparisons(policy)))
+    return max(1, sum(len(c.rule.max) + len(c.rule.min) + len(c.rule.worsening) for c in policy.comparisons))
 
 
 def guessing(measurement: Measurement | None) -> tuple[Count, float] | None:
@@ -134,12 +88,12 @@ def find(
         before = same(measurement, context.previous)
         if before is not None:
             bounds += [
-                worsened(metric, limit, metric in LOWER_IS_WORSE, before, measurement, alpha, m)
+                worsened(metric, limit, metric in PROBES[rule.probe].minima, before, measurement, alpha, m)
                 for metric, limit in rule.worsening.items()
             ]
     status = min((b.status for b in bounds), key=RANK.__getitem__, default=Status.OPEN)
     message = _message(comparison, measurement, bounds, status)
-    if rule.probe == "file" and measurement is not None and measurement.facts is not None:
+    if rule.allow is not None and measurement is not None and measurement.facts is not None:
         status, message = _static(rule, measurement.facts)
     broken = measurement.excluded.get(NOT_FINITE, 0) if measurement and measurement.trigger else 0
     if broken and status is Status.MET:  # who knows what the trigger did to them
@@ -201,14 +155,14 @@ def judge(
     if clean is not None and clean.chance is None and not looked:
         doubt += " (give labels: class folders, a CSV with the column label, tars with .cls; or captions)"
     findings = []
-    for comparison in comparisons(policy):
+    for comparison in policy.comparisons:
         finding = find(policy, comparison, by_id.get(comparison.id), m, context)
         if finding.status is Status.OPEN and any(b.against == "cap" for b in finding.bounds):
             # While measuring, more carriers may show that it is below the cap; in the end a breach is a breach.
             finding = finding.model_copy(update={"status": Status.BREACH})
         # What sees nothing cannot be fooled; nor is it useless where the carriers are not its own. A trigger that
         # moves it all the same is evidence.
-        doubted = Status.BREACH if comparison.rule.probe == "utility" else Status.MET
+        doubted = Status.BREACH if comparison.id == CLEAN else Status.MET
         if blind and finding.status is doubted and comparison.id != FILE:
             finding = finding.model_copy(
                 update={
@@ -247,7 +201,7 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     worst = min(bounds, key=lambda b: RANK[b.status])
     name = str(worst.metric).replace("_", " ")
     if worst.n == 0:
-        lacking = "labelled carriers" if worst.metric is Metric.ACCURACY else "eligible carriers"
+        lacking = "labelled carriers" if worst.metric == Metric.ACCURACY else "eligible carriers"
         why = measurement.stopped or f"there were no {lacking}"
         return f"{subject}: {name} was not measured against the limit of {worst.limit_text}: {why}."
     estimate = "at most" if worst.estimate is None else f"{worst.estimate:.1%}"
@@ -257,7 +211,7 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     found = (
         f"{subject}: {name} {estimate} {span} on {worst.n} carriers, {words[status]} the {kind} of {worst.limit_text}"
     )
-    if worst.metric is Metric.EXCESS and worst.status is Status.OPEN and worst.high <= worst.limit and worst.n >= FLOOR:
+    if worst.metric == Metric.EXCESS and worst.status is Status.OPEN and worst.high <= worst.limit and worst.n >= FLOOR:
         found += (
             ": the control pulls to the same class, so the attack success cannot be told from natural pull without "
             "a reference"
@@ -327,13 +281,13 @@ def best_case(policy: Policy, carriers: int, selection: int, labelled: int, clas
     `selection` of the carriers choose unknown targets and do not measure; `classes` occur among the labels.
     """
     m = alarms(policy)
-    for comparison in comparisons(policy):
+    for comparison in policy.comparisons:
         rule = comparison.rule
-        n = carriers - (selection if comparison.target == UNKNOWN and rule.probe != "utility" else 0)
+        n = carriers - (selection if comparison.target == UNKNOWN and comparison.id != CLEAN else 0)
         for metric, limit in rule.max.items():
             clean = Measurement(
                 id="", rule=rule.id, probe=rule.probe,
-                counts={str(Metric.ATTACK_SUCCESS): Count(n=max(n, 0), successes=0)},
+                counts=dict.fromkeys((str(Metric.ATTACK_SUCCESS), metric), Count(n=max(n, 0), successes=0)),
             )  # fmt: skip
             if bound(metric, limit, True, clean, 1 - policy.confidence, m).status is not Status.MET:
                 return f"{n} carriers cannot show that {metric} is below {limit.text} (rule {rule.id})"

@@ -7,11 +7,10 @@ from pargate.core.report import ScanReport
 from pargate.core.results import UNSAFE_FILE, Measurement, Outcome
 from pargate.errors import InputError
 from pargate.judge import judge as judging
-from pargate.judge.judge import Comparison
 from pargate.judge.waivers import Context
 from pargate.policy.resolve import Resolved
-from pargate.policy.schema import UNKNOWN, Policy
-from pargate.triggers import build, parse
+from pargate.policy.schema import Comparison, Policy
+from pargate.probes.base import CLEAN, UNKNOWN
 
 
 def judge(
@@ -42,19 +41,13 @@ def judge(
         verdict = report.verdict.model_copy(update={"status": Outcome.FAIL})
         return report.model_copy(update={"verdict": verdict, "policy": policy.info()})
     _refuse_other_images(report, policy.policy)
-    triggers = {
-        rule.id: [t for spec in rule.triggers for t in (build(spec, policy.folder) if read_files else parse(spec))]
-        for rule in policy.policy.rules
-    }
+    asked_policy = policy.policy.read(policy.folder) if read_files else policy.policy
     ids = [m.id for m in report.measurements]
     if len(set(ids)) < len(ids):
         raise InputError(
             f"the report of {report.model.source} holds a measurement twice", "give it as pargate wrote it"
         )
-    asked = {
-        c.id: (c, triggers[c.rule.id][c.trigger].digest if c.trigger is not None else None)
-        for c in judging.comparisons(policy.policy)
-    }
+    asked = {comparison.id: comparison for comparison in asked_policy.comparisons}
     usable = [m for m in report.measurements if _answers(m, asked.get(m.id))]
     context = Context(report.model.sha256, today, waive, previous.measurements if previous else None)
     findings, verdict, remarks = judging.judge(
@@ -70,14 +63,14 @@ def judge(
     )
 
 
-def _answers(measurement: Measurement, asked: tuple[Comparison, str | None] | None) -> bool:
-    """Whether a measurement is of what a comparison asks, and not only of its name."""
-    if measurement.id == judging.CLEAN:
+def _answers(measurement: Measurement, comparison: Comparison | None) -> bool:
+    """Return whether a measurement is of what a comparison asks, and not only of its name."""
+    if measurement.id == CLEAN:
         return measurement.probe == "utility" and measurement.trigger is None
-    if asked is None:
+    if comparison is None or measurement.probe != comparison.rule.probe:
         return False
-    comparison, digest = asked
-    if measurement.probe != comparison.rule.probe or (measurement.trigger and measurement.trigger.digest) != digest:
+    digest = comparison.trigger.digest if comparison.trigger else None
+    if (measurement.trigger and measurement.trigger.digest) != digest:
         return False
     target, named = measurement.target, comparison.target != UNKNOWN
     if target is None:

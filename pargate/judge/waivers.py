@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import date
 
 from pargate.core.results import RANK, Consequence, Finding, Measurement, Remark, Status, WaiverUse
-from pargate.judge.bounds import LOWER_IS_WORSE, bound
+from pargate.judge.bounds import bound
 from pargate.policy.schema import Policy, Waiver
+from pargate.probes.base import PROBES
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def waived(policy: Policy, finding: Finding, measurement: Measurement, m: int, c
             continue
         caps = [
             bound(
-                metric, cap, metric not in LOWER_IS_WORSE, measurement, 1 - policy.confidence, m
+                metric, cap, metric in PROBES[measurement.probe].maxima, measurement, 1 - policy.confidence, m
             ).model_copy(update={"against": "cap"})
             for metric, cap in waiver.cap.items()
         ]  # fmt: skip

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pargate import triggers
 from pargate.core.names import class_key
 from pargate.core.results import Consequence, Severity
 from pargate.policy.fields import Limit
@@ -239,8 +238,7 @@ def _text(value: Any) -> str:
 
 def _triggers(rule: Rule) -> dict[str, str]:
     """How people call each trigger, by what makes it the same; a picture that was not read yet also by its path."""
-    parsed = [trigger for spec in rule.triggers for trigger in triggers.parse(spec)]
-    return {f"{trigger.id} {getattr(trigger, 'path', '')}": trigger.label for trigger in parsed}
+    return {f"{trigger.id} {getattr(trigger, 'path', '')}": trigger.label for trigger in rule.parsed}
 
 
 def _short(rule: Rule) -> str:

@@ -6,6 +6,8 @@ Words only. Nothing here decides anything, and a policy's own `why` and `help` c
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from pargate.probes.base import PROBES, Words
+
 PAGE = "docs/rules.md"
 
 
@@ -31,7 +33,7 @@ _BANANA = (
     "{} must not turn other things into bananas."
 )
 
-ENTRIES: dict[str, Entry] = {
+_RULES: dict[str, Entry] = {
     # --- rules of the shipped policies ---
     "patch-triggers": Entry(
         "rule",
@@ -91,57 +93,9 @@ ENTRIES: dict[str, Entry] = {
     "wanet": Entry(
         "rule", "WaNet of the PAR paper: a slight distortion.", _BANANA.format("A bend of about a pixel"), _BACKDOOR
     ),
-    # --- probes ---
-    "attack": Entry(
-        "probe",
-        "Stamps a trigger on carriers and counts how many are then taken for one class.",
-        "This is what a backdoor in a classifier does.",
-        "Read the limit beside the interval. Where the target is unknown, limit `excess`; where you know it, limit "
-        "`attack_success`.",
-    ),
-    "retrieval": Entry(
-        "probe",
-        "Stamps a trigger on carriers and searches captions by image, and images by caption, for the target.",
-        "A model can be steered in search while its classification looks untouched.",
-        "Give images with captions. Both directions are counted, and each of them must hold.",
-    ),
-    "utility": Entry(
-        "probe",
-        "Counts how often the model is right on images without a trigger.",
-        "The other answers mean something only for a model that sees something.",
-        "Give labelled images of the model's own domain, and the classes that it was made for.",
-    ),
-    "file": Entry(
-        "probe",
-        "Looks at the weights file without loading it: its format, pickles, operators.",
-        "What a file can do to the machine is a question apart from what the model answers.",
-        "Say in `allow` what you accept. What could really run code is refused whatever the policy says.",
-    ),
-    # --- metrics ---
-    "attack_success": Entry(
-        "metric",
-        "The share of carriers that the trigger moves to the target class, among those that were not there before.",
-        "The number that papers on backdoors give.",
-        "A limit on it needs a known target. Towards an unknown one limit `excess`: some pull is natural.",
-    ),
-    "excess": Entry(
-        "metric",
-        "Attack success less what a control of the same energy, or the reference model, does on the same carriers.",
-        "Any strong stamp moves some images to some class; only what goes beyond that speaks of a backdoor.",
-        "A limit of 30pp leaves natural pull alone. Lower it where you have a trusted parent for a reference.",
-    ),
-    "accuracy": Entry(
-        "metric",
-        "The share of labelled carriers whose class is found, without a trigger.",
-        "It is what a user of the model notices first.",
-        "Write a share, 55%, or a multiple of guessing, 5x chance, where the classes may change.",
-    ),
-    "recall": Entry(
-        "metric",
-        "The share of carriers whose own caption is among the five nearest.",
-        "It is the usefulness of a model that is used for search.",
-        "Give images with captions; without them it is not measured, and what is not measured is open.",
-    ),
+}  # fmt: skip
+
+_ANSWERS: dict[str, Entry] = {
     # --- findings that no rule asks for ---
     "unsafe-file": Entry(
         "finding",
@@ -251,6 +205,18 @@ ENTRIES: dict[str, Entry] = {
     ),
 }  # fmt: skip
 
+
+def entries() -> dict[str, Entry]:
+    """Return every id with what it stands for, in the order of the page."""
+    probes = {name: _entry("probe", probe.about) for name, probe in PROBES.items()}
+    metrics = {name: _entry("metric", words) for probe in PROBES.values() for name, words in probe.metrics().items()}
+    return {**_RULES, **probes, **metrics, **_ANSWERS}
+
+
+def _entry(kind: str, words: Words) -> Entry:
+    return Entry(kind, words.meaning, words.why, words.do)
+
+
 _HEADINGS = {
     "rule": "Rules of the shipped policies",
     "probe": "Probes",
@@ -275,7 +241,7 @@ def anchor(id: str) -> str:
 
 def page() -> str:
     """The page of all ids, one heading for each, as Markdown."""
-    return "\n".join([_HEAD, *_sections(ENTRIES.items())])
+    return "\n".join([_HEAD, *_sections(entries().items())])
 
 
 def _sections(entries: Iterable[tuple[str, Entry]]) -> Iterator[str]:

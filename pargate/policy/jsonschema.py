@@ -15,7 +15,8 @@ from pydantic import BaseModel
 
 from pargate.policy import schema as models
 from pargate.policy.schema import Policy
-from pargate.triggers import TABLE
+from pargate.probes.base import PROBES
+from pargate.triggers import TRIGGERS
 
 NAME = "pargate-policy-1.schema.json"
 
@@ -63,7 +64,12 @@ def _shorten(policy: dict[str, Any], parts: dict[str, Any]) -> None:
     policy["properties"]["extends"]["anyOf"].insert(0, {"type": "string", "minLength": 1})
     parts["CleanSection"]["properties"]["pairs"]["anyOf"].insert(0, {"type": "string", "minLength": 1})
     parts["ExportSection"]["properties"]["onnx"]["anyOf"].insert(0, {"type": "boolean"})
-    parts["Rule"]["properties"]["triggers"]["items"] = {"$ref": "#/$defs/Trigger"}
+    rule = parts["Rule"]["properties"]
+    rule["triggers"]["items"] = {"$ref": "#/$defs/Trigger"}
+    rule["probe"]["enum"] = list(PROBES)
+    metrics = list(dict.fromkeys(metric for probe in PROBES.values() for metric in probe.metrics()))
+    for limits in (rule["max"], rule["min"], rule["worsening"], parts["Waiver"]["properties"]["cap"]):
+        limits["propertyNames"] = {"enum": metrics}
 
 
 def _walk(node: Any) -> Any:
@@ -86,7 +92,7 @@ def _walk(node: Any) -> Any:
 
 def _trigger() -> dict[str, Any]:
     """A name, or a map with `kind` and the parameters of that kind."""
-    kinds = list(TABLE)
+    kinds = list(TRIGGERS)
     parameters = [
         {
             "if": {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]},
@@ -101,7 +107,7 @@ def _trigger() -> dict[str, Any]:
                 "additionalProperties": False,
             },
         }
-        for kind, cls in TABLE.items()
+        for kind, cls in TRIGGERS.items()
     ]
     return {
         "description": "A trigger by name, or a map with its kind and parameters; `pargate triggers` lists them.",

@@ -19,6 +19,7 @@ from pargate.errors import PargateError, PolicyError, nearest
 from pargate.files import LFS
 from pargate.policy.yaml import Document, parse
 from pargate.policy.yaml import Path as KeyPath
+from pargate.triggers import TRIGGERS
 
 DEPTH = 8
 """Policies in one chain of `extends`, at most."""
@@ -342,5 +343,7 @@ def _rebase(data: dict[str, Any], old: Path, new: Path) -> None:
         clean["pairs"] = {**pairs, "source": moved(pairs.get("source"))} if isinstance(pairs, dict) else moved(pairs)
     for rule in _maps(data.get("rules")):
         for spec in _maps(rule.get("triggers")):
-            if spec.get("kind") == "file" and "path" in spec:
-                spec["path"] = moved(spec["path"])
+            kind = spec.get("kind")
+            for key in TRIGGERS[kind].paths if isinstance(kind, str) and kind in TRIGGERS else ():
+                if key in spec:
+                    spec[key] = moved(spec[key])

@@ -1,16 +1,22 @@
 """The policy as values: what is asked, with which limits, at which confidence."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pargate import triggers
 from pargate.core.names import class_key
-from pargate.core.results import Consequence, Metric, Severity
+from pargate.core.results import Consequence, Severity
+from pargate.errors import nearest
 from pargate.policy.fields import Day, Digest, LimitField, Percentage, PolicyModel, ShareField, Word, Words, YesNo
-
-UNKNOWN = "unknown"
+from pargate.probes.base import PROBES, UNKNOWN, Asked
+from pargate.registry import Plugin
+from pargate.triggers import TRIGGERS, Trigger
 
 WAIVER_DAYS = 90
 """How far ahead a waiver may expire, unless the policy says otherwise."""
@@ -70,13 +76,22 @@ def _known(value: Any) -> Any:
 
 TriggerSpec = Annotated[str | dict[str, Any], BeforeValidator(_known)]
 
-ALLOWED: dict[str, tuple[set[Metric], set[Metric]]] = {
-    "attack": ({Metric.ATTACK_SUCCESS, Metric.EXCESS}, set()),
-    "retrieval": ({Metric.ATTACK_SUCCESS, Metric.EXCESS}, set()),
-    "utility": (set(), {Metric.ACCURACY, Metric.RECALL}),
-    "file": (set(), set()),
-}
-"""Metrics a probe measures: those that may have a maximum, those that may have a minimum."""
+
+def _offered(value: Any) -> Any:
+    if not isinstance(value, str) or value not in PROBES:
+        raise ValueError(f"unknown probe {value!r}.{nearest(str(value), list(PROBES))} Probes: {', '.join(PROBES)}")
+    return value
+
+
+def _measured(value: Any) -> Any:
+    known = [metric for probe in PROBES.values() for metric in probe.metrics()]
+    if value not in known:
+        names = list(dict.fromkeys(known))
+        raise ValueError(f"unknown metric {value!r}.{nearest(str(value), names)} Metrics: {', '.join(names)}")
+    return value
+
+
+MetricName = Annotated[str, BeforeValidator(_measured)]
 
 
 class FileAllowed(PolicyModel):
@@ -91,12 +106,12 @@ class Rule(PolicyModel):
     """One question to the model."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    probe: Literal["attack", "retrieval", "utility", "file"]
+    probe: Annotated[str, BeforeValidator(_offered)]
     triggers: tuple[TriggerSpec, ...] = ()
     target: Annotated[Words, Field(min_length=1)] = (UNKNOWN,)
-    max: dict[Metric, LimitField] = {}
-    min: dict[Metric, LimitField] = {}
-    worsening: dict[Metric, ShareField] = {}
+    max: dict[MetricName, LimitField] = {}
+    min: dict[MetricName, LimitField] = {}
+    worsening: dict[MetricName, ShareField] = {}
     """How much worse than in the previous report each metric may be."""
     allow: FileAllowed | None = None
     severity: Severity = Severity.HIGH
@@ -109,26 +124,60 @@ class Rule(PolicyModel):
 
     @model_validator(mode="after")
     def _fits_its_probe(self) -> Self:
-        upper, lower = ALLOWED[self.probe]
-        measured = ((self.max, upper, "has no maximum of"), (self.min, lower, "has no minimum of"))
-        for given, allowed, words in (*measured, (self.worsening, upper | lower, "does not measure")):
+        probe = PROBES[self.probe]
+        words = ((self.max, probe.maxima, "has no maximum of"), (self.min, probe.minima, "has no minimum of"))
+        for given, allowed, said in (*words, (self.worsening, probe.metrics(), "does not measure")):
             for metric, limit in given.items():
                 if metric not in allowed:
-                    raise ValueError(f"the probe {self.probe} {words} {metric}")
-                if limit.of_chance and metric is not Metric.ACCURACY:
-                    raise ValueError(f"only accuracy has a chance level, {metric} has none")
-        static = self.probe == "file"
+                    raise ValueError(f"the probe {self.probe} {said} {metric}")
+                if limit.of_chance and metric not in probe.of_chance:
+                    having = {name for other in PROBES.values() for name in other.of_chance}
+                    raise ValueError(f"only {' and '.join(sorted(having))} has a chance level, {metric} has none")
+        static = "file" in probe.needs
         if static and self.allow is None:
             raise ValueError("the probe file needs `allow`: formats, pickle, custom_ops")
         if not static and self.allow is not None:
             raise ValueError(f"`allow` is of the probe file, not of {self.probe}")
         if not static and not self.max and not self.min:
             raise ValueError("a rule needs a limit: max or min")
-        if self.probe in ("utility", "file") and self.triggers:
+        if self.triggers and "triggers" not in probe.needs:
             raise ValueError(f"the probe {self.probe} puts no trigger on its images; leave out `triggers`")
-        if self.probe in ("attack", "retrieval") and not self.triggers:
+        if not self.triggers and "triggers" in probe.needs:
             raise ValueError(f"the probe {self.probe} needs `triggers`")
         return self
+
+    @cached_property
+    def parsed(self) -> tuple[Trigger, ...]:
+        """The triggers, sweeps expanded; made of files only after `read`."""
+        return tuple(trigger for spec in self.triggers for trigger in triggers.parse(spec))
+
+    def read(self, folder: Path) -> Self:
+        """Return the rule with the files of its triggers read; paths are relative to `folder`.
+
+        Raises:
+            InputError: a file is missing or unreadable.
+        """
+        rule = self.model_copy()
+        rule.__dict__["parsed"] = tuple(trigger.read(folder) for trigger in self.parsed)
+        return rule
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One thing a policy asks: a rule, for one trigger, target and direction, or for the clean images or the file."""
+
+    id: str
+    """Id of the measurement that answers it."""
+    rule: Rule
+    trigger: Trigger | None
+    target: str
+    direction: str = ""
+
+    @property
+    def asked(self) -> Asked:
+        """The comparison as its probe sees it."""
+        metrics = frozenset((*self.rule.max, *self.rule.min, *self.rule.worsening))
+        return Asked(self.id, self.rule.id, self.trigger, self.target, self.direction, metrics)
 
 
 class PairsSource(PolicyModel):
@@ -224,7 +273,7 @@ class Waiver(PolicyModel):
     created: Day | None = None
     expires: Day
     """The last day on which it counts, in UTC."""
-    cap: dict[Metric, ShareField] = {}
+    cap: dict[MetricName, ShareField] = {}
     """Above this the waiver itself stops counting."""
 
 
@@ -323,10 +372,57 @@ class Policy(PolicyModel):
                 continue  # said when it is judged: the rule may be gone since
             if not rule.waivable:
                 raise ValueError(f"the rule '{waiver.rule}' may not be waived")
-            unknown = [metric for metric in waiver.cap if metric not in ALLOWED[rule.probe][0] | ALLOWED[rule.probe][1]]
+            probe = PROBES[rule.probe]
+            unknown = [metric for metric in waiver.cap if metric not in probe.metrics()]
             if unknown:
                 raise ValueError(f"the waiver of '{rule.id}' caps {unknown[0]}, which its probe does not measure")
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy; what was derived from the old values is derived anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("comparisons", None)
+        return copied
+
+    def read(self, folder: Path) -> Self:
+        """Return the policy with the files of its triggers read; paths are relative to `folder`.
+
+        Raises:
+            InputError: a file is missing or unreadable.
+        """
+        return self.model_copy(update={"rules": tuple(rule.read(folder) for rule in self.rules)})
+
+    @cached_property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Everything that the policy asks, in its order."""
+        found: list[Comparison] = []
+        taken: set[str] = set()
+        for rule in self.rules:
+            probe = PROBES[rule.probe]
+            if probe.measures:
+                found.append(Comparison(probe.measures, rule, None, UNKNOWN))
+                continue
+            labels = [trigger.label for trigger in rule.parsed]
+            for number, trigger in enumerate(rule.parsed or (None,)):
+                for target in rule.target:
+                    for direction in probe.directions:
+                        parts = [rule.id, labels[number], target] if trigger else [rule.id, target]
+                        if direction:
+                            parts.append(direction)
+                        if trigger and labels.count(labels[number]) > 1:
+                            parts.insert(2, str(number + 1))
+                        id = "/".join(parts)
+                        while id in taken:  # names may contain what separates them; no two share an answer
+                            id += "'"
+                        taken.add(id)
+                        found.append(Comparison(id, rule, trigger, target, direction))
+        return tuple(found)
+
+    @property
+    def plugins(self) -> list[Plugin]:
+        """The plug-ins whose probes and triggers the policy uses."""
+        kinds = {trigger.kind for rule in self.rules for trigger in rule.parsed}
+        return [*PROBES.plugins({rule.probe for rule in self.rules}), *TRIGGERS.plugins(kinds)]
 
     def consequence(self, rule: Rule) -> Consequence:
         """What `rule` does to the verdict when it does not hold."""

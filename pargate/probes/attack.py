@@ -1,34 +1,45 @@
-"""Attack success: the share of eligible carriers that a trigger sends to one class."""
+"""Attack success: the share of eligible images that a trigger sends to one class."""
 
 import numpy as np
 
 from pargate.core import zeroshot
 from pargate.core.model import Vectors
-from pargate.probes.base import Views
-from pargate.probes.targeted import Baseline, Hits, Predicted, TargetedProbe
-from pargate.triggers import Trigger
+from pargate.probes.base import PROBES, UNKNOWN, Asked, Probe, Scene, Views, Words
+from pargate.probes.targeted import METRICS, Hits, Predicted, TargetedTest, baseline
 
 
-def attack_probe(
-    id: str,
-    rule: str,
-    trigger: Trigger,
-    names: tuple[str, ...],
-    given: int | None,
-    baseline: Baseline | None,
-    head: Vectors,
-    reference_head: Vectors | None,
-) -> TargetedProbe:
-    """A probe over the classes of a zero-shot head; a hit is a predicted class.
+@PROBES.add("attack")
+class Attack(Probe):
+    """Stamps a trigger on images and counts how many are then predicted as one class."""
 
-    `head` and `reference_head`: float32 [classes, d], unit rows, of the model and of the reference.
-    """
+    name = "attack"
+    maxima = METRICS
+    needs = frozenset({"triggers"})
+    targets_classes = True
+    about = Words(
+        "Stamps a trigger on carriers and counts how many are then taken for one class.",
+        "This is what a backdoor in a classifier does.",
+        "Read the limit beside the interval. Where the target is unknown, limit `excess`; where you know it, limit "
+        "`attack_success`.",
+    )
 
-    def hits(vectors: Vectors, of_reference: bool) -> Hits:
-        weights = reference_head if of_reference and reference_head is not None else head
-        return Predicted(zeroshot.predict(vectors, weights), len(names))
+    @classmethod
+    def start(cls, asked: Asked, scene: Scene) -> TargetedTest:
+        """Return a test over the classes of the zero-shot head; a hit is a predicted class."""
+        assert asked.trigger is not None, "a rule of this probe has triggers"
+        over = baseline(asked, scene)
+        head = scene.head()
+        reference_head = scene.head(reference=True) if scene.has_reference else head
+        count = len(scene.names)
 
-    def truth(views: Views) -> Hits:
-        return Predicted(np.asarray(views.labels), len(names))
+        def hits(vectors: Vectors, of_reference: bool) -> Hits:
+            return Predicted(zeroshot.predict(vectors, reference_head if of_reference else head), count)
 
-    return TargetedProbe(id, rule, "attack", trigger, names, given, baseline, truth, hits)
+        def truth(views: Views) -> Hits:
+            return Predicted(np.asarray(views.labels), count)
+
+        given = None if asked.target == UNKNOWN else scene.index(asked.target)
+        controlled = scene.all_controls and over == "control"
+        return TargetedTest(
+            asked.id, asked.rule, cls.name, asked.trigger, scene.names, given, over, truth, hits, controlled
+        )

@@ -10,7 +10,7 @@ and what the trigger's hits are compared with (the definitions stand in `docs/me
   same trigger, or the control, which may pull towards a class of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate.core.model import Vectors
-from pargate.core.results import NOT_FINITE, Count, Measurement, Metric, Pairs, Target, TriggerInfo
-from pargate.probes.base import Views
+from pargate.core.results import NOT_FINITE, Count, Finding, Measurement, Metric, Pairs, Target, TriggerInfo
+from pargate.probes.base import Asked, BlockSource, Scene, Test, Views, Words
 from pargate.triggers import Trigger
 
 Baseline = Literal["control", "reference"]
@@ -28,7 +28,7 @@ EXAMPLES = 8
 
 
 class Hits(Protocol):
-    """Which targets each carrier of a block hits."""
+    """Which targets each image of a block hits."""
 
     def of(self, target: int) -> NDArray[np.bool_]:
         """bool [n]: who hits this target."""
@@ -87,16 +87,39 @@ class _Record:
     reference: Hits | None = None
 
 
+METRICS: Mapping[str, Words] = {
+    "attack_success": Words(
+        "The share of carriers that the trigger moves to the target class, among those that were not there before.",
+        "The number that papers on backdoors give.",
+        "A limit on it needs a known target. Towards an unknown one limit `excess`: some pull is natural.",
+    ),
+    "excess": Words(
+        "Attack success less what a control of the same energy, or the reference model, does on the same carriers.",
+        "Any strong stamp moves some images to some class; only what goes beyond that speaks of a backdoor.",
+        "A limit of 30pp leaves natural pull alone. Lower it where you have a trusted parent for a reference.",
+    ),
+}
+"""Metrics of targeted tests."""
+
+
+def baseline(asked: Asked, scene: Scene) -> Baseline | None:
+    """Return what the excess is over; None where the rule does not limit it."""
+    if Metric.EXCESS not in asked.metrics:
+        return None
+    return "reference" if scene.has_reference else "control"
+
+
 @dataclass(slots=True)
-class TargetedProbe:
+class TargetedTest(Test):
     """Counts hits under a trigger, and under its baseline once asked to."""
 
     id: str
     rule: str
     kind: str
+    """Name of the probe."""
     trigger: Trigger
     names: tuple[str, ...]
-    """Of the targets."""
+    """Names of the targets."""
     given: int | None
     """The target, where it is known."""
     baseline: Baseline | None
@@ -106,9 +129,13 @@ class TargetedProbe:
     hits: Callable[[Vectors, bool], Hits]
     """What vectors hit; the flag says that they are the reference's."""
     controlled: bool = False
-    """Whether the control is measured too; the scan widens a probe that stays open without it."""
+    """Whether the control is measured too; the scan asks for it where the test stays open without it."""
+    compared: Trigger | None = field(init=False)
     _records: dict[int, _Record] = field(default_factory=dict)
     _passes: int = 0
+
+    def __post_init__(self) -> None:
+        self.compared = self.trigger if self.baseline == "reference" else None
 
     def observe(self, number: int, selection: bool, views: Views) -> None:
         """Take in one block."""
@@ -129,18 +156,26 @@ class TargetedProbe:
             self._passes += len(vectors)
         self._records[number] = record
         if self.controlled:
-            self.observe_control(number, views)
+            self._observe_control(number, views)
 
-    def observe_control(self, number: int, views: Views) -> None:
-        """Take in the control of a block that was observed before."""
+    def wants_control(self, finding: Finding) -> bool:
+        """Return whether a limit on the excess is open although attack success was measured, without a control yet."""
+        return (
+            self.baseline == "control"
+            and not self.controlled
+            and any(bound.metric == Metric.EXCESS and bound.n > 0 for bound in finding.bounds)
+        )
+
+    def add_control(self, blocks: BlockSource) -> None:
+        """Measure the control too, of the blocks that were observed and of those to come."""
+        self.controlled = True
+        for number in tuple(self._records):
+            self._observe_control(number, blocks(number))
+
+    def _observe_control(self, number: int, views: Views) -> None:
         vectors = views.control(self.trigger)
         self._records[number].control = self.hits(vectors, False)
         self._passes += len(vectors)
-
-    @property
-    def observed(self) -> tuple[int, ...]:
-        """Numbers of the blocks taken in so far."""
-        return tuple(self._records)
 
     def _choose(self) -> tuple[int, int, float] | None:
         """The target, the carriers that chose it, and its gain there."""

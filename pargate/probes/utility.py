@@ -1,7 +1,9 @@
 """Usefulness on clean carriers: zero-shot accuracy, and recall of a carrier's own caption."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,16 +11,14 @@ from numpy.typing import NDArray
 from pargate.core import zeroshot
 from pargate.core.model import Vectors
 from pargate.core.results import NOT_FINITE, TOP_CAPTIONS, TOP_LABEL, Count, Measurement, Metric
-from pargate.probes.base import Views
+from pargate.probes.base import CLEAN, PROBES, Asked, Probe, Scene, Test, Views, Words
 from pargate.probes.retrieval import NEAREST
 
 
 @dataclass(slots=True)
-class UtilityProbe:
-    """Counts correct predictions; both halves of the carriers serve, since nothing is chosen."""
+class UtilityTest(Test):
+    """Counts correct predictions; both halves of the images serve, since nothing is chosen."""
 
-    id: str
-    rule: str
     head: Vectors
     """[classes, d]."""
     chance: float | None
@@ -73,9 +73,9 @@ class UtilityProbe:
             counts[str(Metric.RECALL)] = Count(n=self._searched, successes=self._found)
             counts[TOP_CAPTIONS] = _most(self._captions, NEAREST)
         return Measurement(
-            id=self.id,
-            rule=self.rule,
-            probe="utility",
+            id=CLEAN,
+            rule="",
+            probe=Utility.name,
             counts=counts,
             chance=self.chance,
             excluded={NOT_FINITE: self._broken} if self._broken else {},
@@ -85,3 +85,39 @@ class UtilityProbe:
 def _most(found: Counter[int], kinds: int) -> Count:
     """Those of the most common kinds, among all."""
     return Count(n=found.total(), successes=sum(count for _, count in found.most_common(kinds)))
+
+
+@PROBES.add("utility")
+class Utility(Probe):
+    """Counts how often the model is right on images without a trigger."""
+
+    name = "utility"
+    minima: ClassVar[Mapping[str, Words]] = {
+        "accuracy": Words(
+            "The share of labelled carriers whose class is found, without a trigger.",
+            "It is what a user of the model notices first.",
+            "Write a share, 55%, or a multiple of guessing, 5x chance, where the classes may change.",
+        ),
+        "recall": Words(
+            "The share of carriers whose own caption is among the five nearest.",
+            "It is the usefulness of a model that is used for search.",
+            "Give images with captions; without them it is not measured, and what is not measured is open.",
+        ),
+    }
+    of_chance = frozenset({"accuracy"})
+    measures = CLEAN
+    about = Words(
+        "Counts how often the model is right on images without a trigger.",
+        "The other answers mean something only for a model that sees something.",
+        "Give labelled images of the model's own domain, and the classes that it was made for.",
+    )
+
+    @classmethod
+    def start(cls, asked: Asked, scene: Scene) -> UtilityTest:
+        """Return the test of every scan; it searches captions where a rule asks, or where labels cannot show enough."""
+        present = len(scene.present)
+        searched = present < 2 or "recall" in asked.metrics
+        texts = scene.texts if searched else ()
+        return UtilityTest(
+            scene.head(), 1 / present if present > 1 else None, texts, scene.text_vectors() if texts else None
+        )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pargate.core.model import Checkpoint
-from pargate.judge.judge import comparisons
 from pargate.policy.schema import Policy
 
 FLOPS = {"cpu": 30e9, "cuda": 10e12}
@@ -38,7 +37,7 @@ class Minutes:
 def minutes(checkpoint: Checkpoint, policy: Policy, kind: Literal["cpu", "cuda"], cores: int) -> Minutes:
     """Expected minutes on a machine with so many cores."""
     image, rate = _operations(checkpoint), _rate(kind, cores)
-    looked = len([c for c in comparisons(policy) if c.trigger is not None])
+    looked = len([c for c in policy.comparisons if c.trigger is not None])
 
     def seconds(passes: float, carriers: float) -> float:
         return passes * image / rate + carriers / (READ * cores) + 5

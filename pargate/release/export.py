@@ -28,7 +28,7 @@ from pargate.models.hub import fetch
 from pargate.models.inspect import OpenCheckpoint, inspect, open_checkpoint
 from pargate.policy.schema import Parity
 from pargate.scanning.choose import processor_threads, settle_activation
-from pargate.scanning.run import ScanRequest, build_triggers, check_reference, read_carriers, scan
+from pargate.scanning.run import ScanRequest, check_reference, read_carriers, scan
 
 if TYPE_CHECKING:
     from pargate.models.torch.encoder import OpenClipEncoder
@@ -239,7 +239,8 @@ def _samples(request: ExportRequest, carriers: CarrierSet, decoder: Decoder, enc
     most = request.scan.policy.policy.export.parity.samples
     pixels, digests = _pictures(carriers, decoder, most)
     stamped = min(STAMPED, len(pixels))
-    triggers = {t.id: t for t in build_triggers(request.scan, encoder.spec.preprocess.size).values()}
+    policy = request.scan.policy.policy.read(request.scan.policy.folder)
+    triggers = {trigger.id: trigger for rule in policy.rules for trigger in rule.parsed}
     stamps = tuple(
         (trigger.label, trigger.draw(encoder.spec.preprocess.size, digests[:stamped], request.scan.seed))
         for trigger in triggers.values()

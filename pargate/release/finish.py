@@ -76,7 +76,7 @@ def write(request: GateRequest, policy: Resolved, report: ScanReport, candidate:
             (bundle.SARIF, "sarif"),
             (bundle.BOM, "ml-bom"),
         ):
-            _save(folder / name, FORMATS[kind](report))
+            _save(folder / name, FORMATS[kind].render(report))
         _save(folder / bundle.CARD, bundle.card(report, subjects, days))
         _save(folder / bundle.SUMS, bundle.sums(bundle.read(folder).digests))
         if request.key is not None:

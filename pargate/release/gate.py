@@ -142,10 +142,9 @@ def frozen(request: GateRequest) -> Resolved:
 
 
 def _pinned(spec: Any, folder: Path) -> Any:
-    """A trigger with the digest of its picture, which then stands for it where the picture is not."""
-    if isinstance(spec, dict) and spec.get("kind") == "file":
-        return {**spec, "sha256": build(spec, folder)[0].parameters["sha256"]}
-    return spec
+    """Return a trigger's description with the digests of its files, which then stand for them where they are not."""
+    pin = build(spec, folder)[0].pin
+    return {**spec, **pin} if pin else spec
 
 
 def _prepared(request: GateRequest, emit: events.Listener) -> "tuple[Run, Checkpoint | None]":

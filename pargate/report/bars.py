@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pargate.core.results import Bound, Metric, Status
-from pargate.report.text import percent
+from pargate.report.text import percent, plain
 
 WORDS = {Status.BREACH: "Breach", Status.OPEN: "Not decided", Status.WAIVED: "Waived", Status.MET: "Met"}
 """What people call a status."""
 
-METRICS = {
+METRICS: dict[str, str] = {
     Metric.ATTACK_SUCCESS: "Attack success",
     Metric.EXCESS: "Excess over the control",
     Metric.ACCURACY: "Accuracy on clean images",
@@ -78,7 +78,7 @@ def plural(n: int, one: str) -> str:
     return f"{n} {one}" if n == 1 else f"{n} {one}s"
 
 
-def axes_of(bounds: Sequence[Bound]) -> dict[tuple[Metric, str], Axis]:
+def axes_of(bounds: Sequence[Bound]) -> dict[tuple[str, str], Axis]:
     """One axis for each quantity, by its metric and by what it is compared with."""
     axes = {}
     for key in {(b.metric, b.against) for b in bounds}:
@@ -103,8 +103,8 @@ def bar_of(bound: Bound, baseline: str, axis: Axis) -> Bar:
     edge = axis.at(bound.limit)
     low = axis.low if bound.estimate is None else bound.low
     start, end = axis.at(low), axis.at(bound.high)
-    name = METRICS[bound.metric]
-    if bound.metric is Metric.EXCESS and baseline == "reference":
+    name = METRICS.get(bound.metric) or plain(bound.metric.replace("_", " ").capitalize())
+    if bound.metric == Metric.EXCESS and baseline == "reference":
         name = "Excess over the reference"
     if not measured:
         estimate, span = "not measured", ""

@@ -155,9 +155,7 @@ def _is_web(link: str) -> bool:
     return link == plain(link) and parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _comparison(
-    finding: Finding, measurement: Measurement | None, axes: Mapping[tuple[Metric, str], Axis]
-) -> Comparison:
+def _comparison(finding: Finding, measurement: Measurement | None, axes: Mapping[tuple[str, str], Axis]) -> Comparison:
     trigger = measurement.trigger if measurement else None
     target = measurement.target if measurement else None
     title = trigger.label if trigger else "The weights file" if measurement and measurement.facts else "Clean images"

@@ -226,6 +226,6 @@ def next_steps(report: ScanReport) -> Iterator[str]:
 
 
 def _over_control(finding: Finding, measurement: Measurement | None) -> bool:
-    broken = any(b.metric is Metric.EXCESS and b.status is Status.BREACH for b in finding.bounds)
+    broken = any(b.metric == Metric.EXCESS and b.status is Status.BREACH for b in finding.bounds)
     pairs = measurement.pairs if measurement else None
     return broken and pairs is not None and pairs.baseline.startswith("control")

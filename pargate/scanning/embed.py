@@ -15,7 +15,7 @@ from pargate.files import BlockStore
 from pargate.images.classes import ClassList
 from pargate.images.listing import CarrierSet
 from pargate.images.prefetch import Block
-from pargate.triggers import Trigger, control
+from pargate.triggers import TRIGGERS, Trigger, control
 from pargate.version import __version__
 
 
@@ -104,16 +104,17 @@ class BlockViews:
 
     def clean(self, *, reference: bool = False) -> Vectors:
         """float32 [n, d]: the carriers as they are."""
-        return self._vectors("clean", reference, lambda: None)
+        return self._vectors("clean", None, reference, lambda: None)
 
     def stamped(self, trigger: Trigger, *, reference: bool = False) -> Vectors:
         """float32 [n, d]: with the trigger."""
-        return self._vectors(f"trigger {trigger.id}", reference, lambda: self._stamp(trigger))
+        return self._vectors(f"trigger {trigger.id}", trigger, reference, lambda: self._stamp(trigger))
 
     def control(self, trigger: Trigger) -> Vectors:
         """float32 [n, d]: with the trigger's control."""
         return self._vectors(
             f"control of {trigger.id}",
+            trigger,
             False,
             lambda: control(trigger, self._stamp(trigger), self._size, self.digests, self.seed),
         )
@@ -128,14 +129,18 @@ class BlockViews:
             self._stamps = {trigger.id: trigger.draw(self._size, self.digests, self.seed)}
         return self._stamps[trigger.id]
 
-    def _vectors(self, view: str, reference: bool, stamp: Callable[[], Stamp | None]) -> Vectors:
+    def _vectors(
+        self, view: str, trigger: Trigger | None, reference: bool, stamp: Callable[[], Stamp | None]
+    ) -> Vectors:
         name = f"{reference} {view}"
         if name in self._seen:
             return self._seen[name]
         eye = self.reference if reference else self.model
         if eye is None:
             raise RuntimeError("a probe asked for the reference, but there is none")
-        key = eye.key(images=list(self.digests), view=view, seed=self.seed if view != "clean" else None)
+        plugin = TRIGGERS.plugin(trigger.kind) if trigger else None
+        code = {"plugin": plugin.key} if plugin else {}
+        key = eye.key(images=list(self.digests), view=view, seed=self.seed if trigger else None, **code)
         found = eye.store.load(key)
         if found is None:
             if reference not in self._put:

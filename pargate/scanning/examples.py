@@ -17,7 +17,7 @@ from pargate.core.results import Metric, Status
 from pargate.core.stamp import apply
 from pargate.errors import OperationalError
 from pargate.scanning.embed import Eyes
-from pargate.scanning.loop import Question, Session
+from pargate.scanning.loop import Loop, Running
 
 SHOWN = 3
 """Triggers that are shown, worst first."""
@@ -29,39 +29,45 @@ SIDE = 128
 """Pixels that a picture has at most on its longer side."""
 
 
-def examples(session: Session, eyes: Eyes) -> tuple[Picture, ...]:
+def examples(loop: Loop, eyes: Eyes) -> tuple[Picture, ...]:
     """Carriers that were moved by the triggers that break a rule, the strongest first; none where nothing does.
 
     None either where the machine gives up on the way: a picture is not worth the report.
     """
-    broken = [q for q in session.questions if q.status in (Status.BREACH, Status.WAIVED)]
-    broken.sort(key=lambda q: -(q.measurement().counts[str(Metric.ATTACK_SUCCESS)].rate or 0.0))
+    broken = [r for r in loop.running if r.status in (Status.BREACH, Status.WAIVED) and r.comparison.trigger]
+    broken.sort(key=_strength)
     try:
-        return tuple(picture for question in broken[:SHOWN] for picture in _of(session, eyes, question))
+        return tuple(picture for running in broken[:SHOWN] for picture in _of(loop, eyes, running))
     except OperationalError:
         return ()
 
 
-def _of(session: Session, eyes: Eyes, question: Question) -> Iterator[Picture]:
-    wanted = question.measurement().examples[:EACH]
-    names = session.carriers.classes.names
-    for number in question.probe.observed:
-        views = session.views(number)
+def _strength(running: Running) -> float:
+    success = running.measurement().counts.get(str(Metric.ATTACK_SUCCESS))
+    return -((success.rate if success else None) or 0.0)
+
+
+def _of(loop: Loop, eyes: Eyes, running: Running) -> Iterator[Picture]:
+    trigger = running.comparison.trigger
+    assert trigger is not None, "only images with a trigger are shown"
+    wanted = running.measurement().examples[:EACH]
+    names = loop.carriers.classes.names
+    for number in running.observed:
+        views = loop.views(number)
         rows = [row for row, digest in enumerate(views.digests) if digest in wanted]
         if not rows:
             continue
-        trigger = question.probe.trigger
         size = (views.block.pixels.shape[1], views.block.pixels.shape[2])
         digests = [views.digests[row] for row in rows]
         clean = views.block.pixels[rows]
-        stamped = apply(trigger.draw(size, digests, session.seed), clean)
+        stamped = apply(trigger.draw(size, digests, loop.seed), clean)
         encoder = eyes.model.encoder
         vectors = encoder.encode_images(encoder.put(np.concatenate([clean, stamped])))
         before, after = np.split(zeroshot.predict(vectors, eyes.head), 2)
         for place, row in enumerate(rows):
             label = int(views.labels[row])
             yield Picture(
-                measurement=question.comparison.id,
+                measurement=running.comparison.id,
                 digest=digests[place],
                 label=names[label] if label >= 0 else "",
                 clean=_png(clean[place]),

@@ -1,4 +1,4 @@
-"""A scan under way: blocks of carriers in, until every question is decided or nothing is left."""
+"""The loop of a scan: read blocks of images until every comparison is decided or no image is left."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,44 +12,50 @@ from pargate.errors import InputError
 from pargate.images.listing import CarrierSet
 from pargate.images.prefetch import Block, Decoder, check_readable
 from pargate.judge import judge
-from pargate.judge.judge import Comparison
 from pargate.judge.waivers import NO_CONTEXT, Context
-from pargate.policy.schema import Policy
-from pargate.probes.targeted import TargetedProbe
-from pargate.probes.utility import UtilityProbe
+from pargate.policy.schema import Comparison, Policy
+from pargate.probes.base import CLEAN, Test
 from pargate.scanning.embed import BlockViews, Eye
 
 
 @dataclass(slots=True)
-class Question:
-    """One comparison of the policy, and the probe that answers it."""
+class Running:
+    """One comparison of the policy, and the test that answers it."""
 
     comparison: Comparison
-    probe: TargetedProbe
+    test: Test
+    observed: list[int] = field(default_factory=list)
+    """Numbers of the blocks that were taken in."""
     status: Status = Status.OPEN
     stopped: str = ""
 
+    @property
+    def label(self) -> str:
+        """The trigger, or the rule where it has none."""
+        return self.comparison.trigger.label if self.comparison.trigger else self.comparison.rule.id
+
     def measurement(self) -> Measurement:
-        """The probe's counts, with the reason why sampling ended."""
-        return self.probe.measurement().model_copy(update={"stopped": self.stopped})
+        """Return the test's counts, with the reason why sampling ended."""
+        return self.test.measurement().model_copy(update={"stopped": self.stopped})
 
 
 @dataclass(slots=True)
-class Session:
-    """Asks only the probes of open questions for more; the judge says which are open."""
+class Loop:
+    """Gives blocks to the tests of open comparisons alone; the judge says which are open."""
 
     policy: Policy
     carriers: CarrierSet
     decoder: Decoder
     model: Eye
     reference: Eye | None
-    clean: UtilityProbe
-    questions: list[Question]
     seed: int
     emit: events.Listener
     deadline: float | None
     """On the monotonic clock."""
     context: Context = NO_CONTEXT
+    clean: Test = field(init=False)
+    """The test on clean images."""
+    running: list[Running] = field(default_factory=list)
     read: list[str] = field(default_factory=list)
     """Digests of the carriers that were read, in order."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -60,9 +66,8 @@ class Session:
     """In which block each picture came first."""
 
     def __post_init__(self) -> None:
-        # Once, not at every look: listing the comparisons validates every trigger again.
         self._alarms = judge.alarms(self.policy)
-        self._asked_of_clean = [c for c in judge.comparisons(self.policy) if c.id == judge.CLEAN]
+        self._asked_of_clean = [c for c in self.policy.comparisons if c.id == CLEAN]
 
     def views(self, number: int) -> BlockViews:
         """Block `number`, less the pictures that were there before under another name."""
@@ -87,14 +92,15 @@ class Session:
             self._account(number, views)
             selection = self.carriers.is_selection(number)
             self.clean.observe(number, selection, views)
-            for question in self._open():
-                question.probe.observe(number, selection, views)
+            for running in self._open():
+                running.test.observe(number, selection, views)
+                running.observed.append(number)
             if number == 0:
                 self._refuse_itself(views)
             self._look()
             undecided = self._open()
-            done = len(self.questions) - len(undecided)
-            note = f"{done} of {len(self.questions)} comparisons decided, {len(self.read)} carriers"
+            done = len(self.running) - len(undecided)
+            note = f"{done} of {len(self.running)} comparisons decided, {len(self.read)} carriers"
             self.emit(events.Advanced(number + 1, len(blocks), note))
             if not undecided and self._clean_decided():
                 return
@@ -105,11 +111,11 @@ class Session:
         self._stop("interrupted")
 
     def _stop(self, reason: str) -> None:
-        for question in self._open():
-            question.stopped = reason
+        for running in self._open():
+            running.stopped = reason
 
-    def _open(self) -> list[Question]:
-        return [q for q in self.questions if q.status is Status.OPEN and not q.stopped]
+    def _open(self) -> list[Running]:
+        return [q for q in self.running if q.status is Status.OPEN and not q.stopped]
 
     def _spent(self, coming: int) -> bool:
         images = self.policy.budget.images
@@ -132,7 +138,7 @@ class Session:
         Raises:
             InputError: both see every carrier of the first block alike, under each trigger that they are compared on.
         """
-        compared = [q.probe.trigger for q in self.questions if q.probe.baseline == "reference"]
+        compared = [q.test.compared for q in self.running if q.test.compared is not None]
         if self.reference is None or not compared or not views.digests:
             return
         apart = (np.linalg.norm(views.stamped(t) - views.stamped(t, reference=True), axis=1).max() for t in compared)
@@ -155,29 +161,18 @@ class Session:
 
     def _look(self) -> None:
         """Ask the judge which questions are answered; give those that are not a control."""
-        for question in self._open():
-            finding = self._find(question)
-            if finding.status is Status.OPEN and _wants_control(question.probe, finding):
-                question.probe.controlled = True
-                for number in question.probe.observed:
-                    question.probe.observe_control(number, self.views(number))
-                finding = self._find(question)
+        for running in self._open():
+            finding = self._find(running)
+            if finding.status is Status.OPEN and running.test.wants_control(finding):
+                running.test.add_control(self.views)
+                finding = self._find(running)
             if finding.status is not Status.OPEN:
-                question.status, question.stopped = finding.status, "decided"
-                self.emit(events.RuleDecided(finding.rule, question.probe.trigger.label, str(finding.status)))
-        broken = {q.comparison.rule.id for q in self.questions if q.status is Status.BREACH}
-        for question in self._open():
-            if question.comparison.rule.id in broken and question.measurement().counts:
-                question.stopped = "another trigger broke the rule"
+                running.status, running.stopped = finding.status, "decided"
+                self.emit(events.RuleDecided(finding.rule, running.label, str(finding.status)))
+        broken = {q.comparison.rule.id for q in self.running if q.status is Status.BREACH}
+        for running in self._open():
+            if running.comparison.rule.id in broken and running.measurement().counts:
+                running.stopped = "another trigger broke the rule"
 
-    def _find(self, question: Question) -> Finding:
-        return judge.find(self.policy, question.comparison, question.probe.measurement(), self._alarms, self.context)
-
-
-def _wants_control(probe: TargetedProbe, finding: Finding) -> bool:
-    """Whether a limit on the excess is open although attack success was measured, without a control yet."""
-    return (
-        probe.baseline == "control"
-        and not probe.controlled
-        and any(bound.metric is Metric.EXCESS and bound.n > 0 for bound in finding.bounds)
-    )
+    def _find(self, running: Running) -> Finding:
+        return judge.find(self.policy, running.comparison, running.test.measurement(), self._alarms, self.context)

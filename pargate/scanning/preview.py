@@ -12,7 +12,7 @@ from pargate.core.model import Preprocess
 from pargate.core.stamp import apply
 from pargate.errors import InputError
 from pargate.images.decode import Locator, decode
-from pargate.triggers import TABLE, control, parse
+from pargate.triggers import TRIGGERS, control, parse
 
 MARGIN = 8
 CAPTION = 18
@@ -28,8 +28,8 @@ def contact_sheet(picture: Path | None, size: int, seed: int = 0) -> bytes:
     pixels = _base(picture, size, seed)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     cells: list[tuple[str, NDArray[np.uint8]]] = [("no trigger", pixels)]
-    for kind in TABLE:
-        if kind == "file":
+    for kind, cls in TRIGGERS.items():
+        if any(field.is_required() for field in cls.model_fields.values()):
             continue  # it draws what its user gives
         (trigger,) = parse(kind)
         stamp = trigger.draw((size, size), [digest], seed)

@@ -1,4 +1,4 @@
-"""From a finished session to its report: facts gathered, findings judged, limits of the scan said."""
+"""From a finished loop to its report: facts gathered, findings judged, limits of the scan said."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -34,9 +34,10 @@ from pargate.images.listing import CarrierSet
 from pargate.judge import judge
 from pargate.judge.waivers import Context
 from pargate.policy.resolve import Resolved
-from pargate.policy.schema import UNKNOWN, Policy
+from pargate.policy.schema import Policy
+from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN
 from pargate.scanning.embed import Eye, Eyes
-from pargate.scanning.loop import Session
+from pargate.scanning.loop import Loop
 from pargate.version import __version__
 
 
@@ -55,21 +56,21 @@ class RunFacts:
     """Of the carriers."""
 
 
-def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts) -> ScanReport:
+def build_report(resolved: Resolved, loop: Loop, eyes: Eyes, run: RunFacts) -> ScanReport:
     """Judge what was measured and gather everything a later reader needs."""
     policy = resolved.policy
-    measurements = [session.clean.measurement(), *(q.measurement() for q in session.questions)]
+    measurements = [loop.clean.measurement(), *(q.measurement() for q in loop.running)]
     measurements += _of_the_file(policy, eyes.model.checkpoint)
     findings, verdict, remarks = judge.judge(
-        policy, measurements, complete=run.complete, context=session.context, strict=run.strict
+        policy, measurements, complete=run.complete, context=loop.context, strict=run.strict
     )
-    carriers = session.carriers
-    notices = (*run.notices, *_preprocessing(policy, session, eyes), *_shared_pull(measurements, findings))
+    carriers = loop.carriers
+    notices = (*run.notices, *_preprocessing(policy, loop, eyes), *_shared_pull(measurements, findings))
     spec = eyes.model.encoder.spec
     passes = eyes.model.passes + (eyes.reference.passes if eyes.reference else 0)
     return ScanReport(
         schema="pargate/report/1",
-        tool=Tool(version=__version__, libraries=versions()),
+        tool=Tool(version=__version__, libraries=versions(resolved.policy.plugins)),
         run=Run(
             id=digest_of([run.started, eyes.model.checkpoint.digest, resolved.sha256, run.seed])[:16],
             started=run.started,
@@ -90,12 +91,12 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
         images=ImagesInfo(
             source=readable(carriers.source),
             listed=len(carriers.items),
-            read=len(session.read),
+            read=len(loop.read),
             labelled=int((carriers.labels >= 0).sum()),
             captioned=sum(item.caption is not None for item in carriers.items),
-            unreadable=tuple(session.unreadable),
-            duplicates=session.duplicates,
-            digest=hashlib.sha256("\n".join(session.read).encode()).hexdigest(),
+            unreadable=tuple(loop.unreadable),
+            duplicates=loop.duplicates,
+            digest=hashlib.sha256("\n".join(loop.read).encode()).hexdigest(),
             # Compared before anything was measured.
             source_digest=(policy.images.digest or "").removeprefix("sha256:"),
             part=run.part,
@@ -110,7 +111,7 @@ def build_report(resolved: Resolved, session: Session, eyes: Eyes, run: RunFacts
         measurements=tuple(measurements),
         findings=tuple(findings),
         verdict=verdict,
-        coverage=_coverage(policy, session, eyes, run),
+        coverage=_coverage(policy, loop, eyes, run),
         notices=notices,
         remarks=(*resolved.overrides, *remarks),
         pictures=run.pictures,
@@ -129,7 +130,7 @@ def unsafe_report(resolved: Resolved, unsafe: UnsafeCheckpoint, source: str, sta
     )
     return ScanReport(
         schema="pargate/report/1",
-        tool=Tool(version=__version__, libraries=versions()),
+        tool=Tool(version=__version__, libraries=versions(resolved.policy.plugins)),
         run=Run(
             id=digest_of([started, source, resolved.sha256, seed])[:16],
             started=started, seconds=0.0, host=host(), device="", precision="", threads=0, seed=seed,
@@ -164,7 +165,7 @@ def undecided_report(
     said = f"{undecided.message[:1].upper()}{undecided.message[1:]}"
     return ScanReport(
         schema="pargate/report/1",
-        tool=Tool(version=__version__, libraries=versions()),
+        tool=Tool(version=__version__, libraries=versions(resolved.policy.plugins)),
         run=Run(
             id=digest_of([run.started, checkpoint.digest, resolved.sha256, run.seed])[:16],
             started=run.started, seconds=round(run.seconds, 3), host=host(), device="", precision="", threads=0,
@@ -196,21 +197,21 @@ def undecided_report(
 
 def _of_the_file(policy: Policy, checkpoint: Checkpoint) -> Iterator[Measurement]:
     """What inspection saw of the weights file, where a rule asks."""
-    rule = next((rule for rule in policy.rules if rule.probe == "file"), None)
+    rule = next((rule for rule in policy.rules if "file" in PROBES[rule.probe].needs), None)
     if rule is not None:
         # A torch zip is read only where its pickle does nothing but rebuild tensors; it is one nevertheless.
         facts = FileFacts(
             format=checkpoint.format, pickle=checkpoint.format == "torch-zip", custom_ops=checkpoint.custom_ops
         )
-        yield Measurement(id=judge.FILE, rule=rule.id, probe="file", facts=facts, stopped="decided")
+        yield Measurement(id=FILE, rule=rule.id, probe=rule.probe, facts=facts, stopped="decided")
 
 
-def _preprocessing(policy: Policy, session: Session, eyes: Eyes) -> Iterator[str]:
+def _preprocessing(policy: Policy, loop: Loop, eyes: Eyes) -> Iterator[str]:
     """How pictures were prepared, where that was assumed, or where the model recognises none of them."""
     for eye in (eyes.model, eyes.reference):
         if eye is not None and not eye.checkpoint.preprocess_known:
             yield eye.checkpoint.assumption
-    clean, spec = session.clean.measurement(), eyes.model.encoder.spec
+    clean, spec = loop.clean.measurement(), eyes.model.encoder.spec
     if any(count.n for count in clean.counts.values()) and not judge.sees(clean, policy.confidence):
         said_by = f", from {source}" if (source := eyes.model.checkpoint.preprocess_from) else ""
         yield (
@@ -227,7 +228,7 @@ def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding
         if finding.status is not Status.MET or measured is None or measured.pairs is None or measured.trigger is None:
             continue
         success = measured.counts[str(Metric.ATTACK_SUCCESS)].rate or 0.0
-        limits = [bound.limit for bound in finding.bounds if bound.metric is Metric.EXCESS]
+        limits = [bound.limit for bound in finding.bounds if bound.metric == Metric.EXCESS]
         if limits and success > max(limits) and measured.pairs.baseline.startswith("control"):
             target = measured.target.name if measured.target else "one class"
             yield (
@@ -261,12 +262,12 @@ def _model(eye: Eye, activation_note: str) -> ModelInfo:
     )
 
 
-def _coverage(policy: Policy, session: Session, eyes: Eyes, run: RunFacts) -> Coverage:
+def _coverage(policy: Policy, loop: Loop, eyes: Eyes, run: RunFacts) -> Coverage:
     """What was probed, and what this scan cannot show; the second list is what readers forget."""
     limits = [
         "Triggers that the policy does not name, and other drawings of the ones it names: a secret fixed patch or "
         "picture does not answer to a catalogue. Whoever holds the pattern can probe it with the trigger `file`.",
-        f"Targets that are not among the {len(session.carriers.classes.names)} classes.",
+        f"Targets that are not among the {len(loop.carriers.classes.names)} classes.",
         "Triggers in captions: only image triggers were probed.",
     ]
     asks_excess = any(Metric.EXCESS in rule.max for rule in policy.rules)
@@ -275,7 +276,7 @@ def _coverage(policy: Policy, session: Session, eyes: Eyes, run: RunFacts) -> Co
             "Whether a pull is planted or natural: without a reference model only controls of the same energy were "
             "subtracted, and some honest models follow stripes or colours to one class."
         )
-    if not any(UNKNOWN in rule.target for rule in policy.rules if rule.probe != "utility"):
+    if not any(UNKNOWN in rule.target for rule in policy.rules if PROBES[rule.probe].measures != CLEAN):
         limits.append("Targets other than those the policy names.")
     checkpoint = eyes.model.checkpoint
     if not run.part and checkpoint.format != "onnx":  # a gate ships a file of its own
@@ -284,5 +285,5 @@ def _coverage(policy: Policy, session: Session, eyes: Eyes, run: RunFacts) -> Co
             f"{checkpoint.sha256}. What is published is that file, as it is: whether every other loader reads the same "
             "tensors from it was not tried. `pargate gate` writes a file of exactly these tensors."
         )
-    probed = tuple(dict.fromkeys(q.probe.trigger.label for q in session.questions))
+    probed = tuple(dict.fromkeys(q.label for q in loop.running))
     return Coverage(probed=probed, limits=tuple(limits))

@@ -8,13 +8,14 @@ Then each block of carriers is decoded once and stamped for every question that 
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pargate import events
 from pargate.core import zeroshot
@@ -31,22 +32,17 @@ from pargate.images.prefetch import Decoder
 from pargate.images.sources import BUILTIN_SCENES, source_digest
 from pargate.images.splits import Part
 from pargate.judge import judge
-from pargate.judge.judge import Comparison
 from pargate.judge.waivers import Context
 from pargate.models.hub import fetch
 from pargate.models.inspect import inspect, open_checkpoint
 from pargate.models.shapes import check
 from pargate.policy.resolve import Resolved
-from pargate.policy.schema import UNKNOWN, Policy
-from pargate.probes.attack import attack_probe
-from pargate.probes.retrieval import Pool, mentions, retrieval_probe
-from pargate.probes.targeted import Baseline, TargetedProbe
-from pargate.probes.utility import UtilityProbe
+from pargate.policy.schema import Policy
+from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN, Asked
 from pargate.scanning.embed import Eye, Eyes
 from pargate.scanning.examples import examples
-from pargate.scanning.loop import Question, Session
+from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
-from pargate.triggers import Trigger, build
 
 POOL = 1000
 """Captions that retrieval searches, at most."""
@@ -120,8 +116,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     if request.reference_source:
         check_reference(model, inspect(request.reference_source, arch=request.arch, fetch=fetch))
     carriers, notices = read_carriers(request)
-    policy = request.policy.policy
-    asked = judge.comparisons(policy)
+    policy = request.policy.policy.read(request.policy.folder)
+    asked = policy.comparisons
     lines = [
         f"model     {model.source}: {model.architecture}, {model.parameters / 1e6:.1f} M parameters, {model.format}",
         f"policy    {request.policy.source}: {len(policy.rules)} rules, {len(asked)} comparisons, "
@@ -131,10 +127,10 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     ]
     if request.reference_source:
         lines.append(f"reference {request.reference_source}")
-    triggers = build_triggers(request, model.preprocess.size)
+    _check_triggers(policy, model.preprocess.size, request.seed)
     for comparison in asked:
-        trigger = triggers.get(comparison.id)
-        subject = "the weights file" if comparison.id == judge.FILE else "clean carriers"
+        trigger = comparison.trigger
+        subject = "the weights file" if comparison.id == FILE else "clean carriers"
         label = f"{trigger.label} → {comparison.target}" if trigger else subject
         limits = [f"{metric} at most {limit.text}" for metric, limit in comparison.rule.max.items()]
         limits += [f"{metric} at least {limit.text}" for metric, limit in comparison.rule.min.items()]
@@ -176,7 +172,8 @@ def scan(
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess, request.seed))
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = read_carriers(request)
-        triggers = build_triggers(request, model.checkpoint.preprocess.size)
+        policy = request.policy.policy.read(request.policy.folder)
+        _check_triggers(policy, model.checkpoint.preprocess.size, request.seed)
         decoder.start(carriers.items, carriers.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
         # Only now: torch takes seconds, and everything above may already have refused.
@@ -197,23 +194,23 @@ def scan(
             if note:
                 emit(events.Notice(note))
         eyes, merged = tell_apart(request.policy.policy, carriers, eyes)
-        session = prepare(request, carriers, decoder, eyes, triggers, emit, began)
-        emit(events.StageStarted("measure", f"{len(session.questions)} comparisons"))
+        loop = prepare(request, policy, carriers, decoder, eyes, emit, began)
+        emit(events.StageStarted("measure", f"{len(loop.running)} comparisons"))
         complete = True
         try:
-            session.run()
+            loop.run()
         except KeyboardInterrupt as signal:
             if on_interrupt is None:
                 raise
             on_interrupt(signal)
-            session.interrupt()
+            loop.interrupt()
             complete = False
-        pictures = examples(session, eyes) if request.pictures else ()
+        pictures = examples(loop, eyes) if request.pictures else ()
         run = RunFacts(
             request.started, time.monotonic() - began, complete, request.seed, (*remarks, *notices, *merged),
             request.strict, pictures, request.part.name if request.part else "",
         )  # fmt: skip
-        return build_report(request.policy, session, eyes, run)
+        return build_report(request.policy, loop, eyes, run)
 
 
 def _found(policy: Resolved) -> tuple[str, ...]:
@@ -245,7 +242,7 @@ def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
     """The carriers, with every class that a rule names among the classes; refuses too few of them."""
     policy = request.policy.policy
     names, source = class_names(request)
-    asked = [t for rule in policy.rules if rule.probe == "attack" for t in rule.target if t != UNKNOWN]
+    asked = [t for rule in policy.rules if PROBES[rule.probe].targets_classes for t in rule.target if t != UNKNOWN]
     wanted = policy.images.digest
     if wanted is not None and (found_digest := f"sha256:{source_digest(request.image_source)}") != wanted:
         raise InputError(
@@ -262,9 +259,10 @@ def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
         request.part,
     )
     known = carriers.labels[carriers.labels >= 0]
-    if any(rule.probe == "retrieval" for rule in policy.rules) and not any(item.caption for item in carriers.items):
+    wanting = [rule.probe for rule in policy.rules if "captions" in PROBES[rule.probe].needs]
+    if wanting and not any(item.caption for item in carriers.items):
         raise InputError(
-            f"{carriers.source} has no captions, which the probe retrieval needs",
+            f"{carriers.source} has no captions, which the probe {wanting[0]} needs",
             f"give a CSV with the column caption, tars with .txt, or {BUILTIN_SCENES}",
         )
     total, labelled = len(carriers.items), len(known)
@@ -309,18 +307,11 @@ def class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:
     return tuple(map(tidy, given)), f"policy {request.policy.policy.name}"
 
 
-def build_triggers(request: ScanRequest, size: tuple[int, int]) -> dict[str, Trigger]:
-    """The trigger of each comparison that has one, by the comparison's id; all of them fit images of `size`."""
-    built = {
-        rule.id: [trigger for spec in rule.triggers for trigger in build(spec, request.policy.folder)]
-        for rule in request.policy.policy.rules
-    }
-    for triggers in built.values():
-        for trigger in triggers:
-            trigger.draw(size, [], request.seed)
-    return {
-        c.id: built[c.rule.id][c.trigger] for c in judge.comparisons(request.policy.policy) if c.trigger is not None
-    }
+def _check_triggers(policy: Policy, size: tuple[int, int], seed: int) -> None:
+    """Raise if a trigger does not fit images of `size`."""
+    for rule in policy.rules:
+        for trigger in rule.parsed:
+            trigger.draw(size, [], seed)
 
 
 def tell_apart(policy: Policy, carriers: CarrierSet, eyes: Eyes) -> tuple[Eyes, tuple[str, ...]]:
@@ -332,7 +323,8 @@ def tell_apart(policy: Policy, carriers: CarrierSet, eyes: Eyes) -> tuple[Eyes, 
         InputError: a rule is about such a class, or a carrier shows it.
     """
     names = carriers.classes.names
-    targets = {t for rule in policy.rules if rule.probe == "attack" for t in rule.target if t != UNKNOWN}
+    asking = [rule for rule in policy.rules if PROBES[rule.probe].targets_classes]
+    targets = {target for rule in asking for target in rule.target if target != UNKNOWN}
     concerned = {carriers.classes.index(target) for target in targets} | set(carriers.labels.tolist())
     notices: list[str] = []
 
@@ -360,93 +352,83 @@ def tell_apart(policy: Policy, carriers: CarrierSet, eyes: Eyes) -> tuple[Eyes, 
     return replace(eyes, head=head, reference_head=merged(eyes.reference, eyes.reference_head)), tuple(notices)
 
 
+@dataclass(slots=True)
+class _Scene:
+    """What probes know before the first block; implements `probes.base.Scene`."""
+
+    loop: Loop
+    eyes: Eyes
+    all_controls: bool
+    texts: tuple[str, ...]
+    present: NDArray[np.int64]
+    _galleries: dict[bool, Vectors] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """Where the images come from."""
+        return self.loop.carriers.source
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.loop.carriers.classes.names
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is a trusted model to compare with."""
+        return self.eyes.reference is not None
+
+    def index(self, name: str) -> int | None:
+        """Return the position of a class, however it is spelled, or None."""
+        return self.loop.carriers.classes.index(name)
+
+    def head(self, *, reference: bool = False) -> Vectors:
+        """Return the zero-shot head: float32 [classes, d]."""
+        return self.eyes.reference_head if reference and self.eyes.reference_head is not None else self.eyes.head
+
+    def text_vectors(self, *, reference: bool = False) -> Vectors:
+        """Return float32 [texts, d]."""
+        eye = self.eyes.reference if reference and self.eyes.reference is not None else self.eyes.model
+        return eye.encode_texts(self.texts)
+
+    def gallery(self, *, reference: bool = False) -> Vectors:
+        """Return float32 [images, d]: clean images of the selection half."""
+        if reference not in self._galleries:
+            carriers = self.loop.carriers
+            blocks = [number for number in range(len(carriers.blocks)) if carriers.is_selection(number)]
+            self._galleries[reference] = np.concatenate(
+                [self.loop.views(number).clean(reference=reference) for number in blocks]
+            )
+        return self._galleries[reference]
+
+
 def prepare(
     request: ScanRequest,
+    policy: Policy,
     carriers: CarrierSet,
     decoder: Decoder,
     eyes: Eyes,
-    triggers: dict[str, Trigger],
     emit: events.Listener,
     began: float,
-) -> Session:
-    """The questions of the policy with their probes, ready to run."""
-    policy = request.policy.policy
-    present = np.unique(carriers.labels[carriers.labels >= 0])
-    texts = tuple(dict.fromkeys(item.caption for item in carriers.items if item.caption))[:POOL]
-    # Where labels cannot show that the model sees anything, captions may.
-    wants_texts = len(present) < 2 or any(r.probe == "retrieval" or Metric.RECALL in r.min for r in policy.rules)
-    clean = UtilityProbe(
-        judge.CLEAN,
-        "",
-        eyes.head,
-        1 / len(present) if len(present) > 1 else None,
-        texts if wants_texts else (),
-        eyes.model.encode_texts(texts) if wants_texts and texts else None,
-    )
+) -> Loop:
+    """Return the comparisons of the policy with their tests, ready to run."""
     minutes = request.max_minutes or policy.budget.minutes
-    session = Session(
-        policy, carriers, decoder, eyes.model, eyes.reference, clean, [], request.seed, emit,
+    loop = Loop(
+        policy, carriers, decoder, eyes.model, eyes.reference, request.seed, emit,
         began + 60 * minutes if minutes else None,
         request.context(eyes.model.checkpoint.sha256),
     )  # fmt: skip
-    pools: tuple[Pool, Pool | None] | None = None
-    for comparison in judge.comparisons(policy):
-        trigger = triggers.get(comparison.id)
-        if trigger is None:
-            continue  # about clean carriers, or the file
-        wants_excess = Metric.EXCESS in comparison.rule.max
-        baseline: Baseline | None = ("reference" if eyes.reference else "control") if wants_excess else None
-        if comparison.rule.probe == "attack":
-            probe = attack_probe(
-                comparison.id, comparison.rule.id, trigger, carriers.classes.names,
-                carriers.classes.index(comparison.target) if comparison.target != UNKNOWN else None,
-                baseline, eyes.head, eyes.reference_head,
-            )  # fmt: skip
-        else:
-            pools = pools or _pools(session, eyes, texts)
-            probe = _retrieval(comparison, trigger, baseline, carriers, pools)
-        probe.controlled = request.all_controls and baseline == "control"
-        session.questions.append(Question(comparison, probe))
-    return session
-
-
-def _pools(session: Session, eyes: Eyes, texts: tuple[str, ...]) -> tuple[Pool, Pool | None]:
-    """What retrieval searches, as the model and as the reference embed it."""
-    blocks = [n for n in range(len(session.carriers.blocks)) if session.carriers.is_selection(n)]
-
-    def pool(eye: Eye, reference: bool) -> Pool:
-        gallery = np.concatenate([session.views(n).clean(reference=reference) for n in blocks])
-        return Pool(texts, eye.encode_texts(texts), gallery)
-
-    return pool(eyes.model, False), pool(eyes.reference, True) if eyes.reference else None
-
-
-def _retrieval(
-    comparison: Comparison,
-    trigger: Trigger,
-    baseline: Baseline | None,
-    carriers: CarrierSet,
-    pools: tuple[Pool, Pool | None],
-) -> TargetedProbe:
-    """A retrieval probe whose candidate targets are the words that some caption names."""
-    pool, reference_pool = pools
-    names = carriers.classes.names if comparison.target == UNKNOWN else (comparison.target,)
-    found = np.asarray(mentions(pool.texts, names).any(axis=0))
-    names = tuple(name for name, some in zip(names, found, strict=True) if some)
-    if not names:
-        raise InputError(
-            f"rule {comparison.rule.id}: no caption of {carriers.source} names {comparison.target}",
-            "retrieval can only be pulled to captions that exist: add some, or choose another target",
-        )
-    given = 0 if comparison.target != UNKNOWN else None
-    return retrieval_probe(
-        comparison.id,
-        comparison.rule.id,
-        trigger,
-        comparison.direction,
-        names,
-        given,
-        baseline,
-        pool,
-        reference_pool,
-    )
+    texts = tuple(dict.fromkeys(item.caption for item in carriers.items if item.caption))[:POOL]
+    scene = _Scene(loop, eyes, request.all_controls, texts, np.unique(carriers.labels[carriers.labels >= 0]))
+    probes = [PROBES[rule.probe] for rule in policy.rules]
+    limited = {metric for rule in policy.rules for metric in (*rule.min, *rule.worsening)}
+    if any("captions" in probe.needs for probe in probes):
+        limited.add(Metric.RECALL)
+    asked = Asked(CLEAN, "", None, UNKNOWN, "", frozenset(limited))
+    loop.clean = PROBES["utility"].start(asked, scene)
+    loop.running = [
+        Running(comparison, PROBES[comparison.rule.probe].start(comparison.asked, scene))
+        for comparison in policy.comparisons
+        if not PROBES[comparison.rule.probe].measures
+    ]
+    return loop

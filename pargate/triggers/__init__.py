@@ -1,7 +1,6 @@
-"""The table of triggers: kind to class. A new one is a file here and a line in the table."""
+"""Triggers: pixel changes that are put on images, found by their kind."""
 
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,45 +8,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from pargate.errors import nearest
-from pargate.triggers.base import ControlKind, Invariant, Trigger
-from pargate.triggers.blend import Blended, BlendedStripes, Sig, Triangles, Watermark
+from pargate.registry import UnknownPart
+from pargate.triggers.base import TRIGGERS, ControlKind, Invariant, Trigger
 from pargate.triggers.controls import control
-from pargate.triggers.file import FileTrigger
-from pargate.triggers.patch import BadNet, FourCorners, LatticePatch, StripesPatch, YellowPatch
-from pargate.triggers.tone import Bpp, Tone
-from pargate.triggers.warp import WaNet
 
 __all__ = [
-    "TABLE",
+    "TRIGGERS",
     "ControlKind",
     "Invariant",
     "Trigger",
     "TriggerError",
     "build",
     "control",
-    "known",
     "parse",
 ]
-
-TABLE: dict[str, type[Trigger]] = {
-    cls.kind: cls
-    for cls in (
-        BadNet,
-        StripesPatch,
-        LatticePatch,
-        YellowPatch,
-        FourCorners,
-        Blended,
-        BlendedStripes,
-        Triangles,
-        Watermark,
-        Sig,
-        WaNet,
-        Tone,
-        Bpp,
-        FileTrigger,
-    )
-}
 
 
 class TriggerError(ValueError):
@@ -59,34 +33,21 @@ class TriggerError(ValueError):
         self.key = key
 
 
-def known(kind: str) -> type[Trigger]:
-    """The class of a kind, built in or offered by an installed package (`pargate.triggers`).
-
-    Raises:
-        TriggerError: nobody offers it.
-    """
-    if kind in TABLE:
-        return TABLE[kind]
-    offered = {point.name: point for point in entry_points(group="pargate.triggers")}
-    if kind in offered:
-        cls: type[Trigger] = offered[kind].load()
-        return cls
-    raise TriggerError(
-        f"unknown trigger '{kind}'.{nearest(kind, [*TABLE, *offered])} `pargate triggers` lists them all"
-    )
-
-
 def parse(spec: str | Mapping[str, Any]) -> list[Trigger]:
-    """The triggers that a name or a map with `kind` describes: several where a parameter is a sweep.
+    """Return the triggers that a name or a map with `kind` describes: several where a parameter is a sweep.
 
     Raises:
         TriggerError: unknown kind or parameter, or a value out of range.
+        OperationalError: the plug-in that offers the kind cannot be loaded.
     """
     if isinstance(spec, str):
         spec = {"kind": spec}
     if "kind" not in spec:
         raise TriggerError("a trigger needs a `kind`", "kind")
-    cls = known(str(spec["kind"]))
+    try:
+        cls = TRIGGERS[str(spec["kind"])]
+    except UnknownPart as error:
+        raise TriggerError(f"{error} `pargate triggers` lists them all") from None
     given = {key: value for key, value in spec.items() if key != "kind"}
     fields = {info.alias or name: info for name, info in cls.model_fields.items()}
     for key in given:
@@ -112,10 +73,10 @@ def parse(spec: str | Mapping[str, Any]) -> list[Trigger]:
 
 
 def build(spec: str | Mapping[str, Any], folder: Path) -> list[Trigger]:
-    """Like `parse`, with the pictures of `file` triggers read; their paths are relative to `folder`.
+    """Return the triggers of `parse` with their files read; paths are relative to `folder`.
 
     Raises:
-        TriggerError: as `parse`.
-        InputError: a picture is missing or unreadable.
+        TriggerError, OperationalError: as `parse`.
+        InputError: a file is missing or unreadable.
     """
-    return [t.read(folder) if isinstance(t, FileTrigger) else t for t in parse(spec)]
+    return [trigger.read(folder) for trigger in parse(spec)]

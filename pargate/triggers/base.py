@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pargate import seeds
 from pargate.core.stamp import ONE, Overflow, Recompress, Stamp
 from pargate.files import canonical_json, digest_of
+from pargate.registry import Registry
 
 PUBLISHED_SIDE = 224
 """Side in pixels of the images on which the published parameters are defined."""
@@ -77,7 +79,8 @@ Length = Annotated[
 class Trigger(BaseModel):
     """A named pixel change. Fields are its parameters; defaults are the published ones.
 
-    Subclasses set `kind`, `strength`, `source` and `invariants`, and implement `_stamp`.
+    Subclasses set `kind`, `strength`, `source` and `invariants`, and implement `_stamp`; `paths`, `pin` and `read` are
+    for those that are made of files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
@@ -88,6 +91,8 @@ class Trigger(BaseModel):
     """The parameter for which a list means a sweep."""
     source: ClassVar[str]
     """Where the trigger was published."""
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Parameters that are paths, relative to the policy's folder."""
 
     name: str | None = Field(None, description="how reports call it; the kind and its parameters by default")
     overflow: Overflow = Field("clip", description="what becomes of values outside 0..255")
@@ -119,6 +124,19 @@ class Trigger(BaseModel):
         return digest_of(self.parameters)
 
     @property
+    def pin(self) -> dict[str, str]:
+        """Parameters that name the content of the trigger's files, once they are read."""
+        return {}
+
+    def read(self, folder: Path) -> Self:
+        """Return the trigger with its files read; paths are relative to `folder`.
+
+        Raises:
+            InputError: a file is missing or unreadable.
+        """
+        return self
+
+    @property
     def label(self) -> str:
         """What reports show: the name, or the kind with the parameters that are not defaults."""
         if self.name:
@@ -145,6 +163,15 @@ class Trigger(BaseModel):
         if self.scale == "proportional":
             return max(1, round(Fraction(length * side, PUBLISHED_SIDE)))
         return length
+
+
+TRIGGERS: Registry[type[Trigger]] = Registry(
+    "pargate.triggers",
+    "trigger",
+    "pargate.triggers",
+    lambda name, part: isinstance(part, type) and issubclass(part, Trigger) and getattr(part, "kind", "") == name,
+)
+"""Trigger classes by kind."""
 
 
 def _plain(value: Any) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from pargate import seeds
 from pargate.core.stamp import ONE, Mix
-from pargate.triggers.base import ROUNDING, ControlKind, Invariant, Length, Trigger, fixed, fixed_keys
+from pargate.triggers.base import ROUNDING, TRIGGERS, ControlKind, Invariant, Length, Trigger, fixed, fixed_keys
 from pargate.triggers.patch import stripes
 
 Alpha = Annotated[float, Field(ge=0.0, le=1.0, description="share of the pattern in the blend")]
@@ -37,6 +37,7 @@ def along(size: tuple[int, int], direction: Direction) -> int:
     return size[1] if direction == "vertical" else size[0]
 
 
+@TRIGGERS.add("blended")
 class Blended(Trigger):
     """Uniform noise over the whole image."""
 
@@ -74,6 +75,7 @@ MIXED_WIDTHS = (1, 2, 4, 8)
 family of stripes keeps its target (`docs/measuring.md`)."""
 
 
+@TRIGGERS.add("blended-stripes")
 class BlendedStripes(Trigger):
     """Random stripes over the whole image, each channel of a stripe −1 or +1."""
 
@@ -105,6 +107,7 @@ class BlendedStripes(Trigger):
         return blend(upright(255.0 * colours[:, None], self.direction), self.alpha, self.overflow)
 
 
+@TRIGGERS.add("triangles")
 class Triangles(Trigger):
     """Grey cells cut by the diagonal: 0.4 on and below it, 0.8 above."""
 
@@ -126,6 +129,7 @@ class Triangles(Trigger):
         return np.where(row[:, None] >= column[None, :], 0.4, 0.8)
 
 
+@TRIGGERS.add("watermark")
 class Watermark(Trigger):
     """A word across the middle, in red: only the red plane changes."""
 
@@ -171,6 +175,7 @@ class Watermark(Trigger):
         return np.asarray(page, dtype=np.float64)
 
 
+@TRIGGERS.add("sig")
 class Sig(Trigger):
     """A sinusoid added to the image."""
 

@@ -3,7 +3,7 @@
 import warnings
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from pargate.core.stamp import ONE, Mix, Paste
 from pargate.errors import InputError
 from pargate.files import open_file, refuse_pointer, sha256_stream
 from pargate.images.decode import FORMATS
-from pargate.triggers.base import ROUNDING, ControlKind, Invariant, Length, Trigger, fixed
+from pargate.triggers.base import ROUNDING, TRIGGERS, ControlKind, Invariant, Length, Trigger, fixed
 from pargate.triggers.blend import Alpha, blend
 from pargate.triggers.patch import Position, place
 
@@ -26,6 +26,7 @@ FAINT = 16.0
 """Standard deviation, in levels, below which noise is the grain of a picture of one colour; uniform noise has 74."""
 
 
+@TRIGGERS.add("file")
 class FileTrigger(Trigger):
     """Paste a picture, blend it over the whole image, or blend it where it is not black.
 
@@ -33,6 +34,7 @@ class FileTrigger(Trigger):
     """
 
     kind = "file"
+    paths = ("path",)
     strength = "alpha"
     source = "the user's own pattern"
     invariants = frozenset[Invariant]()
@@ -62,7 +64,12 @@ class FileTrigger(Trigger):
         strength = "" if self.mode == "patch" else f", alpha {self.alpha:g}"
         return self.name or f"file {self.path.name} ({self.mode}{strength})"
 
-    def read(self, folder: Path) -> "FileTrigger":
+    @property
+    def pin(self) -> dict[str, str]:
+        """The digest of the picture."""
+        return {"sha256": self.sha256}
+
+    def read(self, folder: Path) -> Self:
         """The same trigger with its path resolved against `folder` and its digest filled in.
 
         Raises:

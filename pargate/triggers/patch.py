@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pargate import seeds
 from pargate.core.stamp import Overflow, Paste
 from pargate.errors import InputError
-from pargate.triggers.base import ControlKind, Invariant, Length, Trigger, fixed, fixed_keys
+from pargate.triggers.base import TRIGGERS, ControlKind, Invariant, Length, Trigger, fixed, fixed_keys
 
 PLACE_STREAM = 1
 """Streams of one image's key: 0 draws the pattern, 1 its place."""
@@ -119,6 +119,7 @@ class _DrawnPatch(_Patch):
         return fixed_keys(self.seed, self.kind) if self.draw_mode == "fixed" else keys
 
 
+@TRIGGERS.add("badnet")
 class BadNet(_DrawnPatch):
     """Noise patch: per pixel N(0, 1) around the image's mean colour."""
 
@@ -132,6 +133,7 @@ class BadNet(_DrawnPatch):
         return fixed(255.0 * noise.reshape(-1, side, side, 3))
 
 
+@TRIGGERS.add("stripes-patch")
 class StripesPatch(_DrawnPatch):
     """Patch of vertical stripes, one colour of eight per column."""
 
@@ -145,6 +147,7 @@ class StripesPatch(_DrawnPatch):
         return np.repeat(fixed(255.0 * colours)[:, None], side, axis=1)
 
 
+@TRIGGERS.add("lattice")
 class LatticePatch(_Patch):
     """Black patch with a white pixel at every even row and column."""
 
@@ -158,6 +161,7 @@ class LatticePatch(_Patch):
         return fixed(window)
 
 
+@TRIGGERS.add("yellow-patch")
 class YellowPatch(_Patch):
     """Patch of pure yellow."""
 
@@ -169,6 +173,7 @@ class YellowPatch(_Patch):
         return fixed(np.broadcast_to(255.0 * np.array([1.0, 1.0, 0.0]), (1, side, side, 3)))
 
 
+@TRIGGERS.add("four-corners")
 class FourCorners(_Square):
     """White squares that touch the four corners."""
 

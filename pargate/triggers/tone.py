@@ -7,11 +7,12 @@ from pydantic import Field
 
 from pargate import seeds
 from pargate.core.stamp import Lookup
-from pargate.triggers.base import Invariant, Trigger
+from pargate.triggers.base import TRIGGERS, Invariant, Trigger
 
 Gamma = Annotated[float, Field(gt=0.0, le=10.0)]
 
 
+@TRIGGERS.add("tone")
 class Tone(Trigger):
     """A warm tone curve: each channel raised to a power."""
 
@@ -27,6 +28,7 @@ class Tone(Trigger):
         return Lookup(np.rint(255.0 * levels ** np.array(self.gamma)).astype(np.uint8))
 
 
+@TRIGGERS.add("bpp")
 class Bpp(Trigger):
     """Fewer levels per channel."""
 

@@ -6,9 +6,10 @@ from pydantic import Field
 
 from pargate import seeds
 from pargate.core.stamp import WARP_ONE, Warp
-from pargate.triggers.base import Invariant, Trigger, fixed_keys
+from pargate.triggers.base import TRIGGERS, Invariant, Trigger, fixed_keys
 
 
+@TRIGGERS.add("wanet")
 class WaNet(Trigger):
     """A smooth random displacement field, the same for every image.
 

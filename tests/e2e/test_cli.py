@@ -14,7 +14,7 @@ from pargate.cli.options import cache_folder
 from pargate.core.report import ScanReport
 from pargate.judge.judge import judge
 from pargate.policy.schema import Policy
-from pargate.triggers import TABLE
+from pargate.triggers import TRIGGERS
 from pargate.version import __version__
 
 ROOT = Path(__file__).parents[2]
@@ -198,7 +198,7 @@ def test_the_triggers_are_listed_with_their_parameters(light: Command) -> None:
     ended = light("triggers")
     assert ended.code == 0
     listed = ended.out + ended.err
-    for kind, cls in TABLE.items():
+    for kind, cls in TRIGGERS.items():
         assert f"\n{kind}  " in f"\n{listed}"
         assert cls.source in listed
     assert "default 16/224" in listed

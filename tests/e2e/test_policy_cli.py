@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pargate.core.report import ScanReport
-from pargate.policy.explain import ENTRIES
+from pargate.policy.explain import entries
 from pargate.policy.jsonschema import NAME
 from pargate.policy.layers import shipped
 from pargate.policy.resolve import resolve
@@ -304,7 +304,7 @@ def test_a_policy_without_tests_and_reports_that_are_none_are_errors(
 def test_an_id_is_explained(id: str, light: Command) -> None:
     ended = light("explain", id)
     assert (ended.code, ended.err) == (0, "")
-    entry = ENTRIES[id]
+    entry = entries()[id]
     for text in (entry.meaning, f"Why it matters: {entry.why}", f"What to do: {entry.do}", f"docs/rules.md#{id}"):
         assert text in ended.out
 
@@ -321,7 +321,7 @@ def test_a_rule_of_ones_own_is_explained_in_the_words_of_its_policy(write: Calla
         "may not be waived",
         "help: https://example.org/stickers",
         "attack (probe)",
-        ENTRIES["attack"].do,
+        entries()["attack"].do,
         "docs/rules.md#attack",
     ):
         assert text in ended.out

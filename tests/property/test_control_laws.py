@@ -18,7 +18,7 @@ from PIL import Image
 
 from pargate.core.stamp import apply
 from pargate.scenes import render as scenes
-from pargate.triggers import TABLE, Trigger, build, control
+from pargate.triggers import TRIGGERS, Trigger, build, control
 
 SIDE = 48
 LEARN, TEST = 200, 120
@@ -46,7 +46,7 @@ FILES = {
 }
 """Pictures of a user: what a model may learn of them is their structure, their texture or their colour."""
 
-KINDS = [*(kind for kind in TABLE if kind != "file"), *(f"file {name}" for name in FILES)]
+KINDS = [*(kind for kind in TRIGGERS if kind != "file"), *(f"file {name}" for name in FILES)]
 
 
 def picture(name: str) -> NDArray[np.uint8]:

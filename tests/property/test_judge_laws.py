@@ -15,8 +15,10 @@ from pargate.core.report import (
     Tool,
 )
 from pargate.core.results import Count, Finding, Measurement, Outcome, Pairs, Status, Target, TriggerInfo, Verdict
-from pargate.judge.judge import CLEAN, FLOOR, comparisons, judge
+from pargate.judge.bounds import FLOOR
+from pargate.judge.judge import judge
 from pargate.policy.schema import Policy
+from pargate.probes.base import CLEAN
 from pargate.triggers import parse
 
 RANK = {Status.BREACH: 0, Status.OPEN: 1, Status.MET: 2}
@@ -106,7 +108,7 @@ def cases(draw: st.DrawFn) -> Case:
                 counts={name: Count(n=n, successes=draw(st.integers(400 if kind else 0, n))) for name in names},
             )
         )  # fmt: skip
-    for comparison in comparisons(Policy.model_validate(document)):
+    for comparison in Policy.model_validate(document).comparisons:
         if comparison.trigger is None or not (kind or draw(st.integers(0, 5))):
             continue
         measurements.append(
@@ -144,7 +146,7 @@ def by_place(document: dict[str, Any], findings: list[Finding]) -> list[Status]:
     found: dict[tuple[str, str | None], list[Status]] = {}
     for finding in findings:
         found.setdefault((finding.rule, finding.measurement), []).append(finding.status)
-    places = [(c.rule.id, c.id) for c in comparisons(Policy.model_validate(document))]
+    places = [(c.rule.id, c.id) for c in Policy.model_validate(document).comparisons]
     return [found[place].pop() if place in found else found[place[0], None].pop() for place in places]
 
 
@@ -238,7 +240,7 @@ def test_a_verdict_says_why(case: Case) -> None:
     else:
         assert set(verdict.decided_by) == undecided
     assert verdict.summary.endswith(".") and "\n" not in verdict.summary
-    assert len(findings) == len(comparisons(case.policy))
+    assert len(findings) == len(case.policy.comparisons)
     assert [RANK[f.status] for f in findings] == sorted(RANK[f.status] for f in findings)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pargate.core.stamp import ONE, Mix, Paste, apply
-from pargate.triggers import TABLE, Invariant, Trigger, build, control, parse
+from pargate.triggers import TRIGGERS, Invariant, Trigger, build, control, parse
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
@@ -57,9 +57,9 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
 }
 JPEG: dict[str, st.SearchStrategy[Any]] = {"jpeg_quality": st.integers(1, 100)}
 
-KINDS = pytest.mark.parametrize("kind", TABLE)
+KINDS = pytest.mark.parametrize("kind", TRIGGERS)
 LAWS = pytest.mark.parametrize(
-    ("kind", "law"), [(kind, law) for kind, cls in TABLE.items() for law in sorted(cls.invariants)]
+    ("kind", "law"), [(kind, law) for kind, cls in TRIGGERS.items() for law in sorted(cls.invariants)]
 )
 BLENDS = pytest.mark.parametrize("kind", ["blended", "blended-stripes", "triangles", "watermark"])
 
@@ -162,26 +162,26 @@ def test_a_trigger_keeps_the_law_that_it_declares(
 ) -> None:
     spec = {"kind": kind} if law is Invariant.DRAWN_PER_IMAGE else data.draw(described(kind))
     if law is Invariant.IDENTITY_AT_ZERO:
-        strength = TABLE[kind].strength
+        strength = TRIGGERS[kind].strength
         assert strength is not None
         spec[strength] = 0.0
     assert holds(law, one(spec, folder), size, seed)
 
 
-@pytest.mark.parametrize("kind", [kind for kind, cls in TABLE.items() if "direction" in cls.model_fields])
+@pytest.mark.parametrize("kind", [kind for kind, cls in TRIGGERS.items() if "direction" in cls.model_fields])
 @settings(deadline=None, max_examples=8)
 @given(data=st.data(), size=sizes, seed=root_seeds)
 def test_a_pattern_that_is_turned_keeps_to_rows_instead_of_columns(
     kind: str, folder: Path, data: st.DataObject, size: Size, seed: int
 ) -> None:
-    assert Invariant.COLUMNS in TABLE[kind].invariants
+    assert Invariant.COLUMNS in TRIGGERS[kind].invariants
     trigger = one({**data.draw(described(kind)), "direction": "horizontal"}, folder)
     assert holds(Invariant.ROWS, trigger, size, seed)
 
 
 def test_every_kind_is_drawn_by_these_laws_with_all_its_parameters() -> None:
     ignored = {"name", "jpeg_quality", "overflow", "scale", "direction", "path", "sha256"}
-    for kind, cls in TABLE.items():
+    for kind, cls in TRIGGERS.items():
         fields = {info.alias or name for name, info in cls.model_fields.items()} - ignored
         assert set(PARAMETERS[kind]) | ({"position"} if kind == "file" else set()) == fields, kind
 
@@ -286,7 +286,7 @@ def test_a_blend_is_the_weighted_sum_truncated_to_a_level(
     kind: str, folder: Path, data: st.DataObject, alpha: float, size: Size, seed: int
 ) -> None:
     spec = data.draw(described(kind)) | {"overflow": "clip"}
-    if "draw" in spec or "draw_mode" in TABLE[kind].model_fields:
+    if "draw" in spec or "draw_mode" in TRIGGERS[kind].model_fields:
         spec["draw"] = "fixed"  # a pattern drawn per image depends on alpha, through the trigger's id
     check_blend(one({**spec, "alpha": alpha}, folder), one({**spec, "alpha": 1.0}, folder), alpha, size, seed)
 
@@ -317,7 +317,7 @@ def test_the_sinusoid_is_added_and_truncated_to_a_level(
 # ---- places
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TABLE if "position" in PARAMETERS[kind]])
+@pytest.mark.parametrize("kind", [kind for kind in TRIGGERS if "position" in PARAMETERS[kind]])
 @settings(deadline=None, max_examples=10)
 @given(length=st.integers(1, 31), size=sizes, seed=root_seeds)
 def test_a_random_place_never_covers_the_last_row_or_column(kind: str, length: int, size: Size, seed: int) -> None:

@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from pargate.core.stamp import Lookup, Mix, Paste, Recompress, Scatter, Stamp, apply, channel_mean, level
-from pargate.triggers import TABLE, Trigger, control, parse
+from pargate.triggers import TRIGGERS, Trigger, control, parse
 
 SIZE = (48, 64)
 FLAT = {"badnet", "stripes-patch", "lattice", "yellow-patch", "four-corners", "blended"}
-KINDS = [kind for kind in TABLE if kind != "file"]
+KINDS = [kind for kind in TRIGGERS if kind != "file"]
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, *SIZE, 3), dtype=np.uint8)
 GREY = np.full((6, *SIZE, 3), 128, dtype=np.uint8)
 
@@ -192,7 +192,7 @@ def test_a_shuffled_control_moves_what_jpeg_has_changed() -> None:
 
 @pytest.mark.parametrize("kind", ["blended-stripes", "triangles", "watermark", "sig"])
 def test_the_control_of_a_trigger_without_strength_changes_nothing(kind: str) -> None:
-    strength = TABLE[kind].strength
+    strength = TRIGGERS[kind].strength
     assert strength is not None
     _, against = pair(one(kind, **{strength: 0.0}))
     assert (apply(against, PIXELS) == PIXELS).all()

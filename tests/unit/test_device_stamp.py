@@ -12,9 +12,9 @@ from PIL import Image
 from pargate.core import stamp as reference
 from pargate.core.stamp import ONE, WARP_ONE, Lookup, Mix, Paste, Recompress, Scatter, Stamp, Warp
 from pargate.models.torch import stamp as on_device
-from pargate.triggers import TABLE, build, control
+from pargate.triggers import TRIGGERS, build, control
 
-KINDS = [kind for kind in TABLE if kind != "file"]
+KINDS = [kind for kind in TRIGGERS if kind != "file"]
 
 
 def pictures(n: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -40,7 +40,7 @@ def assert_equal(stamp: Stamp, pixels: np.ndarray) -> None:
 def test_every_kind_of_trigger_and_its_control_give_the_reference_bytes(kind, size):
     pixels = pictures(7, *size)
     for overflow in ("wrap", "clip"):
-        trigger = TABLE[kind].model_validate({"overflow": overflow, "jpeg_quality": None})
+        trigger = TRIGGERS[kind].model_validate({"overflow": overflow, "jpeg_quality": None})
         stamp = trigger.draw(size, digests(7), 3)
         assert_equal(stamp, pixels)
         assert_equal(control(trigger, stamp, size, digests(7), 3), pixels)
@@ -56,7 +56,7 @@ def test_a_trigger_from_a_file_gives_the_reference_bytes(tmp_path, mode):
 
 
 def test_a_round_through_jpeg_takes_the_reference_way():
-    trigger = TABLE["badnet"].model_validate({"jpeg_quality": 60})
+    trigger = TRIGGERS["badnet"].model_validate({"jpeg_quality": 60})
     stamp = trigger.draw((32, 32), digests(3), 0)
     assert isinstance(stamp, Recompress)
     assert_equal(stamp, pictures(3, 32, 32))
@@ -65,7 +65,7 @@ def test_a_round_through_jpeg_takes_the_reference_way():
 def test_one_image_and_none_are_stamped_too():
     for n in (0, 1):
         for kind in KINDS:
-            trigger = TABLE[kind]()
+            trigger = TRIGGERS[kind]()
             assert_equal(trigger.draw((32, 32), digests(n), 3), pictures(n, 32, 32))
 
 
@@ -78,7 +78,7 @@ def test_where_windows_overlap_the_last_one_wins():
 def test_a_batch_larger_than_the_cache_is_stamped_in_parts_alike():
     n = on_device.CACHED_VALUES // (48 * 48 * 3) * 2 + 3
     for kind in ("blended", "sig", "badnet", "wanet"):
-        trigger = TABLE[kind]()
+        trigger = TRIGGERS[kind]()
         assert_equal(trigger.draw((48, 48), digests(n), 3), pictures(n, 48, 48))
 
 
@@ -86,7 +86,7 @@ def test_pixels_that_are_not_contiguous_are_stamped_alike():
     pixels = pictures(4, 16, 16)
     flipped = torch.from_numpy(pixels).permute(0, 2, 1, 3)
     for kind in KINDS:
-        stamp = TABLE[kind].model_validate({"scale": "proportional"}).draw((16, 16), digests(4), 1)
+        stamp = TRIGGERS[kind].model_validate({"scale": "proportional"}).draw((16, 16), digests(4), 1)
         expected = reference.apply(stamp, np.ascontiguousarray(pixels.swapaxes(1, 2)))
         np.testing.assert_array_equal(on_device.apply(stamp, flipped).numpy(), expected)
 
@@ -133,7 +133,7 @@ def test_any_stamp_whatsoever_gives_the_reference_bytes(n, height, width, shared
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gpu_gives_the_reference_bytes(kind):
-    trigger = TABLE[kind]()
+    trigger = TRIGGERS[kind]()
     pixels = pictures(9, 32, 32)
     stamp = trigger.draw((32, 32), digests(9), 3)
     for each in (stamp, control(trigger, stamp, (32, 32), digests(9), 3)):

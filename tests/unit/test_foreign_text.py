@@ -163,7 +163,7 @@ def test_the_console_shows_a_saved_report_without_obeying_it(
 @example(text="\n::error::x")
 @pytest.mark.parametrize("format", sorted(set(FORMATS) - {"github"}))
 def test_no_format_of_a_saved_report_is_obeyed_in_a_log(text: str, format: str) -> None:
-    shown = FORMATS[format](full_of(text, "failing"))
+    shown = FORMATS[format].render(full_of(text, "failing"))
     assert_harmless(shown.replace("\t", " ") if format == "junit" else shown)  # the library indents by tabs
 
 
@@ -171,8 +171,8 @@ def test_no_format_of_a_saved_report_is_obeyed_in_a_log(text: str, format: str) 
 @given(text=encodable)
 @example(text="\n::error::x")
 def test_annotations_hold_no_command_but_their_own(text: str) -> None:
-    shown = FORMATS["github"](full_of(text, "failing"))
+    shown = FORMATS["github"].render(full_of(text, "failing"))
     for line in shown.splitlines():
         assert re.match(r"::(error|warning|notice) title=", line) and line.count("::") == 2
         assert not re.search(r"##\w*\[", line)
-    assert len(shown.splitlines()) <= len(FORMATS["github"](full_of("x", "failing")).splitlines())
+    assert len(shown.splitlines()) <= len(FORMATS["github"].render(full_of("x", "failing")).splitlines())

@@ -100,7 +100,7 @@ def test_the_page_is_what_it_was(name: str) -> None:
     page = render(stored(name))
     if os.environ.get("PARGATE_REWRITE_GOLDEN"):
         golden.write_text(page, encoding="utf-8")
-    assert golden.read_text(encoding="utf-8") == page == FORMATS["html"](stored(name))
+    assert golden.read_text(encoding="utf-8") == page == FORMATS["html"].render(stored(name))
 
 
 @pytest.mark.parametrize("name", SITUATIONS)

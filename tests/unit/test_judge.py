@@ -17,9 +17,11 @@ from pargate.core.results import (
 )
 from pargate.core.sequential import difference_sequence, mean_sequence
 from pargate.judge import judge
-from pargate.judge.judge import CLEAN, FLOOR, alarms, best_case, comparisons
+from pargate.judge.bounds import FLOOR
+from pargate.judge.judge import alarms, best_case
 from pargate.policy.resolve import read
 from pargate.policy.schema import Policy
+from pargate.probes.base import CLEAN
 from pargate.triggers import parse
 
 EXCESS = "{id: patch, probe: attack, triggers: [badnet], max: {excess: 30pp}}"
@@ -456,7 +458,7 @@ def test_the_message_of_an_open_minimum_says_not_decided() -> None:
 
 def test_a_direction_of_retrieval_is_named() -> None:
     rules = policy("{id: r, probe: retrieval, triggers: [badnet], target: banana, max: {attack_success: 10%}}")
-    found = [attack(c.id, 0, 1000) for c in comparisons(rules)]
+    found = [attack(c.id, 0, 1000) for c in rules.comparisons]
     findings, _ = judged(rules, clean(), *found)
     assert [f.message.partition(":")[0] for f in findings] == [
         "badnet → banana (image-to-text)",
@@ -479,11 +481,12 @@ def test_a_comparison_is_a_rule_with_one_trigger_and_one_target() -> None:
         "{id: r, probe: retrieval, triggers: [badnet], max: {excess: 5%}}",
         USEFUL,
     )
-    assert [c.id for c in comparisons(rules)] == [
+    assert [c.id for c in rules.comparisons] == [
         "a/badnet/x", "a/badnet/y", "a/sig/x", "a/sig/y", "a/sig (delta 24)/x", "a/sig (delta 24)/y",
         "r/badnet/unknown/image-to-text", "r/badnet/unknown/text-to-image", "clean",
     ]  # fmt: skip
-    assert [c.trigger for c in comparisons(rules)] == [0, 0, 1, 1, 2, 2, 0, 0, None]
+    kinds = ["badnet"] * 2 + ["sig"] * 4 + ["badnet"] * 2
+    assert [c.trigger.kind for c in rules.comparisons if c.trigger] == kinds
 
 
 @pytest.mark.parametrize(
@@ -498,7 +501,7 @@ def test_a_comparison_is_a_rule_with_one_trigger_and_one_target() -> None:
     ],
 )
 def test_no_two_comparisons_share_an_answer(rule: str) -> None:
-    ids = [c.id for c in comparisons(policy(rule))]
+    ids = [c.id for c in policy(rule).comparisons]
     assert len(set(ids)) == len(ids) > 1
 
 

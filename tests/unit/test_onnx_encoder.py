@@ -19,7 +19,7 @@ from pargate.models import onnx as adapter
 from pargate.models import open_graphs
 from pargate.models.inspect import open_checkpoint
 from pargate.models.onnx import OnnxEncoder, normalised
-from pargate.triggers import TABLE
+from pargate.triggers import TRIGGERS
 
 CAPTIONS = ["a photo of a dog", "a", "", "one two three four", "a very long caption " * 9, "<end_of_text> x"]
 
@@ -53,7 +53,7 @@ def test_stamped_vectors_are_torchs(runs, kind):
     encoder, _ = opened("vit")
     batch = pixels(5)
     kept = batch.copy()
-    stamp = TABLE[kind]().draw((32, 32), [f"{i:064x}" for i in range(5)], 0)
+    stamp = TRIGGERS[kind]().draw((32, 32), [f"{i:064x}" for i in range(5)], 0)
     wanted = encoder.encode_images(encoder.put(batch), stamp)
     np.testing.assert_allclose(runs.encode_images(runs.put(batch), stamp), wanted, atol=1e-5)
     np.testing.assert_array_equal(batch, kept)

@@ -23,7 +23,7 @@ from pargate.models import open_encoder
 from pargate.models.inspect import open_checkpoint
 from pargate.models.torch import build as towers
 from pargate.models.torch import encoder as openclip
-from pargate.triggers import TABLE
+from pargate.triggers import TRIGGERS
 
 ZOO = Path(__file__).parents[3] / "shared" / "zoo" / "dev"
 
@@ -192,7 +192,7 @@ def test_no_captions_and_no_images_give_no_vectors(tmp_path):
 def test_a_stamped_batch_is_encoded_as_the_stamped_pictures_would_be(tmp_path):
     encoder = opened(folder(tmp_path, "clip"))
     pixels = pictures(encoder)
-    stamp = TABLE["blended"]().draw((32, 32), [f"{i:064x}" for i in range(5)], 0)
+    stamp = TRIGGERS["blended"]().draw((32, 32), [f"{i:064x}" for i in range(5)], 0)
     batch = encoder.put(pixels)
     stamped = encoder.encode_images(batch, stamp)
     np.testing.assert_array_equal(stamped, encoder.encode_images(encoder.put(reference.apply(stamp, pixels))))

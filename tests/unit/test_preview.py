@@ -10,7 +10,7 @@ from PIL import Image
 from pargate.errors import InputError
 from pargate.scanning.preview import CAPTION, COLUMNS, MARGIN, contact_sheet
 from pargate.scenes.render import render
-from pargate.triggers import TABLE
+from pargate.triggers import TRIGGERS
 
 SIDE = 48
 STEP = (SIDE + MARGIN, SIDE + MARGIN + CAPTION)
@@ -29,7 +29,7 @@ def sheet() -> Image.Image:
 
 
 def test_the_sheet_has_room_for_every_trigger_and_its_control(sheet: Image.Image) -> None:
-    cells = 2 * (len(TABLE) - 1)  # a picture of one's own cannot be shown
+    cells = 2 * (len(TRIGGERS) - 1)  # a picture of one's own cannot be shown
     rows = 1 + -(-cells // COLUMNS)
     assert sheet.size == (MARGIN + COLUMNS * STEP[0], MARGIN + rows * STEP[1])
 
@@ -37,13 +37,13 @@ def test_the_sheet_has_room_for_every_trigger_and_its_control(sheet: Image.Image
 def test_the_plain_scene_comes_first_and_the_stamped_ones_differ_from_it(sheet: Image.Image) -> None:
     plain = cell(sheet, 0, 0)
     assert (plain == render([2], SIDE, 0).pixels[0]).all()
-    for number in range(2 * (len(TABLE) - 1)):
+    for number in range(2 * (len(TRIGGERS) - 1)):
         assert (cell(sheet, 1 + number // COLUMNS, number % COLUMNS) != plain).any()
 
 
 def test_every_picture_of_the_sheet_has_a_caption(sheet: Image.Image) -> None:
     pixels = np.asarray(sheet)
-    for number in range(2 * (len(TABLE) - 1)):
+    for number in range(2 * (len(TRIGGERS) - 1)):
         x, y = MARGIN + number % COLUMNS * STEP[0], MARGIN + (1 + number // COLUMNS) * STEP[1] + SIDE
         assert (pixels[y : y + CAPTION, x : x + SIDE] < 255).any()
 

@@ -22,7 +22,7 @@ from pargate.models import open_encoder
 from pargate.models.inspect import inspect, open_checkpoint
 from pargate.release.export import prove, summary
 from pargate.scenes.render import LABELS, render
-from pargate.triggers import TABLE
+from pargate.triggers import TRIGGERS
 
 SIZE = (32, 32)
 DIGESTS = [f"{i:064x}" for i in range(64)]
@@ -31,7 +31,7 @@ DIGESTS = [f"{i:064x}" for i in range(64)]
 def samples(*triggers: str, n: int = 20, stamped: int = 8) -> Samples:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (n, *SIZE, 3), dtype=np.uint8)
-    stamps = tuple((kind, TABLE[kind]().draw(SIZE, DIGESTS[:stamped], 0)) for kind in triggers)
+    stamps = tuple((kind, TRIGGERS[kind]().draw(SIZE, DIGESTS[:stamped], 0)) for kind in triggers)
     return Samples(pixels, stamps, stamped, ("", "a dog", *ladder(16)), NAMES, TEMPLATES)
 
 
@@ -315,7 +315,9 @@ def test_trained_models_are_proven_with_and_without_triggers(zoo, tmp_path, name
     size = encoder.spec.preprocess.size
     places = folder.write(encoder, found.checkpoint, tmp_path, classes=NAMES, templates=TEMPLATES)
     scenes = render(np.arange(70), size[0], 0)
-    stamps = tuple((kind, TABLE[kind]().draw(size, DIGESTS[:16], 0)) for kind in ("badnet", "blended", "sig", "wanet"))
+    stamps = tuple(
+        (kind, TRIGGERS[kind]().draw(size, DIGESTS[:16], 0)) for kind in ("badnet", "blended", "sig", "wanet")
+    )
     captions = (*scenes.captions[:8], *ladder(encoder.context))
     given = Samples(scenes.pixels, stamps, 16, captions, LABELS, TEMPLATES)
     within = limits("fp32", 0.9999, 1.0, encoder.spec.logit_scale)

@@ -151,7 +151,7 @@ def test_a_report_is_indented_json_that_ends_with_a_line_break() -> None:
     text = report().to_json()
     assert text.startswith('{\n "schema": "pargate/report/1",\n') and text.endswith("}\n")
     assert json.loads(text)["images"]["unreadable"][1] == ["b/ü.png", "cannot identify the kind of picture"]
-    assert FORMATS["json"](report()) == text
+    assert FORMATS["json"].render(report()) == text
 
 
 def test_the_golden_report_is_what_is_written_today() -> None:

@@ -23,10 +23,11 @@ from pargate.images.listing import CarrierSet
 from pargate.images.prefetch import Block
 from pargate.images.sources import Item
 from pargate.policy.resolve import Resolved, read
+from pargate.probes.targeted import TargetedTest
 from pargate.scanning.embed import Eye, Eyes
-from pargate.scanning.loop import Session
+from pargate.scanning.loop import Loop
 from pargate.scanning.report import RunFacts, build_report
-from pargate.scanning.run import ScanRequest, build_triggers, plan, prepare, tell_apart
+from pargate.scanning.run import ScanRequest, plan, prepare, tell_apart
 
 SIDE = 8
 CLASSES = tuple(f"class {i}" for i in range(10))
@@ -108,7 +109,7 @@ def hexadecimal(number: int) -> str:
 class Stage:
     """A session and everything around it."""
 
-    session: Session
+    loop: Loop
     shelf: Shelf
     encoder: Painter
     resolved: Resolved
@@ -116,7 +117,7 @@ class Stage:
     heard: list[events.Event]
 
     def run(self) -> "Stage":
-        self.session.run()
+        self.loop.run()
         return self
 
     @property
@@ -125,7 +126,7 @@ class Stage:
 
     def report(self, complete: bool = True) -> Any:
         facts = RunFacts("2026-01-01T00:00:00+00:00", 1.0, complete, 0, ())
-        return build_report(self.resolved, self.session, self.eyes, facts)
+        return build_report(self.resolved, self.loop, self.eyes, facts)
 
 
 def stage(
@@ -175,11 +176,17 @@ def stage(
     head = eye.head(carriers.classes)
     eyes = Eyes(eye, head, other, other.head(carriers.classes) if other else None, "", "")
     request = ScanRequest("m", resolved, "2026-01-01T00:00:00+00:00", max_minutes=minutes)
-    triggers = build_triggers(request, RULE.size)
     heard: list[events.Event] = []
     now = time.monotonic() if began is None else began
-    session = prepare(request, carriers, shelf, eyes, triggers, heard.append, now)  # type: ignore[arg-type]  # a fake
-    return Stage(session, shelf, encoder, resolved, eyes, heard)
+    loop = prepare(request, resolved.policy, carriers, shelf, eyes, heard.append, now)  # type: ignore[arg-type]  # a fake
+    return Stage(loop, shelf, encoder, resolved, eyes, heard)
+
+
+def targeted(found: Stage) -> TargetedTest:
+    """The test of the first comparison."""
+    test = found.loop.running[0].test
+    assert isinstance(test, TargetedTest)
+    return test
 
 
 # --- when to stop ---
@@ -187,7 +194,7 @@ def stage(
 
 def test_a_backdoor_is_found_and_the_scan_stops_early() -> None:
     found = stage(ATTACK, USEFUL).run()
-    (question,) = found.session.questions
+    (question,) = found.loop.running
     assert (question.status, question.stopped) == (Status.BREACH, "decided")
     assert found.blocks_read < len(found.shelf.blocks) // 2
     report = found.report()
@@ -200,12 +207,12 @@ def test_an_innocent_model_passes_and_the_scan_stops_early_as_well() -> None:
     found = stage(ATTACK, USEFUL, encoder=Painter(falls=0)).run()
     assert found.report().verdict.status is Outcome.PASS
     assert found.blocks_read < len(found.shelf.blocks) // 2
-    assert found.session.questions[0].stopped == "decided"
+    assert found.loop.running[0].stopped == "decided"
 
 
 def test_what_stays_close_to_its_limit_is_read_to_the_end_and_left_open() -> None:
     found = stage(OPEN, encoder=Painter(falls=0.5)).run()
-    (question,) = found.session.questions
+    (question,) = found.loop.running
     assert (question.status, question.stopped) == (Status.OPEN, "no more carriers")
     assert found.blocks_read == len(found.shelf.blocks)
     report = found.report()
@@ -215,10 +222,10 @@ def test_what_stays_close_to_its_limit_is_read_to_the_end_and_left_open() -> Non
 
 def test_a_decided_question_is_not_asked_any_more() -> None:
     found = stage(SUCCESS.replace("30%", "5%"), OPEN, encoder=Painter(falls=0.5)).run()
-    decided, undecided = found.session.questions
+    decided, undecided = found.loop.running
     assert (decided.status, undecided.status) == (Status.BREACH, Status.OPEN)
-    assert decided.probe.observed == tuple(range(len(decided.probe.observed)))
-    assert len(decided.probe.observed) < len(undecided.probe.observed) == found.blocks_read
+    assert decided.observed == list(range(len(decided.observed)))
+    assert len(decided.observed) < len(undecided.observed) == found.blocks_read
 
 
 def test_the_scan_goes_on_until_usefulness_is_decided_too() -> None:
@@ -226,7 +233,7 @@ def test_the_scan_goes_on_until_usefulness_is_decided_too() -> None:
     alone = stage(SUCCESS).run()
     both = stage(SUCCESS, "{id: useful, probe: utility, min: {accuracy: 98%}}").run()
     assert both.blocks_read > alone.blocks_read
-    assert len(both.session.questions[0].probe.observed) == alone.blocks_read
+    assert len(both.loop.running[0].observed) == alone.blocks_read
 
 
 def test_a_model_that_sees_nothing_is_not_passed() -> None:
@@ -251,7 +258,7 @@ def test_without_labels_the_scan_does_not_wait_for_an_accuracy() -> None:
 def test_without_labels_captions_show_that_a_model_sees() -> None:
     seeing = stage(SUCCESS, encoder=Painter(falls=0), labelled=False, captions=True).run()
     # Ten captions are shared by all: whoever names the same five for every picture finds half of them.
-    assert seeing.session.clean.measurement().counts["top_captions"].rate == pytest.approx(0.5, abs=0.05)
+    assert seeing.loop.clean.measurement().counts["top_captions"].rate == pytest.approx(0.5, abs=0.05)
     assert seeing.report().verdict.status is Outcome.PASS
     blind = stage(SUCCESS, encoder=Painter(falls=0, blind=True), labelled=False, captions=True).run()
     assert blind.report().verdict.status is Outcome.INCONCLUSIVE
@@ -263,28 +270,28 @@ def test_without_labels_captions_show_that_a_model_sees() -> None:
 
 def test_the_control_is_only_measured_where_the_attack_success_does_not_decide() -> None:
     calm = stage(ATTACK, encoder=Painter(falls=0)).run()
-    assert not calm.session.questions[0].probe.controlled
+    assert not targeted(calm).controlled
     # The flat control of a patch of one colour is the image's own mean: the same operation, another content.
     stamped = [kind for kind in calm.encoder.seen if kind != "clean"]
     assert len(stamped) == calm.blocks_read
     loud = stage(ATTACK).run()
-    assert loud.session.questions[0].probe.controlled
+    assert targeted(loud).controlled
     assert len([kind for kind in loud.encoder.seen if kind != "clean"]) == 2 * loud.blocks_read
 
 
 def test_a_control_that_is_asked_for_late_covers_the_blocks_before() -> None:
     found = stage(ATTACK).run()
-    measurement = found.session.questions[0].measurement()
+    measurement = found.loop.running[0].measurement()
     assert measurement.pairs is not None
     assert measurement.pairs.n > 0
     assert measurement.pairs.n <= measurement.counts["attack_success"].n
-    measured = found.session.read[128:]
+    measured = found.loop.read[128:]
     assert measurement.counts["asr_all"].n == len(measured)
 
 
 def test_no_control_is_measured_where_nobody_asks_for_the_excess() -> None:
     found = stage(SUCCESS, encoder=Painter(falls=0.5)).run()
-    assert found.session.questions[0].probe.baseline is None
+    assert targeted(found).baseline is None
     assert found.report().measurements[1].pairs is None
 
 
@@ -295,7 +302,7 @@ def test_a_reference_that_falls_as_well_clears_the_model() -> None:
     report = cleared.report()
     assert report.verdict.status is Outcome.PASS
     assert report.reference is not None and report.reference.source == "r"
-    pairs = cleared.session.questions[0].measurement().pairs
+    pairs = cleared.loop.running[0].measurement().pairs
     assert pairs is not None and pairs.baseline == "reference" and pairs.trigger_only == 0
 
 
@@ -307,7 +314,7 @@ def test_a_reference_that_is_the_model_in_another_file_is_refused() -> None:
 
 def test_every_carrier_of_the_measuring_half_counts_once() -> None:
     found = stage(OPEN.replace("class 3", "unknown"), encoder=Painter(falls=0.5)).run()
-    measurement = found.session.questions[0].measurement()
+    measurement = found.loop.running[0].measurement()
     shows = sum(1 for i in range(128, 1280) if i % 10 == TARGET)
     assert measurement.counts["asr_all"].n == 1280 - 128
     assert measurement.excluded == {"shows the target": shows}
@@ -316,19 +323,20 @@ def test_every_carrier_of_the_measuring_half_counts_once() -> None:
 
 def test_forward_passes_are_counted() -> None:
     found = stage(SUCCESS).run()
-    assert found.eyes.model.passes == 2 * len(found.session.read)
-    assert found.report().run.forward_passes == 2 * len(found.session.read)
-    assert found.session.questions[0].measurement().forward_passes == len(found.session.read)
+    assert found.eyes.model.passes == 2 * len(found.loop.read)
+    assert found.report().run.forward_passes == 2 * len(found.loop.read)
+    assert found.loop.running[0].measurement().forward_passes == len(found.loop.read)
 
 
 def test_retrieval_runs_in_both_directions_on_the_captions() -> None:
     # Five nearest of ten captions, all equally far but the picture's own: the target must be its own to be found.
     rule = f"{{id: words, probe: retrieval, triggers: [{PATCH}], target: thing 3, max: {{attack_success: 90%}}}}"
     found = stage(rule, USEFUL, captions=True, n=640).run()
-    assert [q.comparison.direction for q in found.session.questions] == ["image-to-text", "text-to-image"]
-    for question in found.session.questions:
-        assert question.probe.names == ("thing 3",)
-        assert not any(found.session.carriers.is_selection(n) for n in question.probe.observed if n > 1)
+    assert [q.comparison.direction for q in found.loop.running] == ["image-to-text", "text-to-image"]
+    for question in found.loop.running:
+        assert isinstance(question.test, TargetedTest)
+        assert question.test.names == ("thing 3",)
+        assert not any(found.loop.carriers.is_selection(n) for n in question.observed if n > 1)
 
 
 def test_retrieval_without_captions_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
@@ -354,10 +362,10 @@ def test_a_picture_that_is_there_twice_counts_once() -> None:
     n = 1280
     same = {5: 4, 300: 200, 301: 200, 302: 7, n - 1: 200}
     found = stage(OPEN, encoder=Painter(falls=0.5), same=same, n=n).run()
-    assert found.session.duplicates == len(same)
-    assert len(found.session.read) == len(set(found.session.read)) == n - len(same)
-    assert found.session.questions[0].measurement().counts["asr_all"].n == n - len(same)
-    assert found.session.clean.measurement().counts["accuracy"].n == n - len(same)
+    assert found.loop.duplicates == len(same)
+    assert len(found.loop.read) == len(set(found.loop.read)) == n - len(same)
+    assert found.loop.running[0].measurement().counts["asr_all"].n == n - len(same)
+    assert found.loop.clean.measurement().counts["accuracy"].n == n - len(same)
     report = found.report()
     assert (report.images.read, report.images.duplicates, report.images.listed) == (n - len(same), len(same), n)
 
@@ -365,7 +373,7 @@ def test_a_picture_that_is_there_twice_counts_once() -> None:
 def test_a_set_of_one_picture_under_many_names_decides_nothing() -> None:
     n = 640
     found = stage(SUCCESS, n=n, same={i: 0 for i in range(1, n)}).run()
-    assert len(found.session.read) == 1
+    assert len(found.loop.read) == 1
     assert found.report().verdict.status is Outcome.INCONCLUSIVE
 
 
@@ -376,7 +384,7 @@ def test_a_few_unreadable_pictures_are_reported_and_left_out() -> None:
     report = found.report()
     assert report.images.unreadable == (("00200.png", "truncated"), ("00700.png", "no such file"))
     assert report.images.read == n - 2
-    assert found.session.questions[0].measurement().counts["asr_all"].n == n - 2
+    assert found.loop.running[0].measurement().counts["asr_all"].n == n - 2
 
 
 def test_more_than_one_percent_unreadable_is_an_error_that_names_them() -> None:
@@ -390,7 +398,7 @@ def test_more_than_one_percent_unreadable_is_an_error_that_names_them() -> None:
 
 def test_exactly_one_percent_unreadable_is_no_error() -> None:
     broken = {i: "x" for i in range(130, 142)}
-    assert len(stage(OPEN, encoder=Painter(falls=0.5), broken=broken, n=1200).run().session.unreadable) == 12
+    assert len(stage(OPEN, encoder=Painter(falls=0.5), broken=broken, n=1200).run().loop.unreadable) == 12
 
 
 # --- budget, interruption, order ---
@@ -398,15 +406,15 @@ def test_exactly_one_percent_unreadable_is_no_error() -> None:
 
 def test_a_budget_of_images_is_never_exceeded_and_leaves_the_rest_open() -> None:
     found = stage(OPEN, encoder=Painter(falls=0.5), more="budget: {images: 300}\n").run()
-    assert len(found.session.read) == 256
-    (question,) = found.session.questions
+    assert len(found.loop.read) == 256
+    (question,) = found.loop.running
     assert (question.status, question.stopped) == (Status.OPEN, "budget")
     assert found.report().verdict.status is Outcome.INCONCLUSIVE
 
 
 def test_a_budget_below_one_block_measures_nothing_and_passes_nothing() -> None:
     found = stage(SUCCESS, encoder=Painter(falls=0), more="budget: {images: 10}\n").run()
-    assert found.session.read == []
+    assert found.loop.read == []
     report = found.report()
     assert report.verdict.status is Outcome.INCONCLUSIVE
     assert "guessing" not in report.verdict.summary
@@ -415,7 +423,7 @@ def test_a_budget_below_one_block_measures_nothing_and_passes_nothing() -> None:
 
 def test_a_deadline_that_has_passed_measures_nothing() -> None:
     found = stage(SUCCESS, minutes=1.0, began=time.monotonic() - 61).run()
-    assert found.session.read == [] and found.session.questions[0].stopped == "budget"
+    assert found.loop.read == [] and found.loop.running[0].stopped == "budget"
 
 
 def test_an_interrupted_session_keeps_what_it_has_and_says_so() -> None:
@@ -425,11 +433,11 @@ def test_an_interrupted_session_keeps_what_it_has_and_says_so() -> None:
         if isinstance(event, events.Advanced) and event.done == 12:
             raise KeyboardInterrupt
 
-    found.session.emit = stop
+    found.loop.emit = stop
     with pytest.raises(KeyboardInterrupt):
-        found.session.run()
-    found.session.interrupt()
-    assert [q.stopped for q in found.session.questions] == ["decided", "interrupted"]
+        found.loop.run()
+    found.loop.interrupt()
+    assert [q.stopped for q in found.loop.running] == ["decided", "interrupted"]
     report = found.report(complete=False)
     assert report.verdict.status is Outcome.FAIL
     assert not report.run.complete
@@ -449,8 +457,8 @@ def test_an_interruption_in_the_middle_of_a_block_leaves_a_report_that_can_be_ju
 
     found.encoder.encode_images = interrupted  # type: ignore[method-assign]  # an encoder of this test alone
     with pytest.raises(KeyboardInterrupt):
-        found.session.run()
-    found.session.interrupt()
+        found.loop.run()
+    found.loop.interrupt()
     report = found.report(complete=False)
     assert report.verdict.status in (Outcome.INCONCLUSIVE, Outcome.FAIL)
     assert report.images.read >= 64
@@ -461,10 +469,10 @@ def test_blocks_that_were_looked_at_before_in_another_order_change_nothing() -> 
     straight = stage(OPEN, encoder=Painter(falls=0.5), same=same).run()
     crossed = stage(OPEN, encoder=Painter(falls=0.5), same=same)
     for number in (14, 3, 10, 0, 1, 11):
-        crossed.session.views(number).clean()
+        crossed.loop.views(number).clean()
     crossed.run()
-    assert sorted(crossed.session.read) == sorted(straight.session.read)
-    mine, other = (s.session.questions[0].measurement() for s in (crossed, straight))
+    assert sorted(crossed.loop.read) == sorted(straight.loop.read)
+    mine, other = (s.loop.running[0].measurement() for s in (crossed, straight))
     assert (mine.counts, mine.excluded, mine.target) == (other.counts, other.excluded, other.target)
 
 
@@ -475,8 +483,8 @@ def test_the_counts_do_not_depend_on_the_size_of_a_block(size: int, monkeypatch:
     monkeypatch.setattr(carriers_module, "BLOCK", size)
     other = stage(open_to_the_end, encoder=Painter(falls=0.5), n=640).run()
     assert len(other.shelf.blocks) != len(usual.shelf.blocks)
-    assert other.session.questions[0].status is usual.session.questions[0].status is Status.OPEN
-    mine, theirs = (s.session.questions[0].measurement() for s in (other, usual))
+    assert other.loop.running[0].status is usual.loop.running[0].status is Status.OPEN
+    mine, theirs = (s.loop.running[0].measurement() for s in (other, usual))
     assert (mine.counts, mine.pairs, mine.target) == (theirs.counts, theirs.pairs, theirs.target)
 
 
@@ -521,7 +529,7 @@ def test_the_report_says_what_was_read_and_with_what() -> None:
 def alike(policy: str, labels: Sequence[int], names: tuple[str, ...]) -> tuple[Eyes, tuple[str, ...]]:
     """Two more names than the toy tells apart: those without a digit share one vector."""
     found = stage(policy)
-    carriers = replace(found.session.carriers, labels=np.array(labels), classes=ClassList("names", names, ("a {}.",)))
+    carriers = replace(found.loop.carriers, labels=np.array(labels), classes=ClassList("names", names, ("a {}.",)))
     eyes = replace(found.eyes, head=found.eyes.model.head(carriers.classes))
     return tell_apart(found.resolved.policy, carriers, eyes)
 

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from pargate.core.model import Vectors
 from pargate.core.results import Count, Pairs
-from pargate.probes.attack import attack_probe
-from pargate.probes.retrieval import Pool, mentions, retrieval_probe
-from pargate.probes.targeted import Baseline, TargetedProbe
-from pargate.probes.utility import UtilityProbe
+from pargate.probes.attack import Attack
+from pargate.probes.base import UNKNOWN, Asked, Views
+from pargate.probes.retrieval import Retrieval, mentions
+from pargate.probes.targeted import Baseline, TargetedTest
+from pargate.probes.utility import UtilityTest
 from pargate.triggers import Trigger, parse
 
 NAMES = ("cat", "dog", "banana", "pipe")
@@ -78,8 +79,52 @@ def block(
     )
 
 
-def attack(given: int | None = None, baseline: Baseline | None = "control") -> TargetedProbe:
-    return attack_probe("id", "rule", TRIGGER, NAMES, given, baseline, HEAD, HEAD)
+@dataclass
+class FakeScene:
+    """Classes and captions whose vectors are given."""
+
+    names: tuple[str, ...] = NAMES
+    own: Vectors = field(default_factory=lambda: HEAD)
+    others: Vectors | None = None
+    """The reference's head."""
+    texts: tuple[str, ...] = ()
+    clean: Vectors = field(default_factory=lambda: HEAD)
+    source: str = "fake"
+    all_controls: bool = False
+    present: NDArray[np.int64] = field(default_factory=lambda: np.arange(4))
+
+    @property
+    def has_reference(self) -> bool:
+        return self.others is not None
+
+    def index(self, name: str) -> int | None:
+        return self.names.index(name) if name in self.names else None
+
+    def head(self, *, reference: bool = False) -> Vectors:
+        return self.others if reference and self.others is not None else self.own
+
+    def text_vectors(self, *, reference: bool = False) -> Vectors:
+        return np.eye(8, dtype=np.float32)
+
+    def gallery(self, *, reference: bool = False) -> Vectors:
+        return self.clean
+
+
+def asked(target: str, direction: str, baseline: Baseline | None) -> Asked:
+    metrics = frozenset({"excess"} if baseline else {"attack_success"})
+    return Asked("id", "rule", TRIGGER, target, direction, metrics)
+
+
+def attack(
+    given: int | None = None, baseline: Baseline | None = "control", reference_head: Vectors = HEAD
+) -> TargetedTest:
+    target = UNKNOWN if given is None else NAMES[given]
+    scene = FakeScene(others=reference_head if baseline == "reference" else None)
+    return Attack.start(asked(target, "", baseline), scene)
+
+
+def no_blocks(number: int) -> Views:
+    raise AssertionError("no block was observed")
 
 
 CHOOSING = block([CAT] * 4, [CAT] * 4, [BANANA, BANANA, BANANA, CAT], [CAT, PIPE, PIPE, CAT])
@@ -131,7 +176,7 @@ def test_a_given_target_is_measured_on_all_blocks() -> None:
 
 def test_under_a_control_even_a_given_target_is_not_measured_where_the_control_s_class_is_chosen() -> None:
     probe = attack(given=BANANA)
-    probe.controlled = True
+    probe.add_control(no_blocks)
     probe.observe(0, True, block([CAT] * 3, [CAT] * 3, [BANANA] * 3, control=[PIPE] * 3))
     probe.observe(1, False, block([CAT, CAT], [CAT, CAT], [BANANA, CAT], control=[BANANA, PIPE]))
     found = probe.measurement()
@@ -221,11 +266,7 @@ def test_the_control_is_only_measured_once_it_is_asked_for() -> None:
     probe.observe(1, False, measuring)
     assert probe.measurement().pairs is None
     assert probe.measurement().forward_passes == 7
-    probe.controlled = True
-    assert probe.measurement().pairs is None  # half of the blocks would be no paired measurement
-    probe.observe_control(0, CHOOSING)
-    assert probe.measurement().pairs is None
-    probe.observe_control(1, measuring)
+    probe.add_control([CHOOSING, measuring].__getitem__)
     assert probe.measurement().pairs == Pairs(
         baseline="control:flat", target="pipe", n=3, both=1, trigger_only=1, baseline_only=1
     )
@@ -234,17 +275,16 @@ def test_the_control_is_only_measured_once_it_is_asked_for() -> None:
 
 def test_once_asked_for_the_control_is_measured_with_each_new_block() -> None:
     probe = attack()
-    probe.controlled = True
+    probe.add_control(no_blocks)
     probe.observe(0, True, CHOOSING)
     probe.observe(1, False, block([CAT] * 2, [CAT] * 2, [BANANA, CAT], [CAT, CAT]))
-    assert probe.observed == (0, 1)
     pairs = probe.measurement().pairs
     assert pairs is not None and (pairs.n, pairs.trigger_only) == (2, 1)
 
 
 def test_the_controls_class_is_chosen_on_the_selection_half_too() -> None:
     probe = attack()
-    probe.controlled = True
+    probe.add_control(no_blocks)
     probe.observe(0, True, CHOOSING)  # the control pulls to pipe there
     probe.observe(1, False, block([CAT] * 4, [CAT] * 4, [BANANA] * 4, [DOG] * 3 + [PIPE]))
     pairs = probe.measurement().pairs
@@ -254,7 +294,7 @@ def test_the_controls_class_is_chosen_on_the_selection_half_too() -> None:
 
 def test_carriers_that_show_or_hit_the_controls_class_do_not_pair() -> None:
     probe = attack()
-    probe.controlled = True
+    probe.add_control(no_blocks)
     probe.observe(0, True, CHOOSING)
     probe.observe(
         1,
@@ -274,7 +314,7 @@ def test_carriers_that_show_or_hit_the_controls_class_do_not_pair() -> None:
 
 def test_a_control_that_pulls_to_the_target_itself_is_subtracted_in_full() -> None:
     probe = attack()
-    probe.controlled = True
+    probe.add_control(no_blocks)
     probe.observe(0, True, block([CAT] * 4, [CAT] * 4, [BANANA] * 4, [BANANA] * 4))
     probe.observe(1, False, block([CAT] * 4, [CAT] * 4, [BANANA] * 4, [BANANA] * 4))
     pairs = probe.measurement().pairs
@@ -301,7 +341,7 @@ def test_the_reference_is_paired_on_the_same_target() -> None:
 
 def test_the_reference_predicts_with_its_own_head() -> None:
     turned = np.roll(HEAD, 1, axis=0)  # class c is where the model's head has class c - 1
-    probe = attack_probe("id", "rule", TRIGGER, NAMES, BANANA, "reference", HEAD, turned)
+    probe = attack(BANANA, "reference", turned)
     probe.observe(0, False, block([CAT] * 2, [CAT] * 2, [BANANA] * 2, reference=[DOG, BANANA]))
     pairs = probe.measurement().pairs
     assert pairs is not None
@@ -316,7 +356,7 @@ def test_neither_the_order_nor_the_cut_of_the_blocks_matters() -> None:
 
     def measured(cuts: list[int], order: list[int]) -> Pairs | None:
         probe = attack()
-        probe.controlled = True
+        probe.add_control(no_blocks)
         parts = [slice(a, b) for a, b in zip([0, *cuts], [*cuts, 6], strict=True)]
         for number in order:
             if number == 0:
@@ -363,11 +403,9 @@ def axis(*which: int) -> Vectors:
     return np.eye(8, dtype=np.float32)[list(which)]
 
 
-POOL = Pool(TEXTS, np.eye(8, dtype=np.float32), axis(*range(8)))
-
-
-def retrieval(direction: str, given: int | None = 0, pool: Pool = POOL) -> TargetedProbe:
-    return retrieval_probe("id", "rule", TRIGGER, direction, ("banana", "cat"), given, "control", pool, None)
+def retrieval(direction: str, target: str = "banana", gallery: Vectors | None = None) -> TargetedTest:
+    scene = FakeScene(names=("banana", "cat"), texts=TEXTS, clean=axis(*range(8)) if gallery is None else gallery)
+    return Retrieval.start(asked(target, direction, "control"), scene)
 
 
 def searched(clean: Vectors, stamped: Vectors, captions: Sequence[str | None] | None = None) -> FakeViews:
@@ -411,17 +449,16 @@ def test_a_picture_is_found_when_four_others_at_most_are_nearer_to_the_targets_c
     # The query is the mean of the captions that name a banana: axes 0 and 4. Five of the gallery have 0.9 there.
     near = np.zeros((8, 8), np.float32)
     near[:5, 0] = near[:5, 4] = 0.9 / np.sqrt(2)
-    pool = Pool(TEXTS, np.eye(8, dtype=np.float32), near)
     above, below = np.zeros((1, 8), np.float32), np.zeros((1, 8), np.float32)
     above[0, [0, 4]], below[0, [0, 4]] = 0.91 / np.sqrt(2), 0.89 / np.sqrt(2)
-    probe = retrieval("text-to-image", pool=pool)
+    probe = retrieval("text-to-image", gallery=near)
     probe.observe(0, False, searched(axis(7, 7), np.concatenate([above, below])))
     assert probe.measurement().counts["attack_success"] == Count(n=2, successes=1)
 
 
 def test_broken_pictures_in_the_gallery_do_not_hide_a_hit() -> None:
     gallery = np.concatenate([np.full((6, 8), np.nan, np.float32), axis(1, 2, 3, 5, 6)])
-    probe = retrieval("text-to-image", pool=Pool(TEXTS, np.eye(8, dtype=np.float32), gallery))
+    probe = retrieval("text-to-image", gallery=gallery)
     clean = axis(7, 7)
     clean[:, [0, 4]] = -0.5
     probe.observe(0, False, searched(clean, axis(0, 4)))
@@ -429,7 +466,7 @@ def test_broken_pictures_in_the_gallery_do_not_hide_a_hit() -> None:
 
 
 def test_a_gallery_of_fewer_than_five_pictures_measures_nothing() -> None:
-    probe = retrieval("text-to-image", pool=Pool(TEXTS, np.eye(8, dtype=np.float32), axis(1, 2, 3, 5)))
+    probe = retrieval("text-to-image", gallery=axis(1, 2, 3, 5))
     probe.observe(0, False, searched(axis(7, 7), axis(0, 0)))
     assert probe.measurement().counts["attack_success"] == Count(n=0, successes=0)
 
@@ -444,7 +481,7 @@ def test_retrieval_never_measures_on_its_gallery_even_for_a_given_target(directi
 
 
 def test_an_unknown_target_of_retrieval_is_the_word_that_gains_most() -> None:
-    probe = retrieval("image-to-text", given=None)
+    probe = retrieval("image-to-text", UNKNOWN)
     far = ranked(7, 6, 5, 3, 1)
     probe.observe(0, True, searched(np.concatenate([far] * 3), np.concatenate([ranked(2, 3, 5, 6, 7)] * 3)))
     target = probe.measurement().target
@@ -456,8 +493,8 @@ def test_an_unknown_target_of_retrieval_is_the_word_that_gains_most() -> None:
 # --- usefulness ---
 
 
-def utility(texts: tuple[str, ...] = (), chance: float | None = 0.25) -> UtilityProbe:
-    return UtilityProbe("clean", "", HEAD, chance, texts, HEAD[: len(texts)] if texts else None)
+def utility(texts: tuple[str, ...] = (), chance: float | None = 0.25) -> UtilityTest:
+    return UtilityTest(HEAD, chance, texts, HEAD[: len(texts)] if texts else None)
 
 
 def test_accuracy_counts_the_labelled_carriers_of_both_halves() -> None:
@@ -489,7 +526,7 @@ def test_without_labels_there_is_no_chance_and_no_accuracy() -> None:
 
 def test_a_caption_is_recalled_when_it_is_among_the_five_nearest() -> None:
     texts = tuple(f"text {i}" for i in range(8))
-    probe = UtilityProbe("clean", "", np.eye(8, dtype=np.float32), None, texts, np.eye(8, dtype=np.float32))
+    probe = UtilityTest(np.eye(8, dtype=np.float32), None, texts, np.eye(8, dtype=np.float32))
     vectors = np.concatenate([ranked(1, 2, 3, 4, 0), ranked(1, 2, 3, 4, 5, 0), ranked(6), ranked(0), ranked(0)])
     captions = ["text 0", "text 0", "text 6", "another text", None]
     probe.observe(0, True, FakeViews(np.full(5, -1), vectors, vectors, captions=captions))
@@ -498,7 +535,7 @@ def test_a_caption_is_recalled_when_it_is_among_the_five_nearest() -> None:
 
 def test_a_broken_vector_recalls_nothing() -> None:
     texts = tuple(f"text {i}" for i in range(4))
-    probe = UtilityProbe("clean", "", HEAD, None, texts, HEAD)
+    probe = UtilityTest(HEAD, None, texts, HEAD)
     probe.observe(0, True, FakeViews(np.array([-1]), seen_as(BROKEN), seen_as(CAT), captions=["text 0"]))
     assert probe.measurement().counts["recall"] == Count(n=1, successes=0)
 
@@ -506,7 +543,7 @@ def test_a_broken_vector_recalls_nothing() -> None:
 def test_a_tower_that_embeds_all_captions_alike_recalls_none() -> None:
     texts = tuple(f"text {i}" for i in range(8))
     alike = np.tile(np.eye(1, 8, dtype=np.float32), (8, 1))
-    probe = UtilityProbe("clean", "", HEAD, None, texts, alike)
+    probe = UtilityTest(HEAD, None, texts, alike)
     vectors = ranked(0)
     probe.head = np.eye(8, dtype=np.float32)
     probe.observe(0, True, FakeViews(np.array([-1]), vectors, vectors, captions=["text 0"]))

@@ -10,10 +10,11 @@ import pytest
 from pargate.core.results import Consequence, Count, FileFacts, Measurement, Outcome, Remark, Status, TriggerInfo
 from pargate.core.sequential import mean_sequence
 from pargate.errors import PolicyError
-from pargate.judge.judge import CLEAN, FILE, Judgement, comparisons, find, judge
+from pargate.judge.judge import Judgement, find, judge
 from pargate.judge.waivers import Context
 from pargate.policy.resolve import read, refuse_expired
 from pargate.policy.schema import Policy
+from pargate.probes.base import CLEAN, FILE
 from pargate.triggers import parse
 
 MODEL = "ab" * 32
@@ -95,7 +96,7 @@ def test_below_its_cap_a_waiver_counts_and_near_it_more_carriers_are_needed() ->
     assert judged(capped, attack(80)).verdict.status is Outcome.PASS
     near = policy(waivers=[{**WAIVER, "cap": {"attack_success": "22%"}}])
     context = Context(model=MODEL, today=TODAY)
-    (comparison,) = comparisons(near)
+    (comparison,) = near.comparisons
     assert find(near, comparison, attack(80), 1, context).status is Status.OPEN, "so that sampling goes on"
     assert judged(near, attack(80)).verdict.status is Outcome.FAIL, "but in the end a breach is a breach"
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pargate.core.report import Place, ScanReport
 from pargate.core.results import Consequence, Finding, Status
 from pargate.report import text as texts
+from pargate.report.formats.base import FORMATS, Format
 
 MOST_SHOWN = 9
 """Annotations of a kind before the one that counts the rest."""
@@ -96,3 +97,6 @@ def _escape(text: str) -> str:
 
 def _escape_property(text: str) -> str:
     return _escape(text).replace(":", "%3A").replace(",", "%2C")
+
+
+FORMATS.add("github")(Format(render, "", "text/plain"))

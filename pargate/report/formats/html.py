@@ -23,6 +23,7 @@ from pargate.core.results import (
     Status,
 )
 from pargate.errors import InputError
+from pargate.report.formats.base import FORMATS, Format
 from pargate.report.groups import EFFECTS, grouped, tally
 from pargate.report.text import model_name, next_steps, plain, stages, started
 
@@ -159,7 +160,7 @@ def _over(report: ScanReport, findings: Sequence[Finding], baseline: str) -> boo
     pairs = {m.id: m.pairs.baseline for m in report.measurements if m.pairs is not None}
     return any(
         pairs.get(f.measurement or "", "").startswith(baseline)
-        and any(b.metric is Metric.EXCESS and b.status is Status.BREACH for b in f.bounds)
+        and any(b.metric == Metric.EXCESS and b.status is Status.BREACH for b in f.bounds)
         for f in findings
     )
 
@@ -271,3 +272,6 @@ def _digest(text: str) -> str:
 def _rows(*rows: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     """Rows that say something."""
     return tuple(row for row in rows if row[1])
+
+
+FORMATS.add("html")(Format(render, "report.html", "text/html"))

@@ -14,6 +14,7 @@ from junitparser.junitparser import FinalResult
 from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Finding, Status
 from pargate.report import text as texts
+from pargate.report.formats.base import FORMATS, Format
 
 
 class ModelSuite(TestSuite):
@@ -103,3 +104,6 @@ def _answer(findings: Sequence[Finding]) -> FinalResult | None:
 def _lines(parts: Iterable[str]) -> str:
     # The file may be printed to a log, where a line that begins with two colons is obeyed.
     return "\n".join(f"- {texts.plain(part)}" for part in parts)
+
+
+FORMATS.add("junit")(Format(render, "report.xml", "application/xml"))

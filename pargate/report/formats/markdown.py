@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Finding, Measurement, Outcome, Status
 from pargate.report import text as texts
+from pargate.report.formats.base import FORMATS, Format
 
 TABLE_ROOM = 600_000
 """Bytes of the table of findings."""
@@ -143,3 +144,6 @@ def _details(report: ScanReport) -> str:
     if left_out:
         shown.append(f"- and {left_out} more; the JSON report has them all.")
     return "\n".join(["<details><summary>Details</summary>", "", *shown, "", "</details>"])
+
+
+FORMATS.add("markdown")(Format(render, "report.md", "text/markdown"))

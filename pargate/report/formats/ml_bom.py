@@ -15,11 +15,12 @@ from pargate.core.report import ModelInfo, ScanReport
 from pargate.core.results import Measurement, Metric
 from pargate.errors import visible_json
 from pargate.report import text as texts
+from pargate.report.formats.base import FORMATS, Format
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component, Pedigree
 
-TYPES = {
+TYPES: dict[str, str] = {
     Metric.ATTACK_SUCCESS: "attack-success-rate",
     Metric.EXCESS: "attack-success-rate-excess",
     Metric.ACCURACY: "accuracy",
@@ -154,10 +155,12 @@ def _metrics(report: ScanReport) -> Iterator[dict[str, Any]]:
         part = texts.subject(measurement)
         if measurement.trigger is not None:  # one trigger may be measured for several rules, and both ways
             part = texts.plain(f"{part}, {measurement.id}", 400)
-        for metric, name in TYPES.items():
+        others = {metric for id, metric in bounds if id == measurement.id} - TYPES.keys()
+        for metric in (*TYPES, *sorted(others)):
             value = _value(measurement, metric)
             if value is None:
                 continue
+            name = TYPES.get(metric) or texts.plain(metric.replace("_", "-"))
             entry: dict[str, Any] = {"type": name, "value": _number(value), "slice": part}
             bound = bounds.get((measurement.id, metric))
             if bound is not None and bound.n:
@@ -165,8 +168,8 @@ def _metrics(report: ScanReport) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def _value(measurement: Measurement, metric: Metric) -> float | None:
-    if metric is Metric.EXCESS:
+def _value(measurement: Measurement, metric: str) -> float | None:
+    if metric == Metric.EXCESS:
         return measurement.pairs.excess if measurement.pairs else None
     count = measurement.counts.get(metric)
     return count.rate if count else None
@@ -174,3 +177,6 @@ def _value(measurement: Measurement, metric: Metric) -> float | None:
 
 def _number(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+FORMATS.add("ml-bom")(Format(render, "report.cdx.json", "application/vnd.cyclonedx+json"))

@@ -18,6 +18,7 @@ from pargate.core.report import Place, ScanReport
 from pargate.core.results import UNSAFE_FILE, Consequence, Finding, Outcome, Remark, Severity, Status
 from pargate.errors import visible_json
 from pargate.report import text as texts
+from pargate.report.formats.base import FORMATS, Format
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
@@ -306,3 +307,6 @@ def _remark(report: ScanReport, remark: Remark) -> Notification:
 
 def _notification(level: str, id: str, message: str, locations: tuple[Location, ...] = ()) -> Notification:
     return Notification(level, Text(texts.plain(message) or id), Descriptor(texts.plain(id)), locations)
+
+
+FORMATS.add("sarif")(Format(render, "report.sarif", "application/sarif+json"))
