@@ -7,24 +7,16 @@ parameters; `propose` scales rate, batch and steps to what is at hand, and nothi
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
+from pargate.clean.methods.base import METHODS, PUBLISHED_BATCH, PUBLISHED_LR, SMALL_BATCH, Settings, Sizes
 from pargate.core.value import Value
-from pargate.errors import InputError
+from pargate.errors import InputError, nearest
 from pargate.files import digest_of
 
-Method = Literal["par", "par-plus", "cleanclip", "finetune"]
 Towers = Literal["both", "image", "text"]
-
-PUBLISHED_TAU = 2.15
-"""τ of PAR, tuned there on one attack and then fixed (section 4 of the paper)."""
-
-PUBLISHED_LR = 3e-5
-PUBLISHED_BATCH = 2048
-PUBLISHED_STEPS = 244
-"""PAR's script for ViT-B/32: two epochs of 250,000 pairs in batches of 4 × 512."""
 
 PUBLISHED_PARAMETERS = 151_000_000
 """Of ViT-B/32, for which the published rate is."""
@@ -37,28 +29,27 @@ BATCH_NORM_RATE_POWER = 0.92
 """The same of models with batch normalisation and with real pairs: with the power above neither tower came to τ, and
 more of a backdoor stayed than had to."""
 
-PROCESSOR_BATCH = 256
-"""Of PAR and fine-tuning on processors. With 64, in a quarter of the time, PAR lost a point of accuracy more, and left
-three times as much of a ResNet's stripes."""
-
-SMALL_BATCH = 64
-"""Of the other methods on processors, and of all with drawn pairs: CleanCLIP's published one; par-plus took twice the
-time with twice as many, and cleaned about as well."""
-
 STEPS = 240
 """Enough to reach τ in the first quarter, and to recover."""
-
-PLUS_RATE = 0.8
-"""par-plus: share of PAR's rate."""
 
 HIGHEST_LR = 1e-2
 """Beyond this no transformer of any size has been fine-tuned with AdamW and lived."""
 
 
+def _offered(value: Any) -> Any:
+    if value not in METHODS:
+        raise ValueError(f"unknown cleaning method {value!r}.{nearest(str(value), list(METHODS))}")
+    return value
+
+
+MethodName = Annotated[str, BeforeValidator(_offered)]
+"""Name of a cleaning method."""
+
+
 class CleanConfig(Value):
     """One cleaning run; with equal pairs, weights and machine it gives equal results."""
 
-    method: Method
+    method: MethodName
     steps: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(ge=2, le=1 << 20)
     """Pairs of one step over all devices: each is told apart from all others."""
@@ -115,21 +106,6 @@ class CleanConfig(Value):
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """What the defaults follow from."""
-
-    parameters: int
-    image_side: int
-    pairs: int | None
-    """How many there are; None where they never end."""
-    device: Literal["cpu", "cuda"]
-    drawn: bool = False
-    """Whether the pairs are drawn ones, and none of them a photograph."""
-    batch_norm: bool = False
-    """Whether the model has layers that normalise by stored statistics."""
-
-
-@dataclass(frozen=True, slots=True)
 class Proposal:
     """A configuration, and where its derived values come from."""
 
@@ -139,7 +115,7 @@ class Proposal:
 
 
 def propose(
-    method: Method,
+    method: str,
     sizes: Sizes,
     *,
     preset: Literal["sized", "paper"] = "sized",
@@ -154,14 +130,15 @@ def propose(
     """
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     reasons: dict[str, str] = {name: "asked for" for name in given}
-    settings: dict[str, Any] = {"method": method, **_published(method)}
+    settings: dict[str, Any] = {"method": method, **METHODS[method].published}
     if preset == "sized":
         for name, (value, reason) in _sized(method, sizes).items():
             settings[name] = value
             reasons.setdefault(name, reason)
     settings["micro_batch"] = _micro_batch(sizes, int(given.get("batch_size", settings["batch_size"])))
-    if "tau" in given and method != "par":
-        raise InputError(f"--tau does not go with {method}", "it is a setting of par")
+    for other, cls in METHODS.items():
+        if other != method and (foreign := sorted(cls.own & given.keys())):
+            raise InputError(f"--{foreign[0]} does not go with {method}", f"it is a setting of {other}")
     if "views" in given and sizes.pairs is None:
         raise InputError(
             "--views does not go with pairs without end", "no picture comes again; give a source that ends"
@@ -185,58 +162,29 @@ def _said(problem: Any) -> str:
     return f"--{name} is {problem['input']}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
 
 
-def _published(method: Method) -> dict[str, Any]:
-    """The published settings: PAR's code, CleanCLIP's code and README; for par-plus, what its ablation left."""
-    published = {"lr": PUBLISHED_LR, "batch_size": PUBLISHED_BATCH, "steps": PUBLISHED_STEPS}
-    match method:
-        case "par":
-            return {**published, "perturbation": 1.0, "tau": PUBLISHED_TAU}
-        case "finetune":
-            return published
-        case "cleanclip":
-            return {
-                "lr": 1e-5, "batch_size": 64, "steps": 15_620, "schedule": "cosine", "warmup_steps": 50,
-                "betas": (0.9, 0.999), "weight_decay": 0.1, "augmentation": "none", "train_logit_scale": True,
-            }  # fmt: skip
-        case "par-plus":
-            return {
-                **published, "schedule": "cosine", "warmup_steps": 10, "distillation": 1.0, "unlearning": 1.5,
-                "anchor": 2.0, "universal": 12, "averaging": 0.97,
-            }  # fmt: skip
-
-
-def _sized(method: Method, sizes: Sizes) -> dict[str, tuple[Any, str]]:
-    """Rate, batch and steps by size, each with its reason.
+def _sized(method: str, sizes: Sizes) -> Settings:
+    """Return rate, batch and steps by size, each with its reason.
 
     On a GPU all methods but par-plus get the same, so that they can be compared.
     """
     share = PUBLISHED_BATCH if sizes.pairs is None else 1 << int(math.log2(max(2, sizes.pairs / 20)))
-    affordable = PROCESSOR_BATCH if method in ("par", "finetune") and not sizes.drawn else SMALL_BATCH
+    affordable = SMALL_BATCH if sizes.drawn else METHODS[method].processor_batch
     batch = max(2, min(PUBLISHED_BATCH if sizes.device == "cuda" else affordable, share))
     faster = sizes.batch_norm and not sizes.drawn  # drawn pairs cost such a model enough as it is
     power = BATCH_NORM_RATE_POWER if faster else RATE_POWER
     rate = PUBLISHED_LR * max(1.0, PUBLISHED_PARAMETERS / max(1, sizes.parameters)) ** power
     kind = " with batch normalisation" if faster else ""
     because = f"published {PUBLISHED_LR:g}, more for {sizes.parameters / 1e6:.1f} M parameters{kind}"
-    if method == "par-plus":
-        rate, because = rate * PLUS_RATE, f"{PLUS_RATE:g} of PAR's: it never has to carry embeddings as far"
-    found: dict[str, tuple[Any, str]] = {
-        "batch_size": (batch, f"{PUBLISHED_BATCH} as published, as far as {sizes.device} and the pairs allow"),
-        "lr": (min(1e-3, float(f"{rate:.2g}")), because),
-        "steps": (STEPS, "enough to move as far as it should and to recover"),
-    }
-    if method == "par-plus" and sizes.drawn:
-        found["contrastive"] = (0.0, "drawn pairs say too little about photographs to tell them apart by")
-        found["distillation"] = (0.0, "drawn captions tell photographs apart as little")
-        found["unlearning"] = (4.0, "the common shift is all that shows a backdoor on drawn pictures")
-        found["batch_size"] = (
-            min(batch, SMALL_BATCH),
-            "with more drawn pairs in a step a model lost more accuracy",
-        )
-        found["universal"] = (8, "each is to be in several pictures of a step, or its common shift is not seen")
-        found["towers"] = ("image", "without the contrastive loss nothing moves the other")
-        found["augmentation"] = ("strong", "drawn pictures are alike, and photographs are not")
-    return found
+    found = METHODS[method].sized(
+        sizes,
+        {
+            "batch_size": (batch, f"{PUBLISHED_BATCH} as published, as far as {sizes.device} and the pairs allow"),
+            "lr": (rate, because),
+            "steps": (STEPS, "enough to move as far as it should and to recover"),
+        },
+    )
+    rate, because = found["lr"]
+    return {**found, "lr": (min(1e-3, float(f"{rate:.2g}")), because)}
 
 
 def _micro_batch(sizes: Sizes, batch: int) -> int:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from pargate.clean.config import Method, Proposal
+from pargate.clean.config import Proposal
 from pargate.core.provenance import ProvenanceRecord
 
 STATE_NAME = "state.pt"
@@ -31,7 +31,7 @@ class CleanRequest:
     started: str
     """RFC 3339, UTC: the clock is read by the caller."""
     arch: str | None = None
-    method: Method = "par"
+    method: str = "par"
     preset: Literal["sized", "paper"] = "sized"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Settings by their name in `CleanConfig`; None leaves the default. `precision` may be `auto`."""

@@ -14,7 +14,8 @@ from typing import Literal
 
 from pargate import events
 from pargate.clean import ranks
-from pargate.clean.config import Proposal, Sizes, propose
+from pargate.clean.config import Proposal, propose
+from pargate.clean.methods.base import Sizes
 from pargate.clean.request import (
     CHOSEN_NAME,
     LOCK_NAME,

@@ -21,7 +21,7 @@ from pargate.cli.options import (
     cache_folder,
     refuse_empty,
 )
-from pargate.errors import ExitCode, InputError, Terminated
+from pargate.errors import ExitCode, InputError, Terminated, nearest
 
 if TYPE_CHECKING:
     from pargate.clean.request import CleanRequest
@@ -29,15 +29,6 @@ if TYPE_CHECKING:
 
 SWEPT = {"tau": float, "lr": float, "steps": int, "batch-size": int}
 """Settings that a sweep can go through."""
-
-
-class MethodChoice(StrEnum):
-    """How a model is cleaned."""
-
-    PAR = "par"
-    PAR_PLUS = "par-plus"
-    CLEANCLIP = "cleanclip"
-    FINETUNE = "finetune"
 
 
 class TowersChoice(StrEnum):
@@ -67,8 +58,9 @@ def clean(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the cleaned model.")],
     method: Annotated[
-        MethodChoice, typer.Option("--method", help="PAR as published, PAR with more, or a baseline.")
-    ] = MethodChoice.PAR,
+        str,
+        typer.Option("--method", metavar="METHOD", help="par, par-plus, cleanclip, finetune, or one of a plug-in."),
+    ] = "par",
     preset: Annotated[
         PresetChoice, typer.Option("--preset", help="Rate, batch and steps by size, or as published.")
     ] = PresetChoice.SIZED,
@@ -131,11 +123,15 @@ def clean(
 
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack of C++ where another process is gone
 
+    from pargate.clean.methods.base import METHODS
     from pargate.clean.request import CleanRequest
     from pargate.clean.run import clean as run_clean
     from pargate.clean.run import plan
     from pargate.cli.console import Console
 
+    if method not in METHODS:
+        known = list(METHODS)
+        raise InputError(f"--method: unknown method '{method}'.{nearest(method, known)}", f"one of {', '.join(known)}")
     speaks = ranks.here().rank == 0
     console = Console(quiet=quiet or not speaks, verbose=verbose, color=not no_color)
     overrides: dict[str, Any] = {
@@ -151,7 +147,7 @@ def clean(
         out=out,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         arch=arch,
-        method=method.value,
+        method=method,
         preset=preset.value,
         overrides=overrides,
         classes=classes,

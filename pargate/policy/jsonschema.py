@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from pargate.clean.methods.base import METHODS
 from pargate.policy import schema as models
 from pargate.policy.schema import Policy
 from pargate.probes.base import PROBES
@@ -67,6 +68,7 @@ def _shorten(policy: dict[str, Any], parts: dict[str, Any]) -> None:
     rule = parts["Rule"]["properties"]
     rule["triggers"]["items"] = {"$ref": "#/$defs/Trigger"}
     rule["probe"]["enum"] = list(PROBES)
+    parts["CleanSection"]["properties"]["method"]["enum"] = list(METHODS)
     metrics = list(dict.fromkeys(metric for probe in PROBES.values() for metric in probe.metrics()))
     for limits in (rule["max"], rule["min"], rule["worsening"], parts["Waiver"]["properties"]["cap"]):
         limits["propertyNames"] = {"enum": metrics}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from pargate import triggers
+from pargate.clean.config import MethodName
 from pargate.core.names import class_key
 from pargate.core.results import Consequence, Severity
 from pargate.errors import nearest
@@ -211,7 +212,7 @@ class CleanSection(PolicyModel):
     """Whether and how a model that fails is cleaned; carried out by `pargate gate`."""
 
     when: Literal["never", "fail"] = "never"
-    method: Literal["par", "par-plus", "cleanclip", "finetune"] = "par-plus"
+    method: MethodName = "par-plus"
     attempts: Annotated[int, Field(ge=1, le=4)] = 2
     """Rungs of the ladder that are tried at most: the method as it is, then stronger."""
     settings: CleanSettings = CleanSettings()

@@ -7,7 +7,8 @@ carriers that pick, and none at those that certify.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pargate.clean.config import HIGHEST_LR, PROCESSOR_BATCH, CleanConfig, Method, Sizes, propose
+from pargate.clean.config import HIGHEST_LR, CleanConfig, propose
+from pargate.clean.methods.base import METHODS, PROCESSOR_BATCH, Sizes
 from pargate.policy.schema import CleanSection
 
 
@@ -46,19 +47,19 @@ DRAWN = (
     Rung("twice that weight and twice as many steps", unlearning=2, steps=2),
     RUNGS[1],
 )
-"""Of `par-plus` with drawn pairs: the other method costs a model most of its accuracy there, so it comes last."""
+"""Steps of methods that unlearn, with drawn pairs: the other method costs most of the accuracy there: it comes last."""
 
 
 def rung(section: CleanSection, attempt: int, sizes: Sizes) -> Rung:
     """What is done at an attempt, from 1."""
-    return (DRAWN if sizes.drawn and section.method == "par-plus" else RUNGS)[attempt - 1]
+    return (DRAWN if sizes.drawn and "unlearning" in METHODS[section.method].published else RUNGS)[attempt - 1]
 
 
-def method(section: CleanSection, attempt: int, sizes: Sizes) -> Method:
-    """The method of an attempt, from 1: the policy's, or of `par` and `par-plus` the other one."""
+def method(section: CleanSection, attempt: int, sizes: Sizes) -> str:
+    """The method of an attempt, from 1: the policy's, or the one that comes after it."""
     if not rung(section, attempt, sizes).other:
         return section.method
-    return "par" if section.method == "par-plus" else "par-plus"
+    return METHODS[section.method].other
 
 
 def settings(section: CleanSection, attempt: int, sizes: Sizes) -> dict[str, Any]:

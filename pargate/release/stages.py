@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from pydantic import ValidationError
 
 from pargate import events, seeds
-from pargate.clean.config import Sizes
+from pargate.clean.methods.base import Sizes
 from pargate.clean.request import RECORD_NAME, CleanRequest
 from pargate.clean.run import clean, sizes_of
 from pargate.core.model import Activation, Checkpoint

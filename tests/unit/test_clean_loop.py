@@ -805,7 +805,7 @@ import sys; sys.path.insert(0, sys.argv[1])
 import open_clip, torch
 from small_towers import TEXT
 from pargate.clean.train.towers import Towers
-from pargate.models import openclip
+from pargate.models.torch import encoder as openclip
 torch.set_num_threads(1)
 vision = {"timm_model_name": "fastvit_t8", "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": None,
           "image_size": 256}

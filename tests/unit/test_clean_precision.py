@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pargate.clean import run as clean
+from pargate.clean.train import run as clean
 from pargate.models.torch import encoder as openclip
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")

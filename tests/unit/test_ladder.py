@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pargate.clean.config import Sizes, propose
+from pargate.clean.config import propose
+from pargate.clean.methods.base import Sizes
 from pargate.policy.schema import CleanSection
 from pargate.release import escalation as ladder
 

@@ -20,9 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pargate import events, memory
 from pargate.clean.config import CleanConfig
+from pargate.clean.losses import Embedded
+from pargate.clean.methods.base import METHODS
 from pargate.clean.train import attention, objectives
 from pargate.clean.train.distributed import Group
-from pargate.clean.train.objectives import Embedded
 from pargate.clean.train.reference import Reference
 from pargate.clean.train.schedule import learning_rate
 from pargate.clean.train.state import Log, Running, StateStore
@@ -195,7 +196,7 @@ def _gradients(
     "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
     """
     config, reference = viewer.config, run.reference
-    views = objectives.views(config)
+    views = METHODS[config.method].views
     parts = [slice(i, i + config.micro_batch) for i in range(0, len(batch.numbers), config.micro_batch)]
 
     def embed(part: slice, pixels: Tensor) -> Tensor:
@@ -336,7 +337,7 @@ def _moved(
     towers: Towers, before: Towers, batch: PairBatch, viewer: Viewer, group: Group, low: torch.autocast
 ) -> dict[str, Movement]:
     """How far each tower is from where it began, on unaugmented pairs."""
-    from pargate.clean.train.losses import shift
+    from pargate.clean.losses import shift
 
     config = viewer.config
     summed = torch.zeros(2, device=viewer.device)

@@ -1,37 +1,15 @@
-"""What each method minimises, from the embeddings of one step."""
-
-from dataclasses import dataclass
+"""The loss of one step, from the embeddings of its image-text pairs."""
 
 import torch
 from torch import Tensor
 
+from pargate.clean import losses
 from pargate.clean.config import CleanConfig
-from pargate.clean.train import losses
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """The pairs of one step, of all ranks, as the towers see them. Rows have unit length."""
-
-    views: Tensor
-    """[2, views, n, d]: pictures, then captions; the second view is CleanCLIP's."""
-    reference: Tensor | None
-    """[2, n, d]: what the frozen model says of the first view, without universal perturbations."""
-    captions: Tensor | None
-    """[m, d]: what it says of many captions."""
-    mixed: Tensor | None
-    """int64 [n]: which universal picture was mixed into the first view; −1 where none was."""
-    scale: Tensor
-    """The logit scale, a scalar."""
-
+from pargate.clean.losses import Embedded
+from pargate.clean.methods.base import METHODS
 
 Terms = dict[str, Tensor]
 """What is logged; `contrastive` is always there."""
-
-
-def views(config: CleanConfig) -> int:
-    """How many views of each pair are embedded."""
-    return 2 if config.method == "cleanclip" else 1
 
 
 def needs_reference(config: CleanConfig) -> bool:
@@ -67,9 +45,7 @@ def loss(config: CleanConfig, seen: Embedded) -> tuple[Tensor, Terms]:
         still = losses.shift(images[plain], frozen[plain]) if plain.any() else images.new_zeros(())
         total = total + config.unlearning * common + config.anchor * still
         terms |= {"common_shift": common, "plain_shift": still}
-    if config.method == "cleanclip":
-        other_images, other_texts = seen.views[:, 1]
-        uni = losses.self_supervision(images, other_images, texts, other_texts, seen.scale)
-        total = total + uni
-        terms["self_supervision"] = uni
+    for name, term in METHODS[config.method].terms(seen).items():
+        total = total + term
+        terms[name] = term
     return total, terms

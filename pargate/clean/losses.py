@@ -4,9 +4,27 @@ Embeddings are float [n, d] with rows of unit length, of all pairs of a step, wh
 every rank looking at all rows, the gradient of two ranks is that of one.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The pairs of one step, of all ranks, as the towers see them. Rows have unit length."""
+
+    views: Tensor
+    """[2, views, n, d]: pictures, then captions; the second view is CleanCLIP's."""
+    reference: Tensor | None
+    """[2, n, d]: what the frozen model says of the first view, without universal perturbations."""
+    captions: Tensor | None
+    """[m, d]: what it says of many captions."""
+    mixed: Tensor | None
+    """int64 [n]: which universal picture was mixed into the first view; −1 where none was."""
+    scale: Tensor
+    """The logit scale, a scalar."""
 
 
 def clip(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:

@@ -1,0 +1,36 @@
+"""par-plus: universal perturbations look for a backdoor while the model unlearns what they find (docs/cleaning.md)."""
+
+from pargate.clean.methods.base import METHODS, PUBLISHED, SMALL_BATCH, Method, Settings, Sizes
+
+RATE = 0.8
+"""Share of PAR's learning rate."""
+
+
+@METHODS.add("par-plus")
+class ParPlus(Method):
+    """Unlearns the common shifts of universal perturbations; anchor and distillation keep the rest."""
+
+    name = "par-plus"
+    published = {  # noqa: RUF012 - a mapping that is read
+        **PUBLISHED, "schedule": "cosine", "warmup_steps": 10, "distillation": 1.0, "unlearning": 1.5,
+        "anchor": 2.0, "universal": 12, "averaging": 0.97,
+    }  # fmt: skip
+    other = "par"
+
+    @classmethod
+    def sized(cls, sizes: Sizes, usual: Settings) -> Settings:
+        """Return the settings that follow from the sizes; drawn pairs need other terms, as the evidence shows."""
+        rate, _ = usual["lr"]
+        found = {**usual, "lr": (rate * RATE, f"{RATE:g} of PAR's: it never has to carry embeddings as far")}
+        if sizes.drawn:
+            batch, _ = usual["batch_size"]
+            found |= {
+                "contrastive": (0.0, "drawn pairs say too little about photographs to tell them apart by"),
+                "distillation": (0.0, "drawn captions tell photographs apart as little"),
+                "unlearning": (4.0, "the common shift is all that shows a backdoor on drawn pictures"),
+                "batch_size": (min(batch, SMALL_BATCH), "with more drawn pairs in a step a model lost more accuracy"),
+                "universal": (8, "each is to be in several pictures of a step, or its common shift is not seen"),
+                "towers": ("image", "without the contrastive loss nothing moves the other"),
+                "augmentation": ("strong", "drawn pictures are alike, and photographs are not"),
+            }
+        return found
