@@ -1,26 +1,23 @@
 """pargate: a gate that CLIP-style checkpoints pass, or fail, on measured attack success.
 
-`pargate.scan(ScanRequest(...))` returns the same report that the command prints, and
-`pargate.judge(report, policy, today=...)` that report under another policy.
+`pargate.scan("model/", policy="baseline")` returns the report that the command prints; docs/python.md is the page.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pargate.version import __version__
 
-__all__ = ["ScanRequest", "__version__", "judge", "scan"]
+if TYPE_CHECKING:
+    from pargate.api import Rate, Report, attack_success, par, scan, stamp
+    from pargate.judge.rejudge import judge
 
-_PLACES = {
-    "scan": "pargate.scanning.run",
-    "ScanRequest": "pargate.scanning.run",
-    "judge": "pargate.judge.rejudge",
-}
+__all__ = ["Rate", "Report", "__version__", "attack_success", "judge", "par", "scan", "stamp"]
 
 
 def __getattr__(name: str) -> Any:
     # On first use: importing pargate stays cheap, and torch is not loaded by a version check.
-    if name not in _PLACES:
+    if name not in __all__:
         raise AttributeError(f"module 'pargate' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(_PLACES[name]), name)
+    return getattr(import_module("pargate.judge.rejudge" if name == "judge" else "pargate.api"), name)

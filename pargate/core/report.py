@@ -231,6 +231,16 @@ class ScanReport(Value):
         """The scan that the report is of."""
         return Examined(**{name: getattr(self, name) for name in Examined.model_fields})
 
+    def __repr__(self) -> str:
+        """One line: what a notebook or a log shows."""
+        broken = sum(finding.status is Status.BREACH for finding in self.findings)
+        return (
+            f"<{type(self).__name__} {self.verdict.status}: {self.model.source} under {self.policy.name}, "
+            f"{broken} of {len(self.findings)} comparisons broken, {self.images.read} images>"
+        )
+
+    __str__ = __repr__
+
     def to_json(self) -> str:
         """Indented JSON text with a final newline; reading it back gives an equal report."""
         return visible_json(self.model_dump_json(by_alias=True, indent=1)) + "\n"

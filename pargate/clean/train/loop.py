@@ -99,10 +99,8 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
     universal = Universal.drawn(config.universal, viewer.rule.size, config.seed, device) if config.universal else None
     reference = Reference(before, viewer, low)
-    run = Running(
-        towers, log_scale, _optimiser(towers, log_scale, config), scaler, universal, reference,
-        unreadable=loader.unreadable,
-    )  # fmt: skip
+    trained = optimiser(towers, [log_scale] if config.train_logit_scale else [], config)
+    run = Running(towers, log_scale, trained, scaler, universal, reference, unreadable=loader.unreadable)
     first = store.restore(run)
     earlier = run.seconds
     if config.compile:
@@ -259,12 +257,15 @@ def _counting(towers: nn.Module, counts: bool) -> Iterator[None]:
         layer.momentum = momentum
 
 
-def _optimiser(towers: Towers, log_scale: nn.Parameter, config: CleanConfig) -> torch.optim.Optimizer:
-    """AdamW; decay only on tensors of two or more dimensions that are no bias and no norm's (PAR's code)."""
+def optimiser(towers: nn.Module, more: Sequence[nn.Parameter], config: CleanConfig) -> torch.optim.Optimizer:
+    """Return AdamW over the trained parameters and `more`.
+
+    Only tensors of two or more dimensions decay that are no bias and no norm's (PAR's code).
+    """
     named = [(name, p) for name, p in towers.named_parameters() if p.requires_grad]
     decayed = [p for name, p in named if p.ndim >= 2 and not any(word in name for word in ("bias", "ln", "bn"))]
     ids = {id(p) for p in decayed}
-    others = [p for _, p in named if id(p) not in ids] + ([log_scale] if config.train_logit_scale else [])
+    others = [p for _, p in named if id(p) not in ids] + list(more)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     # Fused: a step over the token embedding alone costs a quarter of what it does otherwise.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.epsilon, fused=True)

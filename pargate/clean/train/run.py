@@ -14,6 +14,7 @@ from torch import Tensor
 from pargate import events, memory
 from pargate.clean.config import CleanConfig, Proposal
 from pargate.clean.curves import training_curves
+from pargate.clean.methods.base import METHODS
 from pargate.clean.request import (
     CHOSEN_NAME,
     CURVES_NAME,
@@ -204,7 +205,7 @@ def _write(
             configuration_sha256=config.digest,
             reasons=dict(proposal.reasons),
             seed=config.seed,
-            tool={"pargate": __version__, **versions()},
+            tool={"pargate": __version__, **versions(METHODS.plugins({config.method}))},
             environment={"host": host(), "device": device, "threads": str(torch.get_num_threads())},
             started=request.started,
             finished=later(request.started, seconds),

@@ -1,0 +1,249 @@
+"""The Python API: scan a model, stamp a trigger, count attack success, and run PAR. docs/python.md shows each.
+
+Nothing here loads torch before a model is opened or trained.
+"""
+
+import hashlib
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pargate import events
+from pargate.core import stamp as stamps
+from pargate.core.model import Pixels, Precision
+from pargate.core.report import ScanReport
+from pargate.core.results import Count
+from pargate.errors import InputError
+from pargate.judge.bounds import interval
+from pargate.policy.resolve import Resolved, read, refuse_expired, resolve
+from pargate.scanning.run import ScanRequest
+from pargate.scanning.run import scan as run_scan
+from pargate.triggers import Trigger, TriggerError, parse
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["Rate", "Report", "attack_success", "par", "scan", "stamp"]
+
+Policy = str | Path | Mapping[str, Any]
+"""Name of a built-in policy, path of a file, or the content of one."""
+
+
+class Report(ScanReport):
+    """A report that a notebook shows as its page."""
+
+    def _repr_html_(self) -> str:
+        from pargate.report import FORMATS
+
+        page = html.escape(FORMATS["html"].render(self), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
+
+
+def scan(
+    model: str | Path,
+    policy: Policy = "baseline",
+    *,
+    images: str | Path | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    reference: str | Path | None = None,
+    arch: str | None = None,
+    device: str = "auto",
+    precision: Literal["auto"] | Precision = "auto",
+    seed: int = 0,
+    max_minutes: float | None = None,
+    cache: Path | None = None,
+    progress: events.Listener = events.ignore,
+) -> Report:
+    """Measure what a policy asks of a model, and judge it: what `pargate scan` does.
+
+    Args:
+        model: a file, a folder, or a source such as `hf-hub:ORG/NAME`.
+        policy: name of a built-in policy, path of a policy file, or its content as a mapping.
+        images: folder, table, tar or another source of images; the policy's own by default.
+        classes: file with one class per line, or the classes; the policy's own by default.
+        reference: trusted model of the same family, such as the parent.
+        arch: name of open_clip's architecture, for a file without a configuration.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: arithmetic of the image tower.
+        seed: root of all chance.
+        max_minutes: time after which what is not decided stays open.
+        cache: folder for vectors, so that the next scan of the same model is fast.
+        progress: is called with each event.
+
+    Raises:
+        InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `pargate.errors`.
+    """
+    now = datetime.now(UTC)
+    resolved = _policy(policy, classes)
+    refuse_expired(resolved, now.date())
+    report = run_scan(
+        ScanRequest(
+            model=str(model),
+            policy=resolved,
+            started=now.isoformat(timespec="seconds"),
+            arch=arch,
+            images=None if images is None else str(images),
+            classes=Path(classes) if isinstance(classes, str | Path) else None,
+            reference=None if reference is None else str(reference),
+            device=device,
+            precision=precision,
+            seed=seed,
+            max_minutes=max_minutes,
+            cache=cache,
+            today=now.date(),
+        ),
+        progress,
+    )
+    return Report.model_construct(**dict(report))
+
+
+def _policy(policy: Policy, classes: str | Path | Sequence[str] | None) -> Resolved:
+    """Return a policy with the classes that were given as a list."""
+    import yaml
+
+    given = None if classes is None or isinstance(classes, str | Path) else list(classes)
+    if isinstance(policy, Mapping):
+        document: dict[str, Any] = {"pargate": 1, "name": "python", **policy}
+    elif given is None:
+        return resolve(str(policy))
+    else:
+        document = {"pargate": 1, "name": "python", "extends": _extended(str(policy))}
+    if given is not None:
+        document["classes"] = {**document.get("classes", {}), "names": given}
+    return read(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), "python", Path())
+
+
+def _extended(name: str) -> str:
+    """Return how a policy names the one that it extends."""
+    return name if Path(name).exists() or ":" in name else f"builtin:{name}"
+
+
+def stamp(trigger: str | Mapping[str, Any] | Trigger, images: Pixels, *, seed: int = 0) -> Pixels:
+    """Put a trigger on images.
+
+    Args:
+        trigger: name of a trigger, or a mapping with `kind` and parameters, as in a policy.
+        images: uint8 [n, height, width, 3] or [height, width, 3], RGB.
+        seed: root of what is drawn for an image; equal images get equal stamps.
+
+    Returns:
+        The stamped images, uint8, in the shape of `images`.
+
+    Raises:
+        InputError: the trigger is unknown or a sweep, or the images are no such array.
+    """
+    pixels = np.asarray(images)
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3:
+        raise InputError(f"images are {pixels.dtype} {list(pixels.shape)}", "give uint8 [n, height, width, 3], RGB")
+    batch = np.ascontiguousarray(pixels[None] if pixels.ndim == 3 else pixels)
+    digests = [hashlib.sha256(one.tobytes()).hexdigest() for one in batch]
+    height, width = batch.shape[1:3]
+    stamped = stamps.apply(_trigger(trigger).draw((height, width), digests, seed), batch)
+    return stamped[0] if pixels.ndim == 3 else stamped
+
+
+def _trigger(given: str | Mapping[str, Any] | Trigger) -> Trigger:
+    if isinstance(given, Trigger):
+        return given
+    try:
+        found = parse(given)
+    except TriggerError as error:
+        raise InputError(str(error), "see pargate triggers") from error
+    if len(found) > 1:
+        raise InputError(f"{given} is {len(found)} triggers", "give one value for each parameter")
+    return found[0].read(Path())
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A share with its interval."""
+
+    successes: int
+    n: int
+    low: float
+    high: float
+    confidence: float
+
+    @property
+    def rate(self) -> float | None:
+        """successes / n; None where nothing counts."""
+        return self.successes / self.n if self.n else None
+
+    def __str__(self) -> str:
+        shown = "nothing counted" if self.rate is None else f"{self.rate:.1%} ({self.successes} of {self.n})"
+        return f"{shown}, {self.confidence:g} interval {self.low:.1%} to {self.high:.1%}"
+
+
+def attack_success(
+    stamped: Sequence[int] | NDArray[np.int64],
+    target: int,
+    *,
+    clean: Sequence[int] | NDArray[np.int64],
+    labels: Sequence[int] | NDArray[np.int64] | None = None,
+    confidence: float = 0.99,
+) -> Rate:
+    """Return the share of eligible images that a trigger sends to one class, as a rule of the probe `attack` counts it.
+
+    Eligible are images that do not show the target and are not predicted as it without the trigger. The interval is
+    anytime-valid: it may be looked at after every batch.
+
+    Args:
+        stamped: int [n], predicted classes of the images with the trigger.
+        target: the attacker's class.
+        clean: int [n], predicted classes of the same images without it.
+        labels: int [n], true classes, −1 where unknown.
+        confidence: of the interval, between 0 and 1.
+
+    Raises:
+        InputError: the arrays differ in length, or the confidence is out of range.
+    """
+    with_trigger, without = np.asarray(stamped), np.asarray(clean)
+    truth = np.full(len(without), -1) if labels is None else np.asarray(labels)
+    if not with_trigger.shape == without.shape == truth.shape or with_trigger.ndim != 1:
+        raise InputError(
+            f"predictions of {with_trigger.shape}, {without.shape} and {truth.shape}", "give arrays of one length"
+        )
+    if not 0 < confidence < 1:
+        raise InputError(f"a confidence of {confidence}", "give a number between 0 and 1, such as 0.99")
+    eligible = (truth != target) & (without != target)
+    count = Count(n=int(eligible.sum()), successes=int((eligible & (with_trigger == target)).sum()))
+    low, high = interval(count, (1 - confidence) / 2, (1 - confidence) / 2)
+    return Rate(count.successes, count.n, low, high, confidence)
+
+
+def par(
+    model: "nn.Module",
+    loader: "Iterable[tuple[Tensor, Tensor]]",
+    *,
+    tau: float = 2.15,
+    lr: float | None = None,
+    steps: int | None = None,
+    progress: events.Listener = events.ignore,
+) -> list[dict[str, float]]:
+    """Train a model in place with PAR, Perturb and Recover (arXiv 2412.00727).
+
+    Args:
+        model: an open_clip model, or any module with `encode_image`, `encode_text` and `logit_scale`.
+        loader: batches of normalised images, float [n, 3, height, width], and token ids, int64 [n, length]; it is
+            iterated again until `steps` are taken.
+        tau: squared distance from the frozen model beyond which embeddings are no longer pushed away.
+        lr: highest learning rate; by default the published one, scaled to the model's size.
+        steps: optimiser steps; by default 240, or one pass over a loader that has a length and is longer.
+        progress: is called with each step.
+
+    Returns:
+        The terms of the loss of each step.
+
+    Raises:
+        InputError: the model has no such methods, a setting is out of range, or the loader gives nothing.
+        OperationalError: the loss is not finite.
+    """
+    from pargate.clean.train.inmemory import train_par
+
+    return train_par(model, loader, tau=tau, lr=lr, steps=steps, emit=progress)
