@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pargate.version import __version__
 
 if TYPE_CHECKING:
-    from pargate.api import Rate, Report, attack_success, par, scan, stamp
-    from pargate.judge.rejudge import judge
+    from pargate.api import Rate, Report, attack_success, par, rejudge, scan, stamp
 
-__all__ = ["Rate", "Report", "__version__", "attack_success", "judge", "par", "scan", "stamp"]
+__all__ = ["Rate", "Report", "__version__", "attack_success", "par", "rejudge", "scan", "stamp"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +19,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'pargate' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module("pargate.judge.rejudge" if name == "judge" else "pargate.api"), name)
+    return getattr(import_module("pargate.api"), name)

@@ -7,7 +7,7 @@ import hashlib
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Count
 from pargate.errors import InputError
 from pargate.judge.bounds import interval
+from pargate.judge.rejudge import judge
 from pargate.policy.resolve import Resolved, read, refuse_expired, resolve
 from pargate.scanning.run import ScanRequest
 from pargate.scanning.run import scan as run_scan
@@ -29,7 +30,7 @@ from pargate.triggers import Trigger, TriggerError, parse
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Rate", "Report", "attack_success", "par", "scan", "stamp"]
+__all__ = ["Rate", "Report", "attack_success", "par", "rejudge", "scan", "stamp"]
 
 Policy = str | Path | Mapping[str, Any]
 """Name of a built-in policy, path of a file, or the content of one."""
@@ -101,6 +102,21 @@ def scan(
         progress,
     )
     return Report.model_construct(**dict(report))
+
+
+def rejudge(report: ScanReport, policy: Policy, *, today: date | None = None) -> Report:
+    """Judge a saved report under another policy, or on another day: no model, no images.
+
+    Args:
+        report: one that a scan returned, or `pargate.Report.from_json(text)`.
+        policy: as for `scan`.
+        today: the day for waivers; today by default.
+
+    Raises:
+        InputError, PolicyError: the report cannot answer the policy.
+    """
+    judged = judge(report, _policy(policy, None), today=today or datetime.now(UTC).date())
+    return Report.model_construct(**dict(judged))
 
 
 def _policy(policy: Policy, classes: str | Path | Sequence[str] | None) -> Resolved:

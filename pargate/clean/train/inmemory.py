@@ -54,13 +54,17 @@ def train_par(
         shifts = [losses.shift(new, old) for new, old in zip(seen, before, strict=True)]
         contrastive = losses.clip(*seen, towers.logit_scale.detach().exp())
         loss = contrastive - losses.perturbation(shifts[0], shifts[1], tau)
-        if not math.isfinite(float(loss)):
+        terms = {
+            name: value.item()
+            for name, value in (
+                ("loss", loss), ("contrastive", contrastive), ("image_shift", shifts[0]), ("text_shift", shifts[1]),
+            )
+        }  # fmt: skip
+        if not math.isfinite(terms["loss"]):
             raise OperationalError(f"the loss of step {step} is not finite", "use a lower lr")
         trained.zero_grad(set_to_none=True)
         loss.backward()
         trained.step()
-        terms = {"loss": float(loss), "contrastive": float(contrastive), "image_shift": float(shifts[0]),
-                 "text_shift": float(shifts[1])}  # fmt: skip
         log.append({"learning_rate": rate, **terms})
         emit(events.TrainStep(step + 1, steps, rate, terms, 0.0))
     return log
