@@ -63,7 +63,7 @@ def train_par(
         if not math.isfinite(terms["loss"]):
             raise OperationalError(f"the loss of step {step} is not finite", "use a lower lr")
         trained.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         trained.step()
         log.append({"learning_rate": rate, **terms})
         emit(events.TrainStep(step + 1, steps, rate, terms, 0.0))
