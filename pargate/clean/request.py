@@ -18,7 +18,7 @@ LOCK_NAME = ".lock"
 
 RECORD_NAME = "provenance.json"
 
-CURVES_NAME = "training.png"
+CURVES_NAME = "training.svg"
 
 
 @dataclass(frozen=True, slots=True)
