@@ -11,12 +11,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from pargate.core.choices import Method, Precision, Preset, Towers
 from pargate.core.value import Value
 from pargate.errors import InputError
 from pargate.files import digest_of
-
-Method = Literal["par", "par-plus", "cleanclip", "finetune"]
-Towers = Literal["both", "image", "text"]
 
 PUBLISHED_TAU = 2.15
 """τ of PAR, tuned there on one attack and then fixed (section 4 of the paper)."""
@@ -98,7 +96,7 @@ class CleanConfig(Value):
     batch_norm: Literal["eval", "train"] = "eval"
     """`eval` keeps the stored statistics, which is what PAR's code does in all but its first step of an epoch."""
     train_logit_scale: bool = False
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic inside the towers while they are trained; weights and losses are in fp32 always."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more work."""
@@ -142,7 +140,7 @@ def propose(
     method: Method,
     sizes: Sizes,
     *,
-    preset: Literal["sized", "paper"] = "sized",
+    preset: Preset = "sized",
     overrides: Mapping[str, Any] | None = None,
 ) -> Proposal:
     """The settings of `method` for a model and data of these sizes, `overrides` (by field name) on top.

@@ -6,7 +6,6 @@ commands is an inventory. Nothing here imports torch; scans that are needed run 
 
 import json
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from pargate.cli.options import NoColorOption, NowOption, OutputOption, cache_folder, read_outputs
+from pargate.core.choices import FailOn
 from pargate.errors import ExitCode, InputError, Terminated, visible_json
 
 if TYPE_CHECKING:
@@ -50,13 +50,6 @@ LedgerOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Only this model.")]
 
 
-class FailOnChoice(StrEnum):
-    """What makes an audit fail."""
-
-    ANY = "any"
-    NEW = "new"
-
-
 @app.command()
 def run(
     inventory: Annotated[
@@ -68,9 +61,9 @@ def run(
     ledger: LedgerOption = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="Scans at a time.")] = 1,
     fail_on: Annotated[
-        FailOnChoice,
+        FailOn,
         typer.Option("--fail-on", help="any: whatever does not pass; new: what is worse than in the last audit."),
-    ] = FailOnChoice.ANY,
+    ] = FailOn.ANY,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")] = 0,
     device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
     cache: Annotated[
@@ -93,7 +86,6 @@ def run(
     from pargate.audit.inventory import load
     from pargate.audit.run import AuditRequest, audit
     from pargate.cli.console import Console
-    from pargate.core.audit import FailOn
 
     if str(inventory) in ("", "."):
         raise InputError("the inventory is not named", "pargate audit INVENTORY.yaml --out DIR")
@@ -107,7 +99,7 @@ def run(
         today=now.date() if now else started.date(),
         now=lambda: datetime.now(UTC),
         jobs=jobs,
-        fail_on=FailOn(fail_on.value),
+        fail_on=fail_on,
         seed=seed,
         device=device,
         cache=cache_folder(cache),

@@ -1,6 +1,5 @@
 """The command that cleans a model."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +12,13 @@ from pargate.cli.options import (
     DeviceOption,
     ModelArgument,
     NoColorOption,
-    PrecisionChoice,
     PrecisionOption,
     QuietOption,
-    RequireChoice,
     VerboseOption,
     cache_folder,
     refuse_empty,
 )
+from pargate.core.choices import Method, Preset, RequiredDevice, Towers
 from pargate.errors import ExitCode, InputError, Terminated
 
 if TYPE_CHECKING:
@@ -29,30 +27,6 @@ if TYPE_CHECKING:
 
 SWEPT = {"tau": float, "lr": float, "steps": int, "batch-size": int}
 """Settings that a sweep can go through."""
-
-
-class MethodChoice(StrEnum):
-    """How a model is cleaned."""
-
-    PAR = "par"
-    PAR_PLUS = "par-plus"
-    CLEANCLIP = "cleanclip"
-    FINETUNE = "finetune"
-
-
-class TowersChoice(StrEnum):
-    """What is trained."""
-
-    BOTH = "both"
-    IMAGE = "image"
-    TEXT = "text"
-
-
-class PresetChoice(StrEnum):
-    """Where rate, batch and steps come from."""
-
-    SIZED = "sized"
-    PAPER = "paper"
 
 
 def clean(
@@ -66,12 +40,10 @@ def clean(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the cleaned model.")],
-    method: Annotated[
-        MethodChoice, typer.Option("--method", help="PAR as published, PAR with more, or a baseline.")
-    ] = MethodChoice.PAR,
+    method: Annotated[Method, typer.Option("--method", help="PAR as published, PAR with more, or a baseline.")] = "par",
     preset: Annotated[
-        PresetChoice, typer.Option("--preset", help="Rate, batch and steps by size, or as published.")
-    ] = PresetChoice.SIZED,
+        Preset, typer.Option("--preset", help="Rate, batch and steps by size, or as published.")
+    ] = "sized",
     tau: Annotated[
         float | None, typer.Option("--tau", help="How far PAR pushes embeddings away, from 0 to 4; published 2.15.")
     ] = None,
@@ -81,9 +53,9 @@ def clean(
     micro_batch: Annotated[
         int | None, typer.Option("--micro-batch", help="Pairs forwarded at a time: memory, not the result.")
     ] = None,
-    precision: PrecisionOption = PrecisionChoice.AUTO,
+    precision: PrecisionOption = "auto",
     towers: Annotated[
-        TowersChoice | None, typer.Option("--towers", help="Which towers are trained; par-plus: image, others: both.")
+        Towers | None, typer.Option("--towers", help="Which towers are trained; par-plus: image, others: both.")
     ] = None,
     views: Annotated[
         int | None, typer.Option("--views", help="Different augmentations of a picture; default: always a new one.")
@@ -99,7 +71,7 @@ def clean(
     arch: ArchOption = None,
     device: DeviceOption = "auto",
     require: Annotated[
-        RequireChoice | None, typer.Option("--require", help="End with 5 where this device is not there.")
+        RequiredDevice | None, typer.Option("--require", help="End with 5 where this device is not there.")
     ] = None,
     save_every: Annotated[
         int | None, typer.Option("--save-every", help="Steps between two states that --resume goes on from.")
@@ -140,8 +112,8 @@ def clean(
     console = Console(quiet=quiet or not speaks, verbose=verbose, color=not no_color)
     overrides: dict[str, Any] = {
         "tau": tau, "lr": lr, "steps": steps, "batch_size": batch_size, "micro_batch": micro_batch,
-        "precision": None if precision is PrecisionChoice.AUTO else precision.value,
-        "towers": towers.value if towers else None,
+        "precision": None if precision == "auto" else precision,
+        "towers": towers,
         "views": views, "checkpointing": checkpointing or None, "compile": compile_towers or None, "seed": seed or None,
         "save_every": save_every,
     }  # fmt: skip
@@ -151,12 +123,12 @@ def clean(
         out=out,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         arch=arch,
-        method=method.value,
-        preset=preset.value,
+        method=method,
+        preset=preset,
         overrides=overrides,
         classes=classes,
         device=device,
-        require=require.value if require else None,
+        require=require,
         resume=resume,
         cache=cache_folder(cache),
     )

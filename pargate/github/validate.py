@@ -1,13 +1,12 @@
 """Values of options that are to stand in a workflow: what is refused, and why.
 
-Each function raises InputError with the option, the value made visible, and what to write instead.
+Each function raises InputError with the option, the value, and what to write instead.
 """
 
 import re
 from pathlib import Path
 
 from pargate.errors import InputError
-from pargate.files import readable
 
 _CRON = re.compile(r"[0-9*,/A-Za-z-]+( [0-9*,/A-Za-z-]+){4}")
 _RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
@@ -16,22 +15,20 @@ _RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 def refuse_hostile(option: str, value: str) -> None:
     """Refuse what a line of a workflow cannot hold, or what GitHub would evaluate."""
-    shown = readable(value).encode("unicode_escape").decode()
     if not value or value != value.strip():
-        raise InputError(f"{option} '{shown}' is empty, or begins or ends with a space", "write it without")
+        raise InputError(f"{option} '{value}' is empty, or begins or ends with a space", "write it without")
     if not value.isprintable():
-        raise InputError(f"{option} '{shown}' holds a line break or another control character", "write it without")
+        raise InputError(f"{option} '{value}' holds a line break or another control character", "write it without")
     if "${{" in value:
-        raise InputError(f"{option} '{shown}' holds ${{{{, which GitHub would evaluate", "write the value itself")
+        raise InputError(f"{option} '{value}' holds ${{{{, which GitHub would evaluate", "write the value itself")
     if value.startswith("-"):
-        raise InputError(f"{option} '{shown}' begins with a dash", "write ./ in front if it is a path")
+        raise InputError(f"{option} '{value}' begins with a dash", "write ./ in front if it is a path")
 
 
 def refuse_unlike(pattern: re.Pattern[str], option: str, value: str, wanted: str) -> None:
     """Refuse what the whole pattern does not fit."""
     if not pattern.fullmatch(value):
-        shown = readable(value).encode("unicode_escape").decode()
-        raise InputError(f"{option} '{shown}' is not understood", f"it takes {wanted}")
+        raise InputError(f"{option} '{value}' is not understood", f"it takes {wanted}")
 
 
 def refuse_outside(option: str, value: str) -> None:

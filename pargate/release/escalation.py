@@ -7,7 +7,8 @@ carriers that pick, and none at those that certify.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pargate.clean.config import HIGHEST_LR, PROCESSOR_BATCH, CleanConfig, Method, Sizes, propose
+from pargate.clean.config import HIGHEST_LR, PROCESSOR_BATCH, CleanConfig, Sizes, propose
+from pargate.core.choices import Method
 from pargate.policy.schema import CleanSection
 
 

@@ -15,6 +15,7 @@ from pargate import events, seeds
 from pargate.clean.config import Sizes
 from pargate.clean.request import RECORD_NAME, CleanRequest
 from pargate.clean.run import clean, sizes_of
+from pargate.core.choices import RequiredDevice
 from pargate.core.model import Activation, Checkpoint
 from pargate.core.provenance import ProvenanceRecord
 from pargate.core.report import AccuracyDrop, ScanReport, Stage
@@ -53,7 +54,7 @@ class GateRequest:
     """The bundle to write, which must not exist."""
     pairs: str | None = None
     """Wins over the policy's."""
-    require: Literal["cpu", "cuda"] | None = None
+    require: RequiredDevice | None = None
     """Wins over the policy's."""
     keep: bool = False
     """Whether the stages stay in `OUT.unfinished` after a verdict: another policy may then go on from them."""

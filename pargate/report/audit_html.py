@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from pargate.core.audit import AuditIndex, FailOn, ModelState, Rate, Standing
+from pargate.core.audit import AuditIndex, ModelState, Rate, Standing
+from pargate.core.choices import FailOn
 from pargate.report.bars import plural, share
 from pargate.report.formats.html import page
 from pargate.report.trend import Plot, plot

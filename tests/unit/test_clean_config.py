@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pargate.clean.config import CleanConfig, Method, Sizes, propose
+from pargate.clean.config import CleanConfig, Sizes, propose
+from pargate.core.choices import Method
 from pargate.errors import InputError
 
 SMALL = Sizes(parameters=3_000_000, image_side=64, pairs=20_000, device="cpu")

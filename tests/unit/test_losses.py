@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pargate.clean.config import CleanConfig, Method
+from pargate.clean.config import CleanConfig
 from pargate.clean.train import losses, objectives
 from pargate.clean.train.objectives import Embedded
+from pargate.core.choices import Method
 
 Rows = NDArray[np.float64]
 
