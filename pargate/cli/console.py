@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pargate.core.provenance import ProvenanceRecord
     from pargate.core.report import ScanReport
     from pargate.core.results import Bound, Finding, Measurement, WaiverUse
-    from pargate.doctor.diagnosis import Diagnosis
+    from pargate.doctor.checks import Diagnosis
     from pargate.release.verify import Verified
     from pargate.triggers import Trigger
 

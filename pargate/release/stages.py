@@ -22,7 +22,7 @@ from pargate.core.report import AccuracyDrop, ScanReport, Stage
 from pargate.core.results import Outcome
 from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError
-from pargate.export.check import PARITY
+from pargate.export.parity import PARITY
 from pargate.files import digest_of, sha256_file, write_atomic
 from pargate.images.pair_source import open_source
 from pargate.images.pairs import Pairs
