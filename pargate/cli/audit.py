@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from pargate.cli.options import NoColorOption, NowOption, OutputOption, cache_folder, read_outputs
 from pargate.core.choices import FailOn
-from pargate.errors import ExitCode, InputError, Terminated, visible_json
+from pargate.errors import ExitCode, InputError, Terminated
 
 if TYPE_CHECKING:
     from pargate.audit.ledger import Chain
@@ -166,7 +166,7 @@ def history(
     console = Console(quiet=False, verbose=False, color=not no_color)
     outputs = read_outputs(output, ["json"])
     entries = [e for e in _whole(ledger or folder).entries if model is None or getattr(e, "model", None) == model]
-    if _as_json(outputs, [entry.model_dump(mode="json") for entry in entries], console):
+    if console.json(outputs, _text([entry.model_dump(mode="json") for entry in entries])):
         return
     for entry in entries:
         if isinstance(entry, ModelEntry):
@@ -199,7 +199,7 @@ def trend(
             by_name.setdefault(entry.model, []).append(entry)
     fields = {"time", "standing", "attack", "accuracy"}
     shown = {name: [e.model_dump(mode="json", include=fields) for e in found] for name, found in by_name.items()}
-    if _as_json(outputs, shown, console):
+    if console.json(outputs, _text(shown)):
         return
     for name, found in by_name.items():
         console.answer([plain(name, 100)])
@@ -226,7 +226,7 @@ def verify(
 
     from pargate.audit.ledger import unfitting
     from pargate.cli.console import Console
-    from pargate.report.text import plain
+    from pargate.report.text import plain, plural
 
     if head is not None and not re.fullmatch(r"(sha256:)?[0-9a-f]{64}", head):
         raise InputError(
@@ -237,11 +237,9 @@ def verify(
     kept = (folder / "reports").is_dir()
     flaws = [*chain.flaws, *(unfitting(folder, chain.entries) if kept else ())]
     console.lines(plain(f"✗ {flaw}", 600) for flaw in flaws)
-    lines = f"{len(chain.digests)} line{'' if len(chain.digests) == 1 else 's'}"
+    lines = plural(len(chain.digests), "line")
     if flaws:
-        console.lines(
-            [f"{ledger or folder}: {len(flaws)} thing{'' if len(flaws) == 1 else 's'} out of order in {lines}."]
-        )
+        console.lines([f"{ledger or folder}: {plural(len(flaws), 'thing')} out of order in {lines}."])
         return ExitCode.FAIL
     reports = "every report as it was written" if kept else "no reports here, so only the chain was checked"
     console.lines([f"{ledger or folder}: {lines}, each as the next one saw it; {reports}. Head: {chain.head}"])
@@ -266,14 +264,5 @@ def _whole(folder: Path) -> "Chain":
     return sound(folder)
 
 
-def _as_json(outputs: Any, value: Any, console: "Console") -> bool:
-    """Write what was asked for as JSON; whether anything was."""
-    from pargate.files import write_atomic
-
-    text = visible_json(json.dumps(value, indent=1, ensure_ascii=False)) + "\n"
-    for target in outputs:
-        if target.path is None:
-            console.to_stdout(text)
-        else:
-            write_atomic(target.path, text.encode())
-    return bool(outputs)
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)
