@@ -28,12 +28,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+from scipy.stats import binomtest
 
 from benchmarks.evidence import SHARED, STORE, TEMPLATES, Known, machine, models
 from pargate.clean.config import propose
 from pargate.clean.request import CleanRequest
 from pargate.clean.run import clean, sizes_of
-from pargate.core import stats, zeroshot
+from pargate.core import zeroshot
 from pargate.files import digest_of, write_atomic
 from pargate.images.classes import read_classes
 from pargate.images.listing import load_carriers
@@ -149,8 +150,8 @@ def measured(folder: Path, model: Known, data: Path) -> dict[str, Any]:
         eligible = (labels != target) & (predicted != target)
         fooled = int((np.concatenate(stamped)[eligible] == target).sum())
         total = int(eligible.sum())
-        low, high = stats.clopper_pearson(fooled, total, 0.05)
-        found |= {"success": fooled / total, "interval": [low, high], "eligible": total}
+        exact = binomtest(fooled, total).proportion_ci(0.95, "exact")
+        found |= {"success": fooled / total, "interval": [exact.low, exact.high], "eligible": total}
     return found
 
 

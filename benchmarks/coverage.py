@@ -24,10 +24,10 @@ import numpy as np
 import scipy
 from numpy.typing import NDArray
 from scipy.special import betaln, logsumexp, ndtri
+from scipy.stats import binomtest
 
 from pargate.core import sequential
-from pargate.core.sequential import difference_sequence, mean_sequence
-from pargate.core.stats import Bounds, clopper_pearson
+from pargate.core.sequential import Bounds, difference_sequence, mean_sequence
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -118,7 +118,7 @@ class Rate:
         if self.nominal is None:
             return percent(self.count / self.runs)
         # The exact one-sided bound of level 99 % is the upper end of a two-sided interval of level 98 %.
-        upper = clopper_pearson(self.count, self.runs, 0.02).high
+        upper = binomtest(self.count, self.runs).proportion_ci(0.98, "exact").high
         return f"{percent(self.count / self.runs)} (≤ {percent(upper)})"
 
 
@@ -275,7 +275,8 @@ def selection(rng: np.random.Generator, runs: int) -> list[Chosen]:
         truth = (1 - kept) * moved[target]
         for protocol, (before, after, _) in zip(("same", "other"), halves, strict=True):
             hits = (after == target)[before != target]
-            note(protocol, hits.mean(), clopper_pearson(int(hits.sum()), hits.size, 2 * alpha), truth)
+            exact = binomtest(int(hits.sum()), hits.size).proportion_ci(1 - 2 * alpha, "exact")
+            note(protocol, hits.mean(), Bounds(exact.low, exact.high), truth)
 
         before, after, control = halves[1]
         eligible = (before != target) & (before != control_target)

@@ -1,19 +1,28 @@
-"""What a model's measurements depend on, said in digests before anything is measured; without torch.
+"""What a model's measurements depend on, as digests taken before anything is measured; without torch.
 
-Two audits that find the same digests would measure the same, so the second need not. Everything counts that a scan
-reads: the checkpoint with its configuration, the policy with all it extends, pictures that triggers are made of,
-carriers, classes, the reference, the seed, pargate and the libraries that compute.
+Two audits that find the same digests would measure the same, so the second takes the saved measurements. Everything
+counts that a scan reads: the checkpoint with its configuration, the policy with all it extends, the pictures of
+triggers, carriers, classes, the reference, the seed, pargate and the libraries that compute. Measurements are taken
+only where the very bytes that the ledger names are still there; whatever is missing, changed, cut short, too old for
+the policy or about something else is measured again.
 """
 
+import hashlib
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
 
 from pargate.audit.inventory import Kept
+from pargate.audit.ledger import report_path
 from pargate.core.environment import versions
-from pargate.errors import UnsafeCheckpoint
-from pargate.files import digest_of
+from pargate.core.report import ScanReport
+from pargate.errors import InputError, UnsafeCheckpoint
+from pargate.files import digest_of, read_bytes
 from pargate.images.classes import builtin_nouns
 from pargate.images.sources import source_digest
+from pargate.judge.rejudge import judge
 from pargate.models.hub import fetch
 from pargate.models.inspect import inspect
 from pargate.policy.resolve import Resolved, refuse_expired, resolve
@@ -91,3 +100,41 @@ def _identity(source: str, arch: str | None) -> str:
     """Digests of weights and configuration, both in full."""
     found = inspect(source, arch=arch, fetch=fetch)
     return f"{found.sha256} {found.config_sha256}"
+
+
+def saved(out: Path, subject: Subject, digest: str, today: date) -> ScanReport | str:
+    """Saved measurements judged as of today, or why they are not used."""
+    path = report_path(out, digest)
+    try:
+        content = read_bytes(path)
+    except OSError:
+        return "the saved report is not there"
+    if hashlib.sha256(content).hexdigest() != digest:
+        return "the saved report is not as it was written"
+    try:
+        report = ScanReport.from_json(content)
+    except ValidationError:
+        return "the saved report cannot be read by this pargate"
+    if not report.run.complete or any(m.stopped == "budget" for m in report.measurements):
+        return "the saved run was cut short"
+    if report.model.sha256 != subject.model or report.policy.sha256 != subject.policy.sha256:
+        return "the saved report is about something else"
+    age = age_of(report, today)
+    most = subject.policy.policy.evidence.max_age
+    if age is None or age < -1:
+        return "the saved report is not dated, or from the future"
+    if most is not None and age > int(most.removesuffix("d")):
+        return f"the saved measurements are {age} days old, and the policy lets them become {most}"
+    try:
+        return judge(report, subject.policy, today=today)
+    except InputError as error:
+        return error.message
+
+
+def age_of(report: ScanReport, today: date) -> int | None:
+    """Days since the measuring run began; negative for one in the future."""
+    try:
+        moment = datetime.fromisoformat(report.run.started)
+    except ValueError:
+        return None
+    return (today - (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).date()).days

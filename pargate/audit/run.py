@@ -19,12 +19,12 @@ from pathlib import Path
 from pargate import events
 from pargate.audit import ledger
 from pargate.audit import processes as children
-from pargate.audit.fingerprint import Sources, Subject, examine
+from pargate.audit.fingerprint import Sources, Subject, examine, saved
+from pargate.audit.history import Outcome, entry_of, state_of
 from pargate.audit.inventory import Inventory, Kept
-from pargate.audit.outcome import Outcome, entry_of, state_of
 from pargate.audit.processes import Child
-from pargate.audit.reuse import saved
-from pargate.core.audit import AuditEntry, AuditIndex, FailOn, Linked, ModelEntry, ModelState
+from pargate.core.audit import AuditEntry, AuditIndex, Linked, ModelEntry, ModelState
+from pargate.core.choices import FailOn
 from pargate.core.environment import versions
 from pargate.errors import ExitCode, InputError, OperationalError, PargateError, explain
 from pargate.files import digest_of, locked, write_atomic

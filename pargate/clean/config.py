@@ -12,11 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 
 from pargate.clean.methods.base import METHODS, PUBLISHED_BATCH, PUBLISHED_LR, SMALL_BATCH, Settings, Sizes
+from pargate.core.choices import Precision, Preset, Towers
 from pargate.core.value import Value
 from pargate.errors import InputError, nearest
 from pargate.files import digest_of
-
-Towers = Literal["both", "image", "text"]
 
 PUBLISHED_PARAMETERS = 151_000_000
 """Of ViT-B/32, for which the published rate is."""
@@ -89,7 +88,7 @@ class CleanConfig(Value):
     batch_norm: Literal["eval", "train"] = "eval"
     """`eval` keeps the stored statistics, which is what PAR's code does in all but its first step of an epoch."""
     train_logit_scale: bool = False
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Arithmetic inside the towers while they are trained; weights and losses are in fp32 always."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more work."""
@@ -118,7 +117,7 @@ def propose(
     method: str,
     sizes: Sizes,
     *,
-    preset: Literal["sized", "paper"] = "sized",
+    preset: Preset = "sized",
     overrides: Mapping[str, Any] | None = None,
 ) -> Proposal:
     """The settings of `method` for a model and data of these sizes, `overrides` (by field name) on top.

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pargate.clean.config import Proposal
+from pargate.core.choices import Preset, RequiredDevice
 from pargate.core.provenance import ProvenanceRecord
 
 STATE_NAME = "state.pt"
@@ -18,7 +19,7 @@ LOCK_NAME = ".lock"
 
 RECORD_NAME = "provenance.json"
 
-CURVES_NAME = "training.png"
+CURVES_NAME = "training.svg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,13 @@ class CleanRequest:
     """RFC 3339, UTC: the clock is read by the caller."""
     arch: str | None = None
     method: str = "par"
-    preset: Literal["sized", "paper"] = "sized"
+    preset: Preset = "sized"
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Settings by their name in `CleanConfig`; None leaves the default. `precision` may be `auto`."""
     classes: Path | None = None
     """For captions of drawn pairs alone; recorded."""
     device: str = "auto"
-    require: Literal["cpu", "cuda"] | None = None
+    require: RequiredDevice | None = None
     resume: bool = False
     cache: Path | None = None
 

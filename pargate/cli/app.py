@@ -71,7 +71,11 @@ def _run(arguments: list[str]) -> int:
         if arguments:
             # `clean` is what torchrun starts, with the same command for every process.
             if arguments[0] != "clean" or ranks.first_here():
-                say(InputError(error.format_message(), "`pargate --help` lists what there is"))
+                say(
+                    InputError(
+                        error.format_message().replace("Value error, ", ""), "`pargate --help` lists what there is"
+                    )
+                )
         else:
             sys.stderr.write(error.format_message() + "\n")  # the help itself
         return ExitCode.INPUT

@@ -6,7 +6,6 @@ commands is an inventory. Nothing here imports torch; scans that are needed run 
 
 import json
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from pargate.cli.options import NoColorOption, NowOption, OutputOption, cache_folder, read_outputs
-from pargate.errors import ExitCode, InputError, Terminated, visible_json
+from pargate.core.choices import FailOn
+from pargate.errors import ExitCode, InputError, Terminated
 
 if TYPE_CHECKING:
     from pargate.audit.ledger import Chain
@@ -50,13 +50,6 @@ LedgerOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Only this model.")]
 
 
-class FailOnChoice(StrEnum):
-    """What makes an audit fail."""
-
-    ANY = "any"
-    NEW = "new"
-
-
 @app.command()
 def run(
     inventory: Annotated[
@@ -68,9 +61,9 @@ def run(
     ledger: LedgerOption = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="Scans at a time.")] = 1,
     fail_on: Annotated[
-        FailOnChoice,
+        FailOn,
         typer.Option("--fail-on", help="any: whatever does not pass; new: what is worse than in the last audit."),
-    ] = FailOnChoice.ANY,
+    ] = FailOn.ANY,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")] = 0,
     device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
     cache: Annotated[
@@ -93,7 +86,6 @@ def run(
     from pargate.audit.inventory import load
     from pargate.audit.run import AuditRequest, audit
     from pargate.cli.console import Console
-    from pargate.core.audit import FailOn
 
     if str(inventory) in ("", "."):
         raise InputError("the inventory is not named", "pargate audit INVENTORY.yaml --out DIR")
@@ -107,7 +99,7 @@ def run(
         today=now.date() if now else started.date(),
         now=lambda: datetime.now(UTC),
         jobs=jobs,
-        fail_on=FailOn(fail_on.value),
+        fail_on=fail_on,
         seed=seed,
         device=device,
         cache=cache_folder(cache),
@@ -174,7 +166,7 @@ def history(
     console = Console(quiet=False, verbose=False, color=not no_color)
     outputs = read_outputs(output, ["json"])
     entries = [e for e in _whole(ledger or folder).entries if model is None or getattr(e, "model", None) == model]
-    if _as_json(outputs, [entry.model_dump(mode="json") for entry in entries], console):
+    if console.json(outputs, _text([entry.model_dump(mode="json") for entry in entries])):
         return
     for entry in entries:
         if isinstance(entry, ModelEntry):
@@ -207,7 +199,7 @@ def trend(
             by_name.setdefault(entry.model, []).append(entry)
     fields = {"time", "standing", "attack", "accuracy"}
     shown = {name: [e.model_dump(mode="json", include=fields) for e in found] for name, found in by_name.items()}
-    if _as_json(outputs, shown, console):
+    if console.json(outputs, _text(shown)):
         return
     for name, found in by_name.items():
         console.answer([plain(name, 100)])
@@ -234,7 +226,7 @@ def verify(
 
     from pargate.audit.ledger import unfitting
     from pargate.cli.console import Console
-    from pargate.report.text import plain
+    from pargate.report.text import plain, plural
 
     if head is not None and not re.fullmatch(r"(sha256:)?[0-9a-f]{64}", head):
         raise InputError(
@@ -245,11 +237,9 @@ def verify(
     kept = (folder / "reports").is_dir()
     flaws = [*chain.flaws, *(unfitting(folder, chain.entries) if kept else ())]
     console.lines(plain(f"✗ {flaw}", 600) for flaw in flaws)
-    lines = f"{len(chain.digests)} line{'' if len(chain.digests) == 1 else 's'}"
+    lines = plural(len(chain.digests), "line")
     if flaws:
-        console.lines(
-            [f"{ledger or folder}: {len(flaws)} thing{'' if len(flaws) == 1 else 's'} out of order in {lines}."]
-        )
+        console.lines([f"{ledger or folder}: {plural(len(flaws), 'thing')} out of order in {lines}."])
         return ExitCode.FAIL
     reports = "every report as it was written" if kept else "no reports here, so only the chain was checked"
     console.lines([f"{ledger or folder}: {lines}, each as the next one saw it; {reports}. Head: {chain.head}"])
@@ -274,14 +264,5 @@ def _whole(folder: Path) -> "Chain":
     return sound(folder)
 
 
-def _as_json(outputs: Any, value: Any, console: "Console") -> bool:
-    """Write what was asked for as JSON; whether anything was."""
-    from pargate.files import write_atomic
-
-    text = visible_json(json.dumps(value, indent=1, ensure_ascii=False)) + "\n"
-    for target in outputs:
-        if target.path is None:
-            console.to_stdout(text)
-        else:
-            write_atomic(target.path, text.encode())
-    return bool(outputs)
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)

@@ -1,6 +1,5 @@
 """The command that cleans a model."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,14 +12,13 @@ from pargate.cli.options import (
     DeviceOption,
     ModelArgument,
     NoColorOption,
-    PrecisionChoice,
     PrecisionOption,
     QuietOption,
-    RequireChoice,
     VerboseOption,
     cache_folder,
     refuse_empty,
 )
+from pargate.core.choices import Preset, RequiredDevice, Towers
 from pargate.errors import ExitCode, InputError, Terminated, nearest
 
 if TYPE_CHECKING:
@@ -29,21 +27,6 @@ if TYPE_CHECKING:
 
 SWEPT = {"tau": float, "lr": float, "steps": int, "batch-size": int}
 """Settings that a sweep can go through."""
-
-
-class TowersChoice(StrEnum):
-    """What is trained."""
-
-    BOTH = "both"
-    IMAGE = "image"
-    TEXT = "text"
-
-
-class PresetChoice(StrEnum):
-    """Where rate, batch and steps come from."""
-
-    SIZED = "sized"
-    PAPER = "paper"
 
 
 def clean(
@@ -62,8 +45,8 @@ def clean(
         typer.Option("--method", metavar="METHOD", help="par, par-plus, cleanclip, finetune, or one of a plug-in."),
     ] = "par",
     preset: Annotated[
-        PresetChoice, typer.Option("--preset", help="Rate, batch and steps by size, or as published.")
-    ] = PresetChoice.SIZED,
+        Preset, typer.Option("--preset", help="Rate, batch and steps by size, or as published.")
+    ] = "sized",
     tau: Annotated[
         float | None, typer.Option("--tau", help="How far PAR pushes embeddings away, from 0 to 4; published 2.15.")
     ] = None,
@@ -73,9 +56,9 @@ def clean(
     micro_batch: Annotated[
         int | None, typer.Option("--micro-batch", help="Pairs forwarded at a time: memory, not the result.")
     ] = None,
-    precision: PrecisionOption = PrecisionChoice.AUTO,
+    precision: PrecisionOption = "auto",
     towers: Annotated[
-        TowersChoice | None, typer.Option("--towers", help="Which towers are trained; par-plus: image, others: both.")
+        Towers | None, typer.Option("--towers", help="Which towers are trained; par-plus: image, others: both.")
     ] = None,
     views: Annotated[
         int | None, typer.Option("--views", help="Different augmentations of a picture; default: always a new one.")
@@ -91,7 +74,7 @@ def clean(
     arch: ArchOption = None,
     device: DeviceOption = "auto",
     require: Annotated[
-        RequireChoice | None, typer.Option("--require", help="End with 5 where this device is not there.")
+        RequiredDevice | None, typer.Option("--require", help="End with 5 where this device is not there.")
     ] = None,
     save_every: Annotated[
         int | None, typer.Option("--save-every", help="Steps between two states that --resume goes on from.")
@@ -136,8 +119,8 @@ def clean(
     console = Console(quiet=quiet or not speaks, verbose=verbose, color=not no_color)
     overrides: dict[str, Any] = {
         "tau": tau, "lr": lr, "steps": steps, "batch_size": batch_size, "micro_batch": micro_batch,
-        "precision": None if precision is PrecisionChoice.AUTO else precision.value,
-        "towers": towers.value if towers else None,
+        "precision": None if precision == "auto" else precision,
+        "towers": towers,
         "views": views, "checkpointing": checkpointing or None, "compile": compile_towers or None, "seed": seed or None,
         "save_every": save_every,
     }  # fmt: skip
@@ -148,11 +131,11 @@ def clean(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         arch=arch,
         method=method,
-        preset=preset.value,
+        preset=preset,
         overrides=overrides,
         classes=classes,
         device=device,
-        require=require.value if require else None,
+        require=require,
         resume=resume,
         cache=cache_folder(cache),
     )

@@ -18,17 +18,19 @@ from rich.table import Table
 from rich.text import Text
 
 from pargate import events
-from pargate.errors import visible
-from pargate.report.text import next_steps, stages
+from pargate.errors import visible, visible_json
+from pargate.files import write_atomic
+from pargate.report.text import about, acceptance, by_id, next_steps, plural, stages
 
 if TYPE_CHECKING:
     from rich.style import Style
 
+    from pargate.cli.options import Output
     from pargate.core.model import Checkpoint
     from pargate.core.provenance import ProvenanceRecord
     from pargate.core.report import ScanReport
-    from pargate.core.results import Bound, Finding, Measurement, WaiverUse
-    from pargate.doctor.diagnosis import Diagnosis
+    from pargate.core.results import Bound, Finding, Measurement, Verdict
+    from pargate.doctor.checks import Diagnosis
     from pargate.release.verify import Verified
     from pargate.triggers import Trigger
 
@@ -107,10 +109,13 @@ class Console:
         self._rich = _Rich(stderr=True, no_color=plain, force_terminal=terminal, highlight=False, width=width)
         self._live = sys.stderr.isatty() and not os.environ.get("CI") and not plain and not quiet
 
+    def _print(self, text: str, style: str = "") -> None:
+        self._rich.print(Shown(text, style=style))
+
     def note(self, text: str) -> None:
         """One line that -q leaves out."""
         if not self._quiet:
-            self._rich.print(Shown(text))
+            self._print(text)
 
     def to_stdout(self, text: str) -> None:
         """What was asked for with -o. A reader that has enough does not change the verdict."""
@@ -119,6 +124,16 @@ class Console:
             sys.stdout.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def json(self, outputs: "Iterable[Output]", text: str) -> bool:
+        """Write JSON to each of the places that were asked for; return whether there are any."""
+        targets, text = list(outputs), visible_json(text) + "\n"
+        for target in targets:
+            if target.path is None:
+                self.to_stdout(text)
+            else:
+                write_atomic(target.path, text.encode())
+        return bool(targets)
 
     def answer(self, lines: Iterable[str]) -> None:
         """Print to stdout what was asked for, where it is text and no format."""
@@ -159,24 +174,24 @@ class Console:
         def listen(event: events.Event) -> None:
             match event:
                 case events.StageStarted(stage, detail) if self._verbose:
-                    self._rich.print(Shown(f"{WORDS.get(stage, stage)} {detail}"))
+                    self._print(f"{WORDS.get(stage, stage)} {detail}")
                 case events.Advanced(done, total, note):
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S:
                         last[0] = time.monotonic()
-                        self._rich.print(Shown(f"block {done} of at most {total}: {note}"))
+                        self._print(f"block {done} of at most {total}: {note}")
                 case events.TrainStep(done, total):
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S or done == total:
                         last[0] = time.monotonic()
-                        self._rich.print(Shown(f"step {done} of {total}: {_training(event)}"))
+                        self._print(f"step {done} of {total}: {_training(event)}")
                 case events.Notice(message):
-                    self._rich.print(Shown(message))
+                    self._print(message)
 
         return listen
 
     def lines(self, lines: Iterable[str]) -> None:
         """Text that is there to be read, also under -q."""
         for line in lines:
-            self._rich.print(Shown(line))
+            self._print(line)
 
     def cleaned(self, folder: Path, record: "ProvenanceRecord", late: Iterable[str], pairs_per_second: float) -> None:
         """What became of a model, what was not said before, and what to do with it."""
@@ -184,39 +199,33 @@ class Console:
             return
         for name, moved in record.moved.items():
             fate = "trained" if moved.trained else "not trained"
-            self._rich.print(
-                Shown(
-                    f"{name} tower  {fate}: embeddings moved by {moved.embedding_shift:.2f} of 4, "
-                    f"weights by {moved.weight_change:.1%}"
-                )
+            self._print(
+                f"{name} tower  {fate}: embeddings moved by {moved.embedding_shift:.2f} of 4, "
+                f"weights by {moved.weight_change:.1%}"
             )
         for notice in late:
-            self._rich.print(Shown(f"note: {notice}", style="yellow"))
+            self._print(f"note: {notice}", style="yellow")
         rate = f", {pairs_per_second:.0f} pairs a second" if pairs_per_second else ""
-        self._rich.print(Shown(f"{folder}: {record.stopped} in {record.seconds:.0f} s{rate}"))
-        self._rich.print(Shown(f"  → A distance proves nothing: pargate scan {folder}"))
+        self._print(f"{folder}: {record.stopped} in {record.seconds:.0f} s{rate}")
+        self._print(f"  → A distance proves nothing: pargate scan {folder}")
 
     def report(self, report: "ScanReport") -> None:
         """Table worst first, summary, what to do next."""
         if not self._quiet:
-            for about in _subject(report):
-                self._rich.print(Shown(about, style="dim"))
+            for line in _subject(report):
+                self._print(line, style="dim")
             self._rich.print(self._table(report))
             for notice in report.notices:
-                self._rich.print(Shown(f"note: {notice}", style="yellow"))
+                self._print(f"note: {notice}", style="yellow")
             for remark in report.remarks:
-                self._rich.print(Shown(f"{remark.id}: {remark.message}", style="yellow"))
+                self._print(f"{remark.id}: {remark.message}", style="yellow")
             for finding in report.findings:
                 if finding.waiver is not None:
-                    self._rich.print(Shown(f"waived: {finding.rule}: {_waiver(finding.waiver)}", style="cyan"))
-        status = report.verdict.status
-        line = Shown()
-        line.append(f" {status.upper()} ", style=VERDICTS[status])
-        line.append(f" {report.verdict.summary}")
-        self._rich.print(line)
+                    self._print(f"waived: {finding.rule}: {acceptance(finding)}", style="cyan")
+        self._rich.print(_verdict(report.verdict).append(f" {report.verdict.summary}"))
         if not self._quiet:
             for step in next_steps(report):
-                self._rich.print(Shown(f"  → {step}"))
+                self._print(f"  → {step}")
 
     def gated(self, report: "ScanReport", folder: Path | None) -> None:
         """How a gate came to its verdict, stage by stage, and where the bundle is."""
@@ -224,11 +233,11 @@ class Console:
             for stage, said in stages(report):
                 self._rich.print(Shown(f"{stage:>12}  ", style="dim").append(said, style="default"))
         if folder is None:
-            self._rich.print(Shown("no bundle was written"))
+            self._print("no bundle was written")
         else:
-            self._rich.print(Shown(f"bundle: {folder}"))
+            self._print(f"bundle: {folder}")
             if not self._quiet:
-                self._rich.print(Shown(f"  → pargate verify {folder}"))
+                self._print(f"  → pargate verify {folder}")
 
     def verified(self, found: "Verified", key: Path | None = None) -> None:
         """What was found out about a bundle, worst first; `key` is the one that its signature was checked with."""
@@ -237,17 +246,16 @@ class Console:
         line = Shown()
         if found.problems:
             line.append(" REFUSED ", style=VERDICTS["fail"])
-            count = len(found.problems)
-            line.append(f" {found.folder}: {count} thing{'' if count == 1 else 's'} out of order.")
+            line.append(f" {found.folder}: {plural(len(found.problems), 'thing')} out of order.")
         elif found.verdict is not None:
-            line.append(f" {found.verdict.status.upper()} ", style=VERDICTS[found.verdict.status])
+            line = _verdict(found.verdict)
             until = f", good until {found.expires}" if found.expires else ""
             line.append(f" {found.folder}: {found.files} files as they were written{until}. {found.verdict.summary}")
         self._rich.print(line)
         if not found.problems and not self._quiet:
             signed = "a signature is there: check it with --public-key" if found.signed else "nobody signed it"
             said = f"This shows that nothing was changed since, not who made it; {signed}."
-            self._rich.print(Shown(f"  → {f'Signed with the key of {key}.' if key else said}"))
+            self._print(f"  → {f'Signed with the key of {key}.' if key else said}")
 
     def checkpoint(self, checkpoint: "Checkpoint") -> None:
         """What inspection saw."""
@@ -276,7 +284,7 @@ class Console:
             line = Shown(f"{mark} ", style=style).append(f"{fact.subject:<{width}}  ", style="dim")
             self._rich.print(line.append(fact.message, style="default"))
             if fact.hint:
-                self._rich.print(Shown(f"  {'':<{width}}  → {fact.hint}"))
+                self._print(f"  {'':<{width}}  → {fact.hint}")
         self._rich.print()
         for ability in found.abilities:
             answer = Shown("yes" if ability.works else "no", style="green" if ability.works else "yellow")
@@ -289,9 +297,9 @@ class Console:
         for kind, cls in table.items():
             summary = (cls.__doc__ or "").splitlines()[0]
             self._rich.print(Shown(kind, style="bold").append(f"  {summary}", style="not bold"))
-            self._rich.print(Shown(f"    source: {cls.source}", style="dim"))
+            self._print(f"    source: {cls.source}", style="dim")
             self._parameters(cls, leave_out=set(shared.model_fields))
-        self._rich.print(Shown("all kinds", style="bold"))
+        self._print("all kinds", style="bold")
         self._parameters(shared, leave_out=set())
 
     def _parameters(self, cls: "type[Trigger]", leave_out: set[str]) -> None:
@@ -300,7 +308,7 @@ class Console:
         for name, field in cls.model_fields.items():
             if name not in leave_out:
                 default = "required" if name in required else f"default {defaults[name]}"
-                self._rich.print(Shown(f"    {field.alias or name}: {field.description} ({default})"))
+                self._print(f"    {field.alias or name}: {field.description} ({default})")
 
     def _table(self, report: "ScanReport") -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -309,23 +317,22 @@ class Console:
             ("interval", "right"), ("limit", "right"), ("n", "right"),
         ):  # fmt: skip
             table.add_column(name, justify=justify)  # type: ignore[arg-type]  # one of rich's literals
-        by_id = {m.id: m for m in report.measurements}
+        measurements = by_id(report)
         met = 0
         for finding in report.findings:
             if finding.status == "met":
                 met += 1
                 if met > SHOWN and not self._verbose:
                     continue
-            for row in _rows(finding, by_id.get(finding.measurement or "")):
+            for row in _rows(finding, measurements):
                 table.add_row(Shown(MARKS[finding.status], style=STYLES[finding.status]), *map(Shown, row))
         if met > SHOWN and not self._verbose:
             table.add_row("", Shown(f"and {met - SHOWN} more met; -v lists them", style="dim"))
         return table
 
 
-def _waiver(use: "WaiverUse") -> str:
-    note = f" ({use.note})" if use.note else ""
-    return f"{use.reason}{note}, approved by {use.approved_by}, {use.days_left} days left"
+def _verdict(verdict: "Verdict") -> Shown:
+    return Shown().append(f" {verdict.status.upper()} ", style=VERDICTS[verdict.status])
 
 
 def _subject(report: "ScanReport") -> Iterator[str]:
@@ -344,17 +351,13 @@ def _subject(report: "ScanReport") -> Iterator[str]:
     )
 
 
-def _rows(finding: "Finding", measurement: "Measurement | None") -> Iterator[tuple[str, ...]]:
-    subject = "clean carriers"
-    if measurement is not None and measurement.trigger is not None:
-        subject = measurement.trigger.label
-        if measurement.target is not None:
-            subject += f" → {measurement.target.name}"
+def _rows(finding: "Finding", measurements: "dict[str, Measurement]") -> Iterator[tuple[str, ...]]:
+    measurement = measurements.get(finding.measurement or "")
     if not finding.bounds:
         yield finding.rule, finding.message, "", "", "", ""
     for bound in finding.bounds:
         yield (
-            finding.rule, subject, _measured(bound, measurement), _interval(bound),
+            finding.rule, about(finding, measurements), _measured(bound, measurement), _interval(bound),
             f"{'≤' if bound.upper else '≥'} {bound.limit_text}", str(bound.n),
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pargate.cli.options import NoColorOption, OutputOption, cache_folder, read_outputs
-from pargate.errors import ExitCode, visible_json
+from pargate.errors import ExitCode
 
 
 def doctor(
@@ -27,18 +27,12 @@ def doctor(
     """
     from pargate.cli.console import Console
     from pargate.doctor.checks import examine
-    from pargate.files import write_atomic
     from pargate.github.forks import refused_fork
 
     outputs = read_outputs(output, ["json"])
     console = Console(quiet=False, verbose=False, color=not no_color)
     refused = refused_fork(os.environ) if ci else None
     found = examine(cache_folder(cache), os.environ, ci=ci, refused=refused)
-    text = visible_json(found.model_dump_json(indent=1, by_alias=True)) + "\n"
-    for target in outputs:
-        if target.path is None:
-            console.to_stdout(text)
-        else:
-            write_atomic(target.path, text.encode())
+    console.json(outputs, found.model_dump_json(indent=1, by_alias=True))
     console.diagnosis(found)
     return ExitCode.OK if found.ready else ExitCode.OPERATIONAL

@@ -18,12 +18,10 @@ from pargate.cli.options import (
     OutputOption,
     PolicyOption,
     PolicyRefOption,
-    PrecisionChoice,
     PrecisionOption,
     PreviousOption,
     QuietOption,
     ReferenceOption,
-    RequireChoice,
     SeedOption,
     StrictOption,
     VerboseOption,
@@ -31,6 +29,7 @@ from pargate.cli.options import (
     read_outputs,
     refuse_empty,
 )
+from pargate.core.choices import RequiredDevice
 from pargate.errors import ExitCode
 
 
@@ -43,7 +42,7 @@ def gate(
         typer.Option("--pairs", metavar="SOURCE", help="Captioned pictures to clean with, not the policy's."),
     ] = None,
     require: Annotated[
-        RequireChoice | None,
+        RequiredDevice | None,
         typer.Option("--require", help="A device without which nothing is cleaned. Default: the policy's."),
     ] = None,
     images: ImagesOption = None,
@@ -51,7 +50,7 @@ def gate(
     arch: ArchOption = None,
     reference: ReferenceOption = None,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = PrecisionChoice.AUTO,
+    precision: PrecisionOption = "auto",
     seed: SeedOption = 0,
     previous: PreviousOption = None,
     policy_ref: PolicyRefOption = None,
@@ -108,7 +107,7 @@ def gate(
         classes=classes,
         reference=reference,
         device=device,
-        precision=precision.value,
+        precision=precision,
         seed=seed,
         cache=cache_folder(cache),
         today=today,
@@ -116,7 +115,7 @@ def gate(
         strict=strict,
         previous=load_report(previous, reader) if previous else None,
     )
-    request = GateRequest(asked, out, pairs, require.value if require else None, keep_state, sign_key)
+    request = GateRequest(asked, out, pairs, require, keep_state, sign_key)
     if dry_run:
         console.lines(plan(request))
         return ExitCode.OK

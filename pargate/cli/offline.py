@@ -14,7 +14,7 @@ from pargate.cli.options import (
     read_outputs,
     refuse_empty,
 )
-from pargate.errors import ExitCode, InputError, PargateError, UnsafeCheckpoint, together, visible_json
+from pargate.errors import ExitCode, InputError, PargateError, UnsafeCheckpoint, together
 
 DERIVED = ("parameters", "activation", "dim", "context_length", "tokenizer")
 """What the JSON of `inspect` says besides a checkpoint's fields."""
@@ -37,7 +37,6 @@ def inspect(
     from dataclasses import asdict
 
     from pargate.cli.console import Console
-    from pargate.files import write_atomic
     from pargate.models.hub import fetch
     from pargate.models.inspect import inspect as look
     from pargate.models.shapes import check
@@ -61,12 +60,7 @@ def inspect(
             problems.append(error)
             continue
         derived = {name: getattr(checkpoint, name) for name in DERIVED}
-        text = visible_json(json.dumps({**asdict(checkpoint), **derived}, indent=1)) + "\n"
-        for target in outputs:
-            if target.path is None:
-                console.to_stdout(text)
-            else:
-                write_atomic(target.path, text.encode())
+        console.json(outputs, json.dumps({**asdict(checkpoint), **derived}, indent=1))
         console.checkpoint(checkpoint)
     if problems:
         # A file that could run code decides on the exit code.

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from pargate.core.choices import Precision
 from pargate.errors import InputError, nearest
 
 ModelArgument = Annotated[
@@ -103,23 +103,9 @@ VerboseOption = Annotated[
 NoColorOption = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR.")]
 
 
-class PrecisionChoice(StrEnum):
-    """Arithmetic inside the towers."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
-PrecisionOption = Annotated[PrecisionChoice, typer.Option("--precision", help="Arithmetic inside the towers.")]
-
-
-class RequireChoice(StrEnum):
-    """A device without which nothing is cleaned."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
+PrecisionOption = Annotated[
+    Literal["auto", Precision], typer.Option("--precision", help="Arithmetic inside the towers.")
+]
 
 
 def refuse_empty(given: Mapping[str, str | None]) -> None:

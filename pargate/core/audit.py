@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from pargate.core.choices import FailOn
 from pargate.core.results import MOST
 from pargate.core.value import Value
 from pargate.errors import visible_json
@@ -27,15 +28,6 @@ class Standing(StrEnum):
     FAIL = "fail"
     ERROR = "error"
     """Nothing was judged: the model, its policy or the machine did not play along."""
-
-
-class FailOn(StrEnum):
-    """What makes an audit end with something other than 0."""
-
-    ANY = "any"
-    """Whatever does not pass."""
-    NEW = "new"
-    """What is worse than the last finished audit found it."""
 
 
 class Rate(Value):

@@ -7,11 +7,9 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate.core.choices import GraphPrecision as GraphPrecision
+from pargate.core.choices import Precision as Precision
 from pargate.core.stamp import Stamp
-
-Precision = Literal["fp32", "bf16", "fp16"]
-GraphPrecision = Literal["fp32", "fp16", "int8"]
-"""Of a graph on disk, which is written in one precision."""
 
 Activation = Literal["gelu", "quick_gelu"]
 

@@ -24,9 +24,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pargate.core.stats import Bounds
-
 Floats = NDArray[np.float64]
+
+
+class Bounds(NamedTuple):
+    """The two ends of an interval, both belonging to it."""
+
+    low: float
+    """Smallest value that the data leave possible."""
+    high: float
+    """Largest value that the data leave possible."""
+
 
 # The wealth of a candidate mean m is that of someone who bets that the truth is larger: an observation x
 # multiplies it by 1 + f (x/m - 1), where the fraction f in [0, 1] is what the bet risks. The factor has mean

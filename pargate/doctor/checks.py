@@ -1,23 +1,71 @@
 """What this machine has, and what therefore works and what does not.
 
-Nothing heavy is imported here: each library is asked in a process of its own (`vitals`), so that one that is broken,
+Nothing heavy is imported here: each library is asked in a process of its own (`libraries`), so that one that is broken,
 or ends its process, is a finding like any other. Nothing is changed, and nothing is fetched.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pargate.doctor.diagnosis import Ability, Condition, Diagnosis, Fact
-from pargate.doctor.machine import of_the_disk, of_the_machine, of_the_runner
+from pydantic import Field
+
+from pargate.core.value import Value
 from pargate.version import __version__
+
+
+class Condition(StrEnum):
+    """How a part of the machine is."""
+
+    GOOD = "good"
+    NOTICE = "notice"
+    """Something to know; nothing stops working because of it."""
+    WARNING = "warning"
+    """Something is likely to fail, or to be slower than it could be."""
+    BROKEN = "broken"
+
+
+class Fact(Value):
+    """One thing that was looked at."""
+
+    subject: str
+    """What: a package, a device, a folder."""
+    condition: Condition
+    message: str
+    """What was found."""
+    hint: str = ""
+    """What to do about it; empty where there is nothing to do."""
+
+
+class Ability(Value):
+    """One thing that one could want to do here."""
+
+    task: str
+    works: bool
+    reason: str = ""
+    """Why not, or by what."""
+
+
+class Diagnosis(Value):
+    """Everything, in the order in which it is read."""
+
+    schema_: Literal["pargate/doctor/1"] = Field(alias="schema")
+    pargate: str
+    """The version."""
+    facts: tuple[Fact, ...]
+    abilities: tuple[Ability, ...]
+    ready: bool
+    """Whether `pargate scan` can work here, and under --ci, whether this job may go on."""
+
 
 TORCH_FLOOR = (2, 11)
 """As in pyproject.toml; below 2.10 even the weights-only reader can be made to corrupt memory."""
@@ -36,6 +84,9 @@ CPU = "CPUExecutionProvider"
 
 PATIENCE_S = 180.0
 """For one library; from a cold disk torch takes most of a minute."""
+
+LOW_BYTES = 5 << 30
+"""Of free disk; a bundle of a large model, its graphs and the state of a cleaning take this much."""
 
 Answer = dict[str, Any]
 Ask = Callable[[str], Answer]
@@ -73,7 +124,7 @@ def examine(
         *of_the_disk(cache),
     ]
     if refused is not None:
-        facts.append(Fact(subject="job", condition=Condition.BROKEN, message=refused))
+        facts.append(_fact("job", Condition.BROKEN, refused))
     if ci:
         facts += of_the_runner(environ)
     abilities = tuple(_abilities(torch, clip, onnx))
@@ -88,34 +139,42 @@ def examine(
     )
 
 
+def _fact(subject: str, condition: Condition, message: str, hint: str = "") -> Fact:
+    return Fact(subject=subject, condition=condition, message=message, hint=hint)
+
+
+def _ability(task: str, works: bool, reason: str) -> Ability:
+    return Ability(task=task, works=works, reason=reason)
+
+
 def _of_torch(torch: Answer) -> Iterator[Fact]:
     if "error" in torch:
-        yield Fact(
-            subject="torch",
-            condition=Condition.BROKEN,
-            message=f"cannot be used: {torch['error']}",
-            hint="install it again: pip install --force-reinstall torch",
+        yield _fact(
+            "torch",
+            Condition.BROKEN,
+            f"cannot be used: {torch['error']}",
+            "install it again: pip install --force-reinstall torch",
         )
         return
     floor = ".".join(map(str, TORCH_FLOOR))
     if _too_old(torch["version"]):
-        yield Fact(
-            subject="torch",
-            condition=Condition.BROKEN,
-            message=f"{torch['version']} is older than {floor}",
-            hint=f"pip install 'torch>={floor}': older ones can be made to corrupt memory by a weights file",
+        yield _fact(
+            "torch",
+            Condition.BROKEN,
+            f"{torch['version']} is older than {floor}",
+            f"pip install 'torch>={floor}': older ones can be made to corrupt memory by a weights file",
         )
     else:
         built = f"built for CUDA {torch['cuda']}" if torch["cuda"] else "built for processors alone"
-        yield Fact(subject="torch", condition=Condition.GOOD, message=f"{torch['version']}, {built}")
+        yield _fact("torch", Condition.GOOD, f"{torch['version']}, {built}")
     driver = _driver()
     if not torch["devices"]:
         message = "no CUDA device that torch can use" + (f", though a driver is there ({driver})" if driver else "")
-        yield Fact(
-            subject="GPU",
-            condition=Condition.WARNING if driver else Condition.NOTICE,
-            message=message,
-            hint="compare the CUDA of torch with the newest that the driver supports" if driver else "",
+        yield _fact(
+            "GPU",
+            Condition.WARNING if driver else Condition.NOTICE,
+            message,
+            "compare the CUDA of torch with the newest that the driver supports" if driver else "",
         )
     for number, device in enumerate(torch["devices"]):
         size = f"{device['memory_bytes'] / 2**30:.0f} GiB"
@@ -123,7 +182,7 @@ def _of_torch(torch: Answer) -> Iterator[Fact]:
         if device["error"]:
             message += f"; it cannot be used: {device['error']}"
         condition = Condition.BROKEN if device["error"] else Condition.GOOD
-        yield Fact(subject="GPU", condition=condition, message=message)
+        yield _fact("GPU", condition, message)
 
 
 def _too_old(torch: str) -> bool:
@@ -146,47 +205,40 @@ def _driver() -> str:
 
 def _of_clip(clip: Answer) -> Iterator[Fact]:
     if "error" in clip:
-        yield Fact(
-            subject="open_clip",
-            condition=Condition.BROKEN,
-            message=f"cannot be used: {clip['error']}",
-            hint="pip install --force-reinstall pargate",
+        yield _fact(
+            "open_clip", Condition.BROKEN, f"cannot be used: {clip['error']}", "pip install --force-reinstall pargate"
         )
     else:
-        yield Fact(subject="open_clip", condition=Condition.GOOD, message=clip["version"])
+        yield _fact("open_clip", Condition.GOOD, clip["version"])
 
 
 def _of_onnx(onnx: Answer, torch: Answer) -> Iterator[Fact]:
     both = [name for name in RUNTIMES if _version(name)]
     if len(both) > 1:
-        yield Fact(
-            subject="ONNX Runtime",
-            condition=Condition.WARNING,
-            message="both onnxruntime and onnxruntime-gpu are installed, in one folder: the last one won",
-            hint="pip uninstall -y onnxruntime onnxruntime-gpu, then install onnxruntime-gpu alone "
+        yield _fact(
+            "ONNX Runtime",
+            Condition.WARNING,
+            "both onnxruntime and onnxruntime-gpu are installed, in one folder: the last one won",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install onnxruntime-gpu alone "
             "(onnxruntime alone where there is no NVIDIA GPU)",
         )
     if "error" in onnx:
-        yield Fact(subject="ONNX Runtime", condition=Condition.BROKEN, message=f"cannot be used: {onnx['error']}")
+        yield _fact("ONNX Runtime", Condition.BROKEN, f"cannot be used: {onnx['error']}")
         return
     running = [name for name, runs in onnx["providers"].items() if runs]
     listed = [name for name, runs in onnx["providers"].items() if not runs]
     message = f"{onnx['version']}, runs on {', '.join(running) or 'nothing'}"
     if listed:
         message += f"; built in, but not running here: {', '.join(listed)}"
-    yield Fact(
-        subject="ONNX Runtime",
-        condition=Condition.GOOD if CPU in running else Condition.BROKEN,
-        message=message,
-    )
+    yield _fact("ONNX Runtime", Condition.GOOD if CPU in running else Condition.BROKEN, message)
     ours, theirs = str(torch.get("cuda") or "").partition(".")[0], str(onnx["cuda"] or "").partition(".")[0]
     if ours and theirs and ours != theirs:
         condition = Condition.WARNING if torch["devices"] else Condition.NOTICE
-        yield Fact(
-            subject="CUDA",
-            condition=condition,
-            message=f"torch is built for CUDA {torch['cuda']}, ONNX Runtime for CUDA {onnx['cuda']}",
-            hint="graphs run on processors until both are of one major version",
+        yield _fact(
+            "CUDA",
+            condition,
+            f"torch is built for CUDA {torch['cuda']}, ONNX Runtime for CUDA {onnx['cuda']}",
+            "graphs run on processors until both are of one major version",
         )
 
 
@@ -201,13 +253,11 @@ def _version(name: str) -> str:
 def _of_extras() -> Iterator[Fact]:
     for extra, names in EXTRAS.items():
         missing = [name for name in names if not _version(name)]
-        yield Fact(
-            subject=f"pargate[{extra}]",
-            condition=Condition.NOTICE if missing else Condition.GOOD,
-            message=f"not installed: {', '.join(missing)}"
-            if missing
-            else ", ".join(f"{n} {_version(n)}" for n in names),
-            hint=f"pip install 'pargate[{extra}]', if it is wanted" if missing else "",
+        yield _fact(
+            f"pargate[{extra}]",
+            Condition.NOTICE if missing else Condition.GOOD,
+            f"not installed: {', '.join(missing)}" if missing else ", ".join(f"{n} {_version(n)}" for n in names),
+            f"pip install 'pargate[{extra}]', if it is wanted" if missing else "",
         )
 
 
@@ -217,22 +267,18 @@ def _abilities(torch: Answer, clip: Answer, onnx: Answer) -> Iterator[Ability]:
         trouble = f"torch {torch['version']} is too old"
     usable = [f"cuda:{n} {d['name']}" for n, d in enumerate(torch.get("devices", [])) if not d["error"]]
     graphs = onnx.get("providers", {})
-    yield Ability(task="scan", works=not trouble, reason=trouble)
+    yield _ability("scan", not trouble, trouble)
     for task in ("scan on a GPU", "clean on a GPU"):
-        yield Ability(
-            task=task, works=bool(usable) and not trouble, reason=trouble or ", ".join(usable) or "no CUDA device"
-        )
+        yield _ability(task, bool(usable) and not trouble, trouble or ", ".join(usable) or "no CUDA device")
     runs = bool(graphs.get(CPU))
-    yield Ability(
-        task="export, and scan graphs",
-        works=runs and not trouble,
-        reason=trouble or ("" if runs else onnx.get("error", "ONNX Runtime does not run")),
+    yield _ability(
+        "export, and scan graphs",
+        runs and not trouble,
+        trouble or ("" if runs else onnx.get("error", "ONNX Runtime does not run")),
     )
     on_gpu = bool(graphs.get(CUDA))
-    yield Ability(
-        task="scan graphs on a GPU",
-        works=on_gpu and not trouble,
-        reason=trouble or ("" if on_gpu else f"{CUDA} does not run"),
+    yield _ability(
+        "scan graphs on a GPU", on_gpu and not trouble, trouble or ("" if on_gpu else f"{CUDA} does not run")
     )
     for task, extra in (
         ("sign", "sign"),
@@ -240,4 +286,82 @@ def _abilities(torch: Answer, clip: Answer, onnx: Answer) -> Iterator[Ability]:
         ("read pairs from Parquet", "parquet"),
     ):
         there = all(map(_version, EXTRAS[extra]))
-        yield Ability(task=task, works=there, reason="" if there else f"pargate[{extra}] is not installed")
+        yield _ability(task, there, "" if there else f"pargate[{extra}] is not installed")
+
+
+def of_the_machine(torch: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Fact]:
+    """Processors and threads; `torch` is its answer, for the threads that it uses."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    message = f"{processors} processors"
+    if "threads" in torch:
+        message += f", torch uses {torch['threads']} threads"
+    if environ.get("OMP_NUM_THREADS"):
+        message += f" (OMP_NUM_THREADS={environ['OMP_NUM_THREADS']})"
+    many = torch.get("threads", 0) > processors
+    yield _fact(
+        "threads",
+        Condition.WARNING if many else Condition.GOOD,
+        message,
+        f"set OMP_NUM_THREADS={processors}: more threads than processors wait for each other" if many else "",
+    )
+
+
+def of_the_disk(cache: Path | None) -> Iterator[Fact]:
+    """The cache, and the room beside it and here."""
+    if cache is None:
+        yield _fact("cache", Condition.NOTICE, "off: every scan measures anew")
+    else:
+        size, files = _size(cache)
+        held = f"{size / 1e6:.0f} MB in {files} file{'' if files == 1 else 's'}" if files else "empty"
+        yield _fact("cache", Condition.GOOD, f"{cache}: {held}")
+    here = Path.cwd()
+    for name, folder in (("cache disk", cache), ("working folder", here)):
+        place = next((p for p in (folder, *folder.absolute().parents) if p.is_dir()), None) if folder else None
+        if place is None:
+            continue
+        free = shutil.disk_usage(place).free
+        low, writable = free < LOW_BYTES, os.access(place, os.W_OK)
+        message = f"{free / 2**30:.1f} GiB free" + ("" if writable else f"; {place} cannot be written")
+        hint = "free some: a gate of a large model may need it" if low else ""
+        if not writable:
+            hint = "choose another with --cache" if name == "cache disk" else "work where you may write"
+        condition = Condition.WARNING if low or not writable else Condition.GOOD
+        yield _fact(name, condition, message, hint)
+
+
+def _size(folder: Path) -> tuple[int, int]:
+    size = files = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                size += os.lstat(Path(place) / name).st_size
+            except OSError:
+                continue  # another run moved it
+            files += 1
+    return size, files
+
+
+def of_the_runner(environ: Mapping[str, str]) -> Iterator[Fact]:
+    """What a job of GitHub Actions has to offer, without which results would get lost."""
+    missing = [] if environ.get("GITHUB_ACTIONS") == "true" else ["GITHUB_ACTIONS"]
+    for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "RUNNER_TEMP", "GITHUB_WORKSPACE"):
+        value = environ.get(name)
+        if not value or not os.access(value, os.W_OK):
+            missing.append(name)
+    kind = environ.get("RUNNER_ENVIRONMENT") or "of a kind that it does not say"
+    if missing:
+        yield _fact(
+            "runner",
+            Condition.BROKEN,
+            f"not set, or not writable: {', '.join(missing)}",
+            "--ci is for jobs of GitHub Actions; leave it out elsewhere",
+        )
+    else:
+        yield _fact("runner", Condition.GOOD, f"{environ.get('RUNNER_OS', '')} {kind}".strip())
+    if not sys.flags.safe_path:
+        yield _fact(
+            "Python",
+            Condition.WARNING,
+            "a file torch.py of the repository would pass for the library",
+            "start it as `python -P -m pargate`",
+        )

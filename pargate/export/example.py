@@ -2,13 +2,11 @@
 
     python example.py PICTURE [CLASS ...]
 
-Without classes, those of classes.txt are told apart. Needs onnxruntime, Pillow and numpy, nothing else; where the
-folder holds a tokenizer.json, the package tokenizers as well.
+Without classes, those of classes.txt are told apart. Needs numpy, onnxruntime, Pillow and tokenizers, nothing else.
 """
 
 import gzip
 import html
-import itertools
 import json
 import re
 import string
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 HERE = Path(__file__).resolve().parent
 
@@ -88,24 +87,24 @@ class BytePairs:
     def __init__(self, rule: dict[str, Any], file: Path) -> None:
         """Read the vocabulary at `file`."""
         lines = gzip.decompress(file.read_bytes()).decode().split("\n")
-        merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
-        printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-        others = [byte for byte in range(256) if byte not in printable]
-        self.symbols = {byte: chr(byte) for byte in printable}
-        self.symbols |= {byte: chr(256 + n) for n, byte in enumerate(others)}
-        singles = list(self.symbols.values())
-        words = [*singles, *(s + "</w>" for s in singles), *("".join(merge) for merge in merges)]
-        self.ids = {word: n for n, word in enumerate([*words, "<start_of_text>", "<end_of_text>"])}
-        self.ranks = {merge: rank for rank, merge in enumerate(merges)}
+        merges = [(first, second) for first, second in map(str.split, lines[1 : 49152 - 256 - 2 + 1])]
+        singles = sorted(pre_tokenizers.ByteLevel.alphabet())
+        special = ["<start_of_text>", "<end_of_text>"]
+        words = [*singles, *(s + "</w>" for s in singles), *("".join(merge) for merge in merges), *special]
+        ids = {word: n for n, word in enumerate(words)}
+        self.joined = Tokenizer(models.BPE(ids, merges, end_of_word_suffix="</w>"))
+        self.joined.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self.joined.add_tokens(special)
+        self.start, self.end = (ids[word] for word in special)
         self.clean, self.length = rule["clean"], rule["context_length"]
 
     def __call__(self, texts: list[str]) -> Any:
         """int64 [n, context]: what text.onnx takes."""
-        start, end = self.ids["<start_of_text>"], self.ids["<end_of_text>"]
         found = np.zeros((len(texts), self.length), np.int64)
         for row, text in zip(found, texts, strict=True):
-            ids = [start, *(n for word in self.words(cleaned(text, self.clean)) for n in self.word(word)), end]
-            ids = ids if len(ids) <= self.length else [*ids[: self.length - 1], end]
+            words = self.words(cleaned(text, self.clean))
+            ids = [self.start, *self.joined.encode(words, is_pretokenized=True).ids, self.end]
+            ids = ids if len(ids) <= self.length else [*ids[: self.length - 1], self.end]
             row[: len(ids)] = ids
         return found
 
@@ -125,31 +124,11 @@ class BytePairs:
             at = end
         return found
 
-    def word(self, word: str) -> list[int]:
-        """Token ids of one word: its bytes, joined by the merges in the order of their ranks."""
-        spelt = "".join(self.symbols[byte] for byte in word.encode())
-        if spelt in ("<start_of_text>", "<end_of_text>"):
-            return [self.ids[spelt]]
-        parts = [*spelt[:-1], spelt[-1] + "</w>"]
-        while len(parts) > 1:
-            best = min(itertools.pairwise(parts), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
-            if best not in self.ranks:
-                break
-            joined, at = [], 0
-            while at < len(parts):
-                whole = tuple(parts[at : at + 2]) == best
-                joined.append("".join(best) if whole else parts[at])
-                at += 2 if whole else 1
-            parts = joined
-        return [self.ids[part] for part in parts]
-
 
 def tokenizer_of(rule: dict[str, Any], folder: Path) -> Any:
     """Captions to token ids, as the model was measured with."""
     if rule["tokenizer"] == "bpe":
         return BytePairs(rule, folder / "bpe_simple_vocab_16e6.txt.gz")
-    from tokenizers import Tokenizer
-
     whole = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     def tokenize(texts: list[str]) -> Any:

@@ -127,16 +127,21 @@ def judge_all(use: Use) -> None:
 
 def tell(use: Use, code: int) -> None:
     """Annotations, summary and outputs."""
+    from pargate.report.formats.github import command  # here: it takes long to load
+
     texts = [one.annotations or _unjudged(one) for one in use.judged]
-    texts[:0] = [workflow.command("error", "pargate", said) for said in use.trouble]
-    texts += [workflow.command("notice", "pargate", note) for note in use.notes]
+    texts[:0] = [command("error", said, title="pargate") for said in use.trouble]
+    texts += [command("notice", note, title="pargate") for note in use.notes]
     workflow.say("".join(f"{line}\n" for line in workflow.annotations(texts)))
     workflow.summarise(use.environ.get("GITHUB_STEP_SUMMARY", ""), _summary(use))
     workflow.put(use.environ.get("GITHUB_OUTPUT", ""), _outputs(use, code))
 
 
 def _unjudged(one: Judged) -> str:
-    return workflow.command("error", f"pargate: {one.model} was not judged", f"exit code {one.code}: {one.message}")
+    from pargate.report.formats.github import command
+
+    said = f"exit code {one.code}: {one.message}"
+    return command("error", said, title=f"pargate: {one.model} was not judged")
 
 
 def _outputs(use: Use, code: int) -> dict[str, str]:

@@ -11,13 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pargate.errors import visible
-
-MOST_SHOWN = 9
-"""Annotations of a kind before the one that counts the rest: a step shows ten and drops others in silence."""
-
-MOST_TEXT = 1000
-"""Characters of an annotation of ours; GitHub cuts at 4096, after escaping."""
+from pargate.files import readable
 
 SUMMARY_ROOM = 900_000
 """Bytes of a summary. At 1 MiB GitHub drops all of it."""
@@ -45,26 +39,13 @@ def quoted() -> Iterator[None]:
         say(f"\n::{token}::\n")
 
 
-def command(kind: str, title: str, message: str) -> str:
-    """A workflow command; nothing in `title` or `message` ends its part of it or begins another."""
-    return f"::{kind} title={_escape(title).replace(':', '%3A').replace(',', '%2C')}::{_escape(message)}"
-
-
-def _escape(text: str) -> str:
-    plain = visible(text)
-    return (plain if len(plain) <= MOST_TEXT else plain[: MOST_TEXT - 1] + "…").replace("%", "%25")
-
-
-def _readable(text: str) -> str:
-    """Bytes of a file's name that are not UTF-8, written out."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def annotations(of_models: Iterable[str]) -> Iterator[str]:
     """The commands in several texts, at most ten of a kind; each text has its own sorted, the worst first.
 
     The first of every text come before the second of any, so that no model is hidden by another.
     """
+    from pargate.report.formats.github import MOST_SHOWN, command  # here: it takes long to load
+
     found = [
         [line for line in text.split("\n") if _COMMAND.fullmatch(line) and line.isprintable()] for text in of_models
     ]
@@ -78,7 +59,7 @@ def annotations(of_models: Iterable[str]) -> Iterator[str]:
         yield from lines[:MOST_SHOWN]
         rest += len(lines[MOST_SHOWN:])
         if rest:
-            yield command(kind, "pargate", f"and {rest} more of this kind; the reports have them all")
+            yield command(kind, f"and {rest} more of this kind; the reports have them all", title="pargate")
 
 
 def put(path: str, values: Mapping[str, str]) -> None:
@@ -87,10 +68,10 @@ def put(path: str, values: Mapping[str, str]) -> None:
         return
     text = ""
     for name, value in values.items():
-        readable = _readable(value)
-        while (delimiter := secrets.token_hex(16)) in readable:
+        shown = readable(value)
+        while (delimiter := secrets.token_hex(16)) in shown:
             pass
-        text += f"{name}<<{delimiter}\n{readable}\n{delimiter}\n"
+        text += f"{name}<<{delimiter}\n{shown}\n{delimiter}\n"
     _append(path, text)
 
 
@@ -102,13 +83,13 @@ def summarise(path: str, parts: Iterable[tuple[str, str]]) -> None:
     if not path:
         return
     given = list(parts)
-    room = SUMMARY_ROOM - sum(len(_readable(instead).encode()) + 1 for _, instead in given)
+    room = SUMMARY_ROOM - sum(len(readable(instead).encode()) + 1 for _, instead in given)
     text = ""
     for part, instead in given:
-        room -= len(_readable(part).encode())
+        room -= len(readable(part).encode())
         fits = room >= 0
-        room += 0 if fits else len(_readable(part).encode())
-        text += _readable(part if fits else instead) + "\n"
+        room += 0 if fits else len(readable(part).encode())
+        text += readable(part if fits else instead) + "\n"
     _append(path, text)
 
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pargate.core.results import Bound, Count, Measurement, Metric, Pairs, Status
-from pargate.core.sequential import difference_sequence, mean_sequence
-from pargate.core.stats import Bounds
+from pargate.core.sequential import Bounds, difference_sequence, mean_sequence
 from pargate.policy.fields import Limit
 
 FLOOR = 32

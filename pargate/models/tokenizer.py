@@ -7,7 +7,6 @@ beside the graphs, or a Hugging Face tokenizer from its one file. Nothing is loo
 import contextlib
 import gzip
 import io
-import itertools
 import os
 import string
 import subprocess
@@ -117,14 +116,12 @@ def tokenizer(rule: TextRule, content: bytes, name: str) -> Tokenize:
 
     Raises:
         InputError: the file is damaged.
-        OperationalError: `tokenizers` is needed and not installed.
+        OperationalError: no process could be started to try the file in.
     """
     if rule.tokenizer == "bpe":
         return BytePairs(content, rule, name)
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise OperationalError(f"{name} is read by the package tokenizers", "pip install tokenizers") from error
+    from tokenizers import Tokenizer
+
     refuse_unusable(content, name)
     with usable(name):
         whole = Tokenizer.from_str(content.decode())
@@ -166,7 +163,11 @@ CLEANINGS: dict[str, Callable[[str], str]] = {
 
 
 class BytePairs:
-    """CLIP's byte-pair encoding (Radford et al. 2021, after Sennrich et al. 2016), from its list of merges."""
+    """CLIP's byte-pair encoding (Radford et al. 2021, after Sennrich et al. 2016), from its list of merges.
+
+    `tokenizers` joins the bytes of a word. The words are found here: its own regular expressions know fewer letters
+    than open_clip's, and would find `<start_of_text>` where open_clip does not.
+    """
 
     def __init__(self, content: bytes, rule: TextRule, name: str) -> None:
         """Read gzipped `content`, one merge a line after the first.
@@ -175,65 +176,36 @@ class BytePairs:
             InputError: it is damaged, or another vocabulary.
         """
         import regex  # type: ignore[import-untyped]  # it has none; open_clip's own dependency; the standard library knows no classes of letters
+        from tokenizers import Tokenizer, models, pre_tokenizers
 
         try:
             with gzip.open(io.BytesIO(content)) as stream:
                 lines = stream.read(VOCABULARY_BYTES).decode().split("\n")
+            merges = [(first, second) for first, second in map(str.split, lines[1 : 1 + MERGES])]
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise InputError(f"cannot read the vocabulary {name}: {str(error)[:120]}", "restore the file") from error
-        merges = [tuple(line.split()) for line in lines[1 : 1 + MERGES]]
-        if len(merges) != MERGES or any(len(merge) != 2 for merge in merges):
+        if len(merges) != MERGES:
             raise InputError(f"{name} is not CLIP's vocabulary", "restore the file")
-        self._rule = rule
-        self._bytes = byte_symbols()
-        singles = list(self._bytes.values())
+        singles = sorted(pre_tokenizers.ByteLevel.alphabet())
         words = [*singles, *(s + "</w>" for s in singles), *("".join(merge) for merge in merges), START, END]
-        self._ids = {word: number for number, word in enumerate(words)}
-        self._ranks = {merge: rank for rank, merge in enumerate(merges)}
-        self._known: dict[str, list[int]] = {START: [self._ids[START]], END: [self._ids[END]]}
+        ids = {word: number for number, word in enumerate(words)}
+        with usable(name):
+            self._joined = Tokenizer(models.BPE(ids, merges, end_of_word_suffix="</w>"))
+        self._joined.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._joined.add_tokens([START, END])
+        self._rule, self._start, self._end = rule, ids[START], ids[END]
         self._pattern = regex.compile(
             rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
         )
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """int64 [n, context]: start, words, end, zeros; what is too long is cut, its last token the end."""
+        clean = CLEANINGS[self._rule.clean]
         ids = np.zeros((len(texts), self._rule.context_length), dtype=np.int64)
         for row, text in zip(ids, texts, strict=True):
-            found = [self._ids[START], *self.encode(text), self._ids[END]]
+            words = self._pattern.findall(clean(text))
+            found = [self._start, *self._joined.encode(words, is_pretokenized=True).ids, self._end]
             if len(found) > len(row):
-                found = [*found[: len(row) - 1], self._ids[END]]
+                found = [*found[: len(row) - 1], self._end]
             row[: len(found)] = found
         return ids
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a caption, without start and end."""
-        cleaned = CLEANINGS[self._rule.clean](text)
-        return [number for word in self._pattern.findall(cleaned) for number in self._word(word)]
-
-    def _word(self, word: str) -> list[int]:
-        spelt = "".join(self._bytes[byte] for byte in word.encode())
-        if spelt not in self._known:
-            self._known[spelt] = [self._ids[part] for part in self._merged(spelt)]
-        return self._known[spelt]
-
-    def _merged(self, spelt: str) -> list[str]:
-        parts = [*spelt[:-1], spelt[-1] + "</w>"]
-        while len(parts) > 1:
-            pairs = list(itertools.pairwise(parts))
-            best = min(pairs, key=lambda pair: self._ranks.get(pair, MERGES))
-            if best not in self._ranks:
-                break
-            joined, at = [], 0
-            while at < len(parts):
-                whole = tuple(parts[at : at + 2]) == best
-                joined.append("".join(best) if whole else parts[at])
-                at += 2 if whole else 1
-            parts = joined
-        return parts
-
-
-def byte_symbols() -> dict[int, str]:
-    """A printable character for each byte: itself where it is one, else one beyond the first 256, in order."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {**{byte: chr(byte) for byte in printable}, **{byte: chr(256 + n) for n, byte in enumerate(others)}}

@@ -368,7 +368,11 @@ def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | No
     ]
     files = [f"| `{_plain(subject.name)}` | `{subject.sha256}` |" for subject in subjects]
     graphs = any(subject.name.startswith("onnx/") for subject in subjects)
-    use = "`onnx/example.py IMAGE` classifies a picture with onnxruntime, Pillow and numpy alone. " if graphs else ""
+    use = (
+        "`onnx/example.py IMAGE` classifies a picture with numpy, onnxruntime, Pillow and tokenizers alone. "
+        if graphs
+        else ""
+    )
     lines = [
         f"# {_plain(Path(source.source).name or source.source)}",
         "",

@@ -17,8 +17,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Outcome
 from pargate.errors import InputError, OperationalError
 from pargate.export import parity as proof
-from pargate.export.check import PARITY
-from pargate.export.parity import Expected, Limits, ParityReport, ProviderRun, Samples
+from pargate.export.parity import PARITY, Expected, Limits, ParityReport, ProviderRun, Samples
 from pargate.files import BlockStore, atomic_folder, check_new_folder, readable, write_atomic
 from pargate.images.listing import CarrierSet
 from pargate.images.prefetch import Decoder, check_readable

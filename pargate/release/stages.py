@@ -15,13 +15,14 @@ from pargate import events, seeds
 from pargate.clean.methods.base import Sizes
 from pargate.clean.request import RECORD_NAME, CleanRequest
 from pargate.clean.run import clean, sizes_of
+from pargate.core.choices import RequiredDevice
 from pargate.core.model import Activation, Checkpoint
 from pargate.core.provenance import ProvenanceRecord
 from pargate.core.report import AccuracyDrop, ScanReport, Stage
 from pargate.core.results import Outcome
 from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError
-from pargate.export.check import PARITY
+from pargate.export.parity import PARITY
 from pargate.files import digest_of, sha256_file, write_atomic
 from pargate.images.pair_source import open_source
 from pargate.images.pairs import Pairs
@@ -53,7 +54,7 @@ class GateRequest:
     """The bundle to write, which must not exist."""
     pairs: str | None = None
     """Wins over the policy's."""
-    require: Literal["cpu", "cuda"] | None = None
+    require: RequiredDevice | None = None
     """Wins over the policy's."""
     keep: bool = False
     """Whether the stages stay in `OUT.unfinished` after a verdict: another policy may then go on from them."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pargate import events
-from pargate.clean.curves import TradePoint, trade_off
 from pargate.clean.request import CleanRequest, left_over
 from pargate.clean.run import Inputs, check_made, clean, look, plan
 from pargate.core.report import ScanReport
@@ -18,10 +17,11 @@ from pargate.errors import InputError
 from pargate.files import check_new_folder, write_atomic
 from pargate.judge.bounds import interval
 from pargate.policy.resolve import Resolved
+from pargate.report.curves import TradePoint, trade_off
 from pargate.scanning.run import ScanRequest, scan
 
 RESULT_NAME = "sweep.json"
-PICTURE_NAME = "sweep.png"
+PICTURE_NAME = "sweep.svg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def sweep(request: SweepRequest, emit: events.Listener = events.ignore) -> Swept
         points.append(_point(f"{request.name} {_shown(value)}", _scanned(request, str(run.out), emit)))
     write_atomic(out / RESULT_NAME, json.dumps([asdict(point) for point in points], indent=1).encode() + b"\n")
     title = f"{request.clean.method} on {Path(request.clean.model).name}, by {request.name}"
-    write_atomic(out / PICTURE_NAME, trade_off(points, title))
+    write_atomic(out / PICTURE_NAME, trade_off(points, title).encode())
     return Swept(tuple(points), out / PICTURE_NAME)
 
 

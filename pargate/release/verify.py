@@ -27,7 +27,7 @@ from pargate.release.bundle import Held
 RECORD = "provenance.json"
 """Of the step that made `model/`, beside it."""
 
-BESIDE = (RECORD, "training.png")
+BESIDE = (RECORD, "training.svg")
 """What may lie in `model/` without being an output of that step."""
 
 WEIGHTS = f"{bundle.MODEL}/open_clip_model.safetensors"

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from pargate.core.audit import AuditIndex, FailOn, ModelState, Rate, Standing
-from pargate.report.bars import plural, share
+from pargate.core.audit import AuditIndex, ModelState, Rate, Standing
+from pargate.core.choices import FailOn
+from pargate.report.bars import share
 from pargate.report.formats.html import page
+from pargate.report.text import minute, plural
 from pargate.report.trend import Plot, plot
 
 WORDS = {
@@ -54,17 +56,21 @@ class Row:
 
 def index(audit: AuditIndex) -> str:
     """The page of all models, the worst first."""
-    rank = list(WORDS)
-    rows = [_row(state) for state in sorted(audit.models, key=lambda s: rank.index(s.standing))]
     return page(
         "audit.html.j2",
         audit=audit,
         tally=[(str(s), word, n) for s, word in WORDS.items() if (n := sum(m.standing is s for m in audit.models))],
-        rows=rows,
+        rows=[_row(state) for state in worst_first(audit)],
         conclusion=conclusion(audit),
         facts=tuple(facts(audit)),
         limit=LIMIT,
     )
+
+
+def worst_first(audit: AuditIndex) -> list[ModelState]:
+    """Return the models by their standing."""
+    rank = list(WORDS)
+    return sorted(audit.models, key=lambda state: rank.index(state.standing))
 
 
 def model(audit: AuditIndex, state: ModelState) -> str:
@@ -78,7 +84,7 @@ def model(audit: AuditIndex, state: ModelState) -> str:
         facts=tuple(model_facts(state)),
         inputs=[(INPUTS.get(name, name), value) for name, value in state.inputs.items()],
         past=[
-            (p.time[:16].replace("T", " "), str(p.standing), WORDS[p.standing], said(p.attack), said(p.accuracy))
+            (minute(p.time), str(p.standing), WORDS[p.standing], said(p.attack), said(p.accuracy))
             for p in reversed(state.history)
         ],
         limit=LIMIT,
@@ -116,7 +122,7 @@ def measured(state: ModelState) -> str:
     """When the measurements were made, and whether now."""
     if not state.measured_at:
         return "nothing was measured"
-    moment = state.measured_at[:16].replace("T", " ")
+    moment = minute(state.measured_at)
     if not state.reused:
         return f"{moment} UTC, in this audit"
     age = "today" if not state.age_days else f"{plural(state.age_days, 'day')} ago"
@@ -152,7 +158,7 @@ def facts(audit: AuditIndex) -> Iterator[tuple[str, str]]:
     """What an auditor asks about the audit itself."""
     yield "Inventory", audit.inventory
     yield "Digest of the inventory", f"sha256:{audit.inventory_sha256}"
-    yield "Started", f"{audit.started[:16].replace('T', ' ')} UTC"
+    yield "Started", f"{minute(audit.started)} UTC"
     yield "Took", f"{audit.seconds:.1f} s"
     yield "Waivers judged as of", audit.as_of
     yield "Exit code", f"{audit.exit_code}, counting {'all models' if audit.fail_on is FailOn.ANY else 'what is new'}"

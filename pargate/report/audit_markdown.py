@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from pargate.core.audit import AuditIndex, ModelState, Standing
-from pargate.report.audit_html import LIMIT, conclusion, facts, model_facts, said
-from pargate.report.formats.markdown import escape
+from pargate.report.audit_html import LIMIT, conclusion, facts, model_facts, said, worst_first
+from pargate.report.formats.markdown import escape, fitting
 
 MARKS = {
     Standing.FAIL: "❌ fail",
@@ -13,6 +13,11 @@ MARKS = {
     Standing.REMEDIATED: "✅ remediated",
     Standing.PASS: "✅ pass",
 }
+
+HEADER = (
+    "| | model | owner | highest attack success | clean accuracy | measured | new | remarks |",
+    "|---|---|---|---|---|---|---|---|",
+)
 
 ROOM = 600_000
 """Bytes of the table of models; GitHub drops a summary of more than 1 MiB."""
@@ -23,13 +28,11 @@ PAST = 200
 
 def index(audit: AuditIndex) -> str:
     """All models, the worst first; below 900 000 bytes."""
-    rank = list(MARKS)
-    states = sorted(audit.models, key=lambda s: rank.index(s.standing))
     blocks = [
         "<!-- pargate:audit -->",
         f"## pargate audit, {escape(audit.started[:10])}",
         escape(conclusion(audit)),
-        _table(states),
+        _table(worst_first(audit)),
         _gone(audit),
         escape(LIMIT),
         _details(list(facts(audit))),
@@ -38,19 +41,9 @@ def index(audit: AuditIndex) -> str:
 
 
 def _table(states: Sequence[ModelState]) -> str:
-    lines = [
-        "| | model | owner | highest attack success | clean accuracy | measured | new | remarks |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    room = ROOM
-    for number, state in enumerate(states):
-        row = _row(state)
-        room -= len(row.encode()) + 1
-        if room < 0:
-            lines += ["", f"The table is cut: {len(states) - number} more models, none worse, are in index.json."]
-            break
-        lines.append(row)
-    return "\n".join(lines)
+    shown, left_out = fitting(map(_row, states), ROOM)
+    cut = ["", f"The table is cut: {left_out} more models, none worse, are in index.json."] if left_out else []
+    return "\n".join([*HEADER, *shown, *cut])
 
 
 def _row(state: ModelState) -> str:

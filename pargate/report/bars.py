@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pargate.core.results import Bound, Metric, Status
-from pargate.report.text import percent, plain
+from pargate.report.text import percent, plain, plural
 
 WORDS = {Status.BREACH: "Breach", Status.OPEN: "Not decided", Status.WAIVED: "Waived", Status.MET: "Met"}
 """What people call a status."""
@@ -71,11 +71,6 @@ class Bar:
 def share(value: float) -> str:
     """A share with a true minus sign, as 12.3%."""
     return percent(value).replace("-", "−") if math.isfinite(value) else "not known"
-
-
-def plural(n: int, one: str) -> str:
-    """A number with its noun."""
-    return f"{n} {one}" if n == 1 else f"{n} {one}s"
 
 
 def axes_of(bounds: Sequence[Bound]) -> dict[tuple[str, str], Axis]:

@@ -20,8 +20,8 @@ from pargate.core.results import (
     Status,
     WaiverUse,
 )
-from pargate.report.bars import WORDS, Axis, Bar, axes_of, bar_of, plural, share
-from pargate.report.text import by_id, plain, rules
+from pargate.report.bars import WORDS, Axis, Bar, axes_of, bar_of, share
+from pargate.report.text import by_id, plain, plural, rules
 
 SHOWN_MET = 3
 """Met comparisons of a rule that are drawn openly; the others are folded, as there are often dozens."""

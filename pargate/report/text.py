@@ -29,6 +29,16 @@ def plain(text: str, most: int = 2000) -> str:
     return shown if len(shown) <= most else shown[: most - 1] + CUT
 
 
+def plural(n: int, one: str) -> str:
+    """Return a number with its noun."""
+    return f"{n} {one}" if n == 1 else f"{n} {one}s"
+
+
+def minute(time: str) -> str:
+    """Return a time of RFC 3339 to the minute, as people write it."""
+    return time[:16].replace("T", " ")
+
+
 def percent(share: float) -> str:
     """A share or a difference of shares, as 12.3%."""
     return f"{share:.1%}"
@@ -85,7 +95,7 @@ def acceptance(finding: Finding) -> str:
     if use is None:
         return ""
     note = f" ({use.note})" if use.note else ""
-    days = "1 day" if use.days_left == 1 else f"{use.days_left} days"
+    days = plural(use.days_left, "day")
     return plain(f"{use.reason}{note}, approved by {use.approved_by}, until {use.expires}: {days} left")
 
 
@@ -200,8 +210,7 @@ def next_steps(report: ScanReport) -> Iterator[str]:
     """What to do after this verdict, or how far a pass reaches."""
     match report.verdict.status:
         case Outcome.PASS | Outcome.REMEDIATED:
-            count = len(report.coverage.probed)
-            triggers = "1 trigger" if count == 1 else f"{count} triggers"
+            triggers = plural(len(report.coverage.probed), "trigger")
             yield f"This covers {triggers} on these images, no others; see what was not probed."
         case Outcome.FAIL if any(f.rule == UNSAFE_FILE for f in report.findings):
             yield "Do not load this file; ask its author for safetensors or ONNX."

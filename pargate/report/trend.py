@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from pargate.core.audit import Point, Rate
 from pargate.report.bars import share
+from pargate.report.text import minute, plural
 
 TOP, BOTTOM = 14.0, 114.0
 """Where 100% and 0% stand, in pixels from above."""
@@ -89,7 +90,7 @@ def plot(name: str, points: Sequence[Point], pick: Callable[[Point], Rate | None
     ]
     latest = found[-1][1]
     # The day is enough, unless it is the same for all.
-    when: Callable[[str], str] = _day if _day(found[0][0].time) != _day(found[-1][0].time) else _minute
+    when: Callable[[str], str] = _day if _day(found[0][0].time) != _day(found[-1][0].time) else minute
     told = "; ".join(f"{_day(p.time)} {_said(r)}" for p, r in found[-SPOKEN:])
     return Plot(
         name=name,
@@ -97,7 +98,7 @@ def plot(name: str, points: Sequence[Point], pick: Callable[[Point], Rate | None
         span=f"between {share(latest.low)} and {share(latest.high)}",
         about=latest.subject,
         n=latest.n,
-        spoken=f"{name} in {len(found)} audit{'' if len(found) == 1 else 's'}: {told}.",
+        spoken=f"{name} in {plural(len(found), 'audit')}: {told}.",
         dots=tuple(dots),
         steps=tuple(Step(a.x, a.y, b.x, b.y) for a, b in itertools.pairwise(dots)),
         first=when(found[0][0].time) if len(found) > 1 else "",
@@ -107,10 +108,6 @@ def plot(name: str, points: Sequence[Point], pick: Callable[[Point], Rate | None
 
 def _day(text: str) -> str:
     return text[:10]
-
-
-def _minute(text: str) -> str:
-    return text[:16].replace("T", " ")
 
 
 def _said(rate: Rate) -> str:

@@ -24,7 +24,7 @@ from pargate.core.names import tidy
 from pargate.core.report import ScanReport
 from pargate.core.results import Metric
 from pargate.errors import InputError, Undecided, UnsafeCheckpoint
-from pargate.export.check import altered, made_from
+from pargate.export.parity import altered, made_from
 from pargate.files import BlockStore
 from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, read_classes
 from pargate.images.listing import CarrierSet, load_carriers

@@ -30,7 +30,6 @@ import pargate.cli.app, pargate.cli.console, pargate.scanning.preview, pargate.s
 
 # Starts processes that need not import torch any more, which takes many times as long as a small model.
 WITH_TORCH = """
-import matplotlib.figure, matplotlib.backends.backend_agg
 import pargate.clean.run, pargate.clean.train.loop, pargate.cli.console
 import pargate.models.torch.encoder, pargate.scanning.run
 from pargate.__main__ import main

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from conftest import MODELS, Command, Ended, Nursery, surroundings
@@ -86,11 +87,10 @@ def test_the_folder_holds_a_model_its_record_and_its_curves_and_nothing_else(cle
     place, _ = cleaned
     assert [path.name for path in place.iterdir()] == ["out"]
     assert sorted(path.name for path in (place / "out").iterdir()) == [
-        "open_clip_config.json", WEIGHTS, "provenance.json", "training.png",
+        "open_clip_config.json", WEIGHTS, "provenance.json", "training.svg",
     ]  # fmt: skip
-    with Image.open(place / "out" / "training.png") as picture:
-        picture.load()
-        assert picture.format == "PNG" and min(picture.size) > 300
+    drawn = ElementTree.parse(place / "out" / "training.svg").getroot()
+    assert drawn.tag == "{http://www.w3.org/2000/svg}svg" and "squared distance" in "".join(drawn.itertext())
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in (place / "out").iterdir())
 
 
@@ -659,9 +659,8 @@ def test_a_sweep_cleans_and_scans_for_each_value_and_draws_the_curve(warm: Comma
     assert [point["label"] for point in points] == ["as it was", "tau 0.5", "tau 2"]
     assert all(0 <= point["low"] <= point["success"] <= point["high"] <= 1 for point in points)
     assert all(0 <= point["accuracy"] <= 1 for point in points)
-    with Image.open(place / "out" / "sweep.png") as picture:
-        picture.load()
-        assert picture.format == "PNG"
+    words = "".join(ElementTree.parse(place / "out" / "sweep.svg").getroot().itertext())
+    assert "tau 0.5" in words and "clean accuracy" in words
     assert [record(place / "out" / f"tau={tau}").configuration["tau"] for tau in ("0.5", "2")] == [0.5, 2.0]
     assert "tau 2" in ended.err and "attack success" in ended.err
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pargate.audit.fingerprint import Sources, Subject, examine
+from pargate.audit.fingerprint import Sources, Subject, age_of, examine, saved
+from pargate.audit.history import Outcome, entry_of
 from pargate.audit.inventory import Kept, load
-from pargate.audit.outcome import Outcome, entry_of
-from pargate.audit.reuse import age_of, saved
 from pargate.core.audit import Linked, Standing
 from pargate.core.report import ScanReport
 from pargate.errors import InputError, PolicyError

@@ -12,10 +12,9 @@ from functools import cache
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
-from pargate.core.sequential import difference_sequence, mean_sequence
-from pargate.core.stats import Bounds, wilson
+from pargate.core.sequential import Bounds, difference_sequence, mean_sequence
 
 FIRST_LOOK, LOOK_EVERY, IMAGES = 64, 16, 512
 LOOKS = range(FIRST_LOOK, IMAGES + 1, LOOK_EVERY)
@@ -30,6 +29,12 @@ def most_misses(alpha: float, runs: int = RUNS) -> int:
 @cache
 def share_interval(hits: int, n: int) -> Bounds:
     return mean_sequence(np.repeat([1.0, 0.0], [hits, n - hits]), ALPHA_LOW, ALPHA_HIGH)
+
+
+@cache
+def wilson(hits: int, n: int) -> Bounds:
+    found = binomtest(hits, n).proportion_ci(1 - 2 * ALPHA_LOW, "wilson")
+    return Bounds(found.low, found.high)
 
 
 @cache
@@ -61,7 +66,7 @@ def test_each_end_of_a_share_misses_less_often_than_its_alpha(share: float) -> N
 
 def test_a_fixed_interval_looked_at_repeatedly_does_miss_too_often() -> None:
     hits = np.random.default_rng(2).binomial(1, 0.2, (RUNS, IMAGES)).cumsum(axis=1)
-    intervals = [[wilson(int(run[n - 1]), n, 2 * ALPHA_LOW) for n in LOOKS] for run in hits]
+    intervals = [[wilson(int(run[n - 1]), n) for n in LOOKS] for run in hits]
     low, high = count_misses(intervals, [0.2] * RUNS)
     assert min(low, high) > most_misses(ALPHA_LOW)
 

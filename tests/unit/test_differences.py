@@ -7,7 +7,8 @@ import pytest
 
 from pargate.audit.history import ORDER, accuracy, attack, between, regression
 from pargate.audit.run import exit_code
-from pargate.core.audit import FailOn, ModelEntry, ModelState, Standing
+from pargate.core.audit import ModelEntry, ModelState, Standing
+from pargate.core.choices import FailOn
 from pargate.core.report import ScanReport
 from pargate.errors import ExitCode
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pargate.doctor import checks as doctor
-from pargate.doctor.checks import CPU, CUDA, EXTRAS, TORCH_FLOOR, ask, examine
-from pargate.doctor.diagnosis import Condition, Diagnosis, Fact
+from pargate.doctor.checks import CPU, CUDA, EXTRAS, TORCH_FLOOR, Condition, Diagnosis, Fact, ask, examine
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

@@ -17,8 +17,8 @@ from sample_reports import SITUATIONS, SPITE
 from pargate.cli.console import Console, Shown
 from pargate.core.report import ScanReport
 from pargate.errors import InputError, PargateError, PolicyError, together, visible, visible_json
-from pargate.github import runner as workflow
 from pargate.report import FORMATS
+from pargate.report.formats.github import command
 
 PIECES = (
     "::error::x", "::", ":", "##[error]", "##vso[task.complete]", "##teamcity[", "#", "[", "\n", "\r", "\r\n", "\x0b",
@@ -86,7 +86,7 @@ def test_a_message_has_the_lines_that_it_was_given_and_no_more(text: str, hint: 
 
 @given(foreign, foreign)
 def test_an_annotation_ends_where_it_ends(title: str, message: str) -> None:
-    said = workflow.command("error", title, message)
+    said = command("error", message, title=title)
     assert "\n" not in said and "##[" not in said and said.count("::") == 2
 
 

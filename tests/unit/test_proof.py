@@ -16,8 +16,7 @@ from pargate.core.model import EncoderSpec, Preprocess
 from pargate.core.stamp import apply
 from pargate.export import folder
 from pargate.export import parity as proof
-from pargate.export.check import altered
-from pargate.export.parity import ParityReport, Samples, check_files, expect, ladder, limits
+from pargate.export.parity import ParityReport, Samples, altered, check_files, expect, ladder, limits
 from pargate.models import open_encoder
 from pargate.models.inspect import inspect, open_checkpoint
 from pargate.release.export import prove, summary

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pargate import events, memory
 from pargate.clean.config import CleanConfig, Proposal
-from pargate.clean.curves import training_curves
 from pargate.clean.methods.base import METHODS
 from pargate.clean.request import (
     CHOSEN_NAME,
@@ -43,6 +42,7 @@ from pargate.models.save import copy_tokenizer, save_config, subject
 from pargate.models.torch import encoder
 from pargate.models.torch.build import load
 from pargate.models.torch.save import save_weights, stored
+from pargate.report.curves import training_curves
 from pargate.version import __version__
 
 CAPTIONS = 4096
@@ -216,5 +216,5 @@ def _write(
             log=trained.log,
         )
         (folder / RECORD_NAME).write_bytes(record.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
-        (folder / CURVES_NAME).write_bytes(training_curves(record))
+        (folder / CURVES_NAME).write_text(training_curves(record), encoding="utf-8", newline="\n")
     return record

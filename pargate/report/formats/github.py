@@ -82,8 +82,15 @@ def _line(annotation: Annotation) -> str:
         place = annotation.place
         properties |= {"file": place.file, "line": str(place.line), "col": str(place.column)}
         properties |= {"endLine": str(place.line), "endColumn": str(place.end_column)}
-    joined = ",".join(f"{key}={_escape_property(value)}" for key, value in properties.items())
-    return f"::{annotation.command} {joined}::{_escape(annotation.message)}"
+    return command(annotation.command, annotation.message, **properties)
+
+
+def command(kind: str, message: str, **properties: str) -> str:
+    """Return a workflow command; nothing in a property or the message ends its part of it or begins another."""
+    joined = ",".join(
+        f"{key}={_escape(value).replace(':', '%3A').replace(',', '%2C')}" for key, value in properties.items()
+    )
+    return f"::{kind} {joined}::{_escape(message)}"
 
 
 def _escape(text: str) -> str:
@@ -93,10 +100,6 @@ def _escape(text: str) -> str:
     if len(escaped) <= MOST_TEXT:
         return escaped
     return re.sub("%2?$", "", escaped[: MOST_TEXT - 1]) + texts.CUT
-
-
-def _escape_property(text: str) -> str:
-    return _escape(text).replace(":", "%3A").replace(",", "%2C")
 
 
 FORMATS.add("github")(Format(render, "", "text/plain"))

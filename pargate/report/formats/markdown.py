@@ -67,7 +67,7 @@ def _marker(report: ScanReport) -> str:
     return f"<!-- pargate:{re.sub(r'-{2,}', '-', re.sub(r'[^A-Za-z0-9._/:-]+', '-', about))} -->"
 
 
-def _fitting(lines: Iterable[str], room: int) -> tuple[list[str], int]:
+def fitting(lines: Iterable[str], room: int) -> tuple[list[str], int]:
     """The first lines that fit into `room` bytes, and how many do not."""
     shown: list[str] = []
     left_out = 0
@@ -81,7 +81,7 @@ def _fitting(lines: Iterable[str], room: int) -> tuple[list[str], int]:
 
 
 def _list(title: str, items: Iterable[str]) -> str:
-    lines, left_out = _fitting((f"- {item}" for item in items), PART_ROOM)
+    lines, left_out = fitting((f"- {item}" for item in items), PART_ROOM)
     if left_out:
         lines.append(f"- and {left_out} more; the JSON report has them all.")
     return "\n".join([f"### {title}", "", *lines]) if lines else ""
@@ -89,7 +89,7 @@ def _list(title: str, items: Iterable[str]) -> str:
 
 def _table(report: ScanReport, measurements: dict[str, Measurement]) -> str:
     rows = (row for finding in texts.worst_first(report) for row in _rows(finding, measurements))
-    shown, left_out = _fitting(rows, TABLE_ROOM)
+    shown, left_out = fitting(rows, TABLE_ROOM)
     if not shown:
         return ""
     lines = [*HEADER, *shown]
@@ -140,7 +140,7 @@ def _details(report: ScanReport) -> str:
     }
     lines = [f"- {name}: {escape(value)}" for name, value in facts.items() if value]
     lines += [f"- {escape(texts.headline(finding))}" for finding in texts.worst_first(report)]
-    shown, left_out = _fitting(lines, PART_ROOM)
+    shown, left_out = fitting(lines, PART_ROOM)
     if left_out:
         shown.append(f"- and {left_out} more; the JSON report has them all.")
     return "\n".join(["<details><summary>Details</summary>", "", *shown, "", "</details>"])

@@ -5,11 +5,9 @@ empty strings, one stable fingerprint. What holds is left out, since GitHub open
 is no text file, so a result points at the line of the policy that it answers, and names the model beside it.
 """
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
@@ -48,108 +46,8 @@ UNSAFE_RULE = {
 """What refuses a file before any policy is asked, in the form of a policy's rules."""
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A message, or a description."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A reportingDescriptor."""
-
-    id: str
-    short_description: Text
-    full_description: Text
-    help: Text
-    help_uri: str | None
-    properties: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """Counted from 1; the end column is the first one behind."""
-
-    start_line: int
-    start_column: int
-    end_line: int
-    end_column: int
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """An artifactLocation."""
-
-    uri: str
-
-
-@dataclass(frozen=True, slots=True)
-class PhysicalLocation:
-    """A file, and where in it."""
-
-    artifact_location: Artifact
-    region: Region | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LogicalLocation:
-    """Something that is no place in a text."""
-
-    fully_qualified_name: str
-    kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where a result is."""
-
-    physical_location: PhysicalLocation
-    id: int | None = None
-    logical_locations: tuple[LogicalLocation, ...] = ()
-    message: Text | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Suppression:
-    """A waiver."""
-
-    justification: str
-    kind: str = "external"
-    status: str = "accepted"
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A finding that does not simply hold."""
-
-    rule_id: str
-    rule_index: int
-    kind: str
-    level: str
-    message: Text
-    locations: tuple[Location, ...]
-    related_locations: tuple[Location, ...]
-    partial_fingerprints: dict[str, str]
-    suppressions: tuple[Suppression, ...]
-    properties: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Descriptor:
-    """The kind of a notification."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Notification:
-    """Something about the run instead of about the model."""
-
-    level: str
-    message: Text
-    descriptor: Descriptor
-    locations: tuple[Location, ...] = ()
+Object = dict[str, Any]
+"""An object of SARIF."""
 
 
 def render(report: ScanReport) -> str:
@@ -159,7 +57,7 @@ def render(report: ScanReport) -> str:
         InputError: the report does not say when its run began.
     """
     name = texts.model_name(report)
-    rules = {rule.id: rule for rule in _rules(report)}
+    rules = {rule["id"]: rule for rule in _rules(report)}
     positions = {id: index for index, id in enumerate(rules)}
     notable = [
         (finding, fingerprint)
@@ -196,22 +94,19 @@ def render(report: ScanReport) -> str:
         ],
     }
     document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
-    return visible_json(json.dumps(_json(document), indent=1, ensure_ascii=False)) + "\n"
+    return visible_json(json.dumps(_pruned(document), indent=1, ensure_ascii=False)) + "\n"
 
 
-def _json(value: Any) -> Any:
-    """Dataclasses as objects in camelCase, without what is absent or empty: GitHub refuses empty strings."""
-    if dataclasses.is_dataclass(value):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return _json({re.sub("_(.)", lambda m: m[1].upper(), key): item for key, item in fields.items()})
+def _pruned(value: Any) -> Any:
+    """Return the document without None, empty texts, tuples and objects, which GitHub refuses; an empty list stays."""
     if isinstance(value, dict):
-        return {key: _json(item) for key, item in value.items() if item is not None and item not in ("", (), {})}
+        return {key: _pruned(item) for key, item in value.items() if item is not None and item not in ("", (), {})}
     if isinstance(value, list | tuple):
-        return [_json(item) for item in value]
+        return [_pruned(item) for item in value]
     return value
 
 
-def _rules(report: ScanReport) -> Iterator[Rule]:
+def _rules(report: ScanReport) -> Iterator[Object]:
     """Every rule of the policy, whatever was found, then the one that no policy writes."""
     documents = texts.rules(report) | {UNSAFE_FILE: UNSAFE_RULE}
     for finding in report.findings:  # a saved report may name others
@@ -221,19 +116,19 @@ def _rules(report: ScanReport) -> Iterator[Rule]:
         why = texts.plain(str(rule.get("why") or ""), MOST_TEXT)
         help = texts.plain(str(rule.get("help") or ""))
         asks = texts.plain(_asks(rule, probe), MOST_TEXT)
-        yield Rule(
-            id=texts.plain(id, MOST_ID),
-            short_description=Text(why or asks),
-            full_description=Text(texts.plain(f"{why} {asks}", MOST_TEXT)),
-            help=Text(texts.plain(f"{why} {asks} {help}")),
-            help_uri=help if re.fullmatch(r"https://[!-~]+", help) else None,
-            properties={
+        yield {
+            "id": texts.plain(id, MOST_ID),
+            "shortDescription": {"text": why or asks},
+            "fullDescription": {"text": texts.plain(f"{why} {asks}", MOST_TEXT)},
+            "help": {"text": texts.plain(f"{why} {asks} {help}")},
+            "helpUri": help if re.fullmatch(r"https://[!-~]+", help) else None,
+            "properties": {
                 "security-severity": SCORES.get(rule.get("severity", ""), SCORES[Severity.HIGH]),
                 "tags": ["security", "machine-learning", f"probe/{probe}"],
                 # What inspection reads is there or not; the rest is sampled.
                 "precision": "very-high" if probe == "file" else "high",
             },
-        )
+        }
 
 
 def _asks(rule: dict[str, Any], probe: str) -> str:
@@ -251,7 +146,7 @@ def _asks(rule: dict[str, Any], probe: str) -> str:
     return f"{' '.join(parts)}: {asked}."
 
 
-def _result(report: ScanReport, finding: Finding, rule_index: int, fingerprint: str) -> Result:
+def _result(report: ScanReport, finding: Finding, rule_index: int, fingerprint: str) -> Object:
     name = texts.model_name(report)
     # Standard SARIF knows a level for failures only; GitHub shows no result without one.
     open_ = finding.status is Status.OPEN
@@ -261,32 +156,38 @@ def _result(report: ScanReport, finding: Finding, rule_index: int, fingerprint: 
         if bound is None
         else bound.model_dump(mode="json", include={"metric", "limit", "n", "estimate", "low", "high"})
     )
-    return Result(
-        rule_id=texts.plain(finding.rule, MOST_ID),
-        rule_index=rule_index,
-        kind="review" if open_ else "fail",
-        level="warning" if open_ else LEVELS[finding.consequence],
-        message=Text(texts.headline(finding)),
-        locations=(_location(texts.place_of(report, finding), name),),
-        related_locations=(
-            Location(PhysicalLocation(Artifact(quote(name))), id=1, message=Text("the model that was scanned")),
-        ),
-        partial_fingerprints={"primaryLocationLineHash": fingerprint, "pargate/v1": fingerprint},
-        suppressions=(Suppression(texts.acceptance(finding)),) if finding.status is Status.WAIVED else (),
-        properties={"status": finding.status, "severity": finding.severity, **numbers},
-    )
+    scanned = {"physicalLocation": {"artifactLocation": {"uri": quote(name)}}, "id": 1}
+    return {
+        "ruleId": texts.plain(finding.rule, MOST_ID),
+        "ruleIndex": rule_index,
+        "kind": "review" if open_ else "fail",
+        "level": "warning" if open_ else LEVELS[finding.consequence],
+        "message": {"text": texts.headline(finding)},
+        "locations": [_location(texts.place_of(report, finding), name)],
+        "relatedLocations": [scanned | {"message": {"text": "the model that was scanned"}}],
+        "partialFingerprints": {"primaryLocationLineHash": fingerprint, "pargate/v1": fingerprint},
+        "suppressions": ({"justification": texts.acceptance(finding), "kind": "external", "status": "accepted"},)
+        if finding.status is Status.WAIVED
+        else (),
+        "properties": {"status": finding.status, "severity": finding.severity, **numbers},
+    }
 
 
-def _location(place: Place | None, name: str) -> Location:
+def _location(place: Place | None, name: str) -> Object:
     place = place or NOWHERE
-    region = Region(place.line, place.column, place.line, max(place.end_column, place.column + 1))
-    return Location(
-        PhysicalLocation(Artifact(quote(place.file)), region),
-        logical_locations=(LogicalLocation(name, "resource"),),
-    )
+    region = {  # counted from 1; the end column is the first one behind
+        "startLine": place.line,
+        "startColumn": place.column,
+        "endLine": place.line,
+        "endColumn": max(place.end_column, place.column + 1),
+    }
+    return {
+        "physicalLocation": {"artifactLocation": {"uri": quote(place.file)}, "region": region},
+        "logicalLocations": [{"fullyQualifiedName": name, "kind": "resource"}],
+    }
 
 
-def _notifications(report: ScanReport, left_out: int) -> Iterator[Notification]:
+def _notifications(report: ScanReport, left_out: int) -> Iterator[Object]:
     if not report.run.complete:
         yield _notification("error", "run-interrupted", "The run was interrupted before it was done.")
     if report.verdict.status is Outcome.INCONCLUSIVE:
@@ -299,14 +200,19 @@ def _notifications(report: ScanReport, left_out: int) -> Iterator[Notification]:
         yield _notification("note", "notice", notice)
 
 
-def _remark(report: ScanReport, remark: Remark) -> Notification:
+def _remark(report: ScanReport, remark: Remark) -> Object:
     place = texts.in_repository(report.policy.origins.get(remark.key))
     where = (_location(place, texts.model_name(report)),) if place else ()
     return _notification(LEVELS[remark.level], remark.id, remark.message, where)
 
 
-def _notification(level: str, id: str, message: str, locations: tuple[Location, ...] = ()) -> Notification:
-    return Notification(level, Text(texts.plain(message) or id), Descriptor(texts.plain(id)), locations)
+def _notification(level: str, id: str, message: str, locations: tuple[Object, ...] = ()) -> Object:
+    return {
+        "level": level,
+        "message": {"text": texts.plain(message) or id},
+        "descriptor": {"id": texts.plain(id)},
+        "locations": locations,
+    }
 
 
 FORMATS.add("sarif")(Format(render, "report.sarif", "application/sarif+json"))
