@@ -38,7 +38,7 @@ class UnknownPart(KeyError):
 
 
 class Registry(Mapping[str, T]):
-    """The parts of one kind by name: pargate's own in the order of their modules, then those of plug-ins.
+    """The parts of one kind by name: pargate's own, then those of plug-ins, each by the alphabet.
 
     A module of `package` enters its parts with the decorator `add`; all modules of the package are imported when the
     registry is first asked. A distribution offers a part by an entry point of `group`, whose name is the part's name;
@@ -79,7 +79,7 @@ class Registry(Mapping[str, T]):
         Raises:
             OperationalError: a distribution offers a name that is taken.
         """
-        return iter([*self._built_in(), *self._points()])
+        return iter([*self._built_in(), *sorted(self._points())])
 
     def __len__(self) -> int:
         return len(self._built_in()) + len(self._points())
@@ -119,6 +119,7 @@ class Registry(Mapping[str, T]):
             self._complete = True  # before the imports, which may ask again
             for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
+            self._own = dict(sorted(self._own.items()))  # not in the order in which somebody imported the modules
         return self._own
 
     def _points(self) -> dict[str, EntryPoint]:
