@@ -13,7 +13,7 @@ from pargate.core.environment import versions
 from pargate.errors import UnsafeCheckpoint
 from pargate.files import digest_of
 from pargate.images.classes import builtin_nouns
-from pargate.images.sources import source_digest
+from pargate.images.dataset import open_images
 from pargate.models.hub import fetch
 from pargate.models.inspect import inspect
 from pargate.policy.resolve import Resolved, refuse_expired, resolve
@@ -55,7 +55,7 @@ class Sources:
             InputError: nothing is there, or it cannot be read.
         """
         if source not in self._known:
-            self._known[source] = source_digest(source)
+            self._known[source] = open_images(source).digest
         return self._known[source]
 
 

@@ -1,8 +1,8 @@
-"""Carriers: clean pictures that receive triggers, the classes they are told apart by, and their order.
+"""The images of a scan in their order, and the classes they are told apart by.
 
-Order and split follow from the seed and each item's name alone, so the batch size and the machine do not
-matter, and a scan reads only as many pictures as it needs: what a picture's stamp looks like follows from
-the digest of its bytes, which is known once it is read.
+Order and split follow from the seed and each image's name alone, so the batch size and the machine do not matter. A
+scan reads only as many images as it needs: the stamp on an image follows from the digest of its bytes, which is known
+once it is read.
 """
 
 import hashlib
@@ -18,8 +18,7 @@ from pargate import seeds
 from pargate.core.names import class_key, tidy
 from pargate.errors import InputError, nearest
 from pargate.images.classes import ClassList, builtin_nouns
-from pargate.images.sources import BUILTIN_SCENES, Item, list_source
-from pargate.images.splits import Part
+from pargate.images.dataset import Dataset, Item
 
 BLOCK = 64
 """Carriers between two looks at the intervals, and the unit of the cache."""
@@ -42,6 +41,8 @@ class CarrierSet:
     """The first so many items choose unknown targets; the others measure."""
     notices: tuple[str, ...] = ()
     """What was left out of the source, and what became of its labels."""
+    dataset: Dataset | None = None
+    """The dataset of the images, which must be there as long as they are read."""
 
     @property
     def blocks(self) -> list[NDArray[np.int64]]:
@@ -55,26 +56,30 @@ class CarrierSet:
 
 
 def load_carriers(
-    source: str,
+    dataset: Dataset,
     classes_source: str,
     names: Sequence[str] | None,
     targets: Sequence[str],
     templates: Sequence[str],
     seed: int,
-    part: Part | None = None,
 ) -> CarrierSet:
-    """List a source, settle the classes, and put the carriers in their seeded order.
+    """Settle the classes of a dataset, and put its images in their seeded order.
 
-    `names` (with `classes_source` saying where they come from) are the classes of the policy or the command
-    line; without them the built-in nouns serve. `targets` of rules and labels of the carriers that are not
-    among them are added, so that every target and every true class can be predicted, and the set says so. With `part`,
-    only what is in it.
+    Targets of rules and labels of images that are not among the classes are added to them, so that every target and
+    every true class can be predicted, and the set says so.
+
+    Args:
+        dataset: the images.
+        classes_source: where `names` come from.
+        names: the classes of the policy or the command line; without them, the built-in nouns serve.
+        targets: classes that rules are about.
+        templates: sentences that names are put into.
+        seed: seed of the order.
 
     Raises:
-        InputError: the source or the classes cannot be used.
+        InputError: the classes do not go with the images.
     """
-    listed = list_source(source)
-    items = listed.items if part is None else part.take(listed.items)
+    source, items = dataset.source, dataset.items()
     given = names is not None
     if names is None:
         names = builtin_nouns()
@@ -83,16 +88,14 @@ def load_carriers(
                 f"the labels of {source} are class indices, and no list says what they mean",
                 "give the names with --classes FILE, one per line, the first for index 0",
             )
-    if source == BUILTIN_SCENES:
-        items = label_scenes(items, seed)
     found = _Classes(source, classes_source, list(names), {class_key(name): i for i, name in enumerate(names)})
     found.add_targets(targets)
     labels = np.array([found.label(item) for item in items], dtype=np.int64)
-    if given and source != BUILTIN_SCENES:
+    if given and not dataset.drawn:
         found.refuse_foreign()
-    elif not given and source == BUILTIN_SCENES:
+    elif not given and dataset.drawn:
         found.added.clear()  # two of the things that are drawn are no nouns of the list, as everyone may know
-    notices = (*listed.notices, *found.notices(), *_unlabelled(source, items))
+    notices = (*dataset.notices, *found.notices(), *_unlabelled(source, items))
     order = _order([item.key for item in items], seed)
     classes = ClassList(classes_source, tuple(found.names), tuple(templates))
     return CarrierSet(
@@ -102,6 +105,7 @@ def load_carriers(
         classes,
         min(SELECTION, len(items) // 2),
         notices,
+        dataset,
     )
 
 
@@ -247,14 +251,3 @@ def _unlabelled(source: str, items: Sequence[Item]) -> Iterator[str]:
 def _order(keys: Sequence[str], seed: int) -> NDArray[np.int64]:
     digests = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
     return np.argsort(seeds.image_keys(seed, "order of carriers", digests), kind="stable")
-
-
-def label_scenes(items: Sequence[Item], seed: int) -> list[Item]:
-    """The scenes of the built-in set with the labels and captions they are drawn from."""
-    from pargate.scenes import render as scenes
-
-    described = scenes.describe(np.array([item.place for item in items]), seed)
-    return [
-        Item(item.key, item.place, scenes.LABELS[label], caption)
-        for item, label, caption in zip(items, described.labels, described.captions, strict=True)
-    ]

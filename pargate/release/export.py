@@ -190,7 +190,7 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
     emit(events.StageStarted("inspect", asked.model))
     with (
         open_checkpoint(asked.model, arch=asked.arch, fetch=fetch) as model,
-        Decoder(model.checkpoint.preprocess, asked.seed) as decoder,
+        Decoder(model.checkpoint.preprocess) as decoder,
     ):
         if model.checkpoint.format == "onnx":
             raise InputError(f"{asked.model} is a folder of graphs already", "give the checkpoint")

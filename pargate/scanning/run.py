@@ -26,10 +26,10 @@ from pargate.errors import InputError, Undecided, UnsafeCheckpoint
 from pargate.export.check import altered, made_from
 from pargate.files import BlockStore
 from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, read_classes
+from pargate.images.dataset import Split, open_images
 from pargate.images.listing import CarrierSet, load_carriers
 from pargate.images.prefetch import Decoder
-from pargate.images.sources import BUILTIN_SCENES, source_digest
-from pargate.images.splits import Part
+from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.judge import judge
 from pargate.judge.judge import Comparison
 from pargate.judge.waivers import Context
@@ -80,7 +80,7 @@ class ScanRequest:
     """Whether a waiver that accepts nothing fails the verdict."""
     previous: ScanReport | None = None
     """Of the last release, for rules that limit how much worse a model may become."""
-    part: Part | None = None
+    part: Split | None = None
     """Which part of the carriers; all of them without one."""
     all_controls: bool = False
     """Whether the control of every trigger is measured, also where the attack success alone settles the question."""
@@ -173,7 +173,7 @@ def scan(
             emit(events.StageStarted("inspect", request.reference_source))
             reference = stack.enter_context(open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch))
             check_reference(model.checkpoint, reference.checkpoint)
-        decoder = stack.enter_context(Decoder(model.checkpoint.preprocess, request.seed))
+        decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = read_carriers(request)
         triggers = build_triggers(request, model.checkpoint.preprocess.size)
@@ -247,19 +247,19 @@ def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
     names, source = class_names(request)
     asked = [t for rule in policy.rules if rule.probe == "attack" for t in rule.target if t != UNKNOWN]
     wanted = policy.images.digest
-    if wanted is not None and (found_digest := f"sha256:{source_digest(request.image_source)}") != wanted:
+    dataset = open_images(request.image_source, seed=request.seed, cache=request.cache)
+    if wanted is not None and (found_digest := f"sha256:{dataset.digest}") != wanted:
         raise InputError(
             f"{request.image_source} holds other images than the policy {policy.name} names: {found_digest}",
             "give those images, or have the policy changed",
         )
     carriers = load_carriers(
-        request.image_source,
+        dataset if request.part is None else dataset.take(request.part),
         source,
         names,
         asked,
         policy.classes.templates or DEFAULT_TEMPLATES,
         request.seed,
-        request.part,
     )
     known = carriers.labels[carriers.labels >= 0]
     if any(rule.probe == "retrieval" for rule in policy.rules) and not any(item.caption for item in carriers.items):

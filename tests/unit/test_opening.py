@@ -12,10 +12,10 @@ from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Preprocess, Vect
 from pargate.errors import ExitCode, Undecided
 from pargate.files import BlockStore
 from pargate.images.classes import ClassList
+from pargate.images.dataset import Item
 from pargate.images.decode import Locator
 from pargate.images.listing import BLOCK, CarrierSet
 from pargate.images.prefetch import Block
-from pargate.images.sources import Item
 from pargate.models.torch import encoder as openclip
 from pargate.scanning import choose as opening
 from pargate.scanning.choose import checked_bf16, more_often_right, settle_activation

@@ -16,9 +16,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from pargate.errors import InputError, OperationalError
+from pargate.images.dataset import Dataset, check_unchanged, open_pairs
 from pargate.images.decode import Locator
-from pargate.images.pairs import Pairs, Split, check_unchanged, open_pairs
-from pargate.images.sources import BUILTIN_SCENES, FIRST_SCENE
+from pargate.images.prefetch import BatchOrder
+from pargate.images.sources.scenes import BUILTIN_SCENES, FIRST_SCENE
 from pargate.images.workers import Scene
 from pargate.scenes import render as scenes
 
@@ -49,11 +50,11 @@ def tar(path: Path, members: dict[str, bytes | str]) -> Path:
     return path
 
 
-def opened(source: object, **options: Any) -> Pairs:
+def opened(source: object, **options: Any) -> Dataset:
     return open_pairs(str(source), seed=0, **options)
 
 
-def contents(pairs: Pairs) -> list[bytes]:
+def contents(pairs: Dataset) -> list[bytes]:
     places = pairs.places(range(pairs.count or 0))
     return [place.read() for place in places if isinstance(place, Locator)]
 
@@ -101,7 +102,7 @@ def test_two_texts_of_one_picture_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stray", ["old.tar", "part.parquet"])
 def test_shards_among_pictures_are_not_taken_for_all_of_them(stray: str, tmp_path: Path) -> None:
     files(tmp_path, {"a.png": picture(), "a.txt": "one", "b.png": picture(1), "b.txt": "two", stray: b"what"})
-    assert "{000..007}" in refused(tmp_path, rf"holds {stray} and a\.png: shards, or pictures\?").hint
+    assert "{000..007}" in refused(tmp_path, rf"holds {stray} and a\.png: shards, or images\?").hint
 
 
 @pytest.mark.parametrize("kind", ["folder", "table", "tar"])
@@ -179,7 +180,7 @@ def test_columns_that_are_not_read_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
-    refused(files(tmp_path, {"pairs.csv": "image,caption\n"}) / "pairs.csv", "holds no pairs")
+    refused(files(tmp_path, {"pairs.csv": "image,caption\n"}) / "pairs.csv", "no pictures in")
 
 
 # ---- tars
@@ -352,7 +353,7 @@ def test_a_disk_that_is_full_is_no_fault_of_parquet(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     parquet.write_table(pa.table({"image": [picture(1), picture(2)], "caption": ["a", "b"]}), tmp_path / "a.parquet")
-    monkeypatch.setattr("pargate.images.parquet.write_shards", full)
+    monkeypatch.setattr("pargate.images.sources.parquet.write_shards", full)
     with pytest.raises(OperationalError, match="No space left") as caught:
         opened(tmp_path / "a.parquet", cache=tmp_path / "cache" if cached else None)
     assert "free space" in caught.value.hint
@@ -438,12 +439,12 @@ def test_a_count_that_cannot_be_drawn_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message", "hint"),
     [
-        (BUILTIN_SCENES, "are carriers, which judge a model", "synthetic:"),
-        ("builtin:pairs", "are carriers", "synthetic:"),
+        (BUILTIN_SCENES, "are images that judge a model", "synthetic:"),
+        ("builtin:pairs", "are images that judge", "synthetic:"),
         ("syntetic:", "unknown pair source 'syntetic:'. Did you mean 'synthetic:'?", "hf:DATASET"),
         ("difusers:x/y", "Did you mean 'diffusers:'?", "hf:DATASET"),
         ("s3:x/y", "unknown pair source", "WebDataset"),
-        ("diffusers:x/y", "must be generated first", "pargate synth"),
+        ("diffusers:x/y", "there is no place to keep its pictures", "--cache"),
         ("nowhere.csv", "no such file or folder", "check the path"),
         (__file__, "cannot read pairs from", "CSV or TSV"),
     ],
@@ -475,18 +476,18 @@ def test_a_file_may_be_named_like_a_scheme(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_a_batch_that_cannot_be_is_refused(count: int | None, batch: int, world: int, message: str, hint: str) -> None:
     with pytest.raises(InputError) as caught:
-        Split(count, 0, batch, world)
+        BatchOrder(count, 0, batch, world)
     assert message in caught.value.message and hint in caught.value.hint
 
 
 def test_a_source_without_end_is_taken_in_its_order() -> None:
-    split = Split(None, 0, 4, 2)
+    split = BatchOrder(None, 0, 4, 2)
     assert split.steps_per_epoch is None
     assert split.numbers(3, 0).tolist() == [24, 25, 26, 27] and split.numbers(3, 1).tolist() == [28, 29, 30, 31]
 
 
 def test_epochs_differ_and_seeds_differ() -> None:
-    orders = [Split(100, seed, 100).numbers(step).tolist() for seed in (0, 1) for step in (0, 1)]
+    orders = [BatchOrder(100, seed, 100).numbers(step).tolist() for seed in (0, 1) for step in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4 and all(sorted(order) == list(range(100)) for order in orders)
 
 

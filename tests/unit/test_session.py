@@ -19,9 +19,10 @@ from pargate.errors import InputError
 from pargate.files import BlockStore
 from pargate.images import listing as carriers_module
 from pargate.images.classes import ClassList
+from pargate.images.dataset import Item
 from pargate.images.listing import CarrierSet
 from pargate.images.prefetch import Block
-from pargate.images.sources import Item
+from pargate.images.workers import Scene
 from pargate.policy.resolve import Resolved, read
 from pargate.scanning.embed import Eye, Eyes
 from pargate.scanning.loop import Session
@@ -154,7 +155,8 @@ def stage(
     pixels[..., 0] = (classes[original] * 10)[:, None, None]
     pixels[..., 1] = ((original * 7) % 256)[:, None, None]
     items = tuple(
-        Item(f"{i:05d}.png", i, caption=f"a picture of thing {classes[i]}" if captions else None) for i in range(n)
+        Item(f"{i:05d}.png", Scene(i, 0), caption=f"a picture of thing {classes[i]}" if captions else None)
+        for i in range(n)
     )
     carriers = CarrierSet(
         "shelf",

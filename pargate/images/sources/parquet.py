@@ -1,8 +1,8 @@
-"""Parquet files of pairs, as data sets on a hub are kept.
+"""Parquet files with a column of encoded images, as data sets on a hub are kept.
 
-A row group must be read as a whole, and training asks for pairs in any order: reading them in place would
-decode hundreds of megabytes for one picture. So they are unpacked once into WebDataset shards, pictures byte
-for byte, and read from there. pyarrow is an extra, and imported here alone.
+A row group must be read as a whole, and images are asked for in any order: reading them in place would decode hundreds
+of megabytes for one image. So they are unpacked once into WebDataset shards, images byte for byte, and read from there.
+pyarrow is an extra, and imported here alone.
 """
 
 import contextlib
@@ -11,46 +11,88 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from pargate.errors import InputError, OperationalError, first_line
 from pargate.files import atomic_folder, digest_of, open_file, refuse_pointer, sha256_file
-from pargate.images.captioned import Captioned, from_tars
+from pargate.images.dataset import SOURCES, Dataset, Listing, Source, Wanted, read_label
 from pargate.images.shards import MANIFEST, PER_SHARD, Sample, write_manifest, write_shards
+from pargate.images.sources.tar import read_tars
 
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")
-"""Columns that hold the picture; the first that is there counts."""
-
 CAPTIONS = ("caption", "text", "txt", "captions")
-"""Columns that hold the caption; the first that is there counts."""
+LABELS = ("label", "cls", "class", "labels")
+"""Columns that are read; of each three, the first that is there counts."""
 
 LEFT_OUT_PERCENT = 1
-"""Share of rows without picture or caption that is left out. Such files come from others, and large ones have
+"""Share of rows without image or, in pairs, caption that is left out. Such files come from others, and large ones have
 a few; more means that these are not the columns that were meant."""
 
 _ROWS = 8
-"""Rows read at once: they may all be the largest picture of their file."""
+"""Rows read at once: they may all be the largest image of their file."""
 
 UNPACKED = 16
 UNPACKED_BYTES = 16 << 20
-"""Pairs may have so many times the bytes of their files, and some more: a picture that is stored once can be in any
-number of rows."""
+"""Images may have so many times the bytes of their files, and some more: one that is stored once can be in any number
+of rows."""
 
 _OVERHEAD = 2048
-"""Bytes of a pair in a tar beside its picture and caption."""
+"""Bytes of a sample in a tar beside its image and texts."""
 
 
-class Unpacked:
-    """A folder of shards, removed with this object if it is temporary."""
+@SOURCES.add("parquet")
+class Parquet(Source):
+    """Parquet files, unpacked below the cache, where the next run finds them, or into a temporary folder."""
 
-    def __init__(self, folder: Path, *, temporary: bool) -> None:
-        """Own `folder`, or only name it."""
-        self.folder = folder
-        if temporary:
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+    suffixes = (".parquet",)
+    shards = True
+
+    def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
+        """Return the images of the rows, and say how many rows were left out."""
+        if find_spec("pyarrow") is None:
+            raise OperationalError(
+                f"{wanted.source} is Parquet, and pyarrow is not installed", "pip install 'pargate[parquet]'"
+            )
+        columns = {path: _columns(path, wanted.pairs) for path in paths}
+        digest = digest_of([[path.name, sha256_file(path)] for path in paths])
+        listing = Listing(wanted, ordered=True)
+        listing.files = [(path.name, path) for path in paths]
+        if wanted.cache is None:
+            with _writing("a temporary folder"):
+                folder = Path(tempfile.mkdtemp(prefix="pargate-"))
+                listing.unpacked = _Temporary(folder)
+                left_out = _unpack(folder, columns, wanted, digest)
+        else:
+            folder = wanted.cache / f"{wanted.what}s" / digest[:32]
+            left_out = _unpack_once(folder, columns, wanted, digest)
+        if left_out:
+            lacking = "picture or no caption and are" if wanted.pairs else "picture and are"
+            listing.notices.append(f"{left_out} rows have no {lacking} left out")
+        _read_unpacked(listing, folder)
+        return listing.dataset()
+
+
+class _Temporary:
+    """A folder that is removed with this object."""
+
+    def __init__(self, folder: Path) -> None:
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Names of the columns that are read."""
+
+    image: str
+    caption: str | None
+    label: str | None
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (self.image, self.caption, self.label) if name is not None]
 
 
 @dataclass(slots=True)
@@ -61,49 +103,25 @@ class _Rows:
     left_out: list[str] = field(default_factory=list)
 
 
-def from_parquet(source: str, paths: Sequence[Path], cache: Path | None) -> tuple[Captioned, tuple[str, ...], Unpacked]:
-    """The pairs of Parquet files, what to say about them, and the folder that must outlive them.
-
-    They are unpacked below `cache`, where the next run finds them, or into a temporary folder.
-
-    Raises:
-        InputError: no such columns, not a Parquet file or a damaged one, rows without picture or caption.
-        OperationalError: pyarrow is missing, or they cannot be unpacked.
-    """
-    if find_spec("pyarrow") is None:
-        raise OperationalError(f"{source} is Parquet, and pyarrow is not installed", "pip install 'pargate[parquet]'")
-    columns = {path: _columns(path) for path in paths}
-    digest = digest_of([[path.name, sha256_file(path)] for path in paths])
-    if cache is None:
-        with _writing("a temporary folder"):
-            place = Unpacked(Path(tempfile.mkdtemp(prefix="pargate-pairs-")), temporary=True)
-            left_out = _unpack(place.folder, columns, source, digest)
-    else:
-        place = Unpacked(cache / "pairs" / digest[:32], temporary=False)
-        left_out = _unpack_once(place.folder, columns, source, digest)
-    found = _whole(place.folder)
-    named = replace(found, digest=digest)
-    notices = (f"{left_out} rows of {source} have no picture or no caption and are left out",) if left_out else ()
-    return named, notices, place
-
-
-def _columns(path: Path) -> tuple[str, str]:
-    """Names of the columns with pictures and captions."""
+def _columns(path: Path, pairs: bool) -> _Columns:
+    """Return the columns of a file that are read."""
     from pyarrow import parquet, types
 
     with _reading(path), open_file(path) as stream:
         refuse_pointer(str(path), stream.peek())
         schema = parquet.read_schema(stream)
         schema.names  # noqa: B018 - which are decoded now
-    image = next((name for name in IMAGES if name in schema.names), None)
-    caption = next((name for name in CAPTIONS if name in schema.names), None)
-    if image is None or caption is None:
-        missing = [kind for kind, found in (("a picture", image), ("a caption", caption)) if found is None]
+    image, caption, label = (
+        next((name for name in names if name in schema.names), None) for names in (IMAGES, CAPTIONS, LABELS)
+    )
+    missing = ["a picture"] * (image is None) + ["a caption"] * (pairs and caption is None)
+    if image is None or missing:
         raise InputError(
             f"{path}: no column with {' and none with '.join(missing)} among {', '.join(schema.names)}",
             f"pictures are looked for in {', '.join(IMAGES)}, captions in {', '.join(CAPTIONS)}",
         )
-    if double := [name for name in (image, caption) if schema.names.count(name) > 1]:
+    columns = _Columns(image, caption, None if pairs else label)
+    if double := [name for name in columns.names if schema.names.count(name) > 1]:
         raise InputError(f"{path}: several columns are named {double[0]}", "rename or remove all but one")
     kind = schema.field(image).type
     if types.is_struct(kind):
@@ -116,19 +134,19 @@ def _columns(path: Path) -> tuple[str, str]:
         what = "addresses, not pictures" if types.is_string(kind) or types.is_large_string(kind) else f"{kind}"
         raise InputError(
             f"{path}: the column {image} holds {what}",
-            "pairs need the encoded bytes of each picture; img2dataset downloads them, and writes tars",
+            "the encoded bytes of each picture are needed; img2dataset downloads them, and writes tars",
         )
-    return image, caption
+    return columns
 
 
-def _unpack_once(folder: Path, columns: dict[Path, tuple[str, str]], source: str, digest: str) -> int:
-    """Unpack into a cache, unless that was done; rows left out."""
+def _unpack_once(folder: Path, columns: dict[Path, _Columns], wanted: Wanted, digest: str) -> int:
+    """Unpack into a cache, unless that was done; return how many rows were left out."""
     if not (folder / MANIFEST).is_file():
         try:
             with _writing(folder):
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_folder(folder) as made:
-                    _unpack(made, columns, source, digest)
+                    _unpack(made, columns, wanted, digest)
         except InputError:
             if not (folder / MANIFEST).is_file():  # else another process was quicker, with the same bytes
                 raise
@@ -138,32 +156,32 @@ def _unpack_once(folder: Path, columns: dict[Path, tuple[str, str]], source: str
         raise _spoilt(folder) from error
 
 
-def _whole(folder: Path) -> Captioned:
-    """What was unpacked into a folder, if it is all there, byte for byte."""
+def _read_unpacked(listing: Listing, folder: Path) -> None:
+    """Enter what was unpacked into a folder, if it is all there, byte for byte."""
     try:
         shards = json.loads((folder / MANIFEST).read_bytes())["shards"]
-        written = digest_of([[shard["name"], shard["sha256"]] for shard in shards])
-        first, *others = [folder / shard["name"] for shard in shards]
-        found = from_tars([first, *others])
+        paths = [folder / shard["name"] for shard in shards]
+        whole = bool(paths) and [shard["sha256"] for shard in shards] == [sha256_file(path) for path in paths]
+        read_tars(listing, paths, names=True)
     except (OSError, ValueError, KeyError, TypeError, InputError) as error:
         raise _spoilt(folder) from error
-    if found.digest != written:
+    if not whole:
         raise _spoilt(folder)
-    return found
 
 
 def _spoilt(folder: Path) -> OperationalError:
     return OperationalError(f"{folder} is not as it was unpacked", "remove this folder: it is made again")
 
 
-def _unpack(folder: Path, columns: dict[Path, tuple[str, str]], source: str, digest: str) -> int:
-    """Write all rows into shards; how many were left out."""
+def _unpack(folder: Path, columns: dict[Path, _Columns], wanted: Wanted, digest: str) -> int:
+    """Write all rows into shards; return how many were left out."""
     rows = _Rows()
-    shards = write_shards(folder, _samples(columns, rows), PER_SHARD)
+    shards = write_shards(folder, _samples(columns, wanted.pairs, rows), PER_SHARD)
     if len(rows.left_out) * 100 > rows.seen * LEFT_OUT_PERCENT or not shards:
         first = f", such as {', '.join(rows.left_out[:3])}" if rows.left_out else ""
         raise InputError(
-            f"{source}: {len(rows.left_out)} of {rows.seen} rows have no picture or no caption{first}",
+            f"{wanted.source}: {len(rows.left_out)} of {rows.seen} rows have no picture"
+            f"{' or no caption' if wanted.pairs else ''}{first}",
             "complete or remove them; check that these are the columns you mean",
         )
     settings = {"source_sha256": digest, "rows_left_out": len(rows.left_out)}
@@ -171,32 +189,34 @@ def _unpack(folder: Path, columns: dict[Path, tuple[str, str]], source: str, dig
     return len(rows.left_out)
 
 
-def _samples(columns: dict[Path, tuple[str, str]], rows: _Rows) -> Iterator[Sample]:
+def _samples(columns: dict[Path, _Columns], pairs: bool, rows: _Rows) -> Iterator[Sample]:
     from pyarrow import parquet
 
     room = UNPACKED_BYTES + UNPACKED * sum(path.stat().st_size for path in columns)
-    for path, (image, caption) in columns.items():
+    for path, wanted in columns.items():
         number = 0
         with _reading(path), open_file(path) as stream, parquet.ParquetFile(stream) as file:
             _check_sizes(path, file.metadata)
-            for group in file.iter_batches(_ROWS, columns=[image, caption]):
-                for picture, told in zip(group.column(image), group.column(caption), strict=True):
+            for group in file.iter_batches(_ROWS, columns=wanted.names):
+                for row in zip(*(group.column(name) for name in wanted.names), strict=True):
                     number, rows.seen = number + 1, rows.seen + 1
-                    content, text = _content(picture.as_py()), _caption(told.as_py())
-                    room -= len(content or b"") + len(text) + _OVERHEAD
+                    cells: dict[str | None, Any] = dict(zip(wanted.names, (cell.as_py() for cell in row), strict=True))
+                    content, text = _content(cells[wanted.image]), _caption(cells.get(wanted.caption))
+                    label = _label(cells.get(wanted.label), f"{path}: row {number}")
+                    room -= len(content or b"") + len(text) + len(label or "") + _OVERHEAD
                     if room < 0:
                         raise InputError(
                             f"{path}: row {number} is beyond {UNPACKED} times the bytes of the files",
                             "the same pictures are in it again and again: keep each once",
                         )
-                    if content and text:
-                        yield Sample(content, text)
+                    if content and (text or not pairs):
+                        yield Sample(content, text or None, label)
                     else:
                         rows.left_out.append(f"row {number} of {path.name}")
 
 
 def _check_sizes(path: Path, metadata: Any) -> None:
-    """Refuse columns that take far more memory than they have bytes."""
+    """Raise if there are columns that take far more memory than they have bytes."""
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             if column.total_uncompressed_size > UNPACKED_BYTES + UNPACKED * column.total_compressed_size:
@@ -208,20 +228,28 @@ def _check_sizes(path: Path, metadata: Any) -> None:
 
 
 def _content(value: Any) -> bytes | None:
-    """Encoded bytes: a cell as it is, or the `bytes` of a hub's picture."""
+    """Return encoded bytes: a cell as it is, or the `bytes` of a hub's picture."""
     found = value.get("bytes") if isinstance(value, dict) else value
     return found if isinstance(found, bytes) else None
 
 
 def _caption(value: Any) -> str:
-    """One line; of several captions, the first."""
+    """Return one line; of several captions, the first."""
     first = value[0] if isinstance(value, list) and value else value
     return " ".join(first.split()) if isinstance(first, str) else ""
 
 
+def _label(value: Any, where: str) -> str | None:
+    """Return a class index or name as text; None where there is none."""
+    if value is None or value == -1:  # as the hub writes it
+        return None
+    label = read_label(str(value), where)
+    return None if label is None else str(label)
+
+
 @contextlib.contextmanager
 def _writing(place: Path | str) -> Iterator[None]:
-    """A place that cannot be written is the machine's fault, and no fault of the pairs."""
+    """Raise an operational error if `place` cannot be written: it is no fault of the images."""
     try:
         yield
     except OSError as error:
