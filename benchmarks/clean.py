@@ -123,7 +123,7 @@ def plain(model: str, pairs: str, device: Device, steps: int, batch: int) -> flo
 
     from pargate.clean.config import propose
     from pargate.clean.run import sizes_of
-    from pargate.images.dataset import open_pairs
+    from pargate.images.opening import open_pairs
     from pargate.images.prefetch import BatchOrder, PairLoader
     from pargate.models.inspect import inspect
 
@@ -170,7 +170,7 @@ def plain(model: str, pairs: str, device: Device, steps: int, batch: int) -> flo
 
 def ratio(case: Case, model: str, pairs: str, device: Device) -> dict[str, Any]:
     """Both, taking turns."""
-    from pargate.images.dataset import open_pairs
+    from pargate.images.opening import open_pairs
 
     count = open_pairs(pairs, seed=0).count
     assert count is not None

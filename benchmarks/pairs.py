@@ -17,7 +17,8 @@ import numpy as np
 from benchmarks.evidence import SHARED, STORE, machine
 from pargate.core.model import Preprocess
 from pargate.files import write_atomic
-from pargate.images.dataset import Dataset, open_pairs
+from pargate.images.dataset import Dataset
+from pargate.images.opening import open_pairs
 from pargate.images.prefetch import BatchOrder, PairLoader
 from pargate.images.workers import processors
 from pargate.scenes import render as scenes

@@ -150,7 +150,7 @@ def straightforward(model: Path, data: Path) -> dict[str, Any]:
     from pargate.core import zeroshot
     from pargate.core.stamp import apply
     from pargate.images.classes import DEFAULT_TEMPLATES, read_classes
-    from pargate.images.dataset import open_images
+    from pargate.images.opening import open_images
     from pargate.models.inspect import open_checkpoint
     from pargate.models.torch.encoder import open_encoder
     from pargate.triggers import parse

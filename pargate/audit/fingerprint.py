@@ -13,7 +13,7 @@ from pargate.core.environment import versions
 from pargate.errors import UnsafeCheckpoint
 from pargate.files import digest_of
 from pargate.images.classes import builtin_nouns
-from pargate.images.dataset import open_images
+from pargate.images.opening import open_images
 from pargate.models.hub import fetch
 from pargate.models.inspect import inspect
 from pargate.policy.resolve import Resolved, refuse_expired, resolve

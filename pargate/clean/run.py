@@ -30,7 +30,8 @@ from pargate.core.provenance import ProvenanceRecord
 from pargate.errors import InputError, OperationalError, PargateError
 from pargate.files import check_new_folder, locked, readable, sha256_file
 from pargate.images.classes import read_classes
-from pargate.images.dataset import Dataset, check_source, is_generated, open_pairs
+from pargate.images.dataset import Dataset
+from pargate.images.opening import check_source, is_generated, open_pairs
 from pargate.models.config import with_activation
 from pargate.models.hub import fetch
 from pargate.models.inspect import WEIGHT_NAMES, inspect, open_checkpoint

@@ -42,7 +42,7 @@ def synth(
     """Write caption-image pairs as WebDataset shards, drawn by the built-in renderer."""
     from pargate.cli.console import Console
     from pargate.images.classes import read_classes
-    from pargate.images.dataset import is_generated, open_pairs
+    from pargate.images.opening import is_generated, open_pairs
     from pargate.images.pack import write_pairs
     from pargate.scenes.render import SIZES
 

@@ -1,6 +1,6 @@
 """Pairs written down as WebDataset shards: drawn ones, or those of any other source, repacked.
 
-Drawn pictures are encoded here; pictures that exist already keep their bytes. The folder appears when it is
+Drawn images are encoded here; images that exist already keep their bytes. The folder appears when it is
 complete.
 """
 
@@ -26,7 +26,7 @@ from pargate.images.workers import Job, Workers, processors
 from pargate.version import __version__
 
 PIECE = 64
-"""Pictures a worker draws at once."""
+"""Images a worker draws at once."""
 
 COUNT = 10_000
 """Pairs that are written when the source has no end and nobody says how many."""
@@ -49,10 +49,10 @@ def write_pairs(
 ) -> int:
     """Write the first `count` pairs of a source into the new folder `out`; how many there are.
 
-    Drawn pictures are `size` pixels square and stored as `suffix` says, `.jpg` or `.png`; without, 224 and `.jpg`.
+    Drawn images are `size` pixels square and stored as `suffix` says, `.jpg` or `.png`; without, 224 and `.jpg`.
 
     Raises:
-        InputError: `out` exists, or the source holds fewer pairs, or its pictures have a size already.
+        InputError: `out` exists, or the source holds fewer pairs, or its images have a size already.
         OperationalError: the disk is full, or a worker was killed or cannot be started.
     """
     if count is not None and pairs.count is not None and count > pairs.count:
@@ -61,9 +61,9 @@ def write_pairs(
     if pairs.drawn and total >= FIRST_SCENE:
         raise InputError(f"cannot draw {total} pairs", f"--count goes up to {FIRST_SCENE - 1}")
     if not pairs.drawn and size is not None:
-        raise InputError(f"the pictures of {pairs.source} have a size, and keep it", "leave out --size")
+        raise InputError(f"the images of {pairs.source} have a size, and keep it", "leave out --size")
     if not pairs.drawn and suffix is not None:
-        raise InputError(f"the pictures of {pairs.source} keep their bytes", "leave out --format")
+        raise InputError(f"the images of {pairs.source} keep their bytes", "leave out --format")
     settings: dict[str, Any] = {"source": pairs.source, "source_sha256": pairs.digest, "pargate": __version__}
     for notice in pairs.notices:
         emit(Notice(notice))
@@ -108,13 +108,13 @@ def _drawn(pairs: Dataset, total: int, pool: Workers, suffix: str) -> Iterator[S
     while ahead:
         numbers, job = ahead.popleft()
         begin(1)
-        for caption, picture in zip(pairs.captions(numbers), pool.result(job), strict=True):
-            yield Sample(_encoded(picture, suffix), caption)
+        for caption, image in zip(pairs.captions(numbers), pool.result(job), strict=True):
+            yield Sample(_encoded(image, suffix), caption)
 
 
-def _encoded(picture: Decoded, suffix: str) -> bytes:
-    assert picture.pixels is not None, "what is drawn is never unreadable"
-    return encode(picture.pixels, suffix)
+def _encoded(image: Decoded, suffix: str) -> bytes:
+    assert image.pixels is not None, "what is drawn is never unreadable"
+    return encode(image.pixels, suffix)
 
 
 def _stored(pairs: Dataset, total: int) -> Iterator[Sample]:

@@ -106,7 +106,7 @@ def check_readable(source: str, total: int, unreadable: Sequence[tuple[str, str]
         share = "half" if few else f"{UNREADABLE_PERCENT}%"
         named = "; ".join(f"{key}: {reason}" for key, reason in unreadable[:5])
         raise InputError(
-            f"{among} pictures in {source} cannot be read, more than {share}: {named}", "remove or replace them"
+            f"{among} images in {source} cannot be read, more than {share}: {named}", "remove or replace them"
         )
 
 
@@ -324,12 +324,12 @@ class PairLoader(_Prefetch):
     def _readable(self, number: int, found: dict[int, Decoded]) -> tuple[int, str, NDArray[np.uint8]]:
         """Return number, digest and pixels of a pair, or of the first readable pair after it."""
         while True:
-            picture = found.get(number) or self._store.get(number)
-            if picture is None and number not in self.unreadable:
+            image = found.get(number) or self._store.get(number)
+            if image is None and number not in self.unreadable:
                 job = self._workers.submit(self._pairs.places([number]))
-                ((_, picture),) = self._noted([(number, decoded) for decoded in self._workers.result(job)])
-            if picture is not None and picture.pixels is not None:
-                return number, picture.digest, picture.pixels
+                ((_, image),) = self._noted([(number, decoded) for decoded in self._workers.result(job)])
+            if image is not None and image.pixels is not None:
+                return number, image.digest, image.pixels
             number = (number + 1) % (self._pairs.count or number + 2)
 
     def _refuse(self, number: int, reason: str) -> None:
@@ -340,7 +340,7 @@ class PairLoader(_Prefetch):
             first = list(self.unreadable.items())[:5]
             told = "; ".join(f"{_name(self._pairs, n)}: {why}" for n, why in first)
             raise InputError(
-                f"{self._pairs.source}: {len(self.unreadable)} of {count} pictures cannot be decoded: {told}",
+                f"{self._pairs.source}: {len(self.unreadable)} of {count} images cannot be decoded: {told}",
                 f"repair or remove them: at most {UNREADABLE_PERCENT} % of a source is replaced by its neighbours",
             )
 

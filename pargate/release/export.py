@@ -20,7 +20,7 @@ from pargate.export import parity as proof
 from pargate.export.check import PARITY
 from pargate.export.parity import Expected, Limits, ParityReport, ProviderRun, Samples
 from pargate.files import BlockStore, atomic_folder, check_new_folder, readable, write_atomic
-from pargate.images.listing import CarrierSet
+from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Decoder, check_readable
 from pargate.models import open_encoder, open_graphs
 from pargate.models.graphs import GRAPHS
@@ -234,7 +234,7 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
         return found
 
 
-def _samples(request: ExportRequest, carriers: CarrierSet, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:
+def _samples(request: ExportRequest, carriers: LabelledImages, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:
     """Carriers, stamps of every trigger of the policy, and captions of every length."""
     most = request.scan.policy.policy.export.parity.samples
     pixels, digests = _pictures(carriers, decoder, most)
@@ -249,7 +249,7 @@ def _samples(request: ExportRequest, carriers: CarrierSet, decoder: Decoder, enc
     return Samples(pixels, stamps, stamped, captions, carriers.classes.names, carriers.classes.templates)
 
 
-def _pictures(carriers: CarrierSet, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
+def _pictures(carriers: LabelledImages, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
     """At most so many carriers, and their digests.
 
     Raises:

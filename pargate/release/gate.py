@@ -20,7 +20,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Outcome, Remark
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.files import check_new_folder, readable
-from pargate.images.dataset import check_source, kind_of, open_images
+from pargate.images.opening import check_source, kind_of, open_images
 from pargate.images.splits import divide
 from pargate.models.hub import fetch
 from pargate.models.inspect import inspect

@@ -23,7 +23,8 @@ from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError
 from pargate.export.check import PARITY
 from pargate.files import digest_of, sha256_file, write_atomic
-from pargate.images.dataset import Dataset, Split, open_images, open_pairs
+from pargate.images.dataset import Dataset, Split
+from pargate.images.opening import open_images, open_pairs
 from pargate.images.splits import shared
 from pargate.judge.release import accepted, conclude, cost, may_be_cleaned
 from pargate.models.config import with_activation

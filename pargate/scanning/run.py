@@ -26,8 +26,9 @@ from pargate.errors import InputError, Undecided, UnsafeCheckpoint
 from pargate.export.check import altered, made_from
 from pargate.files import BlockStore
 from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, read_classes
-from pargate.images.dataset import Split, open_images
-from pargate.images.listing import CarrierSet, load_carriers
+from pargate.images.dataset import Split
+from pargate.images.labelled import LabelledImages, label_images
+from pargate.images.opening import open_images
 from pargate.images.prefetch import Decoder
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.judge import judge
@@ -241,7 +242,7 @@ def check_reference(model: Checkpoint, reference: Checkpoint) -> None:
         )
 
 
-def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
+def read_carriers(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
     """The carriers, with every class that a rule names among the classes; refuses too few of them."""
     policy = request.policy.policy
     names, source = class_names(request)
@@ -253,7 +254,7 @@ def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
             f"{request.image_source} holds other images than the policy {policy.name} names: {found_digest}",
             "give those images, or have the policy changed",
         )
-    carriers = load_carriers(
+    carriers = label_images(
         dataset if request.part is None else dataset.take(request.part),
         source,
         names,
@@ -323,7 +324,7 @@ def build_triggers(request: ScanRequest, size: tuple[int, int]) -> dict[str, Tri
     }
 
 
-def tell_apart(policy: Policy, carriers: CarrierSet, eyes: Eyes) -> tuple[Eyes, tuple[str, ...]]:
+def tell_apart(policy: Policy, carriers: LabelledImages, eyes: Eyes) -> tuple[Eyes, tuple[str, ...]]:
     """The models with classes that they cannot tell apart made one, and what to say about these.
 
     Of two such classes the later never wins, or chance decides: a rule about it would hold by itself.
@@ -362,7 +363,7 @@ def tell_apart(policy: Policy, carriers: CarrierSet, eyes: Eyes) -> tuple[Eyes, 
 
 def prepare(
     request: ScanRequest,
-    carriers: CarrierSet,
+    carriers: LabelledImages,
     decoder: Decoder,
     eyes: Eyes,
     triggers: dict[str, Trigger],
@@ -425,7 +426,7 @@ def _retrieval(
     comparison: Comparison,
     trigger: Trigger,
     baseline: Baseline | None,
-    carriers: CarrierSet,
+    carriers: LabelledImages,
     pools: tuple[Pool, Pool | None],
 ) -> TargetedProbe:
     """A retrieval probe whose candidate targets are the words that some caption names."""

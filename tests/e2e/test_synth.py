@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pargate.images.dataset import open_pairs
 from pargate.images.decode import Locator
+from pargate.images.opening import open_pairs
 
 
 def digests(folder: Path) -> dict[str, str]:

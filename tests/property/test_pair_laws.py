@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pargate.images.dataset import open_pairs
+from pargate.images.opening import open_pairs
 from pargate.images.prefetch import BatchOrder
 from pargate.images.workers import Scene
 

@@ -21,7 +21,8 @@ from pargate.clean.train.state import StateStore
 from pargate.clean.train.towers import Towers
 from pargate.clean.train.views import Viewer
 from pargate.core.model import Preprocess
-from pargate.images.dataset import Dataset, open_pairs
+from pargate.images.dataset import Dataset
+from pargate.images.opening import open_pairs
 from pargate.images.prefetch import BatchOrder, PairLoader
 from pargate.models.torch import encoder as openclip
 

@@ -9,8 +9,9 @@ import pytest
 from pargate.core.model import Preprocess
 from pargate.errors import InputError
 from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, ClassList, builtin_nouns, read_classes
-from pargate.images.dataset import Item, open_images
-from pargate.images.listing import BLOCK, SELECTION, CarrierSet, load_carriers
+from pargate.images.dataset import Item
+from pargate.images.labelled import BLOCK, SELECTION, LabelledImages, label_images
+from pargate.images.opening import open_images
 from pargate.images.sources.scenes import BUILTIN_SCENES, SCENES
 from pargate.images.workers import Scene, render_scenes
 from pargate.scenes.render import LABELS, render
@@ -24,11 +25,13 @@ def table(folder: Path, rows: Sequence[tuple[str, str | int]]) -> str:
     return str(path)
 
 
-def load(source: str, *, names: Sequence[str] | None = NAMES, targets: Sequence[str] = (), seed: int = 0) -> CarrierSet:
-    return load_carriers(open_images(source, seed=seed), "names.txt", names, targets, DEFAULT_TEMPLATES, seed)
+def load(
+    source: str, *, names: Sequence[str] | None = NAMES, targets: Sequence[str] = (), seed: int = 0
+) -> LabelledImages:
+    return label_images(open_images(source, seed=seed), "names.txt", names, targets, DEFAULT_TEMPLATES, seed)
 
 
-def truths(carriers: CarrierSet) -> dict[str, str]:
+def truths(carriers: LabelledImages) -> dict[str, str]:
     """Name of the true class of each carrier that has one."""
     return {
         item.key: carriers.classes.names[label]
@@ -68,7 +71,7 @@ def test_blocks_cover_every_carrier_once_and_never_mix_the_splits(count: int) ->
     items = tuple(Item(str(i), Scene(i, 0)) for i in range(count))
     selection = min(SELECTION, count // 2)
     classes = ClassList("names.txt", NAMES, DEFAULT_TEMPLATES)
-    carriers = CarrierSet("scenes", items, np.zeros(count, np.int64), classes, selection)
+    carriers = LabelledImages("scenes", items, np.zeros(count, np.int64), classes, selection)
     assert np.concatenate(carriers.blocks).tolist() == list(range(count))
     assert all(0 < len(block) <= BLOCK for block in carriers.blocks)
     for number, block in enumerate(carriers.blocks):

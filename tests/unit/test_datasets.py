@@ -17,8 +17,8 @@ from huggingface_hub import constants
 from pyarrow import parquet
 
 from pargate.errors import InputError, OperationalError
-from pargate.images.dataset import open_images, open_pairs
 from pargate.images.hub import PROXIES
+from pargate.images.opening import open_images, open_pairs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

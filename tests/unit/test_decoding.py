@@ -85,7 +85,7 @@ def test_a_killed_worker_is_an_operational_error_that_says_why(items: list[Item]
         for worker in decoder._workers._processes:
             worker.kill()
         began = time.monotonic()
-        with pytest.raises(OperationalError, match="a process that decodes pictures was killed") as caught:
+        with pytest.raises(OperationalError, match="a process that decodes images was killed") as caught:
             for number in range(3, len(BLOCKS)):
                 decoder.block(number)
         assert "memory" in caught.value.hint
@@ -98,10 +98,10 @@ LOST = [(f"{i}.png", f"reason {i}") for i in range(64)]
 @pytest.mark.parametrize(
     ("total", "lost", "read", "words"),
     [
-        (400, 64, 0, "64 of the 400 pictures in shelf cannot be read, more than 1%: 0.png: reason 0; 1.png: reason 1"),
-        (400, 5, 59, "5 of the 400 pictures in shelf cannot be read, more than 1%"),
-        (100_000, 64, 0, "64 of the first 64 pictures in shelf cannot be read, more than half"),
-        (100_000, 33, 31, "33 of the first 64 pictures in shelf cannot be read, more than half"),
+        (400, 64, 0, "64 of the 400 images in shelf cannot be read, more than 1%: 0.png: reason 0; 1.png: reason 1"),
+        (400, 5, 59, "5 of the 400 images in shelf cannot be read, more than 1%"),
+        (100_000, 64, 0, "64 of the first 64 images in shelf cannot be read, more than half"),
+        (100_000, 33, 31, "33 of the first 64 images in shelf cannot be read, more than half"),
     ],
 )
 def test_what_cannot_be_read_ends_a_run_before_the_rest_stands_for_all(
@@ -119,5 +119,5 @@ def test_a_few_that_cannot_be_read_are_no_reason_to_stop(total: int, lost: int, 
 def test_the_first_block_is_refused_where_little_of_it_can_be_read(items: list[Item]) -> None:
     with Decoder(RULE) as decoder:
         decoder.start(items, [BLOCKS[3], BLOCKS[0]])
-        with pytest.raises(InputError, match=r"3 of the 24 pictures in shelf cannot be read, .*9\.png: .*; 11\.png: "):
+        with pytest.raises(InputError, match=r"3 of the 24 images in shelf cannot be read, .*9\.png: .*; 11\.png: "):
             decoder.readable(0, "shelf")

@@ -12,7 +12,7 @@ import pytest
 
 from pargate.errors import InputError, OperationalError
 from pargate.events import Advanced, Event, Notice
-from pargate.images.dataset import open_pairs
+from pargate.images.opening import open_pairs
 from pargate.images.sources import diffusion
 from pargate.images.sources.diffusion import Recipe, caption, generate
 
@@ -93,13 +93,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert sorted(contents(folder)) == ["000000.json", "000000.tar", "000001.json", "000001.tar"]
     os.truncate(folder / "000001.tar", 700)  # and one that was damaged meanwhile
     drawn = []
-    real = diffusion._Drawing.pictures
+    real = diffusion._Drawing.images
 
     def watched(self: Any, captions: Any, numbers: Any) -> Any:
         drawn.append(numbers[0])
         return real(self, captions, numbers)
 
-    monkeypatch.setattr(diffusion._Drawing, "pictures", watched)
+    monkeypatch.setattr(diffusion._Drawing, "images", watched)
     assert contents(generate(source, RECIPE, tmp_path / "b", batch=2)) == whole
     assert drawn == [3, 6]
     generate(source, RECIPE, tmp_path / "b", batch=2)
@@ -115,14 +115,14 @@ def test_everything_that_decides_the_pairs_names_their_folder(model: Path, tmp_p
 
 
 def test_blank_pictures_are_not_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = diffusion._Drawing.pictures
+    real = diffusion._Drawing.images
 
     def censored(self: Any, captions: Any, numbers: Any) -> Any:
         pixels = real(self, captions, numbers)
         pixels[1] = 0
         return pixels
 
-    monkeypatch.setattr(diffusion._Drawing, "pictures", censored)
+    monkeypatch.setattr(diffusion._Drawing, "images", censored)
     folder = generate(f"diffusers:{model}", replace(RECIPE, count=3), tmp_path)
     told = caption(RECIPE.concepts, 1, range(3))
     assert open_pairs(str(folder), seed=0).captions([0, 1]) == [told[0], told[2]]
@@ -131,8 +131,8 @@ def test_blank_pictures_are_not_kept(model: Path, tmp_path: Path, monkeypatch: p
     def all_censored(self: Any, captions: Any, numbers: Any) -> Any:
         return np.zeros_like(real(self, captions, numbers))
 
-    monkeypatch.setattr(diffusion._Drawing, "pictures", all_censored)
-    with pytest.raises(InputError, match="0 of 2 pictures are not blank"):
+    monkeypatch.setattr(diffusion._Drawing, "images", all_censored)
+    with pytest.raises(InputError, match="0 of 2 images are not blank"):
         generate(f"diffusers:{model}", replace(RECIPE, count=2), tmp_path)
 
 

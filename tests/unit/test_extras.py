@@ -7,7 +7,7 @@ import pytest
 
 from pargate.core.model import Preprocess
 from pargate.errors import InputError
-from pargate.images.dataset import open_pairs
+from pargate.images.opening import open_pairs
 from pargate.images.prefetch import BatchOrder, PairLoader
 from pargate.scenes import extras
 from pargate.scenes.extras import EXTRAS, WORDS, plural

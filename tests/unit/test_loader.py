@@ -13,8 +13,9 @@ from PIL import Image
 from pargate.core.model import Preprocess
 from pargate.errors import InputError, OperationalError
 from pargate.images import workers
-from pargate.images.dataset import Dataset, open_pairs
+from pargate.images.dataset import Dataset
 from pargate.images.decode import Locator, decode
+from pargate.images.opening import open_pairs
 from pargate.images.prefetch import BatchOrder, PairBatch, PairLoader
 from pargate.images.workers import Place
 
@@ -149,7 +150,7 @@ def test_of_neighbours_that_do_not_decode_the_next_but_one_counts(tmp_path: Path
 
 def test_too_many_pictures_that_do_not_decode_end_the_run(tmp_path: Path) -> None:
     pairs = folder(tmp_path / "p", 200, damaged=range(40, 60))
-    with pytest.raises(InputError, match="3 of 200 pictures cannot be decoded") as caught:
+    with pytest.raises(InputError, match="3 of 200 images cannot be decoded") as caught:
         batches(pairs, 1, batch=200)
     assert caught.value.message.count("cannot identify") == 3 and "'caption 4" in caught.value.message
     assert "repair or remove" in caught.value.hint
@@ -157,7 +158,7 @@ def test_too_many_pictures_that_do_not_decode_end_the_run(tmp_path: Path) -> Non
 
 def test_of_a_small_source_every_picture_must_decode(tmp_path: Path) -> None:
     pairs = folder(tmp_path / "p", 99, damaged=[50])
-    with pytest.raises(InputError, match=r"1 of 99 pictures .*: pair 50 \('caption 50'\): cannot identify"):
+    with pytest.raises(InputError, match=r"1 of 99 images .*: pair 50 \('caption 50'\): cannot identify"):
         batches(pairs, 3, batch=33)
 
 

@@ -14,7 +14,7 @@ from pargate.files import BlockStore
 from pargate.images.classes import ClassList
 from pargate.images.dataset import Item
 from pargate.images.decode import Locator
-from pargate.images.listing import BLOCK, CarrierSet
+from pargate.images.labelled import BLOCK, LabelledImages
 from pargate.images.prefetch import Block
 from pargate.models.torch import encoder as openclip
 from pargate.scanning import choose as opening
@@ -192,7 +192,7 @@ def settled(who: list[int], labelled: bool = True, known: bool = False) -> Any:
     pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = np.arange(count) % 3, who
     items = tuple(Item(str(i), Locator(str(i))) for i in range(count))
     labels = np.arange(count) % 3 if labelled else np.full(count, -1)
-    carriers = CarrierSet("some", items, labels, ClassList("some", ("0", "1", "2", "3"), ("{}",)), 0)
+    carriers = LabelledImages("some", items, labels, ClassList("some", ("0", "1", "2", "3"), ("{}",)), 0)
     checkpoint = Checkpoint(
         "a.pt", "a.pt", "0" * 64, "1" * 64, 1, "torch-zip", "ViT-B-32", {}, SPEC.preprocess, (), known
     )

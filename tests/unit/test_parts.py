@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pargate.images.dataset import open_images, open_pairs
+from pargate.images.opening import open_images, open_pairs
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.images.splits import divide, shared
 

@@ -12,8 +12,10 @@ from pyarrow import parquet
 
 from pargate import registry
 from pargate.errors import InputError
-from pargate.images.dataset import SOURCES, Item, open_images, open_pairs, read_label
+from pargate.images.dataset import Item
 from pargate.images.decode import Locator
+from pargate.images.listing import read_label
+from pargate.images.opening import SOURCES, open_images, open_pairs
 from pargate.images.sources.scenes import BUILTIN_SCENES, FIRST_SCENE, SCENES
 from pargate.images.workers import Scene
 
@@ -70,7 +72,7 @@ def test_deeper_folders_are_no_classes(tmp_path: Path) -> None:
 
 def test_a_folder_without_pictures_names_the_known_kinds(tmp_path: Path) -> None:
     touch(tmp_path, "notes.txt")
-    with pytest.raises(InputError, match="no pictures in") as caught:
+    with pytest.raises(InputError, match="no images in") as caught:
         open_images(str(tmp_path)).items()
     assert ".jpg" in caught.value.hint
 
@@ -124,7 +126,7 @@ def test_a_table_may_be_separated_by_tabs_and_begin_with_a_byte_order_mark(tmp_p
         (b"image,label\n\xff\xfe\n", "is not a table of text"),
         (b"image,label,label\na.jpg,cat,dog\n", "several columns are named label"),
         (b"image,label\na.jpg,cat, asleep\n", r"carriers\.csv:2: 3 fields"),
-        (b"image,label\n", "no pictures in"),
+        (b"image,label\n", "no images in"),
     ],
 )
 def test_a_wrong_table_says_what_is_wrong(content: bytes, message: str, tmp_path: Path) -> None:
@@ -216,7 +218,7 @@ def test_a_class_that_is_no_index_is_named(tmp_path: Path) -> None:
 
 
 def test_a_tar_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no pictures in"):
+    with pytest.raises(InputError, match="no images in"):
         open_images(str(tar(tmp_path / "shard.tar", {"000.txt": b"x"}))).items()
 
 
@@ -296,9 +298,9 @@ def test_the_digest_of_parquet_is_that_of_its_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"id": [1], "label": [3]}, "no column with a picture among id, label"),
+        ({"id": [1], "label": [3]}, "no column with an image among id, label"),
         ({"image": [b"1"], "label": [-3]}, r"a\.parquet: row 1: the label -3 is no class index"),
-        ({"image": [b"1"] + [None] * 9, "label": [3] * 10}, "9 of 10 rows have no picture, such as row 2"),
+        ({"image": [b"1"] + [None] * 9, "label": [3] * 10}, "9 of 10 rows have no image, such as row 2"),
     ],
 )
 def test_parquet_that_is_no_set_of_images_is_refused(
@@ -311,7 +313,7 @@ def test_parquet_that_is_no_set_of_images_is_refused(
 def test_rows_of_parquet_without_an_image_are_counted(tmp_path: Path) -> None:
     source = rows(tmp_path / "a.parquet", image=[b"1"] * 199 + [None], label=[0] * 200)
     found = open_images(source)
-    assert found.count == 199 and found.notices == (f"{source}: 1 rows have no picture and are left out",)
+    assert found.count == 199 and found.notices == (f"{source}: 1 rows have no image and are left out",)
 
 
 def test_shards_among_images_are_left_out_and_named(tmp_path: Path) -> None:
@@ -342,7 +344,8 @@ def test_what_is_to_train_with_does_not_judge(source: str, message: str, hint: s
 
 PLUGIN = """
 from pathlib import Path
-from pargate.images.dataset import Listing, Source
+from pargate.images.listing import Listing
+from pargate.images.opening import Source
 
 class Shelf(Source):
     schemes = ("shelf:",)
@@ -473,7 +476,7 @@ def test_what_is_left_out_is_counted_by_its_endings(tmp_path: Path) -> None:
     for name in ("b.heic", "c.HEIC", "x/d.avif", "notes.txt", ".DS_Store", "Thumbs.db", ".git/config", "e"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"no pictures in .*: 2 \.heic, 1 without an ending, 1 \.txt, 1 \.avif"):
+    with pytest.raises(InputError, match=r"no images in .*: 2 \.heic, 1 without an ending, 1 \.txt, 1 \.avif"):
         open_images(str(tmp_path)).items()
     touch(tmp_path, "a.jpg")
     (notice,) = open_images(str(tmp_path)).notices

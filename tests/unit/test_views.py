@@ -12,7 +12,7 @@ from pargate.errors import InputError
 from pargate.files import BlockStore
 from pargate.images.classes import ClassList
 from pargate.images.dataset import Item
-from pargate.images.listing import CarrierSet
+from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
 from pargate.images.workers import Scene
 from pargate.scanning.embed import BlockViews, Eye
@@ -64,7 +64,7 @@ def views(model: Eye, n: int = 6, seed: int = 0, reference: Eye | None = None, f
     pixels = np.random.default_rng(first).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
     digests = tuple(hashlib.sha256(p.tobytes()).hexdigest() for p in pixels)
     items = tuple(Item(str(i), Scene(i, 0), caption=f"caption {i}" if i % 4 else None) for i in range(20))
-    carriers = CarrierSet("x", items, np.arange(20) - 1, ClassList("x", ("a", "b"), ("{}",)), 4)
+    carriers = LabelledImages("x", items, np.arange(20) - 1, ClassList("x", ("a", "b"), ("{}",)), 4)
     return BlockViews(Block(pixels, digests, np.arange(n) * 2, ()), carriers, model, reference, seed)
 
 

@@ -1,6 +1,6 @@
 """Pairs from a text-to-image model: `diffusers:MODEL`, a folder or a name on the hub.
 
-Captions are composed from a list of concepts, each picture has a seed of its own, and what was made is kept as
+Captions are composed from a list of concepts, each image has a seed of its own, and what was made is kept as
 WebDataset shards in a folder named by all that decided it, shard by shard: a run that was interrupted goes on.
 Only safetensors are read, and no code of the model's is run.
 
@@ -25,7 +25,8 @@ from pargate.errors import InputError, OperationalError, first_line
 from pargate.events import Advanced, Listener, Notice, StageFinished, StageStarted, ignore
 from pargate.files import canonical_json, digest_of, sha256_file, write_atomic
 from pargate.images.classes import builtin_nouns
-from pargate.images.dataset import SOURCES, Dataset, Listed, Source, Wanted, list_paths
+from pargate.images.dataset import Dataset, Listed
+from pargate.images.opening import SOURCES, Source, Wanted, list_paths
 from pargate.images.shards import JPEG_QUALITY, MANIFEST, Sample, Shard, encode, shard_bytes, write_manifest
 
 DIFFUSERS = "diffusers:"
@@ -76,7 +77,7 @@ class Diffusion(Source):
             )
         if wanted.cache is None:
             raise InputError(
-                f"{source} takes hours, and there is no place to keep its pictures", "give a folder with --cache DIR"
+                f"{source} takes hours, and there is no place to keep its images", "give a folder with --cache DIR"
             )
         concepts = wanted.classes if wanted.classes is not None else builtin_nouns()
         recipe = Recipe(concepts, COUNT if wanted.count is None else wanted.count, wanted.seed)
@@ -95,11 +96,11 @@ class Recipe:
     count: int
     """Captions, and images before any are sorted out."""
     seed: int = 0
-    """Of captions and pictures."""
+    """Of captions and images."""
     side: int | None = None
-    """Side of the pictures in pixels as the model draws them; None is the model's own."""
+    """Side of the images in pixels as the model draws them; None is the model's own."""
     stored: int = 256
-    """Longest side of the pictures as they are kept; larger ones are reduced."""
+    """Longest side of the images as they are kept; larger ones are reduced."""
     steps: int = 30
     """Denoising steps."""
     guidance: float = 7.5
@@ -121,7 +122,7 @@ class Made:
     shard: Shard
     """The tar."""
     generated: int
-    """Pictures that were drawn for it."""
+    """Images that were drawn for it."""
     blank: int
     """Those without any content, as a model's own filter leaves them; not kept."""
 
@@ -152,7 +153,7 @@ def generate(
     """The folder with the shards of `diffusers:MODEL[@REV]`, made now as far as they are missing.
 
     Raises:
-        InputError: no such model, one that is not text-to-image or has no safetensors, or hardly a picture is kept.
+        InputError: no such model, one that is not text-to-image or has no safetensors, or hardly an image is kept.
         OperationalError: diffusers is missing, the hub cannot be reached, out of memory, or the disk is full.
     """
     if find_spec("diffusers") is None or find_spec("transformers") is None:
@@ -173,7 +174,7 @@ def generate(
     except OSError as error:
         raise OperationalError(f"cannot write {folder}: {error.strerror}", "choose another --cache") from error
     emit(Notice(f"{source} decides what the pairs show, and is trusted: nobody scanned it"))
-    emit(StageStarted("generating", f"{recipe.count} pictures"))
+    emit(StageStarted("generating", f"{recipe.count} images"))
     pipeline: Any = None
     made = []
     for number, first in enumerate(range(0, recipe.count, recipe.per_shard)):
@@ -186,10 +187,10 @@ def generate(
         emit(Advanced(numbers.stop, recipe.count))
     kept = sum(record.shard.pairs for record in made)
     if kept < 2:
-        raise InputError(f"{source}: {kept} of {recipe.count} pictures are not blank", "check what the model draws")
+        raise InputError(f"{source}: {kept} of {recipe.count} images are not blank", "check what the model draws")
     counts = {name: sum(getattr(record, name) for record in made) for name in ("generated", "blank")}
     write_manifest(folder, [record.shard for record in made if record.shard.pairs], {**settings, "counts": counts})
-    emit(StageFinished("generating", f"{kept} of {recipe.count} pictures kept"))
+    emit(StageFinished("generating", f"{kept} of {recipe.count} images kept"))
     return folder
 
 
@@ -233,8 +234,8 @@ def _recorded(folder: Path, number: int) -> Made | None:
 def _make(folder: Path, number: int, numbers: range, drawing: "_Drawing", recipe: Recipe) -> Made:
     """Draw and write one shard, without blank images."""
     captions = caption(recipe.concepts, recipe.seed, numbers)
-    pixels = drawing.pictures(captions, numbers)
-    kept = np.flatnonzero([picture.min() < picture.max() for picture in pixels])
+    pixels = drawing.images(captions, numbers)
+    kept = np.flatnonzero([image.min() < image.max() for image in pixels])
     samples = [Sample(encode(_reduced(pixels[i], recipe.stored), ".jpg"), captions[i]) for i in kept]
     shard, content = shard_bytes(f"{number:06d}.tar", samples, numbers.start)
     made = Made(shard, len(numbers), len(numbers) - len(kept))
@@ -262,7 +263,7 @@ class _Drawing:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._pipeline = _load(source, model, device)
 
-    def pictures(self, captions: Sequence[str], numbers: Sequence[int]) -> NDArray[np.uint8]:
+    def images(self, captions: Sequence[str], numbers: Sequence[int]) -> NDArray[np.uint8]:
         """uint8 [n, H, W, 3]; each from a generator of its own, so that the batch does not decide what is drawn."""
         import torch
 
@@ -275,7 +276,7 @@ class _Drawing:
                 found.append(self._drawn(list(captions[i : i + self._batch]), generators))
             except torch.OutOfMemoryError as error:
                 raise OperationalError(
-                    f"{self._source}: out of memory with {self._batch} pictures at a time",
+                    f"{self._source}: out of memory with {self._batch} images at a time",
                     "draw fewer at a time, or smaller ones; what is made already stays",
                 ) from error
         return np.concatenate(found)
@@ -292,7 +293,7 @@ class _Drawing:
                 f"{self._source} cannot draw from captions: {first_line(error)}",
                 "name a text-to-image model; sides are multiples of 8",
             ) from error
-        # What is not a number becomes black, and a blank picture is not kept.
+        # What is not a number becomes black, and a blank image is not kept.
         return np.asarray((np.nan_to_num(images, nan=0.0) * 255).round().clip(0, 255), dtype=np.uint8)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from pargate.core.names import tidy
 from pargate.errors import InputError
 from pargate.files import files_below, read_bytes, readable
-from pargate.images.dataset import CAPTION_BYTES, SOURCES, Dataset, Listing, Source, Wanted, read_text, some
+from pargate.images.dataset import Dataset
+from pargate.images.listing import CAPTION_BYTES, Listing, read_text, some
+from pargate.images.opening import SOURCES, Source, Wanted
 from pargate.images.paths import is_image, present
 
 
@@ -28,7 +30,7 @@ class Folder(Source):
         for path in files_below(folder):
             if wanted.pairs and path.suffix.lower() == ".txt":
                 if (other := texts.setdefault(path.with_suffix(""), present(path))) != path:
-                    raise InputError(f"{other} and {path.name} are captions of one picture", "keep one of them")
+                    raise InputError(f"{other} and {path.name} are captions of one image", "keep one of them")
             elif is_image(path):
                 images.append(present(path))
             else:
@@ -50,7 +52,7 @@ def _add_classes(listing: Listing, folder: Path, images: Sequence[Path]) -> None
     deeper = next((path for path in images if path.parent != folder), None)
     if deeper is not None and not by_class:
         listing.notices.append(
-            "no folder is taken for a class, since most pictures do not lie directly in a subfolder, as "
+            "no folder is taken for a class, since most images do not lie directly in a subfolder, as "
             f"{_name(deeper, folder)}; name the folder that the class folders are in"
         )
 
@@ -64,7 +66,7 @@ def _add_pairs(listing: Listing, folder: Path, images: Sequence[Path], texts: di
     listing.alone = [_name(path, folder) for stem, path in texts.items() if stem not in stems]
     listing.files = [(_name(path, folder), path) for path in (*images, *texts.values())]
     if double := [_name(stem, folder) for stem, times in stems.items() if stem in texts and times > 1]:
-        raise InputError(f"{folder}: several pictures share one caption: {some(double)}", "give each its own text")
+        raise InputError(f"{folder}: several images share one caption: {some(double)}", "give each its own text")
 
 
 def _name(path: Path, folder: Path) -> str:

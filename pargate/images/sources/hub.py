@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pargate.images.dataset import SOURCES, Dataset, Source, Wanted, list_paths
+from pargate.images.dataset import Dataset
+from pargate.images.opening import SOURCES, Source, Wanted, list_paths
 
 
 @SOURCES.add("hub")

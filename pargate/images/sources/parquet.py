@@ -18,7 +18,9 @@ from typing import Any
 
 from pargate.errors import InputError, OperationalError, first_line
 from pargate.files import atomic_folder, digest_of, open_file, refuse_pointer, sha256_file
-from pargate.images.dataset import SOURCES, Dataset, Listing, Source, Wanted, read_label
+from pargate.images.dataset import Dataset
+from pargate.images.listing import Listing, read_label
+from pargate.images.opening import SOURCES, Source, Wanted
 from pargate.images.shards import MANIFEST, PER_SHARD, Sample, write_manifest, write_shards
 from pargate.images.sources.tar import read_tars
 
@@ -69,7 +71,7 @@ class Parquet(Source):
             folder = wanted.cache / f"{wanted.what}s" / digest[:32]
             left_out = _unpack_once(folder, columns, wanted, digest)
         if left_out:
-            lacking = "picture or no caption and are" if wanted.pairs else "picture and are"
+            lacking = "image or no caption and are" if wanted.pairs else "image and are"
             listing.notices.append(f"{left_out} rows have no {lacking} left out")
         _read_unpacked(listing, folder)
         return listing.dataset()
@@ -114,11 +116,11 @@ def _columns(path: Path, pairs: bool) -> _Columns:
     image, caption, label = (
         next((name for name in names if name in schema.names), None) for names in (IMAGES, CAPTIONS, LABELS)
     )
-    missing = ["a picture"] * (image is None) + ["a caption"] * (pairs and caption is None)
+    missing = ["an image"] * (image is None) + ["a caption"] * (pairs and caption is None)
     if image is None or missing:
         raise InputError(
             f"{path}: no column with {' and none with '.join(missing)} among {', '.join(schema.names)}",
-            f"pictures are looked for in {', '.join(IMAGES)}, captions in {', '.join(CAPTIONS)}",
+            f"images are looked for in {', '.join(IMAGES)}, captions in {', '.join(CAPTIONS)}",
         )
     columns = _Columns(image, caption, None if pairs else label)
     if double := [name for name in columns.names if schema.names.count(name) > 1]:
@@ -129,12 +131,12 @@ def _columns(path: Path, pairs: bool) -> _Columns:
         kind = kind.field("bytes").type if "bytes" in names else kind
     kind = kind.value_type if types.is_dictionary(kind) else kind
     if types.is_null(kind):
-        raise InputError(f"{path} holds no pictures: the column {image} is empty", "check how it was written")
+        raise InputError(f"{path} holds no images: the column {image} is empty", "check how it was written")
     if not (types.is_binary(kind) or types.is_large_binary(kind)):
-        what = "addresses, not pictures" if types.is_string(kind) or types.is_large_string(kind) else f"{kind}"
+        what = "addresses, not images" if types.is_string(kind) or types.is_large_string(kind) else f"{kind}"
         raise InputError(
             f"{path}: the column {image} holds {what}",
-            "the encoded bytes of each picture are needed; img2dataset downloads them, and writes tars",
+            "the encoded bytes of each image are needed; img2dataset downloads them, and writes tars",
         )
     return columns
 
@@ -180,7 +182,7 @@ def _unpack(folder: Path, columns: dict[Path, _Columns], wanted: Wanted, digest:
     if len(rows.left_out) * 100 > rows.seen * LEFT_OUT_PERCENT or not shards:
         first = f", such as {', '.join(rows.left_out[:3])}" if rows.left_out else ""
         raise InputError(
-            f"{wanted.source}: {len(rows.left_out)} of {rows.seen} rows have no picture"
+            f"{wanted.source}: {len(rows.left_out)} of {rows.seen} rows have no image"
             f"{' or no caption' if wanted.pairs else ''}{first}",
             "complete or remove them; check that these are the columns you mean",
         )
@@ -207,7 +209,7 @@ def _samples(columns: dict[Path, _Columns], pairs: bool, rows: _Rows) -> Iterato
                     if room < 0:
                         raise InputError(
                             f"{path}: row {number} is beyond {UNPACKED} times the bytes of the files",
-                            "the same pictures are in it again and again: keep each once",
+                            "the same images are in it again and again: keep each once",
                         )
                     if content and (text or not pairs):
                         yield Sample(content, text or None, label)
@@ -223,12 +225,12 @@ def _check_sizes(path: Path, metadata: Any) -> None:
                 raise InputError(
                     f"{path}: the column {column.path_in_schema} has {column.total_compressed_size} bytes and would "
                     f"unpack into {column.total_uncompressed_size}",
-                    "make it again from the pictures themselves",
+                    "make it again from the images themselves",
                 )
 
 
 def _content(value: Any) -> bytes | None:
-    """Return encoded bytes: a cell as it is, or the `bytes` of a hub's picture."""
+    """Return encoded bytes: a cell as it is, or the `bytes` of a hub's image."""
     found = value.get("bytes") if isinstance(value, dict) else value
     return found if isinstance(found, bytes) else None
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pargate.core.names import class_key
 from pargate.errors import InputError, nearest
 from pargate.files import digest_of
-from pargate.images.dataset import SOURCES, Dataset, Item, Numbers, Source, Split, Wanted
+from pargate.images.dataset import Dataset, Item, Numbers, Split
+from pargate.images.opening import SOURCES, Source, Wanted
 from pargate.images.workers import Place, Scene
 from pargate.scenes.extras import EXTRAS, plural
 

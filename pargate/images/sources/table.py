@@ -13,7 +13,9 @@ from pathlib import Path
 from pargate.core.names import tidy
 from pargate.errors import InputError
 from pargate.files import open_file, readable, refuse_pointer
-from pargate.images.dataset import SOURCES, Dataset, Listing, Source, Wanted, count, read_label, some
+from pargate.images.dataset import Dataset
+from pargate.images.listing import Listing, count, read_label, some
+from pargate.images.opening import SOURCES, Source, Wanted
 
 
 @SOURCES.add("table")
@@ -25,9 +27,7 @@ class Table(Source):
     def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
         """Return the images of the rows; those to train with need a caption each, and must be there."""
         (path,) = paths
-        listing = Listing(
-            wanted, hint=f"paths are read relative to {path.parent}: add the pictures, or remove the rows"
-        )
+        listing = Listing(wanted, hint=f"paths are read relative to {path.parent}: add the images, or remove the rows")
         columns = ("image", "caption") if wanted.pairs else ("image", "label", "caption")
         rows = read_table(path, lambda header: _check_header(path, header, columns))
         if unnamed := [f"line {row.line}" for row in rows if not row.fields["image"]]:

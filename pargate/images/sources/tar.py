@@ -11,8 +11,10 @@ from typing import Any, BinaryIO, cast
 
 from pargate.errors import InputError, first_line
 from pargate.files import open_file, readable, refuse_pointer
-from pargate.images.dataset import CAPTION_BYTES, SOURCES, Dataset, Listing, Source, Wanted, read_label, read_text
+from pargate.images.dataset import Dataset
 from pargate.images.decode import Locator
+from pargate.images.listing import CAPTION_BYTES, Listing, read_label, read_text
+from pargate.images.opening import SOURCES, Source, Wanted
 from pargate.images.paths import SUFFIXES, TEXTS, begins_image
 
 _RECORD_BYTES = 1 << 20
@@ -138,18 +140,18 @@ def _image(path: Path, stem: str, members: dict[str, tarfile.TarInfo]) -> tarfil
     Raises:
         InputError: there are several, or what could be one has a dot before its ending.
     """
-    pictures = [member for suffix, member in members.items() if suffix in SUFFIXES]
-    if len(pictures) > 1:
-        raise InputError(f"{path}: sample {readable(stem)} holds {len(pictures)} pictures", "give each its own name")
-    if not pictures and (odd := [suffix for suffix in members if suffix.endswith(tuple(SUFFIXES))]):
+    images = [member for suffix, member in members.items() if suffix in SUFFIXES]
+    if len(images) > 1:
+        raise InputError(f"{path}: sample {readable(stem)} holds {len(images)} images", "give each its own name")
+    if not images and (odd := [suffix for suffix in members if suffix.endswith(tuple(SUFFIXES))]):
         raise InputError(
             f"{path}: {readable(stem + odd[0])} has a dot before its ending",
             "WebDataset takes all behind the first dot for the ending: use names without another",
         )
-    if not pictures:
-        pictures = [
+    if not images:
+        images = [
             member
             for suffix, member in members.items()
             if suffix not in TEXTS and begins_image(Locator(str(path), member.offset_data, min(member.size, 16)))
         ]
-    return pictures[0] if len(pictures) == 1 else None
+    return images[0] if len(images) == 1 else None
