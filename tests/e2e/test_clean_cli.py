@@ -379,7 +379,7 @@ def nothing_there(place: Path) -> tuple[str, list[str]]:
 
 
 def carriers_as_pairs(place: Path) -> tuple[str, list[str]]:
-    return "builtin:scenes", ["carriers, which judge a model and must not clean it", "synthetic:"]
+    return "builtin:scenes", ["images that judge a model and must not clean it", "synthetic:"]
 
 
 def too_few_for_a_batch(place: Path) -> tuple[str, list[str]]:
