@@ -51,8 +51,6 @@ class Source(ABC):
     """Endings of the files of such sources, in lower case."""
     shards: ClassVar[bool] = False
     """Whether several files, or a folder of them, are one source."""
-    drawn: ClassVar[bool] = False
-    """Whether the images are drawn when they are needed."""
     generated: ClassVar[bool] = False
     """Whether the images take hours to make before they can be listed."""
     fetched: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Carriers in a seeded order, with the classes they are told apart by."""
+"""Images of a scan in a seeded order, with the classes they are told apart by."""
 
 from collections.abc import Sequence
 from pathlib import Path

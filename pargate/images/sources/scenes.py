@@ -37,7 +37,6 @@ class Drawn(Source):
     """Scenes of either kind."""
 
     schemes = ("builtin:", SYNTHETIC)
-    drawn = True
 
     def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
         """Return the scenes of a source; those to judge a model by are never trained with."""
