@@ -18,7 +18,7 @@ from benchmarks.evidence import machine
 from pargate.core import zeroshot
 from pargate.core.model import Vectors
 from pargate.images.classes import DEFAULT_TEMPLATES, builtin_nouns
-from pargate.images.sources import FIRST_SCENE
+from pargate.images.sources.scenes import FIRST_SCENE
 from pargate.models import open_encoder
 from pargate.models.inspect import open_checkpoint
 from pargate.scenes.render import render

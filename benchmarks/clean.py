@@ -123,8 +123,8 @@ def plain(model: str, pairs: str, device: Device, steps: int, batch: int) -> flo
 
     from pargate.clean.config import propose
     from pargate.clean.run import sizes_of
-    from pargate.images.batches import PairLoader
-    from pargate.images.pairs import open_pairs
+    from pargate.images.opening import open_pairs
+    from pargate.images.prefetch import BatchOrder, PairLoader
     from pargate.models.inspect import inspect
 
     checkpoint = inspect(model)
@@ -139,7 +139,7 @@ def plain(model: str, pairs: str, device: Device, steps: int, batch: int) -> flo
     optimiser = torch.optim.AdamW(student.parameters(), lr=config.lr, betas=config.betas, weight_decay=1e-4)
     mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (rule.mean, rule.std))
     began = 0.0
-    with PairLoader(source, rule, seed=0, batch=batch, last_step=steps + 1, store_bytes=0) as loader:
+    with PairLoader(source, rule, BatchOrder(source.count, 0, batch), range(steps + 1), store_bytes=0) as loader:
         for step in range(steps + 1):
             if step == 1:
                 began = time.perf_counter()
@@ -170,7 +170,7 @@ def plain(model: str, pairs: str, device: Device, steps: int, batch: int) -> flo
 
 def ratio(case: Case, model: str, pairs: str, device: Device) -> dict[str, Any]:
     """Both, taking turns."""
-    from pargate.images.pairs import open_pairs
+    from pargate.images.opening import open_pairs
 
     count = open_pairs(pairs, seed=0).count
     assert count is not None

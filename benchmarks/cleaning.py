@@ -37,8 +37,8 @@ from pargate.clean.run import clean, sizes_of
 from pargate.core import zeroshot
 from pargate.files import digest_of, write_atomic
 from pargate.images.classes import read_classes
-from pargate.images.listing import load_carriers
-from pargate.images.pairs import open_pairs
+from pargate.images.labelled import label_images
+from pargate.images.opening import open_images, open_pairs
 from pargate.images.prefetch import Decoder
 from pargate.models import open_encoder
 from pargate.models.inspect import inspect, open_checkpoint
@@ -127,8 +127,8 @@ class Job:
 def measured(folder: Path, model: Known, data: Path) -> dict[str, Any]:
     """Clean accuracy and the gate's attack success of a checkpoint, on all carriers, with 95 % Clopper–Pearson intervals."""
     names = read_classes(data / "classes-64.txt")
-    carriers = load_carriers(str(data / "carriers-64.tar"), "classes", names, (), TEMPLATES, 0)
-    with open_checkpoint(str(folder)) as opened, Decoder(opened.checkpoint.preprocess, 0) as decoder:
+    carriers = label_images(open_images(str(data / "carriers-64.tar")), "classes", names, (), TEMPLATES, 0)
+    with open_checkpoint(str(folder)) as opened, Decoder(opened.checkpoint.preprocess) as decoder:
         encoder = open_encoder(opened)
         decoder.start(carriers.items, carriers.blocks)
         head = zeroshot.head(encoder, names, TEMPLATES)

@@ -27,7 +27,7 @@ from benchmarks.evidence import SHARED, STORE, TEMPLATES, Known, machine, models
 from pargate.clean.run import sizes_of
 from pargate.core.report import Examined, ScanReport
 from pargate.files import digest_of, sha256_file, write_atomic
-from pargate.images.pairs import open_pairs
+from pargate.images.opening import open_pairs
 from pargate.models.inspect import inspect
 from pargate.policy.resolve import Resolved, read
 from pargate.release import escalation as ladder

@@ -17,8 +17,9 @@ import numpy as np
 from benchmarks.evidence import SHARED, STORE, machine
 from pargate.core.model import Preprocess
 from pargate.files import write_atomic
-from pargate.images.batches import PairLoader
-from pargate.images.pairs import Pairs, open_pairs
+from pargate.images.dataset import Dataset
+from pargate.images.opening import open_pairs
+from pargate.images.prefetch import BatchOrder, PairLoader
 from pargate.images.workers import processors
 from pargate.scenes import render as scenes
 from pargate.version import __version__
@@ -51,14 +52,14 @@ def renderer() -> list[Row]:
     ]
 
 
-def loader(name: str, pairs: Pairs, batch: int = 256) -> list[Row]:
+def loader(name: str, pairs: Dataset, batch: int = 256) -> list[Row]:
     """First an epoch that decodes, then one from the store."""
     found = []
     steps = (pairs.count or 8192) // batch
     for store, kind in ((0, "decoding"), (1 << 30, "from the store")):
         if store and pairs.count is None:
             continue
-        with PairLoader(pairs, RULE, seed=0, batch=batch, last_step=3 * steps, store_bytes=store) as loaded:
+        with PairLoader(pairs, RULE, BatchOrder(pairs.count, 0, batch), range(3 * steps), store_bytes=store) as loaded:
             begin = steps if store else 2  # workers have started, or the store is full
             for step in range(begin):
                 loaded.batch(step)

@@ -150,7 +150,7 @@ def straightforward(model: Path, data: Path) -> dict[str, Any]:
     from pargate.core import zeroshot
     from pargate.core.stamp import apply
     from pargate.images.classes import DEFAULT_TEMPLATES, read_classes
-    from pargate.images.sources import list_items
+    from pargate.images.opening import open_images
     from pargate.models.inspect import open_checkpoint
     from pargate.models.torch.encoder import open_encoder
     from pargate.triggers import parse
@@ -161,7 +161,7 @@ def straightforward(model: Path, data: Path) -> dict[str, Any]:
     names = read_classes(data / "classes-64.txt")
     head = zeroshot.head(encoder, names, DEFAULT_TEMPLATES)
     side = encoder.spec.preprocess.size
-    items = list_items(str(data / "carriers-64.tar"))[:FIXED]
+    items = open_images(str(data / "carriers-64.tar")).items()[:FIXED]
     triggers = [None, *(t for r in resolve("baseline").policy.rules for s in r.triggers for t in parse(s))]
     shares: list[np.ndarray[Any, Any]] = []
     for trigger in triggers:

@@ -21,7 +21,7 @@ from pargate.core.report import ScanReport
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import digest_of, read_bytes
 from pargate.images.classes import builtin_nouns
-from pargate.images.sources import source_digest
+from pargate.images.opening import open_images
 from pargate.judge.rejudge import judge
 from pargate.models.hub import fetch
 from pargate.models.inspect import inspect
@@ -63,7 +63,7 @@ class Sources:
             InputError: nothing is there, or it cannot be read.
         """
         if source not in self._known:
-            self._known[source] = source_digest(source)
+            self._known[source] = open_images(source).digest
         return self._known[source]
 
 

@@ -31,9 +31,8 @@ from pargate.core.provenance import ProvenanceRecord
 from pargate.errors import InputError, OperationalError, PargateError
 from pargate.files import check_new_folder, locked, readable, sha256_file
 from pargate.images.classes import read_classes
-from pargate.images.pair_source import check_named, open_source
-from pargate.images.pairs import Pairs, is_generated
-from pargate.images.synthetic import SyntheticPairs
+from pargate.images.dataset import Dataset
+from pargate.images.opening import check_source, is_generated, open_pairs
 from pargate.models.config import with_activation
 from pargate.models.hub import fetch
 from pargate.models.inspect import WEIGHT_NAMES, inspect, open_checkpoint
@@ -45,7 +44,7 @@ class Inputs:
     """What a run is given."""
 
     checkpoint: Checkpoint
-    pairs: Pairs | None
+    pairs: Dataset | None
     """None where they would have to be generated first."""
 
 
@@ -55,7 +54,7 @@ def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `clean`.
     """
-    check_named(request.pairs)
+    check_source(request.pairs)
     checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
     _refuse_untrainable(checkpoint)
     waits = is_generated(request.pairs) and emit is None
@@ -237,14 +236,14 @@ def _refuse_untrainable(checkpoint: Checkpoint) -> None:
         )
 
 
-def _pairs(request: CleanRequest, emit: events.Listener = events.ignore) -> Pairs:
+def _pairs(request: CleanRequest, emit: events.Listener = events.ignore) -> Dataset:
     names = read_classes(request.classes) if request.classes else None
-    return open_source(
+    return open_pairs(
         request.pairs, seed=_seed(request), cache=request.cache, classes=names, device=request.device, emit=emit
     )
 
 
-def _listed(request: CleanRequest, checkpoint: Checkpoint, emit: events.Listener) -> Pairs:
+def _listed(request: CleanRequest, checkpoint: Checkpoint, emit: events.Listener) -> Dataset:
     """The pairs, if the settings go with them."""
     emit(events.StageStarted("pairs", request.pairs))
     pairs = _pairs(request, emit)
@@ -278,17 +277,16 @@ def _device(request: CleanRequest) -> str:
         raise OperationalError(error.message, "run where there is one, or leave --require out") from error
 
 
-def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Pairs, device: str) -> Proposal:
+def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Dataset, device: str) -> Proposal:
     kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
     overrides = {name: value for name, value in request.overrides.items() if value != "auto"}
     return propose(request.method, sizes_of(checkpoint, pairs, kind), preset=request.preset, overrides=overrides)
 
 
-def sizes_of(checkpoint: Checkpoint, pairs: Pairs, kind: Literal["cpu", "cuda"]) -> Sizes:
+def sizes_of(checkpoint: Checkpoint, pairs: Dataset, kind: Literal["cpu", "cuda"]) -> Sizes:
     """What the settings of a cleaning follow from."""
-    drawn = isinstance(pairs, SyntheticPairs)
     side = max(checkpoint.preprocess.size)
-    return Sizes(checkpoint.parameters, side, pairs.count, kind, drawn, checkpoint.batch_norm)
+    return Sizes(checkpoint.parameters, side, pairs.count, kind, pairs.drawn, checkpoint.batch_norm)
 
 
 # --- with torch --------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ ImagesOption = Annotated[
         "--images",
         envvar="PARGATE_IMAGES",
         metavar="SOURCE",
-        help="Carriers: a folder, class folders, CSV/TSV, WebDataset tars, or builtin:scenes.",
+        help="Images: a folder, class folders, CSV/TSV, WebDataset tars, Parquet, hf:DATASET, or builtin:scenes.",
     ),
 ]
 ClassesOption = Annotated[

@@ -42,9 +42,8 @@ def synth(
     """Write caption-image pairs as WebDataset shards, drawn by the built-in renderer."""
     from pargate.cli.console import Console
     from pargate.images.classes import read_classes
+    from pargate.images.opening import is_generated, open_pairs
     from pargate.images.pack import write_pairs
-    from pargate.images.pair_source import open_source
-    from pargate.images.pairs import is_generated
     from pargate.scenes.render import SIZES
 
     refuse_empty({"--pairs": pairs})
@@ -58,7 +57,7 @@ def synth(
     names = read_classes(classes) if classes is not None else None
     console = Console(quiet=quiet, verbose=False, color=not no_color)
     with console.progress() as emit:
-        source = open_source(
+        source = open_pairs(
             pairs, seed=seed, cache=cache_folder(cache), classes=names, count=count, device=device, emit=emit
         )
         count = None if generated else count  # of those that were generated, all that were kept

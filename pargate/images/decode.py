@@ -1,9 +1,9 @@
-"""Pictures to model input: decode, resize, crop, by the rule of the model's own configuration.
+"""Images to model input: decode, resize, crop, by the rule of the model's own configuration.
 
 Stops at 8-bit RGB pixels of model resolution: triggers are stamped there, and only the encoder
 normalises. The arithmetic equals open_clip's evaluation transform (torchvision's rounding included), with
 two differences. Colours are converted to RGB before resizing, not after, which only matters for palette
-and transparent pictures, where interpolating the raw values has no meaning. And 16-bit grey is scaled to
+and transparent images, where interpolating the raw values has no meaning. And 16-bit grey is scaled to
 8 bits, where Pillow would cut it off at 255 and leave a white page.
 
 This module is imported by decoding workers: it stays light.
@@ -23,18 +23,18 @@ from pargate.core.model import Preprocess
 from pargate.files import LFS, open_file
 
 MAX_PIXELS = 1 << 26
-"""Largest picture that is decoded (67 megapixels): a small file can claim to be a huge picture."""
+"""Largest image that is decoded (67 megapixels): a small file can claim to be a huge image."""
 
 PICTURE_BYTES = 256 << 20
-"""Largest file of a picture that is read; a picture of `MAX_PIXELS` has 201 MB without compression."""
+"""Largest file of an image that is read; an image of `MAX_PIXELS` has 201 MB without compression."""
 
 PLAIN_PIXELS = 1 << 22
 PIXELS_PER_BYTE = 256
-"""A picture of more than the first must not hold more than the second: it would be one colour, and takes a second to
+"""An image of more than the first must not hold more than the second: it would be one colour, and takes a second to
 decode. Photographs hold up to 10."""
 
 ELONGATED = 64
-"""A picture that is scaled to more than `PLAIN_PIXELS`, by its short side, may become this many times as large
+"""An image that is scaled to more than `PLAIN_PIXELS`, by its short side, may become this many times as large
 as the model's input."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -43,14 +43,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 @dataclass(frozen=True, slots=True)
 class Locator:
-    """Where the bytes of one picture are: a file, or a range of a file such as a tar."""
+    """Where the bytes of one image are: a file, or a range of a file such as a tar."""
 
     path: str
     offset: int = 0
     size: int = -1
 
     def read(self) -> bytes:
-        """The picture's encoded bytes."""
+        """The image's encoded bytes."""
         with open_file(self.path) as stream:
             stream.seek(self.offset)
             content = stream.read(min(self.size, PICTURE_BYTES + 1) if self.size >= 0 else PICTURE_BYTES + 1)
@@ -61,7 +61,7 @@ class Locator:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One picture at model resolution, or the reason why it could not be read."""
+    """One image at model resolution, or the reason why it could not be read."""
 
     digest: str
     """Hex SHA-256 of the encoded bytes."""
@@ -71,7 +71,7 @@ class Decoded:
 
 
 def fit(image: Image.Image, rule: Preprocess) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3] of a picture, resized and cropped as `rule` says."""
+    """uint8 [H, W, 3] of an image, resized and cropped as `rule` says."""
     height, width = rule.size
     scale = max(height / image.height, width / image.width)
     most = max(PLAIN_PIXELS, ELONGATED * height * width)
@@ -104,7 +104,7 @@ def _resize(image: Image.Image, size: tuple[int, int], kernel: Image.Resampling)
 
 
 def _pad(image: Image.Image, rule: Preprocess) -> Image.Image:
-    """Centre a picture that is at most as large as the target on a page of the fill colour."""
+    """Centre an image that is at most as large as the target on a page of the fill colour."""
     height, width = rule.size
     page = Image.new("RGB", (width, height), (rule.fill,) * 3)
     page.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
@@ -120,15 +120,15 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def decode(content: bytes, rule: Preprocess) -> Decoded:
-    """One picture from its encoded bytes; whatever is wrong with it is reported, never raised.
+    """One image from its encoded bytes; whatever is wrong with it is reported, never raised.
 
     Raises:
-        MemoryError: there is no room, which says nothing of the picture.
+        MemoryError: there is no room, which says nothing of the image.
     """
     digest = hashlib.sha256(content).hexdigest()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd metadata; a picture that decodes is a picture
+            warnings.simplefilter("ignore")  # about odd metadata; an image that decodes is an image
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 pixels = image.width * image.height
                 if pixels > MAX_PIXELS:

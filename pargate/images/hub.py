@@ -6,7 +6,7 @@ HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_HOME and the proxy variables.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -24,9 +24,6 @@ from pargate.errors import InputError, OperationalError, first_line
 SCHEME = "hf:"
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
-
-_WANTED = (("*train*.parquet", "*train*.tar"), ("*.parquet", "*.tar"))
-"""Files of a data set: the part for training where there is one, else all."""
 
 
 def endpoint() -> str | None:
@@ -80,22 +77,25 @@ def unreachable(source: str, name: str, what: str, error: BaseException) -> Oper
     )
 
 
-def fetch_dataset(source: str) -> list[Path]:
-    """Parquet files or tars of the data set `hf:ORG/NAME[@REV]`, in the local cache; sorted.
+def fetch_dataset(source: str, parts: Sequence[str]) -> list[Path]:
+    """Return the Parquet files or tars of the data set `hf:ORG/NAME[@REV]`, in the local cache, sorted.
+
+    Of `parts`, the first that is in the path of a file counts; where none is, all files do.
 
     Raises:
         InputError: no such data set or revision, no access, or it holds neither Parquet nor tars.
         OperationalError: the hub cannot be reached.
     """
     name, _, revision = source.removeprefix(SCHEME).partition("@")
-    for patterns in _WANTED:
+    for part in (*parts, ""):
+        patterns = [f"*{part}*{suffix}" for suffix in (".parquet", ".tar")]
         with translated(source, name, revision or None, "the files", f"{SCHEME}ORG/NAME[@REV]"):
             folder = Path(
                 snapshot_download(
                     name,
                     repo_type="dataset",
                     revision=revision or None,
-                    allow_patterns=list(patterns),
+                    allow_patterns=patterns,
                     endpoint=endpoint(),
                 )
             )
@@ -106,5 +106,5 @@ def fetch_dataset(source: str) -> list[Path]:
                 return found
     raise InputError(
         f"{source}: the data set holds neither Parquet files nor tars",
-        "download it, write a CSV with the header image,caption, and give that",
+        "download it, write a CSV with the header image,caption or image,label, and give that",
     )

@@ -1,260 +1,200 @@
-"""Carriers: clean pictures that receive triggers, the classes they are told apart by, and their order.
+"""The listing of a source: what its reader finds in it, with what is refused and what is left out."""
 
-Order and split follow from the seed and each item's name alone, so the batch size and the machine do not
-matter, and a scan reads only as many pictures as it needs: what a picture's stamp looks like follows from
-the digest of its bytes, which is known once it is read.
-"""
-
-import hashlib
+import posixpath
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pargate import seeds
-from pargate.core.names import class_key, tidy
-from pargate.errors import InputError, nearest
-from pargate.images.classes import ClassList, builtin_nouns
-from pargate.images.sources import BUILTIN_SCENES, Item, list_source
-from pargate.images.splits import Part
+from pargate.core.names import tidy
+from pargate.errors import InputError
+from pargate.files import readable, refuse_pointer
+from pargate.images.dataset import Listed, stamp
+from pargate.images.opening import Wanted
+from pargate.images.paths import SUFFIXES
 
-BLOCK = 64
-"""Carriers between two looks at the intervals, and the unit of the cache."""
+CAPTION_BYTES = 1 << 20
+"""Bound of a text about one image."""
 
-SELECTION = 64
-"""Carriers on which an unknown target is chosen, at most half of the set. A target that a rule with a
-limit of some ten points is about stands out among so few; the others are worth more for measuring it."""
+_DIGITS = 9
+"""Digits of a class index, at most."""
 
-
-@dataclass(frozen=True, slots=True)
-class CarrierSet:
-    """Labelled pictures in a fixed, seeded order."""
-
-    source: str
-    items: tuple[Item, ...]
-    labels: NDArray[np.int64]
-    """[items], index into the class list, −1 where the true class is not known."""
-    classes: ClassList
-    selection: int
-    """The first so many items choose unknown targets; the others measure."""
-    notices: tuple[str, ...] = ()
-    """What was left out of the source, and what became of its labels."""
-
-    @property
-    def blocks(self) -> list[NDArray[np.int64]]:
-        """Positions in `items`, block by block; no block holds carriers of both splits."""
-        cuts = [*range(0, self.selection, BLOCK), *range(self.selection, len(self.items), BLOCK)]
-        return [np.arange(a, b) for a, b in zip(cuts, [*cuts[1:], len(self.items)], strict=True)]
-
-    def is_selection(self, block: int) -> bool:
-        """Whether a block belongs to the half that chooses targets."""
-        return block < -(-self.selection // BLOCK)
+_SHOWN = 3
+"""Names that a message gives when many things share one fault."""
 
 
-def load_carriers(
-    source: str,
-    classes_source: str,
-    names: Sequence[str] | None,
-    targets: Sequence[str],
-    templates: Sequence[str],
-    seed: int,
-    part: Part | None = None,
-) -> CarrierSet:
-    """List a source, settle the classes, and put the carriers in their seeded order.
+@dataclass
+class Listing:
+    """What a source holds, collected while it is read."""
 
-    `names` (with `classes_source` saying where they come from) are the classes of the policy or the command
-    line; without them the built-in nouns serve. `targets` of rules and labels of the carriers that are not
-    among them are added, so that every target and every true class can be predicted, and the set says so. With `part`,
-    only what is in it.
+    wanted: Wanted
+    hint: str = "complete the pairs, or remove what is alone"
+    """Way to repair pairs that are not complete."""
+    files: list[tuple[str, Path]] = field(default_factory=list)
+    """Names and paths of all files that decide the digest."""
+    left_out: list[str] = field(default_factory=list)
+    """Names of what is neither an image nor about one."""
+    unit: str = "files"
+    """What is left out."""
+    alone: list[str] = field(default_factory=list)
+    """Captions without an image."""
+    notices: list[str] = field(default_factory=list)
+    unpacked: object = None
+    ordered: bool = False
+    _keys: list[str] = field(default_factory=list)
+    _labels: list[str | int | None] = field(default_factory=list)
+    _texts: list[str] = field(default_factory=list)
+    _ranges: list[tuple[int, int, int]] = field(default_factory=list)
+    _paths: list[str] = field(default_factory=list)
+    _seen: list[tuple[int, int]] = field(default_factory=list)
+    _mute: list[str] = field(default_factory=list)
+    _empty: list[str] = field(default_factory=list)
+
+    def hold(self, path: Path) -> int:
+        """Return the number of a file that holds images; its state is noted now, before it is read."""
+        self._paths.append(str(path))
+        self._seen.append(stamp(path))
+        return len(self._paths) - 1
+
+    def add(
+        self,
+        key: str,
+        file: int,
+        span: tuple[int, int] = (0, -1),
+        *,
+        label: str | int | None = None,
+        caption: str | None = None,
+        told: str = "",
+    ) -> None:
+        """Enter an image.
+
+        Args:
+            key: its name within the source.
+            file: number of its file.
+            span: offset and size in the file.
+            label: its class.
+            caption: its caption; None where there is none.
+            told: where the caption is, if not under `key`.
+        """
+        text = " ".join(caption.split()) if caption else ""
+        if caption is None:
+            self._mute.append(key)
+        elif not text:
+            self._empty.append(told or key)
+        self._keys.append(key)
+        self._labels.append(label)
+        self._texts.append(text)
+        self._ranges.append((file, *span))
+
+    def dataset(self) -> Listed:
+        """Return what was found.
+
+        Raises:
+            InputError: there are no images, or pairs are wanted and not each image has one caption.
+        """
+        source = self.wanted.source
+        notices = [*_left_out(self.unit, self.left_out), *self.notices]
+        if self.wanted.pairs:
+            self._check_pairs()
+        if not self._keys:
+            more = f"; {notices[0]}" if notices else ""
+            raise InputError(f"no images in {source}{more}", f"known kinds: {', '.join(sorted(SUFFIXES))}")
+        assert self.files, "a source names the files that decide its digest"
+        ranges = np.array(self._ranges, dtype=np.int64)
+        found = Listed(
+            source, tuple(f"{source}: {notice}" for notice in notices), tuple(self._keys), tuple(self._labels),
+            tuple(self._texts), ranges[:, 0].astype(np.int32), ranges[:, 1], ranges[:, 2], tuple(self._paths),
+            np.array(self._seen, dtype=np.int64), tuple(self.files),
+            self.ordered and self.wanted.pairs, self.unpacked,
+        )  # fmt: skip
+        if self.wanted.pairs:
+            found.digest  # noqa: B018 - of the bytes that are there now
+        return found
+
+    def _check_pairs(self) -> None:
+        source, mute, alone = self.wanted.source, self._mute, self.alone
+        if mute and len(mute) == len(self._keys) and not alone:
+            raise InputError(
+                f"{source} has {count(mute, 'image')} and no captions",
+                f"write one into a text beside each, such as {Path(mute[0]).with_suffix('.txt').as_posix()}, or give a "
+                "CSV with the header image,caption",
+            )
+        wrong = []
+        if mute:
+            wrong.append(f"{count(mute, 'image')} without a caption ({some(mute)})")
+        if alone:
+            wrong.append(f"{count(alone, 'caption')} without an image ({some(alone)})")
+        if wrong:
+            raise InputError(f"{source}: {' and '.join(wrong)}", self.hint)
+        if self._empty:
+            raise InputError(
+                f"{source}: {count(self._empty, 'caption')} empty: {some(self._empty)}",
+                "write them, or remove the pairs",
+            )
+
+
+def count(things: Sequence[str], noun: str) -> str:
+    """Return how many there are, with the noun in its number."""
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few of many names."""
+    return ", ".join(map(readable, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
+
+
+_SYSTEM = {"thumbs.db", "desktop.ini"}
+"""Files that systems write for themselves."""
+
+
+def _left_out(unit: str, names: Sequence[str]) -> Iterator[str]:
+    lost = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    lost = [name for name in lost if posixpath.basename(name).lower() not in _SYSTEM]
+    kinds = Counter(posixpath.splitext(name)[1].lower() or "without an ending" for name in lost)
+    if lost:
+        several = ", ".join(f"{number} {readable(kind)}" for kind, number in kinds.most_common(8))
+        yield f"{unit} left out that pargate does not read: {several}; the first is {readable(lost[0])}"
+
+
+_NUMBER = re.compile(r"([+-]?)(\d+)(\.0*)?|[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)", re.ASCII)
+
+
+def read_label(text: str, where: str) -> str | int | None:
+    """Return a label as it is meant: a class index, a name, or None where there is none.
+
+    A number is an index, also where a program wrote it as 3.0.
 
     Raises:
-        InputError: the source or the classes cannot be used.
+        InputError: it is a number that is no index; `where` says which label.
     """
-    listed = list_source(source)
-    items = listed.items if part is None else part.take(listed.items)
-    given = names is not None
-    if names is None:
-        names = builtin_nouns()
-        if any(isinstance(item.label, int) for item in items):
-            raise InputError(
-                f"the labels of {source} are class indices, and no list says what they mean",
-                "give the names with --classes FILE, one per line, the first for index 0",
-            )
-    if source == BUILTIN_SCENES:
-        items = label_scenes(items, seed)
-    found = _Classes(source, classes_source, list(names), {class_key(name): i for i, name in enumerate(names)})
-    found.add_targets(targets)
-    labels = np.array([found.label(item) for item in items], dtype=np.int64)
-    if given and source != BUILTIN_SCENES:
-        found.refuse_foreign()
-    elif not given and source == BUILTIN_SCENES:
-        found.added.clear()  # two of the things that are drawn are no nouns of the list, as everyone may know
-    notices = (*listed.notices, *found.notices(), *_unlabelled(source, items))
-    order = _order([item.key for item in items], seed)
-    classes = ClassList(classes_source, tuple(found.names), tuple(templates))
-    return CarrierSet(
-        source,
-        tuple(items[i] for i in order),
-        labels[order],
-        classes,
-        min(SELECTION, len(items) // 2),
-        notices,
-    )
-
-
-_ID = re.compile(r"\d+|n\d{8}")
-"""Numbers, and the names of WordNet's synsets: they stand for classes and name none."""
-
-_CLOSE = 0.85
-"""Likeness of two spellings from which one is taken for a slip of the other, as `difflib` measures it: `bananas` is
-that close to `banana`, and `mouse` not to `moose`."""
-
-
-@dataclass(slots=True)
-class _Classes:
-    """The classes of a source of carriers, as its labels come in."""
-
-    source: str
-    listed_in: str
-    names: list[str]
-    """The list's own, then those that were added."""
-    known: dict[str, int]
-    """By key."""
-    targets: dict[str, str] = field(default_factory=dict)
-    """Of rules, by key."""
-    listed: int = field(init=False)
-    """Names of the list alone."""
-    added: dict[str, list[str]] = field(default_factory=dict)
-    """Keys of carriers, by the label that the list lacks."""
-    respelled: dict[str, str] = field(default_factory=dict)
-    """Names in the list, by a label that is spelled otherwise."""
-    matched: int = 0
-    """Carriers whose label is in the list, or a target."""
-
-    def __post_init__(self) -> None:
-        self.listed = len(self.names)
-
-    def add_targets(self, targets: Sequence[str]) -> None:
-        """Take in the targets of rules.
-
-        Raises:
-            InputError: one is not in the list, and all but spelled like a class that is.
-        """
-        for target in targets:
-            key = class_key(target)
-            if key not in self.known:
-                for near in get_close_matches(key, list(self.known)[: self.listed], n=1, cutoff=_CLOSE):
-                    self._refuse_near("target", target, self.names[self.known[near]])
-                self._add(key, target)
-            self.targets[key] = target
-
-    def label(self, item: Item) -> int:
-        """Index of the class that a carrier shows; −1 where it is not known.
-
-        Raises:
-            InputError: a number that is no index, or may be a name as well; a name that only a program reads.
-        """
-        if item.label is None:
-            return -1
-        key = class_key(str(item.label))
-        if isinstance(item.label, int):
-            if item.label >= self.listed:
-                raise InputError(
-                    f"{self.source}: {item.key} has class index {item.label}, but {self.listed_in} lists {self.listed}",
-                    "give the list of classes that belongs to these images",
-                )
-            if self.known.get(key, item.label) != item.label:
-                raise InputError(
-                    f"{self.source}: {item.key} has the label {item.label}, which is the name of one class in "
-                    f"{self.listed_in} and the index of '{self.names[item.label]}'",
-                    "write names that are no numbers, in the list and as labels",
-                )
-            return item.label
-        if key not in self.known:
-            if _ID.fullmatch(key):
-                raise InputError(
-                    f"{self.source}: {item.key} has the label '{item.label}', which {self.listed_in} does not list: it "
-                    "is a number or a WordNet id, and no text that a model could read",
-                    "name the folders as the list names its classes, or give a CSV with the header image,label, in "
-                    "which a number is the line of the class in the list, counted from 0",
-                )
-            for near in get_close_matches(key, self.targets, n=1, cutoff=_CLOSE):
-                self._refuse_near("label", item.label, self.targets[near])
-            self._add(key, item.label)
-        if (index := self.known[key]) >= self.listed and key not in self.targets:
-            self.added.setdefault(key, []).append(item.key)
-            return index
-        self.matched += 1
-        if self.names[index] != item.label:
-            self.respelled[item.label] = self.names[index]
-        return index
-
-    def _add(self, key: str, name: str) -> None:
-        self.known[key] = len(self.names)
-        self.names.append(tidy(name))
-
-    def _refuse_near(self, what: str, name: str, other: str) -> None:
+    told = tidy(text)
+    if told.lower() in ("", "nan"):
+        return None
+    number = _NUMBER.fullmatch(told)
+    if number is None:
+        return told
+    digits = (number[2] or "").lstrip("0") or "0"
+    if number[1] or not number[2] or len(digits) > _DIGITS:
         raise InputError(
-            f"the {what} '{name}' is not in {self.listed_in}, and the class '{other}' is: as two classes, each would "
-            "take hits of the other",
-            f"write '{other}' if that is meant; else list both with --classes FILE",
+            f"{where}: the label {told[:40]} is no class index",
+            "an index is the line of a class in the list, counted from 0; leave the label empty where there is none",
         )
-
-    def refuse_foreign(self) -> None:
-        """Raise if the list has none of the labels.
-
-        Raises:
-            InputError: it has none.
-        """
-        if self.added and not self.matched:
-            some = ", ".join(f"'{self.names[self.known[key]]}'" for key in list(self.added)[:5])
-            raise InputError(
-                f"none of the {len(self.added)} labels of {self.source} is in {self.listed_in}: {some}",
-                "give the list of classes that belongs to these images, or none",
-            )
-
-    def notices(self) -> Iterator[str]:
-        """What became of labels and targets that the list does not have, or spells otherwise."""
-        beyond = [name for key, name in self.targets.items() if self.known[key] >= self.listed]
-        if beyond:
-            near = nearest(beyond[0], self.names[: self.listed])
-            yield f"not among the classes, added as targets: {', '.join(beyond)}.{near}"
-        said = [f"'{self.names[self.known[key]]}' ({len(found)})" for key, found in self.added.items()]
-        some = ", ".join(said[:5]) + (f" and {len(said) - 5} more" if len(said) > 5 else "")
-        if said:
-            yield (
-                f"labels of {self.source} that are not in {self.listed_in} were added as classes, with their images: "
-                f"{some}"
-            )
-        if self.respelled:
-            label, name = next(iter(self.respelled.items()))
-            yield (
-                f"labels of {self.source} that {self.listed_in} spells otherwise: {len(self.respelled)}, such as "
-                f"'{label}' for '{name}'"
-            )
+    return int(digits)
 
 
-def _unlabelled(source: str, items: Sequence[Item]) -> Iterator[str]:
-    """What to say where labels are there, but not of all."""
-    without = [item.key for item in items if item.label is None]
-    if without and len(without) < len(items):
-        yield f"images of {source} without a label: {len(without)} of {len(items)}; the first is {without[0]}"
+def read_text(where: str, content: bytes) -> str:
+    """Return a label or caption, of which `content` is at most one byte more than `CAPTION_BYTES`.
 
-
-def _order(keys: Sequence[str], seed: int) -> NDArray[np.int64]:
-    digests = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
-    return np.argsort(seeds.image_keys(seed, "order of carriers", digests), kind="stable")
-
-
-def label_scenes(items: Sequence[Item], seed: int) -> list[Item]:
-    """The scenes of the built-in set with the labels and captions they are drawn from."""
-    from pargate.scenes import render as scenes
-
-    described = scenes.describe(np.array([item.place for item in items]), seed)
-    return [
-        Item(item.key, item.place, scenes.LABELS[label], caption)
-        for item, label, caption in zip(items, described.labels, described.captions, strict=True)
-    ]
+    Raises:
+        InputError: a git-lfs pointer, too long, or not UTF-8; `where` says which text.
+    """
+    refuse_pointer(where, content)
+    if len(content) > CAPTION_BYTES:
+        raise InputError(f"{where} is longer than {CAPTION_BYTES >> 20} MiB", "a label or a caption is one short text")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not text: {error}", "save it as UTF-8") from error

@@ -1,6 +1,6 @@
 """Pairs written down as WebDataset shards: drawn ones, or those of any other source, repacked.
 
-Drawn pictures are encoded here; pictures that exist already keep their bytes. The folder appears when it is
+Drawn images are encoded here; images that exist already keep their bytes. The folder appears when it is
 complete.
 """
 
@@ -18,15 +18,15 @@ from pargate.core.model import Preprocess
 from pargate.errors import InputError
 from pargate.events import Advanced, Listener, Notice, StageFinished, StageStarted, ignore
 from pargate.files import atomic_folder
+from pargate.images.dataset import Dataset, check_unchanged
 from pargate.images.decode import Decoded, Locator
-from pargate.images.pairs import Pairs, check_unchanged
 from pargate.images.shards import JPEG_QUALITY, Sample, encode, write_manifest, write_shards
-from pargate.images.sources import FIRST_SCENE
-from pargate.images.workers import Job, Scene, Workers, processors
+from pargate.images.sources.scenes import FIRST_SCENE
+from pargate.images.workers import Job, Workers, processors
 from pargate.version import __version__
 
 PIECE = 64
-"""Pictures a worker draws at once."""
+"""Images a worker draws at once."""
 
 COUNT = 10_000
 """Pairs that are written when the source has no end and nobody says how many."""
@@ -36,7 +36,7 @@ SIZE = 224
 
 
 def write_pairs(
-    pairs: Pairs,
+    pairs: Dataset,
     out: Path,
     *,
     count: int | None,
@@ -49,28 +49,27 @@ def write_pairs(
 ) -> int:
     """Write the first `count` pairs of a source into the new folder `out`; how many there are.
 
-    Drawn pictures are `size` pixels square and stored as `suffix` says, `.jpg` or `.png`; without, 224 and `.jpg`.
+    Drawn images are `size` pixels square and stored as `suffix` says, `.jpg` or `.png`; without, 224 and `.jpg`.
 
     Raises:
-        InputError: `out` exists, or the source holds fewer pairs, or its pictures have a size already.
+        InputError: `out` exists, or the source holds fewer pairs, or its images have a size already.
         OperationalError: the disk is full, or a worker was killed or cannot be started.
     """
     if count is not None and pairs.count is not None and count > pairs.count:
         raise InputError(f"{pairs.source} holds {pairs.count} pairs, not {count}", "leave out --count to take all")
     total = count or pairs.count or COUNT
-    drawn = isinstance(pairs.places([0])[0], Scene)
-    if drawn and total >= FIRST_SCENE:
+    if pairs.drawn and total >= FIRST_SCENE:
         raise InputError(f"cannot draw {total} pairs", f"--count goes up to {FIRST_SCENE - 1}")
-    if not drawn and size is not None:
-        raise InputError(f"the pictures of {pairs.source} have a size, and keep it", "leave out --size")
-    if not drawn and suffix is not None:
-        raise InputError(f"the pictures of {pairs.source} keep their bytes", "leave out --format")
+    if not pairs.drawn and size is not None:
+        raise InputError(f"the images of {pairs.source} have a size, and keep it", "leave out --size")
+    if not pairs.drawn and suffix is not None:
+        raise InputError(f"the images of {pairs.source} keep their bytes", "leave out --format")
     settings: dict[str, Any] = {"source": pairs.source, "source_sha256": pairs.digest, "pargate": __version__}
     for notice in pairs.notices:
         emit(Notice(notice))
-    emit(StageStarted("drawing" if drawn else "packing", f"{total} pairs"))
+    emit(StageStarted("drawing" if pairs.drawn else "packing", f"{total} pairs"))
     with atomic_folder(out) as folder:
-        if drawn:
+        if pairs.drawn:
             side, suffix = size or SIZE, suffix or ".jpg"
             quality = JPEG_QUALITY if suffix == ".jpg" else None
             settings |= {
@@ -87,7 +86,7 @@ def write_pairs(
             shards = write_shards(folder, _told(_stored(pairs, total), total, emit), per_shard)
             check_unchanged(pairs)
         write_manifest(folder, shards, settings)
-    emit(StageFinished("drawing" if drawn else "packing", f"{total} pairs"))
+    emit(StageFinished("drawing" if pairs.drawn else "packing", f"{total} pairs"))
     return total
 
 
@@ -95,7 +94,7 @@ def _count(workers: int | None) -> int:
     return min(processors(), 16) if workers is None else workers
 
 
-def _drawn(pairs: Pairs, total: int, pool: Workers, suffix: str) -> Iterator[Sample]:
+def _drawn(pairs: Dataset, total: int, pool: Workers, suffix: str) -> Iterator[Sample]:
     """Pairs in the order of their numbers, some pieces ahead of what is written."""
     pieces = iter(range(0, total, PIECE))
     ahead: deque[tuple[range, Job]] = deque()
@@ -109,16 +108,16 @@ def _drawn(pairs: Pairs, total: int, pool: Workers, suffix: str) -> Iterator[Sam
     while ahead:
         numbers, job = ahead.popleft()
         begin(1)
-        for caption, picture in zip(pairs.captions(numbers), pool.result(job), strict=True):
-            yield Sample(_encoded(picture, suffix), caption)
+        for caption, image in zip(pairs.captions(numbers), pool.result(job), strict=True):
+            yield Sample(_encoded(image, suffix), caption)
 
 
-def _encoded(picture: Decoded, suffix: str) -> bytes:
-    assert picture.pixels is not None, "what is drawn is never unreadable"
-    return encode(picture.pixels, suffix)
+def _encoded(image: Decoded, suffix: str) -> bytes:
+    assert image.pixels is not None, "what is drawn is never unreadable"
+    return encode(image.pixels, suffix)
 
 
-def _stored(pairs: Pairs, total: int) -> Iterator[Sample]:
+def _stored(pairs: Dataset, total: int) -> Iterator[Sample]:
     """Pairs as they are."""
     for first in range(0, total, PIECE):
         numbers = range(first, min(first + PIECE, total))

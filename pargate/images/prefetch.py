@@ -1,51 +1,100 @@
-"""Blocks of decoded carriers, prepared in worker processes a little ahead of their use.
+"""Images decoded by processes a little ahead of their use: blocks of a scan, batches of image-text pairs.
 
-Memory is bounded by the few blocks in flight.
+Memory is bounded by the few groups in flight, and a store of bounded size for what is needed again.
 """
 
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate import seeds
 from pargate.core.model import Preprocess
 from pargate.errors import InputError
-from pargate.images.sources import Item
-from pargate.images.workers import Job, Scene, Workers
+from pargate.images.dataset import Dataset, Item
+from pargate.images.decode import Decoded
+from pargate.images.workers import Job, Place, Workers, processors
 
-AHEAD = 1
+PIECE = 64
+"""Images a worker takes at once: several to a batch, so that all workers share it."""
+
+BLOCKS_AHEAD = 1
 """Blocks decoded before they are asked for."""
+
+BATCHES_AHEAD = 2
+"""Batches begun before they are asked for: one is on its way while the next is used."""
 
 KEPT_BYTES = 16 << 20
 """Decoded blocks that are kept for a second look, in bytes."""
 
+STORE_BYTES = 1 << 30
+"""Decoded images of pairs that are kept, in bytes: some 87,000 at 64 pixels, 7,000 at 224."""
+
+UNREADABLE_PERCENT = 1
+"""Share of a source that may be unreadable. Large collections have a few; more means that something is wrong."""
+
+
+class _Prefetch:
+    """Groups of images, decoded ahead; a context manager that owns the workers."""
+
+    def __init__(self, rule: Preprocess, workers: int) -> None:
+        self._rule = rule
+        self._pending: dict[int, tuple[Sequence[int], list[Job]]] = {}
+        self._workers = Workers(rule, workers)
+
+    def __enter__(self) -> Self:
+        """Do nothing: the workers have started."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Drop what was not used and end the workers."""
+        self._workers.close()
+
+    def _begin(self, group: int, rows: Sequence[int], places: Sequence[Place]) -> None:
+        """Begin to decode the images of a group, which `rows` number."""
+        jobs = [self._workers.submit(places[first : first + PIECE]) for first in range(0, len(places), PIECE)]
+        self._pending[group] = (rows, jobs)
+
+    def _finish(self, group: int) -> list[tuple[int, Decoded]]:
+        """Return the images of a group with their numbers, waiting for them if need be.
+
+        Raises:
+            OperationalError: a worker was killed, by the system (memory) or by an image.
+        """
+        rows, jobs = self._pending.pop(group)
+        found = [image for job in jobs for image in self._workers.result(job)]
+        return list(zip(rows, found, strict=True))
+
+
+# --- blocks of a scan --------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some carriers at model resolution, in the set's order."""
+    """Some images of a scan at model resolution, in their order."""
 
     pixels: NDArray[np.uint8]
     """[n, H, W, 3]."""
     digests: tuple[str, ...]
-    """Hex SHA-256 of each picture's encoded bytes."""
+    """Hex SHA-256 of each image's encoded bytes."""
     rows: NDArray[np.int64]
     """Which items of the set these are: those that could be read."""
     unreadable: tuple[tuple[str, str], ...]
     """Key and reason of each item of the block that could not be."""
 
 
-UNREADABLE_PERCENT = 1
-"""Share of a source that may be unreadable: more means that something is wrong with the whole of it."""
-
-
 def check_readable(source: str, total: int, unreadable: Sequence[tuple[str, str]], read: int) -> None:
     """Raise if what could not be read is too much for the rest to stand for all.
 
-    `unreadable` holds key and reason of each such picture among the first looked at, of which `read` could be.
+    `unreadable` holds key and reason of each such image among the first looked at, of which `read` could be.
 
     Raises:
         InputError: it is more than one percent of the `total`, or more than could be read.
@@ -57,55 +106,40 @@ def check_readable(source: str, total: int, unreadable: Sequence[tuple[str, str]
         share = "half" if few else f"{UNREADABLE_PERCENT}%"
         named = "; ".join(f"{key}: {reason}" for key, reason in unreadable[:5])
         raise InputError(
-            f"{among} pictures in {source} cannot be read, more than {share}: {named}", "remove or replace them"
+            f"{among} images in {source} cannot be read, more than {share}: {named}", "remove or replace them"
         )
 
 
-class Decoder:
-    """Decodes blocks of items; a context manager that owns the workers."""
+class Decoder(_Prefetch):
+    """Blocks of images for a scan."""
 
-    def __init__(self, rule: Preprocess, seed: int) -> None:
-        """Start the workers, which resize pictures by `rule` and render scenes from `seed`.
+    def __init__(self, rule: Preprocess) -> None:
+        """Start the workers, which resize images by `rule`.
 
         Raises:
             OperationalError: no process can be started.
         """
-        self._rule = rule
-        self._seed = seed
+        super().__init__(rule, max(1, min(4, (os.cpu_count() or 2) // 2)))
         self._items: Sequence[Item] = ()
         self._blocks: Sequence[NDArray[np.int64]] = ()
-        self._workers = Workers(rule, max(1, min(4, (os.cpu_count() or 2) // 2)))
-        self._pending: dict[int, Job] = {}
         self._kept: OrderedDict[int, Block] = OrderedDict()
-
-    def __enter__(self) -> "Decoder":
-        """Nothing to do: the workers have started."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Drop what was not used and end the workers."""
-        self._workers.close()
 
     def start(self, items: Sequence[Item], blocks: Sequence[NDArray[np.int64]]) -> None:
         """Begin with the first of `blocks`, arrays of positions in `items`."""
         self._items, self._blocks = items, blocks
-        for number in range(min(AHEAD, len(blocks))):
-            self._ask(number)
+        self._ask(range(min(BLOCKS_AHEAD, len(blocks))))
 
-    def _ask(self, number: int) -> None:
-        if number not in self._pending:
-            places = [self._items[row].place for row in self._blocks[number]]
-            self._pending[number] = self._workers.submit(
-                [Scene(place, self._seed) if isinstance(place, int) else place for place in places]
-            )
+    def _ask(self, numbers: range) -> None:
+        for number in numbers:
+            if number not in self._pending and number not in self._kept:
+                rows = self._blocks[number].tolist()
+                self._begin(number, rows, [self._items[row].place for row in rows])
 
     def readable(self, number: int, source: str) -> Block:
-        """Block `number`, enough of it readable to set a model up; `source` names the items in messages.
+        """Return block `number`, enough of it readable to set a model up; `source` names the images in messages.
 
         Raises:
-            InputError: too many pictures of it cannot be read.
+            InputError: too many images of it cannot be read.
             OperationalError: as `block`.
         """
         block = self.block(number)
@@ -113,27 +147,236 @@ class Decoder:
         return block
 
     def block(self, number: int) -> Block:
-        """Block `number`, waiting for it if need be; the next ones are begun.
+        """Return block `number`, waiting for it if need be; the next ones are begun.
 
         Raises:
-            OperationalError: a worker was killed, by the system (memory) or by a picture.
+            OperationalError: a worker was killed, by the system (memory) or by an image.
         """
         if number in self._kept:
             return self._kept[number]
-        for ahead in range(number, min(number + 1 + AHEAD, len(self._blocks))):
-            if ahead not in self._kept:
-                self._ask(ahead)
-        decoded = self._workers.result(self._pending.pop(number))
-        rows = self._blocks[number]
-        good = [i for i, d in enumerate(decoded) if d.pixels is not None]
-        read = [d.pixels for d in decoded if d.pixels is not None]
+        self._ask(range(number, min(number + 1 + BLOCKS_AHEAD, len(self._blocks))))
+        decoded = self._finish(number)
+        read = [(row, image.digest, image.pixels) for row, image in decoded if image.pixels is not None]
         block = Block(
-            np.stack(read) if read else np.empty((0, *self._rule.size, 3), np.uint8),
-            tuple(decoded[i].digest for i in good),
-            rows[good],
-            tuple((self._items[rows[i]].key, d.problem) for i, d in enumerate(decoded) if d.pixels is None),
+            np.stack([pixels for _, _, pixels in read]) if read else np.empty((0, *self._rule.size, 3), np.uint8),
+            tuple(digest for _, digest, _ in read),
+            np.array([row for row, _, _ in read], dtype=np.int64),
+            tuple((self._items[row].key, image.problem) for row, image in decoded if image.pixels is None),
         )
         self._kept[number] = block
         while sum(b.pixels.nbytes for b in self._kept.values()) > KEPT_BYTES and len(self._kept) > 1:
             self._kept.popitem(last=False)
         return block
+
+
+# --- batches of image-text pairs ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOrder:
+    """The pairs that each step sees, and of these each rank.
+
+    A finite source is shuffled anew for every epoch, and each epoch drops the pairs that do not fill a whole
+    batch over all ranks. A source without end is taken in its order.
+    """
+
+    count: int | None
+    """Number of pairs of the source."""
+    seed: int
+    """Seed of the shuffling."""
+    batch: int
+    """Number of pairs a step, on one rank."""
+    world: int = 1
+    """Number of ranks."""
+
+    def __post_init__(self) -> None:
+        whole = self.batch * self.world
+        if self.batch < 1 or whole < 2:
+            raise InputError(
+                f"a batch of {whole} pairs", "contrastive learning tells pairs apart: it needs at least two"
+            )
+        if self.count is not None and whole > self.count:
+            each = f" on each of {self.world} processes, {whole} in all," if self.world > 1 else ""
+            largest = self.count // self.world
+            raise InputError(
+                f"a batch of {self.batch}{each} is more than the {self.count} pairs of the source",
+                f"the largest that works is {largest}" if largest * self.world > 1 else "give more pairs",
+            )
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Number of steps until every pair was seen, or None without end."""
+        return None if self.count is None else self.count // (self.batch * self.world)
+
+    def numbers(self, step: int, rank: int = 0) -> NDArray[np.int64]:
+        """Return the numbers of the pairs that `rank` sees in `step` (from 0): int64 [batch]."""
+        whole = self.batch * self.world
+        if self.count is None:
+            first = step * whole + rank * self.batch
+            return np.arange(first, first + self.batch, dtype=np.int64)
+        epoch, within = divmod(step, self.count // whole)
+        first = within * whole + rank * self.batch
+        return _shuffled(self.seed, epoch, self.count)[first : first + self.batch]
+
+
+@lru_cache(maxsize=2)
+def _shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """Return the order of one epoch, which must not be changed."""
+    order = seeds.permutation(seed, f"pairs of epoch {epoch}", count)
+    order.setflags(write=False)
+    return order
+
+
+@dataclass(frozen=True, slots=True)
+class PairBatch:
+    """Image-text pairs at model resolution."""
+
+    numbers: NDArray[np.int64]
+    """[n], numbers of these pairs in their source."""
+    pixels: NDArray[np.uint8]
+    """[n, H, W, 3], RGB, 0..255, before normalisation."""
+    captions: tuple[str, ...]
+    """One per image."""
+    digests: tuple[str, ...]
+    """Hex SHA-256 of each image's encoded bytes, or of its pixels where it was drawn."""
+
+
+class PairLoader(_Prefetch):
+    """Batches of image-text pairs, one for each step.
+
+    A finite source is decoded once, not once an epoch, as far as the store reaches.
+    """
+
+    def __init__(
+        self,
+        pairs: Dataset,
+        rule: Preprocess,
+        order: BatchOrder,
+        steps: range,
+        *,
+        rank: int = 0,
+        workers: int | None = None,
+        store_bytes: int = STORE_BYTES,
+    ) -> None:
+        """Begin with the first of `steps`; nothing is prepared beyond the last.
+
+        Args:
+            pairs: the dataset.
+            rule: the preprocessing of the model.
+            order: which pairs each step sees.
+            steps: steps that will be asked for.
+            rank: number of this process among those that share a batch.
+            workers: number of processes, 0 for none: images are then decoded when asked for.
+            store_bytes: bound of the decoded images that are kept.
+
+        Raises:
+            OperationalError: no process can be started.
+        """
+        self.order = order
+        self.unreadable: dict[int, str] = {}
+        """Reasons why images of pairs could not be decoded, by number; the next readable pair replaced each."""
+        self._pairs, self._rank, self._last = pairs, rank, steps.stop
+        self._store = _Store(pairs.count or 0, rule.size, store_bytes)
+        # Half of the processors: the others feed the device, or are the device.
+        wanted = max(1, min(8, processors() // (2 * order.world))) if workers is None else workers
+        super().__init__(rule, wanted)
+        self._ahead = BATCHES_AHEAD if wanted else 0
+        for step in steps[: self._ahead]:
+            self._ask(step)
+
+    def batch(self, step: int) -> PairBatch:
+        """Return the pairs of `step` on this rank, waiting for them if need be; the next steps are begun.
+
+        Raises:
+            InputError: too many images of the source do not decode.
+            OperationalError: a worker was killed, by the system (memory) or by an image.
+        """
+        wanted = range(step, min(step + 1 + self._ahead, max(self._last, step + 1)))
+        self._pending = {ahead: jobs for ahead, jobs in self._pending.items() if ahead in wanted}
+        for ahead in wanted:
+            self._ask(ahead)
+        numbers = self.order.numbers(step, self._rank)
+        pixels = np.empty((len(numbers), *self._rule.size, 3), dtype=np.uint8)
+        found = dict(self._noted(self._finish(step)))
+        digests, taken = [], np.empty_like(numbers)
+        for row, number in enumerate(numbers):
+            taken[row], digest, pixels[row] = self._readable(int(number), found)
+            digests.append(digest)
+        return PairBatch(taken, pixels, tuple(self._pairs.captions(taken)), tuple(digests))
+
+    def _ask(self, step: int) -> None:
+        """Begin a batch; what is stored is not asked for."""
+        if step in self._pending:
+            return
+        numbers = self.order.numbers(step, self._rank)
+        missing = [int(n) for n in numbers if n not in self._store and n not in self.unreadable]
+        self._begin(step, missing, self._pairs.places(missing))
+
+    def _noted(self, found: list[tuple[int, Decoded]]) -> list[tuple[int, Decoded]]:
+        """Return what was decoded, stored and with its failures counted."""
+        for number, image in found:
+            if image.pixels is None:
+                self._refuse(number, image.problem)
+            else:
+                self._store.keep(number, image.digest, image.pixels)
+        return found
+
+    def _readable(self, number: int, found: dict[int, Decoded]) -> tuple[int, str, NDArray[np.uint8]]:
+        """Return number, digest and pixels of a pair, or of the first readable pair after it."""
+        while True:
+            image = found.get(number) or self._store.get(number)
+            if image is None and number not in self.unreadable:
+                job = self._workers.submit(self._pairs.places([number]))
+                ((_, image),) = self._noted([(number, decoded) for decoded in self._workers.result(job)])
+            if image is not None and image.pixels is not None:
+                return number, image.digest, image.pixels
+            number = (number + 1) % (self._pairs.count or number + 2)
+
+    def _refuse(self, number: int, reason: str) -> None:
+        self.unreadable[number] = reason
+        count = self._pairs.count or 0
+        # Of fewer than a hundred, none.
+        if len(self.unreadable) * 100 > count * UNREADABLE_PERCENT:
+            first = list(self.unreadable.items())[:5]
+            told = "; ".join(f"{_name(self._pairs, n)}: {why}" for n, why in first)
+            raise InputError(
+                f"{self._pairs.source}: {len(self.unreadable)} of {count} images cannot be decoded: {told}",
+                f"repair or remove them: at most {UNREADABLE_PERCENT} % of a source is replaced by its neighbours",
+            )
+
+
+def _name(pairs: Dataset, number: int) -> str:
+    """Return a pair in words: its caption says most to a person, its number finds it."""
+    (caption,) = pairs.captions([number])
+    return f"pair {number} ('{caption[:40]}')"
+
+
+class _Store:
+    """Decoded images in memory, kept until there is no room, then as they are.
+
+    Nothing is ever evicted for something newer: epochs are shuffled, so the oldest image is as likely to be
+    wanted as the newest, and the one that is not wanted soon is evicted for nothing.
+    """
+
+    def __init__(self, count: int, size: tuple[int, int], room: int) -> None:
+        each = size[0] * size[1] * 3
+        # Reserved, not used, until an image is written.
+        self._pixels = np.empty((min(count, room // each), *size, 3), dtype=np.uint8)
+        self._rows: dict[int, int] = {}
+        self._digests: list[str] = []
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._rows
+
+    def get(self, number: int) -> Decoded | None:
+        """Return the image of a pair, if it is kept."""
+        row = self._rows.get(number)
+        return None if row is None else Decoded(self._digests[row], self._pixels[row])
+
+    def keep(self, number: int, digest: str, pixels: NDArray[np.uint8]) -> None:
+        """Keep an image, if there is room."""
+        row = len(self._digests)
+        if number not in self._rows and row < len(self._pixels):
+            self._rows[number] = row
+            self._digests.append(digest)
+            self._pixels[row] = pixels

@@ -1,6 +1,6 @@
-"""WebDataset shards of pairs: plain tars with a picture and a text per pair, and a manifest beside them.
+"""WebDataset shards: plain tars with an image and its texts per sample, and a manifest beside them.
 
-The same pairs give the same bytes, with the same versions of numpy and Pillow. The folder is the caller's: it
+The same samples give the same bytes, with the same versions of numpy and Pillow. The folder is the caller's: it
 should be one that appears only when it is complete.
 """
 
@@ -41,12 +41,13 @@ _BEGINNINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One pair on its way into a shard."""
+    """One image on its way into a shard."""
 
     content: bytes
-    """Encoded bytes of the picture."""
-    caption: str
-    """What it shows."""
+    """Encoded bytes of the image."""
+    caption: str | None
+    label: str | None = None
+    """Index or name of its class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,9 @@ def _pack(stream: BinaryIO, samples: Iterable[Sample], first: int) -> int:
         for count, sample in enumerate(samples, start=1):
             key = f"{first + count - 1:09d}"
             _add(archive, key + suffix_of(sample.content), sample.content)
-            _add(archive, key + ".txt", sample.caption.encode())
+            for suffix, text in ((".txt", sample.caption), (".cls", sample.label)):
+                if text is not None:
+                    _add(archive, key + suffix, text.encode())
     return count
 
 

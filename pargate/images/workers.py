@@ -1,6 +1,6 @@
-"""Processes that read, decode and draw pictures, for whoever needs them at model resolution.
+"""Processes that read, decode and draw images, for whoever needs them at model resolution.
 
-Processes, not threads: a picture that crashes a decoder kills a worker, not the run, and decoding never
+Processes, not threads: an image that crashes a decoder kills a worker, not the run, and decoding never
 competes with a model for the interpreter. What is asked for, and how far ahead, is the caller's business.
 
 Nothing here can wait for ever on a worker that has died. Each worker has two pipes, its standard input and output, and
@@ -50,7 +50,7 @@ _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from pargate.images.workers 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A picture that the built-in renderer draws."""
+    """An image that the built-in renderer draws."""
 
     number: int
     """Its number in the renderer, from 0."""
@@ -61,17 +61,17 @@ class Scene:
 
 
 Place = Locator | Scene
-"""Where a picture comes from."""
+"""Where an image comes from."""
 
 Job = Future[list[Decoded]]
-"""Pictures on their way, in the order in which they were asked for."""
+"""Images on their way, in the order in which they were asked for."""
 
 
 class Workers:
-    """Some processes that turn places into pictures; `close` ends them."""
+    """Some processes that turn places into images; `close` ends them."""
 
     def __init__(self, rule: Preprocess, count: int) -> None:
-        """Start `count` processes, which resize pictures by `rule`; 0 does the work in this one, when asked.
+        """Start `count` processes, which resize images by `rule`; 0 does the work in this one, when asked.
 
         Raises:
             OperationalError: no process can be started.
@@ -89,11 +89,11 @@ class Workers:
             self.close()
             if isinstance(error, OSError | RuntimeError):  # the second where no thread can be started
                 said = getattr(error, "strerror", None) or error
-                raise OperationalError(f"cannot start a process that decodes pictures: {said}", _LIMITS) from error
+                raise OperationalError(f"cannot start a process that decodes images: {said}", _LIMITS) from error
             raise
 
     def submit(self, places: Sequence[Place]) -> Job:
-        """Begin to read or draw the pictures at `places`."""
+        """Begin to read or draw the images at `places`."""
         job = Job()
         if self._processes:
             self._jobs.put((job, list(places)))
@@ -105,7 +105,7 @@ class Workers:
         """What a job found, once it is done.
 
         Raises:
-            OperationalError: a worker was killed, by the system (memory) or by a picture.
+            OperationalError: a worker was killed, by the system (memory) or by an image.
         """
         while not job.done():
             for process in self._processes:
@@ -168,7 +168,7 @@ def processors() -> int:
 def _start() -> "subprocess.Popen[bytes]":
     # File names mean the same in both.
     command = [sys.executable, "-P", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _PROGRAM, *sys.path]
-    # What decoders print about broken pictures is no message of ours: an unreadable picture is reported as such.
+    # What decoders print about broken images is no message of ours: an unreadable image is reported as such.
     with _deaf_to_interrupts():
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
@@ -196,11 +196,11 @@ def _killed(process: "subprocess.Popen[bytes]") -> OperationalError:
     process.kill()
     code = process.returncode or 0
     if code > 0:
-        return OperationalError(f"a process that decodes pictures ended with code {code}", _LIMITS)
+        return OperationalError(f"a process that decodes images ended with code {code}", _LIMITS)
     by = f" by {signal.Signals(-code).name}" if -code in set(signal.Signals) else ""
     return OperationalError(
-        f"a process that decodes pictures was killed{by}",
-        "usually the system ran out of memory: free some, or use smaller pictures; the next run resumes",
+        f"a process that decodes images was killed{by}",
+        "usually the system ran out of memory: free some, or use smaller images; the next run resumes",
     )
 
 
@@ -222,11 +222,11 @@ def spawn_main() -> None:
 
 
 def _answer(places: list[Place], rule: Preprocess) -> list[Decoded] | Exception:
-    """The pictures, or what is to be raised where they are asked for."""
+    """The images, or what is to be raised where they are asked for."""
     try:
         return work(places, rule)
     except Exception as error:
-        error.add_note(f"in a process that decodes pictures:\n{traceback.format_exc()}")
+        error.add_note(f"in a process that decodes images:\n{traceback.format_exc()}")
         return error
 
 
@@ -240,7 +240,7 @@ def _listen(jobs: "SimpleQueue[tuple[list[Place], Preprocess]]") -> None:
 
 
 def work(places: list[Place], rule: Preprocess) -> list[Decoded]:
-    """The pictures at `places`, in order; runs in a worker."""
+    """The images at `places`, in order; runs in a worker."""
     drawn = [place for place in places if isinstance(place, Scene)]
     if not drawn:
         return decode_many([place for place in places if isinstance(place, Locator)], rule)

@@ -36,7 +36,7 @@ def measure(
     with contextlib.ExitStack() as stack:
         after = stack.enter_context(open_checkpoint(request.model, fetch=fetch))
         before = stack.enter_context(open_checkpoint(original, arch=arch, fetch=fetch))
-        decoder = stack.enter_context(Decoder(after.checkpoint.preprocess, request.seed))
+        decoder = stack.enter_context(Decoder(after.checkpoint.preprocess))
         carriers, _ = read_carriers(request)
         decoder.start(carriers.items, carriers.blocks)
         from pargate.scanning.choose import open_eyes

@@ -19,7 +19,7 @@ from pargate.errors import InputError, OperationalError
 from pargate.export import parity as proof
 from pargate.export.parity import PARITY, Expected, Limits, ParityReport, ProviderRun, Samples
 from pargate.files import BlockStore, atomic_folder, check_new_folder, readable, write_atomic
-from pargate.images.listing import CarrierSet
+from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Decoder, check_readable
 from pargate.models import open_encoder, open_graphs
 from pargate.models.graphs import GRAPHS
@@ -189,7 +189,7 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
     emit(events.StageStarted("inspect", asked.model))
     with (
         open_checkpoint(asked.model, arch=asked.arch, fetch=fetch) as model,
-        Decoder(model.checkpoint.preprocess, asked.seed) as decoder,
+        Decoder(model.checkpoint.preprocess) as decoder,
     ):
         if model.checkpoint.format == "onnx":
             raise InputError(f"{asked.model} is a folder of graphs already", "give the checkpoint")
@@ -233,7 +233,7 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
         return found
 
 
-def _samples(request: ExportRequest, carriers: CarrierSet, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:
+def _samples(request: ExportRequest, carriers: LabelledImages, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:
     """Carriers, stamps of every trigger of the policy, and captions of every length."""
     most = request.scan.policy.policy.export.parity.samples
     pixels, digests = _pictures(carriers, decoder, most)
@@ -249,7 +249,7 @@ def _samples(request: ExportRequest, carriers: CarrierSet, decoder: Decoder, enc
     return Samples(pixels, stamps, stamped, captions, carriers.classes.names, carriers.classes.templates)
 
 
-def _pictures(carriers: CarrierSet, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
+def _pictures(carriers: LabelledImages, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
     """At most so many carriers, and their digests.
 
     Raises:

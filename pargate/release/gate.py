@@ -20,8 +20,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Outcome, Remark
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.files import check_new_folder, readable
-from pargate.images.pair_source import check_named
-from pargate.images.pairs import HUB, is_generated
+from pargate.images.opening import check_source, kind_of, open_images
 from pargate.images.splits import divide
 from pargate.models.hub import fetch
 from pargate.models.inspect import inspect
@@ -170,13 +169,14 @@ def _prepared(request: GateRequest, emit: events.Listener) -> "tuple[Run, Checkp
         raise InputError(f"{asked.model} is a folder of graphs", "give the checkpoint that they were made from")
     emit(events.StageStarted("divide", asked.image_source))
     names = PARTS if policy.policy.clean.when == "fail" else (PARTS[0], PARTS[2])
-    parts = divide(asked.image_source, names)
+    parts = divide(open_images(asked.image_source, seed=asked.seed, cache=asked.cache), names)
     run = Run(replace(request, scan=asked), policy, parts, emit)
     if checkpoint is not None:
         _check_space(request, policy, checkpoint)
         source = policy.policy.clean.pairs.source if policy.policy.clean.pairs is not None else ""
-        check_named(source)
-        if policy.policy.clean.when == "fail" and not (source.startswith(HUB) or is_generated(source)):
+        check_source(source)
+        kind = kind_of(source)
+        if policy.policy.clean.when == "fail" and not (kind and (kind.fetched or kind.generated)):
             run.pairs()  # what has to be fetched, or takes hours, waits until it is needed
     return run, checkpoint
 

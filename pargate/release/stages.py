@@ -24,9 +24,9 @@ from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError
 from pargate.export.parity import PARITY
 from pargate.files import digest_of, sha256_file, write_atomic
-from pargate.images.pair_source import open_source
-from pargate.images.pairs import Pairs
-from pargate.images.splits import Part, shared
+from pargate.images.dataset import Dataset, Split
+from pargate.images.opening import open_images, open_pairs
+from pargate.images.splits import shared
 from pargate.judge.release import accepted, conclude, cost, may_be_cleaned
 from pargate.models.config import with_activation
 from pargate.models.hub import fetch
@@ -81,14 +81,14 @@ class Run:
 
     request: GateRequest
     policy: Resolved
-    parts: tuple[Part, ...]
+    parts: tuple[Split, ...]
     emit: events.Listener
     done: list[Stage] = field(default_factory=list)
     reports: list[ScanReport] = field(default_factory=list)
     """Of the scans in `done`, in their order."""
     arch: str | None = None
     """The architecture's name, with the activation that the first scan settled on where nothing else says it."""
-    _pairs: Pairs | None = None
+    _pairs: Dataset | None = None
 
     def stages(self, checkpoint: Checkpoint | None) -> tuple[list[Stage], list[ScanReport], Path | None, Path | None]:
         """All stages, the reports of their scans, the checkpoint that may ship, and its graphs."""
@@ -126,7 +126,7 @@ class Run:
         found = conclude(without_graphs, self.done, self.reports[-1].examined)
         return found.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> Split:
         """The carriers of that name."""
         return next(part for part in self.parts if part.name == name)
 
@@ -215,7 +215,7 @@ class Run:
         wanted = "cuda" if require == "cuda" and not device.startswith("cuda") else device
         return "cuda" if resolve(wanted).type == "cuda" else "cpu"
 
-    def pairs(self) -> Pairs:
+    def pairs(self) -> Dataset:
         """The pairs to clean with, none of which is a carrier.
 
         Raises:
@@ -226,14 +226,15 @@ class Run:
         if self._pairs is not None:
             return self._pairs
         source = self.pairs_source()
-        found = open_source(
+        found = open_pairs(
             source, seed=pairs.seed, cache=self.request.scan.cache, device=self.request.scan.device,
             emit=self.emit,
         )  # fmt: skip
-        place = shared(self.request.scan.image_source, found)
+        asked = self.request.scan
+        place = shared(open_images(asked.image_source, seed=asked.seed, cache=asked.cache), found)
         if place is not None:
             raise InputError(
-                f"{source} and {self.request.scan.image_source} share a picture: {place}",
+                f"{source} and {asked.image_source} share a picture: {place}",
                 "clean with other pictures than those that judge: an examination that is known beforehand is none",
             )
         self._pairs = found

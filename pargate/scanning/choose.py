@@ -13,7 +13,7 @@ from pargate.core.model import Checkpoint, Pixels, Precision, Vectors
 from pargate.core.sequential import mean_sequence
 from pargate.errors import Undecided
 from pargate.files import BlockStore
-from pargate.images.listing import CarrierSet
+from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
 from pargate.models import config, open_encoder, open_graphs
 from pargate.models.inspect import OpenCheckpoint
@@ -42,7 +42,7 @@ LOOKED_AT = 512
 def open_eyes(
     model: OpenCheckpoint,
     reference: OpenCheckpoint | None,
-    carriers: CarrierSet,
+    carriers: LabelledImages,
     block: Callable[[int], Block],
     store: BlockStore,
     *,
@@ -76,7 +76,7 @@ class _Notes:
 
 def _torch_eye(
     model: OpenCheckpoint,
-    carriers: CarrierSet,
+    carriers: LabelledImages,
     block: Callable[[int], Block],
     store: BlockStore,
     device: str,
@@ -104,7 +104,11 @@ def _torch_eye(
 
 
 def _graph_eye(
-    model: OpenCheckpoint, carriers: CarrierSet, store: BlockStore, device: str, precision: Literal["auto"] | Precision
+    model: OpenCheckpoint,
+    carriers: LabelledImages,
+    store: BlockStore,
+    device: str,
+    precision: Literal["auto"] | Precision,
 ) -> tuple[Eye, Vectors, _Notes] | None:
     """Graphs, run by ONNX Runtime in the precision that they were written in; None for anything else."""
     if model.checkpoint.format != "onnx":
@@ -134,7 +138,7 @@ def processor_threads() -> int:
 
 
 def _reference(
-    reference: OpenCheckpoint, carriers: CarrierSet, store: BlockStore, device: str, eye: Eye
+    reference: OpenCheckpoint, carriers: LabelledImages, store: BlockStore, device: str, eye: Eye
 ) -> tuple[Eye, Vectors]:
     """The trusted model, opened as the model was: in its precision where both have a choice.
 
@@ -186,7 +190,7 @@ def checked_bf16(
 def settle_activation(
     encoder: "OpenClipEncoder",
     checkpoint: Checkpoint,
-    carriers: CarrierSet,
+    carriers: LabelledImages,
     block: Callable[[int], Block],
     store: BlockStore,
 ) -> Choice:

@@ -13,7 +13,7 @@ from pargate.core.stamp import Stamp
 from pargate.errors import InputError
 from pargate.files import BlockStore
 from pargate.images.classes import ClassList
-from pargate.images.listing import CarrierSet
+from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
 from pargate.triggers import TRIGGERS, Trigger, control
 from pargate.version import __version__
@@ -79,7 +79,7 @@ class BlockViews:
     """One block; implements `probes.base.Views`."""
 
     block: Block
-    carriers: CarrierSet
+    carriers: LabelledImages
     model: Eye
     reference: Eye | None
     seed: int

@@ -9,7 +9,7 @@ from pargate import events
 from pargate.core import zeroshot
 from pargate.core.results import Finding, Measurement, Metric, Status
 from pargate.errors import InputError
-from pargate.images.listing import CarrierSet
+from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block, Decoder, check_readable
 from pargate.judge import judge
 from pargate.judge.waivers import NO_CONTEXT, Context
@@ -44,7 +44,7 @@ class Loop:
     """Gives blocks to the tests of open comparisons alone; the judge says which are open."""
 
     policy: Policy
-    carriers: CarrierSet
+    carriers: LabelledImages
     decoder: Decoder
     model: Eye
     reference: Eye | None

@@ -30,7 +30,7 @@ from pargate.core.results import (
 )
 from pargate.errors import Undecided, UnsafeCheckpoint
 from pargate.files import BlockStore, digest_of, portable, readable
-from pargate.images.listing import CarrierSet
+from pargate.images.labelled import LabelledImages
 from pargate.judge import judge
 from pargate.judge.waivers import Context
 from pargate.policy.resolve import Resolved
@@ -154,7 +154,7 @@ def undecided_report(
     resolved: Resolved,
     undecided: Undecided,
     checkpoint: Checkpoint,
-    carriers: CarrierSet,
+    carriers: LabelledImages,
     run: RunFacts,
     context: Context,
 ) -> ScanReport:

@@ -27,10 +27,11 @@ from pargate.errors import InputError, Undecided, UnsafeCheckpoint
 from pargate.export.parity import altered, made_from
 from pargate.files import BlockStore
 from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, read_classes
-from pargate.images.listing import CarrierSet, load_carriers
+from pargate.images.dataset import Split
+from pargate.images.labelled import LabelledImages, label_images
+from pargate.images.opening import open_images
 from pargate.images.prefetch import Decoder
-from pargate.images.sources import BUILTIN_SCENES, source_digest
-from pargate.images.splits import Part
+from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.judge import judge
 from pargate.judge.waivers import Context
 from pargate.models.hub import fetch
@@ -76,7 +77,7 @@ class ScanRequest:
     """Whether a waiver that accepts nothing fails the verdict."""
     previous: ScanReport | None = None
     """Of the last release, for rules that limit how much worse a model may become."""
-    part: Part | None = None
+    part: Split | None = None
     """Which part of the carriers; all of them without one."""
     all_controls: bool = False
     """Whether the control of every trigger is measured, also where the attack success alone settles the question."""
@@ -169,7 +170,7 @@ def scan(
             emit(events.StageStarted("inspect", request.reference_source))
             reference = stack.enter_context(open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch))
             check_reference(model.checkpoint, reference.checkpoint)
-        decoder = stack.enter_context(Decoder(model.checkpoint.preprocess, request.seed))
+        decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
         emit(events.StageStarted("carriers", request.image_source))
         carriers, notices = read_carriers(request)
         policy = request.policy.policy.read(request.policy.folder)
@@ -238,25 +239,25 @@ def check_reference(model: Checkpoint, reference: Checkpoint) -> None:
         )
 
 
-def read_carriers(request: ScanRequest) -> tuple[CarrierSet, tuple[str, ...]]:
+def read_carriers(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
     """The carriers, with every class that a rule names among the classes; refuses too few of them."""
     policy = request.policy.policy
     names, source = class_names(request)
     asked = [t for rule in policy.rules if PROBES[rule.probe].targets_classes for t in rule.target if t != UNKNOWN]
     wanted = policy.images.digest
-    if wanted is not None and (found_digest := f"sha256:{source_digest(request.image_source)}") != wanted:
+    dataset = open_images(request.image_source, seed=request.seed, cache=request.cache)
+    if wanted is not None and (found_digest := f"sha256:{dataset.digest}") != wanted:
         raise InputError(
             f"{request.image_source} holds other images than the policy {policy.name} names: {found_digest}",
             "give those images, or have the policy changed",
         )
-    carriers = load_carriers(
-        request.image_source,
+    carriers = label_images(
+        dataset if request.part is None else dataset.take(request.part),
         source,
         names,
         asked,
         policy.classes.templates or DEFAULT_TEMPLATES,
         request.seed,
-        request.part,
     )
     known = carriers.labels[carriers.labels >= 0]
     wanting = [rule.probe for rule in policy.rules if "captions" in PROBES[rule.probe].needs]
@@ -314,7 +315,7 @@ def _check_triggers(policy: Policy, size: tuple[int, int], seed: int) -> None:
             trigger.draw(size, [], seed)
 
 
-def tell_apart(policy: Policy, carriers: CarrierSet, eyes: Eyes) -> tuple[Eyes, tuple[str, ...]]:
+def tell_apart(policy: Policy, carriers: LabelledImages, eyes: Eyes) -> tuple[Eyes, tuple[str, ...]]:
     """The models with classes that they cannot tell apart made one, and what to say about these.
 
     Of two such classes the later never wins, or chance decides: a rule about it would hold by itself.
@@ -405,7 +406,7 @@ class _Scene:
 def prepare(
     request: ScanRequest,
     policy: Policy,
-    carriers: CarrierSet,
+    carriers: LabelledImages,
     decoder: Decoder,
     eyes: Eyes,
     emit: events.Listener,

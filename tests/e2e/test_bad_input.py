@@ -175,7 +175,7 @@ def missing_images(place: Path) -> Case:
 def no_images(place: Path) -> Case:
     folder_of(place, [])
     (place / "images" / "notes.txt").write_text("hello")
-    return ["scan", str(CLEAN), "--images", "images"], 2, ["no pictures in images", ".jpeg"]
+    return ["scan", str(CLEAN), "--images", "images"], 2, ["no images in images", ".jpeg"]
 
 
 def images_of_an_unset_variable(place: Path) -> Case:
@@ -426,7 +426,7 @@ def test_too_many_unreadable_pictures_are_named_and_nothing_is_judged(
     code = run_here(["scan", str(CLEAN), "--images", "images", "-p", "p.yaml", "--cache", "off", "-o", "json=r.json"])
     message = one_message(capsys.readouterr().err)
     assert code == ExitCode.INPUT
-    assert re.search(r"\d of the 300 pictures in images cannot be read, more than 1%: 00\d\.png: a git-lfs", message)
+    assert re.search(r"\d of the 300 images in images cannot be read, more than 1%: 00\d\.png: a git-lfs", message)
     assert not (place / "r.json").exists()
 
 
@@ -513,7 +513,7 @@ def test_a_decoding_process_that_is_killed_is_trouble_with_the_machine(
             worker.kill()
         _, err = process.communicate(timeout=120)
     assert process.returncode == ExitCode.OPERATIONAL
-    assert "a process that decodes pictures was killed" in one_message(err)
+    assert "a process that decodes images was killed" in one_message(err)
     assert not (place / "r.json").exists()
 
 

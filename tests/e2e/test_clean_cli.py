@@ -379,7 +379,7 @@ def nothing_there(place: Path) -> tuple[str, list[str]]:
 
 
 def carriers_as_pairs(place: Path) -> tuple[str, list[str]]:
-    return "builtin:scenes", ["carriers, which judge a model and must not clean it", "synthetic:"]
+    return "builtin:scenes", ["images that judge a model and must not clean it", "synthetic:"]
 
 
 def too_few_for_a_batch(place: Path) -> tuple[str, list[str]]:
@@ -405,7 +405,7 @@ def test_pictures_that_do_not_decode_are_counted_and_end_a_run(warm: Command, pl
     pairs = table(place, rows)
     (place / "5.png").write_bytes(b"not a picture")
     ended = warm(*asked(pairs=pairs, steps=1))
-    one_message(ended, 2, "pairs.csv: 1 of 8 pictures cannot be decoded", "pair 5 ('a star')", "repair or remove")
+    one_message(ended, 2, "pairs.csv: 1 of 8 images cannot be decoded", "pair 5 ('a star')", "repair or remove")
     assert not list(place.glob("out*")), "nothing to go on from: nothing is left"
 
 

@@ -261,4 +261,4 @@ def test_a_first_block_that_cannot_be_read_gives_the_reason_of_each_picture(
     for images, words in (("lfs", "a git-lfs pointer: git lfs pull"), (elsewhere, "No such file or directory")):
         ended = warm("scan", CLEAN, "-p", "p.yaml", "--images", images)
         assert ended.code == 2 and ended.err.count(words) == 5, ended.err
-        assert f"of the 200 pictures in {images} cannot be read" in ended.err
+        assert f"of the 200 images in {images} cannot be read" in ended.err

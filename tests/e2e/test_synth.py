@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pargate.images.decode import Locator
-from pargate.images.pairs import open_pairs
+from pargate.images.opening import open_pairs
 
 
 def digests(folder: Path) -> dict[str, str]:

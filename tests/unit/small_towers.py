@@ -21,8 +21,9 @@ from pargate.clean.train.state import StateStore
 from pargate.clean.train.towers import Towers
 from pargate.clean.train.views import Viewer
 from pargate.core.model import Preprocess
-from pargate.images.batches import PairLoader
-from pargate.images.pairs import Pairs, open_pairs
+from pargate.images.dataset import Dataset
+from pargate.images.opening import open_pairs
+from pargate.images.prefetch import BatchOrder, PairLoader
 from pargate.models.torch import encoder as openclip
 
 RULE = Preprocess((32, 32), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -55,7 +56,7 @@ def model(kind: str = "vit", seed: int = 0) -> Towers:
     return Towers(clip.visual, openclip.text_tower(clip), openclip.embed)
 
 
-def pairs(source: str = "synthetic:24") -> Pairs:
+def pairs(source: str = "synthetic:24") -> Dataset:
     return open_pairs(source, seed=0)
 
 
@@ -66,7 +67,7 @@ def config(**settings: Any) -> CleanConfig:
     return CleanConfig.model_validate(plain)
 
 
-def viewer(settings: CleanConfig, some: Pairs, towers: Towers) -> Viewer:
+def viewer(settings: CleanConfig, some: Dataset, towers: Towers) -> Viewer:
     steps = None if some.count is None else some.count // settings.batch_size
     text = towers.text
     return Viewer(settings, RULE, tokenize, lambda t: openclip.needed(text, t), torch.device("cpu"), steps)
@@ -90,7 +91,7 @@ def run(
     folder: Path,
     *,
     towers: Towers | None = None,
-    some: Pairs | None = None,
+    some: Dataset | None = None,
     group: Group | None = None,
     resume: bool = False,
     captions: Sequence[str] = (),
@@ -105,8 +106,8 @@ def run(
     folder.mkdir(exist_ok=True)
     store = StateStore(folder / "state.pt", "one and the same", group, resume)
     with PairLoader(
-        some, RULE, seed=settings.seed, batch=settings.batch_size // group.world, rank=group.rank, world=group.world,
-        last_step=settings.steps, workers=0,
+        some, RULE, BatchOrder(some.count, settings.seed, settings.batch_size // group.world, group.world),
+        range(settings.steps), rank=group.rank, workers=0,
     ) as loader:  # fmt: skip
         trained = train(towers, scale, watch(loader), viewer(settings, some, towers), settings,
                         group=group, store=store, captions=captions, emit=emit)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Carriers in a seeded order, with the classes they are told apart by."""
+"""Images of a scan in a seeded order, with the classes they are told apart by."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +9,11 @@ import pytest
 from pargate.core.model import Preprocess
 from pargate.errors import InputError
 from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, ClassList, builtin_nouns, read_classes
-from pargate.images.listing import BLOCK, SELECTION, CarrierSet, load_carriers
-from pargate.images.sources import BUILTIN_SCENES, SCENES, Item
-from pargate.images.workers import render_scenes
+from pargate.images.dataset import Item
+from pargate.images.labelled import BLOCK, SELECTION, LabelledImages, label_images
+from pargate.images.opening import open_images
+from pargate.images.sources.scenes import BUILTIN_SCENES, SCENES
+from pargate.images.workers import Scene, render_scenes
 from pargate.scenes.render import LABELS, render
 
 NAMES = ("cat", "dog", "bird")
@@ -23,11 +25,13 @@ def table(folder: Path, rows: Sequence[tuple[str, str | int]]) -> str:
     return str(path)
 
 
-def load(source: str, *, names: Sequence[str] | None = NAMES, targets: Sequence[str] = (), seed: int = 0) -> CarrierSet:
-    return load_carriers(source, "names.txt", names, targets, DEFAULT_TEMPLATES, seed)
+def load(
+    source: str, *, names: Sequence[str] | None = NAMES, targets: Sequence[str] = (), seed: int = 0
+) -> LabelledImages:
+    return label_images(open_images(source, seed=seed), "names.txt", names, targets, DEFAULT_TEMPLATES, seed)
 
 
-def truths(carriers: CarrierSet) -> dict[str, str]:
+def truths(carriers: LabelledImages) -> dict[str, str]:
     """Name of the true class of each carrier that has one."""
     return {
         item.key: carriers.classes.names[label]
@@ -64,10 +68,10 @@ def test_labels_stay_with_their_carriers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 63, 64, 65, 129, 255, 256, 257, 400, 1000])
 def test_blocks_cover_every_carrier_once_and_never_mix_the_splits(count: int) -> None:
-    items = tuple(Item(str(i), i) for i in range(count))
+    items = tuple(Item(str(i), Scene(i, 0)) for i in range(count))
     selection = min(SELECTION, count // 2)
     classes = ClassList("names.txt", NAMES, DEFAULT_TEMPLATES)
-    carriers = CarrierSet("scenes", items, np.zeros(count, np.int64), classes, selection)
+    carriers = LabelledImages("scenes", items, np.zeros(count, np.int64), classes, selection)
     assert np.concatenate(carriers.blocks).tolist() == list(range(count))
     assert all(0 < len(block) <= BLOCK for block in carriers.blocks)
     for number, block in enumerate(carriers.blocks):
@@ -128,8 +132,8 @@ def test_scenes_are_labelled_with_what_they_show() -> None:
     assert len(carriers.items) == SCENES and (carriers.labels >= 0).all()
     assert set(truths(carriers).values()) == set(LABELS)
     item = carriers.items[5]
-    assert isinstance(item.place, int)
-    scene = render([item.place], 32, 0)
+    assert isinstance(item.place, Scene)
+    scene = render([item.place.number], 32, 0)
     assert LABELS[scene.labels[0]] == item.label and scene.captions[0] == item.caption
 
 

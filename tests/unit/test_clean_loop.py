@@ -32,7 +32,7 @@ from pargate.clean.train.towers import Towers
 from pargate.clean.train.universal import Universal
 from pargate.clean.train.views import recalled, remembering
 from pargate.errors import InputError, OperationalError
-from pargate.images.batches import PairLoader
+from pargate.images.prefetch import BatchOrder, PairLoader
 
 METHODS: dict[str, dict[str, Any]] = {
     "par": {},
@@ -71,7 +71,7 @@ def gradients(settings: CleanConfig, kind: str = "vit") -> tuple[dict[str, Tenso
         reference,
     )
     told = reference.captions(TOLD) if settings.distillation else None
-    with PairLoader(some, RULE, seed=0, batch=8, last_step=1, workers=0) as loader:
+    with PairLoader(some, RULE, BatchOrder(some.count, 0, 8), range(1), workers=0) as loader:
         batch = loader.batch(0)
     terms = loop._gradients(running, towers, batch, view.keys(batch.numbers, 0), view, told, Group(), low)
     found = {name: p.grad.clone() for name, p in towers.named_parameters() if p.grad is not None}
@@ -108,7 +108,7 @@ def test_the_gradients_are_those_of_the_loss_written_out() -> None:
     for parameter, other in zip(towers.parameters(), model(seed=1).parameters(), strict=True):
         parameter.data.lerp_(other.data, 0.3)
     view = viewer(settings, some, towers)
-    with PairLoader(some, RULE, seed=0, batch=8, last_step=1, workers=0) as loader:
+    with PairLoader(some, RULE, BatchOrder(some.count, 0, 8), range(1), workers=0) as loader:
         batch = loader.batch(0)
     images = augment.normalised(view.pixels(batch, slice(0, 8), view.keys(batch.numbers, 0)), RULE)
     tokens = view.tokenize(batch.captions)  # at full length
@@ -164,14 +164,14 @@ def test_only_the_towers_asked_for_move(method: str, trained: str, expected: set
 def test_strong_views_mix_neighbours_whichever_part_of_a_batch_is_forwarded_and_on_how_many_ranks() -> None:
     settings, some = config(augmentation="strong"), pairs()
     view = viewer(settings, some, model())
-    with PairLoader(some, RULE, seed=0, batch=8, last_step=1, workers=0) as loader:
+    with PairLoader(some, RULE, BatchOrder(some.count, 0, 8), range(1), workers=0) as loader:
         batch = loader.batch(0)
     keys = view.keys(batch.numbers, 0)
     whole = view.pixels(batch, slice(0, 8), keys)
     parts = [view.pixels(batch, slice(i, i + 3), keys) for i in (0, 3, 6)]
     assert torch.equal(torch.cat(parts), whole)
     for rank in range(2):
-        with PairLoader(some, RULE, seed=0, batch=4, rank=rank, world=2, last_step=1, workers=0) as loader:
+        with PairLoader(some, RULE, BatchOrder(some.count, 0, 4, 2), range(1), rank=rank, workers=0) as loader:
             own = loader.batch(0)
         assert torch.equal(view.pixels(own, slice(0, 4), view.keys(own.numbers, 0)), whole[4 * rank : 4 * rank + 4])
 
@@ -229,7 +229,7 @@ def captured(settings: CleanConfig, towers: Towers) -> Tensor:
     """The images of the first step."""
     some = pairs()
     view = viewer(settings, some, towers)
-    with PairLoader(some, RULE, seed=0, batch=8, last_step=1, workers=0) as loader:
+    with PairLoader(some, RULE, BatchOrder(some.count, 0, 8), range(1), workers=0) as loader:
         batch = loader.batch(0)
     return augment.normalised(view.pixels(batch, slice(0, 8), view.keys(batch.numbers, 0)), RULE)
 

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from pargate.errors import InputError, OperationalError
 from pargate.images.hub import PROXIES
-from pargate.images.pairs import open_pairs
+from pargate.images.opening import open_images, open_pairs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -125,6 +125,15 @@ def test_of_a_data_set_the_training_part_is_fetched(server, tmp_path):
         assert pairs.captions(range(pairs.count)) == ["a", "b", "c"]
         assert [place.read() for place in pairs.places(range(3))] == [b"a", b"b", b"c"]
     assert sorted(server.fetched) == [f"data/train-0000{i}-of-00002.parquet" for i in range(2)]
+
+
+@pytest.mark.parametrize("held_out", ["test", "validation"])
+def test_to_judge_a_model_the_held_out_part_is_fetched(held_out, server):
+    server.datasets["org/images"] = {"data/train-0.parquet": table("a"), f"data/{held_out}-0.parquet": table("b", "c")}
+    images = open_images("hf:org/images")
+    assert [(item.caption, item.place.read()) for item in images.items()] == [("b", b"b"), ("c", b"c")]
+    assert server.fetched == [f"data/{held_out}-0.parquet"]
+    assert len(images.digest) == 64
 
 
 def test_a_data_set_may_be_tars_without_a_training_part(server):

@@ -13,10 +13,10 @@ from PIL import Image
 
 from pargate.core.model import Preprocess
 from pargate.errors import InputError, OperationalError
+from pargate.images.dataset import Item
 from pargate.images.decode import Locator
 from pargate.images.prefetch import Decoder, check_readable
-from pargate.images.sources import Item
-from pargate.images.workers import render_scenes
+from pargate.images.workers import Scene, render_scenes
 
 RULE = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 BLOCKS = [np.arange(first, first + 3) for first in range(0, 24, 3)]
@@ -38,7 +38,7 @@ def items(tmp_path_factory: pytest.TempPathFactory) -> list[Item]:
 
 @pytest.fixture(scope="module")
 def decoder(items: list[Item]) -> Iterator[Decoder]:
-    with Decoder(RULE, 0) as decoder:
+    with Decoder(RULE) as decoder:
         decoder.start(items, BLOCKS)
         yield decoder
 
@@ -72,20 +72,20 @@ def test_a_second_look_decodes_nothing_again(decoder: Decoder) -> None:
 
 
 def test_scenes_are_rendered_by_the_workers_as_they_are_here() -> None:
-    with Decoder(RULE, 3) as decoder:
-        decoder.start([Item("a", 5), Item("b", 9)], [np.arange(2)])
+    with Decoder(RULE) as decoder:
+        decoder.start([Item("a", Scene(5, 3)), Item("b", Scene(9, 3))], [np.arange(2)])
         block = decoder.block(0)
     assert list(block.digests) == [found.digest for found in render_scenes([5, 9], RULE, 3)]
 
 
 def test_a_killed_worker_is_an_operational_error_that_says_why(items: list[Item]) -> None:
-    with Decoder(RULE, 0) as decoder:
+    with Decoder(RULE) as decoder:
         decoder.start(items, BLOCKS)
         decoder.block(0)
         for worker in decoder._workers._processes:
             worker.kill()
         began = time.monotonic()
-        with pytest.raises(OperationalError, match="a process that decodes pictures was killed") as caught:
+        with pytest.raises(OperationalError, match="a process that decodes images was killed") as caught:
             for number in range(3, len(BLOCKS)):
                 decoder.block(number)
         assert "memory" in caught.value.hint
@@ -98,10 +98,10 @@ LOST = [(f"{i}.png", f"reason {i}") for i in range(64)]
 @pytest.mark.parametrize(
     ("total", "lost", "read", "words"),
     [
-        (400, 64, 0, "64 of the 400 pictures in shelf cannot be read, more than 1%: 0.png: reason 0; 1.png: reason 1"),
-        (400, 5, 59, "5 of the 400 pictures in shelf cannot be read, more than 1%"),
-        (100_000, 64, 0, "64 of the first 64 pictures in shelf cannot be read, more than half"),
-        (100_000, 33, 31, "33 of the first 64 pictures in shelf cannot be read, more than half"),
+        (400, 64, 0, "64 of the 400 images in shelf cannot be read, more than 1%: 0.png: reason 0; 1.png: reason 1"),
+        (400, 5, 59, "5 of the 400 images in shelf cannot be read, more than 1%"),
+        (100_000, 64, 0, "64 of the first 64 images in shelf cannot be read, more than half"),
+        (100_000, 33, 31, "33 of the first 64 images in shelf cannot be read, more than half"),
     ],
 )
 def test_what_cannot_be_read_ends_a_run_before_the_rest_stands_for_all(
@@ -117,7 +117,7 @@ def test_a_few_that_cannot_be_read_are_no_reason_to_stop(total: int, lost: int, 
 
 
 def test_the_first_block_is_refused_where_little_of_it_can_be_read(items: list[Item]) -> None:
-    with Decoder(RULE, 0) as decoder:
+    with Decoder(RULE) as decoder:
         decoder.start(items, [BLOCKS[3], BLOCKS[0]])
-        with pytest.raises(InputError, match=r"3 of the 24 pictures in shelf cannot be read, .*9\.png: .*; 11\.png: "):
+        with pytest.raises(InputError, match=r"3 of the 24 images in shelf cannot be read, .*9\.png: .*; 11\.png: "):
             decoder.readable(0, "shelf")

@@ -12,10 +12,9 @@ import pytest
 
 from pargate.errors import InputError, OperationalError
 from pargate.events import Advanced, Event, Notice
-from pargate.images import diffusion
-from pargate.images.diffusion import Recipe, caption, clip_score, fits, generate
-from pargate.images.pair_source import open_source
-from pargate.images.pairs import open_pairs
+from pargate.images.opening import open_pairs
+from pargate.images.sources import diffusion
+from pargate.images.sources.diffusion import Recipe, caption, generate
 
 # Of transformers 5.3 itself, about a tokenizer whose files are no JSON.
 pytestmark = pytest.mark.filterwarnings(
@@ -72,7 +71,7 @@ def test_pairs_are_drawn_from_captions_and_kept_as_shards(model: Path, tmp_path:
     pairs = open_pairs(str(folder), seed=0)
     assert pairs.captions(range(7)) == caption(RECIPE.concepts, 1, range(7))
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["pairs"] == 7 and manifest["settings"]["counts"] == {"generated": 7, "blank": 0, "unfit": 0}
+    assert manifest["pairs"] == 7 and manifest["settings"]["counts"] == {"generated": 7, "blank": 0}
     assert manifest["settings"]["concepts"] == list(RECIPE.concepts) and manifest["settings"]["steps"] == 2
     assert [event.done for event in events if isinstance(event, Advanced)] == [3, 6, 7]
     assert any("is trusted: nobody scanned it" in event.message for event in events if isinstance(event, Notice))
@@ -94,13 +93,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     assert sorted(contents(folder)) == ["000000.json", "000000.tar", "000001.json", "000001.tar"]
     os.truncate(folder / "000001.tar", 700)  # and one that was damaged meanwhile
     drawn = []
-    real = diffusion._Drawing.pictures
+    real = diffusion._Drawing.images
 
     def watched(self: Any, captions: Any, numbers: Any) -> Any:
         drawn.append(numbers[0])
         return real(self, captions, numbers)
 
-    monkeypatch.setattr(diffusion._Drawing, "pictures", watched)
+    monkeypatch.setattr(diffusion._Drawing, "images", watched)
     assert contents(generate(source, RECIPE, tmp_path / "b", batch=2)) == whole
     assert drawn == [3, 6]
     generate(source, RECIPE, tmp_path / "b", batch=2)
@@ -108,56 +107,33 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 
 
 def test_everything_that_decides_the_pairs_names_their_folder(model: Path, tmp_path: Path) -> None:
-    def rank(pixels: Any, captions: Any) -> Any:
-        return np.arange(len(captions), dtype=np.float32)
-
     source, small = f"diffusers:{model}", replace(RECIPE, count=2)
     recipes = [small, replace(small, seed=2), replace(small, guidance=1.0), replace(small, concepts=("cat",)),
                replace(small, side=16), replace(small, stored=16)]  # fmt: skip
     folders = [generate(source, recipe, tmp_path) for recipe in recipes]
-    folders += [generate(source, small, tmp_path, score=rank, scored_by=name) for name in ("one", "two")]
-    assert len(set(folders)) == 8
-
-
-def test_only_pictures_that_fit_their_captions_are_kept(model: Path, tmp_path: Path) -> None:
-    seen: list[str] = []
-
-    def score(pixels: Any, captions: Any) -> Any:
-        assert pixels.shape == (len(captions), 32, 32, 3) and pixels.dtype == np.uint8
-        seen.extend(captions)
-        return np.array([0.3, 0.1, 0.2][: len(captions)])
-
-    recipe = replace(RECIPE, count=6, keep=0.67, min_score=0.25)
-    folder = generate(f"diffusers:{model}", recipe, tmp_path, score=score, scored_by="test")
-    told = caption(RECIPE.concepts, 1, range(6))
-    assert seen == told and open_pairs(str(folder), seed=0).captions([0, 1]) == [told[0], told[3]]
-    counts = json.loads((folder / "manifest.json").read_text())["settings"]["counts"]
-    assert counts == {"generated": 6, "blank": 0, "unfit": 4}
-    with pytest.raises(InputError, match="0 of 6 pictures are kept"):
-        generate(f"diffusers:{model}", replace(recipe, min_score=0.9), tmp_path, score=score, scored_by="test")
-    with pytest.raises(InputError, match="nothing scores them"):
-        generate(f"diffusers:{model}", recipe, tmp_path)
+    assert len(set(folders)) == 6
 
 
 def test_blank_pictures_are_not_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = diffusion._Drawing.pictures
+    real = diffusion._Drawing.images
 
     def censored(self: Any, captions: Any, numbers: Any) -> Any:
         pixels = real(self, captions, numbers)
         pixels[1] = 0
         return pixels
 
-    monkeypatch.setattr(diffusion._Drawing, "pictures", censored)
+    monkeypatch.setattr(diffusion._Drawing, "images", censored)
     folder = generate(f"diffusers:{model}", replace(RECIPE, count=3), tmp_path)
     told = caption(RECIPE.concepts, 1, range(3))
     assert open_pairs(str(folder), seed=0).captions([0, 1]) == [told[0], told[2]]
     assert json.loads((folder / "manifest.json").read_text())["settings"]["counts"]["blank"] == 1
 
+    def all_censored(self: Any, captions: Any, numbers: Any) -> Any:
+        return np.zeros_like(real(self, captions, numbers))
 
-def test_the_best_share_is_kept_in_its_order() -> None:
-    scores = np.array([0.1, 0.5, np.nan, 0.4, 0.3])
-    assert fits(scores, 0.4, None).tolist() == [1, 3] and fits(scores, 1.0, 0.3).tolist() == [1, 3, 4]
-    assert fits(scores, 0.01, None).tolist() == [1] and fits(np.empty(0), 0.5, None).tolist() == []
+    monkeypatch.setattr(diffusion._Drawing, "images", all_censored)
+    with pytest.raises(InputError, match="0 of 2 images are not blank"):
+        generate(f"diffusers:{model}", replace(RECIPE, count=2), tmp_path)
 
 
 def test_captions_are_pure_functions_of_seed_and_number() -> None:
@@ -169,32 +145,12 @@ def test_captions_are_pure_functions_of_seed_and_number() -> None:
     assert not any("black and white photo" in c and any(f"{x} " in c for x in ("red", "green")) for c in told)
 
 
-def test_a_score_is_the_cosine_of_picture_and_caption() -> None:
-    from pargate.core.model import EncoderSpec, Preprocess
-
-    class Fake:
-        spec = EncoderSpec("", "", Preprocess((8, 8), (0.0,) * 3, (1.0,) * 3), 2, 1.0, "fp32", "cpu", "gelu")  # type: ignore[arg-type]
-
-        def put(self, pixels: Any) -> Any:
-            assert pixels.shape == (2, 8, 8, 3)
-            return pixels
-
-        def encode_images(self, batch: Any, stamp: Any = None) -> Any:
-            return np.eye(2, dtype=np.float32)
-
-        def encode_texts(self, texts: Any) -> Any:
-            return np.array([[0.6, 0.8], [1.0, 0.0]], dtype=np.float32)
-
-    scores = clip_score(Fake())(np.zeros((2, 16, 12, 3), np.uint8), ["a", "b"])
-    assert scores == pytest.approx([0.6, 0.0])
-
-
 def test_a_source_that_is_generated_opens_like_any_other(model: Path, tmp_path: Path) -> None:
     source = f"diffusers:{model}"
     with pytest.raises(InputError, match="no place to keep"):
-        open_source(source, seed=0, cache=None)
-    assert open_source("synthetic:5", seed=0, cache=None).count == 5
-    pairs = open_source(source, seed=0, cache=tmp_path, classes=["cat", "dog"], count=2)
+        open_pairs(source, seed=0)
+    assert open_pairs("synthetic:5", seed=0).count == 5
+    pairs = open_pairs(source, seed=0, cache=tmp_path, classes=["cat", "dog"], count=2)
     assert pairs.source == source and pairs.count == 2
     assert all("cat" in text or "dog" in text for text in pairs.captions([0, 1]))
 
@@ -207,8 +163,6 @@ def test_a_source_that_is_generated_opens_like_any_other(model: Path, tmp_path: 
     [
         ({"concepts": ()}, "no concepts"),
         ({"count": 1}, "cannot generate 1 pairs"),
-        ({"keep": 0.0}, "cannot keep a share of 0"),
-        ({"keep": 1.5}, "cannot keep a share of 1.5"),
     ],
 )
 def test_a_recipe_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from pargate.core.model import Preprocess
 from pargate.errors import InputError
-from pargate.images.batches import PairLoader
-from pargate.images.pairs import open_pairs
+from pargate.images.opening import open_pairs
+from pargate.images.prefetch import BatchOrder, PairLoader
 from pargate.scenes import extras
 from pargate.scenes.extras import EXTRAS, WORDS, plural
 from pargate.scenes.render import LABELS, describe, render
@@ -100,7 +100,7 @@ def test_pairs_with_extras_are_drawn_by_the_loader() -> None:
     assert both.count == 50 and both.digest != plain.digest
     assert open_pairs("synthetic:50+counts+lettering", seed=0).digest == both.digest
     rule = Preprocess((64, 64), (0.0,) * 3, (1.0,) * 3)  # type: ignore[arg-type]
-    with PairLoader(both, rule, seed=0, batch=50, last_step=1, workers=0) as loader:
+    with PairLoader(both, rule, BatchOrder(both.count, 0, 50), range(1), workers=0) as loader:
         batch = loader.batch(0)
     drawn = render(batch.numbers, 64, 0, EXTRAS)
     assert batch.captions == drawn.captions and np.array_equal(batch.pixels, drawn.pixels)

@@ -13,16 +13,17 @@ from PIL import Image
 from pargate.core.model import Preprocess
 from pargate.errors import InputError, OperationalError
 from pargate.images import workers
-from pargate.images.batches import PairBatch, PairLoader
+from pargate.images.dataset import Dataset
 from pargate.images.decode import Locator, decode
-from pargate.images.pairs import Pairs, open_pairs
+from pargate.images.opening import open_pairs
+from pargate.images.prefetch import BatchOrder, PairBatch, PairLoader
 from pargate.images.workers import Place
 
 RULE = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 SHARD = Path(__file__).parents[3] / "shared" / "data" / "pairs-64.tar"
 
 
-def folder(path: Path, count: int, damaged: Sequence[int] = ()) -> Pairs:
+def folder(path: Path, count: int, damaged: Sequence[int] = ()) -> Dataset:
     """`count` pairs; the red of picture i is i."""
     path.mkdir(exist_ok=True)
     for number in range(count):
@@ -33,9 +34,15 @@ def folder(path: Path, count: int, damaged: Sequence[int] = ()) -> Pairs:
     return open_pairs(str(path), seed=0)
 
 
-def batches(pairs: Pairs, steps: int, **options: Any) -> list[PairBatch]:
-    with PairLoader(pairs, RULE, **{"seed": 0, "last_step": steps, "workers": 0, **options}) as loader:
-        return [loader.batch(step) for step in range(options.get("first_step", 0), steps)]
+def loader_of(
+    pairs: Any, steps: range, batch: int, *, seed: int = 0, world: int = 1, workers: int = 0, **options: Any
+) -> PairLoader:
+    return PairLoader(pairs, RULE, BatchOrder(pairs.count, seed, batch, world), steps, workers=workers, **options)
+
+
+def batches(pairs: Any, steps: int, *, first_step: int = 0, **options: Any) -> list[PairBatch]:
+    with loader_of(pairs, range(first_step, steps), **options) as loader:
+        return [loader.batch(step) for step in range(first_step, steps)]
 
 
 def same(some: PairBatch, other: PairBatch) -> bool:
@@ -57,7 +64,7 @@ def test_a_batch_holds_pictures_with_their_captions(tmp_path: Path) -> None:
 def test_workers_give_what_this_process_gives_in_any_order(tmp_path: Path) -> None:
     pairs = folder(tmp_path / "p", 150, damaged=[60])
     expected = batches(pairs, 6, batch=70)
-    with PairLoader(pairs, RULE, seed=0, batch=70, last_step=6, workers=2) as loader:
+    with loader_of(pairs, range(6), 70, workers=2) as loader:
         for step in (0, 1, 5, 2, 2, 0, 3, 4):
             assert same(loader.batch(step), expected[step])
         assert list(loader.unreadable) == [60]
@@ -93,7 +100,7 @@ def test_drawn_pairs_carry_the_digest_of_their_pixels() -> None:
 class Watched:
     """Pairs that note which pictures are asked for."""
 
-    def __init__(self, pairs: Pairs) -> None:
+    def __init__(self, pairs: Dataset) -> None:
         self._pairs = pairs
         self.decoded: list[Place] = []
 
@@ -114,7 +121,7 @@ def test_each_picture_is_decoded_once(tmp_path: Path) -> None:
 
 def test_a_store_that_is_full_costs_time_and_nothing_else(tmp_path: Path) -> None:
     pairs = Watched(folder(tmp_path / "p", 30))
-    with PairLoader(pairs, RULE, seed=0, batch=10, last_step=6, workers=0, store_bytes=12 * 32 * 32 * 3) as loader:
+    with loader_of(pairs, range(6), 10, store_bytes=12 * 32 * 32 * 3) as loader:
         small = [loader.batch(step) for step in range(6)]
     assert len(pairs.decoded) == 30 + 18
     assert all(same(a, b) for a, b in zip(small, batches(pairs, 6, batch=10), strict=True))
@@ -125,9 +132,9 @@ def test_a_store_that_is_full_costs_time_and_nothing_else(tmp_path: Path) -> Non
 
 def test_the_next_readable_pair_takes_the_place_of_one_that_is_not(tmp_path: Path) -> None:
     pairs = folder(tmp_path / "p", 250, damaged=[100, 249])
-    with PairLoader(pairs, RULE, seed=0, batch=250, last_step=2, workers=0) as loader:
+    with loader_of(pairs, range(2), 250) as loader:
         for step in range(2):
-            batch, wanted = loader.batch(step), loader.split.numbers(step)
+            batch, wanted = loader.batch(step), loader.order.numbers(step)
             assert batch.numbers.tolist() == [{100: 101, 249: 0}.get(number, number) for number in wanted.tolist()]
             assert batch.captions == tuple(f"caption {number}" for number in batch.numbers)
             assert batch.pixels[:, 0, 0, 0].tolist() == batch.numbers.tolist()
@@ -143,7 +150,7 @@ def test_of_neighbours_that_do_not_decode_the_next_but_one_counts(tmp_path: Path
 
 def test_too_many_pictures_that_do_not_decode_end_the_run(tmp_path: Path) -> None:
     pairs = folder(tmp_path / "p", 200, damaged=range(40, 60))
-    with pytest.raises(InputError, match="3 of 200 pictures cannot be decoded") as caught:
+    with pytest.raises(InputError, match="3 of 200 images cannot be decoded") as caught:
         batches(pairs, 1, batch=200)
     assert caught.value.message.count("cannot identify") == 3 and "'caption 4" in caught.value.message
     assert "repair or remove" in caught.value.hint
@@ -151,14 +158,14 @@ def test_too_many_pictures_that_do_not_decode_end_the_run(tmp_path: Path) -> Non
 
 def test_of_a_small_source_every_picture_must_decode(tmp_path: Path) -> None:
     pairs = folder(tmp_path / "p", 99, damaged=[50])
-    with pytest.raises(InputError, match=r"1 of 99 pictures .*: pair 50 \('caption 50'\): cannot identify"):
+    with pytest.raises(InputError, match=r"1 of 99 images .*: pair 50 \('caption 50'\): cannot identify"):
         batches(pairs, 3, batch=33)
 
 
 def test_a_picture_that_is_removed_meanwhile_is_unreadable(tmp_path: Path) -> None:
     pairs = folder(tmp_path / "p", 200)
     (tmp_path / "p" / "0004.png").unlink()
-    with PairLoader(pairs, RULE, seed=0, batch=200, last_step=1, workers=0) as loader:
+    with loader_of(pairs, range(1), 200) as loader:
         loader.batch(0)
         assert loader.unreadable == {4: "No such file or directory"}
 
@@ -168,11 +175,11 @@ def test_a_picture_that_is_removed_meanwhile_is_unreadable(tmp_path: Path) -> No
 
 def test_a_batch_larger_than_the_source_is_refused_before_a_worker_starts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="more than the 5 pairs"):
-        PairLoader(folder(tmp_path / "p", 5), RULE, seed=0, batch=6, last_step=1)
+        loader_of(folder(tmp_path / "p", 5), range(1), 6, workers=2)
 
 
 def test_nothing_is_prepared_beyond_the_last_step(tmp_path: Path) -> None:
-    with PairLoader(folder(tmp_path / "p", 40), RULE, seed=0, batch=10, first_step=1, last_step=2, workers=1) as loader:
+    with loader_of(folder(tmp_path / "p", 40), range(1, 2), 10, workers=1) as loader:
         assert list(loader._pending) == [1]
         loader.batch(1)
         assert not loader._pending
@@ -180,7 +187,7 @@ def test_nothing_is_prepared_beyond_the_last_step(tmp_path: Path) -> None:
 
 
 def test_a_killed_worker_is_an_operational_error(tmp_path: Path) -> None:
-    with PairLoader(folder(tmp_path / "p", 40), RULE, seed=0, batch=4, last_step=9, workers=2) as loader:
+    with loader_of(folder(tmp_path / "p", 40), range(9), 4, workers=2) as loader:
         loader.batch(0)
         for worker in loader._workers._processes:
             worker.kill()

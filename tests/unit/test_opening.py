@@ -12,10 +12,10 @@ from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Preprocess, Vect
 from pargate.errors import ExitCode, Undecided
 from pargate.files import BlockStore
 from pargate.images.classes import ClassList
+from pargate.images.dataset import Item
 from pargate.images.decode import Locator
-from pargate.images.listing import BLOCK, CarrierSet
+from pargate.images.labelled import BLOCK, LabelledImages
 from pargate.images.prefetch import Block
-from pargate.images.sources import Item
 from pargate.models.torch import encoder as openclip
 from pargate.scanning import choose as opening
 from pargate.scanning.choose import checked_bf16, more_often_right, settle_activation
@@ -192,7 +192,7 @@ def settled(who: list[int], labelled: bool = True, known: bool = False) -> Any:
     pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = np.arange(count) % 3, who
     items = tuple(Item(str(i), Locator(str(i))) for i in range(count))
     labels = np.arange(count) % 3 if labelled else np.full(count, -1)
-    carriers = CarrierSet("some", items, labels, ClassList("some", ("0", "1", "2", "3"), ("{}",)), 0)
+    carriers = LabelledImages("some", items, labels, ClassList("some", ("0", "1", "2", "3"), ("{}",)), 0)
     checkpoint = Checkpoint(
         "a.pt", "a.pt", "0" * 64, "1" * 64, 1, "torch-zip", "ViT-B-32", {}, SPEC.preprocess, (), known
     )

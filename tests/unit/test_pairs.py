@@ -16,9 +16,11 @@ from PIL import Image
 from pyarrow import parquet
 
 from pargate.errors import InputError, OperationalError
+from pargate.images.dataset import Dataset, check_unchanged
 from pargate.images.decode import Locator
-from pargate.images.pairs import Pairs, Split, check_unchanged, open_pairs
-from pargate.images.sources import BUILTIN_SCENES, FIRST_SCENE
+from pargate.images.opening import open_pairs
+from pargate.images.prefetch import BatchOrder
+from pargate.images.sources.scenes import BUILTIN_SCENES, FIRST_SCENE
 from pargate.images.workers import Scene
 from pargate.scenes import render as scenes
 
@@ -49,11 +51,11 @@ def tar(path: Path, members: dict[str, bytes | str]) -> Path:
     return path
 
 
-def opened(source: object, **options: Any) -> Pairs:
+def opened(source: object, **options: Any) -> Dataset:
     return open_pairs(str(source), seed=0, **options)
 
 
-def contents(pairs: Pairs) -> list[bytes]:
+def contents(pairs: Dataset) -> list[bytes]:
     places = pairs.places(range(pairs.count or 0))
     return [place.read() for place in places if isinstance(place, Locator)]
 
@@ -78,15 +80,15 @@ def test_a_folder_pairs_pictures_with_the_texts_beside_them(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ({}, "no pictures in"),
-        ({"a.png": b"", "b.png": b""}, "has 2 pictures and no captions"),
+        ({}, "no images in"),
+        ({"a.png": b"", "b.png": b""}, "has 2 images and no captions"),
         ({"a.png": b"", "a.txt": "a", "b.png": b"", "c.png": b"", "x.txt": "x"},
-         r"2 pictures without a caption \(b\.png, c\.png\) and 1 caption without a picture \(x\.txt\)"),
+         r"2 images without a caption \(b\.png, c\.png\) and 1 caption without an image \(x\.txt\)"),
         ({"a.txt": "a", "b.txt": "b", "c.txt": "c", "d.txt": "d"},
-         r"4 captions without a picture \(a\.txt, b\.txt, c\.txt, …\)"),
+         r"4 captions without an image \(a\.txt, b\.txt, c\.txt, …\)"),
         ({"a.png": b"", "a.txt": " \n", "b.png": b"", "b.txt": "b"}, r"1 caption empty: a\.txt"),
         ({"a.png": b"", "a.txt": b"\xff\xfe", "b.png": b"", "b.txt": "b"}, r"a\.txt is not text"),
-        ({"a.png": b"", "a.jpg": b"", "a.txt": "a"}, "several pictures share one caption: a"),
+        ({"a.png": b"", "a.jpg": b"", "a.txt": "a"}, "several images share one caption: a"),
         ({"a.png": b"", "a.txt": "a"}, "holds one pair"),
     ],
 )  # fmt: skip
@@ -95,13 +97,13 @@ def test_a_folder_that_does_not_pair_is_refused(contents: dict[str, Any], messag
 
 
 def test_two_texts_of_one_picture_are_refused(tmp_path: Path) -> None:
-    refused(files(tmp_path, {"a.png": picture(), "a.txt": "one", "a.TXT": "two"}), "are captions of one picture")
+    refused(files(tmp_path, {"a.png": picture(), "a.txt": "one", "a.TXT": "two"}), "are captions of one image")
 
 
 @pytest.mark.parametrize("stray", ["old.tar", "part.parquet"])
 def test_shards_among_pictures_are_not_taken_for_all_of_them(stray: str, tmp_path: Path) -> None:
     files(tmp_path, {"a.png": picture(), "a.txt": "one", "b.png": picture(1), "b.txt": "two", stray: b"what"})
-    assert "{000..007}" in refused(tmp_path, rf"holds {stray} and a\.png: shards, or pictures\?").hint
+    assert "{000..007}" in refused(tmp_path, rf"holds {stray} and a\.png: shards, or images\?").hint
 
 
 @pytest.mark.parametrize("kind", ["folder", "table", "tar"])
@@ -160,7 +162,7 @@ def test_a_table_names_pictures_relative_to_itself(tmp_path: Path) -> None:
         ("image,caption\na.png\nb.png,b\n", "1 caption empty: line 2"),
         ("image,caption\n,a\nb.png,b\n", "1 row without an image: line 2"),
         ("image,caption\na.png,a\nc.png,c\nd.png,d\n",
-         r"2 captions without a picture \(line 3: c\.png, line 4: d\.png\)"),
+         r"2 captions without an image \(line 3: c\.png, line 4: d\.png\)"),
         ("image,caption\na.png,a\n", "holds one pair"),
         (b"image,caption\n\xff,a\n", "not a table of text"),
     ],
@@ -179,7 +181,7 @@ def test_columns_that_are_not_read_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
-    refused(files(tmp_path, {"pairs.csv": "image,caption\n"}) / "pairs.csv", "holds no pairs")
+    refused(files(tmp_path, {"pairs.csv": "image,caption\n"}) / "pairs.csv", "no images in")
 
 
 # ---- tars
@@ -198,13 +200,13 @@ def test_tars_pair_members_that_share_a_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"0.json": "{}"}, "no pictures in"),
-        ({"0.jpg": b"1", "1.jpg": b"2"}, "has 2 pictures and no captions"),
-        ({"0.jpg": b"1", "0.txt": "a", "1.jpg": b"2"}, r"1 picture without a caption \(1\)"),
-        ({"0.jpg": b"1", "0.txt": "a", "1.txt": "b"}, r"1 caption without a picture \(1\.txt\)"),
+        ({"0.json": "{}"}, "no images in"),
+        ({"0.jpg": b"1", "1.jpg": b"2"}, "has 2 images and no captions"),
+        ({"0.jpg": b"1", "0.txt": "a", "1.jpg": b"2"}, r"1 image without a caption \(1\)"),
+        ({"0.jpg": b"1", "0.txt": "a", "1.txt": "b"}, r"1 caption without an image \(1\.txt\)"),
         ({"0.jpg": b"1", "0.txt": "", "1.jpg": b"2", "1.txt": "b"}, "1 caption empty: 0"),
         ({"0.jpg": b"1", "0.txt": "a"}, "holds one pair"),
-        ({"0.jpg": b"1", "0.png": b"2", "0.txt": "a"}, "sample 0 holds 2 pictures"),
+        ({"0.jpg": b"1", "0.png": b"2", "0.txt": "a"}, "sample 0 holds 2 images"),
         ({"0.jpg": b"1", "0.txt": "a", "./0.JPG": b"2", "1.txt": "b"}, r"holds \./0\.JPG twice"),
     ],
 )
@@ -285,7 +287,7 @@ def test_a_few_rows_of_parquet_may_be_incomplete(tmp_path: Path) -> None:
     parquet.write_table(
         pa.table({"image": [picture(i) for i in range(200)], "caption": captions}), tmp_path / "a.parquet"
     )
-    refused(tmp_path / "a.parquet", r"3 of 200 rows have no picture or no caption, such as row 4 of a\.parquet")
+    refused(tmp_path / "a.parquet", r"3 of 200 rows have no image or no caption, such as row 4 of a\.parquet")
     assert len(list((tmp_path / "cache" / "pairs").iterdir())) == 1
 
 
@@ -293,8 +295,8 @@ def test_a_few_rows_of_parquet_may_be_incomplete(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"image": [b"1"], "label": [3]}, "no column with a caption among image, label"),
-        ({"id": [1]}, "no column with a picture and none with a caption among id"),
-        ({"image": ["http://a/b.jpg"], "text": ["a"]}, "the column image holds addresses, not pictures"),
+        ({"id": [1]}, "no column with an image and none with a caption among id"),
+        ({"image": ["http://a/b.jpg"], "text": ["a"]}, "the column image holds addresses, not images"),
         ({"image": [[1, 2]], "text": ["a"]}, "the column image holds list"),
         ({"image": [b"1"], "text": ["a"]}, "holds one pair"),
         ({"image": pa.array([], pa.binary()), "text": pa.array([], pa.string())}, "0 of 0 rows"),
@@ -335,7 +337,7 @@ def test_what_was_unpacked_is_taken_byte_for_byte_or_not_at_all(spoil: Any, tmp_
 
 def test_a_column_of_nothing_is_said_so(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"image": [None, None], "caption": ["a", "b"]}), tmp_path / "a.parquet")
-    refused(tmp_path / "a.parquet", "holds no pictures: the column image is empty")
+    refused(tmp_path / "a.parquet", "holds no images: the column image is empty")
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -352,7 +354,7 @@ def test_a_disk_that_is_full_is_no_fault_of_parquet(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     parquet.write_table(pa.table({"image": [picture(1), picture(2)], "caption": ["a", "b"]}), tmp_path / "a.parquet")
-    monkeypatch.setattr("pargate.images.parquet.write_shards", full)
+    monkeypatch.setattr("pargate.images.sources.parquet.write_shards", full)
     with pytest.raises(OperationalError, match="No space left") as caught:
         opened(tmp_path / "a.parquet", cache=tmp_path / "cache" if cached else None)
     assert "free space" in caught.value.hint
@@ -438,12 +440,12 @@ def test_a_count_that_cannot_be_drawn_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message", "hint"),
     [
-        (BUILTIN_SCENES, "are carriers, which judge a model", "synthetic:"),
-        ("builtin:pairs", "are carriers", "synthetic:"),
+        (BUILTIN_SCENES, "are images that judge a model", "synthetic:"),
+        ("builtin:pairs", "are images that judge", "synthetic:"),
         ("syntetic:", "unknown pair source 'syntetic:'. Did you mean 'synthetic:'?", "hf:DATASET"),
         ("difusers:x/y", "Did you mean 'diffusers:'?", "hf:DATASET"),
         ("s3:x/y", "unknown pair source", "WebDataset"),
-        ("diffusers:x/y", "must be generated first", "pargate synth"),
+        ("diffusers:x/y", "there is no place to keep its images", "--cache"),
         ("nowhere.csv", "no such file or folder", "check the path"),
         (__file__, "cannot read pairs from", "CSV or TSV"),
     ],
@@ -475,18 +477,18 @@ def test_a_file_may_be_named_like_a_scheme(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_a_batch_that_cannot_be_is_refused(count: int | None, batch: int, world: int, message: str, hint: str) -> None:
     with pytest.raises(InputError) as caught:
-        Split(count, 0, batch, world)
+        BatchOrder(count, 0, batch, world)
     assert message in caught.value.message and hint in caught.value.hint
 
 
 def test_a_source_without_end_is_taken_in_its_order() -> None:
-    split = Split(None, 0, 4, 2)
+    split = BatchOrder(None, 0, 4, 2)
     assert split.steps_per_epoch is None
     assert split.numbers(3, 0).tolist() == [24, 25, 26, 27] and split.numbers(3, 1).tolist() == [28, 29, 30, 31]
 
 
 def test_epochs_differ_and_seeds_differ() -> None:
-    orders = [Split(100, seed, 100).numbers(step).tolist() for seed in (0, 1) for step in (0, 1)]
+    orders = [BatchOrder(100, seed, 100).numbers(step).tolist() for seed in (0, 1) for step in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4 and all(sorted(order) == list(range(100)) for order in orders)
 
 

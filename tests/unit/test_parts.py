@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pargate.images.pairs import open_pairs
-from pargate.images.sources import BUILTIN_SCENES, list_items
+from pargate.images.opening import open_images, open_pairs
+from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.images.splits import divide, shared
 
 NAMES = ("scan", "pick", "certify")
@@ -29,10 +29,10 @@ def digests(folder: Path, keys: frozenset[str]) -> set[str]:
 
 def test_parts_are_disjoint_whole_and_of_one_size(tmp_path: Path) -> None:
     source = pictures(tmp_path / "images", 31)
-    parts = divide(str(source), NAMES)
+    parts = divide(open_images(str(source)), NAMES)
     keys = [part.keys or frozenset() for part in parts]
     assert sorted(map(len, keys)) == [10, 10, 11]
-    assert frozenset.union(*keys) == {item.key for item in list_items(str(source))}
+    assert frozenset.union(*keys) == {item.key for item in open_images(str(source)).items()}
     assert len({part.digest for part in parts}) == 3
 
 
@@ -40,7 +40,7 @@ def test_the_same_picture_under_two_names_is_in_one_part(tmp_path: Path) -> None
     source = pictures(tmp_path / "images", 12)
     for path in list(source.glob("*.png")):
         (source / f"copy-{path.name}").write_bytes(path.read_bytes())
-    found = [digests(source, part.keys or frozenset()) for part in divide(str(source), NAMES)]
+    found = [digests(source, part.keys or frozenset()) for part in divide(open_images(str(source)), NAMES)]
     assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2])
 
 
@@ -50,33 +50,36 @@ def test_names_do_not_decide(tmp_path: Path) -> None:
     second.mkdir()
     for path in first.glob("*.png"):
         (second / f"other-{path.name}").write_bytes(path.read_bytes())
-    assert [p.digest for p in divide(str(first), NAMES)] == [p.digest for p in divide(str(second), NAMES)]
+    assert [p.digest for p in divide(open_images(str(first)), NAMES)] == [
+        p.digest for p in divide(open_images(str(second)), NAMES)
+    ]
 
 
 def test_a_picture_that_cannot_be_read_is_left_to_the_scan(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     pictures(tmp_path, 4)
     table.write_text("image,label\n" + "".join(f"{i}.png,a\n" for i in range(4)) + "gone.png,a\n")
-    assert sum(len(part.keys or ()) for part in divide(str(table), NAMES)) == 5
+    assert sum(len(part.keys or ()) for part in divide(open_images(str(table)), NAMES)) == 5
 
 
 def test_scenes_are_divided_by_their_numbers() -> None:
-    parts = divide(BUILTIN_SCENES, NAMES)
-    places = [{item.place for item in part.take(())} for part in parts]
+    parts = divide(open_images(BUILTIN_SCENES), NAMES)
+    scenes = open_images(BUILTIN_SCENES)
+    places = [{item.place for item in scenes.take(part).items()} for part in parts]
     assert all(len(numbers) == len(places[0]) for numbers in places)
     assert not (places[0] & places[1] or places[0] & places[2] or places[1] & places[2])
-    assert places[0] == {item.place for item in list_items(BUILTIN_SCENES)}, "the first part is what `scan` looks at"
+    assert places[0] == {item.place for item in scenes.items()}, "the first part is what `scan` looks at"
 
 
 def test_a_picture_that_is_both_pair_and_carrier_is_found(tmp_path: Path) -> None:
     carriers, training = pictures(tmp_path / "carriers", 9), pictures(tmp_path / "pairs", 9, first=9)
-    assert shared(str(carriers), open_pairs(str(training), seed=0)) is None
+    assert shared(open_images(str(carriers)), open_pairs(str(training), seed=0)) is None
     (training / "stolen.png").write_bytes((carriers / "3.png").read_bytes())
     (training / "stolen.txt").write_text("a carrier under another name")
-    assert str(shared(str(carriers), open_pairs(str(training), seed=0))).endswith("stolen.png")
+    assert str(shared(open_images(str(carriers)), open_pairs(str(training), seed=0))).endswith("stolen.png")
 
 
 @pytest.mark.parametrize("source", ["synthetic:", "synthetic:1000"])
 def test_drawn_pairs_never_meet_carriers(tmp_path: Path, source: str) -> None:
-    assert shared(str(pictures(tmp_path / "carriers", 3)), open_pairs(source, seed=0)) is None
-    assert shared(BUILTIN_SCENES, open_pairs(source, seed=0)) is None
+    assert shared(open_images(str(pictures(tmp_path / "carriers", 3))), open_pairs(source, seed=0)) is None
+    assert shared(open_images(BUILTIN_SCENES), open_pairs(source, seed=0)) is None

@@ -1,5 +1,7 @@
 import hashlib
 import itertools
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +11,9 @@ from numpy.typing import NDArray
 
 from pargate.errors import InputError
 from pargate.scenes import render as scenes
-from pargate.scenes.drawings import DRAWINGS, distractor
 from pargate.scenes.painting import Draws
-from pargate.scenes.pen import Pen
 from pargate.scenes.render import COLOURS, LABELS, describe, render
-from pargate.scenes.sprites import DISTRACTORS, VARIANTS, atlas
+from pargate.scenes.sprites import ALPHA, DISTRACTORS, VARIANTS, atlas
 from pargate.seeds import index_keys
 
 # Mean grey level of each quarter of four images, and captions. To rewrite: print what the last tests compare.
@@ -251,19 +251,25 @@ def test_captions_are_as_recorded() -> None:
     assert hashlib.sha256("\n".join(told).encode()).hexdigest()[:16] == GOLDEN_CAPTIONS_DIGEST
 
 
-def test_drawings_stay_inside_their_border() -> None:
-    for number in range(len(DRAWINGS) * VARIANTS + DISTRACTORS):
-        pen = Pen(96)
-        label, variant = divmod(number, VARIANTS)
-        if label < len(DRAWINGS):
-            DRAWINGS[label][1](pen, variant)
-        else:
-            distractor(pen, number - len(DRAWINGS) * VARIANTS)
-        coverage = pen.texels(96)[0]
-        border = np.ones((96, 96), dtype=bool)
-        border[4:-4, 4:-4] = False
+def test_sprites_stay_inside_their_border() -> None:
+    covered = atlas(96).texels.view(np.uint8).reshape(-1, 96, 96, 8)[..., ALPHA] / 255
+    assert len(covered) == len(LABELS) * VARIANTS + DISTRACTORS
+    border = np.ones((96, 96), dtype=bool)
+    border[4:-4, 4:-4] = False
+    for number, coverage in enumerate(covered):
         assert coverage[border].max() == 0, number
         assert 0.05 < coverage.mean() < 0.7, number
+
+
+def test_the_sprites_are_what_the_tool_draws() -> None:
+    tool = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "draw_sprites.py"))
+    assert tuple(name for name, _ in tool["DRAWINGS"]) == LABELS
+    with np.load(Path(scenes.__file__).with_name("sprites.npz")) as kept:
+        drawn = tool["draw"]()
+        assert set(kept.files) == set(drawn)
+        for name in ("shapes", "counts"):
+            assert np.array_equal(kept[name], drawn[name])
+        assert np.abs(kept["points"] - drawn["points"]).max() < 1e-12  # sines differ in the last bit between systems
 
 
 def test_drawings_of_different_things_differ() -> None:

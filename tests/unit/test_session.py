@@ -17,11 +17,12 @@ from pargate.core.stamp import Stamp, apply
 from pargate.core.zeroshot import unit
 from pargate.errors import InputError
 from pargate.files import BlockStore
-from pargate.images import listing as carriers_module
+from pargate.images import labelled
 from pargate.images.classes import ClassList
-from pargate.images.listing import CarrierSet
+from pargate.images.dataset import Item
+from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
-from pargate.images.sources import Item
+from pargate.images.workers import Scene
 from pargate.policy.resolve import Resolved, read
 from pargate.probes.targeted import TargetedTest
 from pargate.scanning.embed import Eye, Eyes
@@ -155,9 +156,10 @@ def stage(
     pixels[..., 0] = (classes[original] * 10)[:, None, None]
     pixels[..., 1] = ((original * 7) % 256)[:, None, None]
     items = tuple(
-        Item(f"{i:05d}.png", i, caption=f"a picture of thing {classes[i]}" if captions else None) for i in range(n)
+        Item(f"{i:05d}.png", Scene(i, 0), caption=f"a picture of thing {classes[i]}" if captions else None)
+        for i in range(n)
     )
-    carriers = CarrierSet(
+    carriers = LabelledImages(
         "shelf",
         items,
         classes[original] if labelled else np.full(n, -1),
@@ -391,7 +393,7 @@ def test_more_than_one_percent_unreadable_is_an_error_that_names_them() -> None:
     broken = {i: f"reason {i}" for i in range(130, 143)}  # 13 of 1,280
     with pytest.raises(InputError) as caught:
         stage(OPEN, encoder=Painter(falls=0.5), broken=broken).run()
-    assert caught.value.message.startswith("13 of the 1280 pictures in shelf cannot be read, more than 1%: ")
+    assert caught.value.message.startswith("13 of the 1280 images in shelf cannot be read, more than 1%: ")
     assert "00130.png: reason 130; 00131.png: reason 131" in caught.value.message
     assert "00135.png" not in caught.value.message  # five are named
 
@@ -480,7 +482,7 @@ def test_blocks_that_were_looked_at_before_in_another_order_change_nothing() -> 
 def test_the_counts_do_not_depend_on_the_size_of_a_block(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     open_to_the_end = ATTACK.replace("30pp", "45pp")
     usual = stage(open_to_the_end, encoder=Painter(falls=0.5), n=640).run()
-    monkeypatch.setattr(carriers_module, "BLOCK", size)
+    monkeypatch.setattr(labelled, "BLOCK", size)
     other = stage(open_to_the_end, encoder=Painter(falls=0.5), n=640).run()
     assert len(other.shelf.blocks) != len(usual.shelf.blocks)
     assert other.loop.running[0].status is usual.loop.running[0].status is Status.OPEN

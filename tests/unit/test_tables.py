@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pargate.errors import InputError
-from pargate.images.tables import Row, check_once, read_table
+from pargate.images.sources.table import Row, check_once, read_table
 
 
 def table(folder: Path, text: str, name: str = "t.csv") -> Path:

@@ -11,9 +11,10 @@ from pargate.core.stamp import Paste, Scatter, Stamp, apply
 from pargate.errors import InputError
 from pargate.files import BlockStore
 from pargate.images.classes import ClassList
-from pargate.images.listing import CarrierSet
+from pargate.images.dataset import Item
+from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
-from pargate.images.sources import Item
+from pargate.images.workers import Scene
 from pargate.scanning.embed import BlockViews, Eye
 from pargate.triggers import parse
 
@@ -62,8 +63,8 @@ def eye(encoder: Averager, store: BlockStore, sha256: str = "0" * 64) -> Eye:
 def views(model: Eye, n: int = 6, seed: int = 0, reference: Eye | None = None, first: int = 0) -> BlockViews:
     pixels = np.random.default_rng(first).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
     digests = tuple(hashlib.sha256(p.tobytes()).hexdigest() for p in pixels)
-    items = tuple(Item(str(i), i, caption=f"caption {i}" if i % 4 else None) for i in range(20))
-    carriers = CarrierSet("x", items, np.arange(20) - 1, ClassList("x", ("a", "b"), ("{}",)), 4)
+    items = tuple(Item(str(i), Scene(i, 0), caption=f"caption {i}" if i % 4 else None) for i in range(20))
+    carriers = LabelledImages("x", items, np.arange(20) - 1, ClassList("x", ("a", "b"), ("{}",)), 4)
     return BlockViews(Block(pixels, digests, np.arange(n) * 2, ()), carriers, model, reference, seed)
 
 

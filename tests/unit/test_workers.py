@@ -115,7 +115,7 @@ def test_a_worker_that_is_killed_while_it_starts(pool: Workers) -> None:
     job = pool.submit([Scene(0, 0)])
     pool._processes[0].kill()
     error = refused(pool, job)
-    assert error.message == "a process that decodes pictures was killed by SIGKILL" and "memory" in error.hint
+    assert error.message == "a process that decodes images was killed by SIGKILL" and "memory" in error.hint
 
 
 def test_a_worker_that_is_killed_before_anything_was_asked(pool: Workers) -> None:
@@ -146,7 +146,7 @@ def test_a_worker_that_is_killed_while_it_decodes(number: signal.Signals, pool: 
         (deadly.Killed, "was killed by SIGKILL"),
         (deadly.Crashing, "was killed by SIGSEGV"),
         (deadly.Leaving, "ended with code 3"),
-        (deadly.HalfTold, "a process that decodes pictures was killed"),
+        (deadly.HalfTold, "a process that decodes images was killed"),
     ],
 )
 def test_a_worker_that_dies_of_a_picture(place: type[Locator], said: str, pool: Workers) -> None:
@@ -300,7 +300,7 @@ def test_where_no_process_may_start_the_limits_are_named() -> None:
     with python(NO_MORE) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert out.startswith("cannot start a process that decodes pictures: ") and "ulimit -u" in out
+    assert out.startswith("cannot start a process that decodes images: ") and "ulimit -u" in out
 
 
 def test_a_thread_that_cannot_start_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +316,7 @@ def test_a_thread_that_cannot_start_leaves_no_process_behind(monkeypatch: pytest
         begin(thread)
 
     monkeypatch.setattr(threading.Thread, "start", second_fails)
-    with pytest.raises(OperationalError, match="cannot start a process that decodes pictures: can't start new thread"):
+    with pytest.raises(OperationalError, match="cannot start a process that decodes images: can't start new thread"):
         Workers(RULE, 3)
     assert len(started) == 2 and all(worker.returncode is not None for worker in started)
     assert threading.active_count() == count

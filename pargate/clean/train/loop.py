@@ -32,7 +32,7 @@ from pargate.clean.train.universal import Universal
 from pargate.clean.train.views import Viewer
 from pargate.core.provenance import Movement, StepLog
 from pargate.errors import InputError, OperationalError, first_line, is_out_of_memory
-from pargate.images.batches import PairBatch, PairLoader
+from pargate.images.prefetch import PairBatch, PairLoader
 from pargate.seeds import Keys
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -9,7 +9,7 @@ from torch import Tensor
 from pargate.clean.train import augment
 from pargate.clean.train.towers import Towers
 from pargate.clean.train.views import Viewer, recalled
-from pargate.images.batches import PairBatch
+from pargate.images.prefetch import PairBatch
 from pargate.seeds import Keys
 
 AT_A_TIME = 256

@@ -33,9 +33,8 @@ from pargate.core.environment import host, versions
 from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.errors import InputError, OperationalError
 from pargate.files import atomic_folder, digest_of, readable, write_atomic
-from pargate.images.batches import PairLoader
-from pargate.images.pairs import Pairs, check_unchanged
-from pargate.images.synthetic import SyntheticPairs
+from pargate.images.dataset import Dataset, check_unchanged
+from pargate.images.prefetch import BatchOrder, PairLoader
 from pargate.models.config import CONFIG_NAME
 from pargate.models.inspect import WEIGHT_NAMES, OpenCheckpoint
 from pargate.models.save import copy_tokenizer, save_config, subject
@@ -56,7 +55,7 @@ WORTH_BF16 = 20_000_000
 def run(
     request: CleanRequest,
     opened: OpenCheckpoint,
-    pairs: Pairs,
+    pairs: Dataset,
     proposal: Proposal,
     unfinished: Path,
     group: Group,
@@ -101,8 +100,8 @@ def run(
     emit(events.StageStarted("clean", f"{config.method}, {config.steps} steps of {config.batch_size} pairs"))
     store = StateStore(unfinished / STATE_NAME, identity, group, request.resume)
     with PairLoader(
-        pairs, checkpoint.preprocess, seed=config.seed, batch=per_rank, rank=group.rank, world=group.world,
-        first_step=0, last_step=config.steps,
+        pairs, checkpoint.preprocess, BatchOrder(pairs.count, config.seed, per_rank, group.world), range(config.steps),
+        rank=group.rank,
     ) as loader, memory.guard("cleaning", "use a smaller --batch-size, or a device with more memory"):  # fmt: skip
         trained = train(
             towers, log_scale, loader, viewer_of(config), config,
@@ -129,9 +128,9 @@ def run(
     return Cleaned(request.out, record, late, trained.images / max(trained.seconds, 1e-9))
 
 
-def _cautions(config: CleanConfig, pairs: Pairs) -> list[str]:
+def _cautions(config: CleanConfig, pairs: Dataset) -> list[str]:
     """What is known to go wrong with such pairs, from docs/evidence.md."""
-    if not isinstance(pairs, SyntheticPairs):
+    if not pairs.drawn:
         return []
     if config.contrastive:
         return [
@@ -144,7 +143,7 @@ def _cautions(config: CleanConfig, pairs: Pairs) -> list[str]:
     ]
 
 
-def _captions(pairs: Pairs, config: CleanConfig) -> list[str]:
+def _captions(pairs: Dataset, config: CleanConfig) -> list[str]:
     """What distillation tells pictures apart by."""
     if not config.distillation:
         return []
@@ -177,7 +176,7 @@ def _write(
     request: CleanRequest,
     opened: OpenCheckpoint,
     values: dict[str, Tensor],
-    pairs: Pairs,
+    pairs: Dataset,
     proposal: Proposal,
     trained: Trained,
     notices: Sequence[str],

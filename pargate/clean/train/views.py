@@ -14,7 +14,7 @@ from pargate.clean.config import CleanConfig
 from pargate.clean.train import augment, cleanclip
 from pargate.clean.train.universal import Universal
 from pargate.core.model import Preprocess
-from pargate.images.batches import PairBatch
+from pargate.images.prefetch import PairBatch
 from pargate.seeds import Keys
 
 Name = TypeVar("Name", bound=Hashable)

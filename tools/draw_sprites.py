@@ -1,26 +1,130 @@
-"""Everyday things, drawn as silhouettes with a few details in three variants each.
+"""Draw the sprites of the built-in scenes and write them to `pargate/scenes/sprites.npz`.
 
-Adding one: a function of a `Pen` and a variant, an entry in `DRAWINGS`, its usual colours in `scenes`. Choose
-things that a child would name alike from the outline. The entry's place is the label's number, so new ones go
-to the end.
+Everyday things, drawn as silhouettes with a few details in three variants each. Run it after a change here:
+
+    python tools/draw_sprites.py
+
+Adding one: a function of a `Pen` and a variant, an entry in `DRAWINGS`, its name in `LABELS` and its usual colours in
+`pargate/scenes/render.py`. Choose things that a child would name alike from the outline. The entry's place is the
+label's number, so new ones go to the end.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
-from pargate.scenes.pen import (
-    DEEP,
-    GLINT,
-    MAIN_COLOUR,
-    SHADE,
-    Paint,
-    Pen,
-    Point,
-    arc,
-    closed_curve,
-    mirrored,
-    own,
-)
+import numpy as np
+from numpy.typing import NDArray
+
+from pargate.scenes.sprites import DISTRACTORS, ELLIPSE, INSIDE, OUTSIDE, VARIANTS
+
+Point = tuple[float, float]
+Fixed = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """What a part is covered with: the scene's colour, a colour of its own, or a mixture."""
+
+    main: float
+    """Weight of the scene's colour, in [0, 1]; below 1 with black it is a darker tone of that colour."""
+    own: Fixed = (0, 0, 0)
+    """The colour added to it, 0..255."""
+
+
+MAIN_COLOUR = Paint(1.0)
+SHADE = Paint(0.72)
+DEEP = Paint(0.45)
+GLINT = Paint(0.6, (100, 100, 98))
+
+
+def own(colour: Fixed) -> Paint:
+    """Return the paint of a part that keeps its colour in every scene."""
+    return Paint(0.0, colour)
+
+
+class Pen:
+    """Records the parts of one sprite, back to front, as polygons and ellipses.
+
+    Coordinates run from -1 to 1, x to the right and y downwards.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing drawn."""
+        self.points: list[Point] = []
+        self.shapes: list[tuple[int, int, int, int, int, int]] = []
+        """Kind, coverage, weight of the scene's colour, red, green and blue, each 0..255."""
+
+    def polygon(self, points: Sequence[Point], paint: Paint | None = MAIN_COLOUR) -> None:
+        """Fill a polygon; without paint, cut it out."""
+        self.points += points
+        self._shape(len(points), paint)
+
+    def _shape(self, kind: int, paint: Paint | None) -> None:
+        self.shapes.append((kind, 255, round(255 * paint.main), *paint.own) if paint else (kind, *[0] * 5))
+
+    def blob(self, points: Sequence[Point], paint: Paint | None = MAIN_COLOUR) -> None:
+        """Fill the smooth closed curve through `points`."""
+        self.polygon(closed_curve(points), paint)
+
+    def ellipse(
+        self, x: float, y: float, a: float, b: float, paint: Paint | None = MAIN_COLOUR, turn: float = 0.0
+    ) -> None:
+        """Fill an ellipse with half axes a and b, turned clockwise by `turn` degrees."""
+        self.points += [(x, y), (a, b), (turn, 0)]
+        self._shape(ELLIPSE, paint)
+
+    def box(self, left: float, top: float, right: float, bottom: float, paint: Paint | None = MAIN_COLOUR) -> None:
+        """Fill an upright rectangle."""
+        self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], paint)
+
+    def stroke(self, points: Sequence[Point], width: float, paint: Paint | None = MAIN_COLOUR) -> None:
+        """Draw a line through `points` with round joints and ends."""
+        for (ax, ay), (bx, by) in pairwise(points):
+            length = math.hypot(bx - ax, by - ay) or 1.0
+            px, py = -(by - ay) / length * width / 2, (bx - ax) / length * width / 2
+            self.polygon([(ax + px, ay + py), (bx + px, by + py), (bx - px, by - py), (ax - px, ay - py)], paint)
+        for x, y in points:
+            self.ellipse(x, y, width / 2, width / 2, paint)
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Draw only where something is already: patterns that must not leave the outline."""
+        self.shapes.append((INSIDE, *[0] * 5))
+        yield
+        self.shapes.append((OUTSIDE, *[0] * 5))
+
+
+def arc(x: float, y: float, a: float, b: float, start: float, stop: float, steps: int = 48) -> list[Point]:
+    """Return the points of an elliptic arc from `start` to `stop` degrees, clockwise from the right."""
+    angles = [math.radians(start + (stop - start) * i / steps) for i in range(steps + 1)]
+    return [(x + a * math.cos(t), y + b * math.sin(t)) for t in angles]
+
+
+def closed_curve(points: Sequence[Point], steps: int = 12) -> list[Point]:
+    """Return a closed Catmull-Rom spline through `points`."""
+    found: list[Point] = []
+    count = len(points)
+    for i in range(count):
+        p0, p1, p2, p3 = (points[(i + k - 1) % count] for k in range(4))
+        for s in range(steps):
+            t = s / steps
+            w0, w1 = -0.5 * t + t * t - 0.5 * t**3, 1 - 2.5 * t * t + 1.5 * t**3
+            w2, w3 = 0.5 * t + 2 * t * t - 1.5 * t**3, -0.5 * t * t + 0.5 * t**3
+            found.append((
+                w0 * p0[0] + w1 * p1[0] + w2 * p2[0] + w3 * p3[0],
+                w0 * p0[1] + w1 * p1[1] + w2 * p2[1] + w3 * p3[1],
+            ))  # fmt: skip
+    return found
+
+
+def mirrored(right: Sequence[Point]) -> list[Point]:
+    """Return a closed outline from its right half, listed from top to bottom."""
+    return [*right, *[(-x, y) for x, y in reversed(right)]]
+
 
 BROWN, DARK, STEEL = (104, 66, 38), (30, 30, 34), (150, 154, 160)
 CREAM, LEAFY, GLASS = (236, 224, 198), (62, 122, 46), (178, 208, 224)
@@ -616,3 +720,24 @@ def distractor(pen: Pen, index: int) -> None:
         pen.ellipse(0.05, 0, 0.5, 0.38, None)
     else:  # a bent strip
         pen.stroke(closed_curve([(-0.7, 0.2), (-0.2, -0.5), (0.3, 0.3), (0.74, -0.2)])[:36], 0.26)
+
+
+def draw() -> dict[str, NDArray[np.generic]]:
+    """Return all sprites as arrays: their points, their shapes, and the number of shapes of each sprite."""
+    pens: list[Pen] = []
+    for _, drawing in DRAWINGS:
+        for variant in range(VARIANTS):
+            pens.append(Pen())
+            drawing(pens[-1], variant)
+    for index in range(DISTRACTORS):
+        pens.append(Pen())
+        distractor(pens[-1], index)
+    return {
+        "points": np.array([point for pen in pens for point in pen.points], dtype=np.float64),
+        "shapes": np.array([shape for pen in pens for shape in pen.shapes], dtype=np.int16),
+        "counts": np.array([len(pen.shapes) for pen in pens], dtype=np.int16),
+    }
+
+
+if __name__ == "__main__":
+    np.savez_compressed(Path(__file__).parents[1] / "pargate" / "scenes" / "sprites.npz", **draw())

@@ -1,4 +1,4 @@
-"""Tables that name pictures: CSV or TSV with a header, read strictly.
+"""Tables that name images: CSV or TSV with a header, read strictly.
 
 A comma that should have been quoted, or a quote that is never closed, moves every later field: what csv readers make of
 such rows by default is a caption cut short, or a thousand rows taken for one.
@@ -6,15 +6,57 @@ such rows by default is a caption cut short, or a thousand rows taken for one.
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pargate.core.names import tidy
 from pargate.errors import InputError
-from pargate.files import open_file, refuse_pointer
+from pargate.files import open_file, readable, refuse_pointer
+from pargate.images.dataset import Dataset
+from pargate.images.listing import Listing, count, read_label, some
+from pargate.images.opening import SOURCES, Source, Wanted
 
-SUFFIXES = (".csv", ".tsv")
+
+@SOURCES.add("table")
+class Table(Source):
+    """Rows that name an image, relative to the table, and its label, its caption or both."""
+
+    suffixes = (".csv", ".tsv")
+
+    def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
+        """Return the images of the rows; those to train with need a caption each, and must be there."""
+        (path,) = paths
+        listing = Listing(wanted, hint=f"paths are read relative to {path.parent}: add the images, or remove the rows")
+        columns = ("image", "caption") if wanted.pairs else ("image", "label", "caption")
+        rows = read_table(path, lambda header: _check_header(path, header, columns))
+        if unnamed := [f"line {row.line}" for row in rows if not row.fields["image"]]:
+            raise InputError(f"{path}: {count(unnamed, 'row')} without an image: {some(unnamed)}", "fill them in")
+        named: dict[str, Path] = {}
+        for row in rows:
+            image, line = row.fields["image"], f"line {row.line}"
+            file = path.parent / image
+            label = None if wanted.pairs else read_label(row.fields.get("label", ""), f"{path}:{row.line}")
+            listing.add(image, listing.hold(file), label=label, caption=row.fields.get("caption", ""), told=line)
+            if wanted.pairs and not file.is_file():
+                listing.alone.append(f"{line}: {image}")
+            inside = wanted.pairs and file.is_relative_to(path.parent)
+            named[readable(file.relative_to(path.parent).as_posix()) if inside else image] = file
+        listing.files = [(path.name, path), *named.items()]
+        if rows and (unread := [name for name in rows[0].fields if name not in columns]):
+            listing.notices.append(f"columns that are not read: {', '.join(unread[:8])}")
+        return listing.dataset()
+
+
+def _check_header(path: Path, header: tuple[str, ...], columns: tuple[str, ...]) -> None:
+    told = f"{path}: the header is {', '.join(header) or 'empty'}"
+    if len(columns) > 2 and ("image" not in header or not set(columns[1:]) & set(header)):
+        raise InputError(told, "it needs `image` and `label` or `caption`")
+    if len(columns) == 2 and (missing := set(columns) - set(header)):
+        raise InputError(
+            told, f"pairs need the columns `image` and `caption`; there is no {' and no '.join(sorted(missing))}"
+        )
+    check_once(path, header, columns)
 
 
 @dataclass(frozen=True, slots=True)

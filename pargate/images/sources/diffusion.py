@@ -1,6 +1,6 @@
 """Pairs from a text-to-image model: `diffusers:MODEL`, a folder or a name on the hub.
 
-Captions are composed from a list of concepts, each picture has a seed of its own, and what was made is kept as
+Captions are composed from a list of concepts, each image has a seed of its own, and what was made is kept as
 WebDataset shards in a folder named by all that decided it, shard by shard: a run that was interrupted goes on.
 Only safetensors are read, and no code of the model's is run.
 
@@ -9,8 +9,8 @@ pairs. This is not checked here; the scan after cleaning sees what came of it.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,16 +21,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pargate import seeds
-from pargate.core.model import Encoder
 from pargate.errors import InputError, OperationalError, first_line
 from pargate.events import Advanced, Listener, Notice, StageFinished, StageStarted, ignore
 from pargate.files import canonical_json, digest_of, sha256_file, write_atomic
-from pargate.images.decode import fit
-from pargate.images.pairs import DIFFUSERS
+from pargate.images.classes import builtin_nouns
+from pargate.images.dataset import Dataset, Listed
+from pargate.images.opening import SOURCES, Source, Wanted, list_paths
 from pargate.images.shards import JPEG_QUALITY, MANIFEST, Sample, Shard, encode, shard_bytes, write_manifest
 
-Score = Callable[[NDArray[np.uint8], Sequence[str]], NDArray[np.floating[Any]]]
-"""Pictures uint8 [n, H, W, 3] and their captions to how well they fit: float [n], more is better."""
+DIFFUSERS = "diffusers:"
+
+COUNT = 10_000
+"""Images generated when nobody says how many: some hours on a GPU."""
 
 _INDEX = "model_index.json"
 
@@ -52,28 +54,57 @@ _TEMPLATES = (
 )
 
 
+@SOURCES.add("diffusion")
+class Diffusion(Source):
+    """`diffusers:MODEL`, whose images of the classes, or of the built-in nouns, are kept below the cache."""
+
+    schemes = (DIFFUSERS,)
+    generated = True
+
+    def check(self, source: str) -> None:
+        """Raise if `source` names no model."""
+        if source == DIFFUSERS:
+            raise InputError(
+                f"{source} names no model", f"write {DIFFUSERS}ORG/NAME[@REV], or {DIFFUSERS} and a folder"
+            )
+
+    def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
+        """Return the pairs that the model draws, generated as far as they are missing."""
+        source = wanted.source
+        if not wanted.pairs:
+            raise InputError(
+                f"{source} must be generated first", f"write them with `pargate synth --pairs {source}`, and give those"
+            )
+        if wanted.cache is None:
+            raise InputError(
+                f"{source} takes hours, and there is no place to keep its images", "give a folder with --cache DIR"
+            )
+        concepts = wanted.classes if wanted.classes is not None else builtin_nouns()
+        recipe = Recipe(concepts, COUNT if wanted.count is None else wanted.count, wanted.seed)
+        folder = generate(source, recipe, wanted.cache, device=wanted.device, emit=wanted.emit)
+        found = list_paths(replace(wanted, source=str(folder)), [folder])
+        assert isinstance(found, Listed), "what is generated lies in shards"
+        return replace(found, source=source, notices=())
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that decides which pairs come out, but for the model and the scoring."""
+    """All that decides which pairs come out, but for the model."""
 
     concepts: tuple[str, ...]
     """Things to draw."""
     count: int
-    """Captions, and pictures before any are sorted out."""
+    """Captions, and images before any are sorted out."""
     seed: int = 0
-    """Of captions and pictures."""
+    """Of captions and images."""
     side: int | None = None
-    """Side of the pictures in pixels as the model draws them; None is the model's own."""
+    """Side of the images in pixels as the model draws them; None is the model's own."""
     stored: int = 256
-    """Longest side of the pictures as they are kept; larger ones are reduced."""
+    """Longest side of the images as they are kept; larger ones are reduced."""
     steps: int = 30
     """Denoising steps."""
     guidance: float = 7.5
     """How closely to follow the caption."""
-    keep: float = 1.0
-    """Share of each shard that is kept, those that fit their captions best; below 1 it takes a scoring."""
-    min_score: float | None = None
-    """Score below which no picture is kept."""
     per_shard: int = 256
     """Captions in a shard, the unit in which an interrupted run goes on."""
 
@@ -82,8 +113,6 @@ class Recipe:
             raise InputError("no concepts to draw", "give a list of classes with at least one name")
         if self.count < 2:
             raise InputError(f"cannot generate {self.count} pairs", "contrastive learning needs at least two")
-        if not 0 < self.keep <= 1:
-            raise InputError(f"cannot keep a share of {self.keep:g}", "it lies above 0, and 1 keeps everything")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +122,9 @@ class Made:
     shard: Shard
     """The tar."""
     generated: int
-    """Pictures that were drawn for it."""
+    """Images that were drawn for it."""
     blank: int
     """Those without any content, as a model's own filter leaves them; not kept."""
-    unfit: int
-    """Those that were not blank and are not kept for their score."""
-    mean_score: float | None
-    """Mean score of those that are not blank, where they were scored."""
 
 
 def caption(concepts: Sequence[str], seed: int, numbers: Sequence[int]) -> list[str]:
@@ -116,47 +141,29 @@ def caption(concepts: Sequence[str], seed: int, numbers: Sequence[int]) -> list[
     return captions
 
 
-def clip_score(encoder: Encoder) -> Score:
-    """Cosine of picture and caption, by a model that is trusted: not by the one that is to be cleaned."""
-
-    def score(pixels: NDArray[np.uint8], captions: Sequence[str]) -> NDArray[np.float32]:
-        rule = encoder.spec.preprocess
-        fitted = np.stack([fit(Image.fromarray(picture), rule) for picture in pixels])
-        images, texts = encoder.encode_images(encoder.put(fitted)), encoder.encode_texts(captions)
-        return np.asarray((images * texts).sum(axis=1), dtype=np.float32)
-
-    return score
-
-
 def generate(
     source: str,
     recipe: Recipe,
     cache: Path,
     *,
-    score: Score | None = None,
-    scored_by: str = "",
     device: str = "auto",
     batch: int = 8,
     emit: Listener = ignore,
 ) -> Path:
     """The folder with the shards of `diffusers:MODEL[@REV]`, made now as far as they are missing.
 
-    `scored_by` names the scoring, such as the digest of its model; it is part of the folder's name.
-
     Raises:
-        InputError: no such model, one that is not text-to-image or has no safetensors, or hardly a picture is kept.
+        InputError: no such model, one that is not text-to-image or has no safetensors, or hardly an image is kept.
         OperationalError: diffusers is missing, the hub cannot be reached, out of memory, or the disk is full.
     """
     if find_spec("diffusers") is None or find_spec("transformers") is None:
         raise OperationalError(
             f"{source} needs diffusers and transformers, which are not installed", "pip install 'pargate[diffusers]'"
         )
-    if score is None and (recipe.keep < 1 or recipe.min_score is not None):
-        raise InputError("pictures are to be kept by score, and nothing scores them", "give a trusted model for that")
     model = _folder(source)
     settings = {
         **asdict(recipe), "concepts": list(recipe.concepts), "source": source, "model_sha256": _model_digest(model),
-        "scored_by": scored_by if score else None, "quality": JPEG_QUALITY,
+        "quality": JPEG_QUALITY,
         "versions": {name: version(name) for name in ("diffusers", "transformers", "torch", "pillow")},
     }  # fmt: skip
     folder = cache / "diffusers" / digest_of(settings)[:32]
@@ -167,7 +174,7 @@ def generate(
     except OSError as error:
         raise OperationalError(f"cannot write {folder}: {error.strerror}", "choose another --cache") from error
     emit(Notice(f"{source} decides what the pairs show, and is trusted: nobody scanned it"))
-    emit(StageStarted("generating", f"{recipe.count} pictures"))
+    emit(StageStarted("generating", f"{recipe.count} images"))
     pipeline: Any = None
     made = []
     for number, first in enumerate(range(0, recipe.count, recipe.per_shard)):
@@ -175,17 +182,15 @@ def generate(
         record = _recorded(folder, number)
         if record is None:
             pipeline = pipeline or _Drawing(source, model, recipe, device, batch)
-            record = _make(folder, number, numbers, pipeline, recipe, score)
+            record = _make(folder, number, numbers, pipeline, recipe)
         made.append(record)
         emit(Advanced(numbers.stop, recipe.count))
     kept = sum(record.shard.pairs for record in made)
     if kept < 2:
-        raise InputError(
-            f"{source}: {kept} of {recipe.count} pictures are kept", "keep more of them, or check what the model draws"
-        )
-    counts = {name: sum(getattr(record, name) for record in made) for name in ("generated", "blank", "unfit")}
+        raise InputError(f"{source}: {kept} of {recipe.count} images are not blank", "check what the model draws")
+    counts = {name: sum(getattr(record, name) for record in made) for name in ("generated", "blank")}
     write_manifest(folder, [record.shard for record in made if record.shard.pairs], {**settings, "counts": counts})
-    emit(StageFinished("generating", f"{kept} of {recipe.count} pictures kept"))
+    emit(StageFinished("generating", f"{kept} of {recipe.count} images kept"))
     return folder
 
 
@@ -226,29 +231,18 @@ def _recorded(folder: Path, number: int) -> Made | None:
     return made if whole else None
 
 
-def _make(folder: Path, number: int, numbers: range, drawing: "_Drawing", recipe: Recipe, score: Score | None) -> Made:
-    """Draw, sort out and write one shard."""
+def _make(folder: Path, number: int, numbers: range, drawing: "_Drawing", recipe: Recipe) -> Made:
+    """Draw and write one shard, without blank images."""
     captions = caption(recipe.concepts, recipe.seed, numbers)
-    pixels = drawing.pictures(captions, numbers)
-    full = np.flatnonzero([picture.min() < picture.max() for picture in pixels])
-    kept, mean = full, None
-    if score is not None and len(full):
-        scores = np.asarray(score(pixels[full], [captions[i] for i in full]), dtype=np.float64)
-        kept, mean = full[fits(scores, recipe.keep, recipe.min_score)], round(float(scores.mean()), 6)
+    pixels = drawing.images(captions, numbers)
+    kept = np.flatnonzero([image.min() < image.max() for image in pixels])
     samples = [Sample(encode(_reduced(pixels[i], recipe.stored), ".jpg"), captions[i]) for i in kept]
     shard, content = shard_bytes(f"{number:06d}.tar", samples, numbers.start)
-    made = Made(shard, len(numbers), len(numbers) - len(full), len(full) - len(kept), mean)
+    made = Made(shard, len(numbers), len(numbers) - len(kept))
     if samples:
         write_atomic(folder / shard.name, content)
     write_atomic(folder / f"{number:06d}.json", canonical_json(asdict(made)))
     return made
-
-
-def fits(scores: NDArray[np.float64], keep: float, min_score: float | None) -> NDArray[np.int64]:
-    """Positions of the best share `keep` of float [n], none below `min_score`, in their order; NaN never fits."""
-    best = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[: max(1, round(keep * len(scores)))]
-    least = -np.inf if min_score is None else min_score
-    return np.sort(best[np.nan_to_num(scores[best], nan=-np.inf) >= least]) if len(best) else best
 
 
 def _reduced(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -269,7 +263,7 @@ class _Drawing:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._pipeline = _load(source, model, device)
 
-    def pictures(self, captions: Sequence[str], numbers: Sequence[int]) -> NDArray[np.uint8]:
+    def images(self, captions: Sequence[str], numbers: Sequence[int]) -> NDArray[np.uint8]:
         """uint8 [n, H, W, 3]; each from a generator of its own, so that the batch does not decide what is drawn."""
         import torch
 
@@ -282,7 +276,7 @@ class _Drawing:
                 found.append(self._drawn(list(captions[i : i + self._batch]), generators))
             except torch.OutOfMemoryError as error:
                 raise OperationalError(
-                    f"{self._source}: out of memory with {self._batch} pictures at a time",
+                    f"{self._source}: out of memory with {self._batch} images at a time",
                     "draw fewer at a time, or smaller ones; what is made already stays",
                 ) from error
         return np.concatenate(found)
@@ -299,7 +293,7 @@ class _Drawing:
                 f"{self._source} cannot draw from captions: {first_line(error)}",
                 "name a text-to-image model; sides are multiples of 8",
             ) from error
-        # What is not a number becomes black, and a blank picture is not kept.
+        # What is not a number becomes black, and a blank image is not kept.
         return np.asarray((np.nan_to_num(images, nan=0.0) * 255).round().clip(0, 255), dtype=np.uint8)
 
 

@@ -1,0 +1,78 @@
+"""Paths of image sources: brace ranges, and which files are images."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from pargate.errors import InputError, nearest
+from pargate.files import readable
+from pargate.images.decode import Locator
+
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+}  # fmt: skip
+"""Endings of what is decoded, as browsers, cameras and programs write them."""
+
+TEXTS = {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html", ".cls"}
+"""Endings of what is no image, so that it need not be opened to see that."""
+
+_MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP", re.DOTALL)
+"""First bytes of images that may have any ending. The other kinds begin as texts or raw files of cameras do."""
+
+_MOST = 1_000_000
+"""Names that one brace range may stand for."""
+
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+
+
+def expand(source: str) -> list[Path]:
+    """Return the paths of a source, all of which exist; brace ranges such as `{000..007}` are expanded.
+
+    Raises:
+        InputError: a path does not exist or is named twice, or the braces cannot be read.
+    """
+    names: Iterable[str] = [source]
+    if "{" in source and not Path(source).exists():
+        from braceexpand import braceexpand
+
+        # The library expands a range as a whole before it returns the first name.
+        if any(abs(int(b) - int(a)) // (int(step or 1) or 1) >= _MOST for a, b, step in _RANGE.findall(source)):
+            raise InputError(f"the braces in {source} name more than {_MOST} files", "write {000..007} or {a,b}")
+        try:
+            names = braceexpand(source)
+        except ValueError as error:
+            raise InputError(f"cannot read the braces in {source}: {error}", "write {000..007} or {a,b}") from error
+    paths: dict[Path, None] = {}
+    for path in map(Path, names):
+        if path in paths:
+            raise InputError(f"{source} names {path} twice", "name each file once")
+        if not path.exists():
+            near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
+            several = " Of several files, write {000..007} or {a,b}, or name their folder." if "*" in source else ""
+            more = several or near
+            raise InputError(f"no such file or folder: {path}", f"check the path.{more}" if more else "check the path")
+        paths[path] = None
+    return list(paths)
+
+
+def present(path: Path) -> Path:
+    """Return `path`.
+
+    Raises:
+        InputError: it is no file, or a link to none.
+    """
+    if not path.is_file():
+        raise InputError(f"{readable(str(path))} is no file, or a link to none", "repair it, or remove it")
+    return path
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file is an image by its ending or, where the ending is unknown, by its first bytes."""
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES or (suffix not in TEXTS and path.is_file() and begins_image(Locator(str(path), 0, 16)))
+
+
+def begins_image(place: Locator) -> bool:
+    """Return whether these are the first bytes of an image."""
+    return bool(_MAGIC.match(place.read()))

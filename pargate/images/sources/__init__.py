@@ -1,0 +1,1 @@
+"""Kinds of sources of images, each in a module of its own."""
