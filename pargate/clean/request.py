@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pargate.clean.config import Method, Proposal
 from pargate.core.provenance import ProvenanceRecord
+from pargate.models.open import Model, source_of
 
 STATE_NAME = "state.pt"
 
@@ -25,7 +26,8 @@ CURVES_NAME = "training.png"
 class CleanRequest:
     """Everything a cleaning depends on; paths and names as the user gave them."""
 
-    model: str
+    model: str | Model
+    """What the user named, or a model that is open already."""
     pairs: str
     out: Path
     started: str
@@ -41,6 +43,11 @@ class CleanRequest:
     require: Literal["cpu", "cuda"] | None = None
     resume: bool = False
     cache: Path | None = None
+
+    @property
+    def source(self) -> str:
+        """What the user called the model."""
+        return source_of(self.model)
 
 
 @dataclass(frozen=True, slots=True)

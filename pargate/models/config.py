@@ -10,12 +10,13 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pargate.core.model import Activation, Preprocess
 from pargate.errors import InputError, OperationalError, nearest
-from pargate.files import read_bytes, refuse_pointer, sha256_file
+from pargate.files import digest_of, read_bytes, refuse_pointer, sha256_file
 
 CONFIG_NAME = "open_clip_config.json"
 
@@ -348,6 +349,11 @@ def _channels(value: Any, where: str, bounds: tuple[float, float]) -> tuple[floa
         )
     red, green, blue = (float(v) for v in values)
     return red, green, blue
+
+
+def config_digest(config: dict[str, Any], rule: Preprocess, tokenizer: dict[str, str]) -> str:
+    """Return the digest of all that decides how weights are read; `tokenizer` holds digests of its files by name."""
+    return digest_of({"model_cfg": config, "preprocess": asdict(rule), "tokenizer": tokenizer})
 
 
 def tokenizer_files(config: dict[str, Any], folder: Path | None, name: str) -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Models that a hub keeps: `hf-hub:ORG/NAME[@REV]` and `open_clip:ARCH/TAG`, brought here.
 
-How they travel is in `data/hub.py`. Only a configuration, one weights file and a tokenizer's files are
-fetched; what they hold is judged by `inspect` afterwards. Which weights a tag means is open_clip's table;
+How they travel is in `images/hub.py`. Only a configuration, one weights file and a tokenizer's files are
+fetched; what they hold is judged by `open.py` afterwards. Which weights a tag means is open_clip's table;
 that is the one thing here that imports open_clip, and with it torch.
 """
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from pargate.errors import InputError, OperationalError
 from pargate.images.hub import address, endpoint, translated
 from pargate.models import config
-from pargate.models.inspect import Fetched
 from pargate.models.preprocessing import PREPROCESSOR_NAME
 
 HUGGING_FACE = "hf-hub:"
@@ -30,6 +30,23 @@ FROM_FOLDER = "open_clip_pytorch_model.safetensors"
 
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 """What open_clip's table of tags says of preprocessing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A model that a hub keeps, once its files are here."""
+
+    weights: Path
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+    architecture: str | None
+    """Its name, where the source says one."""
+    tokenizer: Path | None
+    """Folder of the tokenizer's files, where the configuration names one."""
+    processor: Path | None = None
+    """Its `preprocessor_config.json`, where it has one."""
+    beside: tuple[Path, ...] = ()
+    """Weights that another loader of the same source would take."""
 
 
 def fetch(source: str) -> Fetched:

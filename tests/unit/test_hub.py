@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.images.hub import PROXIES
 from pargate.models import config, hub
-from pargate.models.inspect import inspect
+from pargate.models.open import inspect
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -109,7 +109,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_a_repository_is_fetched_and_inspected(server):
-    found = inspect("hf-hub:org/model", fetch=hub.fetch)
+    found = inspect("hf-hub:org/model")
     assert found.source == "hf-hub:org/model"
     assert Path(found.weights).read_bytes() == WEIGHTS
     assert found.config == MODEL
@@ -169,9 +169,9 @@ def test_weights_that_a_download_and_a_folder_would_choose_differently_are_refus
     }
     assert downloaded(server, monkeypatch) == "open_clip_pytorch_model.bin"
     with pytest.raises(UnsafeCheckpoint, match=r"open_clip_pytorch_model\.safetensors beside"):
-        inspect("hf-hub:org/model", fetch=hub.fetch)
+        inspect("hf-hub:org/model")
     server.repositories["org/same"] = {**server.repositories["org/model"], "open_clip_pytorch_model.bin": zipped(1.0)}
-    assert inspect("hf-hub:org/same", fetch=hub.fetch).format == "torch-zip"
+    assert inspect("hf-hub:org/same").format == "torch-zip"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_tokenizer_comes_from_the_repository_that_is_named(server):
     model = {**MODEL, "text_cfg": {**MODEL["text_cfg"], "hf_tokenizer_name": "org/words"}}
     server.repositories["org/model"]["open_clip_config.json"] = json.dumps({"model_cfg": model}).encode()
     server.repositories["org/words"] = {"tokenizer.json": b"{}", "tokenizer_config.json": b"{}"}
-    found = inspect("hf-hub:org/model", fetch=hub.fetch)
+    found = inspect("hf-hub:org/model")
     assert found.folder is not None
     assert (Path(found.folder) / "tokenizer.json").read_bytes() == b"{}"
     assert "words" in found.folder
@@ -200,16 +200,16 @@ def test_a_tokenizer_that_is_not_there_is_missed_by_inspection(server):
     server.repositories["org/model"]["open_clip_config.json"] = json.dumps({"model_cfg": model}).encode()
     server.repositories["org/words"] = {}
     with pytest.raises(InputError, match="needs the tokenizer 'org/words'"):
-        inspect("hf-hub:org/model", fetch=hub.fetch)
+        inspect("hf-hub:org/model")
 
 
 def test_a_tag_of_open_clip_brings_its_own_preprocessing_and_activation(server):
     server.repositories["timm/resnet50_clip.openai"] = {"open_clip_model.safetensors": WEIGHTS}
-    found = inspect("open_clip:RN50/openai", fetch=hub.fetch)
+    found = inspect("open_clip:RN50/openai")
     assert found.architecture == "RN50"
     assert found.config["quick_gelu"] is True, "the tag knows, whatever the name of the architecture says"
     server.repositories["timm/MobileCLIP2-S0-OpenCLIP"] = {"open_clip_model.safetensors": WEIGHTS}
-    found = inspect("open_clip:MobileCLIP2-S0/dfndr2b", fetch=hub.fetch)
+    found = inspect("open_clip:MobileCLIP2-S0/dfndr2b")
     assert found.preprocess.mean == (0.0, 0.0, 0.0)
     assert found.preprocess.interpolation == "bilinear"
     assert "quick_gelu" not in found.config

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pargate.models.config import CONFIG_NAME
-from pargate.models.inspect import WEIGHT_NAMES, inspect
+from pargate.models.open import WEIGHT_NAMES, inspect, open_model
 from pargate.release.convert import convert
 
 MODEL: dict[str, Any] = {
@@ -62,7 +62,8 @@ def folder(path: Path, content: bytes, name: str = WEIGHT_NAMES[0]) -> Path:
 
 
 def converted(source: Path, out: Path) -> bytes:
-    convert(str(source), None, out, STARTED)
+    with open_model(str(source)) as model:
+        convert(model, out, STARTED)
     return (out / WEIGHT_NAMES[0]).read_bytes()
 
 

@@ -9,7 +9,7 @@ that nobody trained.
 import contextlib
 import copy
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -26,7 +26,6 @@ from pargate import memory
 from pargate.core.model import Checkpoint
 from pargate.errors import InputError, is_out_of_memory, nearest
 from pargate.models.archive import StoredTensor
-from pargate.models.inspect import OpenCheckpoint
 from pargate.models.shapes import Shapes, Wanted, plain_names, refuse, refuse_others
 from pargate.models.torch.pooled import ask_one_token
 
@@ -48,22 +47,25 @@ ACTIVATION = 1 << 27
 """Bound of the values of the largest tensor that one picture or caption makes; CLIPs of 1024 tokens take 17 million."""
 
 
-def load(opened: OpenCheckpoint) -> nn.Module:
-    """The checkpoint's model on the CPU, in float32 and evaluation mode, its parameters frozen.
+Network = nn.Module
+"""A CLIP of open_clip's, both towers."""
 
-    Takes the checkpoint's bytes and gives them back as it copies them, so that the model is in memory once.
+
+def load(checkpoint: Checkpoint, tensors: Sequence[StoredTensor], take: Callable[[], mmap.mmap]) -> Network:
+    """Return the checkpoint's model on the CPU, in float32 and evaluation mode, its parameters frozen.
+
+    The bytes that `take` gives are freed as they are copied, so that the model is in memory once.
 
     Raises:
         InputError: tensors are missing, left over, of another shape or not finite, or the configuration
             does not describe a model that the installed open_clip can build.
         OperationalError: it does not fit into memory.
     """
-    checkpoint = opened.checkpoint
     check(checkpoint)
     memory.share_one_arena()
     with memory.guard(f"loading {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
         model = _build(checkpoint)
-        _fill(model, plain_names(opened.tensors, checkpoint.source), opened.take(), checkpoint.source)
+        _fill(model, plain_names(tensors, checkpoint.source), take(), checkpoint.source)
         ask_one_token(model.get_submodule("visual"))
     return model.eval().requires_grad_(False)
 

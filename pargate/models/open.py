@@ -1,31 +1,33 @@
-"""What a model on disk is, seen without loading it: form, format, digest, tensors, configuration.
+"""One door to models: a source is opened once, judged without being loaded, and then used.
 
 Files from outside are hostile. The format follows from the bytes, and the name must promise it; a file is opened
-once, read once into memory, digested on the way and judged there, so that the bytes that were judged are
-the very bytes that are loaded, whatever happens to the file meanwhile. Nothing here imports torch, and
-nothing is unpickled, evaluated or downloaded: sources on a hub go through the `fetch` that the caller gives.
+once, read once into memory, digested on the way and judged there, so that the bytes that were judged are the very bytes
+that are loaded, whatever happens to the file meanwhile. Nothing is unpickled or evaluated. torch and ONNX Runtime are
+imported once an encoder is asked for.
 """
 
+import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from mmap import mmap
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pargate.core.model import Checkpoint, TensorInfo
+from pargate.core.model import Activation, Checkpoint, Precision, TensorInfo
+from pargate.core.provenance import Subject
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.files import digest_of, leads_to_hub_blob
+from pargate.files import leads_to_hub_blob
 from pargate.models import graphs, weights
 from pargate.models.archive import StoredTensor
 from pargate.models.config import (
     CONFIG_NAME,
     architecture,
     check,
+    config_digest,
     differences,
     load_json,
     name_of,
@@ -42,6 +44,13 @@ from pargate.models.preprocessing import (
     undecided,
     ways,
 )
+from pargate.models.save import changed, save_config
+from pargate.models.shapes import plain_names
+
+if TYPE_CHECKING:
+    from pargate.models.onnx import OnnxEncoder
+    from pargate.models.torch.build import Network
+    from pargate.models.torch.encoder import OpenClipEncoder
 
 HUB_PREFIXES = ("hf-hub:", "open_clip:")
 
@@ -75,45 +84,31 @@ DIFFERENCES = 4
 """How many contradictions a message names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A model that a hub keeps, once its files are here."""
-
-    weights: Path
-    model_cfg: dict[str, Any]
-    preprocess_cfg: dict[str, Any]
-    architecture: str | None
-    """Its name, where the source says one."""
-    tokenizer: Path | None
-    """Folder of the tokenizer's files, where the configuration names one."""
-    processor: Path | None = None
-    """Its `preprocessor_config.json`, where it has one."""
-    beside: tuple[Path, ...] = ()
-    """Weights that another loader of the same source would take."""
-
-
-Fetch = Callable[[str], Fetched]
-"""Brings `hf-hub:ORG/NAME[@REV]` or `open_clip:ARCH/TAG` here."""
-
-
 @dataclass(slots=True)
-class OpenCheckpoint:
-    """A checkpoint, where its tensors lie, and its bytes until they are taken: what `open_encoder` loads."""
+class Model:
+    """A checkpoint, opened once: what it is, where its tensors lie, and its bytes until they are used up."""
 
     checkpoint: Checkpoint
+    """The facts: format, digests, architecture, preprocessing, tensors."""
     tensors: tuple[StoredTensor, ...] = field(repr=False)
     _content: mmap | None = field(repr=False)
     _kept: bool = field(repr=False)
     _graphs: graphs.GraphFolder | None = field(repr=False, default=None)
+    _network: "Network | None" = field(repr=False, default=None)
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The dtype of each tensor in the file, by its name in the model."""
+        return {name: tensor.dtype for name, tensor in plain_names(self.tensors, self.checkpoint.source).items()}
 
     def take(self) -> mmap:
-        """The bytes of the weights file, exactly those that were digested and judged; the caller may use them up.
+        """Return the bytes of the weights file, exactly those that were judged; the caller may change them.
 
-        They are given once. Another call reads the file again.
+        They are handed over once. Another call reads the file again.
 
         Raises:
             InputError: another call, and the file is no longer the one that was judged.
-            RuntimeError: it was closed, or opened for inspection only.
+            RuntimeError: the model was closed, or opened for inspection only.
         """
         if not self._kept:
             raise RuntimeError("the checkpoint's bytes were not kept")
@@ -121,25 +116,102 @@ class OpenCheckpoint:
         if content is None:
             again = weights.read(Path(self.checkpoint.weights), self.checkpoint.source, keep=True)
             if again.sha256 != self.checkpoint.sha256 or again.content is None:
-                raise InputError(
-                    f"{self.checkpoint.weights} changed while pargate ran", "try again once nothing writes to it"
-                )
+                raise changed(self.checkpoint.weights)
             content = again.content
         return content
 
-    def take_graphs(self) -> graphs.GraphFolder:
-        """The graphs of a folder of graphs (`checkpoint.format` is `onnx`), exactly those that were judged.
+    def network(self) -> "Network":
+        """Return the model on the CPU, in float32 and evaluation mode; the caller may change it.
+
+        The one that `save` made is handed over once. Another call fills a new one with the bytes of `take`.
 
         Raises:
-            RuntimeError: it was closed, opened for inspection only, or holds no graphs.
+            InputError, OperationalError: as `pargate.models.torch.build.load`.
+        """
+        from pargate.models.torch.build import load
+
+        network, self._network = self._network, None
+        return load(self.checkpoint, self.tensors, self.take) if network is None else network
+
+    def encoder(
+        self, *, device: str = "auto", precision: Precision = "fp32", activation: Activation | None = None
+    ) -> "OpenClipEncoder":
+        """Return the encoder, on `device`: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+        `precision` is that of the image tower. `activation` overrides the configuration, for weights of which nobody
+        knows whether they were trained with QuickGELU (`Checkpoint.activation_known`).
+
+        Raises:
+            InputError: weights and configuration do not belong together, or the tokenizer is missing.
+            OperationalError: no such device, out of memory, or a package is missing.
+        """
+        from pargate.models.torch import encoder as openclip
+
+        return openclip.open_encoder(
+            self.checkpoint, self.network, device=device, precision=precision, activation=activation
+        )
+
+    def graph_encoder(self, *, device: str = "auto", threads: int = 0) -> "OnnxEncoder":
+        """Return the encoder of a folder of graphs (`Checkpoint.format` is `onnx`), on `device`: also `tensorrt`.
+
+        Precision and activation are those that the graphs were written with. `threads` of the processor for one
+        operation, 0 for as many as ONNX Runtime thinks best.
+
+        Raises:
+            InputError: an unknown device, or ONNX Runtime refuses the graphs.
+            OperationalError: no such device, out of memory, or a package is missing.
+        """
+        from pargate.models import onnx
+
+        return onnx.open_encoder(self.take_graphs(), device=device, threads=threads)
+
+    def take_graphs(self) -> graphs.GraphFolder:
+        """Return the graphs of a folder of graphs, exactly those that were judged.
+
+        Raises:
+            RuntimeError: the model was closed, opened for inspection only, or holds no graphs.
         """
         if self._graphs is None:
             raise RuntimeError("the checkpoint's graphs were not kept")
         return self._graphs
 
+    def save(self, folder: Path, trained: "Network | None" = None) -> tuple[Subject, ...]:
+        """Write an open_clip folder; return each file with the digest and the size of what was written.
+
+        Nothing of the original's layout stays, in which another loader could find another model. The same tensors
+        always give the same bytes. The network is kept for the next `network` or `encoder`.
+
+        Args:
+            folder: an empty folder.
+            trained: the network whose weights are written; this model's own by default.
+
+        Raises:
+            InputError: as `network`, or the tokenizer's files changed since the model was opened.
+            OperationalError: a weight does not fit into its dtype, or the disk is full.
+        """
+        from pargate.models.torch.save import save_weights
+
+        network = self.network() if trained is None else trained
+        written = (save_weights(folder / WEIGHT_NAMES[0], network, self.dtypes), *save_config(folder, self.checkpoint))
+        if trained is None:
+            self._network = network
+        return written
+
+    def moved(self, folder: Path) -> "Model":
+        """Return this model as `save` wrote it to `folder`, where the weights are the same bytes; with its network."""
+        place, weights_file = str(folder), str(folder / WEIGHT_NAMES[0])
+        network, self._network = self._network, None
+        checkpoint = replace(self.checkpoint, source=place, weights=weights_file, folder=place)
+        return Model(checkpoint, self.tensors, None, self._kept, None, network)
+
+    def release(self) -> None:
+        """Free the bytes and the network; the file is read again where they are needed."""
+        self._content = self._network = None
+
     def close(self) -> None:
-        """Let go of the bytes."""
-        self._content, self._kept, self._graphs = None, False, None
+        """Free everything; the facts stay."""
+        self.release()
+        self._kept, self._graphs = False, None
 
     def __enter__(self) -> Self:
         return self
@@ -150,8 +222,8 @@ class OpenCheckpoint:
         self.close()
 
 
-def inspect(source: str, *, arch: str | None = None, fetch: Fetch | None = None) -> Checkpoint:
-    """What the model named by `source` is; its bytes are read once and not kept.
+def inspect(source: str | Model, *, arch: str | None = None) -> Checkpoint:
+    """Return what a model is; where `source` names it, its bytes are read once and not kept.
 
     Raises:
         InputError: nothing there, or nothing that can be read as a CLIP model.
@@ -159,21 +231,49 @@ def inspect(source: str, *, arch: str | None = None, fetch: Fetch | None = None)
             another model.
         OperationalError: the machine, or a hub, did not play along.
     """
-    return open_checkpoint(source, arch=arch, fetch=fetch, keep=False).checkpoint
+    return source.checkpoint if isinstance(source, Model) else open_model(source, arch=arch, keep=False).checkpoint
 
 
-def open_checkpoint(
-    source: str, *, arch: str | None = None, fetch: Fetch | None = None, keep: bool = True
-) -> OpenCheckpoint:
-    """The model named by `source`, judged and ready to be loaded, its bytes in memory if `keep`.
-
-    `source` is an open_clip folder, a weights file (with `arch`, or with its configuration beside it), a folder
-    of graphs that `pargate export` wrote or a bundle that holds one, or a hub's
-    `hf-hub:ORG/NAME[@REV]` or `open_clip:ARCH/TAG`, which `fetch` brings here.
+@contextlib.contextmanager
+def opened(source: str | Model, *, arch: str | None = None) -> Iterator[Model]:
+    """Open a model for a while; one that is open already stays open.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `inspect`.
     """
+    if isinstance(source, Model):
+        yield source
+        return
+    with open_model(source, arch=arch) as model:
+        yield model
+
+
+def source_of(source: str | Model) -> str:
+    """Return what the user called a model."""
+    return source.checkpoint.source if isinstance(source, Model) else source
+
+
+def open_model(source: str, *, arch: str | None = None, keep: bool = True, digest: str | None = None) -> Model:
+    """Return the model named by `source`, judged and ready to be loaded, its bytes in memory if `keep`.
+
+    Args:
+        source: an open_clip folder, a weights file (with `arch`, or with its configuration beside it), a folder of
+            graphs that `pargate export` wrote or a bundle that holds one, or a hub's `hf-hub:ORG/NAME[@REV]` or
+            `open_clip:ARCH/TAG`, which is downloaded.
+        arch: open_clip's name of the architecture, for a file without a configuration.
+        keep: False for the facts alone.
+        digest: what `Checkpoint.digest` must be, where that is known.
+
+    Raises:
+        InputError, UnsafeCheckpoint, OperationalError: as `inspect`; or it is not the one that `digest` says.
+    """
+    model = _opened(source, arch, keep)
+    if digest not in (None, model.checkpoint.digest):
+        raise changed(source)
+    return model
+
+
+def _opened(source: str, arch: str | None, keep: bool) -> Model:
     folder = _graph_folder(source)
     if folder is not None:
         if arch:
@@ -181,9 +281,9 @@ def open_checkpoint(
                 f"--arch {arch} does not go with the graphs in {source}", "drop it: they say what they are"
             )
         read = graphs.read(folder, source)
-        return OpenCheckpoint(read.checkpoint, (), None, keep, read if keep else None)
+        return Model(read.checkpoint, (), None, keep, read if keep else None)
     try:
-        found = _locate(source, arch, fetch)
+        found = _locate(source, arch)
         check(found.model_cfg, found.config_name)
         rule = preprocess(found.model_cfg, found.preprocess_cfg, found.preprocess_from)
         if found.processor is not None:
@@ -198,7 +298,7 @@ def open_checkpoint(
         source=source,
         weights=str(found.weights),
         sha256=file.sha256,
-        config_sha256=digest_of({"model_cfg": found.model_cfg, "preprocess": _plain(rule), "tokenizer": tokenizer}),
+        config_sha256=config_digest(found.model_cfg, rule, tokenizer),
         size_bytes=file.size_bytes,
         format=file.format,
         architecture=found.architecture or name_of(found.model_cfg),
@@ -210,7 +310,7 @@ def open_checkpoint(
         preprocess_known=None not in (found.preprocess_cfg.get("mean"), found.preprocess_cfg.get("std")),
         folder=str(found.folder) if found.folder else None,
     )
-    return OpenCheckpoint(checkpoint, file.tensors, file.content, keep)
+    return Model(checkpoint, file.tensors, file.content, keep)
 
 
 def _read(source: str, found: "_Located", keep: bool) -> weights.WeightsFile:
@@ -248,7 +348,7 @@ def _refuse_code(source: str) -> None:
     except (InputError, OSError, ValueError):
         return
     for file in files:
-        with suppress(InputError):
+        with contextlib.suppress(InputError):
             weights.read(file, str(file), keep=False)
 
 
@@ -265,10 +365,6 @@ def _is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:  # a name that is too long
         return False
-
-
-def _plain(rule: Any) -> dict[str, Any]:
-    return {name: getattr(rule, name) for name in rule.__slots__}
 
 
 # --- which files -------------------------------------------------------------------------------------
@@ -292,9 +388,9 @@ class _Located:
     """Other weights that a loader could take."""
 
 
-def _locate(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
+def _locate(source: str, arch: str | None) -> _Located:
     if source.startswith(HUB_PREFIXES):
-        return _on_hub(source, arch, fetch)
+        return _on_hub(source, arch)
     path = Path(source)
     try:
         mode = path.stat().st_mode
@@ -323,11 +419,11 @@ def _locate(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
     )
 
 
-def _on_hub(source: str, arch: str | None, fetch: Fetch | None) -> _Located:
+def _on_hub(source: str, arch: str | None) -> _Located:
     if arch:
         raise InputError(f"--arch {arch} does not go with {source}", "drop it: the hub says the architecture")
-    if fetch is None:
-        raise InputError(f"{source} lies on a hub, and this command does not download", "download it first")
+    from pargate.models.hub import fetch  # whose libraries take a fifth of a second
+
     there = fetch(source)
     return _Located(
         there.weights,
