@@ -14,7 +14,8 @@ from pargate.errors import UnsafeCheckpoint
 from pargate.files import digest_of
 from pargate.images.classes import builtin_nouns
 from pargate.images.sources import source_digest
-from pargate.models.open import Model, inspect
+from pargate.models.model import Model
+from pargate.models.open import inspect
 from pargate.policy.resolve import Resolved, refuse_expired, resolve
 from pargate.scanning.run import ScanRequest, class_names
 from pargate.triggers import build

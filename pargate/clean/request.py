@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pargate.clean.config import Method, Proposal
 from pargate.core.provenance import ProvenanceRecord
-from pargate.models.open import Model, source_of
+from pargate.models.model import Model
+from pargate.models.open import source_of
 
 STATE_NAME = "state.pt"
 

@@ -33,8 +33,8 @@ from pargate.images.classes import read_classes
 from pargate.images.pair_source import check_named, open_source
 from pargate.images.pairs import Pairs, is_generated
 from pargate.images.synthetic import SyntheticPairs
-from pargate.models.config import with_activation
-from pargate.models.open import WEIGHT_NAMES, inspect, opened
+from pargate.models.config import WEIGHT_NAMES, with_activation
+from pargate.models.open import inspect, opened
 from pargate.models.save import config_bytes
 
 

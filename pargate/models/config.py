@@ -2,7 +2,7 @@
 
 A configuration arrives with the weights and is as little to be trusted: it says how much memory to
 allocate, and some of its fields make libraries download things or run code from elsewhere. Here it is only
-read as JSON and judged; `openclip.py` builds the model. open_clip's own configurations come from the
+read as JSON and judged; `torch/build.py` builds the model. open_clip's own configurations come from the
 installed package's files, without importing it.
 """
 
@@ -19,6 +19,18 @@ from pargate.errors import InputError, OperationalError, nearest
 from pargate.files import digest_of, read_bytes, refuse_pointer, sha256_file
 
 CONFIG_NAME = "open_clip_config.json"
+
+WEIGHT_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""The names that open_clip 3.3 prefers in a folder (`_find_checkpoint_in_dir`), in its order."""
 
 CONFIG_BYTES = 1 << 20
 """Bound of a configuration file; real ones have about one KiB."""

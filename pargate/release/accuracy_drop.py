@@ -12,7 +12,8 @@ from pargate.core.results import Pairs, Status
 from pargate.files import BlockStore
 from pargate.images.prefetch import Decoder
 from pargate.judge.release import drop
-from pargate.models.open import Model, opened
+from pargate.models.model import Model
+from pargate.models.open import opened
 from pargate.policy.fields import Limit
 from pargate.scanning.embed import BlockViews
 from pargate.scanning.run import ScanRequest, read_carriers

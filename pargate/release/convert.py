@@ -14,7 +14,8 @@ from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.core.report import Proof
 from pargate.export.parity import ParityReport
 from pargate.files import atomic_folder, digest_of, readable, sha256_file
-from pargate.models.open import Model, open_model
+from pargate.models.model import Model
+from pargate.models.open import open_model
 from pargate.models.save import changed, check_written
 from pargate.release import bundle
 

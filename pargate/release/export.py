@@ -23,7 +23,8 @@ from pargate.files import BlockStore, atomic_folder, check_new_folder, readable,
 from pargate.images.listing import CarrierSet
 from pargate.images.prefetch import Decoder, check_readable
 from pargate.models.graphs import GRAPHS
-from pargate.models.open import Model, inspect, open_model, opened, source_of
+from pargate.models.model import Model
+from pargate.models.open import inspect, open_model, opened, source_of
 from pargate.policy.schema import Parity
 from pargate.scanning.choose import graphs_encoder, settle_activation
 from pargate.scanning.run import ScanRequest, build_triggers, check_reference, read_carriers, scan

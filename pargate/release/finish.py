@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import Path
 
+from pargate.clean.request import CURVES_NAME, RECORD_NAME
 from pargate.core.report import Examined, ScanReport, Stage
 from pargate.core.results import Outcome
 from pargate.errors import OperationalError
@@ -76,8 +77,7 @@ def write(
             (folder / "attestations").mkdir()
         except OSError as error:
             raise OperationalError(f"cannot write {request.out}: {error}", "free space, and run again") from error
-        if wrong := sorted(name for name in judged if digests.get(name) != judged[name]):
-            raise changed(f"{wrong[0]} in {request.state}")
+        _refuse_others(digests, judged, report, request.state)
         subjects = bundle.shipped(digests)
 
         def save(name: str, text: str) -> str:
@@ -102,6 +102,17 @@ def write(
             from pargate.release.sign import sign
 
             sign(folder, request.key)
+
+
+def _refuse_others(digests: dict[str, str], judged: dict[str, str], report: ScanReport, state: Path) -> None:
+    """Raise unless what was copied is exactly what was judged, graphs that were scanned included."""
+    beside = {f"{bundle.MODEL}/{name}" for name in (RECORD_NAME, CURVES_NAME)}
+    wrong = [name for name in {*digests, *judged} - beside if digests.get(name) != judged.get(name)]
+    scanned = {(s.examined or report.examined).model.sha256 for s in report.stages if s.name == "rescan"}
+    folders = {name.split("/")[0] for name in digests} - {bundle.MODEL}
+    wrong += [folder for folder in folders if scanned and bundle.graphs_sha256(digests, folder) not in scanned]
+    if wrong:
+        raise changed(f"{min(wrong)} in {state}")
 
 
 def _copy(source: Path, bundle_folder: Path, name: str) -> dict[str, str]:

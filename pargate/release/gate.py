@@ -23,7 +23,8 @@ from pargate.files import check_new_folder, readable
 from pargate.images.pair_source import check_named
 from pargate.images.pairs import HUB, is_generated
 from pargate.images.splits import divide
-from pargate.models.open import Model, open_model
+from pargate.models.model import Model
+from pargate.models.open import open_model
 from pargate.models.shapes import check
 from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved

@@ -28,7 +28,8 @@ from pargate.images.pairs import Pairs
 from pargate.images.splits import Part, shared
 from pargate.judge.release import accepted, conclude, cost, may_be_cleaned
 from pargate.models.config import with_activation
-from pargate.models.open import Model, open_model
+from pargate.models.model import Model
+from pargate.models.open import open_model
 from pargate.models.save import changed
 from pargate.policy.resolve import Resolved
 from pargate.release import accuracy_drop as drop

@@ -16,7 +16,7 @@ from pargate.files import BlockStore
 from pargate.images.listing import CarrierSet
 from pargate.images.prefetch import Block
 from pargate.models import config
-from pargate.models.open import Model
+from pargate.models.model import Model
 from pargate.scanning.embed import BlockViews, Eye, Eyes
 
 if TYPE_CHECKING:

@@ -33,7 +33,8 @@ from pargate.images.splits import Part
 from pargate.judge import judge
 from pargate.judge.judge import Comparison
 from pargate.judge.waivers import Context
-from pargate.models.open import Model, inspect, opened, source_of
+from pargate.models.model import Model
+from pargate.models.open import inspect, opened, source_of
 from pargate.models.shapes import check
 from pargate.policy.resolve import Resolved
 from pargate.policy.schema import UNKNOWN, Policy

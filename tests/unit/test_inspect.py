@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from pargate.core.model import CONTEXT_LENGTH
 from pargate.errors import InputError, OperationalError, PargateError, UnsafeCheckpoint
 from pargate.models import config, weights
-from pargate.models.hub import Fetched
+from pargate.models.located import Located
 from pargate.models.open import inspect, open_model
 
 ZOO = Path(__file__).parents[3] / "shared" / "zoo" / "dev"
@@ -162,11 +162,11 @@ def test_a_hub_source_goes_through_fetch(tmp_path, monkeypatch):
     (tmp_path / "w.safetensors").write_bytes(tensors())
     overlay = {"mean": [0.5, 0.5, 0.5], "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
 
-    def fetch(source: str) -> Fetched:
+    def fetch(source: str) -> Located:
         assert source == "open_clip:RN50/openai"
-        return Fetched(tmp_path / "w.safetensors", config.architecture("RN50"), overlay, "RN50", None)
+        return Located(tmp_path / "w.safetensors", config.architecture("RN50"), overlay, source, source, "RN50")
 
-    monkeypatch.setattr("pargate.models.hub.fetch", fetch)
+    monkeypatch.setattr("pargate.models.hub.published", fetch)
     found = inspect("open_clip:RN50/openai")
     assert found.architecture == "RN50"
     assert found.activation_known

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pargate.models.config import CONFIG_NAME
-from pargate.models.open import WEIGHT_NAMES, inspect, open_model
+from pargate.models.config import CONFIG_NAME, WEIGHT_NAMES
+from pargate.models.open import inspect, open_model
 from pargate.release.convert import convert
 
 MODEL: dict[str, Any] = {

@@ -35,7 +35,7 @@ from pargate.files import atomic_folder, digest_of, readable, write_atomic
 from pargate.images.batches import PairLoader
 from pargate.images.pairs import Pairs, check_unchanged
 from pargate.images.synthetic import SyntheticPairs
-from pargate.models.open import Model
+from pargate.models.model import Model
 from pargate.models.torch import encoder
 from pargate.models.torch.save import stored_types
 from pargate.version import __version__
