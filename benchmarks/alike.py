@@ -19,8 +19,7 @@ from pargate.core import zeroshot
 from pargate.core.model import Vectors
 from pargate.images.classes import DEFAULT_TEMPLATES, builtin_nouns
 from pargate.images.sources.scenes import FIRST_SCENE
-from pargate.models import open_encoder
-from pargate.models.inspect import open_checkpoint
+from pargate.models.open import open_model
 from pargate.scenes.render import render
 from pargate.version import __version__
 
@@ -36,8 +35,8 @@ def distances(one: Vectors, others: Vectors) -> Vectors:
 def measured(folder: Path) -> tuple[dict[str, Any], Vectors]:
     """The figures of one model, and its vectors of the pictures."""
     nouns = builtin_nouns()
-    with open_checkpoint(str(folder)) as checkpoint:
-        encoder = open_encoder(checkpoint, device="cpu")
+    with open_model(str(folder)) as checkpoint:
+        encoder = checkpoint.encoder(device="cpu")
         *head, again = zeroshot.head(encoder, [*nouns, SAME], DEFAULT_TEMPLATES)
         size = encoder.spec.preprocess.size[0]
         pictures = render(np.arange(FIRST_SCENE, FIRST_SCENE + 64), size, 0).pixels

@@ -125,7 +125,7 @@ def plain(model: str, pairs: str, device: Device, steps: int, batch: int) -> flo
     from pargate.clean.run import sizes_of
     from pargate.images.opening import open_pairs
     from pargate.images.prefetch import BatchOrder, PairLoader
-    from pargate.models.inspect import inspect
+    from pargate.models.open import inspect
 
     checkpoint = inspect(model)
     source = open_pairs(pairs, seed=0)

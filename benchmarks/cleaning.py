@@ -40,8 +40,7 @@ from pargate.images.classes import read_classes
 from pargate.images.labelled import label_images
 from pargate.images.opening import open_images, open_pairs
 from pargate.images.prefetch import Decoder
-from pargate.models import open_encoder
-from pargate.models.inspect import inspect, open_checkpoint
+from pargate.models.open import inspect, open_model
 from pargate.triggers import build
 from pargate.version import __version__
 
@@ -128,8 +127,8 @@ def measured(folder: Path, model: Known, data: Path) -> dict[str, Any]:
     """Clean accuracy and the gate's attack success of a checkpoint, on all carriers, with 95 % Clopper–Pearson intervals."""
     names = read_classes(data / "classes-64.txt")
     carriers = label_images(open_images(str(data / "carriers-64.tar")), "classes", names, (), TEMPLATES, 0)
-    with open_checkpoint(str(folder)) as opened, Decoder(opened.checkpoint.preprocess) as decoder:
-        encoder = open_encoder(opened)
+    with open_model(str(folder)) as opened, Decoder(opened.checkpoint.preprocess) as decoder:
+        encoder = opened.encoder()
         decoder.start(carriers.items, carriers.blocks)
         head = zeroshot.head(encoder, names, TEMPLATES)
         trigger = build(model.trigger(), Path())[0] if model.planted else None

@@ -61,14 +61,13 @@ def export(model: str, out: str, precisions: list[str]) -> dict[str, Any]:
 import json, time
 from pathlib import Path
 import torch
-from pargate.models import open_encoder
-from pargate.models.inspect import open_checkpoint
+from pargate.models.open import open_model
 from pargate.export import folder, onnx
 def high():  # the kernel's mark for this program alone; what getrusage says is inherited
     return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmHWM')) / 1024
 began = time.process_time()
-with open_checkpoint({model!r}) as found:
-    encoder = open_encoder(found, device="cpu")
+with open_model({model!r}) as found:
+    encoder = found.encoder(device="cpu")
     before = high()
     opened = time.process_time()
     Path({out!r}).mkdir()
@@ -103,12 +102,11 @@ def speed(model: str, name: str, folder: Path, threads: int) -> dict[str, Any]:
 
     from pargate.export import folder as writer
     from pargate.export import onnx as graphs
-    from pargate.models import open_encoder, open_graphs
-    from pargate.models.inspect import open_checkpoint
+    from pargate.models.open import open_model
 
     torch.set_num_threads(threads)
-    with open_checkpoint(model) as found:
-        encoder = open_encoder(found, device="cpu")
+    with open_model(model) as found:
+        encoder = found.encoder(device="cpu")
         options: Any = {"classes": ["a", "b"], "templates": ["a {}"]}
         places = dict(
             writer.write(
@@ -122,8 +120,8 @@ def speed(model: str, name: str, folder: Path, threads: int) -> dict[str, Any]:
         graphs._respelt = respelt
     encoders = {}
     for key, place in places.items():
-        with open_checkpoint(str(place)) as found:
-            encoders[key] = open_graphs(found, device="cpu", threads=threads)
+        with open_model(str(place)) as found:
+            encoders[key] = found.graph_encoder(device="cpu", threads=threads)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *encoder.spec.preprocess.size, 3), dtype=np.uint8)
     texts = [f"a photo of a dog and {n} cats" for n in range(BATCH)]
     batch = encoder.put(pixels)

@@ -28,7 +28,7 @@ from pargate.clean.run import sizes_of
 from pargate.core.report import Examined, ScanReport
 from pargate.files import digest_of, sha256_file, write_atomic
 from pargate.images.opening import open_pairs
-from pargate.models.inspect import inspect
+from pargate.models.open import inspect
 from pargate.policy.resolve import Resolved, read
 from pargate.release import escalation as ladder
 from pargate.release.gate import gate

@@ -172,10 +172,10 @@ def accepted(path: Path) -> Tensors:
     import numpy as np
 
     from pargate.models import weights
-    from pargate.models.inspect import open_checkpoint
+    from pargate.models.open import open_model
 
     if path.is_dir():
-        with open_checkpoint(str(path)) as opened:
+        with open_model(str(path)) as opened:
             tensors, content = opened.tensors, bytes(opened.take())
     else:
         file = weights.read(path, path.name, keep=True)

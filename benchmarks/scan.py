@@ -81,11 +81,10 @@ def four_triggers(limit: str, images: int | None = None) -> Resolved:
 
 def bare_rate(model: Path, precision: str, side: int, arch: str | None, repeats: int) -> float:
     """Images per second of the encoder alone: one batch that is on the device, again and again."""
-    from pargate.models.inspect import open_checkpoint
-    from pargate.models.torch.encoder import open_encoder
+    from pargate.models.open import open_model
 
-    with open_checkpoint(str(model), arch=arch) as opened:
-        encoder = open_encoder(opened).into_precision(precision)  # type: ignore[arg-type]  # a literal in text
+    with open_model(str(model), arch=arch) as opened:
+        encoder = opened.encoder().into_precision(precision)  # type: ignore[arg-type]  # a literal in text
     batch = encoder.put(np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), dtype=np.uint8))
     encoder.encode_images(batch)
     seconds = []
@@ -151,13 +150,12 @@ def straightforward(model: Path, data: Path) -> dict[str, Any]:
     from pargate.core.stamp import apply
     from pargate.images.classes import DEFAULT_TEMPLATES, read_classes
     from pargate.images.opening import open_images
-    from pargate.models.inspect import open_checkpoint
-    from pargate.models.torch.encoder import open_encoder
+    from pargate.models.open import open_model
     from pargate.triggers import parse
 
     began = time.perf_counter()
-    with open_checkpoint(str(model)) as opened:
-        encoder = open_encoder(opened, precision="fp32")
+    with open_model(str(model)) as opened:
+        encoder = opened.encoder(precision="fp32")
     names = read_classes(data / "classes-64.txt")
     head = zeroshot.head(encoder, names, DEFAULT_TEMPLATES)
     side = encoder.spec.preprocess.size

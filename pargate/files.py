@@ -115,6 +115,20 @@ def sha256_file(path: Path) -> str:
         return sha256_stream(stream)
 
 
+def copy_hashed(source: Path, place: Path) -> str:
+    """Copy a file's bytes to the new file `place`; return their hex SHA-256.
+
+    Raises:
+        OSError: as `open_file`, or the disk is full.
+    """
+    digest = hashlib.sha256()
+    with open_file(source) as stream, place.open("xb") as copy:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            copy.write(chunk)
+    return digest.hexdigest()
+
+
 def canonical_json(value: Any) -> bytes:
     """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes. Refuses NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -23,8 +23,8 @@ from pargate.files import digest_of, read_bytes
 from pargate.images.classes import builtin_nouns
 from pargate.images.opening import open_images
 from pargate.judge.rejudge import judge
-from pargate.models.hub import fetch
-from pargate.models.inspect import inspect
+from pargate.models.model import Model
+from pargate.models.open import inspect
 from pargate.policy.resolve import Resolved, refuse_expired, resolve
 from pargate.scanning.run import ScanRequest, class_names
 from pargate.version import __version__
@@ -96,9 +96,9 @@ def examine(kept: Kept, sources: Sources, *, today: date, started: str, seed: in
     return Subject(request, inputs, digest_of(inputs))
 
 
-def _identity(source: str, arch: str | None) -> str:
+def _identity(source: str | Model, arch: str | None) -> str:
     """Digests of weights and configuration, both in full."""
-    found = inspect(source, arch=arch, fetch=fetch)
+    found = inspect(source, arch=arch)
     return f"{found.sha256} {found.config_sha256}"
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from pargate.errors import InputError, PolicyError, nearest
 from pargate.files import read_bytes, refuse_pointer
-from pargate.models.inspect import HUB_PREFIXES
+from pargate.models.located import HUB_PREFIXES
 from pargate.policy.fields import PolicyModel, Word, Words
 from pargate.policy.layers import shipped
 from pargate.policy.resolve import WORDS

@@ -58,7 +58,7 @@ def start(request: ScanRequest, work: Path, name: str, *, cache: Path | None, th
     for option in ("images", "classes", "reference", "arch"):
         if (value := getattr(request, option)) is not None:
             options.append(f"--{option}={value}")
-    command = [sys.executable, "-P", "-m", "pargate", "scan", *options, "--", request.model]
+    command = [sys.executable, "-P", "-m", "pargate", "scan", *options, "--", request.source]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PARGATE_")}
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     try:

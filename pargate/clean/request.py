@@ -9,6 +9,8 @@ from typing import Any
 from pargate.clean.config import Proposal
 from pargate.core.choices import Preset, RequiredDevice
 from pargate.core.provenance import ProvenanceRecord
+from pargate.models.model import Model
+from pargate.models.open import source_of
 
 STATE_NAME = "state.pt"
 
@@ -26,7 +28,8 @@ CURVES_NAME = "training.svg"
 class CleanRequest:
     """Everything a cleaning depends on; paths and names as the user gave them."""
 
-    model: str
+    model: str | Model
+    """What the user named, or a model that is open already."""
     pairs: str
     out: Path
     started: str
@@ -42,6 +45,11 @@ class CleanRequest:
     require: RequiredDevice | None = None
     resume: bool = False
     cache: Path | None = None
+
+    @property
+    def source(self) -> str:
+        """What the user called the model."""
+        return source_of(self.model)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,8 @@ from pargate.files import check_new_folder, locked, readable, sha256_file
 from pargate.images.classes import read_classes
 from pargate.images.dataset import Dataset
 from pargate.images.opening import check_source, is_generated, open_pairs
-from pargate.models.config import with_activation
-from pargate.models.hub import fetch
-from pargate.models.inspect import WEIGHT_NAMES, inspect, open_checkpoint
+from pargate.models.config import WEIGHT_NAMES, with_activation
+from pargate.models.open import inspect, opened
 from pargate.models.save import config_bytes
 
 
@@ -55,7 +54,7 @@ def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
         InputError, UnsafeCheckpoint, OperationalError: as `clean`.
     """
     check_source(request.pairs)
-    checkpoint = inspect(request.model, arch=request.arch, fetch=fetch)
+    checkpoint = inspect(request.model, arch=request.arch)
     _refuse_untrainable(checkpoint)
     waits = is_generated(request.pairs) and emit is None
     return Inputs(checkpoint, None if waits else _pairs(request, emit or events.ignore))
@@ -130,23 +129,23 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
     with contextlib.ExitStack() as stack:
         with ranks.told_by_one():
             unfinished = _check_places(request)
-            emit(events.StageStarted("inspect", request.model))
-            opened = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
-            _refuse_untrainable(opened.checkpoint)
+            emit(events.StageStarted("inspect", request.source))
+            model = stack.enter_context(opened(request.model, arch=request.arch))
+            _refuse_untrainable(model.checkpoint)
             # Alone, all that can be refused is refused before torch is loaded.
-            pairs = _listed(request, opened.checkpoint, emit) if ranks.here().world == 1 else None
+            pairs = _listed(request, model.checkpoint, emit) if ranks.here().world == 1 else None
             asked = _device(request)
         from pargate.clean.train import distributed
 
         group, device = stack.enter_context(distributed.group(asked))
         with _unfinished(unfinished) if leads else contextlib.nullcontext():
             if pairs is None:
-                pairs = group.first(lambda: _listed(request, opened.checkpoint, emit))
-            emit(events.StageStarted("open", opened.checkpoint.architecture))
-            proposal = _propose(request, opened.checkpoint, pairs, device)
+                pairs = group.first(lambda: _listed(request, model.checkpoint, emit))
+            emit(events.StageStarted("open", model.checkpoint.architecture))
+            proposal = _propose(request, model.checkpoint, pairs, device)
             from pargate.clean.train.run import run
 
-            return run(request, opened, pairs, proposal, unfinished, group, device, emit)
+            return run(request, model, pairs, proposal, unfinished, group, device, emit)
 
 
 # --- before torch ------------------------------------------------------------------------------------
@@ -194,13 +193,13 @@ def _check_places(request: CleanRequest, inside: Path | None = None) -> Path:
         return _checked(request, left_over(request.out), inside)
     except OSError as error:  # a name that is too long, say
         raise InputError(
-            f"cannot use MODEL {request.model[:80]} with --out {str(request.out)[:80]}: {error.strerror}",
+            f"cannot use MODEL {request.source[:80]} with --out {str(request.out)[:80]}: {error.strerror}",
             "choose another name",
         ) from error
 
 
 def _checked(request: CleanRequest, unfinished: Path, inside: Path | None) -> Path:
-    source = Path(request.model)
+    source = Path(request.source)
     if source.exists():
         home, out = (source if source.is_dir() else source.parent).resolve(), request.out.resolve()
         if home in (out, unfinished.resolve()) or (source.is_dir() and out.is_relative_to(home)):

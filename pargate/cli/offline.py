@@ -37,8 +37,7 @@ def inspect(
     from dataclasses import asdict
 
     from pargate.cli.console import Console
-    from pargate.models.hub import fetch
-    from pargate.models.inspect import inspect as look
+    from pargate.models.open import inspect as look
     from pargate.models.shapes import check
 
     for model in models:
@@ -50,7 +49,7 @@ def inspect(
     problems: list[PargateError] = []
     for model in models:
         try:
-            checkpoint = look(model, arch=arch, fetch=fetch)
+            checkpoint = look(model, arch=arch)
             if not check(checkpoint):
                 # Of towers that are not open_clip's own, only building them tells the shapes.
                 from pargate.models.torch.build import check as build

@@ -20,6 +20,12 @@ Vectors = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 
+def unit(vectors: Vectors) -> Vectors:
+    """Return rows scaled to length 1; a zero row stays zero."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor as the file's header describes it."""

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Vectors = NDArray[np.float32]
+from pargate.core.model import Vectors, unit
 
 
 class TextEncoder(Protocol):
@@ -20,12 +20,6 @@ class TextEncoder(Protocol):
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """float32 [m, d], unit rows."""
         ...
-
-
-def unit(vectors: Vectors) -> Vectors:
-    """Rows scaled to length 1; a zero row stays zero."""
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return np.asarray(vectors / np.maximum(length, 1e-12), dtype=np.float32)
 
 
 def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:

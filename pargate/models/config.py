@@ -2,7 +2,7 @@
 
 A configuration arrives with the weights and is as little to be trusted: it says how much memory to
 allocate, and some of its fields make libraries download things or run code from elsewhere. Here it is only
-read as JSON and judged; `openclip.py` builds the model. open_clip's own configurations come from the
+read as JSON and judged; `torch/build.py` builds the model. open_clip's own configurations come from the
 installed package's files, without importing it.
 """
 
@@ -10,14 +10,27 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pargate.core.model import Activation, Preprocess
 from pargate.errors import InputError, OperationalError, nearest
-from pargate.files import read_bytes, refuse_pointer, sha256_file
+from pargate.files import digest_of, read_bytes, refuse_pointer, sha256_file
 
 CONFIG_NAME = "open_clip_config.json"
+
+WEIGHT_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""The names that open_clip 3.3 prefers in a folder (`_find_checkpoint_in_dir`), in its order."""
 
 CONFIG_BYTES = 1 << 20
 """Bound of a configuration file; real ones have about one KiB."""
@@ -348,6 +361,11 @@ def _channels(value: Any, where: str, bounds: tuple[float, float]) -> tuple[floa
         )
     red, green, blue = (float(v) for v in values)
     return red, green, blue
+
+
+def config_digest(config: dict[str, Any], rule: Preprocess, tokenizer: dict[str, str]) -> str:
+    """Return the digest of all that decides how weights are read; `tokenizer` holds digests of its files by name."""
+    return digest_of({"model_cfg": config, "preprocess": asdict(rule), "tokenizer": tokenizer})
 
 
 def tokenizer_files(config: dict[str, Any], folder: Path | None, name: str) -> dict[str, str]:

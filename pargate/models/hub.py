@@ -1,7 +1,7 @@
 """Models that a hub keeps: `hf-hub:ORG/NAME[@REV]` and `open_clip:ARCH/TAG`, brought here.
 
-How they travel is in `data/hub.py`. Only a configuration, one weights file and a tokenizer's files are
-fetched; what they hold is judged by `inspect` afterwards. Which weights a tag means is open_clip's table;
+How they travel is in `images/hub.py`. Only a configuration, one weights file and a tokenizer's files are
+fetched; what they hold is judged by `model.py` afterwards. Which weights a tag means is open_clip's table;
 that is the one thing here that imports open_clip, and with it torch.
 """
 
@@ -16,11 +16,8 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from pargate.errors import InputError, OperationalError
 from pargate.images.hub import address, endpoint, translated
 from pargate.models import config
-from pargate.models.inspect import Fetched
+from pargate.models.located import HUGGING_FACE, OPEN_CLIP, Located, configured, said_by
 from pargate.models.preprocessing import PREPROCESSOR_NAME
-
-HUGGING_FACE = "hf-hub:"
-OPEN_CLIP = "open_clip:"
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What open_clip 3.3 downloads of a repository (`download_pretrained_from_hf`): the first that is there."""
@@ -32,39 +29,37 @@ PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 """What open_clip's table of tags says of preprocessing."""
 
 
-def fetch(source: str) -> Fetched:
-    """The files of a model named `hf-hub:ORG/NAME[@REV]` or `open_clip:ARCH/TAG`, in the local cache.
+def repository(source: str) -> Located:
+    """Return the files of a model named `hf-hub:ORG/NAME[@REV]`, in the local cache.
 
     Raises:
-        InputError: no such repository, revision, file, architecture or tag, or access is not granted.
+        InputError: no such repository, revision or file, or access is not granted.
         OperationalError: the hub cannot be reached, or the files not be stored; says how it was tried.
     """
-    if source.startswith(HUGGING_FACE):
-        return _repository(source)
-    return _tag(source)
-
-
-def _repository(source: str) -> Fetched:
     name, _, revision = source.removeprefix(HUGGING_FACE).partition("@")
     settings = _first(source, name, (config.CONFIG_NAME,), revision or None)
-    document = config.load_json(settings)
-    model, overlay = document.get("model_cfg"), document.get("preprocess_cfg") or {}
-    if not isinstance(model, dict) or not isinstance(overlay, dict):
-        raise InputError(f"{source}: its {config.CONFIG_NAME} has no model_cfg", "name an open_clip model")
+    model, overlay, by = configured(settings, source)
     # The weights of the very commit that the configuration came from, should the branch move meanwhile.
     commit = settings.parent.name if re.fullmatch("[0-9a-f]{40}", settings.parent.name) else revision or None
     weights = _first(source, name, WEIGHTS, commit)
     processor = _present(source, name, PREPROCESSOR_NAME, commit)
     other = _present(source, name, FROM_FOLDER, commit) if weights.name == WEIGHTS[1] else None
     tokenizer = _tokenizer(source, model, (name, commit))
-    return Fetched(weights, model, overlay, None, tokenizer, processor, (other,) if other else ())
+    beside = (other,) if other else ()
+    return Located(weights, model, overlay, source, by, folder=tokenizer, processor=processor, beside=beside)
 
 
-def _tag(source: str) -> Fetched:
-    from pargate.models.torch.pretrained import published
+def published(source: str) -> Located:
+    """Return the files of a model named `open_clip:ARCH/TAG`, in the local cache.
+
+    Raises:
+        InputError: no such architecture or tag, or it lies on no hub.
+        OperationalError: as `repository`.
+    """
+    from pargate.models.torch import pretrained
 
     arch, _, tag = source.removeprefix(OPEN_CLIP).rpartition("/")
-    entry = published(arch, tag)
+    entry = pretrained.published(arch, tag)
     model = config.architecture(arch)
     if entry.get("quick_gelu"):
         # The tag knows what its weights were trained with, whichever name of the architecture was given.
@@ -75,7 +70,8 @@ def _tag(source: str) -> Fetched:
         raise InputError(f"{source} lies on no hub", f"download {entry.get('url')} and give --arch {arch}")
     weights = _first(source, name, _alternatives(file), None)
     overlay = {key: _plain(entry[key]) for key in PREPROCESS if key in entry}
-    return Fetched(weights, model, overlay, arch, _tokenizer(source, model, (name, None)))
+    tokenizer = _tokenizer(source, model, (name, None))
+    return Located(weights, model, overlay, source, said_by(overlay, source), architecture=arch, folder=tokenizer)
 
 
 def _alternatives(file: str) -> tuple[str, ...]:

@@ -16,9 +16,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from pargate.core import stamp as reference
-from pargate.core.model import EncoderSpec, Pixels, Precision, Vectors
+from pargate.core.model import EncoderSpec, Pixels, Precision, Vectors, unit
 from pargate.core.stamp import Stamp, of_images
-from pargate.core.zeroshot import unit
 from pargate.errors import InputError, OperationalError, is_out_of_memory
 from pargate.models import tokenizer as tokens
 from pargate.models.graphs import GRAPHS, NAMES, GraphFolder, Kind

@@ -1,29 +1,42 @@
-"""Write a checkpoint's configuration and tokenizer beside its weights, in open_clip's own format."""
+"""Write a model's configuration and tokenizer beside its weights, in open_clip's own format, hashed on the way."""
 
+import hashlib
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pargate.core.model import Checkpoint
 from pargate.core.provenance import Subject
-from pargate.files import sha256_file
-from pargate.models.config import CONFIG_NAME, tokenizer_files
+from pargate.errors import InputError
+from pargate.files import read_bytes
+from pargate.models.config import CONFIG_NAME, TOKENIZER_BYTES, config_digest, tokenizer_files
 
 
-def subject(folder: Path, name: str) -> Subject:
-    """A file that was made, with its digest."""
-    path = folder / name
-    return Subject(name=name, sha256=sha256_file(path), size_bytes=path.stat().st_size)
+def save_config(folder: Path, checkpoint: Checkpoint) -> Iterator[Subject]:
+    """Write the configuration and the tokenizer's files; return what was written.
+
+    Raises:
+        InputError: the tokenizer's files are no longer those that the checkpoint was judged with.
+    """
+    yield _written(folder, CONFIG_NAME, config_bytes(checkpoint))
+    home = Path(checkpoint.folder) if checkpoint.folder else None
+    digests = {}
+    for name in tokenizer_files(checkpoint.config, home, checkpoint.source):
+        assert home is not None  # where the files were found
+        made = _written(folder, name, read_bytes(home / name, TOKENIZER_BYTES))
+        digests[name] = made.sha256
+        yield made
+    if config_digest(checkpoint.config, checkpoint.preprocess, digests) != checkpoint.config_sha256:
+        raise changed(f"the tokenizer in {home}")
 
 
-def save_config(folder: Path, checkpoint: Checkpoint) -> None:
-    """The configuration that the weights are read by."""
-    (folder / CONFIG_NAME).write_bytes(config_bytes(checkpoint))
+def _written(folder: Path, name: str, content: bytes) -> Subject:
+    (folder / name).write_bytes(content)
+    return Subject(name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 
 
 def config_bytes(checkpoint: Checkpoint) -> bytes:
-    """open_clip's configuration of a model, as it is written."""
+    """Return open_clip's configuration of a model, as it is written."""
     rule = checkpoint.preprocess
     preprocess = {
         "mean": list(rule.mean), "std": list(rule.std), "interpolation": rule.interpolation,
@@ -33,10 +46,18 @@ def config_bytes(checkpoint: Checkpoint) -> bytes:
     return json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
 
 
-def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> Iterator[str]:
-    """Copy the files that the tokenizer needs; gives back their names."""
-    home = Path(checkpoint.folder) if checkpoint.folder else None
-    for name in tokenizer_files(checkpoint.config, home, checkpoint.source):
-        if home is not None:
-            shutil.copyfile(home / name, folder / name)
-            yield name
+def check_written(written: Sequence[Subject], parent: Checkpoint) -> None:
+    """Raise unless the configuration and the tokenizer among files that `Model.save` wrote are those of `parent`.
+
+    Raises:
+        ValueError: they are not.
+    """
+    _, config, *tokenizer = written
+    made = config_digest(parent.config, parent.preprocess, {file.name: file.sha256 for file in tokenizer})
+    if config.sha256 != hashlib.sha256(config_bytes(parent)).hexdigest() or made != parent.config_sha256:
+        raise ValueError("another configuration")
+
+
+def changed(what: str) -> InputError:
+    """Return the error for files that are no longer those that were judged."""
+    return InputError(f"{what} changed while pargate ran", "try again once nothing writes to it")

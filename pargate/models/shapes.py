@@ -1,7 +1,7 @@
 """Whether a checkpoint's tensors are those of its architecture: names, shapes and kinds of number, without torch.
 
 The shapes of open_clip's own towers follow from the configuration; here they are computed. Whatever else a
-configuration asks for (timm's towers, unusual attention) only open_clip can tell, by building it: `towers.check` does.
+configuration asks for (timm's towers, unusual attention) only open_clip can tell, by building it: `build.check` does.
 """
 
 from collections.abc import Iterable, Iterator

@@ -145,6 +145,15 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
         raise InputError(f"cannot read {path}: {error.strerror}", "give the checkpoint itself") from error
 
 
+def head(path: Path) -> bytes:
+    """Return the first bytes of a file, as far as there are any; empty where it cannot be read."""
+    try:
+        with open_file(path) as stream:
+            return _head(stream)
+    except OSError:
+        return b""
+
+
 def _head(stream: io.BufferedReader) -> bytes:
     head = stream.read(512)
     stream.seek(0)
@@ -223,7 +232,7 @@ def _refuse_code(stream: io.BufferedReader, size: int, label: str) -> None:
     content = stream.read(archive.PICKLE_BYTES)
     stream.seek(0)
     marked = content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05"
-    is_safetensors = _begins_as_safetensors(content)
+    is_safetensors = begins_as_safetensors(content)
     found = pickles.search(content, pickles.PICKLES)
     if (marked and found.name) or found.called:
         raise UnsafeCheckpoint(
@@ -246,7 +255,8 @@ def _refuse_code(stream: io.BufferedReader, size: int, label: str) -> None:
     )
 
 
-def _begins_as_safetensors(head: bytes) -> bool:
+def begins_as_safetensors(head: bytes) -> bool:
+    """Return whether a file that begins with `head` is to be read as safetensors."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_BYTES
 
 
@@ -267,7 +277,7 @@ def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
     if not size:
         raise InputError(f"{label} is empty", "copy or download it again")
     # safetensors first: its leading length may look like the beginning of anything else.
-    if _begins_as_safetensors(head):
+    if begins_as_safetensors(head):
         return
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and length <= _FORMAT_BYTES:

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pargate.core import zeroshot
-from pargate.core.model import Vectors
+from pargate.core.model import Vectors, unit
 from pargate.core.names import class_key
 from pargate.errors import InputError
 from pargate.probes.base import PROBES, UNKNOWN, Asked, Probe, Scene, Views, Words
@@ -106,7 +105,7 @@ def _captions(vectors: Vectors, pool: Pool, named: NDArray[np.bool_]) -> NDArray
 
 
 def _images(vectors: Vectors, pool: Pool, named: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    queries = zeroshot.unit((named.T.astype(np.float32) @ pool.vectors) / np.maximum(named.sum(axis=0), 1)[:, None])
+    queries = unit((named.T.astype(np.float32) @ pool.vectors) / np.maximum(named.sum(axis=0), 1)[:, None])
     # Sorting puts NaN last: a gallery with five would set a bar that nothing passes.
     gallery = pool.gallery[np.isfinite(pool.gallery).all(axis=1)]
     ranked = np.sort(queries @ gallery.T, axis=1)

@@ -12,16 +12,14 @@ from pargate.core.results import Pairs, Status
 from pargate.files import BlockStore
 from pargate.images.prefetch import Decoder
 from pargate.judge.release import drop
-from pargate.models.hub import fetch
-from pargate.models.inspect import open_checkpoint
+from pargate.models.model import Model
+from pargate.models.open import opened
 from pargate.policy.fields import Limit
 from pargate.scanning.embed import BlockViews
 from pargate.scanning.run import ScanRequest, read_carriers
 
 
-def measure(
-    request: ScanRequest, original: str, arch: str | None, limit: Limit, emit: events.Listener = events.ignore
-) -> AccuracyDrop:
+def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Listener = events.ignore) -> AccuracyDrop:
     """Whether `request.model` is right less often than `original` by more than `limit`.
 
     Reads carriers until that is decided, or they end, or the policy's budget is spent. Without labels nothing is
@@ -34,8 +32,7 @@ def measure(
     confidence = request.policy.policy.confidence
     both = before_only = after_only = n = 0
     with contextlib.ExitStack() as stack:
-        after = stack.enter_context(open_checkpoint(request.model, fetch=fetch))
-        before = stack.enter_context(open_checkpoint(original, arch=arch, fetch=fetch))
+        after = stack.enter_context(opened(request.model))
         decoder = stack.enter_context(Decoder(after.checkpoint.preprocess))
         carriers, _ = read_carriers(request)
         decoder.start(carriers.items, carriers.blocks)
@@ -43,9 +40,9 @@ def measure(
 
         store = BlockStore(request.cache)
         readable = partial(decoder.readable, source=carriers.source)
-        eyes = open_eyes(after, before, carriers, readable, store, device=request.device, precision=request.precision)
+        eyes = open_eyes(after, original, carriers, readable, store, device=request.device, precision=request.precision)
         assert eyes.reference is not None and eyes.reference_head is not None  # it was given
-        emit(events.StageStarted("compare", f"clean accuracy with {Path(original).name}'s"))
+        emit(events.StageStarted("compare", f"clean accuracy with {Path(original.checkpoint.source).name}'s"))
         seen: set[str] = set()
         found = drop(_pairs(0, 0, 0, 0), limit, confidence)
         for number in range(len(carriers.blocks)):

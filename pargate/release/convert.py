@@ -3,46 +3,85 @@
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pargate.clean.request import RECORD_NAME, later
 from pargate.core.environment import host, versions
+from pargate.core.model import Checkpoint
 from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.core.report import Proof
 from pargate.export.parity import ParityReport
 from pargate.files import atomic_folder, digest_of, readable, sha256_file
-from pargate.models.config import CONFIG_NAME
-from pargate.models.hub import fetch
-from pargate.models.inspect import WEIGHT_NAMES, open_checkpoint
-from pargate.models.save import copy_tokenizer, save_config, subject
+from pargate.models.model import Model
+from pargate.models.open import open_model
+from pargate.models.save import changed, check_written
 from pargate.release import bundle
 
 
-def convert(model: str, arch: str | None, out: Path, started: str) -> None:
+@dataclass(slots=True)
+class Candidate:
+    """A model that may ship: a folder that this gate wrote, and the record of it."""
+
+    folder: Path
+    record: ProvenanceRecord
+    parent: Checkpoint
+    """What it was made of, whose configuration it has."""
+    opened: Model | None = None
+    """The model, where it is open."""
+
+    @classmethod
+    def read(cls, folder: Path, parent: Checkpoint) -> "Candidate":
+        """Return the candidate in `folder`.
+
+        Raises:
+            InputError: its record is not that of a model with the configuration of `parent`.
+        """
+        try:
+            record = ProvenanceRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
+            check_written(record.outputs, parent)
+        except (OSError, ValueError) as error:
+            raise changed(str(folder)) from error
+        return cls(folder, record, parent)
+
+    @property
+    def weights(self) -> Subject:
+        """The weights file, as it was written."""
+        return self.record.outputs[0]
+
+    @property
+    def digest(self) -> str:
+        """Identity of the model, as `Checkpoint.digest`; the file need not be read for it."""
+        return replace(self.parent, sha256=self.weights.sha256).digest
+
+    def model(self) -> Model:
+        """Return the model, opened once.
+
+        Raises:
+            InputError: what lies there is no longer what was written.
+        """
+        if self.opened is None:
+            self.opened = open_model(str(self.folder), digest=self.digest)
+        return self.opened
+
+
+def convert(model: Model, out: Path, started: str) -> None:
     """Write `model` to the new folder `out`: a file of ours, made of the tensors that were read.
 
-    Nothing of the original's layout stays, in which another loader could find another model. The same tensors always
-    give the same bytes.
-
     Raises:
-        InputError, UnsafeCheckpoint, OperationalError: as `open_checkpoint`; the disk is full.
+        InputError, OperationalError: as `Model.save`.
     """
-    from pargate.models.torch.build import load
-    from pargate.models.torch.save import save_weights, stored
-
     began = time.monotonic()
-    with open_checkpoint(model, arch=arch, fetch=fetch) as opened, atomic_folder(out) as folder:
-        checkpoint = opened.checkpoint
-        save_weights(folder, stored(opened, load(opened)))
-        save_config(folder, checkpoint)
-        names = [WEIGHT_NAMES[0], CONFIG_NAME, *copy_tokenizer(checkpoint, folder)]
+    checkpoint = model.checkpoint
+    with atomic_folder(out) as folder:
+        outputs = model.save(folder)
         made = record(
             "convert",
             inputs=(
                 Subject(name=readable(checkpoint.source), sha256=checkpoint.sha256, size_bytes=checkpoint.size_bytes),
             ),
-            outputs=tuple(subject(folder, name) for name in names),
+            outputs=outputs,
             started=started,
             seconds=round(time.monotonic() - began, 3),
             configuration={"from": checkpoint.format, "to": "safetensors"},
@@ -77,23 +116,19 @@ def record(
     )
 
 
-def try_export(model: str, arch: str | None, opset: int, place: Path) -> None:
+def try_export(model: Model, opset: int, place: Path) -> None:
     """Write the graphs of `model` below `place`, and throw them away.
 
     Raises:
         InputError: a part of it has no ONNX form, or not in this opset.
-        OperationalError: as `open_encoder`.
+        OperationalError: as `Model.encoder`.
     """
     from pargate.export import folder, onnx
-    from pargate.models import open_encoder
 
     onnx.check_opset(opset)
-    with (
-        open_checkpoint(model, arch=arch, fetch=fetch) as opened,
-        tempfile.TemporaryDirectory(dir=place) as beside,
-    ):
-        encoder = open_encoder(opened, device="cpu")
-        folder.write(encoder, opened.checkpoint, Path(beside), opset=opset, classes=(), templates=())
+    with tempfile.TemporaryDirectory(dir=place) as beside:
+        encoder = model.encoder(device="cpu")
+        folder.write(encoder, model.checkpoint, Path(beside), opset=opset, classes=(), templates=())
 
 
 def parity_of(path: Path) -> ParityReport:
@@ -120,18 +155,16 @@ def proof_of(proven: ParityReport) -> Proof:
     )  # fmt: skip
 
 
-def export_record(candidate: Path, folder: Path, started: str, seconds: float) -> ProvenanceRecord:
-    """From the checkpoint at `candidate` to all that lies in `folder`."""
-    weights = candidate / "open_clip_model.safetensors"
+def export_record(weights: Subject, folder: Path, started: str, seconds: float) -> ProvenanceRecord:
+    """Return the record of a step from the weights of a checkpoint to all that lies in `folder`."""
     return record(
         "export",
-        inputs=(Subject(name=f"{bundle.MODEL}/{weights.name}", sha256=sha256_file(weights),
-                        size_bytes=weights.stat().st_size),),
+        inputs=(weights.model_copy(update={"name": f"{bundle.MODEL}/{weights.name}"}),),
         outputs=tuple(_subjects(folder)),
         started=started,
         seconds=seconds,
         configuration={"folders": sorted(path.name for path in folder.iterdir())},
-    )  # fmt: skip
+    )
 
 
 def _subjects(folder: Path) -> Iterator[Subject]:

@@ -21,12 +21,11 @@ from pargate.export.parity import PARITY, Expected, Limits, ParityReport, Provid
 from pargate.files import BlockStore, atomic_folder, check_new_folder, readable, write_atomic
 from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Decoder, check_readable
-from pargate.models import open_encoder, open_graphs
 from pargate.models.graphs import GRAPHS
-from pargate.models.hub import fetch
-from pargate.models.inspect import OpenCheckpoint, inspect, open_checkpoint
+from pargate.models.model import Model
+from pargate.models.open import inspect, open_model, opened, source_of
 from pargate.policy.schema import Parity
-from pargate.scanning.choose import processor_threads, settle_activation
+from pargate.scanning.choose import graphs_encoder, settle_activation
 from pargate.scanning.run import ScanRequest, check_reference, read_carriers, scan
 
 if TYPE_CHECKING:
@@ -101,15 +100,16 @@ def export(request: ExportRequest, emit: events.Listener = events.ignore) -> Exp
     reports: list[ScanReport] = []
     try:
         with atomic_folder(request.out) as beside:
-            for place, proven in _written(request, beside, emit):
+            written = _written(request, beside, emit)
+            for graphs, proven in written:
                 parity.append(proven)
-                _save(place / PARITY, proven.model_dump_json(by_alias=True, indent=1) + "\n")
+                _save(Path(graphs.checkpoint.weights) / PARITY, proven.model_dump_json(by_alias=True, indent=1) + "\n")
                 if not proven.passed:
                     raise _Refused
-            for place in sorted({beside / name for name in _folders(request)}) if _rescans(request) else ():
-                report = _rescan(request, place, emit)
+            for graphs in sorted((graphs for graphs, _ in written), key=source_of) if _rescans(request) else ():
+                report = _rescan(request, graphs, emit)
                 reports.append(report)
-                _save(place / REPORT, report.to_json())
+                _save(Path(graphs.checkpoint.weights) / REPORT, report.to_json())
                 if report.verdict.status is not Outcome.PASS or not report.run.complete:
                     raise _Refused
             emit(events.StageStarted("write", str(request.out)))
@@ -150,12 +150,6 @@ def _precisions(request: ExportRequest) -> tuple[GraphPrecision, ...]:
     return tuple(dict.fromkeys(request.precisions or told))
 
 
-def _folders(request: ExportRequest) -> list[str]:
-    from pargate.export.folder import folder_name
-
-    return [folder_name(precision) for precision in _precisions(request)]
-
-
 def _opset(request: ExportRequest) -> int:
     section = request.scan.policy.policy.export.onnx
     return request.opset or (section.opset if section else 18)
@@ -181,28 +175,29 @@ def _save(path: Path, text: str) -> None:
 # --- writing and proving -----------------------------------------------------------------------------
 
 
-def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "list[tuple[Path, ParityReport]]":
-    """The folders written, each with its proof; ends with the first proof that fails."""
+def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "list[tuple[Model, ParityReport]]":
+    """Write the graphs; return each folder of them, opened once, with its proof, up to the first proof that fails."""
     from pargate.export import folder, onnx
 
     asked = request.scan
-    emit(events.StageStarted("inspect", asked.model))
+    emit(events.StageStarted("inspect", asked.source))
     with (
-        open_checkpoint(asked.model, arch=asked.arch, fetch=fetch) as model,
+        opened(asked.model, arch=asked.arch) as model,
         Decoder(model.checkpoint.preprocess) as decoder,
     ):
         if model.checkpoint.format == "onnx":
-            raise InputError(f"{asked.model} is a folder of graphs already", "give the checkpoint")
+            raise InputError(f"{asked.source} is a folder of graphs already", "give the checkpoint")
         onnx.check_opset(_opset(request))
         emit(events.StageStarted("carriers", asked.image_source))
         carriers, _ = read_carriers(asked)
         if asked.reference_source:
-            check_reference(model.checkpoint, inspect(asked.reference_source, arch=asked.arch, fetch=fetch))
+            check_reference(model.checkpoint, inspect(asked.reference_source, arch=asked.arch))
         decoder.start(carriers.items, carriers.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
-        opened = open_encoder(model, device="cpu")
         readable = partial(decoder.readable, source=carriers.source)
-        settled = settle_activation(opened, model.checkpoint, carriers, readable, BlockStore(asked.cache))
+        settled = settle_activation(
+            model.encoder(device="cpu"), model.checkpoint, carriers, readable, BlockStore(asked.cache)
+        )
         encoder = settled.encoder
         if settled.note:
             emit(events.Notice(settled.note))
@@ -227,7 +222,8 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
         for precision, place in places.items():
             emit(events.StageStarted("prove", folder.folder_name(precision)))
             within = _limits(precision, asked.policy.policy.export.parity, encoder.spec.logit_scale)
-            found.append((place, prove(place, model.checkpoint, precision, expected, samples, within, emit)))
+            graphs = open_model(str(place))
+            found.append((graphs, prove(graphs, model.checkpoint, precision, expected, samples, within, emit)))
             if not found[-1][1].passed:
                 break
         return found
@@ -270,7 +266,7 @@ def _pictures(carriers: LabelledImages, decoder: Decoder, most: int) -> tuple[Pi
 
 
 def prove(
-    place: Path,
+    graphs: Model,
     checkpoint: Checkpoint,
     precision: GraphPrecision,
     expected: Expected,
@@ -278,28 +274,27 @@ def prove(
     within: Limits,
     emit: events.Listener = events.ignore,
 ) -> ParityReport:
-    """The graphs at `place` against what their checkpoint gave, on every provider that this machine runs."""
+    """Compare graphs with what their checkpoint gave, on every provider that this machine runs."""
     from pargate.models.onnx import accelerators
 
-    with open_checkpoint(str(place)) as opened:
-        runs = [_run(opened, device, expected, samples, within, emit) for device in ("cpu", *accelerators())]
-        return ParityReport(
-            schema="pargate/parity/1",
-            precision=precision,
-            checkpoint=checkpoint.digest,
-            graphs=opened.checkpoint.sha256,
-            reference=expected.backend,
-            limits=within,
-            runs=tuple(runs),
-            problems=proof.check_files(place, list(GRAPHS.values())),
-        )
+    runs = [_run(graphs, device, expected, samples, within, emit) for device in ("cpu", *accelerators())]
+    return ParityReport(
+        schema="pargate/parity/1",
+        precision=precision,
+        checkpoint=checkpoint.digest,
+        graphs=graphs.checkpoint.sha256,
+        reference=expected.backend,
+        limits=within,
+        runs=tuple(runs),
+        problems=proof.check_files(Path(graphs.checkpoint.weights), list(GRAPHS.values())),
+    )
 
 
 def _run(
-    opened: OpenCheckpoint, device: str, expected: Expected, samples: Samples, within: Limits, emit: events.Listener
+    graphs: Model, device: str, expected: Expected, samples: Samples, within: Limits, emit: events.Listener
 ) -> ProviderRun:
     try:
-        encoder = open_graphs(opened, device=device, threads=processor_threads())
+        encoder = graphs_encoder(graphs, device)
     except OperationalError as error:
         if device == "cpu":
             raise
@@ -319,10 +314,10 @@ def _counting(emit: events.Listener, what: str) -> "proof.Progress":
 # --- the scan ----------------------------------------------------------------------------------------
 
 
-def _rescan(request: ExportRequest, place: Path, emit: events.Listener) -> ScanReport:
-    """The report on the graphs themselves: they are what ships, and their own attack success decides."""
-    asked = replace(request.scan, model=str(place), arch=None, precision="auto")
-    report = scan(asked, emit)
+def _rescan(request: ExportRequest, graphs: Model, emit: events.Listener) -> ScanReport:
+    """Return the report on the graphs themselves: they are what ships, and their own attack success decides."""
+    report = scan(replace(request.scan, model=graphs, arch=None, precision="auto"), emit)
     # Measured beside its place; the reader finds it where it belongs.
-    named = report.model.model_copy(update={"source": readable(str(request.out / place.name))})
+    place = request.out / Path(graphs.checkpoint.source).name
+    named = report.model.model_copy(update={"source": readable(str(place))})
     return report.model_copy(update={"model": named})

@@ -1,16 +1,19 @@
 """The end of a gate: one report of all its stages, and the bundle."""
 
-import shutil
+import hashlib
 from pathlib import Path
 
+from pargate.clean.request import CURVES_NAME, RECORD_NAME
 from pargate.core.report import Examined, ScanReport, Stage
 from pargate.core.results import Outcome
 from pargate.errors import OperationalError
-from pargate.files import atomic_folder, files_below, sha256_file, write_atomic
+from pargate.files import atomic_folder, copy_hashed, files_below, write_atomic
 from pargate.judge.release import conclude
+from pargate.models.save import changed
 from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved
 from pargate.release import bundle
+from pargate.release.convert import Candidate
 from pargate.release.stages import GateRequest
 from pargate.report import FORMATS
 
@@ -52,48 +55,74 @@ def _passed(stage: Stage) -> bool:
     return examined is not None and examined.verdict.status is Outcome.PASS
 
 
-def write(request: GateRequest, policy: Resolved, report: ScanReport, candidate: Path, exported: Path | None) -> None:
-    """The bundle, complete or absent."""
+def write(
+    request: GateRequest, policy: Resolved, report: ScanReport, candidate: Candidate, exported: Path | None
+) -> None:
+    """Write the bundle, complete or absent.
+
+    Raises:
+        InputError: a file is no longer the one that was judged.
+        OperationalError: the disk is full.
+    """
+    records = [stage.record for stage in report.stages if stage.name == "export" and stage.record is not None]
+    judged = {f"{bundle.MODEL}/{made.name}": made.sha256 for made in candidate.record.outputs}
+    judged |= {made.name: made.sha256 for record in records for made in record.outputs}
     age = policy.policy.evidence.max_age
     days = None if age is None else int(age.removesuffix("d"))
     with atomic_folder(request.out) as folder:
         try:
-            _copy(candidate, folder / bundle.MODEL)
+            digests = _copy(candidate.folder, folder, bundle.MODEL)
             for graphs in sorted(exported.iterdir()) if exported is not None else ():
-                _copy(graphs, folder / graphs.name)
+                digests |= _copy(graphs, folder, graphs.name)
             (folder / "attestations").mkdir()
         except OSError as error:
             raise OperationalError(f"cannot write {request.out}: {error}", "free space, and run again") from error
-        subjects = bundle.shipped(bundle.read(folder).digests)
-        text = listed(policy)
-        sha256 = _save(folder / bundle.POLICY, text)
-        tested = bundle.test_result(report, subjects, sha256)
-        _save(folder / bundle.TEST_RESULT, tested.to_json())
-        _save(folder / bundle.SVR, bundle.verification_result(report, subjects, sha256, days).to_json())
+        _refuse_others(digests, judged, report, request.state)
+        subjects = bundle.shipped(digests)
+
+        def save(name: str, text: str) -> str:
+            # The folder as a whole is flushed when it gets its name.
+            write_atomic(folder / name, text.encode(), durable=False)
+            digests[name] = hashlib.sha256(text.encode()).hexdigest()
+            return digests[name]
+
+        sha256 = save(bundle.POLICY, listed(policy))
+        save(bundle.TEST_RESULT, bundle.test_result(report, subjects, sha256).to_json())
+        save(bundle.SVR, bundle.verification_result(report, subjects, sha256, days).to_json())
         for name, kind in (
             (bundle.REPORT, "json"),
             (bundle.HTML, "html"),
             (bundle.SARIF, "sarif"),
             (bundle.BOM, "ml-bom"),
         ):
-            _save(folder / name, FORMATS[kind].render(report))
-        _save(folder / bundle.CARD, bundle.card(report, subjects, days))
-        _save(folder / bundle.SUMS, bundle.sums(bundle.read(folder).digests))
+            save(name, FORMATS[kind].render(report))
+        save(bundle.CARD, bundle.card(report, subjects, days))
+        save(bundle.SUMS, bundle.sums(digests))
         if request.key is not None:
             from pargate.release.sign import sign
 
             sign(folder, request.key)
 
 
-def _copy(source: Path, folder: Path) -> None:
-    """Copy all files below `source`; not their modes, which some file systems refuse to take."""
+def _refuse_others(digests: dict[str, str], judged: dict[str, str], report: ScanReport, state: Path) -> None:
+    """Raise unless what was copied is exactly what was judged, graphs that were scanned included."""
+    beside = {f"{bundle.MODEL}/{name}" for name in (RECORD_NAME, CURVES_NAME)}
+    wrong = [name for name in {*digests, *judged} - beside if digests.get(name) != judged.get(name)]
+    scanned = {(s.examined or report.examined).model.sha256 for s in report.stages if s.name == "rescan"}
+    folders = {name.split("/")[0] for name in digests} - {bundle.MODEL}
+    wrong += [folder for folder in folders if scanned and bundle.graphs_sha256(digests, folder) not in scanned]
+    if wrong:
+        raise changed(f"{min(wrong)} in {state}")
+
+
+def _copy(source: Path, bundle_folder: Path, name: str) -> dict[str, str]:
+    """Copy all files below `source` into the folder `name` of a bundle; return the digest of each by its name there.
+
+    Modes are not copied: some file systems refuse to take them.
+    """
+    digests = {}
     for path in files_below(source):
-        place = folder / path.relative_to(source)
+        place = bundle_folder / name / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, place)
-
-
-def _save(path: Path, text: str) -> str:
-    """Write a document of the bundle; its SHA-256. The folder as a whole is flushed when it gets its name."""
-    write_atomic(path, text.encode(), durable=False)
-    return sha256_file(path)
+        digests[place.relative_to(bundle_folder).as_posix()] = copy_hashed(path, place)
+    return digests

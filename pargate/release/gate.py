@@ -22,8 +22,8 @@ from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.files import check_new_folder, readable
 from pargate.images.opening import check_source, kind_of, open_images
 from pargate.images.splits import divide
-from pargate.models.hub import fetch
-from pargate.models.inspect import inspect
+from pargate.models.model import Model
+from pargate.models.open import open_model
 from pargate.models.shapes import check
 from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved
@@ -53,9 +53,9 @@ def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
     """
     fresh = not request.state.exists()
     try:
-        run, first = _prepared(request, emit)
-        stages, reports, candidate, exported = run.stages(first)
-        report = report_of(run.policy, stages, reports, request.out.name)
+        run, model = _prepared(request, emit)
+        candidate, exported = run.stages(model)
+        report = report_of(run.policy, run.done, run.reports, request.out.name)
         ships = report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
         if ships and candidate is not None:
             emit(events.StageStarted("write", str(request.out)))
@@ -75,10 +75,11 @@ def plan(request: GateRequest) -> tuple[str, ...]:
     Raises:
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: as `gate`, where it shows before a model is opened.
     """
-    run, checkpoint = _prepared(request, events.ignore)
+    run, model = _prepared(request, events.ignore, keep=False)
     policy = run.policy.policy
-    if checkpoint is None:
-        return (f"model   {request.scan.model}: refused as unsafe; nothing would be loaded",)
+    if model is None:
+        return (f"model   {request.scan.source}: refused as unsafe; nothing would be loaded",)
+    checkpoint = model.checkpoint
     check(checkpoint)
     lines = [
         f"model   {checkpoint.source}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M parameters",
@@ -146,8 +147,8 @@ def _pinned(spec: Any, folder: Path) -> Any:
     return {**spec, **pin} if pin else spec
 
 
-def _prepared(request: GateRequest, emit: events.Listener) -> "tuple[Run, Checkpoint | None]":
-    """Everything that can be refused before a model is opened; the model is None where it is unsafe."""
+def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True) -> "tuple[Run, Model | None]":
+    """Refuse everything that can be refused before a model is loaded; the model is None where it is unsafe."""
     asked = request.scan
     check_new_folder(request.out)
     if not request.state.exists():
@@ -160,29 +161,29 @@ def _prepared(request: GateRequest, emit: events.Listener) -> "tuple[Run, Checkp
             f"the policy {policy.policy.name} asks for cleaning, and says nothing of pairs",
             "give captioned pictures with --pairs SOURCE; synthetic: draws them",
         )
-    emit(events.StageStarted("inspect", asked.model))
+    emit(events.StageStarted("inspect", asked.source))
     try:
-        checkpoint = inspect(asked.model, arch=asked.arch, fetch=fetch)
+        model = open_model(asked.source, arch=asked.arch, keep=keep)
     except UnsafeCheckpoint:
-        checkpoint = None  # the scan will say it in its report
-    if checkpoint is not None and checkpoint.format == "onnx":
-        raise InputError(f"{asked.model} is a folder of graphs", "give the checkpoint that they were made from")
+        model = None  # the scan will say it in its report
+    if model is not None and model.checkpoint.format == "onnx":
+        raise InputError(f"{asked.source} is a folder of graphs", "give the checkpoint that they were made from")
     emit(events.StageStarted("divide", asked.image_source))
     names = PARTS if policy.policy.clean.when == "fail" else (PARTS[0], PARTS[2])
     parts = divide(open_images(asked.image_source, seed=asked.seed, cache=asked.cache), names)
     run = Run(replace(request, scan=asked), policy, parts, emit)
-    if checkpoint is not None:
-        _check_space(request, policy, checkpoint)
+    if model is not None:
+        _check_space(request, policy, model.checkpoint)
         source = policy.policy.clean.pairs.source if policy.policy.clean.pairs is not None else ""
         check_source(source)
         kind = kind_of(source)
         if policy.policy.clean.when == "fail" and not (kind and (kind.fetched or kind.generated)):
             run.pairs()  # what has to be fetched, or takes hours, waits until it is needed
-    return run, checkpoint
+    return run, model
 
 
 def _refuse_inside(request: GateRequest) -> None:
-    source = Path(request.scan.model)
+    source = Path(request.scan.source)
     if source.is_dir() and request.out.resolve().is_relative_to(source.resolve()):
         raise InputError(
             f"--out {request.out} lies in the model", "name a folder elsewhere: the input is never touched"

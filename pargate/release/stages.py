@@ -5,6 +5,7 @@ them are taken follows from the verdicts on the way, which `conclusion.py` draws
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,8 +17,7 @@ from pargate.clean.methods.base import Sizes
 from pargate.clean.request import RECORD_NAME, CleanRequest
 from pargate.clean.run import clean, sizes_of
 from pargate.core.choices import RequiredDevice
-from pargate.core.model import Activation, Checkpoint
-from pargate.core.provenance import ProvenanceRecord
+from pargate.core.model import Activation
 from pargate.core.report import AccuracyDrop, ScanReport, Stage
 from pargate.core.results import Outcome
 from pargate.core.value import Value
@@ -29,12 +29,13 @@ from pargate.images.opening import open_images, open_pairs
 from pargate.images.splits import shared
 from pargate.judge.release import accepted, conclude, cost, may_be_cleaned
 from pargate.models.config import with_activation
-from pargate.models.hub import fetch
-from pargate.models.inspect import inspect
+from pargate.models.model import Model
+from pargate.models.open import open_model
+from pargate.models.save import changed
 from pargate.policy.resolve import Resolved
 from pargate.release import accuracy_drop as drop
 from pargate.release import escalation as ladder
-from pargate.release.convert import convert, export_record, parity_of, proof_of, try_export
+from pargate.release.convert import Candidate, convert, export_record, parity_of, proof_of, try_export
 from pargate.release.export import REPORT as GRAPHS_REPORT
 from pargate.release.export import ExportRequest, export
 from pargate.scanning.run import ScanRequest, scan
@@ -86,37 +87,46 @@ class Run:
     done: list[Stage] = field(default_factory=list)
     reports: list[ScanReport] = field(default_factory=list)
     """Of the scans in `done`, in their order."""
-    arch: str | None = None
-    """The architecture's name, with the activation that the first scan settled on where nothing else says it."""
     _pairs: Dataset | None = None
+    _reference: Model | None = None
 
-    def stages(self, checkpoint: Checkpoint | None) -> tuple[list[Stage], list[ScanReport], Path | None, Path | None]:
-        """All stages, the reports of their scans, the checkpoint that may ship, and its graphs."""
+    def stages(self, model: Model | None) -> tuple[Candidate | None, Path | None]:
+        """Take all stages; return the checkpoint that may ship, and its graphs. `model` is None where it is unsafe."""
         policy = self.policy.policy
-        asked = self.request.scan
-        first = self.scan("scan", asked.model, asked.arch, checkpoint.digest if checkpoint else "unsafe")
-        if checkpoint is None:
-            return self.done, self.reports, None, None
-        self.arch, settled = asked.arch, first.report.model.activation
-        if not checkpoint.activation_known and settled:
-            self.arch = with_activation(checkpoint.architecture, cast(Activation, settled))
-            checkpoint = inspect(asked.model, arch=self.arch)
+        source, arch = self.request.scan.source, self.request.scan.arch
+        first = self.scan("scan", source, lambda: model or source, model.checkpoint.digest if model else "unsafe")
+        if model is None:
+            return None, None
+        model.release()  # where the scan was kept, nothing has used the bytes up
+        settled = first.report.model.activation
+        if not model.checkpoint.activation_known and settled:
+            arch = with_activation(model.checkpoint.architecture, cast(Activation, settled))
+            before, model = model, open_model(source, arch=arch)
+            if model.checkpoint.sha256 != before.checkpoint.sha256:
+                raise changed(source)
         cleans = may_be_cleaned(policy, first.report.examined)
-        if policy.export.onnx is not None and (cleans or first.report.verdict.status is Outcome.PASS):
-            self.check_exportable(checkpoint)
-        candidate: Path | None = None
+        candidate: Candidate | None = None
         if first.report.verdict.status is Outcome.PASS:
-            candidate, same = self.converted(checkpoint)
-            if not same or self.arch != asked.arch:  # what ships is read by its own configuration
-                self.scan("certify", str(candidate), None, inspect(str(candidate)).digest)
+            candidate, same = self.converted(model)
+            if same and arch == self.request.scan.arch:
+                candidate.opened = model.moved(candidate.folder)
+            else:  # what ships is read by its own configuration
+                self.check_exportable(model)
+                model.release()
+                self.certify(candidate)
         elif cleans:
-            candidate = self.cleaned(checkpoint)
+            self.check_exportable(model)
+            candidate = self.cleaned(model)
             if candidate is not None:
-                self.scan("certify", str(candidate), None, inspect(str(candidate)).digest)
+                self.certify(candidate, model)
         if candidate is None or not self.still_passing():
-            return self.done, self.reports, None, None
-        exported = self.exported(candidate) if policy.export.onnx is not None else None
-        return self.done, self.reports, candidate, exported
+            return None, None
+        model.release()
+        return candidate, self.exported(candidate) if policy.export.onnx is not None else None
+
+    def certify(self, candidate: Candidate, original: Model | None = None) -> None:
+        """Scan what may ship on the carriers that nothing has looked at."""
+        self.scan("certify", str(candidate.folder), candidate.model, candidate.digest, original=original)
 
     def still_passing(self) -> bool:
         """Whether the verdict of what was done so far is one with which it is worth going on."""
@@ -130,14 +140,14 @@ class Run:
         """The carriers of that name."""
         return next(part for part in self.parts if part.name == name)
 
-    def asked(self, stage: str, model: str, arch: str | None, attempt: int = 0) -> ScanRequest:
+    def asked(self, stage: str, model: str, attempt: int = 0) -> ScanRequest:
         """The scan of a stage: its own carriers, and its own draws."""
         own = self.request.scan
         named = f"gate {stage} {attempt}" if attempt else f"gate {stage}"
         return replace(
             own,
             model=model,
-            arch=arch,
+            reference=self.reference(),
             # The first scan is the one that `pargate scan` makes, on the scenes that it looks at.
             seed=own.seed if stage == "scan" else seeds.derived(own.seed, named),
             part=self.part(stage if stage in ("scan", "pick") else "certify"),
@@ -146,26 +156,33 @@ class Run:
             cache=own.cache or self.request.state / "vectors",
         )
 
-    def scan(self, stage: Literal["scan", "pick", "certify"], model: str, arch: str | None, digest: str,
-             attempt: int = 0) -> Kept:  # fmt: skip
-        """Scan, and compare accuracies where something was cleaned; from the state folder where that was done."""
-        asked = self.asked(stage, model, arch, attempt)
-        limit = self.policy.policy.clean.budget.accuracy_drop
-        compares = limit is not None and (stage == "pick" or (stage == "certify" and self.cleans()))
-        place = self.request.state / f"{stage}-{self.key(asked, digest, compares)[:24]}.json"
+    def scan(
+        self, stage: Literal["scan", "pick", "certify"], source: str, model: Callable[[], str | Model], digest: str, *,
+        attempt: int = 0, original: Model | None = None,
+    ) -> Kept:  # fmt: skip
+        """Scan, and compare accuracies with the `original` of what was cleaned; read the result where that was done.
+
+        `model` opens it where it has to be scanned; `digest` is what it is known by.
+        """
+        asked = self.asked(stage, source, attempt)
+        limit = self.policy.policy.clean.budget.accuracy_drop if original else None
+        place = self.request.state / f"{stage}-{self.key(asked, digest, limit is not None)[:24]}.json"
         kept = _load(place)
         if kept is None:
-            self.emit(events.StageStarted(stage, model))
+            self.emit(events.StageStarted(stage, source))
             began = time.monotonic()
+            asked = replace(asked, model=model())
             report = scan(asked, self.emit)
             found = None
-            if compares and limit is not None and report.verdict.status is Outcome.PASS:
-                found = drop.measure(asked, self.request.scan.model, self.arch, limit, self.emit)
+            if original is not None and limit is not None and report.verdict.status is Outcome.PASS:
+                found = drop.measure(asked, original, limit, self.emit)
             kept = Kept(report=report, drop=found, seconds=round(time.monotonic() - began, 3))
             self.keep(place, kept)
         said = f"{kept.report.verdict.status}: {kept.report.verdict.summary}"
         if kept.drop is not None:
             said += f" {cost(kept.drop)[:1].upper()}{cost(kept.drop)[1:]}."
+        if self._reference is not None:
+            self._reference.release()
         self.emit(events.Notice(f"{stage}{f' {attempt}' if attempt else ''}: {said}"))
         self.done.append(
             Stage(
@@ -176,13 +193,16 @@ class Run:
         self.reports.append(kept.report)
         return kept
 
-    def cleans(self) -> bool:
-        """Whether something was cleaned by now."""
-        return any(stage.name == "clean" for stage in self.done)
+    def reference(self) -> Model | None:
+        """Return the trusted model, opened once; its bytes are freed once they are used."""
+        source = self.request.scan.reference_source
+        if self._reference is None and source is not None:
+            self._reference = source if isinstance(source, Model) else open_model(source, arch=self.request.scan.arch)
+        return self._reference
 
     def key(self, asked: ScanRequest, digest: str, *more: Any) -> str:
         """Digest of everything that a scan depends on."""
-        reference = inspect(asked.reference_source, fetch=fetch).digest if asked.reference_source else ""
+        reference = self._reference.checkpoint.digest if self._reference else ""
         classes = sha256_file(asked.classes) if asked.classes else ""
         previous = digest_of(asked.previous.to_json()) if asked.previous else ""
         part = asked.part.digest if asked.part else ""
@@ -248,7 +268,7 @@ class Run:
             return source
         return str(self.policy.folder / source)
 
-    def cleaned(self, checkpoint: Checkpoint) -> Path | None:
+    def cleaned(self, model: Model) -> Candidate | None:
         """The first candidate of the ladder that passes the scan that picks; None where none does."""
         section = self.policy.policy.clean
         try:
@@ -265,31 +285,32 @@ class Run:
             if section.budget.minutes is not None and spent >= 60 * section.budget.minutes:
                 self.emit(events.Notice(f"the policy's {section.budget.minutes:g} minutes of cleaning are spent"))
                 break
-            sizes = sizes_of(checkpoint, pairs, kind)
-            folder = self.clean(checkpoint, attempt, sizes, kind)
+            sizes = sizes_of(model.checkpoint, pairs, kind)
+            candidate = self.clean(model, attempt, sizes, kind)
             spent += self.done[-1].seconds
-            kept = self.scan("pick", str(folder), None, inspect(str(folder)).digest, attempt)
+            kept = self.scan(
+                "pick", str(candidate.folder), candidate.model, candidate.digest, attempt=attempt, original=model
+            )
             if accepted(self.policy.policy, self.done[-1], kept.report.examined):
-                return folder
+                return candidate
         return None
 
-    def clean(self, checkpoint: Checkpoint, attempt: int, sizes: Sizes, kind: Literal["cpu", "cuda"]) -> Path:
-        """One rung: the folder of a cleaned model."""
+    def clean(self, model: Model, attempt: int, sizes: Sizes, kind: Literal["cpu", "cuda"]) -> Candidate:
+        """One rung: a cleaned model."""
         section, asked = self.policy.policy.clean, self.request.scan
         overrides = ladder.settings(section, attempt, sizes)
         pairs = self.pairs()
         config = ladder.proposed(section, attempt, sizes).digest
-        key = digest_of([__version__, checkpoint.digest, pairs.digest, config, kind])
+        key = digest_of([__version__, model.checkpoint.digest, pairs.digest, config, kind])
         folder = self.request.state / f"clean-{key[:24]}"
         if not (folder / RECORD_NAME).is_file():
             self.request.state.mkdir(exist_ok=True)
             clean(
                 CleanRequest(
-                    model=asked.model,
+                    model=model,
                     pairs=self.pairs_source(),
                     out=folder,
                     started=asked.started,
-                    arch=self.arch,
                     method=ladder.method(section, attempt, sizes),
                     overrides=overrides,
                     device=asked.device,
@@ -299,58 +320,59 @@ class Run:
                 ),
                 self.emit,
             )
-        record = ProvenanceRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
+        candidate = Candidate.read(folder, model.checkpoint)
+        record = candidate.record
         rung = ladder.rung(section, attempt, sizes).name
         said = f"{ladder.method(section, attempt, sizes)}, {rung}: {record.stopped}"
         self.done.append(Stage(name="clean", attempt=attempt, seconds=record.seconds, summary=said, record=record))
         self.emit(events.Notice(f"clean {attempt}: {said}"))
-        return folder
+        return candidate
 
     # --- what ships ---
 
-    def converted(self, checkpoint: Checkpoint) -> tuple[Path, bool]:
+    def converted(self, model: Model) -> tuple[Candidate, bool]:
         """The model as a folder of ours, and whether its weights are the very bytes that were scanned."""
-        asked = self.request.scan
-        folder = self.request.state / f"model-{digest_of([__version__, checkpoint.digest])[:24]}"
+        folder = self.request.state / f"model-{digest_of([__version__, model.checkpoint.digest])[:24]}"
         if not folder.exists():
             self.request.state.mkdir(exist_ok=True)
-            convert(asked.model, self.arch, folder, asked.started)
-        record = ProvenanceRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
-        same = inspect(str(folder)).digest == checkpoint.digest
+            convert(model, folder, self.request.scan.started)
+        candidate = Candidate.read(folder, model.checkpoint)
+        record = candidate.record
+        same = candidate.digest == model.checkpoint.digest
         said = "written from the tensors that were read: " + ("the same bytes" if same else "other bytes, scanned anew")
         self.done.append(Stage(name="convert", seconds=record.seconds, summary=said, record=record))
-        return folder, same
+        return candidate, same
 
-    def check_exportable(self, checkpoint: Checkpoint) -> None:
-        """Refuse now, and not after hours of cleaning, a model that has no ONNX form.
+    def check_exportable(self, model: Model) -> None:
+        """Refuse now, and not after hours of cleaning, a model that has no ONNX form, where graphs are wanted.
 
         Raises:
             InputError: says which part of it.
         """
         onnx = self.policy.policy.export.onnx
-        assert onnx is not None, "asked only where graphs are wanted"
-        known = self.request.state / f"exportable-{digest_of([__version__, checkpoint.digest, onnx.opset])[:24]}"
+        if onnx is None:
+            return
+        known = self.request.state / f"exportable-{digest_of([__version__, model.checkpoint.digest, onnx.opset])[:24]}"
         if not known.exists():
             self.emit(events.StageStarted("export", "once, to see whether it can be done"))
             self.request.state.mkdir(exist_ok=True)
-            try_export(self.request.scan.model, self.arch, onnx.opset, self.request.state)
+            try_export(model, onnx.opset, self.request.state)
             write_atomic(known, b"")
 
-    def exported(self, candidate: Path) -> Path | None:
+    def exported(self, candidate: Candidate) -> Path | None:
         """The folder of graphs, proven and scanned; None where they were refused."""
-        asked = self.asked("rescan", str(candidate), None)
-        digest = inspect(str(candidate)).digest
-        folder = self.request.state / f"export-{self.key(asked, digest)[:24]}"
+        asked = self.asked("rescan", str(candidate.folder))
+        folder = self.request.state / f"export-{self.key(asked, candidate.digest)[:24]}"
         began = time.monotonic()
         if folder.exists():
             parity = [parity_of(path) for path in sorted(folder.glob(f"*/{PARITY}"))]
             reports = [ScanReport.from_json(path.read_bytes()) for path in sorted(folder.glob(f"*/{GRAPHS_REPORT}"))]
         else:
             self.request.state.mkdir(exist_ok=True)
-            made = export(ExportRequest(asked, folder), self.emit)
+            made = export(ExportRequest(replace(asked, model=candidate.model()), folder), self.emit)
             parity, reports = list(made.parity), list(made.reports)
         seconds = round(time.monotonic() - began, 3)
-        record = export_record(candidate, folder, asked.started, seconds) if folder.exists() else None
+        record = export_record(candidate.weights, folder, asked.started, seconds) if folder.exists() else None
         for number, proven in enumerate(parity):
             proof = proof_of(proven)
             self.done.append(

@@ -53,14 +53,14 @@ def sweep(request: SweepRequest, emit: events.Listener = events.ignore) -> Swept
     out = request.clean.out
     _planned(request, look(request.clean, emit))  # what is wrong with the last value is said before the first is run
     out.mkdir(exist_ok=True)
-    points = [_point("as it was", _scanned(request, request.clean.model, emit))]
+    points = [_point("as it was", _scanned(request, request.clean.source, emit))]
     for value in request.values:
         run = _run(request, value)
         if not run.out.exists():
             clean(run, emit)
         points.append(_point(f"{request.name} {_shown(value)}", _scanned(request, str(run.out), emit)))
     write_atomic(out / RESULT_NAME, json.dumps([asdict(point) for point in points], indent=1).encode() + b"\n")
-    title = f"{request.clean.method} on {Path(request.clean.model).name}, by {request.name}"
+    title = f"{request.clean.method} on {Path(request.clean.source).name}, by {request.name}"
     write_atomic(out / PICTURE_NAME, trade_off(points, title).encode())
     return Swept(tuple(points), out / PICTURE_NAME)
 
@@ -111,7 +111,7 @@ def _scanned(request: SweepRequest, model: str, emit: events.Listener) -> ScanRe
             model=model,
             policy=request.policy,
             started=request.clean.started,
-            arch=request.clean.arch if model == request.clean.model else None,
+            arch=request.clean.arch if model == request.clean.source else None,
             images=request.images,
             classes=request.clean.classes,
             device=request.clean.device,

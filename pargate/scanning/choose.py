@@ -15,8 +15,8 @@ from pargate.errors import Undecided
 from pargate.files import BlockStore
 from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
-from pargate.models import config, open_encoder, open_graphs
-from pargate.models.inspect import OpenCheckpoint
+from pargate.models import config
+from pargate.models.model import Model
 from pargate.scanning.embed import BlockViews, Eye, Eyes
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ LOOKED_AT = 512
 
 
 def open_eyes(
-    model: OpenCheckpoint,
-    reference: OpenCheckpoint | None,
+    model: Model,
+    reference: Model | None,
     carriers: LabelledImages,
     block: Callable[[int], Block],
     store: BlockStore,
@@ -54,7 +54,7 @@ def open_eyes(
     `block` gives a block of carriers by its number; the first is decoded while the model is opened.
 
     Raises:
-        InputError, OperationalError: as `open_encoder`.
+        InputError, OperationalError: as `Model.encoder`.
         Undecided: nothing says which activation the model was trained with, and the carriers do not tell.
     """
     eye, head, notes = _graph_eye(model, carriers, store, device, precision) or _torch_eye(
@@ -75,7 +75,7 @@ class _Notes:
 
 
 def _torch_eye(
-    model: OpenCheckpoint,
+    model: Model,
     carriers: LabelledImages,
     block: Callable[[int], Block],
     store: BlockStore,
@@ -85,7 +85,7 @@ def _torch_eye(
     """A checkpoint, run by torch: activation and precision are settled where they are not said."""
     from pargate.models.torch import encoder as openclip
 
-    activation = settle_activation(open_encoder(model, device=device), model.checkpoint, carriers, block, store)
+    activation = settle_activation(model.encoder(device=device), model.checkpoint, carriers, block, store)
     encoder = activation.encoder
     eye = Eye(encoder, model.checkpoint, store)
     head = eye.head(carriers.classes)
@@ -97,14 +97,14 @@ def _torch_eye(
     if faster:
         told = encoder.spec.activation
         chosen = checked_bf16(
-            encoder, block(0).pixels, head, why, lambda: open_encoder(model, device=device, activation=told)
+            encoder, block(0).pixels, head, why, lambda: model.encoder(device=device, activation=told)
         )
     eye.encoder = chosen.encoder
     return eye, head, _Notes(activation.note, chosen.note)
 
 
 def _graph_eye(
-    model: OpenCheckpoint,
+    model: Model,
     carriers: LabelledImages,
     store: BlockStore,
     device: str,
@@ -121,13 +121,13 @@ def _graph_eye(
     return eye, eye.head(carriers.classes), _Notes("", note)
 
 
-def graphs_encoder(model: OpenCheckpoint, device: str) -> "OnnxEncoder":
+def graphs_encoder(model: Model, device: str) -> "OnnxEncoder":
     """A folder of graphs, open on `device`, on as many threads as torch would take.
 
     Raises:
-        InputError, OperationalError: as `open_graphs`.
+        InputError, OperationalError: as `Model.graph_encoder`.
     """
-    return open_graphs(model, device=device, threads=processor_threads())
+    return model.graph_encoder(device=device, threads=processor_threads())
 
 
 def processor_threads() -> int:
@@ -138,7 +138,7 @@ def processor_threads() -> int:
 
 
 def _reference(
-    reference: OpenCheckpoint, carriers: LabelledImages, store: BlockStore, device: str, eye: Eye
+    reference: Model, carriers: LabelledImages, store: BlockStore, device: str, eye: Eye
 ) -> tuple[Eye, Vectors]:
     """The trusted model, opened as the model was: in its precision where both have a choice.
 
@@ -148,7 +148,7 @@ def _reference(
         other = Eye(graphs_encoder(reference, device), reference.checkpoint, store)
         return other, other.head(carriers.classes)
     told = None if reference.checkpoint.activation_known else eye.encoder.spec.activation
-    trusted = open_encoder(reference, device=device, activation=told)
+    trusted = reference.encoder(device=device, activation=told)
     other = Eye(trusted, reference.checkpoint, store)
     head = other.head(carriers.classes)
     precision = eye.encoder.spec.precision

@@ -34,8 +34,8 @@ from pargate.images.prefetch import Decoder
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.judge import judge
 from pargate.judge.waivers import Context
-from pargate.models.hub import fetch
-from pargate.models.inspect import inspect, open_checkpoint
+from pargate.models.model import Model
+from pargate.models.open import inspect, opened, source_of
 from pargate.models.shapes import check
 from pargate.policy.resolve import Resolved
 from pargate.policy.schema import Policy
@@ -53,16 +53,18 @@ POOL = 1000
 class ScanRequest:
     """Everything a scan depends on; paths and names as the user gave them."""
 
-    model: str
+    model: str | Model
+    """What the user named, or a model that is open already."""
     policy: Resolved
     started: str
     """RFC 3339, UTC: the clock is read by the caller."""
     arch: str | None = None
+    """open_clip's name of the architecture, for a weights file."""
     images: str | None = None
     """Wins over the policy's."""
     classes: Path | None = None
     """Wins over the policy's."""
-    reference: str | None = None
+    reference: str | Model | None = None
     """Wins over the policy's."""
     device: str = "auto"
     precision: Literal["auto"] | Precision = "auto"
@@ -89,12 +91,17 @@ class ScanRequest:
         return Context(model, self.today, self.waive, self.previous.measurements if self.previous else None)
 
     @property
+    def source(self) -> str:
+        """What the user called the model."""
+        return source_of(self.model)
+
+    @property
     def image_source(self) -> str:
         """Where the carriers come from."""
         return self.images or _beside(self.policy, self.policy.policy.images.source) or BUILTIN_SCENES
 
     @property
-    def reference_source(self) -> str | None:
+    def reference_source(self) -> str | Model | None:
         """The trusted model, if there is one."""
         return self.reference or _beside(self.policy, self.policy.policy.reference)
 
@@ -112,10 +119,10 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     Raises:
         InputError, UnsafeCheckpoint: as `scan`.
     """
-    model = inspect(request.model, arch=request.arch, fetch=fetch)
+    model = inspect(request.model, arch=request.arch)
     check(model)
     if request.reference_source:
-        check_reference(model, inspect(request.reference_source, arch=request.arch, fetch=fetch))
+        check_reference(model, inspect(request.reference_source, arch=request.arch))
     carriers, notices = read_carriers(request)
     policy = request.policy.policy.read(request.policy.folder)
     asked = policy.comparisons
@@ -127,7 +134,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         f"classes   {carriers.classes.source}: {len(carriers.classes.names)}",
     ]
     if request.reference_source:
-        lines.append(f"reference {request.reference_source}")
+        lines.append(f"reference {source_of(request.reference_source)}")
     _check_triggers(policy, model.preprocess.size, request.seed)
     for comparison in asked:
         trigger = comparison.trigger
@@ -157,18 +164,18 @@ def scan(
     """
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        emit(events.StageStarted("inspect", request.model))
+        emit(events.StageStarted("inspect", request.source))
         try:
-            model = stack.enter_context(open_checkpoint(request.model, arch=request.arch, fetch=fetch))
+            model = stack.enter_context(opened(request.model, arch=request.arch))
         except UnsafeCheckpoint as unsafe:
-            return unsafe_report(request.policy, unsafe, request.model, request.started, request.seed)
+            return unsafe_report(request.policy, unsafe, request.source, request.started, request.seed)
         reference = None
         remarks = (*_found(request.policy), *altered(model.checkpoint))
         if request.previous is not None and request.previous.model.sha256 == model.checkpoint.sha256:
             remarks += ("the previous report is about the same weights: no figure can have become worse",)
         if request.reference_source:
-            emit(events.StageStarted("inspect", request.reference_source))
-            reference = stack.enter_context(open_checkpoint(request.reference_source, arch=request.arch, fetch=fetch))
+            emit(events.StageStarted("inspect", source_of(request.reference_source)))
+            reference = stack.enter_context(opened(request.reference_source, arch=request.arch))
             check_reference(model.checkpoint, reference.checkpoint)
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
         emit(events.StageStarted("carriers", request.image_source))

@@ -20,7 +20,7 @@ from pargate.audit.ledger import HEAD, LEDGER, sound
 from pargate.core.audit import AuditIndex
 from pargate.core.report import ScanReport
 from pargate.errors import ExitCode
-from pargate.models.inspect import inspect
+from pargate.models.open import inspect
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "examples" / "models"

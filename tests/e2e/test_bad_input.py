@@ -471,7 +471,7 @@ def test_a_full_disk_anywhere_else_is_no_bug(
     def full(*_: object, **__: object) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("pargate.models.inspect.inspect", full)
+    monkeypatch.setattr("pargate.models.open.inspect", full)
     assert run_here(["inspect", str(CLEAN)]) == ExitCode.OPERATIONAL
     assert one_message(capsys.readouterr().err).startswith("pargate: No space left on device: somewhere")
 
@@ -636,7 +636,7 @@ def test_a_signal_before_measuring_ends_at_once_without_a_report(
     def stop(*_: object, **__: object) -> Any:
         raise Terminated if number is signal.SIGTERM else KeyboardInterrupt
 
-    monkeypatch.setattr("pargate.models.inspect.inspect", stop)
+    monkeypatch.setattr("pargate.models.open.inspect", stop)
     assert run_here(["inspect", str(CLEAN)]) == code
     wanted = "terminated" if number is signal.SIGTERM else "interrupted"
     assert capsys.readouterr().err == f"pargate: {wanted}\n"

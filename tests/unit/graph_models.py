@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 
 from pargate.core.model import Checkpoint
 from pargate.export import folder
-from pargate.models import open_encoder
-from pargate.models.inspect import open_checkpoint
+from pargate.models.open import open_model
 from pargate.models.torch.encoder import OpenClipEncoder
 
 VISION: dict[str, Any] = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16}
@@ -83,8 +82,8 @@ def _place() -> tempfile.TemporaryDirectory[str]:
 @functools.cache
 def opened(name: str) -> tuple[OpenClipEncoder, Checkpoint]:
     """A model by torch, on the processor."""
-    with open_checkpoint(checkpoint(Path(_place().name) / name, name)) as found:
-        return open_encoder(found, device="cpu"), found.checkpoint
+    with open_model(checkpoint(Path(_place().name) / name, name)) as found:
+        return found.encoder(device="cpu"), found.checkpoint
 
 
 @functools.cache

@@ -14,9 +14,8 @@ from pargate.errors import InputError
 from pargate.export import folder, reduced
 from pargate.export import onnx as graphs
 from pargate.files import sha256_file
-from pargate.models import open_graphs
 from pargate.models.graphs import GRAPHS, Description
-from pargate.models.inspect import open_checkpoint
+from pargate.models.open import open_model
 
 KINDS = [name if name == "vit" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 CAPTIONS = ["a", "", "a dog and a cat", "word " * 40, "<end_of_text> x", "naïve 北京", "one", "two", "three"]
@@ -35,8 +34,8 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", KINDS)
 def test_graphs_give_the_vectors_of_the_model_at_any_batch(name):
     encoder, _ = opened(name)
-    with open_checkpoint(str(exported(name))) as found:
-        runs = open_graphs(found, device="cpu", threads=1)
+    with open_model(str(exported(name))) as found:
+        runs = found.graph_encoder(device="cpu", threads=1)
     assert runs.spec.dim == encoder.spec.dim and runs.spec.logit_scale == encoder.spec.logit_scale
     assert runs.spec.logit_bias == encoder.spec.logit_bias == (-10 if name == "siglip" else None)
     for n in (1, 2, 3, 7, 17):
@@ -126,8 +125,8 @@ def test_large_weights_lie_beside_their_graph(tmp_path, monkeypatch):
         assert where == {f"{file}.data"}
         assert "p" * 64 in [entry.value for entry in lean.metadata_props]
     encoder, _ = opened("vit")
-    with open_checkpoint(str(place)) as found:
-        runs = open_graphs(found, device="cpu", threads=1)
+    with open_model(str(place)) as found:
+        runs = found.graph_encoder(device="cpu", threads=1)
     batch = pixels("vit", 5)
     assert cosines(encoder.encode_images(encoder.put(batch)), runs.encode_images(batch)).min() > 0.999999
     assert cosines(encoder.encode_texts(CAPTIONS), runs.encode_texts(CAPTIONS)).min() > 0.999999
@@ -154,8 +153,8 @@ def test_graphs_in_fewer_bits_keep_their_ends_and_come_near(name, precision, tmp
     (tmp_path / "preprocess.json").write_text(json.dumps({**about, "precision": precision}))
     vocabulary = "bpe_simple_vocab_16e6.txt.gz"
     (tmp_path / vocabulary).write_bytes((exported(name) / vocabulary).read_bytes())
-    with open_checkpoint(str(tmp_path)) as found:
-        runs = open_graphs(found, device="cpu", threads=1)
+    with open_model(str(tmp_path)) as found:
+        runs = found.graph_encoder(device="cpu", threads=1)
     batch = pixels(name, 3)
     least = min(
         cosines(encoder.encode_images(encoder.put(batch)), runs.encode_images(batch)).min(),

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pargate.clean import run as clean
 from pargate.errors import InputError, PargateError, UnsafeCheckpoint
-from pargate.models import graphs, inspect
+from pargate.models import graphs
+from pargate.models.open import inspect, open_model
 
 NAMES = {"image": ("pixel_values", "image_embeds"), "text": ("input_ids", "text_embeds")}
 
@@ -78,28 +79,28 @@ def change(place: Path, how: Callable[[onnx.ModelProto], None], kind: str = "ima
 
 def refusal(place: Path, error: type[PargateError] = InputError) -> str:
     with pytest.raises(error) as caught:
-        inspect.inspect(str(place))
+        inspect(str(place))
     assert type(caught.value) is error and caught.value.hint
     return caught.value.message
 
 
 def test_a_folder_of_graphs_is_a_checkpoint_with_one_digest_over_its_files(place):
-    found = inspect.inspect(str(place))
+    found = inspect(str(place))
     assert (found.format, found.architecture, found.parameters) == ("onnx", "tiny", 192 * 5 + 4 * 5)
     assert found.size_bytes == sum((place / f"{kind}.onnx").stat().st_size for kind in NAMES)
     assert found.preprocess.size == (8, 8) and found.folder == str(place)
-    bundle = inspect.inspect(str(place.parent))
+    bundle = inspect(str(place.parent))
     assert (bundle.sha256, bundle.digest, bundle.source) == (found.sha256, found.digest, str(place.parent))
 
 
 @pytest.mark.parametrize("file", ["image.onnx", "text.onnx", "preprocess.json", "bpe_simple_vocab_16e6.txt.gz"])
 def test_every_file_counts_for_the_digest(place, file):
-    before = inspect.inspect(str(place))
+    before = inspect(str(place))
     if file.endswith(".onnx"):
         change(place, lambda made: made.metadata_props.add(key="a", value="b"), file.removesuffix(".onnx"))
     else:
         (place / file).write_bytes((place / file).read_bytes() + b" ")
-    after = inspect.inspect(str(place))
+    after = inspect(str(place))
     assert after.digest != before.digest
     assert (after.sha256 != before.sha256) == file.endswith(".onnx")
 
@@ -123,7 +124,7 @@ def test_graphs_of_the_hubs_cache_may_be_links_to_its_blobs(place, tmp_path):
     place.rename(cache / "blobs")
     for file in (cache / "blobs").iterdir():
         (snapshot / file.name).symlink_to(f"../../../blobs/{file.name}")
-    assert inspect.inspect(str(snapshot)).format == "onnx"
+    assert inspect(str(snapshot)).format == "onnx"
     (snapshot / "text.onnx").unlink()
     (snapshot / "text.onnx").symlink_to(tmp_path / "elsewhere")
     (cache / "blobs" / "text.onnx").rename(tmp_path / "elsewhere")
@@ -175,14 +176,14 @@ def test_what_could_do_more_than_an_encoder_is_unsafe(place, name):
 
 
 def test_operators_of_the_runtime_are_read_and_said(place):
-    assert not inspect.inspect(str(place)).custom_ops
+    assert not inspect(str(place)).custom_ops
 
     def gelu(made: onnx.ModelProto) -> None:
         made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
         added("Gelu", "com.microsoft")(made)
 
     change(place, gelu)
-    assert inspect.inspect(str(place)).custom_ops
+    assert inspect(str(place)).custom_ops
 
 
 def shape(tensor: onnx.ValueInfoProto, *dims: int | str) -> None:
@@ -275,15 +276,15 @@ def put_beside(place: Path, location: str = "image.onnx.data", **fields: str) ->
 
 
 def test_weights_beside_their_graph_are_read_and_count_for_the_digest(place):
-    plain = inspect.inspect(str(place)).sha256
+    plain = inspect(str(place)).sha256
     put_beside(place)
-    before = inspect.open_checkpoint(str(place))
+    before = open_model(str(place))
     assert before.checkpoint.sha256 != plain
     assert before.take_graphs().data["image"][:] == (place / "image.onnx.data").read_bytes()
     content = bytearray((place / "image.onnx.data").read_bytes())
     content[7] ^= 1
     (place / "image.onnx.data").write_bytes(content)
-    assert inspect.inspect(str(place)).sha256 != before.checkpoint.sha256
+    assert inspect(str(place)).sha256 != before.checkpoint.sha256
 
 
 @pytest.mark.parametrize(
@@ -331,18 +332,18 @@ def test_weights_that_are_missing_are_named(place):
 def test_a_folder_with_a_configuration_of_open_clip_is_no_folder_of_graphs(place):
     (place / "open_clip_config.json").write_text("{}")
     with pytest.raises(InputError, match="no weights file"):
-        inspect.inspect(str(place))
+        inspect(str(place))
 
 
 def test_a_name_of_an_architecture_does_not_go_with_graphs(place):
     with pytest.raises(InputError, match="--arch ViT-B-32 does not go"):
-        inspect.inspect(str(place), arch="ViT-B-32")
+        inspect(str(place), arch="ViT-B-32")
 
 
 def test_graphs_that_were_only_inspected_cannot_be_run(place):
     with pytest.raises(RuntimeError, match="not kept"):
-        inspect.open_checkpoint(str(place), keep=False).take_graphs()
-    with inspect.open_checkpoint(str(place)) as found:
+        open_model(str(place), keep=False).take_graphs()
+    with open_model(str(place)) as found:
         assert found.take_graphs().description.dim == 5
     with pytest.raises(RuntimeError, match="not kept"):
         found.take_graphs()
@@ -355,7 +356,7 @@ def test_no_more_than_a_bound_is_read(place, monkeypatch):
 
 def test_a_copy_of_a_folder_is_the_same_model(place, tmp_path):
     shutil.copytree(place, tmp_path / "copy")
-    assert inspect.inspect(str(tmp_path / "copy")).digest == inspect.inspect(str(place)).digest
+    assert inspect(str(tmp_path / "copy")).digest == inspect(str(place)).digest
 
 
 def test_graphs_are_not_cleaned_and_nothing_is_left_behind(place, tmp_path):

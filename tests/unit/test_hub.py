@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.images.hub import PROXIES
 from pargate.models import config, hub
-from pargate.models.inspect import inspect
+from pargate.models.open import inspect
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -109,7 +109,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def test_a_repository_is_fetched_and_inspected(server):
-    found = inspect("hf-hub:org/model", fetch=hub.fetch)
+    found = inspect("hf-hub:org/model")
     assert found.source == "hf-hub:org/model"
     assert Path(found.weights).read_bytes() == WEIGHTS
     assert found.config == MODEL
@@ -119,28 +119,28 @@ def test_a_repository_is_fetched_and_inspected(server):
 
 
 def test_weights_and_configuration_come_from_one_commit(server):
-    hub.fetch("hf-hub:org/model@v1")
+    hub.repository("hf-hub:org/model@v1")
     assert f"HEAD /org/model/resolve/v1/{config.CONFIG_NAME}" in server.asked
     assert f"HEAD /org/model/resolve/{COMMIT}/open_clip_model.safetensors" in server.asked
 
 
 def test_what_was_fetched_once_needs_no_network(server, monkeypatch):
-    hub.fetch("hf-hub:org/model")
+    hub.repository("hf-hub:org/model")
     server.asked.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hub.fetch("hf-hub:org/model").weights.read_bytes() == WEIGHTS
+    assert hub.repository("hf-hub:org/model").weights.read_bytes() == WEIGHTS
     assert not server.asked
 
 
 def test_a_repository_with_a_pickle_alone_gives_the_pickle(server):
     server.repositories["org/model"] = {"open_clip_config.json": SETTINGS, "open_clip_pytorch_model.bin": b"x"}
-    assert hub.fetch("hf-hub:org/model").weights.name == "open_clip_pytorch_model.bin"
+    assert hub.repository("hf-hub:org/model").weights.name == "open_clip_pytorch_model.bin"
 
 
 def test_the_file_that_open_clip_downloads_is_fetched_and_no_other(server, monkeypatch):
     files = {"open_clip_pytorch_model.bin": b"x", "model.safetensors": b"y", "pytorch_model.bin": b"z"}
     server.repositories["org/model"] |= files
-    assert hub.fetch("hf-hub:org/model").weights.name == "open_clip_model.safetensors"
+    assert hub.repository("hf-hub:org/model").weights.name == "open_clip_model.safetensors"
     assert not [asked for asked in server.asked if any(asked.endswith(f"/{name}") for name in files)]
     assert downloaded(server, monkeypatch) == "open_clip_model.safetensors"
 
@@ -169,9 +169,9 @@ def test_weights_that_a_download_and_a_folder_would_choose_differently_are_refus
     }
     assert downloaded(server, monkeypatch) == "open_clip_pytorch_model.bin"
     with pytest.raises(UnsafeCheckpoint, match=r"open_clip_pytorch_model\.safetensors beside"):
-        inspect("hf-hub:org/model", fetch=hub.fetch)
+        inspect("hf-hub:org/model")
     server.repositories["org/same"] = {**server.repositories["org/model"], "open_clip_pytorch_model.bin": zipped(1.0)}
-    assert inspect("hf-hub:org/same", fetch=hub.fetch).format == "torch-zip"
+    assert inspect("hf-hub:org/same").format == "torch-zip"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_tokenizer_comes_from_the_repository_that_is_named(server):
     model = {**MODEL, "text_cfg": {**MODEL["text_cfg"], "hf_tokenizer_name": "org/words"}}
     server.repositories["org/model"]["open_clip_config.json"] = json.dumps({"model_cfg": model}).encode()
     server.repositories["org/words"] = {"tokenizer.json": b"{}", "tokenizer_config.json": b"{}"}
-    found = inspect("hf-hub:org/model", fetch=hub.fetch)
+    found = inspect("hf-hub:org/model")
     assert found.folder is not None
     assert (Path(found.folder) / "tokenizer.json").read_bytes() == b"{}"
     assert "words" in found.folder
@@ -200,16 +200,16 @@ def test_a_tokenizer_that_is_not_there_is_missed_by_inspection(server):
     server.repositories["org/model"]["open_clip_config.json"] = json.dumps({"model_cfg": model}).encode()
     server.repositories["org/words"] = {}
     with pytest.raises(InputError, match="needs the tokenizer 'org/words'"):
-        inspect("hf-hub:org/model", fetch=hub.fetch)
+        inspect("hf-hub:org/model")
 
 
 def test_a_tag_of_open_clip_brings_its_own_preprocessing_and_activation(server):
     server.repositories["timm/resnet50_clip.openai"] = {"open_clip_model.safetensors": WEIGHTS}
-    found = inspect("open_clip:RN50/openai", fetch=hub.fetch)
+    found = inspect("open_clip:RN50/openai")
     assert found.architecture == "RN50"
     assert found.config["quick_gelu"] is True, "the tag knows, whatever the name of the architecture says"
     server.repositories["timm/MobileCLIP2-S0-OpenCLIP"] = {"open_clip_model.safetensors": WEIGHTS}
-    found = inspect("open_clip:MobileCLIP2-S0/dfndr2b", fetch=hub.fetch)
+    found = inspect("open_clip:MobileCLIP2-S0/dfndr2b")
     assert found.preprocess.mean == (0.0, 0.0, 0.0)
     assert found.preprocess.interpolation == "bilinear"
     assert "quick_gelu" not in found.config
@@ -217,15 +217,15 @@ def test_a_tag_of_open_clip_brings_its_own_preprocessing_and_activation(server):
 
 def test_a_tag_that_names_a_pickle_takes_the_safetensors_beside_it(server):
     server.repositories["jienengchen/ViTamin-S"] = {"pytorch_model.safetensors": WEIGHTS, "pytorch_model.bin": b"x"}
-    assert hub.fetch("open_clip:ViTamin-S/datacomp1b").weights.name == "pytorch_model.safetensors"
+    assert hub.published("open_clip:ViTamin-S/datacomp1b").weights.name == "pytorch_model.safetensors"
 
 
 def test_an_unknown_tag_is_answered_with_the_closest(server):
     for source in ("open_clip:RN50/openay", "open_clip:RN50", "open_clip:", "open_clip:NN50/openai"):
         with pytest.raises(InputError, match="knows no weights"):
-            hub.fetch(source)
+            hub.published(source)
     with pytest.raises(InputError, match="'RN50/openai'"):
-        hub.fetch("open_clip:RN50/openay")
+        hub.published("open_clip:RN50/openay")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_what_the_hub_does_not_have_or_give_is_wrong_input(server, source, named
     server.repositories["org/odd"] = {"open_clip_config.json": b"{}"}
     server.refusals["org/gated"] = (403, "GatedRepo")
     with pytest.raises(InputError, match=named) as caught:
-        hub.fetch(source)
+        hub.repository(source)
     assert caught.value.hint
     if "absent" in source or "empty" in source:
         assert server.address in caught.value.message
@@ -257,7 +257,7 @@ def test_what_the_hub_does_not_have_or_give_is_wrong_input(server, source, named
 def test_a_dead_address_is_named_with_the_way_it_was_tried(server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(OperationalError) as caught:
-        hub.fetch("hf-hub:org/model")
+        hub.repository("hf-hub:org/model")
     assert "http://127.0.0.1:9" in caught.value.message
     assert "without a proxy" in caught.value.message
     assert "HTTPS_PROXY" in caught.value.hint
@@ -268,19 +268,19 @@ def test_a_dead_proxy_is_named(server, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     huggingface_hub.close_session()  # a session reads the proxies when it is made
     with pytest.raises(OperationalError, match="through the proxy of HTTP_PROXY"):
-        hub.fetch("hf-hub:org/model")
+        hub.repository("hf-hub:org/model")
 
 
 def test_a_hub_that_fails_is_an_operational_error(server):
     server.refusals["org/model"] = (500, "")
     with pytest.raises(OperationalError, match="500"):
-        hub.fetch("hf-hub:org/model")
+        hub.repository("hf-hub:org/model")
 
 
 def test_an_address_that_is_no_hub_is_an_operational_error(server, monkeypatch):
     monkeypatch.setattr(Answer, "send_header", no_commit(Answer.send_header))
     with pytest.raises(OperationalError, match=server.address):
-        hub.fetch("hf-hub:org/model")
+        hub.repository("hf-hub:org/model")
 
 
 def no_commit(send):
@@ -290,6 +290,6 @@ def no_commit(send):
 def test_offline_without_a_copy_says_so(server, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OperationalError, match="HF_HUB_OFFLINE") as caught:
-        hub.fetch("hf-hub:org/model")
+        hub.repository("hf-hub:org/model")
     assert "cache" in caught.value.message
     assert not server.asked

@@ -15,7 +15,8 @@ from safetensors.numpy import save
 from pargate.core.model import CONTEXT_LENGTH
 from pargate.errors import InputError, OperationalError, PargateError, UnsafeCheckpoint
 from pargate.models import config, weights
-from pargate.models.inspect import Fetched, inspect, open_checkpoint
+from pargate.models.located import Located
+from pargate.models.open import inspect, open_model
 
 ZOO = Path(__file__).parents[3] / "shared" / "zoo" / "dev"
 
@@ -74,7 +75,7 @@ def test_a_folder_is_described_without_loading_it(tmp_path):
 
 def test_the_tensors_are_where_safetensors_says(tmp_path):
     values = {f"t{i}": np.random.default_rng(i).standard_normal((i, 3), np.float32) for i in range(5)}
-    opened = open_checkpoint(str(folder(tmp_path, {"model.safetensors": save(values)})))
+    opened = open_model(str(folder(tmp_path, {"model.safetensors": save(values)})))
     content = opened.take()
     for tensor in opened.tensors:
         count = int(np.prod(tensor.shape))
@@ -157,21 +158,21 @@ def test_a_well_known_name_comes_before_others_in_a_folder(tmp_path):
     assert inspect(str(path)).format == "safetensors"
 
 
-def test_a_hub_source_goes_through_fetch(tmp_path):
+def test_a_hub_source_goes_through_fetch(tmp_path, monkeypatch):
     (tmp_path / "w.safetensors").write_bytes(tensors())
     overlay = {"mean": [0.5, 0.5, 0.5], "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
 
-    def fetch(source: str) -> Fetched:
+    def fetch(source: str) -> Located:
         assert source == "open_clip:RN50/openai"
-        return Fetched(tmp_path / "w.safetensors", config.architecture("RN50"), overlay, "RN50", None)
+        return Located(tmp_path / "w.safetensors", config.architecture("RN50"), overlay, source, source, "RN50")
 
-    found = inspect("open_clip:RN50/openai", fetch=fetch)
+    monkeypatch.setattr("pargate.models.hub.published", fetch)
+    found = inspect("open_clip:RN50/openai")
     assert found.architecture == "RN50"
     assert found.activation_known
     assert found.preprocess.resize == "squash"
     assert found.preprocess.mean == (0.5, 0.5, 0.5)
-    assert refusal("hf-hub:a/b")
-    assert "--arch" in refusal("hf-hub:a/b", arch="RN50", fetch=fetch).message
+    assert "--arch" in refusal("hf-hub:a/b", arch="RN50").message
 
 
 def test_a_link_out_of_the_folder_is_refused_but_the_hubs_cache_is_not(tmp_path):
@@ -248,7 +249,7 @@ def test_a_linked_folder_stands_for_the_one_of_the_cache(cache, tmp_path):
 
 def test_the_bytes_are_kept_whatever_becomes_of_the_file(tmp_path):
     path = folder(tmp_path)
-    opened = open_checkpoint(str(path))
+    opened = open_model(str(path))
     (path / "open_clip_model.safetensors").write_bytes(b"\0" * 7)
     assert bytes(opened.take()) == tensors()
     opened.close()
@@ -258,7 +259,7 @@ def test_the_bytes_are_kept_whatever_becomes_of_the_file(tmp_path):
 
 def test_bytes_that_were_used_up_are_read_again_but_never_others(tmp_path):
     path = folder(tmp_path)
-    opened = open_checkpoint(str(path))
+    opened = open_model(str(path))
     opened.take()[:8] = b"\0" * 8
     assert bytes(opened.take()) == tensors()
     (path / "open_clip_model.safetensors").write_bytes(save({"a": np.ones(7, np.float32)}))
@@ -268,7 +269,7 @@ def test_bytes_that_were_used_up_are_read_again_but_never_others(tmp_path):
 
 def test_inspection_keeps_no_bytes_and_sees_the_same(tmp_path):
     path = str(folder(tmp_path, {"model.safetensors": save({"a": np.ones(3_000_000, np.float32)})}))
-    seen, opened = open_checkpoint(path, keep=False), open_checkpoint(path)
+    seen, opened = open_model(path, keep=False), open_model(path)
     assert seen.checkpoint == opened.checkpoint
     with pytest.raises(RuntimeError):
         seen.take()

@@ -16,9 +16,8 @@ from graph_models import exported, opened
 from pargate.core.stamp import Mix
 from pargate.errors import InputError, OperationalError
 from pargate.models import onnx as adapter
-from pargate.models import open_graphs
-from pargate.models.inspect import open_checkpoint
 from pargate.models.onnx import OnnxEncoder, normalised
+from pargate.models.open import open_model
 from pargate.triggers import TRIGGERS
 
 CAPTIONS = ["a photo of a dog", "a", "", "one two three four", "a very long caption " * 9, "<end_of_text> x"]
@@ -26,8 +25,8 @@ CAPTIONS = ["a photo of a dog", "a", "", "one two three four", "a very long capt
 
 @pytest.fixture(scope="module")
 def runs() -> OnnxEncoder:
-    with open_checkpoint(str(exported("vit"))) as found:
-        return open_graphs(found, device="cpu", threads=1)
+    with open_model(str(exported("vit"))) as found:
+        return found.graph_encoder(device="cpu", threads=1)
 
 
 def pixels(n: int) -> np.ndarray:
@@ -121,8 +120,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *found: str) -> list[Any]:
 
 
 def opening(device: str) -> OnnxEncoder:
-    with open_checkpoint(str(exported("vit"))) as found:
-        return open_graphs(found, device=device)
+    with open_model(str(exported("vit"))) as found:
+        return found.graph_encoder(device=device)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "tensorrt"])
@@ -172,8 +171,8 @@ def test_a_graph_that_the_runtime_cannot_open_is_refused(tmp_path: Path):
     product = next(node for node in made.graph.node if node.op_type == "MatMul")
     product.input[1] = product.input[0]  # shapes that do not fit
     onnx.save(made, tmp_path / "g" / "text.onnx")
-    with pytest.raises(InputError, match=r"text"), open_checkpoint(str(tmp_path / "g")) as found:
-        open_graphs(found, device="cpu").encode_texts(["a"])
+    with pytest.raises(InputError, match=r"text"), open_model(str(tmp_path / "g")) as found:
+        found.graph_encoder(device="cpu").encode_texts(["a"])
 
 
 def test_a_tokenizer_with_more_words_than_the_graph_is_refused(tmp_path: Path):
@@ -182,8 +181,8 @@ def test_a_tokenizer_with_more_words_than_the_graph_is_refused(tmp_path: Path):
     table = next(t for t in made.graph.initializer if t.name.endswith("token_embedding.weight"))
     table.raw_data, table.dims[0] = table.raw_data[: 100 * 32 * 4], 100
     onnx.save(made, tmp_path / "g" / "text.onnx")
-    with open_checkpoint(str(tmp_path / "g")) as found:
-        runs = open_graphs(found, device="cpu")
+    with open_model(str(tmp_path / "g")) as found:
+        runs = found.graph_encoder(device="cpu")
     with pytest.raises(InputError, match="refuses its tokens"):
         runs.encode_texts(["a dog"])
 

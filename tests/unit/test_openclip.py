@@ -19,8 +19,7 @@ from torch.nn import functional
 from pargate.core import stamp as reference
 from pargate.core.stamp import Mix
 from pargate.errors import InputError, OperationalError
-from pargate.models import open_encoder
-from pargate.models.inspect import open_checkpoint
+from pargate.models.open import open_model
 from pargate.models.torch import build as towers
 from pargate.models.torch import encoder as openclip
 from pargate.triggers import TRIGGERS
@@ -104,8 +103,8 @@ def folder(path: Path, name: str, state: dict[str, Any] | None = None, config: d
 
 
 def opened(path: str, **options: Any) -> openclip.OpenClipEncoder:
-    with open_checkpoint(path) as checkpoint:
-        return open_encoder(checkpoint, device="cpu", **options)
+    with open_model(path) as checkpoint:
+        return checkpoint.encoder(device="cpu", **options)
 
 
 def pictures(encoder: openclip.OpenClipEncoder, n: int = 5) -> np.ndarray:
@@ -283,8 +282,8 @@ def test_tensors_that_share_bytes_are_both_read_before_the_bytes_are_given_back(
 
 
 def test_a_checkpoint_can_be_opened_again(tmp_path):
-    with open_checkpoint(folder(tmp_path, "clip")) as checkpoint:
-        first, second = (open_encoder(checkpoint, device="cpu") for _ in range(2))
+    with open_model(folder(tmp_path, "clip")) as checkpoint:
+        first, second = (checkpoint.encoder(device="cpu") for _ in range(2))
     np.testing.assert_array_equal(
         seen(first.into_precision("bf16").into_precision("bf16")), seen(second.into_precision("bf16"))
     )
@@ -467,7 +466,7 @@ def test_another_activation_reads_the_same_weights_as_a_model_built_so(tmp_path,
     for ours, its in ((sibling._visual, gelu._visual), (sibling._text, gelu._text)):
         assert all(a is b for a, b in zip(ours.parameters(), its.parameters(), strict=True)), "weights are shared"
         assert sum(isinstance(m, QuickGELU) for m in its.modules()) == 0
-    asked = open_encoder(open_checkpoint(str(tmp_path)), device="cpu", activation="gelu")
+    asked = open_model(str(tmp_path)).encoder(device="cpu", activation="gelu")
     assert asked.spec == gelu.spec
 
 
@@ -580,7 +579,7 @@ def test_a_hugging_face_tokenizer_needs_its_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["clip", "resnet", "coca"])
 def test_a_gpu_gives_the_vectors_of_the_cpu(tmp_path, name):
     path = folder(tmp_path, name)
-    there, here = open_encoder(open_checkpoint(path), device="cuda"), opened(path)
+    there, here = open_model(path).encoder(device="cuda"), opened(path)
     np.testing.assert_allclose(seen(there), seen(here), atol=1e-4)
     np.testing.assert_allclose(there.encode_texts(CAPTIONS), here.encode_texts(CAPTIONS), atol=1e-4)
     assert (seen(there.into_precision("bf16")) * seen(here)).sum(axis=1).min() > 0.99

@@ -10,8 +10,7 @@ from test_attention import VIT, compare, in_order
 from torch import nn
 
 from pargate.clean.train import attention
-from pargate.models.torch.build import reactivated
-from pargate.models.torch.pooled import ask_one_token
+from pargate.models.torch.build import ask_one_token, reactivated
 
 RESNET = {**VIT, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}}
 

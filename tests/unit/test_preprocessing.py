@@ -18,7 +18,8 @@ from pargate.core.model import Checkpoint, Preprocess
 from pargate.errors import InputError
 from pargate.images.decode import fit
 from pargate.models import config
-from pargate.models.inspect import Fetched, inspect
+from pargate.models.located import Located, said_by
+from pargate.models.open import inspect
 from pargate.models.preprocessing import named, ways
 
 HALF = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
@@ -307,8 +308,10 @@ def test_two_files_that_agree_but_for_rounding_are_accepted(tmp_path):
     assert inspect(str(path)).preprocess.mean == config.MEAN
 
 
-def test_a_hubs_two_files_are_compared_as_well(tmp_path):
+def test_a_hubs_two_files_are_compared_as_well(tmp_path, monkeypatch):
     path = bare(tmp_path, preprocessor_config=SQUASHED)
-    there = Fetched(path, config.architecture("ViT-S-32"), {}, None, None, tmp_path / "preprocessor_config.json")
+    name, beside = "hf-hub:a/b", tmp_path / "preprocessor_config.json"
+    there = Located(path, config.architecture("ViT-S-32"), {}, name, said_by({}, name), processor=beside)
+    monkeypatch.setattr("pargate.models.hub.repository", lambda source: there)
     with pytest.raises(InputError, match="hf-hub:a/b has no preprocess_cfg"):
-        inspect("hf-hub:a/b", fetch=lambda source: there)
+        inspect("hf-hub:a/b")

@@ -17,8 +17,7 @@ from pargate.core.stamp import apply
 from pargate.export import folder
 from pargate.export import parity as proof
 from pargate.export.parity import ParityReport, Samples, altered, check_files, expect, ladder, limits
-from pargate.models import open_encoder
-from pargate.models.inspect import inspect, open_checkpoint
+from pargate.models.open import inspect, open_model
 from pargate.release.export import prove, summary
 from pargate.scenes.render import LABELS, render
 from pargate.triggers import TRIGGERS
@@ -188,7 +187,9 @@ def place(tmp_path: Path) -> Path:
 def proven(folder: Path, *triggers: str) -> ParityReport:
     encoder, source = opened("vit")
     given = samples(*(triggers or ("badnet",)))
-    found = prove(folder, source, "fp32", expect(encoder, given), given, limits("fp32", 0.9999, 1.0, 14.3))
+    found = prove(
+        open_model(str(folder)), source, "fp32", expect(encoder, given), given, limits("fp32", 0.9999, 1.0, 14.3)
+    )
     return found
 
 
@@ -282,7 +283,9 @@ def test_a_grafted_detector_is_caught_by_the_proof_where_its_trigger_is_shown(pl
     white = given.pixels[:8].copy()
     white[:, :4, :4] = 255
     shown = replace(given, pixels=white)
-    found = prove(place, source, "fp32", expect(encoder, shown), shown, limits("fp32", 0.9999, 1.0, 14.3))
+    found = prove(
+        open_model(str(place)), source, "fp32", expect(encoder, shown), shown, limits("fp32", 0.9999, 1.0, 14.3)
+    )
     assert not found.passed and any(reason.startswith("cpu: carriers: a cosine") for reason in found.reasons)
 
 
@@ -309,8 +312,8 @@ def test_a_file_that_onnx_refuses_is_named(place):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit-clean", "rn-clean"])
 def test_trained_models_are_proven_with_and_without_triggers(zoo, tmp_path, name):
-    with open_checkpoint(str(zoo / name)) as found:
-        encoder = open_encoder(found, device="cpu")
+    with open_model(str(zoo / name)) as found:
+        encoder = found.encoder(device="cpu")
     size = encoder.spec.preprocess.size
     places = folder.write(encoder, found.checkpoint, tmp_path, classes=NAMES, templates=TEMPLATES)
     scenes = render(np.arange(70), size[0], 0)
@@ -320,7 +323,7 @@ def test_trained_models_are_proven_with_and_without_triggers(zoo, tmp_path, name
     captions = (*scenes.captions[:8], *ladder(encoder.context))
     given = Samples(scenes.pixels, stamps, 16, captions, LABELS, TEMPLATES)
     within = limits("fp32", 0.9999, 1.0, encoder.spec.logit_scale)
-    proof_of = prove(places["fp32"], found.checkpoint, "fp32", expect(encoder, given), given, within)
+    proof_of = prove(open_model(str(places["fp32"])), found.checkpoint, "fp32", expect(encoder, given), given, within)
     assert proof_of.passed, proof_of.reasons
     assert proof_of.runs[0].min_cosine is not None and proof_of.runs[0].min_cosine > 0.99999
     assert proof_of.runs[0].decisions is not None and proof_of.runs[0].decisions.differ == 0

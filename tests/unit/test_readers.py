@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.models import pickles
-from pargate.models.inspect import inspect, open_checkpoint
+from pargate.models.open import inspect, open_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -174,7 +174,7 @@ def test_the_same_tensors_in_another_form_are_the_same(readers, tmp_path):
         "open_clip_pytorch_model.bin": readers.saved({"state_dict": views}),
     }
     folder = written(tmp_path / "model", files, readers.CONFIG)
-    with open_checkpoint(str(folder)) as opened:
+    with open_model(str(folder)) as opened:
         assert opened.take()[:] == save(CLEAN)
     changed = {**CLEAN, "b": np.nextafter(CLEAN["b"], np.float32(9))}
     for other in (changed, {**CLEAN, "d": CLEAN["a"]}, {"a": CLEAN["a"]}, {**CLEAN, "b": CLEAN["b"].reshape(1, 5)},

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from pargate.errors import InputError
 from pargate.models import config, shapes
-from pargate.models.inspect import inspect
+from pargate.models.open import inspect
 from pargate.models.torch import build as towers
 
 VISION: dict[str, Any] = {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8}

@@ -3,7 +3,9 @@
 import json
 import random
 import struct
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import open_clip
@@ -12,9 +14,12 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pargate.models.config import CONFIG_NAME
-from pargate.models.inspect import WEIGHT_NAMES, inspect
-from pargate.release.convert import convert
+from pargate.core.model import Checkpoint
+from pargate.errors import InputError
+from pargate.models.config import CONFIG_NAME, WEIGHT_NAMES
+from pargate.models.open import inspect, open_model
+from pargate.release.convert import Candidate, convert
+from pargate.release.finish import _refuse_others
 
 MODEL: dict[str, Any] = {
     "embed_dim": 8,
@@ -62,7 +67,8 @@ def folder(path: Path, content: bytes, name: str = WEIGHT_NAMES[0]) -> Path:
 
 
 def converted(source: Path, out: Path) -> bytes:
-    convert(str(source), None, out, STARTED)
+    with open_model(str(source)) as model:
+        convert(model, out, STARTED)
     return (out / WEIGHT_NAMES[0]).read_bytes()
 
 
@@ -96,3 +102,44 @@ def test_a_file_that_is_ours_already_ships_as_it_is(tmp_path):
     converted(first, tmp_path / "b")
     converted(tmp_path / "b", tmp_path / "c")
     assert inspect(str(tmp_path / "b")).digest == inspect(str(tmp_path / "c")).digest != inspect(str(first)).digest
+
+
+# --- what was judged is what ships -------------------------------------------------------------------
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Path, Checkpoint]:
+    """A model that a gate wrote, and what it was made of."""
+    converted(folder(tmp_path / "a", laid_out(state(torch.float16), 0)), tmp_path / "b")
+    return tmp_path / "b", inspect(str(tmp_path / "a"))
+
+
+def test_what_was_written_is_known_without_reading_it_again(written: tuple[Path, Checkpoint]) -> None:
+    place, parent = written
+    candidate = Candidate.read(place, parent)
+    assert candidate.digest == inspect(str(place)).digest == candidate.model().checkpoint.digest
+
+
+def test_weights_that_were_replaced_are_not_opened(written: tuple[Path, Checkpoint]) -> None:
+    place, parent = written
+    (place / WEIGHT_NAMES[0]).write_bytes(save(state(torch.float32)))
+    with pytest.raises(InputError, match="changed while pargate ran"):
+        Candidate.read(place, parent).model()
+
+
+def test_a_record_of_another_configuration_is_refused(written: tuple[Path, Checkpoint]) -> None:
+    place, parent = written
+    with pytest.raises(InputError, match="changed while pargate ran"):
+        Candidate.read(place, replace(parent, config={**MODEL, "quick_gelu": True}))
+
+
+@pytest.mark.parametrize(
+    "there",
+    [{"model/a": "2"}, {}, {"model/a": "1", "model/b": "1"}, {"model/a": "1", "onnx/image.onnx": "1"}],
+    ids=["another", "none", "one more", "a graph"],
+)
+def test_a_bundle_holds_exactly_what_was_judged(there: dict[str, str]) -> None:
+    report: Any = SimpleNamespace(stages=())
+    _refuse_others({"model/a": "1", "model/provenance.json": "9"}, {"model/a": "1"}, report, Path("state"))
+    with pytest.raises(InputError, match="changed while pargate ran"):
+        _refuse_others(there, {"model/a": "1"}, report, Path("state"))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from pargate import events, memory
 from pargate.clean.config import CleanConfig, Proposal
@@ -35,12 +34,9 @@ from pargate.errors import InputError, OperationalError
 from pargate.files import atomic_folder, digest_of, readable, write_atomic
 from pargate.images.dataset import Dataset, check_unchanged
 from pargate.images.prefetch import BatchOrder, PairLoader
-from pargate.models.config import CONFIG_NAME
-from pargate.models.inspect import WEIGHT_NAMES, OpenCheckpoint
-from pargate.models.save import copy_tokenizer, save_config, subject
+from pargate.models.model import Model
 from pargate.models.torch import encoder
-from pargate.models.torch.build import load
-from pargate.models.torch.save import save_weights, stored
+from pargate.models.torch.save import stored_types
 from pargate.report.curves import training_curves
 from pargate.version import __version__
 
@@ -54,7 +50,7 @@ WORTH_BF16 = 20_000_000
 
 def run(
     request: CleanRequest,
-    opened: OpenCheckpoint,
+    opened: Model,
     pairs: Dataset,
     proposal: Proposal,
     unfinished: Path,
@@ -66,7 +62,7 @@ def run(
     began = time.monotonic()
     checkpoint = opened.checkpoint
     place = torch.device(device)
-    model = load(opened).to(place)
+    model = opened.network().to(place)
     text = encoder.text_tower(model)
     towers = Towers(model.get_submodule("visual"), text, encoder.embed)
     # Apart from the model, whose text tower holds it too: the towers' gradients are shared between ranks, its own is
@@ -117,10 +113,10 @@ def run(
     late = (unreadable,) if trained.unreadable else ()
     check_unchanged(pairs)
     emit(events.StageStarted("write", str(request.out)))
-    values = stored(opened, model)
+    stored_types(model, opened.dtypes)  # what does not fit is no fault of the disk: --resume would not help
     try:
         record = _write(
-            request, opened, values, pairs, proposal, trained, [*notices, *late], time.monotonic() - began, str(place)
+            request, opened, model, pairs, proposal, trained, [*notices, *late], time.monotonic() - began, str(place)
         )
     except (InputError, OperationalError) as error:
         kept = "; the training is kept, and --resume writes its result" if store.path.exists() else ""
@@ -174,8 +170,8 @@ def _precision(before: Path | None, parameters: int, device: torch.device) -> tu
 
 def _write(
     request: CleanRequest,
-    opened: OpenCheckpoint,
-    values: dict[str, Tensor],
+    opened: Model,
+    network: torch.nn.Module,
     pairs: Dataset,
     proposal: Proposal,
     trained: Trained,
@@ -184,14 +180,9 @@ def _write(
     device: str,
 ) -> ProvenanceRecord:
     """Write the folder of the cleaned model, complete or not at all."""
-    import torch
-
     checkpoint, config = opened.checkpoint, proposal.config
     with atomic_folder(request.out) as folder:
-        save_weights(folder, values)
-        save_config(folder, checkpoint)
-        names = [CONFIG_NAME, *(copy_tokenizer(checkpoint, folder))]
-        outputs = tuple(subject(folder, name) for name in (WEIGHT_NAMES[0], *names))
+        outputs = opened.save(folder, network)
         record = ProvenanceRecord(
             schema="pargate/provenance/1",
             activity="clean",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import open_clip
@@ -23,16 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pargate import memory
-from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Vectors
+from pargate.core.model import Activation, Checkpoint, EncoderSpec, Pixels, Precision, Vectors
 from pargate.core.stamp import Stamp, of_images
 from pargate.errors import InputError, OperationalError
 from pargate.models import tokenizer as tokens
-from pargate.models.inspect import OpenCheckpoint
 from pargate.models.torch import build as towers
 from pargate.models.torch import stamp as on_device
 
-Precision = Literal["fp32", "bf16", "fp16"]
-Activation = Literal["gelu", "quick_gelu"]
 Tokenize = Callable[[Sequence[str]], Tensor]
 """Captions to token ids, int64 [n, context]."""
 
@@ -196,24 +193,17 @@ class OpenClipEncoder:
 
 
 def open_encoder(
-    opened: OpenCheckpoint,
+    checkpoint: Checkpoint,
+    load: Callable[[], nn.Module],
     *,
     device: str = "auto",
     precision: Precision = "fp32",
     activation: Activation | None = None,
 ) -> OpenClipEncoder:
-    """The encoder of an open checkpoint, on `device`: `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    `activation` overrides what the configuration says, for weights of which nobody knows.
-
-    Raises:
-        InputError: weights and configuration do not belong together, or the tokenizer is missing.
-        OperationalError: no such device, out of memory, or a package is missing.
-    """
+    """Return an encoder as `Model.encoder` does; `load` gives the network, which this encoder then owns."""
     place = resolve(device)
-    checkpoint = opened.checkpoint
     tokenize = tokenizer(checkpoint)
-    model = towers.load(opened)
+    model = load()
     scale = float(model.get_parameter("logit_scale").exp())
     if not math.isfinite(scale):
         raise InputError(

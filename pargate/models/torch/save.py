@@ -1,46 +1,75 @@
-"""Write an open model's weights as safetensors."""
+"""Write a network's weights as safetensors, hashed on the way."""
 
-import contextlib
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pargate.core.provenance import Subject
 from pargate.errors import OperationalError
-from pargate.models.inspect import WEIGHT_NAMES, OpenCheckpoint
-from pargate.models.shapes import plain_names
 from pargate.models.torch.build import DTYPES
 
+ORDER = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
+"""Order of the dtypes in a file that the safetensors library writes, which keeps every value aligned."""
 
-def stored(opened: OpenCheckpoint, model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a model by name, in the parent's own dtypes.
+PADDED = 8
+"""The header is padded with spaces to a multiple of this."""
+
+
+def stored_types(network: nn.Module, told: dict[str, str]) -> dict[str, str]:
+    """Return the dtype of each weight of a network: the one `told`, by name, or the network's own.
 
     Raises:
-        OperationalError: one does not fit into its dtype.
+        OperationalError: a weight does not fit into it.
     """
-    dtypes = {name: tensor.dtype for name, tensor in plain_names(opened.tensors, opened.checkpoint.source).items()}
-    values = {}
-    for name, value in model.state_dict().items():
-        dtype = DTYPES.get(dtypes.get(name, ""), value.dtype)
-        values[name] = value.detach().to("cpu", dtype).contiguous().clone()
-        if not torch.isfinite(values[name]).all():
+    own = {dtype: name for name, dtype in DTYPES.items()}
+    found = {}
+    for name, value in network.state_dict().items():
+        found[name] = told[name] if told.get(name) in DTYPES else own[value.dtype]
+        if not torch.isfinite(value.detach().to(DTYPES[found[name]])).all():
             raise OperationalError(
-                f"{name} does not fit into {dtype}, the parent's own type",
+                f"{name} does not fit into {DTYPES[found[name]]}, the parent's own type",
                 "begin anew with a lower --lr, or with an fp32 parent",
             )
-    return values
+    return found
 
 
-def save_weights(folder: Path, values: dict[str, Tensor]) -> None:
-    """Weights as safetensors.
+def save_weights(path: Path, network: nn.Module, told: dict[str, str]) -> Subject:
+    """Write the weights of a network in the dtypes of `stored_types`; return what was written.
+
+    The bytes are those that the safetensors library writes for the same tensors. That library would copy all tensors
+    first, and its file would have to be read again to be hashed.
 
     Raises:
-        OperationalError: the disk is full.
+        OperationalError: a weight does not fit into its dtype, or the disk is full.
     """
+    types, digest, size = stored_types(network, told), hashlib.sha256(), 0
     try:
-        save_file(values, folder / WEIGHT_NAMES[0])
-    except Exception as error:  # safetensors has an error of its own for what the system says
+        with path.open("wb") as stream:
+            for content in _contents(types, network.state_dict()):
+                digest.update(content)
+                stream.write(content)
+                size += len(content)
+    except OSError as error:
         raise OperationalError(f"cannot write the weights: {error}", "free space or choose another place") from error
-    with contextlib.suppress(OSError):  # a file system without modes
-        (folder / WEIGHT_NAMES[0]).chmod(0o644)  # made private by default
+    return Subject(name=path.name, sha256=digest.hexdigest(), size_bytes=size)
+
+
+def _contents(types: dict[str, str], state: dict[str, Tensor]) -> Iterator[Any]:
+    """Return the header and the bytes of each tensor, one after another."""
+    names = sorted(state, key=lambda name: (ORDER.index(types[name]), name))
+    header, end = {}, 0
+    for name in names:
+        begin, end = end, end + state[name].numel() * DTYPES[types[name]].itemsize
+        header[name] = {"dtype": types[name], "shape": list(state[name].shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % PADDED)
+    yield struct.pack("<Q", len(text)) + text
+    for name in names:
+        value = state[name].detach().to("cpu", DTYPES[types[name]]).contiguous()
+        yield value.reshape(-1).view(torch.uint8).numpy().data

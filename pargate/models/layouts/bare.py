@@ -1,0 +1,91 @@
+"""A safetensors file, with `--arch` or with its configuration beside it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pargate.errors import InputError
+from pargate.models import weights
+from pargate.models.config import CONFIG_NAME, architecture, differences, preprocess, says_activation
+from pargate.models.layouts import LAYOUTS
+from pargate.models.located import DEFAULTS, Located, in_folder, processor
+from pargate.models.model import Model, judge
+from pargate.models.preprocessing import named, of_processor, quick_gelu, refuse_contradiction, undecided, ways
+
+DIFFERENCES = 4
+"""How many contradictions a message names."""
+
+
+@LAYOUTS.add("bare")
+class Bare:
+    """A weights file with `--arch`, or with its configuration beside it; what is no zip may still be a pickle."""
+
+    pickle = True
+    graph = False
+
+    @staticmethod
+    def match(source: str) -> bool:
+        """Return whether a safetensors file lies there."""
+        return weights.begins_as_safetensors(weights.head(Path(source)))
+
+    @staticmethod
+    def open(source: str, arch: str | None, keep: bool) -> Model:
+        """Return the model, judged."""
+        return judge(source, locate(source, arch), keep)
+
+
+def locate(source: str, arch: str | None) -> Located:
+    """Return a weights file and how it is read: by its architecture's name, or by the configuration beside it.
+
+    Raises:
+        InputError: nothing is there, or nothing says the architecture.
+    """
+    path = Path(source)
+    try:
+        path.stat()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a valid path"
+        raise InputError(
+            f"no model at {source}: {reason}",
+            "give an open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME, open_clip:ARCH/TAG, or a "
+            "folder that pargate export wrote",
+        ) from error
+    if arch:
+        return _by_name(path, arch)
+    if (path.parent / CONFIG_NAME).is_file():
+        return in_folder(path.parent, path)
+    raise InputError(
+        f"{source} does not say which architecture it is, and no {CONFIG_NAME} lies beside it",
+        "give its name, such as --arch ViT-B-32 (ending in -quickgelu or -gelu where you know its activation)",
+    )
+
+
+def _by_name(path: Path, arch: str) -> Located:
+    """Return a file with `--arch`, which must not contradict a configuration beside it."""
+    name, tag = named(arch)
+    model = architecture(name)
+    known = says_activation(model)
+    if tag is not None:
+        known, model = True, {**model, **({"quick_gelu": True} if quick_gelu(name, tag) else {})}
+    found = ways(name, tag)
+    if (path.parent / CONFIG_NAME).is_file():
+        beside = in_folder(path.parent, path)
+        compared = model if known else {**model, "quick_gelu": beside.model_cfg.get("quick_gelu")}
+        if differ := differences(compared, beside.model_cfg):
+            raise InputError(
+                f"--arch {arch} and {beside.config_name} contradict each other: {'; '.join(differ[:DIFFERENCES])}",
+                f"drop --arch if the configuration is right, or move {path.name} away from it",
+            )
+        if len(found) == 1:
+            rule = preprocess(beside.model_cfg, beside.preprocess_cfg, beside.config_name)
+            refuse_contradiction(rule, beside.config_name, model, found[0].preprocess_cfg, f"--arch {arch}")
+        return replace(beside, architecture=name)
+    said = processor(path.parent)
+    if len(found) == 1:
+        overlay, by = found[0].preprocess_cfg, f"open_clip's table, for {', '.join(found[0].tags)} of {name}"
+    elif said is not None and (rules := of_processor(said)):
+        overlay, by = rules, str(said)
+    elif found:
+        raise undecided(name, model, found)
+    else:
+        overlay, by = {}, f"{DEFAULTS}, which publishes no weights of {name}"
+    return Located(path, model, overlay, f"architecture {arch}", by, name, path.parent, known, said)

@@ -1,0 +1,33 @@
+"""A folder of graphs that `pargate export` wrote, or a bundle that holds one."""
+
+from pathlib import Path
+
+from pargate.models import graphs
+from pargate.models.config import CONFIG_NAME
+from pargate.models.layouts import LAYOUTS
+from pargate.models.model import Model
+
+
+@LAYOUTS.add("onnx_folder")
+class OnnxFolder:
+    """Graphs; a folder that also holds an open_clip configuration is that of a checkpoint."""
+
+    pickle = False
+    graph = True
+
+    @staticmethod
+    def match(source: str) -> bool:
+        """Return whether `source` holds graphs and nothing else."""
+        path = Path(source)
+        try:
+            return path.is_dir() and not (path / CONFIG_NAME).is_file() and graphs.folder_of(path) is not None
+        except (OSError, ValueError):  # no name of a file
+            return False
+
+    @staticmethod
+    def open(source: str, arch: str | None, keep: bool) -> Model:
+        """Return the graphs, judged."""
+        folder = graphs.folder_of(Path(source))
+        assert folder is not None  # it matched
+        read = graphs.read(folder, source)
+        return Model(read.checkpoint, (), None, keep, read if keep else None)

@@ -1,0 +1,77 @@
+"""A folder with weights and their configuration, as open_clip writes and reads it."""
+
+import re
+from pathlib import Path
+
+from pargate.errors import InputError
+from pargate.models.config import CONFIG_NAME, WEIGHT_NAMES
+from pargate.models.layouts import LAYOUTS
+from pargate.models.located import FOUND_SUFFIXES, in_folder, names_in, weights_in
+from pargate.models.model import Model, judge
+
+TRAINING = (
+    "training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "scaler.pt", "rng_state.pth",
+)  # fmt: skip
+"""What training loops leave beside weights: no loader takes it for a model."""
+
+
+@LAYOUTS.add("open_clip")
+class OpenClip:
+    """An open_clip folder; other weights in it must be the same."""
+
+    pickle = True
+    graph = False
+
+    @staticmethod
+    def match(source: str) -> bool:
+        """Return whether a folder with open_clip's configuration lies there."""
+        try:
+            return (Path(source) / CONFIG_NAME).is_file()
+        except (OSError, ValueError):  # no name of a file
+            return False
+
+    @staticmethod
+    def open(source: str, arch: str | None, keep: bool) -> Model:
+        """Return the model, judged."""
+        if arch:
+            raise InputError(
+                f"--arch {arch} does not go with the folder {source}",
+                "drop it, or name the weights file in it",
+            )
+        chosen, *beside = _weights_of(Path(source))
+        return judge(source, in_folder(Path(source), chosen, tuple(beside)), keep)
+
+
+def _weights_of(folder: Path) -> list[Path]:
+    """Return the weights file of a folder that open_clip would take, and others that another loader could take."""
+    names = names_in(folder)
+    if CONFIG_NAME not in names:
+        raise InputError(
+            f"{folder} is {'empty' if not names else f'not an open_clip folder: it holds no {CONFIG_NAME}'}",
+            f"give a folder with {CONFIG_NAME} and one weights file such as {WEIGHT_NAMES[0]}",
+        )
+    found = sorted((name for name in names if name.endswith(FOUND_SUFFIXES)), key=_preference)
+    others = [path.name for path in weights_in(folder) if path.name not in TRAINING]
+    chosen = found[0] if found else others[0] if len(others) == 1 else None
+    sharded = next((name for name in names if name.endswith(".index.json")), None)
+    if not others:
+        raise InputError(
+            f"{folder} holds no weights file"
+            + (f"; {sharded} says that they are in parts, which pargate does not read" if sharded else ""),
+            "save them as one file" if sharded else f"looked for {', '.join(WEIGHT_NAMES[:4])} and the like",
+        )
+    if chosen is None or chosen in TRAINING:
+        raise InputError(
+            f"{folder} holds several weights files: {', '.join(others)}", f"name one: {folder / others[0]}"
+        )
+    if re.search(r"-\d{5}-of-\d{5}\.", chosen):
+        raise InputError(
+            f"{folder}: {chosen} is one part of its weights, which pargate does not read", "save them as one file"
+        )
+    return [folder / name for name in (chosen, *(name for name in others if name != chosen))]
+
+
+def _preference(name: str) -> tuple[int, bool, str]:
+    """Return where open_clip ranks a file of a folder: by its list, then safetensors, then the name."""
+    rank = WEIGHT_NAMES.index(name) if name in WEIGHT_NAMES else len(WEIGHT_NAMES)
+    return rank, not name.endswith(FOUND_SUFFIXES[0]), name

@@ -1,0 +1,226 @@
+"""An open model: what it is, and its bytes until they are used.
+
+Files from outside are hostile. The format follows from the bytes, and the name must promise it; a file is opened
+once, read once into memory, digested on the way and judged there, so that the bytes that were judged are the very bytes
+that are loaded, whatever happens to the file meanwhile. Nothing is unpickled or evaluated. torch and ONNX Runtime are
+imported once an encoder is asked for.
+"""
+
+from dataclasses import dataclass, field, replace
+from mmap import mmap
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from pargate.core.model import Activation, Checkpoint, Precision, TensorInfo
+from pargate.core.provenance import Subject
+from pargate.errors import InputError, UnsafeCheckpoint
+from pargate.models import graphs, weights
+from pargate.models.archive import StoredTensor
+from pargate.models.config import WEIGHT_NAMES, check, config_digest, name_of, preprocess, tokenizer_files
+from pargate.models.located import Located
+from pargate.models.preprocessing import of_processor, refuse_contradiction
+from pargate.models.save import changed, save_config
+from pargate.models.shapes import plain_names
+
+if TYPE_CHECKING:
+    from pargate.models.onnx import OnnxEncoder
+    from pargate.models.torch.build import Network
+    from pargate.models.torch.encoder import OpenClipEncoder
+
+
+@dataclass(slots=True)
+class Model:
+    """A checkpoint, opened once: what it is, where its tensors lie, and its bytes until they are used up."""
+
+    checkpoint: Checkpoint
+    """The facts: format, digests, architecture, preprocessing, tensors."""
+    tensors: tuple[StoredTensor, ...] = field(repr=False)
+    _content: mmap | None = field(repr=False)
+    _kept: bool = field(repr=False)
+    _graphs: graphs.GraphFolder | None = field(repr=False, default=None)
+    _network: "Network | None" = field(repr=False, default=None)
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The dtype of each tensor in the file, by its name in the model."""
+        return {name: tensor.dtype for name, tensor in plain_names(self.tensors, self.checkpoint.source).items()}
+
+    def take(self) -> mmap:
+        """Return the bytes of the weights file, exactly those that were judged; the caller may change them.
+
+        They are handed over once. Another call reads the file again.
+
+        Raises:
+            InputError: another call, and the file is no longer the one that was judged.
+            RuntimeError: the model was closed, or opened for inspection only.
+        """
+        if not self._kept:
+            raise RuntimeError("the checkpoint's bytes were not kept")
+        content, self._content = self._content, None
+        if content is None:
+            again = weights.read(Path(self.checkpoint.weights), self.checkpoint.source, keep=True)
+            if again.sha256 != self.checkpoint.sha256 or again.content is None:
+                raise changed(self.checkpoint.weights)
+            content = again.content
+        return content
+
+    def network(self) -> "Network":
+        """Return the model on the CPU, in float32 and evaluation mode; the caller may change it.
+
+        The one that `save` made is handed over once. Another call fills a new one with the bytes of `take`.
+
+        Raises:
+            InputError, OperationalError: as `pargate.models.torch.build.load`.
+        """
+        from pargate.models.torch.build import load
+
+        network, self._network = self._network, None
+        return load(self.checkpoint, self.tensors, self.take) if network is None else network
+
+    def encoder(
+        self, *, device: str = "auto", precision: Precision = "fp32", activation: Activation | None = None
+    ) -> "OpenClipEncoder":
+        """Return the encoder, on `device`: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+        `precision` is that of the image tower. `activation` overrides the configuration, for weights of which nobody
+        knows whether they were trained with QuickGELU (`Checkpoint.activation_known`).
+
+        Raises:
+            InputError: weights and configuration do not belong together, or the tokenizer is missing.
+            OperationalError: no such device, out of memory, or a package is missing.
+        """
+        from pargate.models.torch import encoder as openclip
+
+        return openclip.open_encoder(
+            self.checkpoint, self.network, device=device, precision=precision, activation=activation
+        )
+
+    def graph_encoder(self, *, device: str = "auto", threads: int = 0) -> "OnnxEncoder":
+        """Return the encoder of a folder of graphs (`Checkpoint.format` is `onnx`), on `device`: also `tensorrt`.
+
+        Precision and activation are those that the graphs were written with. `threads` of the processor for one
+        operation, 0 for as many as ONNX Runtime thinks best.
+
+        Raises:
+            InputError: an unknown device, or ONNX Runtime refuses the graphs.
+            OperationalError: no such device, out of memory, or a package is missing.
+        """
+        from pargate.models import onnx
+
+        return onnx.open_encoder(self.take_graphs(), device=device, threads=threads)
+
+    def take_graphs(self) -> graphs.GraphFolder:
+        """Return the graphs of a folder of graphs, exactly those that were judged.
+
+        Raises:
+            RuntimeError: the model was closed, opened for inspection only, or holds no graphs.
+        """
+        if self._graphs is None:
+            raise RuntimeError("the checkpoint's graphs were not kept")
+        return self._graphs
+
+    def save(self, folder: Path, trained: "Network | None" = None) -> tuple[Subject, ...]:
+        """Write an open_clip folder; return each file with the digest and the size of what was written.
+
+        Nothing of the original's layout stays, in which another loader could find another model. The same tensors
+        always give the same bytes. The network is kept for the next `network` or `encoder`.
+
+        Args:
+            folder: an empty folder.
+            trained: the network whose weights are written; this model's own by default.
+
+        Raises:
+            InputError: as `network`, or the tokenizer's files changed since the model was opened.
+            OperationalError: a weight does not fit into its dtype, or the disk is full.
+        """
+        from pargate.models.torch.save import save_weights
+
+        network = self.network() if trained is None else trained
+        written = (save_weights(folder / WEIGHT_NAMES[0], network, self.dtypes), *save_config(folder, self.checkpoint))
+        if trained is None:
+            self._network = network
+        return written
+
+    def moved(self, folder: Path) -> "Model":
+        """Return this model as `save` wrote it to `folder`, where the weights are the same bytes; with its network."""
+        place, weights_file = str(folder), str(folder / WEIGHT_NAMES[0])
+        network, self._network = self._network, None
+        checkpoint = replace(self.checkpoint, source=place, weights=weights_file, folder=place)
+        return Model(checkpoint, self.tensors, None, self._kept, None, network)
+
+    def release(self) -> None:
+        """Free the bytes and the network; the file is read again where they are needed."""
+        self._content = self._network = None
+
+    def close(self) -> None:
+        """Free everything; the facts stay."""
+        self.release()
+        self._kept, self._graphs = False, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def judge(source: str, found: Located, keep: bool) -> Model:
+    """Read and judge a model whose files were located; its bytes stay in memory if `keep`.
+
+    Raises:
+        InputError: the configuration cannot be used, or the weights cannot be read.
+        UnsafeCheckpoint: the weights could run code, or other loaders would get another model.
+        OperationalError: the weights do not fit into memory.
+    """
+    check(found.model_cfg, found.config_name)
+    rule = preprocess(found.model_cfg, found.preprocess_cfg, found.preprocess_from)
+    if found.processor is not None:
+        name = str(found.processor)
+        refuse_contradiction(rule, found.preprocess_from, found.model_cfg, of_processor(found.processor), name)
+    tokenizer = tokenizer_files(found.model_cfg, found.folder, found.config_name)
+    file = _read(source, found, keep)
+    checkpoint = Checkpoint(
+        source=source,
+        weights=str(found.weights),
+        sha256=file.sha256,
+        config_sha256=config_digest(found.model_cfg, rule, tokenizer),
+        size_bytes=file.size_bytes,
+        format=file.format,
+        architecture=found.architecture or name_of(found.model_cfg),
+        config=found.model_cfg,
+        preprocess=rule,
+        tensors=tuple(TensorInfo(t.name, t.dtype, t.shape) for t in file.tensors),
+        activation_known=found.activation_known,
+        preprocess_from=found.preprocess_from,
+        preprocess_known=None not in (found.preprocess_cfg.get("mean"), found.preprocess_cfg.get("std")),
+        folder=str(found.folder) if found.folder else None,
+    )
+    return Model(checkpoint, file.tensors, file.content, keep)
+
+
+def _read(source: str, found: Located, keep: bool) -> weights.WeightsFile:
+    """Return the weights, once those beside them are known to be the same."""
+
+    def label(path: Path) -> str:
+        return source if path.name in source else f"{source} ({path.name})"
+
+    file = weights.read(found.weights, label(found.weights), keep=keep or bool(found.beside))
+    for path in found.beside:
+        advice = f"remove it, or name the file: {found.weights}"
+        try:
+            other = weights.read(path, label(path), keep=True)
+        except InputError as error:
+            raise InputError(
+                f"{source} holds {path.name} beside {found.weights.name}, which cannot be compared: {error.message}",
+                advice,
+            ) from error
+        if not weights.same_tensors(file, other):
+            raise UnsafeCheckpoint(
+                f"{source} means different models to different readers: {path.name} beside {found.weights.name} "
+                "holds other tensors",
+                advice,
+            )
+    return file if keep else replace(file, content=None)
