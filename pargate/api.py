@@ -95,7 +95,7 @@ def scan(
     refuse_expired(resolved, now.date())
     source: str | Model = str(model)
     if not isinstance(model, str | Path):
-        from pargate.models.torch.inmemory import of_network
+        from pargate.models.inmemory import of_network
 
         source = opened = of_network(model, preprocess, tokenizer)
         resolved, precision = _without_file(resolved), "fp32" if precision == "auto" else precision
