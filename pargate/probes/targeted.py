@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate.core.model import Vectors
-from pargate.core.results import NOT_FINITE, Count, Finding, Measurement, Metric, Pairs, Target, TriggerInfo
+from pargate.core.results import NOT_FINITE, Count, Finding, Measurement, Metric, PairedCounts, Target, TriggerInfo
 from pargate.probes.base import Asked, BlockSource, Scene, Test, Views, Words
 from pargate.triggers import Trigger
 
@@ -234,7 +234,7 @@ class TargetedTest(Test):
 
     def _count(
         self, target: int, records: list[_Record]
-    ) -> tuple[dict[str, Count], Pairs | None, dict[str, int], tuple[str, ...]]:
+    ) -> tuple[dict[str, Count], PairedCounts | None, dict[str, int], tuple[str, ...]]:
         if not records:
             return {}, None, {}, ()
         truth = np.concatenate([r.truth.of(target) for r in records])
@@ -260,7 +260,7 @@ class TargetedTest(Test):
 
     def _pair(
         self, target: int, records: list[_Record], hit: NDArray[np.bool_], eligible: NDArray[np.bool_]
-    ) -> Pairs | None:
+    ) -> PairedCounts | None:
         if self.baseline == "reference":
             against, name = target, "reference"
             other = np.concatenate([r.reference.of(target) for r in records if r.reference is not None])
@@ -273,7 +273,7 @@ class TargetedTest(Test):
             # A carrier that hits the control's class anyway says nothing about the control's pull.
             anyway = np.concatenate([r.truth.of(own) | r.clean.of(own) for r in records])
             eligible = eligible & ~anyway
-        return Pairs(
+        return PairedCounts(
             baseline=name,
             target=self.names[against],
             n=int(eligible.sum()),

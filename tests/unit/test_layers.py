@@ -137,7 +137,7 @@ def test_a_parent_can_be_nailed_down_by_its_digest(tmp_path: Path) -> None:
     assert resolved(tmp_path, named % digest).policy.name == "team"
     message = refusal(tmp_path, named % DIGEST)
     assert message.startswith("p.yaml:3:27: ")
-    assert f"org.yaml is not that file: it has {digest}" in message
+    assert f"org.yaml has another digest: {digest}" in message
 
 
 @pytest.mark.parametrize(
