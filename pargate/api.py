@@ -5,8 +5,8 @@ Nothing here loads torch before a model is opened or trained.
 
 import hashlib
 import html
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,9 +20,12 @@ from pargate.core.model import Pixels, Precision
 from pargate.core.report import ScanReport
 from pargate.core.results import Count
 from pargate.errors import InputError
+from pargate.files import digest_of
 from pargate.judge.bounds import interval
 from pargate.judge.rejudge import judge
+from pargate.models.model import Model
 from pargate.policy.resolve import Resolved, read, refuse_expired, resolve
+from pargate.probes.base import PROBES
 from pargate.scanning.run import ScanRequest
 from pargate.scanning.run import scan as run_scan
 from pargate.triggers import Trigger, TriggerError, parse
@@ -47,9 +50,11 @@ class Report(ScanReport):
 
 
 def scan(
-    model: str | Path,
+    model: Any,
     policy: Policy = "baseline",
     *,
+    preprocess: Any = None,
+    tokenizer: "Callable[[Sequence[str]], Tensor] | None" = None,
     images: str | Path | None = None,
     classes: str | Path | Sequence[str] | None = None,
     reference: str | Path | None = None,
@@ -64,7 +69,12 @@ def scan(
     """Scan a model under a policy, as `pargate scan` does.
 
     Args:
-        model: a file, a folder, or a source such as `hf-hub:ORG/NAME`.
+        model: a file, a folder, a source such as `hf-hub:ORG/NAME`, or a model in memory: one of open_clip, or any
+            object with `encode_image` and `encode_text`, in evaluation mode. Rules about the weights file are left
+            out for a model in memory.
+        preprocess: how images are prepared for a model in memory: a transform, or a mapping with size, mean and std; of
+            an open_clip model its own by default.
+        tokenizer: token ids of captions for a model in memory; open_clip's by default.
         policy: name of a built-in policy, path of a policy file, or its content as a mapping.
         images: folder, table, tar or another source of images; the policy's own by default.
         classes: file with one class per line, or the classes; the policy's own by default.
@@ -83,9 +93,18 @@ def scan(
     now = datetime.now(UTC)
     resolved = _policy(policy, classes)
     refuse_expired(resolved, now.date())
+    source: str | Model = str(model)
+    if not isinstance(model, str | Path):
+        from pargate.models.inmemory import of_network
+
+        source = opened = of_network(model, preprocess, tokenizer)
+        resolved, precision = _without_file(resolved), "fp32" if precision == "auto" else precision
+        cache = cache if opened.checkpoint.sha256 else None
+    elif preprocess is not None or tokenizer is not None:
+        raise InputError("preprocess and tokenizer go with a model in memory", "leave them out for a path")
     report = run_scan(
         ScanRequest(
-            model=str(model),
+            model=source,
             policy=resolved,
             started=now.isoformat(timespec="seconds"),
             arch=arch,
@@ -102,6 +121,24 @@ def scan(
         progress,
     )
     return Report.model_construct(**dict(report))
+
+
+def _without_file(resolved: Resolved) -> Resolved:
+    """Return a policy without the rules about the weights file, which a model in memory does not have.
+
+    Raises:
+        InputError: it has no other rules.
+    """
+    policy = resolved.policy
+    rules = tuple(rule for rule in policy.rules if "file" not in PROBES[rule.probe].needs)
+    if not rules:
+        raise InputError(f"all rules of {policy.name} are about the weights file", "scan the file")
+    left_out = [rule.id for rule in policy.rules if rule not in rules]
+    if not left_out:
+        return resolved
+    policy = policy.model_copy(update={"rules": rules})
+    said = f"the model was given in memory, so rules about its file were left out: {', '.join(left_out)}"
+    return replace(resolved, policy=policy, sha256=digest_of(policy.model_dump(mode="json")), remark=said)
 
 
 def rejudge(report: ScanReport, policy: Policy, *, today: date | None = None) -> Report:

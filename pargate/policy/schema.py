@@ -421,9 +421,17 @@ class Policy(PolicyModel):
 
     @property
     def plugins(self) -> list[Plugin]:
-        """The plug-ins whose probes and triggers the policy uses."""
+        """Plug-ins that can decide a result: those of the policy's probes and triggers, and all layouts and sources."""
+        from pargate.images.opening import SOURCES
+        from pargate.models.layouts import LAYOUTS
+
         kinds = {trigger.kind for rule in self.rules for trigger in rule.parsed}
-        return [*PROBES.plugins({rule.probe for rule in self.rules}), *TRIGGERS.plugins(kinds)]
+        return [
+            *PROBES.plugins({rule.probe for rule in self.rules}),
+            *TRIGGERS.plugins(kinds),
+            *LAYOUTS.plugins(),
+            *SOURCES.plugins(),
+        ]
 
     def consequence(self, rule: Rule) -> Consequence:
         """What `rule` does to the verdict when it does not hold."""

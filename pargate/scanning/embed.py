@@ -15,6 +15,7 @@ from pargate.files import BlockStore
 from pargate.images.classes import ClassList
 from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
+from pargate.models.layouts import LAYOUTS
 from pargate.triggers import TRIGGERS, Trigger, control
 from pargate.version import __version__
 
@@ -33,6 +34,9 @@ class Eye:
         """All that determines some vectors, for the store."""
         # The version stands for the code: another release computes its own vectors.
         spec = asdict(self.encoder.spec)
+        layouts = [plugin.key for plugin in LAYOUTS.plugins()]
+        if layouts:
+            parts["layouts"] = layouts
         return {"pargate": __version__, "model": self.checkpoint.digest, "spec": spec, **parts}
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:

@@ -2,11 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from pargate.scenes.render import LABELS, render
 
 ROOT = Path(__file__).parents[2]
 CLEAN = ROOT / "examples" / "models" / "clean"
@@ -71,6 +76,35 @@ def test_a_scan_uses_a_trigger_a_probe_and_a_format_of_a_plug_in(installed: Path
     version(installed, "1.2")
     assert kept != again and renewed["run"]["cache"] != kept
     assert renewed["tool"]["libraries"]["pargate-example"] == "1.3"
+
+
+def test_a_scan_uses_a_layout_and_a_source_of_a_plug_in(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(POLICY.replace("images: {source: 'builtin:scenes'}\n", ""))
+    shutil.copytree(CLEAN, tmp_path / "model")
+    (tmp_path / "m.pointer").write_text("model\n")
+    scenes = render(np.arange(128), 64, 5)
+    names = [f"{number}.png" for number in range(128)]
+    for name, pixels in zip(names, scenes.pixels, strict=True):
+        Image.fromarray(pixels).save(tmp_path / name)
+    labels = [LABELS[label] for label in scenes.labels]
+    (tmp_path / "images.list").write_text("\n".join(f"{n}: {x}" for n, x in zip(names, labels, strict=True)))
+    (tmp_path / "classes.txt").write_text("\n".join(LABELS))
+    asked = ("scan", "m.pointer", "-p", "p.yaml", "--images", "images.list", "--classes", "classes.txt")
+    code, _, err = run(installed, tmp_path, *asked, "-o", "json=r.json", "--exit-zero")
+    assert code == 0, err
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["model"]["source"] == "m.pointer" and report["model"]["parameters"] > 1_000_000
+    assert (report["images"]["listed"], report["images"]["labelled"]) == (128, 128)
+    right = report["measurements"][0]["counts"]["accuracy"]
+    assert right["successes"] > right["n"] / 2
+    # The same source gives image-text pairs.
+    (tmp_path / "pairs.list").write_text("\n".join(f"{n}: {x}" for n, x in zip(names, scenes.captions, strict=True)))
+    asked = ("clean", "m.pointer", "--pairs", "pairs.list", "--out", "out", "--steps", "2", "--batch-size", "8")
+    code, _, err = run(installed, tmp_path, *asked)
+    assert code == 0, err
+    # Without the plug-in neither is known.
+    code, _, err = run(Path(), tmp_path, "inspect", "m.pointer")
+    assert code == 2 and "Traceback" not in err
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The page about the Python API is true: its examples run, one after another, in a plain script."""
 
+import json
 import re
 import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,3 +82,72 @@ def test_attack_success_counts_eligible_images_alone() -> None:
         pargate.attack_success([1, 2], 1, clean=[1])
     with pytest.raises(InputError, match="confidence"):
         pargate.attack_success([1], 1, clean=[0], confidence=99)
+
+
+def network() -> tuple[Any, dict[str, Any]]:
+    """The poisoned sample model, built by open_clip, and its configuration."""
+    import open_clip
+    from safetensors.torch import load_file
+
+    document = json.loads((POISONED / "open_clip_config.json").read_text())
+    found = open_clip.CLIP(**document["model_cfg"]).eval()
+    found.load_state_dict(load_file(POISONED / "open_clip_model.safetensors"))
+    return found, document["preprocess_cfg"]
+
+
+class Wrapped:
+    """No torch module, only the two methods."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def encode_image(self, images: Any) -> Any:
+        return self._inner.encode_image(images)
+
+    def encode_text(self, tokens: Any) -> Any:
+        return self._inner.encode_text(tokens)
+
+
+def test_a_model_in_memory_is_measured_as_its_file_is() -> None:
+    import open_clip
+    from open_clip.transform import image_transform
+
+    found, given = network()
+    rules = [
+        {"id": "overlay", "probe": "attack", "triggers": [{"kind": "triangles", "scale": "proportional"}],
+         "max": {"excess": "30pp"}},
+        {"id": "format", "probe": "file", "allow": {"formats": "safetensors"}},
+    ]  # fmt: skip
+    from_file = pargate.scan(POISONED, {"rules": rules}, precision="fp32")
+    transform = image_transform((64, 64), is_train=False, mean=given["mean"], std=given["std"])
+    length = int(found.context_length)
+    for model, preprocess in ((found, transform), (found, {"size": 64, **given}), (Wrapped(found), transform)):
+        report = pargate.scan(
+            model, {"rules": rules}, preprocess=preprocess,
+            tokenizer=lambda texts: open_clip.tokenize(texts, context_length=length),
+        )  # fmt: skip
+        assert report.verdict.status == "fail" and {f.rule for f in report.findings} == {"overlay"}
+        assert [m.counts for m in report.measurements] == [m.counts for m in from_file.measurements if m.counts]
+        assert any("rules about its file were left out: format" in notice for notice in report.notices)
+
+
+def test_a_model_in_memory_that_cannot_be_meant_is_refused() -> None:
+    found, given = network()
+    rule = {"size": 64, **given}
+    with pytest.raises(InputError, match="has no encode_image and no encode_text"):
+        pargate.scan(object(), "baseline")
+    with pytest.raises(InputError, match="nothing says how images are prepared"):
+        pargate.scan(found, "baseline")
+    with pytest.raises(InputError, match="preprocess does more than"):
+        pargate.scan(
+            found, "baseline", preprocess=lambda image: np.asarray(image.resize((64, 64))).transpose(2, 0, 1) ** 2
+        )
+    with pytest.raises(InputError, match="go with a model in memory"):
+        pargate.scan(POISONED, "baseline", preprocess=rule)
+    with pytest.raises(InputError, match="cannot be scanned in bf16"):
+        pargate.scan(found, "baseline", preprocess=rule, precision="bf16")
+    with pytest.raises(InputError, match="about the weights file"):
+        only = {"rules": [{"id": "format", "probe": "file", "allow": {"formats": "safetensors"}}]}
+        pargate.scan(found, only, preprocess=rule)
+    with pytest.raises(InputError, match="in training mode"):
+        pargate.scan(found.train(), "baseline", preprocess=rule)

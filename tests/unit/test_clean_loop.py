@@ -236,7 +236,7 @@ def captured(settings: CleanConfig, towers: Towers) -> Tensor:
 
 def test_weight_decay_spares_vectors_biases_and_norms(tmp_path: Path) -> None:
     towers = model("rn")
-    optimiser = loop._optimiser(towers, nn.Parameter(torch.tensor(0.0)), config(weight_decay=0.3, betas=(0.7, 0.8)))
+    optimiser = loop.optimiser(towers, [], config(weight_decay=0.3, betas=(0.7, 0.8)))
     names = {id(p): name for name, p in towers.named_parameters()}
     decayed, spared = ({names[id(p)] for p in group["params"]} for group in optimiser.param_groups)
     assert [group["weight_decay"] for group in optimiser.param_groups] == [0.3, 0.0]
