@@ -72,8 +72,8 @@ def scan(
         model: a file, a folder, a source such as `hf-hub:ORG/NAME`, or a model in memory: one of open_clip, or any
             object with `encode_image` and `encode_text`, in evaluation mode. Rules about the weights file are left
             out for a model in memory.
-        preprocess: how images are prepared for a model in memory: a transform, or a mapping with size, mean and std; of
-            an open_clip model its own by default.
+        preprocess: preprocessing for a model in memory: a transform, or a mapping with size, mean and std; an open_clip
+            model's own by default.
         tokenizer: token ids of captions for a model in memory; open_clip's by default.
         policy: name of a built-in policy, path of a policy file, or its content as a mapping.
         images: folder, table, tar or another source of images; the policy's own by default.
@@ -127,7 +127,7 @@ def _without_file(resolved: Resolved) -> Resolved:
     """Return a policy without the rules about the weights file, which a model in memory does not have.
 
     Raises:
-        InputError: it has no other rules.
+        InputError: all rules are about the file.
     """
     policy = resolved.policy
     rules = tuple(rule for rule in policy.rules if "file" not in PROBES[rule.probe].needs)

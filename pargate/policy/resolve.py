@@ -58,7 +58,7 @@ class Resolved:
 
 
 def resolve(name: str | None, reader: Reader = read_bytes) -> Resolved:
-    """Read the policy called `name`, a path or a built-in policy; for None, the one that `discover` finds or the default.
+    """Read a policy by path or built-in name; without a name, the one that `discover` finds, or the default.
 
     Raises:
         PolicyError: there is no such policy, or it is invalid; the message names every problem with its place.

@@ -161,7 +161,7 @@ def test_severity_is_high_unless_said_otherwise() -> None:
         ("{id: a, probe: utility, min: {recall: 5x chance}}", "only accuracy has a chance level, recall has none"),
         ("{id: a, probe: attack, triggers: [badnet]}", "a rule needs a limit: max or min"),
         ("{id: a, probe: attack, triggers: [badnet], max: {}}", "a rule needs a limit: max or min"),
-        ("{id: a, probe: utility, triggers: [badnet], min: {accuracy: 5%}}", "puts no trigger on its images"),
+        ("{id: a, probe: utility, triggers: [badnet], min: {accuracy: 5%}}", "uses no triggers"),
         ("{id: a, probe: attack, max: {excess: 5%}}", "the probe attack needs `triggers`"),
         ("{id: a, probe: attack, triggers: [], max: {excess: 5%}}", "the probe attack needs `triggers`"),
         ("{id: a, probe: retrieval, max: {excess: 5%}}", "the probe retrieval needs `triggers`"),
