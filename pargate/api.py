@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,25 @@ class Report(ScanReport):
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
 
+class Settings(TypedDict, total=False):
+    """Further settings of a scan."""
+
+    arch: str | None
+    """Name of open_clip's architecture, for a file without a configuration."""
+    device: str
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    precision: Literal["auto"] | Precision
+    """Arithmetic of the image tower; `auto` by default."""
+    seed: int
+    """Root seed of all random numbers; 0 by default."""
+    max_minutes: float | None
+    """Time limit; undecided comparisons stay open then."""
+    cache: Path | None
+    """Folder for embeddings, which makes the next scan of the same model fast."""
+    progress: events.Listener
+    """Function that is called with each event."""
+
+
 def scan(
     model: Any,
     policy: Policy = "baseline",
@@ -58,13 +77,7 @@ def scan(
     images: str | Path | None = None,
     classes: str | Path | Sequence[str] | None = None,
     reference: str | Path | None = None,
-    arch: str | None = None,
-    device: str = "auto",
-    precision: Literal["auto"] | Precision = "auto",
-    seed: int = 0,
-    max_minutes: float | None = None,
-    cache: Path | None = None,
-    progress: events.Listener = events.ignore,
+    **settings: Unpack[Settings],
 ) -> Report:
     """Scan a model under a policy, as `pargate scan` does.
 
@@ -79,17 +92,13 @@ def scan(
         images: folder, table, tar or another source of images; the policy's own by default.
         classes: file with one class per line, or the classes; the policy's own by default.
         reference: trusted model of the same family, such as the parent.
-        arch: name of open_clip's architecture, for a file without a configuration.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: arithmetic of the image tower.
-        seed: root seed of all random numbers.
-        max_minutes: time limit; undecided comparisons stay open then.
-        cache: folder for embeddings, which makes the next scan of the same model fast.
-        progress: function that is called with each event.
+        settings: further settings, see `Settings`.
 
     Raises:
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `pargate.errors`.
     """
+    if unknown := sorted(settings.keys() - Settings.__annotations__):
+        raise InputError(f"scan has no setting '{unknown[0]}'", f"one of {', '.join(Settings.__annotations__)}")
     now = datetime.now(UTC)
     resolved = _policy(policy, classes)
     refuse_expired(resolved, now.date())
@@ -98,8 +107,11 @@ def scan(
         from pargate.models.inmemory import of_network
 
         source = opened = of_network(model, preprocess, tokenizer)
-        resolved, precision = _without_file(resolved), "fp32" if precision == "auto" else precision
-        cache = cache if opened.checkpoint.sha256 else None
+        resolved = _without_file(resolved)
+        if settings.get("precision", "auto") == "auto":
+            settings["precision"] = "fp32"
+        if not opened.checkpoint.sha256:
+            settings["cache"] = None
     elif preprocess is not None or tokenizer is not None:
         raise InputError("preprocess and tokenizer go with a model in memory", "leave them out for a path")
     report = run_scan(
@@ -107,18 +119,18 @@ def scan(
             model=source,
             policy=resolved,
             started=now.isoformat(timespec="seconds"),
-            arch=arch,
+            arch=settings.get("arch"),
             images=None if images is None else str(images),
             classes=Path(classes) if isinstance(classes, str | Path) else None,
             reference=None if reference is None else str(reference),
-            device=device,
-            precision=precision,
-            seed=seed,
-            max_minutes=max_minutes,
-            cache=cache,
+            device=settings.get("device", "auto"),
+            precision=settings.get("precision", "auto"),
+            seed=settings.get("seed", 0),
+            max_minutes=settings.get("max_minutes"),
+            cache=settings.get("cache"),
             today=now.date(),
         ),
-        progress,
+        settings.get("progress", events.ignore),
     )
     return Report.model_construct(**dict(report))
 
