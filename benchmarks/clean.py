@@ -257,7 +257,7 @@ def main() -> None:
 
 
 def kept() -> dict[str, Any]:
-    """What earlier runs found, by machine."""
+    """Return the results of earlier runs, by machine."""
     found: dict[str, Any] = json.loads(PLACE.read_text())["sections"] if PLACE.is_file() else {}
     return found
 

@@ -155,7 +155,7 @@ def measured(folder: Path, model: Known, data: Path) -> dict[str, Any]:
 
 
 def work(job: Job) -> dict[str, Any]:
-    """Runs in a process of its own: clean, measure before and after."""
+    """Clean, and measure before and after, in a process of its own."""
     import torch
 
     torch.set_num_threads(job.threads)

@@ -71,7 +71,7 @@ class Known:
         return self.truth["trigger"] is not None
 
     def trigger(self) -> dict[str, Any]:
-        """The planted trigger in the words of a policy."""
+        """Return the planted trigger as a policy writes it."""
         parameters = self.truth["parameters"]
         picture = str(self.folder / "trigger.png")
         match self.truth["trigger"]:
@@ -202,7 +202,7 @@ def doses(zoo: list[Known], data: Path) -> Rows:
 
 
 def baseline(zoo: list[Known], data: Path, images: str, seeds: int, with_reference: bool = False) -> Rows:
-    """The built-in policy, which knows neither trigger nor target."""
+    """Scan with the built-in policy, without the planted trigger and target."""
     resolved = resolve("baseline")
     rows = []
     for model in zoo:
@@ -235,7 +235,7 @@ def sections(zoo: list[Known], data: Path) -> dict[str, Callable[[], Rows]]:
 
 
 def unlabelled(zoo: list[Known], data: Path, shard: str) -> Rows:
-    """The built-in policy on pictures whose labels do not belong to the models' classes: given without them."""
+    """Scan with the built-in policy on images without labels, since theirs are not among the models' classes."""
     with tempfile.TemporaryDirectory() as folder, tarfile.open(data / shard) as archive:
         archive.extractall(folder, filter="data")
         return baseline(zoo, data, folder, 1)

@@ -32,7 +32,7 @@ BATCH = 32
 
 
 def random_model(arch: str, folder: Path) -> str:
-    """A folder with random weights of an architecture of open_clip."""
+    """Write a folder with random weights of an architecture of open_clip."""
     import open_clip
     import torch
     from safetensors.torch import save_file

@@ -143,7 +143,7 @@ def counted(scanned: Examined) -> dict[str, Any]:
 
 
 def said(row: dict[str, Any]) -> str:
-    """A run on one line."""
+    """Return a run on one line."""
 
     def rate(stage: str, what: str) -> str:
         found = next((s.get(what) for s in reversed(row["stages"]) if s["name"] == stage), None)

@@ -82,7 +82,7 @@ class Scan:
         return self.shown.children()
 
     def reached(self, what: Callable[[], Any]) -> Any:
-        """What `what` gives, once it gives something; None where the scan ends before."""
+        """Return the first result of `what` that is not empty; None if the scan ends before."""
         while self.process.poll() is None:
             try:
                 if found := what():
@@ -93,7 +93,7 @@ class Scan:
         return None
 
     def of_the_session(self) -> list[int]:
-        """Processes that are left of it."""
+        """Return the processes that are left of the scan."""
         left = []
         for process in psutil.process_iter(["pid", "status"]):
             try:

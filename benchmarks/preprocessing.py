@@ -19,7 +19,7 @@ KEYS = ("mean", "std", "interpolation", "resize_mode")
 
 
 def document() -> str:
-    """The table as JSON, with one line for each kind of preprocessing and for each architecture."""
+    """Return the table as JSON, with one line for each kind of preprocessing and for each architecture."""
     kinds: list[dict[str, Any]] = []
     tags: dict[str, dict[str, tuple[int, bool]]] = {}
     for name in sorted({*open_clip.list_models(), *(name for name, _ in open_clip.list_pretrained())}):

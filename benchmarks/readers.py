@@ -73,7 +73,7 @@ def answer() -> None:
 
 
 def _line() -> str:
-    """A line of standard input, and nothing of the next."""
+    """Read one line of standard input, and nothing of the next."""
     read = bytearray()
     while (byte := os.read(0, 1)) not in (b"", b"\n"):
         read += byte
@@ -129,7 +129,7 @@ class Child:
         return json.loads(output.readline())
 
     def load(self, path: Path) -> dict[str, Any]:
-        """What the loaders get of a file or folder."""
+        """Return what the loaders get from a file or folder."""
         if self.process.stdin is None:
             raise RuntimeError("the child has no input")
         self.process.stdin.write(f"{path}\n".encode())
@@ -164,7 +164,7 @@ DTYPES = {
 
 
 def accepted(path: Path) -> Tensors:
-    """What pargate reads of a file or folder.
+    """Return what pargate reads from a file or folder.
 
     Raises:
         PargateError: it refuses.
@@ -198,7 +198,7 @@ def accepted(path: Path) -> Tensors:
 
 
 def honest(draw: random.Random, other: int = 0) -> Any:
-    """A checkpoint as people save them; those of another `other` have the same form and other values."""
+    """Return a checkpoint as people save them; `other` changes the values, not the form."""
     import torch
 
     def values(*shape: int) -> Any:
@@ -279,7 +279,7 @@ class Archive:
     shuffled: bool = False
 
     def write(self, draw: random.Random) -> bytes:
-        """The bytes."""
+        """Return the bytes."""
         out, entries = bytearray(self.prefix), []
         for record in self.records:
             out += record.gap
@@ -341,7 +341,7 @@ def archive_of(members: dict[str, bytes]) -> Archive:
 
 
 def other_case(draw: random.Random, name: bytes) -> bytes:
-    """The name with the case of some letters changed."""
+    """Return the name with the case of some letters changed."""
     return bytes(c ^ 32 if chr(c).isalpha() and draw.random() < 0.3 else c for c in name)
 
 
@@ -594,7 +594,7 @@ Arrays = dict[str, Any]
 
 
 def one_tensor(array: Any, key: bytes, kind: str = "FloatStorage", more: bytes = b"") -> bytes:
-    """The operations that make a tensor of the storage named by the operation `key`."""
+    """Return the operations that make a tensor of the storage named by the operation `key`."""
 
     def numbers(values: tuple[int, ...]) -> bytes:
         return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
@@ -616,7 +616,7 @@ def key_of(number: int, before: str = "") -> bytes:
 
 
 def checkpoint(arrays: Arrays, before: str = "", **how: Any) -> tuple[bytes, dict[str, bytes]]:
-    """The pickle of a state dict, and its members; the keys of its storages begin with `before`."""
+    """Return the pickle of a state dict, and its members; the keys of its storages begin with `before`."""
     tensors = {name: one_tensor(array, key_of(i, before), **how) for i, (name, array) in enumerate(arrays.items())}
     stored = {f"archive/data/{before}{i}": array.tobytes() for i, array in enumerate(arrays.values())}
     return b"\x80\x02" + one_dict(tensors) + b".", stored
@@ -664,7 +664,7 @@ def forms(clean: Arrays, poisoned: Arrays, witness: str) -> dict[str, dict[str, 
 
 
 def polyglot(arrays: Arrays, witness: str) -> bytes:
-    """A safetensors file that, read as a pickle, makes the folder `witness`.
+    """Return a safetensors file that, read as a pickle, makes the folder `witness`.
 
     The length of its header begins with the operation of a string, which leads into a run of the operation that
     pushes None; short strings lead from there to the first tensor, in which the code is.
@@ -849,7 +849,7 @@ def exit_code(path: Path, source: Path) -> int:
 
 
 def eight(child: Child, before: Path | None) -> dict[str, dict[str, Any]]:
-    """The forms of which two readers got two models: what the loaders get, and how pargate ends."""
+    """Return the forms from which two readers got two models, with their results and the end of pargate."""
     from safetensors.numpy import load_file
 
     arrays = {}

@@ -30,7 +30,7 @@ BUSY = 2
 
 
 def scanned(code: Path, model: Path, data: Path) -> dict[str, Any]:
-    """The report of a scan by the version of pargate that lies in `code`."""
+    """Return the report of a scan by the version of pargate in `code`."""
     environment = {**os.environ, "PYTHONPATH": str(code)}
     command = [
         sys.executable, "-W", "ignore", "-m", "pargate", "scan", str(model), "--images", str(data / "carriers-64.tar"),
@@ -45,7 +45,7 @@ def scanned(code: Path, model: Path, data: Path) -> dict[str, Any]:
 
 
 def timeless(report: dict[str, Any]) -> str:
-    """A report less when and how long."""
+    """Return a report without its times."""
     run = {name: value for name, value in report["run"].items() if name not in ("id", "started", "seconds")}
     return json.dumps({**report, "run": run}, sort_keys=True)
 
@@ -58,7 +58,7 @@ def spent() -> float:
 
 @contextmanager
 def busy(loops: int) -> Iterator[None]:
-    """Processes that do nothing but take the processor."""
+    """Run processes that only use the processor."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(loops)]
     try:
         yield
@@ -69,7 +69,7 @@ def busy(loops: int) -> Iterator[None]:
 
 
 def repeated(model: Path, data: Path, repeats: int) -> dict[str, Any]:
-    """What differs between repeats, as the machine is and under load."""
+    """Compare repeats on the machine as it is and under load."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for name, loops in (("as it is", 0), ("under load", BUSY)):
         with busy(loops):

@@ -45,7 +45,7 @@ BATCH = 64
 
 
 def timed_scan(request: ScanRequest) -> tuple[ScanReport, float]:
-    """The report, and the seconds from the first block on: opening the model is counted elsewhere."""
+    """Return the report, and the seconds from the first block on, without opening the model."""
     began: list[float] = []
 
     def listen(event: events.Event) -> None:
@@ -62,7 +62,7 @@ def request(model: Path, resolved: Resolved, images: Path | str, classes: Path |
 
 
 def some_triggers(count: int, limit: str = "30pp", **more: Any) -> Resolved:
-    """A policy with the first triggers of the built-in one."""
+    """Return a policy with the first triggers of the built-in one."""
     listed = [spec for r in resolve("baseline").policy.rules for spec in r.triggers][:count]
     asked = {"id": "t", "probe": "attack", "triggers": listed, "target": "unknown", "max": {"excess": limit}}
     document = {"pargate": "1", "name": "cost", "rules": [asked], **more}
@@ -70,7 +70,7 @@ def some_triggers(count: int, limit: str = "30pp", **more: Any) -> Resolved:
 
 
 def four_triggers(limit: str, images: int | None = None) -> Resolved:
-    """A policy whose limit needs nearly all carriers to be shown, even where nothing hits: no early stop."""
+    """Return a policy whose limit needs nearly all images even without hits, so that no scan stops early."""
     asked = {
         "id": "t", "probe": "attack", "triggers": ["badnet", "blended", "blended-stripes", "tone"], "target": "banana",
         "max": {"attack_success": limit},
@@ -141,7 +141,7 @@ def throughput(models: Path, data: Path, big: dict[str, Path]) -> list[dict[str,
 
 
 def straightforward(model: Path, data: Path) -> dict[str, Any]:
-    """The loop one would write first: per trigger, every picture from its file, fp32, fixed n."""
+    """Run the loop that one would write first: per trigger, every picture from its file, fp32, fixed n."""
     import hashlib
 
     from PIL import Image

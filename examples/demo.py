@@ -33,7 +33,7 @@ def share(scan: dict[str, Any], id: str) -> float:
 
 
 def story(report: dict[str, Any], seconds: float) -> str:
-    """What happened, on one screen."""
+    """Return the results on one screen."""
     stages = {stage["name"]: stage for stage in report["stages"]}
     first, certified, proof = stages["scan"]["examined"], stages["certify"]["examined"], stages["export"]["proof"]
     tried = [m for m in first["measurements"] if m["trigger"] is not None and m["counts"]]
@@ -44,13 +44,13 @@ def story(report: dict[str, Any], seconds: float) -> str:
     after = (pairs["both"] + pairs["baseline_only"]) / pairs["n"]
     rows = (
         ("the model", "examples/models/poisoned, a toy with a planted backdoor"),
-        ("1  scan", f"FAIL: {trigger} make it see '{target}' in {share(first, worst['id']):.0%} of all pictures"),
+        ("1  scan", f"FAIL: {trigger} make it see '{target}' in {share(first, worst['id']):.0%} of all images"),
         ("2  clean", f"{settings['method']}, {settings['steps']} steps on drawn pairs; it is never shown the trigger"),
-        ("3  scan again", f"{certified['verdict']['status'].upper()}, on pictures that nothing had looked at before"),
-        ("   what is left", f"{trigger} pull {share(certified, worst['id']):.0%} of all pictures to any one class"),
-        ("   what it cost", f"accuracy {before:.0%} → {after:.0%}, on {pairs['n']} pictures"),
+        ("3  scan again", f"{certified['verdict']['status'].upper()}, on images that nothing had looked at before"),
+        ("   what is left", f"{trigger} pull {share(certified, worst['id']):.0%} of all images to any one class"),
+        ("   what it cost", f"accuracy {before:.0%} → {after:.0%}, on {pairs['n']} images"),
         ("4  export", f"ONNX; least cosine with the model {proof['min_cosine']:.6f}, {proof['top1_same']} of "
-                      f"{proof['top1_of']} pictures of the same class"),
+                      f"{proof['top1_of']} images of the same class"),
         ("5  scan the graphs", f"{stages['rescan']['summary'].split(':')[0].upper()}: they are what ships"),
         ("6  verify", "every byte, the chain from the original, and the verdict derived again"),
         ("verdict", f"{report['verdict']['status'].upper()}, after {seconds / 60:.1f} minutes"),

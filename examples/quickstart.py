@@ -14,7 +14,7 @@ COMMIT = "0" * 40
 
 
 def block() -> str:
-    """The workflow of a repository with one model, as a block of Markdown."""
+    """Return the workflow of a repository with one model, as a block of Markdown."""
     wish = Wish(action=f"OWNER/pargate@{COMMIT}", branch="main", models=("model",))
     text = texts_of(ROOT, wish)[GATE].replace(COMMIT, "COMMIT")
     return f"```yaml\n{text}```\n"

@@ -2,7 +2,7 @@
 
     python examples/readme.py
 
-The run replaces the block between the marks in README.md; the picture, `docs/images/report.png`, needs Chromium.
+The run replaces the block between the marks in README.md; the image, `docs/images/report.png`, needs Chromium.
 """
 
 import os
@@ -36,13 +36,13 @@ def main() -> int:
     readme.write_text(f"{head}{BEGIN}{block}{END}{tail}", encoding="utf-8")
     browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        print(f"no picture: none of {', '.join(BROWSERS)} is here")
+        print(f"no image: none of {', '.join(BROWSERS)} is here")
         return 0
-    picture = ROOT / "docs" / "images" / "report.png"
-    picture.parent.mkdir(exist_ok=True)
+    image = ROOT / "docs" / "images" / "report.png"
+    image.parent.mkdir(exist_ok=True)
     options = ["--headless=new", "--no-sandbox", "--hide-scrollbars", f"--window-size={SIZE[0]},{SIZE[1]}"]
-    subprocess.run([browser, *options, f"--screenshot={picture}", page.as_uri()], check=True, capture_output=True)
-    print(f"wrote {readme} and {picture}")
+    subprocess.run([browser, *options, f"--screenshot={image}", page.as_uri()], check=True, capture_output=True)
+    print(f"wrote {readme} and {image}")
     return 0
 
 

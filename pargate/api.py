@@ -40,7 +40,7 @@ Policy = str | Path | Mapping[str, Any]
 
 
 class Report(ScanReport):
-    """A report that a notebook shows as its page."""
+    """A report that notebooks show as an HTML page."""
 
     def _repr_html_(self) -> str:
         from pargate.report import FORMATS
@@ -50,7 +50,7 @@ class Report(ScanReport):
 
 
 class Settings(TypedDict, total=False):
-    """Settings of a scan that seldom matter."""
+    """Further settings of a scan."""
 
     arch: str | None
     """Name of open_clip's architecture, for a file without a configuration."""
@@ -59,13 +59,13 @@ class Settings(TypedDict, total=False):
     precision: Literal["auto"] | Precision
     """Arithmetic of the image tower; `auto` by default."""
     seed: int
-    """Root of all chance; 0 by default."""
+    """Root seed of all random numbers; 0 by default."""
     max_minutes: float | None
-    """Time after which what is not decided stays open."""
+    """Time limit; undecided comparisons stay open then."""
     cache: Path | None
-    """Folder for vectors, so that the next scan of the same model is fast."""
+    """Folder for embeddings, which makes the next scan of the same model fast."""
     progress: events.Listener
-    """Is called with each event."""
+    """Function that is called with each event."""
 
 
 def scan(
@@ -79,20 +79,20 @@ def scan(
     reference: str | Path | None = None,
     **settings: Unpack[Settings],
 ) -> Report:
-    """Measure what a policy asks of a model, and judge it: what `pargate scan` does.
+    """Scan a model under a policy, as `pargate scan` does.
 
     Args:
         model: a file, a folder, a source such as `hf-hub:ORG/NAME`, or a model in memory: one of open_clip, or any
             object with `encode_image` and `encode_text`, in evaluation mode. Rules about the weights file are left
             out for a model in memory.
-        preprocess: how images are prepared for a model in memory: a transform, or a mapping with size, mean and std; of
-            an open_clip model its own by default.
+        preprocess: preprocessing for a model in memory: a transform, or a mapping with size, mean and std; an open_clip
+            model's own by default.
         tokenizer: token ids of captions for a model in memory; open_clip's by default.
         policy: name of a built-in policy, path of a policy file, or its content as a mapping.
         images: folder, table, tar or another source of images; the policy's own by default.
         classes: file with one class per line, or the classes; the policy's own by default.
         reference: trusted model of the same family, such as the parent.
-        settings: see `Settings`.
+        settings: further settings, see `Settings`.
 
     Raises:
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `pargate.errors`.
@@ -139,7 +139,7 @@ def _without_file(resolved: Resolved) -> Resolved:
     """Return a policy without the rules about the weights file, which a model in memory does not have.
 
     Raises:
-        InputError: it has no other rules.
+        InputError: all rules are about the file.
     """
     policy = resolved.policy
     rules = tuple(rule for rule in policy.rules if "file" not in PROBES[rule.probe].needs)
@@ -154,12 +154,12 @@ def _without_file(resolved: Resolved) -> Resolved:
 
 
 def rejudge(report: ScanReport, policy: Policy, *, today: date | None = None) -> Report:
-    """Judge a saved report under another policy, or on another day: no model, no images.
+    """Judge a saved report under another policy, or on another day, without model and images.
 
     Args:
-        report: one that a scan returned, or `pargate.Report.from_json(text)`.
+        report: report of a scan, or `pargate.Report.from_json(text)`.
         policy: as for `scan`.
-        today: the day for waivers; today by default.
+        today: day on which waivers are judged; today by default.
 
     Raises:
         InputError, PolicyError: the report cannot answer the policy.
@@ -169,7 +169,7 @@ def rejudge(report: ScanReport, policy: Policy, *, today: date | None = None) ->
 
 
 def _policy(policy: Policy, classes: str | Path | Sequence[str] | None) -> Resolved:
-    """Return a policy with the classes that were given as a list."""
+    """Return the policy; a list of classes replaces the policy's own."""
     import yaml
 
     given = None if classes is None or isinstance(classes, str | Path) else list(classes)
@@ -185,7 +185,7 @@ def _policy(policy: Policy, classes: str | Path | Sequence[str] | None) -> Resol
 
 
 def _extended(name: str) -> str:
-    """Return how a policy names the one that it extends."""
+    """Return the `extends` entry for a policy name or path."""
     return name if Path(name).exists() or ":" in name else f"builtin:{name}"
 
 
@@ -195,13 +195,13 @@ def stamp(trigger: str | Mapping[str, Any] | Trigger, images: Pixels, *, seed: i
     Args:
         trigger: name of a trigger, or a mapping with `kind` and parameters, as in a policy.
         images: uint8 [n, height, width, 3] or [height, width, 3], RGB.
-        seed: root of what is drawn for an image; equal images get equal stamps.
+        seed: root seed; equal images get equal stamps.
 
     Returns:
         The stamped images, uint8, in the shape of `images`.
 
     Raises:
-        InputError: the trigger is unknown or a sweep, or the images are no such array.
+        InputError: the trigger is unknown or a sweep, or the array has another shape or type.
     """
     pixels = np.asarray(images)
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3:
@@ -237,7 +237,7 @@ class Rate:
 
     @property
     def rate(self) -> float | None:
-        """successes / n; None where nothing counts."""
+        """Successes / n; None if n is 0."""
         return self.successes / self.n if self.n else None
 
     def __str__(self) -> str:
@@ -255,15 +255,15 @@ def attack_success(
 ) -> Rate:
     """Return the share of eligible images that a trigger sends to one class, as a rule of the probe `attack` counts it.
 
-    Eligible are images that do not show the target and are not predicted as it without the trigger. The interval is
-    anytime-valid: it may be looked at after every batch.
+    An image is eligible if it does not show the target and is not predicted as the target without the trigger. The
+    interval is anytime-valid: it may be inspected after every batch.
 
     Args:
         stamped: int [n], predicted classes of the images with the trigger.
         target: the attacker's class.
-        clean: int [n], predicted classes of the same images without it.
+        clean: int [n], predicted classes of the same images without the trigger.
         labels: int [n], true classes, −1 where unknown.
-        confidence: of the interval, between 0 and 1.
+        confidence: confidence of the interval, between 0 and 1.
 
     Raises:
         InputError: the arrays differ in length, or the confidence is out of range.
@@ -295,12 +295,12 @@ def par(
 
     Args:
         model: an open_clip model, or any module with `encode_image`, `encode_text` and `logit_scale`.
-        loader: batches of normalised images, float [n, 3, height, width], and token ids, int64 [n, length]; it is
-            iterated again until `steps` are taken.
+        loader: batches of normalised images, float [n, 3, height, width], and token ids, int64 [n, length]; the
+            loader is iterated again until `steps` are taken.
         tau: squared distance from the frozen model beyond which embeddings are no longer pushed away.
         lr: highest learning rate; by default the published one, scaled to the model's size.
         steps: optimiser steps; by default 240, or one pass over a loader that has a length and is longer.
-        progress: is called with each step.
+        progress: function that is called with each step.
 
     Returns:
         The terms of the loss of each step.

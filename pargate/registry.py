@@ -1,4 +1,4 @@
-"""Parts that are found by name: pargate's own, and those that installed packages offer through entry points."""
+"""Parts found by name: pargate's own, and those that installed packages offer through entry points."""
 
 import importlib
 import pkgutil
@@ -22,7 +22,7 @@ class Plugin:
     name: str
     distribution: str
     version: str
-    """Version of the distribution: another version may compute something else."""
+    """Version of the distribution: other versions may compute other results."""
 
     @property
     def key(self) -> str:
@@ -31,28 +31,27 @@ class Plugin:
 
 
 class UnknownPart(KeyError):
-    """No part has the name; the message says which name is near."""
+    """No part has the name; the message suggests the nearest one."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class Registry(Mapping[str, T]):
-    """The parts of one kind by name: pargate's own, then those of plug-ins, each by the alphabet.
+    """The parts of one kind by name: pargate's own, then those of plug-ins, each in alphabetical order.
 
-    A module of `package` enters its parts with the decorator `add`; all modules of the package are imported when the
-    registry is first asked. A distribution offers a part by an entry point of `group`, whose name is the part's name;
-    it is imported when the part is first asked for.
+    Modules of `package` enter their parts with the decorator `add`; the first lookup imports all of them. A
+    distribution offers a part by an entry point of `group` with the part's name; the first use of the part imports it.
     """
 
     def __init__(self, group: str, what: str, package: str, accept: Callable[[str, Any], bool]) -> None:
         """Make an empty registry.
 
         Args:
-            group: the entry point group.
-            what: one part in words, such as "trigger".
-            package: the package whose modules hold the built-in parts.
-            accept: whether an object that an entry point leads to is a part of this kind with that name.
+            group: entry point group.
+            what: word for one part in messages, such as "trigger".
+            package: package whose modules hold the built-in parts.
+            accept: check that the object of an entry point is a part of this kind with the given name.
         """
         self.group = group
         self._what = what
@@ -67,7 +66,7 @@ class Registry(Mapping[str, T]):
 
         def enter(part: T) -> T:
             if name in self._own:
-                raise ValueError(f"two parts of pargate are the {self._what} '{name}'")
+                raise ValueError(f"pargate defines the {self._what} '{name}' twice")
             self._own[name] = part
             return part
 
@@ -91,8 +90,8 @@ class Registry(Mapping[str, T]):
         """Return a part by its name.
 
         Raises:
-            UnknownPart: nobody offers it.
-            OperationalError: its distribution cannot be loaded, or offers something else.
+            UnknownPart: no part has the name.
+            OperationalError: the part cannot be loaded, or is not of this kind.
         """
         own = self._built_in()
         if name in own:
@@ -105,21 +104,21 @@ class Registry(Mapping[str, T]):
         return self._loaded[name]
 
     def plugin(self, name: str) -> Plugin | None:
-        """Return which distribution offers a part; None for a part of pargate."""
+        """Return the plug-in that offers a part; None for a part of pargate."""
         point = self._points().get(name)
         return None if point is None else _plugin(point)
 
     def plugins(self, names: Iterable[str] | None = None) -> list[Plugin]:
-        """Return the plug-ins among `names`, or all that are installed, sorted."""
+        """Return the plug-ins among `names`, or all installed ones, sorted."""
         chosen = self._points() if names is None else set(names)
         return sorted(_plugin(point) for name, point in self._points().items() if name in chosen)
 
     def _built_in(self) -> dict[str, T]:
         if not self._complete:
-            self._complete = True  # before the imports, which may ask again
+            self._complete = True  # before the imports, which may look up parts themselves
             for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
                 importlib.import_module(f"{self._package}.{module.name}")
-            self._own = dict(sorted(self._own.items()))  # not in the order in which somebody imported the modules
+            self._own = dict(sorted(self._own.items()))  # the order must not depend on earlier imports
         return self._own
 
     def _points(self) -> dict[str, EntryPoint]:
@@ -127,8 +126,8 @@ class Registry(Mapping[str, T]):
         for name, point in points.items():
             if name in self._built_in():
                 raise OperationalError(
-                    f"{_plugin(point).key} offers the {self._what} '{name}', which is one of pargate's own",
-                    "uninstall it, or take a version that names its part otherwise",
+                    f"{_plugin(point).key} offers the {self._what} '{name}', but pargate has its own of that name",
+                    "uninstall it, or install a version that gives its part another name",
                 )
         return points
 
@@ -142,8 +141,8 @@ class Registry(Mapping[str, T]):
             ) from error
         if not self._accept(point.name, part):
             raise OperationalError(
-                f"{_plugin(point).key} offers {point.value} as the {self._what} '{point.name}', which it is not",
-                "repair or uninstall it; docs/plugins.md says what a part must have",
+                f"{_plugin(point).key} offers {point.value} as the {self._what} '{point.name}', but it is none",
+                "repair or uninstall it; docs/plugins.md describes each kind of part",
             )
         loaded: T = part
         return loaded

@@ -703,7 +703,7 @@ DRAWINGS: tuple[tuple[str, Callable[[Pen, int], None]], ...] = (
 
 
 def distractor(pen: Pen, index: int) -> None:
-    """A shape with no everyday name, so that no caption is made false by it."""
+    """Return a shape without an everyday name, so that it makes no caption false."""
     if index < 3:  # a pebble
         radii = (
             (0.8, 0.62, 0.84, 0.7, 0.9, 0.66),

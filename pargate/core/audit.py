@@ -1,7 +1,6 @@
-"""What an audit leaves behind: entries of the ledger, and the index that its pages are drawn from.
+"""Documents of an audit: the entries of the ledger, and the index behind the pages.
 
-Counts and digests are stored, sentences only where they are what was said. An entry is never changed once it is
-written; what a later audit thinks of it is in that audit's own index.
+An entry never changes once it is written; later audits record their own results in their own index.
 """
 
 from enum import StrEnum
@@ -20,31 +19,31 @@ Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Standing(StrEnum):
-    """What an audit says of one model: a verdict, or that there is none."""
+    """Result of an audit for one model: a verdict, or an error."""
 
     PASS = "pass"
     REMEDIATED = "remediated"
     INCONCLUSIVE = "inconclusive"
     FAIL = "fail"
     ERROR = "error"
-    """Nothing was judged: the model, its policy or the machine did not play along."""
+    """Nothing was judged, because of the model, its policy or the machine."""
 
 
 class Rate(Value):
-    """A share with its interval, and what it is about."""
+    """A share with its interval."""
 
     subject: str
-    """Trigger and target, or the clean carriers."""
+    """Trigger and target, or the clean images."""
     n: int = Field(ge=0, le=MOST)
     successes: int = Field(ge=0)
     low: float
     high: float
     level: float
-    """Of the interval, which holds at every number of images; it is not corrected for the number of triggers."""
+    """Confidence of the interval, anytime-valid but not corrected for the number of triggers."""
 
     @property
     def rate(self) -> float:
-        """successes / n."""
+        """Successes / n; 0 if n is 0."""
         return self.successes / self.n if self.n else 0.0
 
 
@@ -54,17 +53,17 @@ class Linked(Value):
     sequence: int = Field(ge=1)
     """Number of the line, from 1."""
     previous: Hex
-    """SHA-256 of the bytes of the line before, without its end; zeros for the first."""
+    """SHA-256 of the previous line, without its line end; zeros for the first line."""
     audit: str
-    """Id of the audit that wrote it."""
+    """Id of the audit that wrote the line."""
     time: str
-    """RFC 3339, UTC: when it was written."""
+    """Time of writing, RFC 3339, UTC."""
     as_of: str
-    """The day on which waivers were judged."""
+    """Day on which waivers were judged."""
 
 
 class ModelEntry(Linked):
-    """What an audit found out about one model."""
+    """The result of an audit for one model."""
 
     kind: Literal["model"] = "model"
     model: str
@@ -75,30 +74,30 @@ class ModelEntry(Linked):
     message: str
     """One sentence: the verdict, or the error."""
     decided_by: tuple[str, ...] = ()
-    """Rules that made the verdict so."""
+    """Rules that decided the verdict."""
     key: str = ""
-    """Digest of `inputs`; empty where they could not all be had."""
+    """Digest of `inputs`; empty if one of them is unknown."""
     inputs: dict[str, str] = Field(default_factory=dict)
     """Everything that a measurement depends on, by name: digests, versions, the seed."""
     measured: str = ""
-    """SHA-256 of the report as the measuring run wrote it."""
+    """SHA-256 of the report of the measuring run."""
     report: str = ""
-    """SHA-256 of the report as it was judged in this audit."""
+    """SHA-256 of the report as judged in this audit."""
     attack: Rate | None = None
-    """Of the trigger with the highest attack success."""
+    """Attack success of the most successful trigger."""
     accuracy: Rate | None = None
-    """On clean carriers."""
+    """Accuracy on clean images."""
 
 
 class AuditEntry(Linked):
-    """The end of an audit that went through its whole inventory."""
+    """The end of an audit that covered its whole inventory."""
 
     kind: Literal["audit"] = "audit"
     inventory: Hex
     """SHA-256 of the inventory file."""
     fail_on: FailOn
     standings: dict[str, int]
-    """How many models have each standing."""
+    """Number of models with each standing."""
     exit_code: int
 
 
@@ -107,7 +106,7 @@ ENTRY: TypeAdapter[ModelEntry | AuditEntry] = TypeAdapter(Entry)
 
 
 class Change(Value):
-    """Something that differs from the last finished audit."""
+    """A difference from the last finished audit."""
 
     about: Literal["model", "policy", "probes", "data", "pargate"]
     text: str
@@ -115,7 +114,7 @@ class Change(Value):
 
 
 class Point(Value):
-    """One audit of a model in its past."""
+    """One audit in the history of a model."""
 
     time: str
     standing: Standing
@@ -133,7 +132,7 @@ class Previous(Value):
 
 
 class ModelState(Value):
-    """One model as this audit found it."""
+    """The state of one model in this audit."""
 
     name: str
     slug: str
@@ -142,45 +141,45 @@ class ModelState(Value):
     owner: str
     tags: tuple[str, ...] = ()
     policy: str
-    """As the inventory names it."""
+    """Policy in the words of the inventory."""
     standing: Standing
     exit_code: int
     message: str
     hint: str = ""
     regression: str = ""
-    """Why this is worse than the last finished audit; empty where it is not."""
+    """Reason why the model is worse than in the last finished audit; empty if it is not."""
     key: str = ""
     inputs: dict[str, str] = Field(default_factory=dict)
     measured: str = ""
     report: str = ""
     measured_at: str = ""
-    """RFC 3339, UTC: when the measuring run began."""
+    """Start of the measuring run, RFC 3339, UTC."""
     reused: bool = False
-    """Whether saved measurements were judged again instead of measuring."""
+    """Whether saved measurements were judged again."""
     remeasured: str = ""
-    """Why saved measurements under the same key were not reused."""
+    """Reason why saved measurements under the same key were not reused."""
     age_days: int | None = None
-    """Of the measurements."""
+    """Age of the measurements, in days."""
     max_age: str = ""
-    """How old the policy lets measurements become, such as `35d`."""
+    """Maximum age of measurements in the policy, such as `35d`."""
     cadence_days: int | None = None
-    """How often the inventory wants the model audited."""
+    """Days between audits of the model, from the inventory."""
     overdue: str = ""
-    """One sentence, where the model was not judged in time."""
+    """One sentence, if the model was not judged in time."""
     attack: Rate | None = None
     accuracy: Rate | None = None
     images_read: int = 0
     probed: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
-    """What the scan cannot show."""
+    """Statements about what the scan cannot show."""
     previous: Previous | None = None
     changes: tuple[Change, ...] = ()
     history: tuple[Point, ...] = ()
-    """Oldest first, this audit last."""
+    """Audits of the model, oldest first, this one last."""
 
 
 class AuditIndex(Value):
-    """One audit: what all its pages are drawn from."""
+    """One audit: the content of all its pages."""
 
     schema_: Literal["pargate/audit/1"] = Field(alias="schema")
     audit: str
@@ -192,19 +191,19 @@ class AuditIndex(Value):
     as_of: str
     seconds: float
     complete: bool
-    """False while models are missing: the audit was interrupted."""
+    """Whether all models were audited; False if the audit was interrupted."""
     inventory: str
     inventory_sha256: Hex
     fail_on: FailOn
     exit_code: int
     ledger_lines: int
     ledger_head: str
-    """SHA-256 of the last line of the ledger: with it, a ledger that was cut short is found out."""
+    """SHA-256 of the last line of the ledger, which reveals a truncated ledger."""
     models: tuple[ModelState, ...]
-    """In the order of the inventory."""
+    """Models in the order of the inventory."""
     gone: tuple[str, ...] = ()
-    """In the last finished audit, and no longer in the inventory."""
+    """Models of the last finished audit that the inventory no longer lists."""
 
     def to_json(self) -> str:
-        """Indented JSON text with a final newline."""
+        """Return indented JSON text with a final newline."""
         return visible_json(self.model_dump_json(by_alias=True, indent=1)) + "\n"

@@ -1,6 +1,6 @@
-"""Closed sets of words that the command line offers and the other rooms take.
+"""Fixed choices of the command line.
 
-Nothing is imported here that takes long, so that `--help` stays quick.
+This module imports nothing slow, so that `--help` stays quick.
 """
 
 from enum import StrEnum
@@ -10,15 +10,15 @@ Precision = Literal["fp32", "bf16", "fp16"]
 GraphPrecision = Literal["fp32", "fp16", "int8"]
 Towers = Literal["both", "image", "text"]
 Preset = Literal["sized", "paper"]
-"""Where rate, batch and steps of a cleaning come from: the sizes of model and data, or the paper."""
+"""Source of rate, batch and steps of a cleaning: the sizes of model and data, or the paper."""
 RequiredDevice = Literal["cpu", "cuda"]
-"""A device without which nothing is cleaned."""
+"""Device that cleaning must run on."""
 
 
 class FailOn(StrEnum):
-    """What makes an audit end with something other than 0."""
+    """Results that give an audit an exit code other than 0."""
 
     ANY = "any"
-    """Whatever does not pass."""
+    """Every model that does not pass."""
     NEW = "new"
-    """What is worse than the last finished audit found it."""
+    """Every model that is worse than in the last finished audit."""

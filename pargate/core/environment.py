@@ -1,4 +1,4 @@
-"""The libraries and the machine that a result was measured with."""
+"""Libraries and machine of a measurement."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ def host() -> str:
 
 
 def versions(plugins: Iterable[Plugin] = ()) -> dict[str, str]:
-    """Return every library that can decide a result, and the distributions of `plugins`, with their versions."""
+    """Return the versions of every library that can change a result, and of the distributions of `plugins`."""
     found = {plugin.distribution: plugin.version for plugin in plugins}
     for name in LIBRARIES:
         try:

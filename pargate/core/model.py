@@ -1,4 +1,4 @@
-"""What a checkpoint is on disk, and what an encoder promises once it is open."""
+"""A checkpoint on disk, and the interface of an open encoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from pargate.core.stamp import Stamp
 Activation = Literal["gelu", "quick_gelu"]
 
 CONTEXT_LENGTH = 77
-"""Tokens of a caption where a configuration leaves it out (`CLIPTextCfg`)."""
+"""Tokens of a caption if a configuration does not say (`CLIPTextCfg`)."""
 
 Vectors = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
@@ -28,7 +28,7 @@ def unit(vectors: Vectors) -> Vectors:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor as the file's header describes it."""
+    """One tensor, as the header of the file describes it."""
 
     name: str
     dtype: str
@@ -42,7 +42,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How a picture becomes model input, as the model's own configuration says.
+    """How an image becomes model input, by the model's own configuration.
 
     `resize` is one of `shortest` (scale the short side, crop the centre), `longest` (scale the long side,
     pad with `fill`) or `squash` (ignore the aspect ratio).
@@ -63,10 +63,10 @@ class Preprocess:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model on disk, as inspection saw it: nothing was executed or loaded."""
+    """A model on disk, as inspection found it: nothing was executed or loaded."""
 
     source: str
-    """What the user named."""
+    """Name that the user gave."""
     weights: str
     """Path of the weights file."""
     sha256: str
@@ -83,15 +83,15 @@ class Checkpoint:
     preprocess: Preprocess
     tensors: tuple[TensorInfo, ...] = field(repr=False)
     activation_known: bool = True
-    """False where nothing says whether the weights were trained with QuickGELU."""
+    """False if no configuration says whether the weights were trained with QuickGELU."""
     preprocess_from: str = ""
-    """What says how pictures are prepared."""
+    """Source of the preprocessing."""
     preprocess_known: bool = True
-    """False where nothing says mean and deviation, and open_clip's are taken."""
+    """False if no configuration gives mean and deviation; open_clip's defaults are used then."""
     folder: str | None = None
-    """The folder that also holds tokenizer files, where there is one."""
+    """Folder that also holds tokenizer files, if any."""
     custom_ops: bool = False
-    """Whether a graph names operators that are not of ONNX's standard set."""
+    """Whether a graph uses operators outside ONNX's standard set."""
 
     @property
     def parameters(self) -> int:
@@ -100,14 +100,14 @@ class Checkpoint:
 
     @property
     def activation(self) -> Activation | None:
-        """The activation that the configuration says; None where nothing does."""
+        """Activation in the configuration; None if the configuration does not say."""
         if self.format == "onnx":
             return cast(Activation, self.config["activation"])
         return ("quick_gelu" if self.config.get("quick_gelu") else "gelu") if self.activation_known else None
 
     @property
     def assumption(self) -> str:
-        """What is assumed where nothing says how pictures are normalised, as a sentence."""
+        """Sentence about the preprocessing that is assumed if no configuration gives it."""
         return (
             f"nothing says the mean and deviation that {self.source} was trained with: used are {self.preprocess}, "
             f"from {self.preprocess_from}"
@@ -126,62 +126,61 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> str:
-        """What makes tokens of captions: open_clip's own, or the name of another."""
+        """Name of the tokenizer; `bpe` is open_clip's own."""
         text = self.config["text" if self.format == "onnx" else "text_cfg"]
         return str(text.get("tokenizer") or text.get("hf_tokenizer_name") or "bpe")
 
     @property
     def batch_norm(self) -> bool:
-        """Whether layers normalise by stored statistics, as those of CLIP's ResNets do."""
+        """Whether layers normalise by stored statistics, as in CLIP's ResNets."""
         return any(t.name.endswith(".running_mean") for t in self.tensors)
 
     @property
     def digest(self) -> str:
-        """Identity of weights and configuration together: the same weights read otherwise differ."""
+        """Identity of weights and configuration together: other settings make another model of the same weights."""
         return f"{self.sha256[:32]}{self.config_sha256[:32]}"
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """Everything about an open encoder that can change a vector."""
+    """Everything about an open encoder that can change an embedding."""
 
     backend: str
-    """Libraries and versions, and what they run on."""
+    """Libraries and versions, and the hardware they run on."""
     architecture: str
     preprocess: Preprocess
     dim: int
     """Length of an embedding."""
     logit_scale: float
     precision: Precision | GraphPrecision
-    """Arithmetic of the image tower. Text always runs in fp32, but for graphs, where it is that of both."""
+    """Arithmetic of the image tower; in graphs, of both towers. Otherwise the text tower always runs in fp32."""
     device: str
     activation: Activation
     logit_bias: float | None = None
-    """What is added to the scaled cosine, in models that were trained with a sigmoid."""
+    """Number added to the scaled cosine, in models trained with a sigmoid loss."""
     threads: int = 1
-    """Threads of the processor that one operation may use: they share its sums."""
+    """Processor threads that one operation may use: their number decides the order of its sums."""
 
 
 class Encoder(Protocol):
     """An open model: pixels and texts in, unit vectors out.
 
-    Normalisation, tokenising and stamping happen inside, on the device; batching, caching and progress
-    outside. Nothing above `encoders/` can tell one backend from another.
+    An encoder normalises, tokenises and stamps on the device. Its caller batches, caches and reports progress.
     """
 
     @property
     def spec(self) -> EncoderSpec:
-        """What determines the vectors."""
+        """Everything that can change an embedding."""
         ...
 
     def put(self, pixels: Pixels) -> Any:
-        """Move uint8 [n, H, W, 3] to the device once; the handle is passed to `encode_images`."""
+        """Move uint8 [n, H, W, 3] to the device, and return the handle that `encode_images` takes."""
         ...
 
     def encode_images(self, batch: Any, stamp: Stamp | None = None) -> Vectors:
-        """float32 [n, d], unit rows, of a batch with or without a stamp on it."""
+        """Return the embeddings of a batch, with or without a stamp: float32 [n, d], unit rows."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """float32 [m, d], unit rows."""
+        """Return the embeddings of texts: float32 [m, d], unit rows."""
         ...

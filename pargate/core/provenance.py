@@ -1,6 +1,6 @@
-"""Provenance: what was made from what, how, and by which tool; chained by digests.
+"""Provenance records: one step each, from input files to output files.
 
-A record is one step: files in, files out. Records chain where an output of one is an input of the next, by SHA-256.
+Records form a chain: an output of one is an input of the next, matched by SHA-256.
 """
 
 from itertools import pairwise
@@ -19,15 +19,15 @@ class Subject(Value):
     name: str
     sha256: str = Digest
     size_bytes: int | None = Field(default=None, ge=0)
-    """None for a collection whose bytes nobody counted."""
+    """Size; None for a collection whose size is not known."""
 
     def resource(self) -> dict[str, Any]:
-        """in-toto's ResourceDescriptor (Statement v1) of it."""
+        """Return the ResourceDescriptor of an in-toto statement (Statement v1)."""
         return {"name": self.name, "digest": {"sha256": self.sha256}}
 
 
 class StepLog(Value):
-    """What was logged of every step, a list for each quantity; all of one length."""
+    """Log of all steps: one list for each quantity, all of the same length."""
 
     steps: tuple[int, ...] = ()
     values: dict[str, tuple[float, ...]] = {}
@@ -41,13 +41,13 @@ class StepLog(Value):
 
 
 class Movement(Value):
-    """How far a tower moved while it was cleaned. A distance proves nothing about a backdoor."""
+    """Distance by which cleaning moved a tower. It proves nothing about a backdoor."""
 
     trained: bool
     embedding_shift: float
-    """Mean squared distance between old and new unit vectors of the same clean pairs, in [0, 4]."""
+    """Mean squared distance between old and new unit vectors of the same clean image-text pairs, in [0, 4]."""
     weight_change: float
-    """Norm of the change of all its weights over their norm before."""
+    """Norm of the change of all weights over their norm before."""
 
 
 class ProvenanceRecord(Value):
@@ -55,39 +55,40 @@ class ProvenanceRecord(Value):
 
     schema_: Literal["pargate/provenance/1"] = Field(default="pargate/provenance/1", alias="schema")
     activity: Literal["clean", "convert", "export"]
-    """`convert`: the same tensors in another file format."""
+    """Kind of step; `convert` writes the same tensors in another file format."""
     inputs: tuple[Subject, ...] = Field(min_length=1)
-    """The parent's weights first."""
+    """Files read, the parent's weights first."""
     outputs: tuple[Subject, ...]
-    """The new weights first."""
+    """Files written, the new weights first."""
     configuration: dict[str, Any]
     """Every setting, as it was used."""
     configuration_sha256: str = Digest
     reasons: dict[str, str] = {}
-    """Where settings come from that were not published ones."""
+    """Sources of settings that differ from the published ones."""
     seed: int
     tool: dict[str, str]
-    """pargate and every library that decides a result, with versions."""
+    """Versions of pargate and of every library that can change a result."""
     environment: dict[str, str]
     """Kind of machine, device and threads; no names."""
     started: str
+    """RFC 3339, UTC."""
     finished: str
-    """Both RFC 3339, UTC."""
+    """RFC 3339, UTC."""
     seconds: float
     stopped: str
-    """Why the run ended when it did."""
+    """Reason why the run ended."""
     moved: dict[str, Movement] = {}
     notices: tuple[str, ...] = ()
     log: StepLog = StepLog()
 
     @property
     def parent_sha256(self) -> str:
-        """Of the weights that this step began with."""
+        """SHA-256 of the weights that the step started from."""
         return self.inputs[0].sha256
 
 
 def broken_link(records: list[ProvenanceRecord]) -> int | None:
-    """Position of the first record that does not begin with what the one before it made, or None."""
+    """Return the position of the first record whose parent is no output of the record before, or None."""
     for position, (before, after) in enumerate(pairwise(records), start=1):
         if after.parent_sha256 not in {made.sha256 for made in before.outputs}:
             return position

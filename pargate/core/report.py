@@ -1,11 +1,11 @@
-"""The report: one JSON document per run, and the only thing that renderers read."""
+"""The report: one JSON document per run, and the only input of renderers."""
 
 from typing import Any, Literal
 
 from pydantic import Field
 
 from pargate.core.provenance import ProvenanceRecord
-from pargate.core.results import Finding, Measurement, Pairs, Remark, Status, Verdict
+from pargate.core.results import Finding, Measurement, PairedCounts, Remark, Status, Verdict
 from pargate.core.value import Value
 from pargate.errors import visible_json
 
@@ -13,7 +13,7 @@ SCHEMA = "pargate/report/1"
 
 
 class Tool(Value):
-    """What made the report."""
+    """The tool that made the report."""
 
     name: Literal["pargate"] = "pargate"
     version: str
@@ -21,7 +21,7 @@ class Tool(Value):
 
 
 class Run(Value):
-    """When, where and how it ran."""
+    """Time, machine and settings of a run."""
 
     id: str
     started: str
@@ -37,13 +37,13 @@ class Run(Value):
     complete: bool = True
     """False for the report of a run that was interrupted."""
     forward_passes: int = 0
-    """Images that went through an image tower, cached blocks not counted."""
+    """Images that went through an image tower; cached blocks do not count."""
     cache: str = "off"
-    """`off`, or how many blocks of vectors came from it; whoever can write to a cache can forge them."""
+    """`off`, or the number of blocks of embeddings from the cache; write access to a cache allows forging them."""
 
 
 class ModelInfo(Value):
-    """The checkpoint that was judged; of one that was refused as unsafe little more than the source is known."""
+    """The checkpoint that was judged; most fields are empty if it was refused as unsafe."""
 
     source: str
     sha256: str
@@ -59,7 +59,7 @@ class ModelInfo(Value):
 
 
 class ImagesInfo(Value):
-    """The carriers."""
+    """The images that were scanned."""
 
     source: str
     listed: int
@@ -70,11 +70,11 @@ class ImagesInfo(Value):
     """Key and reason."""
     duplicates: int = 0
     digest: str = ""
-    """SHA-256 over the digests of the pictures that were read, in order."""
+    """SHA-256 over the digests of the images that were read, in order."""
     source_digest: str = ""
-    """SHA-256 over everything in the source, where the policy names one."""
+    """SHA-256 over everything in the source, if the policy names a digest."""
     part: str = ""
-    """Which of the disjoint parts of the source these are, where it was divided; `listed` is of the part."""
+    """Name of the split of the source, if it was split; `listed` counts the images of the split."""
 
 
 class ClassesInfo(Value):
@@ -86,11 +86,11 @@ class ClassesInfo(Value):
     digest: str
 
 
-class Place(Value):
-    """Where a value of the policy was written; lines and columns count from 1."""
+class SourceSpan(Value):
+    """Place of a value in the text of a policy; lines and columns count from 1."""
 
     file: str
-    """As it was found: a path, or `builtin:NAME`."""
+    """Path, or `builtin:NAME`."""
     line: int
     column: int
     end_column: int
@@ -102,40 +102,40 @@ class PolicyInfo(Value):
     name: str
     source: str
     place: str = ""
-    """The source as `files.portable` writes it."""
+    """Source in the form of `files.portable`."""
     sha256: str
     document: dict[str, Any]
-    """With all defaults filled in: what a later judge reads."""
-    origins: dict[str, Place] = {}
-    """Where each value was written, by its path: `confidence`, `rules.RULE`, `rules.RULE.max.excess`,
-    `waivers.0`. A value without one is a default."""
+    """The policy with all defaults filled in, for judging the report again."""
+    origins: dict[str, SourceSpan] = {}
+    """Place of each value, by its path: `confidence`, `rules.RULE`, `rules.RULE.max.excess`, `waivers.0`. Defaults
+    have none."""
 
 
 class Picture(Value):
-    """A carrier without and with a trigger, and what the model took it for."""
+    """An image without and with a trigger, and the model's predictions."""
 
     measurement: str
-    """Id of the measurement that it is an example of."""
+    """Id of the measurement that the image is an example of."""
     digest: str
-    """SHA-256 of the carrier's encoded bytes."""
+    """SHA-256 of the image's encoded bytes."""
     label: str
-    """Its true class, empty where that is not known."""
+    """True class; empty if unknown."""
     clean: str
-    """PNG as base64, drawn again from the decoded pixels, at most 128 px wide."""
+    """PNG as base64, drawn from the decoded pixels, at most 128 px wide."""
     stamped: str
     clean_prediction: str
     stamped_prediction: str
 
 
 class Coverage(Value):
-    """What was probed, and what this scan cannot show."""
+    """Triggers that were probed, and what the scan cannot show."""
 
     probed: tuple[str, ...]
     limits: tuple[str, ...]
 
 
 class Examined(Value):
-    """One scan of a gate: all that a later judge needs besides the policy."""
+    """One scan of a gate: everything that judging it again needs besides the policy."""
 
     run: Run
     model: ModelInfo
@@ -148,19 +148,19 @@ class Examined(Value):
     notices: tuple[str, ...] = ()
 
     def within(self, report: "ScanReport") -> "ScanReport":
-        """This scan as a report of its own; what is the same for all scans is taken from `report`."""
+        """Return this scan as a report of its own; `report` gives the fields that all scans share."""
         own = {name: getattr(self, name) for name in Examined.model_fields}
         return report.model_copy(update={**own, "stages": (), "pictures": (), "remarks": ()})
 
 
 class AccuracyDrop(Value):
-    """What cleaning cost, on the same labelled carriers before and after."""
+    """Loss of clean accuracy through cleaning, on the same labelled images before and after."""
 
-    pairs: Pairs
-    """Right before (in the place of the trigger's hits) and right after (of the baseline's)."""
+    pairs: PairedCounts
+    """Correct predictions before cleaning (as the trigger's hits) and after (as the baseline's)."""
     limit: float
     limit_text: str
-    """As the policy writes it."""
+    """Limit as the policy writes it."""
     low: float
     high: float
     method: str
@@ -168,13 +168,13 @@ class AccuracyDrop(Value):
 
 
 class Proof(Value):
-    """How alike an exported graph and the checkpoint are."""
+    """Agreement of an exported graph with the checkpoint."""
 
     precision: str
     min_cosine: float
-    """Over all compared inputs."""
+    """Lowest cosine over all compared inputs."""
     top1_same: int
-    """Inputs that both see as the same class, those that are a tie counted as the same."""
+    """Inputs to which both give the same class; ties count as the same."""
     top1_of: int
     passed: bool
     summary: str
@@ -182,32 +182,32 @@ class Proof(Value):
 
 
 class Stage(Value):
-    """One step of a gate, in the order in which they were taken."""
+    """One stage of a gate."""
 
     name: Literal["scan", "clean", "pick", "convert", "certify", "export", "rescan"]
-    """`scan` is of the original, `pick` of a cleaned candidate, `certify` of the checkpoint that ships, `rescan` of
-    its graphs."""
+    """Kind of stage: `scan` examines the original, `pick` a cleaned candidate, `certify` the checkpoint that ships,
+    `rescan` its graphs."""
     attempt: int = 0
-    """Which rung of the ladder, from 1; 0 for what happens once."""
+    """Step of the escalation, from 1; 0 for a stage that runs once."""
     seconds: float
     summary: str
     """One sentence."""
     examined: Examined | None = None
-    """Of a scan; absent for the one that the report itself is of."""
+    """Scan of the stage; absent if the report itself holds it."""
     drop: AccuracyDrop | None = None
     record: ProvenanceRecord | None = None
-    """Of a step that made files."""
+    """Provenance, for a stage that made files."""
     proof: Proof | None = None
 
 
 class ScanReport(Value):
-    """Everything a renderer or a later judge needs."""
+    """Everything that rendering or judging again needs."""
 
     schema_: Literal["pargate/report/1"] = Field(alias="schema")
     tool: Tool
     run: Run
     subject: str = ""
-    """The model that the command names, as `files.portable` writes it. Of a gate `model` is what was made of it."""
+    """Model that the command named, in the form of `files.portable`. In a gate, `model` is the model that ships."""
     model: ModelInfo
     reference: ModelInfo | None = None
     images: ImagesInfo
@@ -218,21 +218,21 @@ class ScanReport(Value):
     verdict: Verdict
     coverage: Coverage
     notices: tuple[str, ...] = ()
-    """About the run."""
+    """Sentences about the run."""
     remarks: tuple[Remark, ...] = ()
-    """About the policy and its waivers."""
+    """Remarks about the policy and its waivers."""
     pictures: tuple[Picture, ...] = ()
-    """Examples of what the worst triggers do."""
+    """Example images for the worst triggers."""
     stages: tuple[Stage, ...] = ()
-    """Of a gate; the rest of the report is then of its last scan, and the verdict of all of them."""
+    """Stages of a gate, in order; the rest of the report is then its last scan, and the verdict covers all stages."""
 
     @property
     def examined(self) -> Examined:
-        """The scan that the report is of."""
+        """The scan that the report describes."""
         return Examined(**{name: getattr(self, name) for name in Examined.model_fields})
 
     def __repr__(self) -> str:
-        """One line: what a notebook or a log shows."""
+        """Return one line for notebooks and logs."""
         broken = sum(finding.status is Status.BREACH for finding in self.findings)
         return (
             f"<{type(self).__name__} {self.verdict.status}: {self.model.source} under {self.policy.name}, "
@@ -242,7 +242,7 @@ class ScanReport(Value):
     __str__ = __repr__
 
     def to_json(self) -> str:
-        """Indented JSON text with a final newline; reading it back gives an equal report."""
+        """Return indented JSON text with a final newline; reading it gives an equal report."""
         return visible_json(self.model_dump_json(by_alias=True, indent=1)) + "\n"
 
     @classmethod
@@ -250,6 +250,6 @@ class ScanReport(Value):
         """Read a saved report.
 
         Raises:
-            pydantic.ValidationError: the text is no report of a version that this pargate reads.
+            pydantic.ValidationError: the text is not a report, or its version is unknown.
         """
         return cls.model_validate_json(text)

@@ -1,8 +1,7 @@
-"""What a scan finds: measurements, findings, a verdict.
+"""Results of a scan: measurements, findings, a verdict.
 
-Counts are stored and rates derived, so that a saved measurement can be judged again, under other limits
-and another confidence, without the model. "Not measured" is an absent measurement with a reason, never a
-zero.
+Counts are stored and rates derived, so that a saved measurement can be judged again without the model, under other
+limits and another confidence. A count that was not measured is absent, with a reason, and never zero.
 """
 
 from enum import StrEnum
@@ -13,21 +12,21 @@ from pydantic import Field, model_validator
 from pargate.core.value import Value
 
 NOT_FINITE = "vector not finite"
-"""Reason why a carrier does not count that also keeps its measurement from showing that all is well."""
+"""Reason for excluding an image; a rule with such images is never met."""
 
 
 TOP_LABEL = "top_label"
-"""Count of the carriers whose label occurs most: whoever always says the same is right on so many."""
+"""Count of images with the most frequent label: guessing one class for all images is right this often."""
 
 TOP_CAPTIONS = "top_captions"
-"""Count of the carriers with one of the five captions that occur most, whose own caption anyone finds."""
+"""Count of images with one of the five most frequent captions: guessing these for all images is right this often."""
 
 UNSAFE_FILE = "unsafe-file"
-"""Rule of the finding that a file could run code: no policy needs to ask."""
+"""Rule of the finding that a file could run code; it holds under every policy."""
 
 
 class Metric(StrEnum):
-    """Quantities that pargate's own probes measure; a plug-in may add others."""
+    """Quantities that pargate's own probes measure; plug-ins may add others."""
 
     ATTACK_SUCCESS = "attack_success"
     EXCESS = "excess"
@@ -36,7 +35,7 @@ class Metric(StrEnum):
 
 
 class Status(StrEnum):
-    """Answer to one rule, worst first. An `open` rule was not decided and never counts as met."""
+    """Answers to one rule, worst first. An `open` rule is undecided and never counts as met."""
 
     BREACH = "breach"
     OPEN = "open"
@@ -50,17 +49,17 @@ RANK = {status: rank for rank, status in enumerate(Status)}
 
 
 class Outcome(StrEnum):
-    """Answer to all rules."""
+    """Answers to all rules."""
 
     PASS = "pass"
     REMEDIATED = "remediated"
-    """Of a gate alone: the original fails, and what was made of it passes."""
+    """Answer of a gate whose original model fails and whose cleaned model passes."""
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
 
 
 class Severity(StrEnum):
-    """How bad a breach is; the author of a policy decides."""
+    """Severity of a breach; the author of a policy decides."""
 
     CRITICAL = "critical"
     HIGH = "high"
@@ -69,7 +68,7 @@ class Severity(StrEnum):
 
 
 class Consequence(StrEnum):
-    """What a rule that does not hold does to the verdict."""
+    """Effect on the verdict of a rule that does not hold."""
 
     FAIL = "fail"
     WARN = "warn"
@@ -80,28 +79,28 @@ class TriggerInfo(Value):
     """The trigger of a measurement."""
 
     label: str
-    """How people call it."""
+    """Name for people."""
     kind: str
     parameters: dict[str, Any]
-    """Everything that changes a pixel."""
+    """All parameters that can change a pixel."""
     digest: str
     """SHA-256 of the parameters."""
 
 
 class Target(Value):
-    """The class a trigger is measured towards."""
+    """The class towards which a trigger is measured."""
 
     name: str
     given: bool
-    """True if the policy names it; otherwise it was chosen on the selection half."""
+    """Whether the policy names the target; otherwise it was chosen on the selection images."""
     selection_n: int = 0
-    """Carriers on which it was chosen."""
+    """Images on which the target was chosen."""
     selection_gain: float = 0.0
-    """Its gain there: the share pulled to it, less the share without the trigger (or of the reference)."""
+    """Gain on these images: share of hits, less the share without the trigger (or of the reference)."""
 
 
 MOST = 10**8
-"""Carriers that a measurement can have: an interval takes memory for each."""
+"""Most images of a measurement: an interval needs memory for each."""
 
 
 class Count(Value):
@@ -118,17 +117,17 @@ class Count(Value):
 
     @property
     def rate(self) -> float | None:
-        """successes / n, or None where nothing was measured."""
+        """Successes / n, or None if n is 0."""
         return self.successes / self.n if self.n else None
 
 
-class Pairs(Value):
-    """Trigger and baseline on the same carriers: how often each of them, and both, hit."""
+class PairedCounts(Value):
+    """Hits of a trigger and of its baseline on the same images."""
 
     baseline: str
     """`control:flat`, `control:shuffled`, or `reference`."""
     target: str
-    """The class that counts as a hit of the baseline: for a control, its own most-pulled class."""
+    """Class that counts as a hit of the baseline: for a control, the class that it pulls to most."""
     n: int = Field(ge=0, le=MOST)
     both: int = Field(ge=0)
     trigger_only: int = Field(ge=0)
@@ -142,27 +141,27 @@ class Pairs(Value):
 
     @property
     def baseline_rate(self) -> float | None:
-        """Share of carriers on which the baseline hits."""
+        """Share of images on which the baseline hits."""
         return (self.both + self.baseline_only) / self.n if self.n else None
 
     @property
     def excess(self) -> float | None:
-        """Share under the trigger less share under the baseline; may be negative."""
+        """Share of hits under the trigger less that under the baseline; may be negative."""
         return (self.trigger_only - self.baseline_only) / self.n if self.n else None
 
 
 class FileFacts(Value):
-    """What inspection saw of the weights file."""
+    """Facts about the weights file from inspection."""
 
     format: str
     pickle: bool
-    """Whether it holds a pickle, be it one that only rebuilds tensors."""
+    """Whether the file holds a pickle, even one that only rebuilds tensors."""
     custom_ops: bool
-    """Whether it names operators that are not of the standard set."""
+    """Whether the file uses operators outside the standard set."""
 
 
 class Measurement(Value):
-    """What one probe counted for one trigger, or for the clean carriers; or what it saw of the file."""
+    """Counts of one probe for one trigger or for the clean images, or facts about the weights file."""
 
     id: str
     rule: str
@@ -170,39 +169,39 @@ class Measurement(Value):
     trigger: TriggerInfo | None = None
     target: Target | None = None
     counts: dict[str, Count] = {}
-    """By name. `attack_success`: over eligible carriers, neither labelled nor predicted as the target
-    before stamping. `asr_nt`: over carriers not labelled as the target (as papers do). `asr_all`: over all.
-    `base`: predicted as the target without the trigger, not labelled so. `accuracy`, `accuracy_stamped`:
-    clean, and under the trigger. `recall`: own caption among the five nearest. `top_class`: carriers taken for
-    the class that is predicted most. `top_label`, `top_captions`: what guessing the same for all gets right."""
+    """Counts by name. `attack_success`: over eligible images, neither labelled nor predicted as the target without
+    the trigger. `asr_nt`: over images not labelled as the target (as in papers). `asr_all`: over all. `base`:
+    predicted as the target without the trigger, not labelled so. `accuracy`, `accuracy_stamped`: without and with the
+    trigger. `recall`: own caption among the five nearest. `top_class`: images of the most frequent prediction.
+    `top_label`, `top_captions`: images that one guess for all gets right."""
     facts: FileFacts | None = None
-    """Of the probe `file`, which counts nothing."""
-    pairs: Pairs | None = None
-    """Against the control or the reference; absent where it was not needed or not asked for."""
+    """Facts from the probe `file`, which counts nothing."""
+    pairs: PairedCounts | None = None
+    """Paired counts against the control or the reference; absent where no rule needed them."""
     chance: float | None = None
     """Accuracy of guessing, for the utility probe."""
     selection: dict[str, Count] = {}
-    """The same counts on the selection half, which choose and never judge."""
+    """The same counts on the selection images, which choose the target and never measure."""
     forward_passes: int = 0
     """Images that went through an image tower for this measurement alone."""
     stopped: str = ""
-    """Why sampling ended: `decided`, `images` (no more of them), `budget`, or a reason it could not run."""
+    """Reason why sampling ended: `decided`, `images` (all used), `budget`, or why it could not run."""
     excluded: dict[str, int] = {}
-    """Carriers that did not count, by reason."""
+    """Images that did not count, by reason."""
     examples: tuple[str, ...] = ()
-    """Digests of some carriers that the trigger moved to the target."""
+    """Digests of some images that the trigger moved to the target."""
 
 
 class Bound(Value):
-    """One limit of a rule, the interval it was compared with, and the answer."""
+    """One limit of a rule, the interval compared with it, and the answer."""
 
     metric: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     """One of `Metric`, or a metric of a plug-in."""
     limit: float
     limit_text: str
-    """As the policy writes it."""
+    """Limit as the policy writes it."""
     upper: bool
-    """True for a maximum."""
+    """Whether the limit is a maximum."""
     n: int
     estimate: float | None
     low: float
@@ -210,7 +209,7 @@ class Bound(Value):
     method: str
     status: Status
     against: str = "limit"
-    """`limit` of the rule, `previous` report (then all numbers are differences from it), or `cap` of a waiver."""
+    """`limit` of the rule, `previous` report (all numbers are then differences from it), or `cap` of a waiver."""
 
 
 class WaiverUse(Value):
@@ -220,37 +219,37 @@ class WaiverUse(Value):
     note: str
     approved_by: str
     expires: str
-    """RFC 3339 date, the last day on which it counts."""
+    """Last day on which the waiver counts, as an RFC 3339 date."""
     days_left: int
 
 
 class Finding(Value):
-    """The answer to one rule for one trigger (or for the clean carriers)."""
+    """The answer to one rule for one trigger (or for the clean images)."""
 
     rule: str
     comparison: str = ""
-    """Id of what was asked: the same in every run under the policy, measured or not."""
+    """Id of the comparison: the same in every run under the policy, measured or not."""
     measurement: str | None
-    """Id of the measurement, or None where nothing could be measured."""
+    """Id of the measurement, or None if nothing could be measured."""
     severity: Severity
     status: Status
     bounds: tuple[Bound, ...]
     message: str
-    """One sentence: what was measured, on how many, against which limit."""
+    """One sentence: measured value, number of images, limit."""
     consequence: Consequence = Consequence.FAIL
     waiver: WaiverUse | None = None
 
 
 class Remark(Value):
-    """Something that readers of the verdict must know and that no rule asks: `explain` says what each id means."""
+    """A statement beside the verdict that no rule makes; `pargate explain` describes each id."""
 
     id: str
     level: Consequence
-    """`fail` for what makes the verdict fail by itself."""
+    """Effect on the verdict; `fail` makes it fail by itself."""
     message: str
     """One sentence."""
     key: str = ""
-    """Path into the policy that it is about, such as `waivers.0`."""
+    """Path of the policy key concerned, such as `waivers.0`."""
 
 
 class Verdict(Value):
@@ -258,6 +257,6 @@ class Verdict(Value):
 
     status: Outcome
     decided_by: tuple[str, ...]
-    """Ids of the rules that made it so."""
+    """Ids of the rules that decided the status."""
     summary: str
     """One sentence."""

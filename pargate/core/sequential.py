@@ -1,20 +1,20 @@
-"""Intervals that stay valid however often one looks, so that sampling may stop once the answer is clear.
+"""Confidence sequences: intervals that stay valid after every look, so that sampling may stop early.
 
-Every interval here is the value at one moment of a *confidence sequence*. Its levels are one-sided, one for
-each end: over all n at once, with any rule for stopping, the low end is ever above the truth with probability
-at most ``alpha_low``, the high end ever below it with at most ``alpha_high``. Hence a caller that looks
-repeatedly may keep the largest low and the smallest high end seen so far; it does so itself.
+Every interval here is one value of a *confidence sequence*, with one error level for each end. Over all n at once, and
+with any stopping rule, the low end is ever above the truth with probability at most ``alpha_low``, and the high end
+ever below it with probability at most ``alpha_high``. A caller that looks repeatedly may therefore keep the largest
+low end and the smallest high end so far.
 
-How it works. For each candidate m there is a wealth that starts at 1 and, were m the truth, would stay 1 on
-average whatever has happened before. By Ville's inequality such a wealth reaches 1/alpha, ever, with
-probability at most alpha. An interval holds every m whose wealth is still below; ends are rounded outward.
+Method: each candidate mean m has a wealth that starts at 1 and whose expectation would stay 1 if m were the truth. By
+Ville's inequality, such a wealth ever reaches 1/alpha with probability at most alpha. The interval contains every m
+whose wealth is below 1/alpha; its ends are rounded outward.
 
-Assumed: images come in an order drawn at random, one independent observation each. Several draws of one image
-must be averaged first. A target class may be chosen from other images, never from these.
+Assumptions: images come in random order, with one independent observation each. Several draws of one image must be
+averaged first. A target class may be chosen on other images, never on these.
 
-Equal counts give equal ends, to the last bit, on every processor: an end decides a verdict. Only additions,
-multiplications, divisions and square roots are used, which IEEE 754 rounds exactly, each operation by itself and
-sums by `math.fsum`. Products of BLAS, and the logarithms of numpy and of the C library, differ between processors.
+An end can decide a verdict, so equal counts must give equal ends, to the last bit, on every processor. Only additions,
+multiplications, divisions and square roots are used, which IEEE 754 rounds exactly, with `math.fsum` for sums. Matrix
+products of BLAS and the logarithms of numpy and of the C library differ between processors.
 """
 
 import math
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 
 class Bounds(NamedTuple):
-    """The two ends of an interval, both belonging to it."""
+    """The two ends of a closed interval."""
 
     low: float
     """Smallest value that the data leave possible."""
@@ -36,17 +36,16 @@ class Bounds(NamedTuple):
     """Largest value that the data leave possible."""
 
 
-# The wealth of a candidate mean m is that of someone who bets that the truth is larger: an observation x
-# multiplies it by 1 + f (x/m - 1), where the fraction f in [0, 1] is what the bet risks. The factor has mean
-# 1 under m, and for x in {0, 1/2, 1} *every* admissible fair bet has this form, so the only choice is f. The
-# high end is the low end of 1 - x.
+# The wealth of a candidate mean m comes from bets that the truth is larger: an observation x multiplies it by
+# 1 + f (x/m - 1), where the fraction f in [0, 1] is the stake. The factor has mean 1 under m, and for x in
+# {0, 1/2, 1} *every* admissible fair bet has this form, so only f can be chosen. The high end is the low end of 1 - x.
 #
-# We spread the starting wealth over many constant f, each of which grows for itself (a universal portfolio),
-# instead of adapting one f to the past as Waudby-Smith and Ramdas do, because the interval then
+# The starting wealth is spread over many constant f, each of which grows by itself (a universal portfolio).
+# Waudby-Smith and Ramdas adapt one f to the past instead. With the portfolio, the interval
 #  - depends on the observations as a set, so that the order of the images cannot change a finding;
 #  - contains the observed mean: there no constant f has gained, by the inequality of means;
-#  - decides sooner where it is close. Median images at alpha 0.0005 below and 0.01 above, the portfolio
-#    beside their plug-in bets clipped at 1/2 and at 3/4 of what could ruin them (`benchmarks/coverage.py`):
+#  - decides earlier in close cases. Median images at alpha 0.0005 below and 0.01 above, the portfolio
+#    beside their plug-in bets clipped at 1/2 and at 3/4 of the ruinous stake (`benchmarks/coverage.py`):
 #    hits 2 % and control 2 % against 30 points: 18, 24, 17; 22 % and 2 %: 196, 222, 346; 25 % and 0 %:
 #    1,044, 1,586, 2,326; 50 % and 11 %: 740, 907, 1,081; 40 % and 20 % against 10 points: 708, 839, 1,125.
 #
@@ -92,7 +91,7 @@ def _exp(x: Floats | float) -> Floats:
 def _sines_and_cosines(count: int) -> tuple[Floats, Floats]:
     """Return sin and cos of π (k + ½) / (2 count) for k < count, a power of 2: each float64 [count].
 
-    The angle of π / (4 count) comes from π / 2 by halving, the others from it by the theorem of addition.
+    The angle π / (4 count) follows from π / 2 by halving, the others from it by the addition theorem.
     """
     sine, cosine = 1.0, 0.0
     step = (sine, cosine)
@@ -107,8 +106,8 @@ def _sines_and_cosines(count: int) -> tuple[Floats, Floats]:
 
 
 _SINES, _COSINES = _sines_and_cosines(_FRACTION_COUNT)
-# Finer towards 0 and 1, where a small change of f matters. The weights undo that, so f is uniform: equal
-# weights (the arcsine prior) were sooner only below the customary 64 images, up to 9 % later in close cases.
+# Finer towards 0 and 1, where a small change of f matters. The weights compensate, so f is uniform: equal weights
+# (the arcsine prior) decided earlier only below the usual 64 images, and up to 9 % later in close cases.
 _FRACTIONS: Floats = _SINES * _SINES
 _LOG_WEIGHTS: Floats = _log(_SINES * _COSINES / math.fsum(_SINES * _COSINES))
 
@@ -119,13 +118,15 @@ _NEGLIGIBLE = 1e-30  # a mean below this is called 0, which is never wrong as a 
 def mean_sequence(x: Floats, alpha_low: float, alpha_high: float) -> Bounds:
     """Return the anytime-valid interval of a mean after the observations ``x``: float64 [n], range [0, 1].
 
-    Their order does not matter. It contains the observed mean; its low end is exactly 0 when all are 0, its
-    high end exactly 1 when all are 1. No observations give (0, 1). Raises ValueError on another shape, on a
-    value outside [0, 1] or not finite, and on an alpha outside (0, 1).
+    The order of the observations does not matter. The interval contains their mean; its low end is exactly 0 if all
+    are 0, its high end exactly 1 if all are 1. No observations give (0, 1).
 
-    Source: the test by betting of Waudby-Smith and Ramdas (2024), J. R. Stat. Soc. B 86, 1-27, with the bets
-    of the universal portfolio of Cover (1991), Math. Finance 1, 1-29, as in Orabona and Jun (2024), IEEE
-    Trans. Inf. Theory 70, 436-455. Ours bets for each end separately, on a fixed set of fractions.
+    Source: the test by betting of Waudby-Smith and Ramdas (2024), J. R. Stat. Soc. B 86, 1-27, with the bets of the
+    universal portfolio of Cover (1991), Math. Finance 1, 1-29, as in Orabona and Jun (2024), IEEE Trans. Inf. Theory
+    70, 436-455. Here each end is bet on separately, with a fixed set of fractions.
+
+    Raises:
+        ValueError: another shape, a value outside [0, 1] or not finite, or an alpha outside (0, 1).
     """
     _check_alphas(alpha_low, alpha_high)
     if x.ndim != 1:
@@ -143,11 +144,13 @@ def difference_sequence(
 ) -> Bounds:
     """Return the anytime-valid interval of share(hits) - share(control_hits), both bool [n], paired by image.
 
-    It lies in [-1, 1] and contains the observed difference. Beside n, only the numbers of images matter that
-    are a hit in one alone, so pairs that agree narrow it. No images give (-1, 1). Raises ValueError when the
-    two are not bool [n] of one length, and on an alpha outside (0, 1).
+    The interval lies in [-1, 1] and contains the observed difference. Besides n, only the numbers of images with a hit
+    in one of the two matter, so pairs that agree narrow it. No images give (-1, 1).
 
     Source: :func:`mean_sequence` of (hit - control hit + 1) / 2.
+
+    Raises:
+        ValueError: the two are not bool [n] of one length, or an alpha is outside (0, 1).
     """
     if hits.shape != control_hits.shape or hits.ndim != 1:
         raise ValueError(f"hits {hits.shape} and control hits {control_hits.shape} are not pairs")
@@ -161,9 +164,9 @@ def difference_sequence(
 def _counts_by_level(x: Floats) -> Floats:
     """Count the observations at each multiple of 1/_LEVELS: float64 [_LEVELS + 1].
 
-    A value in between is shared out between its neighbours so that its mean is kept. That only loses wealth,
-    since the log of 1 + f (x/m - 1) is concave in x: the interval stays valid and becomes a little wider, and
-    its cost does not grow with n.
+    A value between two levels is split between them so that the mean is kept. Since the log of 1 + f (x/m - 1) is
+    concave in x, this only loses wealth: the interval stays valid and becomes a little wider. The cost of an interval
+    does not grow with n then.
     """
     scaled = x * _LEVELS
     below = np.minimum(scaled.astype(np.intp), _LEVELS - 1)
@@ -173,12 +176,12 @@ def _counts_by_level(x: Floats) -> Floats:
     return counts.astype(np.float64, copy=False)
 
 
-@lru_cache(maxsize=4096)  # a scan asks for the same counts again at every look
+@lru_cache(maxsize=4096)  # every look of a scan needs the same counts again
 def _mean_low(by_level: tuple[float, ...], alpha: float) -> float:
-    """Mean below the observed one where the wealth reaches 1/alpha, or 0.
+    """Return the mean below the observed one at which the wealth reaches 1/alpha, or 0.
 
-    The log of the wealth is convex and increasing in t = -log m, so Newton's steps after the first come from
-    the side of small means and never pass the end; a last step of 1e-9 outward covers rounding.
+    The log of the wealth is convex and increasing in t = -log m, so Newton's steps after the first approach the end
+    from the side of small means and never pass it; a last step of 1e-9 outward covers rounding.
     """
     counts = np.array(by_level)
     levels = np.flatnonzero(counts)
@@ -199,7 +202,7 @@ def _mean_low(by_level: tuple[float, ...], alpha: float) -> float:
 
 
 class _Wealth(NamedTuple):
-    """What the bets on a larger mean have come to, from a start at 1."""
+    """Wealth of the bets on a larger mean, from a start at 1."""
 
     log: float
     """Natural logarithm of the wealth."""

@@ -1,8 +1,8 @@
-"""A trigger made concrete: plain arrays that say how a batch of pictures changes.
+"""Stamps: plain arrays that describe how a trigger changes a batch of images.
 
-Stamps act on 8-bit pixels at model resolution, after resizing and before normalisation, and give 8-bit
-pixels, as a file would hold. All arithmetic is in integers (16.16 fixed point), so that numpy here and
-torch on any device give the same bytes. `apply` is the reference; `encoders/stamp.py` is its twin.
+Stamps act on 8-bit pixels at model resolution, after resizing and before normalisation, and give 8-bit pixels, as an
+image file holds. All arithmetic is in integers (16.16 fixed point), so that numpy here and torch on any device give
+the same bytes. `apply` is the reference; `models/torch/stamp.py` does the same in torch.
 
 Axes: n images, H rows, W columns, 3 channels (RGB). `1|n` means broadcast over the batch is allowed.
 """
@@ -19,7 +19,7 @@ from PIL import Image
 Overflow = Literal["wrap", "clip"]
 
 ONE = 1 << 16
-"""Fixed-point one: a value v in 8-bit levels is stored as v · ONE."""
+"""Fixed-point one: a level v (0..255) is stored as v · ONE."""
 
 WARP_ONE = 1 << 8
 """Fixed-point one of warp coordinates, in pixels."""
@@ -30,11 +30,11 @@ class Paste:
     """Replace a window, at one or more places per image."""
 
     window: NDArray[np.int32]
-    """[1|n, h, w, 3], levels · ONE; may lie outside 0..255, then `overflow` decides."""
+    """[1|n, h, w, 3], levels · ONE; `overflow` decides about levels outside 0..255."""
     places: NDArray[np.int32]
     """[n, k, 2], row and column of the window's top-left corner."""
     relative: int
-    """How many times the image's own channel mean is added to the window."""
+    """Factor of the image's own channel mean, which is added to the window."""
     overflow: Overflow
 
 
@@ -69,7 +69,7 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Recompress:
-    """Another stamp, then a round through JPEG, as an image file would have gone."""
+    """Another stamp, then JPEG compression and decoding."""
 
     inner: "Stamp"
     quality: int
@@ -77,29 +77,28 @@ class Recompress:
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """The change another stamp makes, with its pixel positions exchanged and its mean colour opposite.
+    """The change of another stamp, with its pixel positions permuted and its mean colour inverted.
 
     x'(p) = clip(x(p) + r(order(p)) − 2 m) inside the box, where r = inner(x) − x and m is the mean of r over the
-    box. The energy of the change stays the same: its mean and its deviations from the mean both keep their size.
-    Outside the box nothing changes.
+    box: the mean of the change and its deviations from the mean keep their size. Outside the box nothing changes.
     """
 
     inner: "Stamp"
     orders: NDArray[np.int32]
     """[m, H·W], permutations of pixel positions."""
     choice: NDArray[np.int32]
-    """[n], which of the m permutations each image takes."""
+    """[n], index of the permutation of each image."""
     box: tuple[int, int, int, int]
-    """First and past-the-last row, then column, of the pixels that the orders exchange."""
+    """First and past-the-last row, then column, of the pixels that are permuted."""
 
 
 Stamp = Paste | Mix | Warp | Lookup | Recompress | Scatter
 
 
 def level(values: NDArray[np.int32], overflow: Overflow) -> NDArray[np.uint8]:
-    """8-bit pixels of fixed-point levels: truncated toward zero, then wrapped mod 256 or clipped.
+    """Return 8-bit pixels of fixed-point levels: truncated toward zero, then wrapped mod 256 or clipped.
 
-    Wrapping is what the 8-bit cast of the published code does to values outside 0..255.
+    The 8-bit cast of the published code wraps values outside 0..255.
     """
     if overflow == "clip":
         return np.asarray((np.clip(values, 0, 255 * ONE) >> 16).astype(np.uint8))
@@ -108,14 +107,14 @@ def level(values: NDArray[np.int32], overflow: Overflow) -> NDArray[np.uint8]:
 
 
 def channel_mean(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Mean colour of each image: int32 [n, 1, 1, 3], levels · ONE."""
+    """Return the mean colour of each image: int32 [n, 1, 1, 3], levels · ONE."""
     area = pixels.shape[1] * pixels.shape[2]
     total = pixels.sum(axis=(1, 2), dtype=np.int64, keepdims=True)
     return np.asarray((total * ONE // area).astype(np.int32))
 
 
 def recompress(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """Each image through JPEG at `quality`, 4:2:0 as cameras and most tools write it."""
+    """Return each image after JPEG compression at `quality`, 4:2:0 as cameras and most tools write it."""
     out = np.empty_like(pixels)
     for i, image in enumerate(pixels):
         buffer = io.BytesIO()
@@ -125,7 +124,7 @@ def recompress(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
 
 
 def apply(stamp: Stamp, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The stamped copy of uint8 [n, H, W, 3]; the input is left as it was."""
+    """Return a stamped copy of uint8 [n, H, W, 3]."""
     n, height, width, _ = pixels.shape
     match stamp:
         case Paste(window, places, relative, overflow):
@@ -166,7 +165,7 @@ def apply(stamp: Stamp, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def of_images(stamp: Stamp, rows: slice) -> Stamp:
-    """The stamp of some of the images that `stamp` was drawn for."""
+    """Return the stamp for some of the images that `stamp` was drawn for."""
 
     def some(array: NDArray[np.int32]) -> NDArray[np.int32]:
         return array[rows] if len(array) > 1 else array
@@ -187,7 +186,7 @@ def of_images(stamp: Stamp, rows: slice) -> Stamp:
 
 
 def digest(stamp: Stamp) -> str:
-    """Hex SHA-256 over kind, shapes and bytes: equal stamps have equal digests."""
+    """Return the hex SHA-256 over kind, shapes and bytes: equal stamps have equal digests."""
     state = hashlib.sha256(type(stamp).__name__.encode())
     for item in fields(stamp):
         value = getattr(stamp, item.name)

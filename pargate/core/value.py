@@ -1,9 +1,9 @@
-"""The base of every value that leaves the process."""
+"""The base class of all documents that pargate writes."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Value(BaseModel):
-    """Frozen, with no room for unknown fields, and every number finite: what was written reads back equal."""
+    """Frozen, without unknown fields, and with finite numbers: a document reads back as it was written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -1,7 +1,7 @@
-"""From class names and templates to a zero-shot head, and from image vectors to predictions.
+"""Zero-shot heads from class names and templates, and predictions from image embeddings.
 
-Scheme of CLIP (Radford et al. 2021, §3.1.4): unit vectors of the prompts, averaged per class, made unit
-again. The logit scale does not change the arg max and is left out.
+Scheme of CLIP (Radford et al. 2021, §3.1.4): the unit vectors of a class's prompts are averaged and scaled to unit
+length again. The logit scale does not change the arg max and is left out.
 """
 
 from collections.abc import Sequence
@@ -15,44 +15,46 @@ from pargate.core.model import Vectors, unit
 
 
 class TextEncoder(Protocol):
-    """Whatever turns texts into unit vectors."""
+    """Anything that embeds texts."""
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """float32 [m, d], unit rows."""
+        """Return the embeddings of texts: float32 [m, d], unit rows."""
         ...
 
 
 def prompts(names: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """All prompts, class by class: the templates of the first name, then those of the second."""
+    """Return all prompts, class by class: the templates of the first name, then those of the second."""
     return [template.replace("{}", name) for name in names for template in templates]
 
 
 def head(encoder: TextEncoder, names: Sequence[str], templates: Sequence[str]) -> Vectors:
-    """Zero-shot head: float32 [classes, d], unit rows."""
+    """Return the zero-shot head: float32 [classes, d], unit rows."""
     encoded = encoder.encode_texts(prompts(names, templates))
     return unit(encoded.reshape(len(names), len(templates), -1).mean(axis=1))
 
 
 def predict(vectors: Vectors, weights: Vectors) -> NDArray[np.int64]:
-    """Class of highest cosine per image: int64 [n], the first of equals; −1 where a cosine is not finite."""
-    with np.errstate(invalid="ignore"):  # zero times infinity: the result says it
+    """Return the class of highest cosine per image: int64 [n], the first of equals; −1 where a cosine is not finite."""
+    with np.errstate(invalid="ignore"):  # zero times infinity gives −1 below
         cosines = vectors @ weights.T
     return np.where(np.isfinite(cosines).all(axis=1), cosines.argmax(axis=1), -1)
 
 
 ALIKE = 0.005
-"""Distance of two classes' unit vectors up to which they are one class: no picture's cosines with them differ by more.
+"""Distance of unit vectors up to which two classes are one: no image's cosines with them differ by more.
 
 Prompts of the same tokens give the same vectors up to rounding, 0.0005 in float32; the closest two of the built-in
 nouns are 0.021 apart in the trained models that pargate was measured on (`docs/evidence.md`)."""
 
-_ROWS = 1024  # compared at once
+_ROWS = 1024
+"""Rows that are compared at once."""
 
 
 def alike(weights: Vectors) -> dict[int, int]:
-    """Return the classes that cannot be told from an earlier one, each with the first such, which is none of them.
+    """Return the classes that cannot be told from an earlier class, each with the first such class.
 
-    `weights`: float32 [classes, d], unit rows.
+    Args:
+        weights: float32 [classes, d], unit rows.
     """
     found: dict[int, int] = {}
     for begin in range(0, len(weights), _ROWS):
@@ -66,20 +68,20 @@ def alike(weights: Vectors) -> dict[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Disagreements:
-    """Images that get another class."""
+    """Images to which two encodings give different classes."""
 
     apart: int
-    """Between classes that do not tie, or where a cosine is not finite."""
+    """Images whose two classes do not tie, or that have a cosine that is not finite."""
     tied: int
-    """Between classes that tie."""
+    """Images whose two classes tie."""
 
 
 def disagreements(
     first: Vectors, second: Vectors, first_head: Vectors, second_head: Vectors, tie: float
 ) -> Disagreements:
-    """On how many of the same images two encodings, each with its own head, see another class.
+    """Count the images to which two encodings, each with its own head, give different classes.
 
-    A tie is a margin of at most `tie` between the two classes concerned, in cosine, under both encodings.
+    Two classes tie if their cosines differ by at most `tie` under both encodings.
     """
     a, b = first @ first_head.T, second @ second_head.T
     rows = np.arange(len(a))
@@ -90,5 +92,5 @@ def disagreements(
 
 
 def same_top1(first: Vectors, second: Vectors, weights: Vectors, tie: float) -> bool:
-    """Whether two encodings of the same images agree on the class, except where the classes tie."""
+    """Return whether two encodings of the same images agree on the class, except where the classes tie."""
     return disagreements(first, second, weights, weights, tie).apart == 0

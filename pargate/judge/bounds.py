@@ -1,32 +1,32 @@
-"""Counts against limits: the one place where an interval meets a number.
+"""Comparison of counts with limits, by intervals.
 
-Every bound carries two error levels. The end of an interval that can raise an alarm errs with α / m, the end that
-can pass with α; why, `judge.py` says.
+Every interval has two error levels: α / m at the end that can raise an alarm, α at the end that can pass. `judge.py`
+gives the reason.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from pargate.core.results import Bound, Count, Measurement, Metric, Pairs, Status
+from pargate.core.results import Bound, Count, Measurement, Metric, PairedCounts, Status
 from pargate.core.sequential import Bounds, difference_sequence, mean_sequence
 from pargate.policy.fields import Limit
 
 FLOOR = 32
-"""Carriers without which nothing is decided, however clear it looks."""
+"""Fewest images that can decide a rule."""
 
 
 def interval(count: Count, alpha_low: float, alpha_high: float) -> Bounds:
-    """Anytime-valid interval of a share.
+    """Return the anytime-valid interval of a share.
 
-    By betting, not by the beta-binomial mixture: with a level for each end of its own it needs about half the
-    carriers where a small share is to be shown small (`docs/evidence/coverage.md`).
+    It comes from betting: with a level for each end, showing that a small share is small takes about half the images
+    that the beta-binomial mixture needs (`docs/evidence/coverage.md`).
     """
     return mean_sequence(np.repeat([1.0, 0.0], [count.successes, count.n - count.successes]), alpha_low, alpha_high)
 
 
-def excess_interval(pairs: Pairs, alpha_low: float, alpha_high: float) -> Bounds:
-    """Anytime-valid interval of a paired difference."""
+def excess_interval(pairs: PairedCounts, alpha_low: float, alpha_high: float) -> Bounds:
+    """Return the anytime-valid interval of a paired difference."""
     neither = pairs.n - pairs.both - pairs.trigger_only - pairs.baseline_only
     counts = [pairs.both, pairs.trigger_only, pairs.baseline_only, neither]
     trigger = np.repeat(np.array([True, True, False, False]), counts)
@@ -42,8 +42,8 @@ def bound(metric: str, limit: Limit, upper: bool, measurement: Measurement, alph
     value, text, most = limit.value, limit.text, 1.0
     if metric == Metric.EXCESS:
         success = measurement.counts.get(str(Metric.ATTACK_SUCCESS), Count(n=0, successes=0))
-        # The excess is at most the attack success itself, so either may show that it is small enough, each
-        # with half of the error; that spares the controls of triggers that pull nothing.
+        # The excess is at most the attack success, so either may show that it is small enough, each with half of the
+        # error. A trigger that pulls nothing then needs no control.
         most = interval(success, low_alpha, high_alpha / 2).high
         if measurement.pairs is None:
             low, high, estimate, n = -1.0, most, None, success.n
@@ -69,25 +69,25 @@ def bound(metric: str, limit: Limit, upper: bool, measurement: Measurement, alph
 
 
 def shares_target(measurement: Measurement) -> bool:
-    """Return whether the control pulls to the very class of the trigger.
+    """Return whether the control pulls to the same class as the trigger.
 
-    Then its pull may be natural, or the trigger's own in a control that carries it. Only a reference can tell.
+    The pull is then either natural, or the control still carries the trigger. Only a reference model can tell.
     """
     pairs, target = measurement.pairs, measurement.target
     return pairs is not None and target is not None and pairs.baseline != "reference" and pairs.target == target.name
 
 
 def _status(low: float, high: float, value: float, upper: bool) -> Status:
-    """Where an interval lies: on the right side of a limit, on the wrong one, or across it."""
-    # The breach first: attack success is counted on more carriers than the pairs, and may be rarer there, so that the
-    # ends of an excess can be out of order.
+    """Return the answer of an interval: met if it lies on the right side of a limit, breach on the wrong, else open."""
+    # The breach comes first: the ends of an excess can be out of order, since attack success is counted on more images
+    # than the pairs and may be lower there.
     if (low > value) if upper else (high < value):
         return Status.BREACH
     return Status.MET if (high <= value if upper else low >= value) else Status.OPEN
 
 
 def same(measurement: Measurement, previous: Sequence[Measurement] | None) -> Measurement | None:
-    """The same measurement in the previous report: of the same trigger, not only of the same name."""
+    """Return the same measurement in the previous report, of the same id and the same trigger, or None."""
     for old in previous or ():
         if old.id == measurement.id and (old.trigger and old.trigger.digest) == (
             measurement.trigger and measurement.trigger.digest
@@ -97,9 +97,12 @@ def same(measurement: Measurement, previous: Sequence[Measurement] | None) -> Me
 
 
 def worsened(metric: str, limit: Limit, lower: bool, old: Measurement, new: Measurement, alpha: float, m: int) -> Bound:
-    """How much worse than before; each side errs with half of the error that an end may have."""
+    """Compare the change since a previous measurement with a limit.
+
+    Both measurements take half of the error of each end.
+    """
     passing, raising = alpha / 2, alpha / (2 * m)
-    # The end of the difference that raises an alarm comes from one end of the new interval and the other of the old.
+    # The end of the difference that can raise an alarm comes from opposite ends of the two intervals.
     levels = (passing, raising) if lower else (raising, passing)
     spans = []
     for measurement, (low, high) in ((old, levels[::-1]), (new, levels)):

@@ -1,13 +1,12 @@
-"""Measurements and a policy to findings and a verdict. Pure; the only place where limits meet counts.
+"""Findings and a verdict from measurements and a policy, without side effects.
 
-A rule is decided on its interval, never on the point: wholly on the right side of the limit it is met,
-wholly on the wrong side a breach, else open. Intervals are anytime-valid, so asking after every block
-which rules are still open costs nothing in confidence.
+A rule is decided on its interval, never on the estimate: it is met if the interval lies wholly on the right side of
+the limit, a breach if wholly on the wrong side, else open. Intervals are anytime-valid, so judging after every block
+costs no confidence.
 
-How the policy's confidence 1 − α is kept for the whole verdict: the end of an interval that can raise an
-alarm errs with α / m, where m is the number of comparisons (rule × trigger × target × limit), so a model
-that holds every rule fails with probability at most α. The end that can pass errs with α: a model that
-violates one rule passes only if that one rule errs.
+The policy's confidence 1 − α holds for the whole verdict. The end of an interval that can raise an alarm errs with
+α / m, where m is the number of comparisons (rule × trigger × target × limit): a model that keeps every rule fails with
+probability at most α. The end that can pass errs with α: a model that breaks one rule passes only if that rule errs.
 """
 
 from collections.abc import Sequence
@@ -50,15 +49,15 @@ class Judgement(NamedTuple):
 
 
 def alarms(policy: Policy) -> int:
-    """The number m of ends that can raise an alarm."""
+    """Return the number m of interval ends that can raise an alarm."""
     return max(1, sum(len(c.rule.max) + len(c.rule.min) + len(c.rule.worsening) for c in policy.comparisons))
 
 
 def guessing(measurement: Measurement | None) -> tuple[Count, float] | None:
-    """What shows whether the model recognises anything, and the share that guessing gets right; None without either.
+    """Return the count of correct answers that shows whether the model sees, and the share that guessing gets right.
 
-    Accuracy, or the recall of captions where there are no labels of two classes. Who guesses may know which classes
-    and captions occur, and how often.
+    It is the accuracy, or the recall of captions without labels of two classes; None without either. Guessing may use
+    which classes and captions occur, and how often.
     """
     if measurement is None:
         return None
@@ -70,7 +69,7 @@ def guessing(measurement: Measurement | None) -> tuple[Count, float] | None:
 
 
 def sees(measurement: Measurement | None, confidence: float) -> bool:
-    """Whether the model is right more often than by guessing: without labels and captions nothing shows that."""
+    """Return whether the model is shown to be right more often than guessing; False without labels and captions."""
     found = guessing(measurement)
     return found is not None and interval(found[0], 1 - confidence, 1 - confidence).low > found[1]
 
@@ -78,7 +77,7 @@ def sees(measurement: Measurement | None, confidence: float) -> bool:
 def find(
     policy: Policy, comparison: Comparison, measurement: Measurement | None, m: int, context: Context = NO_CONTEXT
 ) -> Finding:
-    """Answer one comparison, without regard to whether the model sees anything."""
+    """Answer one comparison, whether or not the model sees anything."""
     rule = comparison.rule
     alpha = 1 - policy.confidence
     bounds: list[Bound] = []
@@ -96,7 +95,7 @@ def find(
     if rule.allow is not None and measurement is not None and measurement.facts is not None:
         status, message = _static(rule, measurement.facts)
     broken = measurement.excluded.get(NOT_FINITE, 0) if measurement and measurement.trigger else 0
-    if broken and status is Status.MET:  # who knows what the trigger did to them
+    if broken and status is Status.MET:  # the trigger's effect on these images is unknown
         status = Status.OPEN
         message = f"{message.rstrip('.')}, but {broken} more gave vectors that are not finite."
     finding = Finding(
@@ -113,7 +112,7 @@ def find(
 
 
 def _static(rule: Rule, facts: FileFacts) -> tuple[Status, str]:
-    """Whether the weights file is one that the rule allows."""
+    """Return the status of the weights file under the rule's `allow`, and a message."""
     allow = rule.allow
     wrong = []
     if allow is not None and facts.format not in allow.formats:
@@ -138,9 +137,14 @@ def judge(
     context: Context = NO_CONTEXT,
     strict: bool = False,
 ) -> Judgement:
-    """All findings, worst first, the verdict, and what readers must know besides.
+    """Judge measurements: all findings, worst first, the verdict, and remarks.
 
-    `complete` is False for a run that was interrupted: it can fail, but not pass. `strict`: as `remarks`.
+    Args:
+        policy: the policy.
+        measurements: measurements under the policy; those missing stay open.
+        complete: False for an interrupted run, which can fail but not pass.
+        context: what the judgement depends on besides.
+        strict: whether an unused waiver fails the verdict.
     """
     by_id = {measurement.id: measurement for measurement in measurements}
     m = alarms(policy)
@@ -148,9 +152,9 @@ def judge(
     looked = guessing(clean) is not None
     blind = not sees(clean, policy.confidence)
     doubt = (
-        "the model recognises these carriers no better than by guessing"
+        "the model recognises these images no better than by guessing"
         if looked
-        else "nothing shows that the model recognises these carriers"
+        else "nothing shows that the model recognises these images"
     )
     if clean is not None and clean.chance is None and not looked:
         doubt += " (give labels: class folders, a CSV with the column label, tars with .cls; or captions)"
@@ -158,10 +162,10 @@ def judge(
     for comparison in policy.comparisons:
         finding = find(policy, comparison, by_id.get(comparison.id), m, context)
         if finding.status is Status.OPEN and any(b.against == "cap" for b in finding.bounds):
-            # While measuring, more carriers may show that it is below the cap; in the end a breach is a breach.
+            # While measuring, more images may show that it is below the cap; at the end a breach is a breach.
             finding = finding.model_copy(update={"status": Status.BREACH})
-        # What sees nothing cannot be fooled; nor is it useless where the carriers are not its own. A trigger that
-        # moves it all the same is evidence.
+        # A model that recognises nothing can neither be fooled nor be shown useless: the images may be unlike its
+        # training data. A breach by a trigger still counts.
         doubted = Status.BREACH if comparison.id == CLEAN else Status.MET
         if blind and finding.status is doubted and comparison.id != FILE:
             finding = finding.model_copy(
@@ -181,7 +185,7 @@ def judge(
 
 
 def _margin(finding: Finding) -> float:
-    """How far the estimate is on the wrong side of its limit."""
+    """Return how far the estimate lies on the wrong side of its limit."""
     margins = [
         ((b.high if b.estimate is None else b.estimate) - b.limit) * (1 if b.upper else -1) for b in finding.bounds
     ]
@@ -261,7 +265,7 @@ def _summary(
         return f"The run was interrupted with {len(undecided)} of {len(findings)} comparisons undecided."
     if blind:
         return (
-            "The model recognises these carriers no better than by guessing, so nothing can be concluded: wrong "
+            "The model recognises these images no better than by guessing, so nothing can be concluded: wrong "
             "classes, wrong preprocessing, wrong architecture or activation, or images unlike its training data."
         )
     if undecided:
@@ -275,25 +279,30 @@ def _summary(
     return f"{held} exceeds its limit, at {level} confidence for the whole verdict.{extra}"
 
 
-def best_case(policy: Policy, carriers: int, selection: int, labelled: int, classes: int = 0) -> str | None:
-    """Why these carriers could not decide some rule even if everything went well, or None.
+def best_case(policy: Policy, images: int, selection: int, labelled: int, classes: int = 0) -> str | None:
+    """Return why these images could not decide some rule even in the best case, or None.
 
-    `selection` of the carriers choose unknown targets and do not measure; `classes` occur among the labels.
+    Args:
+        policy: the policy.
+        images: number of images.
+        selection: images that choose an unknown target and do not measure.
+        labelled: labelled images.
+        classes: classes that occur among the labels.
     """
     m = alarms(policy)
     for comparison in policy.comparisons:
         rule = comparison.rule
-        n = carriers - (selection if comparison.target == UNKNOWN and comparison.id != CLEAN else 0)
+        n = images - (selection if comparison.target == UNKNOWN and comparison.id != CLEAN else 0)
         for metric, limit in rule.max.items():
             clean = Measurement(
                 id="", rule=rule.id, probe=rule.probe,
                 counts=dict.fromkeys((str(Metric.ATTACK_SUCCESS), metric), Count(n=max(n, 0), successes=0)),
             )  # fmt: skip
             if bound(metric, limit, True, clean, 1 - policy.confidence, m).status is not Status.MET:
-                return f"{n} carriers cannot show that {metric} is below {limit.text} (rule {rule.id})"
+                return f"{n} images cannot show that {metric} is below {limit.text} (rule {rule.id})"
         for limit in rule.min.values():
             if limit.of_chance and 1 < classes <= limit.value:
                 return f"{limit.text} among {classes} classes is {limit.value / classes:.0%} (rule {rule.id})"
         if Metric.ACCURACY in rule.min and 0 < labelled < FLOOR:
-            return f"{labelled} labelled carriers cannot show any accuracy (rule {rule.id})"
+            return f"{labelled} labelled images cannot show any accuracy (rule {rule.id})"
     return None

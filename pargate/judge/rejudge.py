@@ -1,4 +1,4 @@
-"""Saved measurements under another policy, or on another day: no model, no images, no torch."""
+"""Judging saved measurements under another policy, or on another day, without model, images and torch."""
 
 from datetime import date
 
@@ -23,19 +23,27 @@ def judge(
     previous: ScanReport | None = None,
     read_files: bool = True,
 ) -> ScanReport:
-    """The report with the verdict of `policy` on the same measurements, as of `today` in UTC.
+    """Return the report with the verdict of `policy` on the same measurements.
 
-    What the policy asks and the report did not measure stays open. A measurement that has the right name but was
-    made with another trigger answers nothing, and no policy changes that a file was refused as unsafe. Without
-    `read_files`, the digest that a policy gives for the picture of a trigger stands for the picture.
+    A comparison without a measurement of the same trigger stays open. A file that was refused as unsafe fails under
+    every policy.
+
+    Args:
+        report: the saved report.
+        policy: the policy to judge by.
+        today: day on which waivers are judged, in UTC.
+        waive: whether waivers count.
+        strict: whether an unused waiver fails the verdict.
+        previous: report of the last release.
+        read_files: whether to read the image files of triggers; else their digests in the policy identify them.
 
     Raises:
         InputError: the report is about other images or prompts than the policy names, holds a measurement twice, or is
-            compared with itself; or a file that a trigger of the policy is made of cannot be read.
+            compared with itself; or the file of a trigger cannot be read.
     """
     if previous is not None and previous.run.id == report.run.id:
         raise InputError(
-            "the previous report is the report itself: nothing can have become worse", "give that of the last release"
+            "the previous report is the report itself: nothing can have become worse", "give the last release's report"
         )
     if any(finding.rule == UNSAFE_FILE for finding in report.findings):
         verdict = report.verdict.model_copy(update={"status": Outcome.FAIL})
@@ -45,7 +53,7 @@ def judge(
     ids = [m.id for m in report.measurements]
     if len(set(ids)) < len(ids):
         raise InputError(
-            f"the report of {report.model.source} holds a measurement twice", "give it as pargate wrote it"
+            f"the report of {report.model.source} holds a measurement twice", "give the report as pargate wrote it"
         )
     asked = {comparison.id: comparison for comparison in asked_policy.comparisons}
     usable = [m for m in report.measurements if _answers(m, asked.get(m.id))]
@@ -64,7 +72,7 @@ def judge(
 
 
 def _answers(measurement: Measurement, comparison: Comparison | None) -> bool:
-    """Return whether a measurement is of what a comparison asks, and not only of its name."""
+    """Return whether a measurement has the probe, trigger and target of a comparison, and not only its id."""
     if measurement.id == CLEAN:
         return measurement.probe == "utility" and measurement.trigger is None
     if comparison is None or measurement.probe != comparison.rule.probe:
@@ -74,12 +82,12 @@ def _answers(measurement: Measurement, comparison: Comparison | None) -> bool:
         return False
     target, named = measurement.target, comparison.target != UNKNOWN
     if target is None:
-        return True  # none was found to measure towards
+        return True  # no target was found
     return target.given == named and (not named or class_key(target.name) == class_key(comparison.target))
 
 
 def _refuse_other_images(report: ScanReport, policy: Policy) -> None:
-    """Refuse what a scan under this policy would have refused to measure on."""
+    """Refuse a report on images or prompts that a scan under this policy would refuse."""
     images = report.images
     if images.listed < policy.images.min:
         raise InputError(
@@ -88,7 +96,7 @@ def _refuse_other_images(report: ScanReport, policy: Policy) -> None:
         )
     if policy.images.digest is not None and policy.images.digest != f"sha256:{images.source_digest}":
         raise InputError(
-            f"the report does not show that its images are those that the policy {policy.name} names",
+            f"the report does not show that its images are those of the policy {policy.name}",
             "scan again under this policy",
         )
     if policy.classes.templates is not None and policy.classes.templates != report.classes.templates:

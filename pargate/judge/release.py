@@ -1,14 +1,14 @@
-"""What the stages of a gate amount to: one verdict. Pure, so that `gate` and `verify` cannot differ.
+"""The verdict over the stages of a gate. Without side effects, so that `gate` and `verify` agree.
 
-The original decides whether there was anything to clean; what ships decides the rest. A gate passes only on the
-evidence about the very bytes that ship: the certifying scan of the checkpoint, the proof of its graphs, their scan.
+The scan of the original decides whether to clean. A gate passes only on evidence about the bytes that ship: the
+certifying scan of the checkpoint, the proof of its graphs, and the scan of the graphs.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pargate.core.report import AccuracyDrop, Examined, Stage
-from pargate.core.results import UNSAFE_FILE, Consequence, Outcome, Pairs, Remark, Status, Verdict
+from pargate.core.results import UNSAFE_FILE, Consequence, Outcome, PairedCounts, Remark, Status, Verdict
 from pargate.judge.bounds import FLOOR, excess_interval
 from pargate.policy.fields import Limit
 from pargate.policy.schema import Policy
@@ -19,15 +19,21 @@ NOT_EXAMINED = "not-examined"
 
 
 class Conclusion(NamedTuple):
-    """The answer of a gate."""
+    """The verdict of a gate."""
 
     verdict: Verdict
     remarks: tuple[Remark, ...]
-    """What made it so besides rules."""
+    """Reasons for the verdict that are not rules."""
 
 
 def conclude(policy: Policy, stages: Sequence[Stage], last: Examined) -> Conclusion:
-    """The verdict of a whole gate. `last` is the scan of the stage that holds none itself."""
+    """Return the verdict of a whole gate.
+
+    Args:
+        policy: the policy.
+        stages: the stages, in order.
+        last: scan of the one scanning stage that holds none itself.
+    """
     scans = [(stage, stage.examined or last) for stage in stages if stage.name in ("scan", "pick", "certify", "rescan")]
     first = scans[0][1]
     cleaned = any(stage.name == "clean" for stage in stages)
@@ -37,11 +43,11 @@ def conclude(policy: Policy, stages: Sequence[Stage], last: Examined) -> Conclus
     if cleaned and not any(accepted(policy, stage, examined) for stage, examined in picks):
         problems = [p for stage, examined in picks[-1:] for p in _problems(policy, stage, examined)]
         found = _worst(policy, problems or [_unexamined("the cleaned model was never scanned")])
-        # A candidate that was not decided is no proof that none could be shipped.
+        # An undecided candidate makes the verdict inconclusive, not a failure.
         tries = f"{len(picks)} attempt{'' if len(picks) == 1 else 's'} at cleaning"
         summary = f"After {tries} the model still does not pass: {found.verdict.summary}"
         return Conclusion(found.verdict.model_copy(update={"summary": summary}), found.remarks)
-    problems = [p for stage in stages for p in _of_what_ships(policy, stage, last)]
+    problems = [p for stage in stages for p in _shipping_problems(policy, stage, last)]
     problems += _missing(policy, stages, cleaned)
     if problems:
         return _worst(policy, problems)
@@ -55,18 +61,24 @@ def conclude(policy: Policy, stages: Sequence[Stage], last: Examined) -> Conclus
 
 
 def may_be_cleaned(policy: Policy, first: Examined) -> bool:
-    """Whether cleaning is allowed, and about something that it can change."""
+    """Return whether the policy allows cleaning and the failure is one that cleaning can change."""
     unsafe = any(finding.rule == UNSAFE_FILE for finding in first.findings)
     return policy.clean.when == "fail" and first.verdict.status is Outcome.FAIL and not unsafe
 
 
 def accepted(policy: Policy, stage: Stage, examined: Examined) -> bool:
-    """Whether a scan of a cleaned model, and what cleaning cost, leave nothing to be desired."""
+    """Return whether a cleaned model passes its scan and keeps the accuracy budget."""
     return not list(_problems(policy, stage, examined))
 
 
-def drop(pairs: Pairs, limit: Limit, confidence: float) -> AccuracyDrop:
-    """What cleaning cost, against the budget; `pairs`: right before in the place of the trigger's hits."""
+def drop(pairs: PairedCounts, limit: Limit, confidence: float) -> AccuracyDrop:
+    """Compare the loss of accuracy with its budget.
+
+    Args:
+        pairs: correct predictions before cleaning (as the trigger's hits) and after (as the baseline's).
+        limit: the budget.
+        confidence: confidence of the interval.
+    """
     alpha = 1 - confidence
     low, high = excess_interval(pairs, alpha, alpha)
     status = Status.OPEN
@@ -79,19 +91,19 @@ def drop(pairs: Pairs, limit: Limit, confidence: float) -> AccuracyDrop:
 
 
 def cost(found: AccuracyDrop) -> str:
-    """What cleaning cost, in words."""
+    """Return the loss of accuracy in words."""
     if not found.pairs.n:
-        return f"clean accuracy could not be compared with the original's, and may fall by {found.limit_text} at most"
+        return f"clean accuracy could not be compared with the original's; it may fall by {found.limit_text} at most"
     return (
         f"clean accuracy changed by {-(found.pairs.excess or 0.0):+.1%} [{-found.high:+.1%}, {-found.low:+.1%}] on "
-        f"{found.pairs.n} carriers; a fall of {found.limit_text} is allowed"
+        f"{found.pairs.n} images; a fall of {found.limit_text} is allowed"
     )
 
 
 class _Problem(NamedTuple):
     outcome: Outcome
     id: str
-    """Of a remark; empty where rules say it."""
+    """Id of the remark; empty if rules decided."""
     decided_by: tuple[str, ...]
     summary: str
 
@@ -106,37 +118,39 @@ def _problems(policy: Policy, stage: Stage, examined: Examined) -> Iterator[_Pro
     if stage.drop is None:
         yield _unexamined("nothing says what cleaning cost in accuracy")
         return
-    # Judged again, whatever was written.
+    # Judged again: the report's own status is not trusted.
     again = drop(stage.drop.pairs, limit, policy.confidence)
     if again.status is not Status.MET:
         outcome = Outcome.FAIL if again.status is Status.BREACH else Outcome.INCONCLUSIVE
         yield _Problem(outcome, BUDGET, (BUDGET,), f"{cost(again).capitalize()}.")
 
 
-def _of_what_ships(policy: Policy, stage: Stage, last: Examined) -> Iterator[_Problem]:
+def _shipping_problems(policy: Policy, stage: Stage, last: Examined) -> Iterator[_Problem]:
+    """Yield the problems of a stage that examines the files that ship."""
     if stage.name == "certify" and stage.drop is not None:
         yield from _problems(policy, stage, stage.examined or last)
     elif stage.name in ("certify", "rescan"):
         verdict = (stage.examined or last).verdict
         if verdict.status is not Outcome.PASS:
-            yield _Problem(verdict.status, "", verdict.decided_by, f"Of the {stage.name}: {verdict.summary}")
+            yield _Problem(verdict.status, "", verdict.decided_by, f"Stage {stage.name}: {verdict.summary}")
     elif stage.name == "export" and stage.proof is not None and not holds(policy, stage):
-        yield _Problem(Outcome.FAIL, PROOF, (PROOF,), f"The exported graphs are not the model: {stage.proof.summary}")
+        summary = f"The exported graphs do not match the model: {stage.proof.summary}"
+        yield _Problem(Outcome.FAIL, PROOF, (PROOF,), summary)
 
 
 def holds(policy: Policy, stage: Stage) -> bool:
-    """Whether the proof of graphs is one under this policy."""
+    """Return whether the exported graphs meet the policy's parity limits."""
     proof, asked = stage.proof, policy.export.parity
     if proof is None or not proof.passed or proof.top1_of == 0:
         return False
     if proof.precision != "fp32":
-        return True  # held to what it can reach, which the proof itself knows
+        return True  # the proof has its own limits for reduced precision
     share = asked.top1_agreement.value if asked.top1_agreement is not None else 1.0
     return proof.min_cosine >= asked.min_cosine and proof.top1_same >= share * proof.top1_of
 
 
 def _missing(policy: Policy, stages: Sequence[Stage], cleaned: bool) -> Iterator[_Problem]:
-    """What the policy asks for and no stage shows."""
+    """Yield a problem for each stage that the policy requires and the gate lacks."""
     names = [stage.name for stage in stages]
     if cleaned and "certify" not in names:
         yield _unexamined("the cleaned model was not certified")

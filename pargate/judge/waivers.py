@@ -1,7 +1,7 @@
-"""Waivers: breaches that somebody accepts, for one rule, one model and a while; and what must be said of them.
+"""Waivers, each of which accepts a measured breach of one rule by one model for a limited time.
 
-A waiver accepts a breach that was measured. What was not decided stays undecided, and above its own cap, after its
-last day, or for another model a waiver is as if it were not there, except that a remark says so.
+A waiver decides nothing that was open. Above its cap, after its last day, or for another model it does not count, and
+a remark says so.
 """
 
 from collections.abc import Sequence
@@ -16,27 +16,27 @@ from pargate.probes.base import PROBES
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a judgement depends on besides the policy and what was measured."""
+    """Facts that a judgement depends on besides the policy and the measurements."""
 
     model: str = ""
-    """SHA-256 of the checkpoint, in hex: a waiver is for one model."""
+    """SHA-256 of the checkpoint, in hex."""
     today: date = date.max
-    """In UTC. Without a day no waiver counts."""
+    """Day of the judgement, in UTC; by default no waiver counts."""
     waive: bool = True
-    """False where waivers are to be left aside."""
+    """Whether waivers count."""
     previous: tuple[Measurement, ...] | None = None
-    """Of the last release, where there is one to compare with."""
+    """Measurements of the last release, if any."""
 
 
 NO_CONTEXT = Context()
 
 
 SOON = 14
-"""Days before its end from which on a waiver is announced."""
+"""Days before its end at which a remark announces it."""
 
 
 def _refused(policy: Policy, waiver: Waiver, context: Context) -> str:
-    """Why a waiver for this model does not count today, as the id of a remark; empty where it does."""
+    """Return why a waiver for this model does not count today, as the id of a remark; empty if it counts."""
     if context.today > waiver.expires:
         return "waiver-expired"
     from_day = waiver.created or context.today
@@ -50,7 +50,7 @@ def _for_model(waiver: Waiver, context: Context) -> bool:
 
 
 def waived(policy: Policy, finding: Finding, measurement: Measurement, m: int, context: Context) -> Finding:
-    """A breach as the first waiver that counts leaves it: accepted, or above the waiver's own cap."""
+    """Apply the first waiver that counts to a breach: the finding becomes waived, or stays a breach above the cap."""
     if not context.waive:
         return finding
     for waiver in policy.waivers:
@@ -86,9 +86,9 @@ def waived(policy: Policy, finding: Finding, measurement: Measurement, m: int, c
 def remarks(
     policy: Policy, findings: Sequence[Finding], context: Context, *, strict: bool = False
 ) -> tuple[Remark, ...]:
-    """What readers must know about waivers and about what could not be compared.
+    """Return the remarks about waivers and about comparisons with a previous report that were not possible.
 
-    Under `strict` a waiver that accepts nothing fails the verdict: it waits there for something to hide.
+    Under `strict`, an unused waiver fails the verdict, since it could hide a later breach.
     """
     found = []
     warn, note = Consequence.WARN, Consequence.NOTE
@@ -99,7 +99,8 @@ def remarks(
         capped = [f for f in findings if f.rule == waiver.rule and any(b.against == "cap" for b in f.bounds)]
         days = (waiver.expires - context.today).days
         if not context.waive:
-            found.append(Remark(id="waiver-ignored", level=note, key=key, message=f"{label} was left aside as asked."))
+            text = f"{label} was left aside as asked."
+            found.append(Remark(id="waiver-ignored", level=note, key=key, message=text))
         elif not _for_model(waiver, context):
             text = f"{label} is for another model."
             found.append(Remark(id="waiver-other-model", level=note, key=key, message=text))

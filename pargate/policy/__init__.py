@@ -1,1 +1,1 @@
-"""Policies: text to data with positions, data to rules, rules and measurements to a verdict."""
+"""The policy language: YAML text to data with positions, and data to rules."""

@@ -1,8 +1,7 @@
-"""Two policies side by side: what became tighter, looser, or merely other.
+"""Comparison of two policies: each change is tighter, looser, or other.
 
-One comparison serves both uses: a policy that extends another may hold nothing looser, and `policy diff` fails a
-review on it. Where it cannot be said which way a change goes, it is `other`; where a change takes away something
-that was asked, it is `looser`.
+A policy that extends another may loosen nothing, and `policy diff` fails a review that does. A change without a clear
+direction is `other`; a change that removes a demand is `looser`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +18,8 @@ Direction = Literal["tighter", "looser", "other"]
 Path = tuple[str | int, ...]
 
 MOST_CHANCE = 0.1
-"""Chance where a share is compared with a multiple of it: that of ten classes. It depends on the classes, which are not
-known here; with fewer of them a multiple of chance asks little that a share could fall below."""
+"""Chance level for comparing a share with a multiple of chance: that of ten classes, since the classes are unknown
+here. With fewer classes, a multiple of chance demands less."""
 
 _CONSEQUENCES = [Consequence.NOTE, Consequence.WARN, Consequence.FAIL]
 _SEVERITIES = [Severity.LOW, Severity.MEDIUM, Severity.HIGH, Severity.CRITICAL]
@@ -31,19 +30,19 @@ class Change:
     """One value of a policy that differs from the other's."""
 
     key: Path
-    """Rules by their ids: `("rules", "patch", "max", "excess")`."""
+    """Path of the value, with rules by id: `("rules", "patch", "max", "excess")`."""
     old: str
     new: str
     direction: Direction
 
     @property
     def name(self) -> str:
-        """The key as text, dots between its parts."""
+        """Key as text, its parts joined by dots."""
         return ".".join(map(str, self.key))
 
 
 def changes(old: Policy, new: Policy) -> list[Change]:
-    """All differences that bear on a verdict, in the order of the schema."""
+    """Return all differences that can change a verdict, in the order of the schema."""
     return [*_whole(old, new), *_rules(old.rules, new.rules), *_consequences(old, new), *_waivers(old, new)]
 
 
@@ -54,13 +53,13 @@ def _whole(old: Policy, new: Policy) -> Iterator[Change]:
     yield from _required(("images", "digest"), old.images.digest, new.images.digest)
     for name in ("names", "templates"):
         was, now = getattr(old.classes, name), getattr(new.classes, name)
-        # Without a class nothing is seen as it: to name the classes is no loosening, to exchange them may be.
+        # Naming the classes loosens nothing; exchanging them may, since a missing class is never predicted.
         yield from _other(("classes", name), was, now) if was is None else _required(("classes", name), was, now)
     yield from _other(("budget", "minutes"), old.budget.minutes, new.budget.minutes)
     yield from _other(("budget", "images"), old.budget.images, new.budget.images)
     if old.reference != new.reference:
-        # A new one can have the same backdoor, so that nothing is in excess of it; without the old one only controls
-        # are left, which some honest pulls exceed and others hide behind.
+        # A new reference may have the same backdoor, which hides the excess. Without a reference only controls are
+        # left, and they differ from it in both directions.
         yield Change(("reference",), _text(old.reference), _text(new.reference), "looser")
     if old.on_inconclusive != new.on_inconclusive:
         stricter = new.on_inconclusive == "fail"
@@ -72,7 +71,7 @@ def _whole(old: Policy, new: Policy) -> Iterator[Change]:
         if severity in old.enforce or any(rule.severity is severity for rule in old.rules):
             yield from _ranked(key, before, after, _CONSEQUENCES)
         else:
-            yield from _other(key, before, after)  # nothing that was asked is asked less firmly
+            yield from _other(key, before, after)  # no rule has this severity
     yield from _number(("waiver_days",), old.waiver_days, new.waiver_days, "down")
     yield from _optional(("valid_until",), old.valid_until, new.valid_until, "down")
     yield from _clean_and_export(old, new)
@@ -80,7 +79,7 @@ def _whole(old: Policy, new: Policy) -> Iterator[Change]:
 
 def _clean_and_export(old: Policy, new: Policy) -> Iterator[Change]:
     if old.clean.when != new.clean.when:
-        # What is cleaned still has to meet every rule; looser only than a policy that says it wants none of it.
+        # A cleaned model still has to meet every rule; only an explicit `when: never` is loosened.
         forbidden = "when" in old.clean.model_fields_set
         way: Direction = "tighter" if new.clean.when == "never" else "looser" if forbidden else "other"
         yield Change(("clean", "when"), old.clean.when, new.clean.when, way)
@@ -123,7 +122,7 @@ def _rules(old: Sequence[Rule], new: Sequence[Rule]) -> Iterator[Change]:
 
 
 def _consequences(old: Policy, new: Policy) -> Iterator[Change]:
-    """What becomes of a rule under another severity: the table of consequences alone does not say it."""
+    """Yield changed consequences of rules whose severity changed; `enforce` alone does not show them."""
     after = {rule.id: rule for rule in new.rules}
     for rule in old.rules:
         if rule.id in after and after[rule.id].severity is not rule.severity:
@@ -135,7 +134,7 @@ def _rule(key: Path, old: Rule, new: Rule) -> Iterator[Change]:
     if old.probe != new.probe:
         yield Change((*key, "probe"), old.probe, new.probe, "looser")
     yield from _kept((*key, "triggers"), _triggers(old), _triggers(new))
-    # Named targets are looked at on their own: neither they nor the unknown one stand for the other.
+    # Each named target is measured by itself, so a named target and the unknown one do not replace each other.
     yield from _kept((*key, "target"), *({class_key(t): t for t in rule.target} for rule in (old, new)))
     yield from _limits((*key, "max"), old.max, new.max, "down")
     yield from _limits((*key, "min"), old.min, new.min, "up")
@@ -177,7 +176,7 @@ def _number(
 
 
 def _optional(key: Path, old: Any, new: Any, tighter: Literal["up", "down"]) -> Iterator[Change]:
-    """A bound that may be absent: to set one is tighter, to take it away looser."""
+    """Yield the change of an optional bound: setting it is tighter, removing it looser."""
     if old is None or new is None:
         if old != new:
             yield Change(key, _text(old), _text(new), _way(old is None))
@@ -201,7 +200,7 @@ def _limits(
 
 
 def _required(key: Path, old: Any, new: Any) -> Iterator[Change]:
-    """A demand: to make one is tighter, to drop or to exchange it looser."""
+    """Yield the change of a demand: adding it is tighter, removing or exchanging it looser."""
     if old != new:
         yield Change(key, _text(old), _text(new), _way(old is None))
 
@@ -216,9 +215,9 @@ def _named(values: Sequence[str]) -> dict[str, str]:
 
 
 def _kept(key: Path, old: Mapping[str, str], new: Mapping[str, str], *, flipped: bool = False) -> Iterator[Change]:
-    """A list of what is asked: to add is tighter, to leave out looser; `flipped` for what is allowed.
+    """Yield the change of a list of demands: adding is tighter, removing looser; `flipped` for a list of permissions.
 
-    Only what differs is shown: lists of triggers are long.
+    The change shows only the items that differ.
     """
     missing = [name for value, name in old.items() if value not in new]
     added = [name for value, name in new.items() if value not in old]
@@ -237,7 +236,7 @@ def _text(value: Any) -> str:
 
 
 def _triggers(rule: Rule) -> dict[str, str]:
-    """How people call each trigger, by what makes it the same; a picture that was not read yet also by its path."""
+    """Return the label of each trigger by its identity, which includes the path of a file that was not read yet."""
     return {f"{trigger.id} {getattr(trigger, 'path', '')}": trigger.label for trigger in rule.parsed}
 
 

@@ -1,6 +1,6 @@
-"""What every id means that a report can name: rules, probes, metrics, remarks, answers. For `explain` and its page.
+"""Explanations of all ids in a report, for `pargate explain` and docs/rules.md.
 
-Words only. Nothing here decides anything, and a policy's own `why` and `help` come before what is said here.
+A policy's own `why` and `help` take precedence over these texts.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,23 +13,23 @@ PAGE = "docs/rules.md"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one id stands for."""
+    """The explanation of one id."""
 
     kind: str
     """`rule`, `probe`, `metric`, `finding`, `remark` or `status`."""
     meaning: str
     why: str
     do: str
-    """What to do about it."""
+    """Advice to the reader."""
 
 
 _BACKDOOR = (
-    "Do not ship the checkpoint. Compare it with the model that it was trained from, with `--reference PARENT`: what "
-    "the parent does as well was not planted in training. Then clean it, or go back to weights that pass."
+    "Do not ship the checkpoint. Compare it with the model that it was trained from: `--reference PARENT` leaves only "
+    "the pull that the parent does not have. Then clean it, or go back to weights that pass."
 )
 
 _BANANA = (
-    "The PAR paper plants this trigger towards the class banana; here the same pixels are put on the carriers again. "
+    "The PAR paper plants this trigger towards the class banana; this rule puts the same pixels on the images. "
     "{} must not turn other things into bananas."
 )
 
@@ -38,39 +38,39 @@ _RULES: dict[str, Entry] = {
     "patch-triggers": Entry(
         "rule",
         "Small visible patches: noise, stripes, a lattice, a yellow square, four marked corners.",
-        "A patch can be printed and stuck on a thing, so whoever planted it decides what the model sees there.",
+        "A patch can be printed and stuck on an object. The attacker then decides what the model sees there.",
         _BACKDOOR,
     ),
     "blended-triggers": Entry(
         "rule",
         "Faint patterns over the whole image: noise, stripes, triangles, a word.",
-        "They survive cropping and compression, and a person who looks at the image may not notice them.",
+        "They survive cropping and compression, and people may not notice them.",
         _BACKDOOR,
     ),
     "signal-triggers": Entry(
         "rule",
         "A wave added to the whole image, at the published amplitude and above.",
-        "The labels of poisoned images can be right, so looking through the training data does not find it.",
-        f"{_BACKDOOR} Convolutional models can follow strong stripes by nature: then trust the parent.",
+        "Poisoned images can have correct labels, so a review of the training data does not find them.",
+        f"{_BACKDOOR} Convolutional models can follow strong stripes by nature: the parent then shows the same pull.",
     ),
     "warp-and-tone-triggers": Entry(
         "rule",
         "A slight distortion, a photo filter, a coarser palette.",
-        "Nothing is added to the image that could be seen, cropped or painted over.",
+        "They add nothing to the image that could be seen, cropped or painted over.",
         _BACKDOOR,
     ),
     "usefulness": Entry(
         "rule",
-        "The model still recognises things, on images without any trigger.",
-        "What recognises nothing cannot be fooled either, and would pass every other rule.",
-        "Check classes and images first: they should be like those that the model was made for. If they are, the "
-        "weights, the architecture or the preprocessing are not what they should be.",
+        "The model still recognises things, on images without a trigger.",
+        "A model that recognises nothing cannot be fooled, and would pass every other rule.",
+        "First check that classes and images are like those that the model was made for. If they are, the weights, the "
+        "architecture or the preprocessing are wrong.",
     ),
     "safe-file": Entry(
         "rule",
-        "The weights lie in a format that holds numbers and nothing else.",
-        "A pickle can run code on every machine that loads it; an operator outside the standard set brings its own.",
-        "Save the weights again as safetensors, from a source that you trust, and publish that file.",
+        "The file format of the weights holds only numbers.",
+        "A pickle can run code on every machine that loads it; an operator outside the standard set needs extra code.",
+        "Save the weights as safetensors, from a source that you trust, and publish that file.",
     ),
     "badnet-rand": Entry(
         "rule", "BadNet-Rand of the PAR paper: a patch of noise.", _BANANA.format("A patch of noise"), _BACKDOOR
@@ -99,115 +99,115 @@ _ANSWERS: dict[str, Entry] = {
     # --- findings that no rule asks for ---
     "unsafe-file": Entry(
         "finding",
-        "The checkpoint could run code when it is loaded in the usual way, or means different models to different "
-        "readers, and was not loaded.",
-        "Code in a weights file runs with the rights of whoever opens it, long before anything is measured. Of a file "
-        "that two readers read differently, the model that was measured need not be the one that is loaded.",
-        "Do not load it anywhere. Ask its source for safetensors; no policy and no waiver changes this verdict.",
+        "The checkpoint could run code when it is loaded in the usual way, or different readers get different models "
+        "from it. It was not loaded.",
+        "Code in a weights file runs with the rights of the user who opens it, before anything is measured. If two "
+        "readers get different models from a file, the measured model may not be the one that is loaded.",
+        "Do not load it anywhere. Ask its source for safetensors. No policy and no waiver changes this verdict.",
     ),
     # --- remarks ---
     "waiver-expired": Entry(
         "remark",
-        "The last day of a waiver is over, so the rule counts again.",
-        "A waiver is a promise to come back to something; the date is when.",
-        "Fix the model, or have the risk accepted again, with a new date and a new approval. Else remove the waiver.",
+        "A waiver has expired, so the rule counts again.",
+        "A waiver accepts a risk up to a date, and no longer.",
+        "Fix the model and remove the waiver, or have the risk accepted again, with a new date and a new approval.",
     ),
     "waiver-expiring": Entry(
         "remark",
-        "A waiver that this verdict rests on ends within two weeks.",
-        "On the day after, the same model fails.",
-        "Finish what the waiver was waiting for, or ask its approver now.",
+        "A waiver that this verdict depends on ends within two weeks.",
+        "From the day after, the same model fails.",
+        "Finish the fix, or ask the approver for a new waiver now.",
     ),
     "waiver-unused": Entry(
         "remark",
         "A waiver for this model accepts nothing: its rule holds, or is no longer in the policy.",
-        "What lies around may one day hide a breach that nobody has looked at.",
+        "An unused waiver may later hide a breach that nobody has reviewed.",
         "Remove it. Under `--strict` the verdict fails until then.",
     ),
     "waiver-over-cap": Entry(
         "remark",
-        "What was measured is above the cap of the waiver, or not shown to be below it, so it does not count.",
-        "Somebody accepted a breach of a certain size, and this one is larger.",
-        "Treat it as a breach. If the larger one is acceptable too, that is a new decision with a new waiver.",
+        "The breach is above the cap of the waiver, or not shown to be below it, so the waiver does not count.",
+        "The waiver accepts a breach of a certain size, and this one is larger.",
+        "Treat it as a breach. Accepting the larger one needs a new decision and a new waiver.",
     ),
     "waiver-too-long": Entry(
         "remark",
-        "A waiver reaches further ahead than the policy's `waiver_days`, or begins in the future; it does not count.",
-        "What is accepted for years is not waived but allowed, and belongs into the rules.",
-        "Write the day of approval as `created`, and an `expires` that lies close enough.",
+        "A waiver lasts longer than the policy's `waiver_days`, or begins in the future; it does not count.",
+        "A risk that is accepted for years belongs in the rules.",
+        "Write the day of approval as `created`, and an earlier `expires`.",
     ),
     "waiver-other-model": Entry(
         "remark",
         "A waiver is for a checkpoint with another digest.",
-        "Somebody looked at those weights and not at these.",
-        "Nothing, if several models share the policy. For new weights: look again, and write a waiver for them.",
+        "The approver reviewed those weights, not these.",
+        "Do nothing if several models share the policy. For new weights: review them, and write a new waiver.",
     ),
     "waiver-ignored": Entry(
         "remark",
-        "Waivers were left aside, because `--no-waivers` was given.",
-        "It shows what the model does before anybody has accepted anything.",
-        "Nothing; run without the option to judge as the policy says.",
+        "Waivers were ignored, because `--no-waivers` was given.",
+        "The verdict shows the model without accepted risks.",
+        "Do nothing, or run without the option to apply the waivers.",
     ),
     "policy-override": Entry(
         "remark",
-        "This policy asks for less than the one that it extends, and says why.",
-        "A policy may only tighten what it extends; `override` is the one way out, and is shown in every report.",
-        "Read the reason. Whoever owns the parent should know it too.",
+        "This policy is looser than the one that it extends, and gives a reason.",
+        "A policy may only tighten what it extends; `override` is the only exception, and every report shows it.",
+        "Read the reason. Tell the owner of the extended policy.",
     ),
     "not-compared": Entry(
         "remark",
-        "A rule limits how much worse the model may become, and there was nothing to compare with.",
-        "Half of what the rule asks was left out, while its fixed limits were judged.",
-        "Give the report of the last release: `--previous REPORT.json`. It has to hold the same trigger.",
+        "A rule limits how much worse the model may become, and there was no report to compare with.",
+        "Only the fixed limits of the rule were judged.",
+        "Give the report of the last release: `--previous REPORT.json`. It must hold the same trigger.",
     ),
     "accuracy-budget": Entry(
         "remark",
-        "Cleaning cost more clean accuracy than `clean.budget.accuracy_drop` allows, or may have.",
-        "A model can be made harmless by making it useless. Judged is the interval of the paired difference.",
-        "Give more labelled images if it is undecided. Else clean with better pairs, or accept the loss openly.",
+        "Cleaning cost more clean accuracy than `clean.budget.accuracy_drop` allows, or this is undecided.",
+        "A useless model is harmless too. The interval of the paired difference is judged.",
+        "If it is undecided, give more labelled images. Otherwise clean with better pairs, or raise the budget openly.",
     ),
     "export-proof": Entry(
         "remark",
-        "The exported graphs do not give what the checkpoint gives.",
-        "Wrong graphs keep every shape: one lost its text mask, and only its decisions showed it.",
+        "The exported graphs and the checkpoint give different results.",
+        "A wrong graph can have correct shapes: one without its text mask differed only in its predictions.",
         "Read which inputs differ. Another opset or precision may help; do not loosen the limits of fp32.",
     ),
     "not-examined": Entry(
         "remark",
-        "The gate lacks a stage that the policy asks for.",
-        "What was not measured is never taken for good.",
-        "Run the gate again with enough images, labelled ones where accuracy has a budget.",
+        "The gate lacks a stage that the policy requires.",
+        "Missing evidence never counts as a pass.",
+        "Run the gate again with enough images, and with labelled images if accuracy has a budget.",
     ),
     # --- answers to a rule ---
     "met": Entry(
         "status",
         "The whole interval lies on the right side of the limit.",
-        "So it holds at the confidence of the policy, and not only for these images.",
-        "Nothing. It speaks of the triggers that were tried, and of no others.",
+        "The rule holds at the confidence of the policy, and not only for these images.",
+        "Do nothing. The answer covers the probed triggers only.",
     ),
     "breach": Entry(
         "status",
         "The whole interval lies on the wrong side of the limit.",
         "More images would not change that.",
-        "See what the rule says. For one model and a while a breach can be accepted by a waiver.",
+        "Read the explanation of the rule. A waiver can accept a breach for one model and a limited time.",
     ),
     "open": Entry(
         "status",
         "The interval contains the limit, or nothing could be measured.",
-        "What is not known is never taken for good.",
+        "An undecided rule never counts as met.",
         "Give more images, labelled and of the model's own domain, or more time.",
     ),
     "waived": Entry(
         "status",
-        "A breach that somebody accepts for this model, for a reason and up to a day.",
-        "The verdict can pass, but nobody should be able to overlook it: reports list every one.",
-        "Look at who approved it, why, and how many days are left.",
+        "A breach that a waiver accepts for this model, for a reason and up to a day.",
+        "The verdict can pass; reports list every waiver, so that none is overlooked.",
+        "Check the approver, the reason, and the days that are left.",
     ),
 }  # fmt: skip
 
 
 def entries() -> dict[str, Entry]:
-    """Return every id with what it stands for, in the order of the page."""
+    """Return the explanation of every id, in the order of the page."""
     probes = {name: _entry("probe", probe.about) for name, probe in PROBES.items()}
     metrics = {name: _entry("metric", words) for probe in PROBES.values() for name, words in probe.metrics().items()}
     return {**_RULES, **probes, **metrics, **_ANSWERS}
@@ -229,18 +229,18 @@ _HEADINGS = {
 _HEAD = """\
 # Rules and findings
 
-What the ids in a report mean, and what to do about them. `pargate explain ID` says the same in a terminal; for a rule
-of your own it adds what your policy says: `pargate explain ID -p POLICY`.
+The meaning of each id in a report, and advice. `pargate explain ID` prints the same text; with `-p POLICY` it adds what
+your policy says about its own rules.
 """
 
 
 def anchor(id: str) -> str:
-    """Where the page explains an id."""
+    """Return the link to the explanation of an id."""
     return f"{PAGE}#{id.lower()}"
 
 
 def page() -> str:
-    """The page of all ids, one heading for each, as Markdown."""
+    """Return the page of all ids as Markdown, one heading for each."""
     return "\n".join([_HEAD, *_sections(entries().items())])
 
 

@@ -1,7 +1,6 @@
-"""The kinds of value that a policy holds, read from text: limits, percentages, dates, digests, yes or no.
+"""Field types of a policy, read from text: limits, percentages, dates, digests, yes or no.
 
-Scalars reach pydantic as they were written, so that each field decides what a text means. Every refusal says
-how the value should have been written.
+Scalars reach pydantic as text, and each field type interprets it. Every error says how to write the value.
 """
 
 import re
@@ -14,7 +13,7 @@ _LIMIT = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>%|pp|x chance|)")
 
 
 class PolicyModel(BaseModel):
-    """Base: frozen, and unknown keys are errors, except notes that begin with `x-`."""
+    """Base class: frozen, and without unknown keys except notes that begin with `x-`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,10 +26,10 @@ class PolicyModel(BaseModel):
 
 
 class Limit(PolicyModel):
-    """A number that a rule compares with."""
+    """A limit of a rule."""
 
     text: str
-    """As written: `5%`, `30pp`, `5x chance`."""
+    """Limit as written: `5%`, `30pp`, `5x chance`."""
     value: float
     """Fraction in [0, 1], or a multiple of chance."""
     of_chance: bool = False
@@ -39,11 +38,11 @@ class Limit(PolicyModel):
 def _limit(value: Any) -> Any:
     if isinstance(value, Limit):
         return value
-    # A map with the fields of a limit could say one number and mean another.
+    # A map with the fields of a limit could have a text that differs from its value.
     match = _LIMIT.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         shown = f"'{value}'" if isinstance(value, str) else "this"
-        raise ValueError(f"{shown} is no limit; write a percentage such as 5%, or 5x chance")
+        raise ValueError(f"{shown} is not a limit; write a percentage such as 5%, or 5x chance")
     number, unit = float(match["number"]), match["unit"]
     if unit == "":
         likely = value if number > 1 else f"{number * 100:g}"
@@ -70,7 +69,7 @@ LIMIT_SCHEMA = {
 
 
 def _schema(content: dict[str, Any]) -> Any:
-    """Replaces what pydantic would say of a field's type in the JSON Schema: a policy holds the text."""
+    """Return an annotation that replaces a field's part of the JSON Schema, since a policy holds the text."""
     from pydantic import WithJsonSchema
 
     return WithJsonSchema(content)
@@ -95,9 +94,9 @@ def _percentage(value: Any) -> Any:
     number = float(match["number"])
     if match["unit"] == "":
         likely = number if number > 1 else number * 100
-        raise ValueError(f"write the confidence with its sign: did you mean {likely:.12g}%?")
+        raise ValueError(f"write the confidence with a percent sign: did you mean {likely:.12g}%?")
     if not 50 < number < 100:
-        raise ValueError(f"the confidence lies above 50% and below 100%, not at {value.strip()}")
+        raise ValueError(f"write a confidence above 50% and below 100%, not {value.strip()}")
     return number / 100
 
 
@@ -118,7 +117,7 @@ def _day(value: Any) -> Any:
     try:
         return date.fromisoformat(value)
     except ValueError as error:
-        raise ValueError(f"{value} is no date: {error}") from error
+        raise ValueError(f"{value} is not a date: {error}") from error
 
 
 Day = Annotated[date, BeforeValidator(_day)]

@@ -1,8 +1,8 @@
-"""The JSON Schema of policies, made from the models, for editors and for `pargate policy schema`.
+"""The JSON Schema of policies, for editors and for `pargate policy schema`.
 
-An editor sees a file before anything is extended and reads scalars by YAML's own rules, while we take each as text
-(`yaml.py`). So the schema allows a number where a text is asked for, and leaves out what only the whole can tell. It
-may let pass what `pargate policy check` refuses; what it refuses is wrong.
+Editors check one file before it extends another, and read scalars by YAML's rules, while `yaml.py` keeps them as text.
+The schema therefore allows a number for a text and leaves out checks of the whole policy. It accepts some files that
+`pargate policy check` refuses, and refuses no valid one.
 """
 
 import ast
@@ -26,11 +26,11 @@ ID = "urn:pargate:policy:1"
 _NOTES = {"^x-": True}
 
 _TEXT = ["string", "number", "boolean"]
-"""A text as YAML may understand it: a class can be called 7."""
+"""JSON types of a text: YAML reads a class called 7 as a number."""
 
 
 def schema() -> dict[str, Any]:
-    """What a policy file may hold, draft 2020-12."""
+    """Return the JSON Schema of a policy file, draft 2020-12."""
     made = Policy.model_json_schema(mode="validation")
     parts = made.pop("$defs")
     _describe(made, Policy)
@@ -43,7 +43,7 @@ def schema() -> dict[str, Any]:
         **_walk(made),
         "title": "pargate policy",
         "required": ["pargate", "name"],
-        # A policy that extends another may leave out rules, and of a rule everything but its id.
+        # A policy that extends another needs no rules, and its rules need only an id.
         "anyOf": [
             {"required": ["extends"]},
             {"required": ["rules"], "properties": {"rules": {"items": {"required": ["probe"]}}}},
@@ -56,12 +56,12 @@ def schema() -> dict[str, Any]:
 
 
 def text() -> str:
-    """The schema as it is shipped."""
+    """Return the schema as JSON text."""
     return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _shorten(policy: dict[str, Any], parts: dict[str, Any]) -> None:
-    """Add the short forms that a file may use: a name for a map that has one key that matters."""
+    """Add the short forms that a file may use, such as a name for a map with one key."""
     policy["properties"]["extends"]["anyOf"].insert(0, {"type": "string", "minLength": 1})
     parts["CleanSection"]["properties"]["pairs"]["anyOf"].insert(0, {"type": "string", "minLength": 1})
     parts["ExportSection"]["properties"]["onnx"]["anyOf"].insert(0, {"type": "boolean"})
@@ -75,7 +75,7 @@ def _shorten(policy: dict[str, Any], parts: dict[str, Any]) -> None:
 
 
 def _walk(node: Any) -> Any:
-    """Without pydantic's titles and empty defaults, with notes where keys are closed, texts as editors see them."""
+    """Adapt a node for editors: without titles and empty defaults, with `x-` notes, and with `_TEXT` for texts."""
     if isinstance(node, list):
         return [_walk(item) for item in node]
     if not isinstance(node, dict):
@@ -93,7 +93,7 @@ def _walk(node: Any) -> Any:
 
 
 def _trigger() -> dict[str, Any]:
-    """A name, or a map with `kind` and the parameters of that kind."""
+    """Return the schema of a trigger: a name, or a map with `kind` and the parameters of that kind."""
     kinds = list(TRIGGERS)
     parameters = [
         {
@@ -122,7 +122,7 @@ def _trigger() -> dict[str, Any]:
 
 
 def _describe(part: dict[str, Any], model: type[BaseModel] | None) -> None:
-    """Give the fields the sentences that stand below them in the source, which is where we write them."""
+    """Add the docstrings of the model's fields, which only its source holds."""
     if model is None or "properties" not in part:
         return
     (body,) = ast.parse(inspect.getsource(model)).body

@@ -1,7 +1,6 @@
-"""Policies that extend others, laid over each other as data before anything is validated.
+"""Merging of policies that extend others, as data, before validation.
 
-Owns which file is read for `extends` and `waivers_file`, and remembers for every value in which text it stands.
-What the values mean, and whether a child loosens its parent, is not decided here.
+This module finds the files of `extends` and `waivers_file`, and keeps the place of every value in its text.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pargate import git
-from pargate.core.report import Place
+from pargate.core.report import SourceSpan
 from pargate.errors import PargateError, PolicyError, nearest
 from pargate.files import LFS
 from pargate.policy.yaml import Document, parse
@@ -22,31 +21,31 @@ from pargate.policy.yaml import Path as KeyPath
 from pargate.triggers import TRIGGERS
 
 DEPTH = 8
-"""Policies in one chain of `extends`, at most."""
+"""Most policies in one chain of `extends`."""
 
 BUILTIN = "builtin:"
 
 Reader = Callable[[Path], bytes]
-"""The content of a file; OSError where there is none."""
+"""Function that returns the content of a file, or raises OSError."""
 
 _OWN = ("pargate", "extends", "override", "name", "description", "tests")
-"""Keys that a policy does not pass on to those that extend it."""
+"""Keys that policies do not inherit."""
 
 _SECTIONS = ("images", "classes", "budget", "enforce", "labels", "clean", "export", "evidence")
-"""Keys whose parts are laid over each other; any other value replaces the parent's."""
+"""Keys whose entries are merged; any other value replaces the parent's."""
 
 _LIMITS = ("max", "min", "worsening", "allow")
 
 
 @dataclass(slots=True)
 class Layered:
-    """Plain data, and for each path into it the text that holds it and where."""
+    """Plain data, with the text and place of each path into it."""
 
     data: dict[str, Any] = field(default_factory=dict)
     _places: dict[KeyPath, tuple[Document, KeyPath]] = field(default_factory=dict)
 
     def put(self, path: KeyPath, value: Any, document: Document, at: KeyPath) -> None:
-        """Set the value at `path`, which stands at `at` in `document`."""
+        """Set the value at `path`; it is written at `at` in `document`."""
         for known in [p for p in self._places if p[: len(path)] == path]:
             del self._places[known]
         for mark in document.marks:
@@ -61,36 +60,36 @@ class Layered:
             holder[path[-1]] = value
 
     def begin(self, document: Document) -> None:
-        """Make `document` the one that answers for what stands nowhere."""
+        """Make `document` the place of paths that are written nowhere."""
         self._places[()] = (document, ())
 
     def copy(self) -> "Layered":
-        """The same, of which changes do not reach this one."""
+        """Return an independent copy."""
         return Layered(deepcopy(self.data), dict(self._places))
 
     def find(self, path: KeyPath) -> tuple[Document, KeyPath] | None:
-        """The text that holds `path`, or its nearest parent that some text holds."""
+        """Return the text and place of `path`, or of its nearest parent with a place."""
         while path and path not in self._places:
             path = path[:-1]
         return self._places.get(path)
 
     def paths(self) -> list[KeyPath]:
-        """All paths that some text holds."""
+        """Return all paths that are written in a text."""
         return list(self._places)
 
-    def place(self, path: KeyPath) -> Place | None:
-        """Where exactly `path` is written, or None for a default."""
+    def place(self, path: KeyPath) -> SourceSpan | None:
+        """Return the place where `path` is written, or None for a default."""
         found = self._places.get(path)
         if found is None:
             return None
         document, at = found
         mark = document.marks[at]
-        return Place(file=document.name, line=mark.line, column=mark.column, end_column=document.end(at))
+        return SourceSpan(file=document.name, line=mark.line, column=mark.column, end_column=document.end(at))
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One policy laid over its parent."""
+    """One policy merged into its parent."""
 
     parent: str
     before: Layered
@@ -99,20 +98,20 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One policy file with all that it extends."""
+    """One policy file, merged with all policies that it extends."""
 
     source: str
     folder: Path
     document: Document
     merged: Layered
     steps: tuple[Step, ...]
-    """From the outermost policy inwards; paths are relative to the folder of each step's child."""
+    """Steps from the outermost parent to this policy; paths are relative to the folder of each step's child."""
 
 
 def shipped() -> dict[str, str]:
-    """Text of every built-in policy, by name."""
+    """Return the text of every built-in policy, by name."""
     packed = resources.files("pargate") / "_policies"
-    folder = packed if packed.is_dir() else Path(__file__).parents[2] / "policies"  # a checkout has them beside
+    folder = packed if packed.is_dir() else Path(__file__).parents[2] / "policies"  # in a checkout
     found = {}
     for entry in sorted(folder.iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".yaml"):
@@ -121,10 +120,10 @@ def shipped() -> dict[str, str]:
 
 
 def from_git(ref: str) -> Reader:
-    """A reader that takes files from a git ref instead of the working tree.
+    """Return a reader of files in a git ref instead of the working tree.
 
     Raises:
-        PolicyError: the ref could be taken for an option, or is empty, which for git is what will be committed next.
+        PolicyError: the ref looks like an option, or is empty, which git reads as the index.
     """
     if not ref or ref.startswith("-") or not ref.isprintable():
         raise PolicyError(f"'{ref[:80]}' is no git ref", "name a branch, tag or commit")
@@ -136,7 +135,7 @@ def from_git(ref: str) -> Reader:
     here = Path.cwd().resolve()
 
     def read(path: Path) -> bytes:
-        # By name alone: a link in the working tree would let it choose which file of the ref is read.
+        # Links are not resolved: a link in the working tree must not choose which file of the ref is read.
         name = os.path.relpath(os.path.normpath(here / path), root)
         missing = FileNotFoundError(2, f"git says: it is not in {ref}", f"{ref}:{path}")
         if name.startswith("..") or "\0" in name:
@@ -156,14 +155,14 @@ def from_git(ref: str) -> Reader:
 
 
 def locate(name: str, reader: Reader) -> tuple[str, bytes, Path]:
-    """The source, content and folder of the policy called `name`: a built-in one, or a path.
+    """Return the source, content and folder of the policy called `name`, a built-in policy or a path.
 
     Raises:
-        PolicyError: there is none, or it cannot be read.
+        PolicyError: there is no such policy, or it cannot be read.
     """
     builtin = shipped()
     key = name.removeprefix(BUILTIN)
-    if key in builtin:  # also where a file of this name lies here: it must not take the place of the policy
+    if key in builtin:  # a file of the same name must not replace a built-in policy
         return f"{BUILTIN}{key}", builtin[key].encode(), Path()
     path = Path(name)
     try:
@@ -180,14 +179,14 @@ def locate(name: str, reader: Reader) -> tuple[str, bytes, Path]:
 
 
 def decode(content: bytes, name: str) -> str:
-    """The text of a policy.
+    """Decode the text of a policy.
 
     Raises:
-        PolicyError: it is not UTF-8, or a git-lfs pointer.
+        PolicyError: the content is not UTF-8, or is a git-lfs pointer.
     """
     if content.startswith(LFS):
         raise PolicyError(
-            f"the policy '{name[:80]}' is a git-lfs pointer, not the file itself", "fetch it: git lfs pull"
+            f"the policy '{name[:80]}' is a git-lfs pointer, not the file itself", "fetch the file: git lfs pull"
         )
     try:
         return content.decode("utf-8-sig")
@@ -196,10 +195,11 @@ def decode(content: bytes, name: str) -> str:
 
 
 def load(text: str, source: str, folder: Path, reader: Reader, above: tuple[str, ...] = ()) -> Layer:
-    """A policy's text, laid over everything that it extends.
+    """Parse a policy and merge it with all policies that it extends.
 
     Raises:
-        PolicyError: not YAML, a parent is missing or not the one that was named, a circle, or a chain too long.
+        PolicyError: the text is not YAML, a parent is missing or has another digest, or the chain is circular or too
+            long.
     """
     document = parse(text, source)
     extends = document.data.get("extends")
@@ -223,21 +223,21 @@ def _parent(document: Document, extends: Any, folder: Path, reader: Reader, chai
     name, digest = wanted.get("file"), wanted.get("digest")
     if not isinstance(name, str) or not name:
         raise PolicyError(document.complaint(("extends",), "name the policy to extend: builtin:NAME, or a path"))
-    # Beside the policy, not in the folder that one happens to be in.
+    # Relative to the policy, not to the working folder.
     place = name if name.startswith(BUILTIN) else str(folder / name)
-    if name in shipped():  # as `locate`: a file of this name does not take its place
+    if name in shipped():  # as in `locate`
         place = f"{BUILTIN}{name}"
     try:
         source, content, home = locate(place, reader)
     except PolicyError as error:
         raise PolicyError(document.complaint(("extends",), error.message), error.hint) from error
     if _identity(source) in chain:
-        raise PolicyError(document.complaint(("extends",), f"a circle: {source} extends this policy in turn"))
+        raise PolicyError(document.complaint(("extends",), f"a circle: {source} extends this policy"))
     if len(chain) >= DEPTH:
         raise PolicyError(document.complaint(("extends",), f"more than {DEPTH} policies extend each other"))
     found = f"sha256:{hashlib.sha256(content).hexdigest()}"
     if digest is not None and digest != found:
-        raise PolicyError(document.complaint(("extends", "digest"), f"{source} is not that file: it has {found}"))
+        raise PolicyError(document.complaint(("extends", "digest"), f"{source} has another digest: {found}"))
     return load(decode(content, source), source, home, reader, chain)
 
 
@@ -284,18 +284,18 @@ def _lay_rules(merged: Layered, document: Document, rules: list[Any]) -> None:
 
 
 def _id(rule: Any) -> str:
-    """The id of what may be a rule; empty where it has none."""
+    """Return the id of a rule that is not validated yet; empty if it has none."""
     found = rule.get("id") if isinstance(rule, dict) else None
     return found if isinstance(found, str) else ""
 
 
 def _maps(value: Any) -> list[dict[str, Any]]:
-    """The maps in what may be a list of them."""
+    """Return the maps in a value that should be a list of maps."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _waivers_file(merged: Layered, document: Document, folder: Path, reader: Reader) -> None:
-    """Waivers that are kept apart, so that they can have other owners."""
+    """Add the waivers of `waivers_file`, a separate file that can have other owners."""
     name = document.data.get("waivers_file")
     if not isinstance(name, str):
         return
@@ -308,7 +308,7 @@ def _waivers_file(merged: Layered, document: Document, folder: Path, reader: Rea
     waivers = parse(decode(content, str(folder / name)), str(folder / name))
     unknown = [key for key in waivers.data if key != "waivers" and not str(key).startswith("x-")]
     if unknown or not isinstance(waivers.data.get("waivers"), list):
-        message = "a file of waivers holds the key `waivers` with a list, and nothing else"
+        message = "a waivers file holds the key `waivers` with a list, and no other key"
         raise PolicyError(waivers.complaint((unknown[0],) if unknown else (), message))
     known = merged.data.get("waivers")
     if not isinstance(known, list):

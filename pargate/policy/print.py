@@ -1,7 +1,7 @@
-"""A resolved policy as YAML that loads again, with the origin of every value beside it.
+"""A resolved policy as YAML that loads again, with the origin of every value in a comment.
 
-What was only a way to get there is a remark at the top: the policy that was extended, and the file of waivers that
-are listed below. Values are quoted where another reader of YAML would take them for something else than text.
+The extended policy and the waivers file are comments at the top, since their content is merged. Values are quoted
+where another YAML reader would not take them for text.
 """
 
 import re
@@ -16,13 +16,13 @@ from pargate.policy.resolve import Resolved
 Path = tuple[str, ...]
 
 _DISSOLVED = ("extends", "override", "waivers_file", "tests")
-"""Keys that have done their work once everything is in one place, or that belong to the file that holds them."""
+"""Keys that have no meaning in a resolved policy."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9./][A-Za-z0-9./_%@+-]*( [A-Za-z0-9./_%@+-]+)*")
 
 
 def listed(resolved: Resolved) -> str:
-    """The whole policy as text."""
+    """Return the whole policy as YAML text."""
     document = resolved.policy.model_dump(mode="json")
     lines = [f"# {visible(resolved.source)}, resolved; sha256 {resolved.sha256}"]
     for key in _DISSOLVED:
@@ -38,7 +38,7 @@ def listed(resolved: Resolved) -> str:
 
 
 def scalar(value: Any, *, numbers: bool = False) -> str:
-    """One value as YAML, on one line, that every reader takes for what it is; `numbers`: which may be one."""
+    """Return one value as YAML on one line, quoted if needed to stay text; `numbers`: it may also be a number."""
     if value is None:
         return "~"
     if isinstance(value, bool):
@@ -47,13 +47,13 @@ def scalar(value: Any, *, numbers: bool = False) -> str:
         return str(value)
     if _PLAIN.fullmatch(value) and _kind(value) in (("str", "int", "float") if numbers else ("str",)):
         return value
-    # The quoting dumper breaks no line that is shorter than its width.
+    # The quoting dumper breaks lines at its width only.
     quoted: str = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=float("inf"))
     return quoted.rstrip("\n")
 
 
 def _kind(value: str) -> str:
-    """What YAML takes an unquoted value for: str, bool, int, timestamp and so on."""
+    """Return the YAML type of an unquoted value: str, bool, int, timestamp and so on."""
     resolver = yaml.SafeLoader("")
     try:
         tag = resolver.resolve(yaml.ScalarNode, value, (True, False))  # type: ignore[no-untyped-call]  # no stub
@@ -87,7 +87,7 @@ def _items(values: list[Any], path: Path, indent: str, resolved: Resolved) -> It
 
 
 def _flow(value: Any, *, numbers: bool = False) -> str:
-    """A list or a map on one line; in a map, that of a trigger, what looks like a number is one."""
+    """Return a list or a map on one line; maps are triggers, whose parameters may be numbers."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{scalar(key)}: {_flow(item, numbers=True)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -96,7 +96,7 @@ def _flow(value: Any, *, numbers: bool = False) -> str:
 
 
 def _origin(path: Path, resolved: Resolved) -> str:
-    """Where the value is written, or the value that it is a part of: `[a, b]` is one, and so is `onnx: true`."""
+    """Return the origin of a value, or of the value that contains it, such as `[a, b]` or `onnx: true`."""
     for end in range(len(path), 0, -1):
         place = resolved.origins.get(".".join(path[:end]))
         if place is not None and (end == len(path) or _is_written_whole(path[:end], resolved)):
@@ -105,6 +105,6 @@ def _origin(path: Path, resolved: Resolved) -> str:
 
 
 def _is_written_whole(path: Path, resolved: Resolved) -> bool:
-    """Whether nothing below `path` is written on its own: then its parts come from it and are no defaults."""
+    """Return whether no value below `path` has an origin of its own."""
     start = ".".join(path) + "."
     return len(path) > 1 and not any(key.startswith(start) for key in resolved.origins)

@@ -1,4 +1,4 @@
-"""From a policy's name or path to a `Policy`: finds the text, reads it, and says all that is wrong at once."""
+"""Reading of a policy by name or path, with all its errors in one message."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from pargate.core.report import Place, PolicyInfo
+from pargate.core.report import PolicyInfo, SourceSpan
 from pargate.core.results import Consequence, Remark
 from pargate.errors import PolicyError, nearest
 from pargate.files import digest_of, portable, read_bytes, readable
@@ -20,33 +20,33 @@ from pargate.policy.yaml import Path as KeyPath
 WORKING_FILE = "pargate.yaml"
 
 WORKING_FILES = (WORKING_FILE, "pargate.yml")
-"""Names under which a policy is found where none is named."""
+"""Names of policy files that are found by themselves."""
 
 DEFAULT = "baseline"
 
 PROBLEMS = 100
-"""Most problems that are looked at: naming what was meant takes time for each."""
+"""Most problems that are shown; suggesting a correction for each takes time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A policy, and what it was read from."""
+    """A policy and its origin."""
 
     policy: Policy
     source: str
     folder: Path
-    """Paths in the policy are relative to it."""
+    """Folder that paths in the policy are relative to."""
     sha256: str
     """Digest of the resolved policy."""
-    origins: dict[str, Place]
-    """Where each value was written; defaults are missing."""
+    origins: dict[str, SourceSpan]
+    """Place of each value in its text, without defaults."""
     overrides: tuple[Remark, ...]
-    """What is looser than in a policy that it extends, and the reason given for it."""
+    """Remarks about values that are looser than in a parent, with the reasons given."""
     remark: str = ""
-    """What to say where none was named and none found."""
+    """Remark that the built-in default applies, if no policy was named or found."""
 
     def info(self) -> PolicyInfo:
-        """The policy as a report holds it."""
+        """Return the policy as a report holds it."""
         return PolicyInfo(
             name=self.policy.name,
             source=self.source,
@@ -58,10 +58,10 @@ class Resolved:
 
 
 def resolve(name: str | None, reader: Reader = read_bytes) -> Resolved:
-    """Read the policy called `name`: a path, or a built-in; None takes what `discover` finds, or the default.
+    """Read a policy by path or built-in name; without a name, the one that `discover` finds, or the default.
 
     Raises:
-        PolicyError: there is none, or it is invalid; the message holds every problem with its place.
+        PolicyError: there is no such policy, or it is invalid; the message names every problem with its place.
     """
     found = discover(reader) if name is None else name
     source, content, folder = locate(DEFAULT if found is None else found, reader)
@@ -71,7 +71,7 @@ def resolve(name: str | None, reader: Reader = read_bytes) -> Resolved:
     above = ", nor in those above it up to the root of the repository" if len(searched()) > 1 else ""
     return replace(
         resolved,
-        remark=f"the built-in policy {DEFAULT} decides, since no {' or '.join(WORKING_FILES)} is in this folder{above}",
+        remark=f"the built-in policy {DEFAULT} applies: there is no {' or '.join(WORKING_FILES)} in this folder{above}",
     )
 
 
@@ -103,21 +103,21 @@ def _is_there(path: Path, reader: Reader) -> bool:
     try:
         reader(path)
     except FileNotFoundError:
-        # A link to nowhere is a policy that cannot be read, not one that nobody wrote.
+        # A broken link is an unreadable policy, not a missing one.
         return path.is_symlink()
     except OSError:
-        pass  # said by whoever reads it next
+        pass  # reading the policy raises it again
     return True
 
 
 def read(text: str, source: str, folder: Path, reader: Reader = read_bytes) -> Resolved:
-    """Read a policy from its text, and what it extends from `reader`.
+    """Read a policy from its text, and its parents through `reader`.
 
     Raises:
-        PolicyError: it is invalid, or looser than a policy that it extends without saying why.
+        PolicyError: the policy is invalid, or looser than a parent without an `override`.
     """
     layer = load(text, source, folder, reader)
-    # The whole first: what is wrong in a parent shows in the child as well, and is said once.
+    # The whole is validated first, so that an error of a parent is reported once.
     policy = _validate(layer.merged)
     overrides = [remark for step in layer.steps for remark in _tightened(step)]
     return Resolved(
@@ -126,17 +126,17 @@ def read(text: str, source: str, folder: Path, reader: Reader = read_bytes) -> R
 
 
 def refuse_expired(resolved: Resolved, today: date) -> None:
-    """Refuse a policy that somebody should have looked at again by now.
+    """Refuse a policy after its last day.
 
     Raises:
-        PolicyError: its last day is over.
+        PolicyError: `valid_until` is over.
     """
     if resolved.policy.expired(today):
         place = resolved.origins.get("valid_until")
         where = f"{place.file}:{place.line}:{place.column}" if place else resolved.source
         raise PolicyError(
             f"{where}: the policy {resolved.policy.name} was valid until {resolved.policy.valid_until}",
-            "review it, and move `valid_until` if it still says what is wanted",
+            "review the policy, then move `valid_until`",
         )
 
 
@@ -162,11 +162,11 @@ WORDS = {
     "string_too_short": "at least one letter is needed here",
     "string_pattern_mismatch": "an id begins with a letter or digit, and goes on with these, dot, dash or underscore",
 }
-"""What pydantic says in its own words, in ours."""
+"""Messages by pydantic's error type."""
 
 
 def _primary(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without those that only follow from others: a list counts as too short when its items are refused."""
+    """Drop errors that follow from others: a list counts as too short if its items are refused."""
     return [
         e
         for e in errors
@@ -175,7 +175,7 @@ def _primary(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _problem(merged: Layered, error: dict[str, Any]) -> tuple[tuple[str, int, int], tuple[str, ...]]:
-    """One validation error with its place in the text; sorts by place."""
+    """Return the place of a validation error, to sort by, and its message."""
     path: KeyPath = tuple(part for part in error["loc"] if part != "function-before")
     message = WORDS.get(error["type"], str(error["msg"]).removeprefix("Value error, "))
     if error["type"] == "string_pattern_mismatch" and path[-1:] == ("max_age",):
@@ -201,13 +201,13 @@ def _complain(merged: Layered, path: KeyPath, message: str) -> tuple[tuple[str, 
 
 
 def _find_key(merged: Layered, path: KeyPath, key: str) -> KeyPath:
-    """The mark below `path` whose last part is `key`, if there is exactly one."""
+    """Return the only path below `path` that ends with `key`; `path` itself if there is none or several."""
     below = [p for p in merged.paths() if p[: len(path)] == path and p[-1:] == (key,)]
     return below[0] if len(below) == 1 else path
 
 
 def _keys_at(path: KeyPath) -> list[str]:
-    """Names of the fields that a path into a policy offers."""
+    """Return the names of the fields at a path of a policy."""
     model: type[BaseModel] = Policy
     for part in path:
         if isinstance(part, str) and part in model.model_fields:
@@ -216,7 +216,7 @@ def _keys_at(path: KeyPath) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that a field holds, be it in a tuple or beside None."""
+    """Return the model in an annotation, also inside a tuple or union; None without one."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
@@ -226,9 +226,13 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _tightened(step: Step) -> list[Remark]:
-    """The overrides of one step; anything looser without one is an error that names parent and value."""
+    """Return the overrides of one step.
+
+    Raises:
+        PolicyError: a value is looser than in the parent, without an `override`.
+    """
     old, new = _validate(step.before), _validate(step.after)
-    # Waivers are no part of this: the parent says which rules may be waived, and for how long.
+    # Waivers are not compared: the parent says which rules may be waived, and for how long.
     loosened = [c for c in changes(old, new) if c.direction == "looser" and c.key[0] != "waivers"]
     reasons = {rule.id: rule.override for rule in new.rules}
     problems, overrides = [], []
@@ -253,14 +257,14 @@ def _tightened(step: Step) -> list[Remark]:
 
 
 def _path_of(change: Change, merged: Layered) -> KeyPath:
-    """The path into the data of what changed; rules are counted there, not named."""
+    """Return the path of a change in the data, where rules have numbers instead of ids."""
     if change.key[0] != "rules":
         return change.key
     ids = [rule.get("id") for rule in merged.data["rules"]]
     return ("rules", ids.index(change.key[1]), *change.key[2:])
 
 
-def _origins(merged: Layered) -> dict[str, Place]:
+def _origins(merged: Layered) -> dict[str, SourceSpan]:
     ids = [rule["id"] for rule in merged.data["rules"]]
     found = {}
     for path in merged.paths():

@@ -1,4 +1,4 @@
-"""The policy as values: what is asked, with which limits, at which confidence."""
+"""The policy as values: rules, limits, confidence, and settings of the gate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,23 +20,24 @@ from pargate.registry import Plugin
 from pargate.triggers import TRIGGERS, Trigger
 
 WAIVER_DAYS = 90
-"""How far ahead a waiver may expire, unless the policy says otherwise."""
+"""Most days until a waiver expires, unless the policy says otherwise."""
 
 
 class ImagesSection(PolicyModel):
-    """Which carriers, and how many at least."""
+    """Source and number of images."""
 
     source: str | None = None
     min: Annotated[int, Field(ge=0)] = 0
+    """Fewest images in the source."""
     digest: Digest | None = None
-    """Over the names and bytes of everything in the source; whoever gives other images is refused, and told theirs."""
+    """Digest over the names and bytes of everything in the source; other images are refused."""
 
 
 class ClassesSection(PolicyModel):
     """Names and templates of the zero-shot head."""
 
     names: str | tuple[str, ...] | None = None
-    """A file, one name per line, or the names themselves."""
+    """File with one name per line, or the names themselves."""
     templates: tuple[str, ...] | None = None
 
     @field_validator("names")
@@ -62,7 +63,7 @@ class ClassesSection(PolicyModel):
 
 
 class Budget(PolicyModel):
-    """What a scan may spend; spent and undecided is inconclusive."""
+    """Limits of a scan; a rule that is undecided at a limit stays open."""
 
     minutes: Annotated[float, Field(gt=0)] | None = None
     images: Annotated[int, Field(gt=0)] | None = None
@@ -96,7 +97,7 @@ MetricName = Annotated[str, BeforeValidator(_measured)]
 
 
 class FileAllowed(PolicyModel):
-    """What the weights file may be: of the probe `file`."""
+    """Properties of the weights file that the probe `file` allows."""
 
     formats: Words = ("safetensors",)
     pickle: YesNo = False
@@ -104,7 +105,7 @@ class FileAllowed(PolicyModel):
 
 
 class Rule(PolicyModel):
-    """One question to the model."""
+    """One rule: a probe, its triggers and targets, and limits."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     probe: Annotated[str, BeforeValidator(_offered)]
@@ -113,15 +114,15 @@ class Rule(PolicyModel):
     max: dict[MetricName, LimitField] = {}
     min: dict[MetricName, LimitField] = {}
     worsening: dict[MetricName, ShareField] = {}
-    """How much worse than in the previous report each metric may be."""
+    """Limit on how much worse each metric may be than in the previous report."""
     allow: FileAllowed | None = None
     severity: Severity = Severity.HIGH
     why: str = ""
     help: str = ""
-    """Where the reader of a breach finds out what to do."""
+    """Advice to the reader of a breach, or a link to it."""
     waivable: YesNo = True
     override: str = ""
-    """Why this rule may be looser than that of the policy it extends."""
+    """Reason why this rule is looser than in the extended policy."""
 
     @model_validator(mode="after")
     def _fits_its_probe(self) -> Self:
@@ -138,18 +139,18 @@ class Rule(PolicyModel):
         if static and self.allow is None:
             raise ValueError("the probe file needs `allow`: formats, pickle, custom_ops")
         if not static and self.allow is not None:
-            raise ValueError(f"`allow` is of the probe file, not of {self.probe}")
+            raise ValueError(f"`allow` belongs to the probe file, not to {self.probe}")
         if not static and not self.max and not self.min:
             raise ValueError("a rule needs a limit: max or min")
         if self.triggers and "triggers" not in probe.needs:
-            raise ValueError(f"the probe {self.probe} puts no trigger on its images; leave out `triggers`")
+            raise ValueError(f"the probe {self.probe} uses no triggers; leave out `triggers`")
         if not self.triggers and "triggers" in probe.needs:
             raise ValueError(f"the probe {self.probe} needs `triggers`")
         return self
 
     @cached_property
     def parsed(self) -> tuple[Trigger, ...]:
-        """The triggers, sweeps expanded; made of files only after `read`."""
+        """Triggers of the rule, one for each strength; their files are read by `read`."""
         return tuple(trigger for spec in self.triggers for trigger in triggers.parse(spec))
 
     def read(self, folder: Path) -> Self:
@@ -165,10 +166,10 @@ class Rule(PolicyModel):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One thing a policy asks: a rule, for one trigger, target and direction, or for the clean images or the file."""
+    """One comparison of a policy: a rule with one trigger, target and direction, the clean images, or the file."""
 
     id: str
-    """Id of the measurement that answers it."""
+    """Id of the measurement that answers the comparison."""
     rule: Rule
     trigger: Trigger | None
     target: str
@@ -176,13 +177,13 @@ class Comparison:
 
     @property
     def asked(self) -> Asked:
-        """The comparison as its probe sees it."""
+        """The comparison in the terms of its probe."""
         metrics = frozenset((*self.rule.max, *self.rule.min, *self.rule.worsening))
         return Asked(self.id, self.rule.id, self.trigger, self.target, self.direction, metrics)
 
 
 class PairsSource(PolicyModel):
-    """Captioned images to clean with."""
+    """Image-text pairs to clean with."""
 
     source: Word
     seed: Annotated[int, Field(ge=0)] = 0
@@ -193,14 +194,14 @@ def _pairs(value: Any) -> Any:
 
 
 class CleanBudget(PolicyModel):
-    """What cleaning may cost."""
+    """Limits of a cleaning."""
 
     accuracy_drop: ShareField | None = None
     minutes: Annotated[float, Field(gt=0)] | None = None
 
 
 class CleanSettings(PolicyModel):
-    """What is not left to the sizes of model and data."""
+    """Settings that do not follow from the sizes of model and data."""
 
     steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     batch_size: Annotated[int, Field(ge=2, le=1 << 20)] | None = None
@@ -209,12 +210,12 @@ class CleanSettings(PolicyModel):
 
 
 class CleanSection(PolicyModel):
-    """Whether and how a model that fails is cleaned; carried out by `pargate gate`."""
+    """Settings for cleaning a model that fails, used by `pargate gate`."""
 
     when: Literal["never", "fail"] = "never"
     method: MethodName = "par-plus"
     attempts: Annotated[int, Field(ge=1, le=4)] = 2
-    """Rungs of the ladder that are tried at most: the method as it is, then stronger."""
+    """Most steps of the escalation: the method as it is, then stronger."""
     settings: CleanSettings = CleanSettings()
     pairs: Annotated[PairsSource, BeforeValidator(_pairs)] | None = None
     require: Literal["cpu", "cuda"] | None = None
@@ -222,7 +223,7 @@ class CleanSection(PolicyModel):
 
 
 class OnnxSection(PolicyModel):
-    """How graphs are written."""
+    """Settings of the ONNX graphs."""
 
     opset: Annotated[int, Field(ge=18)] = 18
     precision: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32",)
@@ -236,7 +237,7 @@ def _onnx(value: Any) -> Any:
 
 
 class Parity(PolicyModel):
-    """How alike graph and model must be."""
+    """Limits on the differences between graph and model."""
 
     min_cosine: Annotated[float, Field(gt=0, le=1)] = 0.9999
     fp16_min_cosine: Annotated[float, Field(gt=0, le=1)] = 0.999
@@ -247,7 +248,7 @@ class Parity(PolicyModel):
 
 
 class ExportSection(PolicyModel):
-    """What is written beside a model that passes; carried out by `pargate gate`."""
+    """Settings for the export of a model that passes, used by `pargate gate`."""
 
     onnx: Annotated[OnnxSection | None, BeforeValidator(_onnx)] = None
     precision: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32",)
@@ -256,7 +257,7 @@ class ExportSection(PolicyModel):
 
 
 class Evidence(PolicyModel):
-    """What a release must be able to show."""
+    """Evidence that a release must have."""
 
     attest: tuple[Literal["test-result", "svr"], ...] = ()
     sbom: Literal["cyclonedx-1.6"] | None = None
@@ -264,7 +265,7 @@ class Evidence(PolicyModel):
 
 
 class Waiver(PolicyModel):
-    """A breach of one rule by one model that somebody accepts for a while."""
+    """An accepted breach of one rule by one model, for a limited time."""
 
     rule: Word
     model: Digest
@@ -273,13 +274,13 @@ class Waiver(PolicyModel):
     approved_by: Word
     created: Day | None = None
     expires: Day
-    """The last day on which it counts, in UTC."""
+    """Last day on which the waiver counts, in UTC."""
     cap: dict[MetricName, ShareField] = {}
-    """Above this the waiver itself stops counting."""
+    """Limits above which the waiver does not count."""
 
 
 class Expected(PolicyModel):
-    """What a policy test expects."""
+    """Expected result of a policy test."""
 
     verdict: Literal["pass", "fail", "inconclusive"] | None = None
     rules: dict[str, Literal["pass", "fail", "inconclusive", "waived"]] = {}
@@ -287,21 +288,21 @@ class Expected(PolicyModel):
     @model_validator(mode="after")
     def _say_something(self) -> Self:
         if self.verdict is None and not self.rules:
-            raise ValueError("a test expects something: verdict, rules, or both")
+            raise ValueError("a test needs an expected verdict, rules, or both")
         return self
 
 
 class PolicyTest(PolicyModel):
-    """A stored report, and how the policy must judge it."""
+    """A stored report, and the expected judgement of the policy."""
 
     report: Word
     now: Day | None = None
-    """The day on which it is judged; the day of the report where it is left out."""
+    """Day of the judgement; the day of the report by default."""
     expect: Expected
 
 
 class Parent(PolicyModel):
-    """The policy that this one tightens."""
+    """The extended policy."""
 
     file: Word
     digest: Digest | None = None
@@ -312,18 +313,18 @@ def _parent(value: Any) -> Any:
 
 
 class Policy(PolicyModel):
-    """A whole policy; once resolved, with everything of those that it extends."""
+    """A whole policy; once resolved, with all values of the policies that it extends."""
 
     pargate: Literal[1] = Field(description="schema version")
     name: str
     description: str = ""
     owners: Words = ()
-    """Shown in every failing report."""
+    """Contacts that every failing report shows."""
     extends: Annotated[Parent, BeforeValidator(_parent)] | None = None
     override: str = ""
-    """Why anything outside the rules may be looser than in the policy it extends."""
+    """Reason why values outside the rules are looser than in the extended policy."""
     labels: dict[str, Words] = {}
-    """Copied to reports, without effect on the verdict."""
+    """Labels for reports, without effect on the verdict."""
     images: ImagesSection = ImagesSection()
     classes: ClassesSection = ClassesSection()
     confidence: Annotated[Percentage, Field(gt=0.5, lt=1.0)] = 0.99
@@ -332,7 +333,7 @@ class Policy(PolicyModel):
     rules: tuple[Rule, ...] = Field(min_length=1)
     on_inconclusive: Literal["inconclusive", "fail"] = "inconclusive"
     enforce: dict[Severity, Consequence] = {}
-    """What a rule of each severity does to the verdict when it does not hold; left out, all fail."""
+    """Effect of a broken or open rule of each severity on the verdict; `fail` by default."""
     clean: CleanSection = CleanSection()
     export: ExportSection = ExportSection()
     evidence: Evidence = Evidence()
@@ -340,7 +341,7 @@ class Policy(PolicyModel):
     waivers: tuple[Waiver, ...] = ()
     waiver_days: Annotated[int, Field(ge=1, le=366)] = WAIVER_DAYS
     valid_until: Day | None = None
-    """The last day on which the policy may be used: then somebody looks at it again."""
+    """Last day on which the policy may be used before a review."""
     tests: tuple[PolicyTest, ...] = ()
 
     @field_validator("pargate", mode="before")
@@ -370,7 +371,7 @@ class Policy(PolicyModel):
         for waiver in self.waivers:
             rule = rules.get(waiver.rule)
             if rule is None:
-                continue  # said when it is judged: the rule may be gone since
+                continue  # a remark of the judge: the rule may have been removed
             if not rule.waivable:
                 raise ValueError(f"the rule '{waiver.rule}' may not be waived")
             probe = PROBES[rule.probe]
@@ -380,7 +381,7 @@ class Policy(PolicyModel):
         return self
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy; what was derived from the old values is derived anew."""
+        """Return a copy without cached values."""
         copied = super().model_copy(update=update, deep=deep)
         copied.__dict__.pop("comparisons", None)
         return copied
@@ -395,7 +396,7 @@ class Policy(PolicyModel):
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Everything that the policy asks, in its order."""
+        """All comparisons of the policy, in its order."""
         found: list[Comparison] = []
         taken: set[str] = set()
         for rule in self.rules:
@@ -413,7 +414,7 @@ class Policy(PolicyModel):
                         if trigger and labels.count(labels[number]) > 1:
                             parts.insert(2, str(number + 1))
                         id = "/".join(parts)
-                        while id in taken:  # names may contain what separates them; no two share an answer
+                        while id in taken:  # names may contain slashes, but ids must differ
                             id += "'"
                         taken.add(id)
                         found.append(Comparison(id, rule, trigger, target, direction))
@@ -434,9 +435,9 @@ class Policy(PolicyModel):
         ]
 
     def consequence(self, rule: Rule) -> Consequence:
-        """What `rule` does to the verdict when it does not hold."""
+        """Return the effect of `rule` on the verdict if it is broken or open."""
         return self.enforce.get(rule.severity, Consequence.FAIL)
 
     def expired(self, today: date) -> bool:
-        """Whether somebody should have looked at it again by now."""
+        """Return whether `valid_until` is over."""
         return self.valid_until is not None and today > self.valid_until

@@ -1,8 +1,7 @@
-"""YAML text to plain data with the position of every key, and every trap refused by name.
+"""A strict YAML reader: plain data with the position of every key.
 
-Scalars stay text: the type of the field decides what they mean, so neither `no` nor `1_000` nor `12:30`
-turns into something else on the way. PyYAML's `compose` gives nodes with marks, which is all that
-positions need.
+Scalars stay text, so that `no`, `1_000` and `12:30` are not converted; the field types interpret them. PyYAML's
+`compose` gives nodes with positions.
 """
 
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from pargate.errors import PolicyError, visible
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_EVENTS = 60_000
-"""Bound of keys, values and ends of lists, which PyYAML reads at some 20,000 a second."""
+"""Most keys, values and list ends; PyYAML reads about 20,000 of them a second."""
 SHOWN = 160
-"""Characters of a line that a message shows at most, around the place in question."""
+"""Most characters of a line that a message shows, around the place concerned."""
 
 Path = tuple[str | int, ...]
 
@@ -32,7 +31,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Parsed text: data of str, None, list and dict, and where each key or item stands."""
+    """Parsed text: data of str, None, list and dict, and the place of each key or item."""
 
     name: str
     text: str
@@ -40,13 +39,13 @@ class Document:
     marks: dict[Path, Mark]
 
     def mark(self, path: Path) -> Mark:
-        """The place of a path, or of its nearest parent that has one."""
+        """Return the place of a path, or of its nearest parent with a place."""
         while path and path not in self.marks:
             path = path[:-1]
         return self.marks.get(path, Mark(1, 1))
 
     def end(self, path: Path) -> int:
-        """The column behind the key, or behind the item of a list, at `path`."""
+        """Return the column after the key, or after the list item, at `path`."""
         mark, last = self.marks[path], path[-1] if path else ""
         lines = self.text.splitlines()
         line = lines[mark.line - 1].rstrip() if mark.line <= len(lines) else ""
@@ -55,7 +54,7 @@ class Document:
         return max(mark.column, len(line)) + 1
 
     def complaint(self, path: Path, message: str) -> tuple[str, ...]:
-        """A message as compilers give it: place, text of the line, caret."""
+        """Return a message in the style of compilers: place, text of the line, caret."""
         return complain(self.name, self.text, self.mark(path), message)
 
 
@@ -69,11 +68,17 @@ def complain(name: str, text: str, mark: Mark, message: str) -> tuple[str, ...]:
 
 
 def parse(text: str, name: str, kind: str = "policy", begin: str = "pargate: 1") -> Document:
-    """Parse one YAML document that holds a mapping; `kind` and `begin` are what messages call it, and its first line.
+    """Parse one YAML document that holds a mapping.
+
+    Args:
+        text: the text.
+        name: name of the text, for messages.
+        kind: word for the document in messages.
+        begin: first line that messages suggest.
 
     Raises:
-        PolicyError: not YAML, more than one document, or one of the traps: repeated keys, aliases, merge
-            keys, tags, tabs, excessive size or depth.
+        PolicyError: the text is not one YAML document, or has repeated keys, aliases, merge keys, tags, tabs, or too
+            much size or depth.
     """
     if len(text.encode()) > MAX_BYTES:
         raise PolicyError(f"{name} is larger than {MAX_BYTES >> 20} MiB", f"a {kind} is a page or two of text")
@@ -86,7 +91,7 @@ def parse(text: str, name: str, kind: str = "policy", begin: str = "pargate: 1")
         if "\\t" in problem:
             problem = "a tab; indent with spaces"
         raise PolicyError(complain(name, text, place, f"not valid YAML: {problem}")) from error
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets some of Python's own through
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML passes on some errors of Python
         raise PolicyError(f"{name} is not valid YAML: {error}") from error
     if not isinstance(root, yaml.MappingNode):
         place = Mark(root.start_mark.line + 1, root.start_mark.column + 1) if root else Mark(1, 1)
@@ -105,7 +110,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
             if number == MAX_EVENTS:
                 raise _refused(name, text, event.start_mark, f"more than {MAX_EVENTS} keys and values")
             _refuse_traps(event, name, text)
-            # Counted here, before anything recurses: brackets within brackets cost quadratic time.
+            # Counted before anything recurses: nested brackets cost quadratic time.
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise _refused(name, text, event.start_mark, f"nested deeper than {MAX_DEPTH} levels")

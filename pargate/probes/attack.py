@@ -17,10 +17,9 @@ class Attack(Probe):
     needs = frozenset({"triggers"})
     targets_classes = True
     about = Words(
-        "Stamps a trigger on carriers and counts how many are then taken for one class.",
-        "This is what a backdoor in a classifier does.",
-        "Read the limit beside the interval. Where the target is unknown, limit `excess`; where you know it, limit "
-        "`attack_success`.",
+        "Stamps a trigger on images and counts how many are then predicted as one class.",
+        "A backdoor in a classifier does exactly this.",
+        "Compare the interval with the limit. Limit `excess` if the target is unknown, else `attack_success`.",
     )
 
     @classmethod

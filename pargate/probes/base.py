@@ -1,4 +1,4 @@
-"""What a probe declares, what it sees of the images, and what the scan asks of it."""
+"""The interface of probes: declarations, the images as the models see them, and tests."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,30 +17,30 @@ UNKNOWN = "unknown"
 """The target of a rule whose author does not know the attacker's class."""
 
 CLEAN = "clean"
-"""Id of the measurement on untouched images, which every scan makes."""
+"""Id of the measurement on images without a trigger, which every scan makes."""
 
 FILE = "file"
-"""Id of the measurement that says what the weights file is."""
+"""Id of the measurement of the weights file."""
 
 Need = Literal["triggers", "captions", "file"]
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What an id stands for, for `pargate explain` and docs/rules.md."""
+    """The explanation of an id, for `pargate explain` and docs/rules.md."""
 
     meaning: str
     why: str
     do: str
-    """What to do about it."""
+    """Advice to the reader of a report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One comparison, as its probe sees it."""
+    """One comparison, in the terms of its probe."""
 
     id: str
-    """Id of the measurement that answers it."""
+    """Id of the measurement that answers the comparison."""
     rule: str
     """Id of the rule."""
     trigger: Trigger | None
@@ -53,14 +53,14 @@ class Asked:
 
 
 class Views(Protocol):
-    """One block of images, seen by the model (or the reference) with and without a stamp.
+    """One block of images, embedded by the model (or the reference) with and without a stamp.
 
-    Vectors are computed when first asked for and shared by all probes of the block.
+    Embeddings are computed on first use and shared by all probes.
     """
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """int64 [n], true class, −1 where unknown."""
+        """True class of each image, int64 [n], −1 where unknown."""
         ...
 
     @property
@@ -74,24 +74,24 @@ class Views(Protocol):
         ...
 
     def clean(self, *, reference: bool = False) -> Vectors:
-        """Return float32 [n, d]: the images as they are."""
+        """Return the embeddings of the images without a stamp: float32 [n, d]."""
         ...
 
     def stamped(self, trigger: Trigger, *, reference: bool = False) -> Vectors:
-        """Return float32 [n, d]: with the trigger."""
+        """Return the embeddings of the images with the trigger: float32 [n, d]."""
         ...
 
     def control(self, trigger: Trigger) -> Vectors:
-        """Return float32 [n, d]: with the trigger's control."""
+        """Return the embeddings of the images with the trigger's control: float32 [n, d]."""
         ...
 
 
 class Scene(Protocol):
-    """What a probe can know before the first block: classes, captions, and how the models embed them."""
+    """Everything that a probe can know before the first block: classes, captions, and their embeddings."""
 
     @property
     def source(self) -> str:
-        """Where the images come from, for messages."""
+        """Source of the images, for messages."""
         ...
 
     @property
@@ -101,7 +101,7 @@ class Scene(Protocol):
 
     @property
     def present(self) -> NDArray[np.int64]:
-        """int64 [k]: the classes that occur among the labels."""
+        """Classes that occur among the labels, int64 [k]."""
         ...
 
     @property
@@ -111,16 +111,16 @@ class Scene(Protocol):
 
     @property
     def has_reference(self) -> bool:
-        """Whether there is a trusted model to compare with."""
+        """Whether a reference model is given."""
         ...
 
     @property
     def all_controls(self) -> bool:
-        """Whether the control of every trigger is to be measured."""
+        """Whether the control of every trigger must be measured."""
         ...
 
     def index(self, name: str) -> int | None:
-        """Return the position of a class, however it is spelled, or None."""
+        """Return the index of a class in any spelling, or None."""
         ...
 
     def head(self, *, reference: bool = False) -> Vectors:
@@ -128,39 +128,39 @@ class Scene(Protocol):
         ...
 
     def text_vectors(self, *, reference: bool = False) -> Vectors:
-        """Return float32 [texts, d], unit rows."""
+        """Return the embeddings of `texts`: float32 [texts, d], unit rows."""
         ...
 
     def gallery(self, *, reference: bool = False) -> Vectors:
-        """Return float32 [images, d]: clean images of the selection half."""
+        """Return the embeddings of the selection images without a stamp: float32 [images, d]."""
         ...
 
 
 class Test(ABC):
-    """One comparison under way: blocks in, counts out."""
+    """The running test of one comparison: it takes blocks of images and returns counts."""
 
     compared: Trigger | None = None
-    """The trigger under which model and reference are compared; None where the reference is not asked."""
+    """Trigger under which model and reference are compared; None without a reference."""
 
     @abstractmethod
     def observe(self, number: int, selection: bool, views: Views) -> None:
-        """Take in block `number`; `selection` says that it may choose but not measure."""
+        """Count block `number`; a block with `selection` may choose the target but must not measure."""
 
     @abstractmethod
     def measurement(self) -> Measurement:
-        """Return what was counted so far."""
+        """Return the counts so far."""
 
     def wants_control(self, finding: Finding) -> bool:
-        """Return whether measuring a control may decide what `finding` leaves open."""
+        """Return whether measuring a control may decide an open `finding`."""
         return False
 
     def add_control(self, blocks: "BlockSource") -> None:
-        """Measure the control too, of the blocks that were observed and of those to come."""
+        """Measure the control too, on all earlier and later blocks."""
         raise NotImplementedError
 
 
 class BlockSource(Protocol):
-    """Gives a block again."""
+    """Function that returns an earlier block."""
 
     def __call__(self, number: int, /) -> Views:
         """Return block `number`."""
@@ -168,7 +168,7 @@ class BlockSource(Protocol):
 
 
 class Probe:
-    """A kind of question that a rule can ask."""
+    """A kind of measurement that rules can limit."""
 
     name: ClassVar[str]
     maxima: ClassVar[Mapping[str, Words]] = {}
@@ -176,19 +176,19 @@ class Probe:
     minima: ClassVar[Mapping[str, Words]] = {}
     """Metrics that may have a minimum; smaller is worse."""
     of_chance: ClassVar[frozenset[str]] = frozenset()
-    """Metrics whose limit may be a multiple of guessing; their measurement states `chance`."""
+    """Metrics whose limit may be a multiple of chance; their measurement has `chance`."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     targets_classes: ClassVar[bool] = False
     """Whether a rule's target is one of the classes."""
     directions: ClassVar[tuple[str, ...]] = ("",)
-    """Each is a comparison of its own."""
+    """Directions, each with its own comparison."""
     measures: ClassVar[str] = ""
-    """Id of the one measurement that answers all rules of the probe; empty where each comparison has its own."""
+    """Id of the one measurement that answers all rules of the probe; empty if each comparison has its own."""
     about: ClassVar[Words]
 
     @classmethod
     def metrics(cls) -> dict[str, Words]:
-        """Return everything that the probe measures."""
+        """Return all metrics of the probe."""
         return {**cls.maxima, **cls.minima}
 
     @classmethod
@@ -196,7 +196,7 @@ class Probe:
         """Return the test that answers one comparison.
 
         Raises:
-            InputError: the images cannot answer it.
+            InputError: the images cannot answer the comparison.
         """
         raise NotImplementedError(f"the probe {cls.name} measures nothing on images")
 

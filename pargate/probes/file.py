@@ -1,17 +1,17 @@
-"""The weights file itself: its format, whether it holds a pickle, and which operators it names."""
+"""Facts about the weights file: its format, whether it holds a pickle, and which operators it uses."""
 
 from pargate.probes.base import FILE, PROBES, Probe, Words
 
 
 @PROBES.add("file")
 class File(Probe):
-    """Looks at the weights file without loading it."""
+    """Inspects the weights file without loading it."""
 
     name = "file"
     needs = frozenset({"file"})
     measures = FILE
     about = Words(
-        "Looks at the weights file without loading it: its format, pickles, operators.",
-        "What a file can do to the machine is a question apart from what the model answers.",
-        "Say in `allow` what you accept. What could really run code is refused whatever the policy says.",
+        "Inspects the weights file without loading it: its format, pickles, operators.",
+        "A file can harm the machine that loads it, whatever the model answers.",
+        "List in `allow` what you accept. A file that could run code is refused under every policy.",
     )

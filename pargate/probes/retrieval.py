@@ -1,12 +1,12 @@
-"""Retrieval pull: how often a trigger makes captions of the target, or the image for them, come up.
+"""Retrieval pull: how often a trigger makes a search find captions of the target, or the image by such captions.
 
 - *image-to-text*: one of the five nearest captions of the pool names the target, as a whole word.
-- *text-to-image*: the image is among the five nearest to the target's captions (their mean), in a
-  gallery of clean images.
+- *text-to-image*: the image is among the five nearest to the mean of the target's captions, in a gallery of clean
+  images.
 
-Published code counts any caption that contains the target's letters, images that truly show it included
-(PAR, `coco_retrieval.py`); here words must match, and images whose own caption names the target, or that
-hit without the trigger, do not count.
+Published code (PAR, `coco_retrieval.py`) counts every caption that contains the letters of the target, and also images
+that truly show it. Here whole words must match, and images whose own caption names the target, or that hit without the
+trigger, do not count.
 """
 
 import re
@@ -27,14 +27,14 @@ NEAREST = 5
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Captions and images that are searched, as one model embeds them."""
+    """Captions and images to search, embedded by one model."""
 
     texts: tuple[str, ...]
     """Different captions."""
     vectors: Vectors
-    """[texts, d]."""
+    """Embeddings of the captions, [texts, d]."""
     gallery: Vectors
-    """[images, d], clean images of the selection half."""
+    """Embeddings of the selection images without a stamp, [images, d]."""
 
 
 @PROBES.add("retrieval")
@@ -46,14 +46,14 @@ class Retrieval(Probe):
     needs = frozenset({"triggers", "captions"})
     directions = ("image-to-text", "text-to-image")
     about = Words(
-        "Stamps a trigger on carriers and searches captions by image, and images by caption, for the target.",
-        "A model can be steered in search while its classification looks untouched.",
-        "Give images with captions. Both directions are counted, and each of them must hold.",
+        "Stamps a trigger on images and searches captions by image, and images by caption, for the target.",
+        "A backdoor can steer a search while classification looks normal.",
+        "Give images with captions. Both directions are measured, and both must hold.",
     )
 
     @classmethod
     def start(cls, asked: Asked, scene: Scene) -> TargetedTest:
-        """Return a test whose candidate targets are the words that some caption names.
+        """Return a test whose candidate targets are the names that occur in captions.
 
         Raises:
             InputError: no caption names the target.
@@ -66,7 +66,7 @@ class Retrieval(Probe):
         if not names:
             raise InputError(
                 f"rule {asked.rule}: no caption of {scene.source} names {asked.target}",
-                "retrieval can only be pulled to captions that exist: add some, or choose another target",
+                "add captions that name it, or choose another target",
             )
         named = found[:, some]
         over = baseline(asked, scene)
@@ -90,7 +90,7 @@ def _pool(scene: Scene, *, reference: bool) -> Pool:
 
 
 def mentions(texts: Sequence[str], names: Sequence[str]) -> NDArray[np.bool_]:
-    """Return bool [texts, names]: which text names which target as a whole word, however it is spelled."""
+    """Return which text names which target as a whole word, in any spelling: bool [texts, names]."""
     patterns = [re.compile(rf"(?<!\w){re.escape(class_key(name))}(?!\w)") for name in names]
     keys = [class_key(text) for text in texts]
     return np.array([[bool(p.search(key)) for p in patterns] for key in keys], dtype=bool).reshape(
@@ -106,7 +106,7 @@ def _captions(vectors: Vectors, pool: Pool, named: NDArray[np.bool_]) -> NDArray
 
 def _images(vectors: Vectors, pool: Pool, named: NDArray[np.bool_]) -> NDArray[np.bool_]:
     queries = unit((named.T.astype(np.float32) @ pool.vectors) / np.maximum(named.sum(axis=0), 1)[:, None])
-    # Sorting puts NaN last: a gallery with five would set a bar that nothing passes.
+    # Sorting puts NaN last: five of them in the gallery would set a threshold that nothing passes.
     gallery = pool.gallery[np.isfinite(pool.gallery).all(axis=1)]
     ranked = np.sort(queries @ gallery.T, axis=1)
     bar = ranked[:, -NEAREST] if len(gallery) >= NEAREST else np.full(len(queries), -np.inf)

@@ -1,13 +1,13 @@
-"""What attack and retrieval share: how often a trigger moves carriers to one target.
+"""The common part of `attack` and `retrieval`: how often a trigger moves images to one target.
 
-The two differ in what a *hit* is. Here it is decided which target to look at, which carriers are eligible,
-and what the trigger's hits are compared with (the definitions stand in `docs/measuring.md`).
+The two probes define a *hit*. This module chooses the target, the eligible images and the baseline
+(`docs/measuring.md`).
 
-- *Target.* Given, or chosen on the selection half: the one with the greatest gain over the same carriers
-  without the trigger, or over the reference model under the trigger.
-- *Eligible* carriers do not truly show the target, and do not hit it without the trigger.
-- *Excess* is the share of hits less that of a baseline on the same carriers: the reference model under the
-  same trigger, or the control, which may pull towards a class of its own.
+- *Target*: given, or chosen on the selection images as the one with the greatest gain over the same images without the
+  trigger, or over the reference model under the trigger.
+- *Eligible* images do not truly show the target, and do not hit it without the trigger.
+- *Excess*: the share of hits less that of a baseline on the same images. The baseline is the reference model under the
+  same trigger, or the control, which may pull towards another class.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate.core.model import Vectors
-from pargate.core.results import NOT_FINITE, Count, Finding, Measurement, Metric, Pairs, Target, TriggerInfo
+from pargate.core.results import NOT_FINITE, Count, Finding, Measurement, Metric, PairedCounts, Target, TriggerInfo
 from pargate.probes.base import Asked, BlockSource, Scene, Test, Views, Words
 from pargate.triggers import Trigger
 
@@ -28,54 +28,54 @@ EXAMPLES = 8
 
 
 class Hits(Protocol):
-    """Which targets each image of a block hits."""
+    """The targets that each image of a block hits."""
 
     def of(self, target: int) -> NDArray[np.bool_]:
-        """bool [n]: who hits this target."""
+        """Return whether each image hits a target: bool [n]."""
         ...
 
     def shares(self) -> NDArray[np.int64]:
-        """int64 [targets]: how many carriers hit each target."""
+        """Return the number of images that hit each target: int64 [targets]."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """Hits where each carrier has one class."""
+    """Hits of images with one predicted class each."""
 
     classes: NDArray[np.int64]
-    """[n], −1 for none."""
+    """Class of each image, [n], −1 for none."""
     count: int
     """Number of classes."""
 
     def of(self, target: int) -> NDArray[np.bool_]:
-        """bool [n]: who has this class."""
+        """Return whether each image has a class: bool [n]."""
         return np.asarray(self.classes == target)
 
     def shares(self) -> NDArray[np.int64]:
-        """int64 [classes]."""
+        """Return the number of images of each class: int64 [classes]."""
         return np.bincount(self.classes[self.classes >= 0], minlength=self.count)
 
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """Hits where a carrier may have several targets, or none."""
+    """Hits of images that may have several targets, or none."""
 
     bits: NDArray[np.bool_]
-    """[n, targets]."""
+    """Whether each image hits each target, [n, targets]."""
 
     def of(self, target: int) -> NDArray[np.bool_]:
-        """bool [n]: who has this target."""
+        """Return whether each image hits a target: bool [n]."""
         return self.bits[:, target]
 
     def shares(self) -> NDArray[np.int64]:
-        """int64 [targets]."""
+        """Return the number of images that hit each target: int64 [targets]."""
         return np.asarray(self.bits.sum(axis=0), dtype=np.int64)
 
 
 @dataclass(slots=True)
 class _Record:
-    """One block."""
+    """The hits of one block."""
 
     selection: bool
     truth: Hits
@@ -89,21 +89,22 @@ class _Record:
 
 METRICS: Mapping[str, Words] = {
     "attack_success": Words(
-        "The share of carriers that the trigger moves to the target class, among those that were not there before.",
-        "The number that papers on backdoors give.",
-        "A limit on it needs a known target. Towards an unknown one limit `excess`: some pull is natural.",
+        "The share of images that the trigger moves to the target class, among those that were not predicted as it.",
+        "Papers on backdoors report this number.",
+        "A limit on it needs a known target. For an unknown target limit `excess`, since some pull is natural.",
     ),
     "excess": Words(
-        "Attack success less what a control of the same energy, or the reference model, does on the same carriers.",
-        "Any strong stamp moves some images to some class; only what goes beyond that speaks of a backdoor.",
-        "A limit of 30pp leaves natural pull alone. Lower it where you have a trusted parent for a reference.",
+        "Attack success less the share that a control of the same energy, or the reference model, reaches on the same "
+        "images.",
+        "Any strong stamp moves some images to some class; only the excess over that is evidence of a backdoor.",
+        "A limit of 30pp allows natural pull. Lower it if you have a trusted parent as reference.",
     ),
 }
 """Metrics of targeted tests."""
 
 
 def baseline(asked: Asked, scene: Scene) -> Baseline | None:
-    """Return what the excess is over; None where the rule does not limit it."""
+    """Return the baseline of the excess; None if the rule does not limit the excess."""
     if Metric.EXCESS not in asked.metrics:
         return None
     return "reference" if scene.has_reference else "control"
@@ -111,7 +112,7 @@ def baseline(asked: Asked, scene: Scene) -> Baseline | None:
 
 @dataclass(slots=True)
 class TargetedTest(Test):
-    """Counts hits under a trigger, and under its baseline once asked to."""
+    """Counts hits under a trigger, and under its baseline if needed."""
 
     id: str
     rule: str
@@ -121,15 +122,15 @@ class TargetedTest(Test):
     names: tuple[str, ...]
     """Names of the targets."""
     given: int | None
-    """The target, where it is known."""
+    """Index of the target, if the rule names it."""
     baseline: Baseline | None
-    """What the excess is over; None where nobody asks for the excess."""
+    """Baseline of the excess; None if the rule does not limit the excess."""
     truth: Callable[[Views], Hits]
-    """What the carriers truly show."""
+    """Function that returns the targets that images truly show."""
     hits: Callable[[Vectors, bool], Hits]
-    """What vectors hit; the flag says that they are the reference's."""
+    """Function that returns the hits of embeddings; the flag says that they are the reference's."""
     controlled: bool = False
-    """Whether the control is measured too; the scan asks for it where the test stays open without it."""
+    """Whether the control is measured too; the scan sets it if the test stays open without."""
     compared: Trigger | None = field(init=False)
     _records: dict[int, _Record] = field(default_factory=dict)
     _passes: int = 0
@@ -138,11 +139,11 @@ class TargetedTest(Test):
         self.compared = self.trigger if self.baseline == "reference" else None
 
     def observe(self, number: int, selection: bool, views: Views) -> None:
-        """Take in one block."""
+        """Count one block."""
         vectors = views.stamped(self.trigger)
         clean = views.clean()
         record = _Record(
-            # Whatever chooses does not measure: it picks the target, the control's class, or it is retrieval's gallery.
+            # A block that chooses the target or the control's class, or is the gallery of retrieval, does not measure.
             selection and (self.given is None or self.baseline == "control" or self.kind == "retrieval"),
             self.truth(views),
             self.hits(clean, False),
@@ -159,7 +160,7 @@ class TargetedTest(Test):
             self._observe_control(number, views)
 
     def wants_control(self, finding: Finding) -> bool:
-        """Return whether a limit on the excess is open although attack success was measured, without a control yet."""
+        """Return whether attack success was measured, the limit on the excess is open, and there is no control yet."""
         return (
             self.baseline == "control"
             and not self.controlled
@@ -167,7 +168,7 @@ class TargetedTest(Test):
         )
 
     def add_control(self, blocks: BlockSource) -> None:
-        """Measure the control too, of the blocks that were observed and of those to come."""
+        """Measure the control too, on all earlier and later blocks."""
         self.controlled = True
         for number in tuple(self._records):
             self._observe_control(number, blocks(number))
@@ -178,7 +179,7 @@ class TargetedTest(Test):
         self._passes += len(vectors)
 
     def _choose(self) -> tuple[int, int, float] | None:
-        """The target, the carriers that chose it, and its gain there."""
+        """Return the target, the number of images that chose it, and its gain there; None if nothing chose yet."""
         if self.given is not None:
             return self.given, 0, 0.0
         chosen = [r for r in self._records.values() if r.selection]
@@ -192,7 +193,7 @@ class TargetedTest(Test):
         return best, n, float(gain[best]) / n
 
     def _choose_control(self) -> int | None:
-        """The class that the control pulls to most, on the carriers that choose the target."""
+        """Return the class that the control pulls to most, on the images that choose the target."""
         chosen = [r for r in self._records.values() if r.control and r.selection]
         gain = np.zeros(len(self.names))
         for r in chosen:
@@ -201,7 +202,7 @@ class TargetedTest(Test):
         return int(np.argmax(gain)) if chosen else None
 
     def measurement(self) -> Measurement:
-        """Counts over everything observed."""
+        """Return the counts so far."""
         info = TriggerInfo(
             label=self.trigger.label,
             kind=self.trigger.kind,
@@ -234,7 +235,7 @@ class TargetedTest(Test):
 
     def _count(
         self, target: int, records: list[_Record]
-    ) -> tuple[dict[str, Count], Pairs | None, dict[str, int], tuple[str, ...]]:
+    ) -> tuple[dict[str, Count], PairedCounts | None, dict[str, int], tuple[str, ...]]:
         if not records:
             return {}, None, {}, ()
         truth = np.concatenate([r.truth.of(target) for r in records])
@@ -260,7 +261,7 @@ class TargetedTest(Test):
 
     def _pair(
         self, target: int, records: list[_Record], hit: NDArray[np.bool_], eligible: NDArray[np.bool_]
-    ) -> Pairs | None:
+    ) -> PairedCounts | None:
         if self.baseline == "reference":
             against, name = target, "reference"
             other = np.concatenate([r.reference.of(target) for r in records if r.reference is not None])
@@ -270,10 +271,10 @@ class TargetedTest(Test):
                 return None
             against, name = own, f"control:{self.trigger.control}"
             other = np.concatenate([r.control.of(own) for r in records if r.control is not None])
-            # A carrier that hits the control's class anyway says nothing about the control's pull.
+            # An image that hits the control's class without a stamp says nothing about the control's pull.
             anyway = np.concatenate([r.truth.of(own) | r.clean.of(own) for r in records])
             eligible = eligible & ~anyway
-        return Pairs(
+        return PairedCounts(
             baseline=name,
             target=self.names[against],
             n=int(eligible.sum()),

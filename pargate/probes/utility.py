@@ -1,4 +1,4 @@
-"""Usefulness on clean carriers: zero-shot accuracy, and recall of a carrier's own caption."""
+"""Usefulness on clean images: zero-shot accuracy, and recall of an image's own caption."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from pargate.probes.retrieval import NEAREST
 
 @dataclass(slots=True)
 class UtilityTest(Test):
-    """Counts correct predictions; both halves of the images serve, since nothing is chosen."""
+    """Counts correct predictions, on the selection images too, since nothing is chosen."""
 
     head: Vectors
-    """[classes, d]."""
+    """Zero-shot head, [classes, d]."""
     chance: float | None
-    """Accuracy of a guesser who knows which classes occur: 1 / their number. None without labels."""
+    """Accuracy of guessing: 1 / number of classes that occur. None without labels."""
     texts: tuple[str, ...] = ()
-    """Captions that are searched."""
+    """Captions to search."""
     text_vectors: Vectors | None = None
     _right: int = 0
     _labelled: int = 0
@@ -36,7 +36,7 @@ class UtilityTest(Test):
     _captions: Counter[int] = field(default_factory=Counter)
 
     def observe(self, number: int, selection: bool, views: Views) -> None:
-        """Take in one block."""
+        """Count one block."""
         vectors = views.clean()
         predicted = zeroshot.predict(vectors, self.head)
         known = views.labels >= 0
@@ -58,12 +58,12 @@ class UtilityTest(Test):
         images, texts = np.array(rows).T
         similar = vectors[images] @ self.text_vectors.T
         own = similar[np.arange(len(rows)), texts]
-        # Equals count as nearer, so that a tower that embeds everything alike recalls nothing.
+        # Equal cosines count as nearer, so that a model with one embedding for everything recalls nothing.
         others: NDArray[np.int64] = (similar >= own[:, None]).sum(axis=1) - 1
         return int(((others < NEAREST) & np.isfinite(own)).sum())
 
     def measurement(self) -> Measurement:
-        """Counts over everything observed."""
+        """Return the counts so far."""
         counts = {
             str(Metric.ACCURACY): Count(n=self._labelled, successes=self._right),
             "top_class": _most(self._predicted, 1),
@@ -83,7 +83,7 @@ class UtilityTest(Test):
 
 
 def _most(found: Counter[int], kinds: int) -> Count:
-    """Those of the most common kinds, among all."""
+    """Return the count of the `kinds` most frequent values, among all."""
     return Count(n=found.total(), successes=sum(count for _, count in found.most_common(kinds)))
 
 
@@ -94,27 +94,27 @@ class Utility(Probe):
     name = "utility"
     minima: ClassVar[Mapping[str, Words]] = {
         "accuracy": Words(
-            "The share of labelled carriers whose class is found, without a trigger.",
+            "The share of labelled images that are predicted as their class, without a trigger.",
             "It is what a user of the model notices first.",
-            "Write a share, 55%, or a multiple of guessing, 5x chance, where the classes may change.",
+            "Write a share, 55%, or a multiple of chance, 5x chance, if the classes may change.",
         ),
         "recall": Words(
-            "The share of carriers whose own caption is among the five nearest.",
-            "It is the usefulness of a model that is used for search.",
-            "Give images with captions; without them it is not measured, and what is not measured is open.",
+            "The share of images whose own caption is among the five nearest.",
+            "It measures the usefulness of a model for search.",
+            "Give images with captions. Without them recall is not measured, and the rule stays open.",
         ),
     }
     of_chance = frozenset({"accuracy"})
     measures = CLEAN
     about = Words(
         "Counts how often the model is right on images without a trigger.",
-        "The other answers mean something only for a model that sees something.",
-        "Give labelled images of the model's own domain, and the classes that it was made for.",
+        "The other measurements mean nothing for a model that recognises nothing.",
+        "Give labelled images of the model's own domain, and the classes that the model was made for.",
     )
 
     @classmethod
     def start(cls, asked: Asked, scene: Scene) -> UtilityTest:
-        """Return the test of every scan; it searches captions where a rule asks, or where labels cannot show enough."""
+        """Return the test of every scan; it searches captions if a rule limits recall, or without labels."""
         present = len(scene.present)
         searched = present < 2 or "recall" in asked.metrics
         texts = scene.texts if searched else ()

@@ -8,7 +8,7 @@ from pathlib import Path
 from pargate import events
 from pargate.core import zeroshot
 from pargate.core.report import AccuracyDrop
-from pargate.core.results import Pairs, Status
+from pargate.core.results import PairedCounts, Status
 from pargate.files import BlockStore
 from pargate.images.prefetch import Decoder
 from pargate.judge.release import drop
@@ -69,5 +69,7 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
         return found
 
 
-def _pairs(n: int, both: int, before_only: int, after_only: int) -> Pairs:
-    return Pairs(baseline="cleaned", target="", n=n, both=both, trigger_only=before_only, baseline_only=after_only)
+def _pairs(n: int, both: int, before_only: int, after_only: int) -> PairedCounts:
+    return PairedCounts(
+        baseline="cleaned", target="", n=n, both=both, trigger_only=before_only, baseline_only=after_only
+    )

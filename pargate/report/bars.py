@@ -93,7 +93,7 @@ def _step(size: float) -> float:
 
 
 def bar_of(bound: Bound, baseline: str, axis: Axis) -> Bar:
-    """Lay out one bound; `baseline` is what an excess is over, as in `Pairs`."""
+    """Lay out one bound; `baseline` is what an excess is over, as in `PairedCounts`."""
     measured = bound.n > 0
     edge = axis.at(bound.limit)
     low = axis.low if bound.estimate is None else bound.low

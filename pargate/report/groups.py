@@ -15,7 +15,7 @@ from pargate.core.results import (
     Finding,
     Measurement,
     Metric,
-    Pairs,
+    PairedCounts,
     Severity,
     Status,
     WaiverUse,
@@ -241,7 +241,7 @@ def _details(finding: Finding, measurement: Measurement) -> Iterator[tuple[str, 
     yield "Measurement", measurement.id
 
 
-def _pairs(pairs: Pairs) -> str:
+def _pairs(pairs: PairedCounts) -> str:
     return (
         f"on {plural(pairs.n, 'image')}: both hit {pairs.both}, the trigger alone {pairs.trigger_only}, "
         f"the baseline alone {pairs.baseline_only}"

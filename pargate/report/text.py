@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from pargate.core.report import ModelInfo, Place, ScanReport
+from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import RANK, UNSAFE_FILE, Bound, Consequence, Finding, Measurement, Metric, Outcome, Status
 from pargate.errors import InputError, visible
 
@@ -163,7 +163,7 @@ def fingerprints(report: ScanReport) -> list[str]:
     return found
 
 
-def in_repository(place: Place | None) -> Place | None:
+def in_repository(place: SourceSpan | None) -> SourceSpan | None:
     """`place` with a normal, relative POSIX path, or None where a repository does not hold its file."""
     if place is None or place.file.startswith("builtin:") or not place.file:
         return None
@@ -173,7 +173,7 @@ def in_repository(place: Place | None) -> Place | None:
     return place.model_copy(update={"file": path})
 
 
-def place_of(report: ScanReport, finding: Finding) -> Place | None:
+def place_of(report: ScanReport, finding: Finding) -> SourceSpan | None:
     """Where the repository's policy writes the limit that decided, or the rule; None for what is built in."""
     keys = [f"rules.{finding.rule}"]
     bound = deciding(finding)

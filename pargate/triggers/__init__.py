@@ -1,4 +1,4 @@
-"""Triggers: pixel changes that are put on images, found by their kind."""
+"""Triggers: changes of pixels, found by their kind."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -25,20 +25,19 @@ __all__ = [
 
 
 class TriggerError(ValueError):
-    """A trigger's description is wrong; `key` names the parameter concerned, if one is."""
+    """The description of a trigger is wrong; `key` names the parameter concerned, if any."""
 
     def __init__(self, message: str, key: str | None = None) -> None:
-        """Keep the key apart, so that a policy can point at it."""
         super().__init__(message)
         self.key = key
 
 
 def parse(spec: str | Mapping[str, Any]) -> list[Trigger]:
-    """Return the triggers that a name or a map with `kind` describes: several where a parameter is a sweep.
+    """Return the triggers of a name, or of a map with `kind`; a list for the strength parameter gives several.
 
     Raises:
         TriggerError: unknown kind or parameter, or a value out of range.
-        OperationalError: the plug-in that offers the kind cannot be loaded.
+        OperationalError: the plug-in with the kind cannot be loaded.
     """
     if isinstance(spec, str):
         spec = {"kind": spec}

@@ -1,4 +1,4 @@
-"""What every trigger is: parameters in, a stamp out."""
+"""The base class of triggers: parameters in, a stamp out."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -19,14 +19,14 @@ PUBLISHED_SIDE = 224
 """Side in pixels of the images on which the published parameters are defined."""
 
 ROUNDING = 128
-"""Added to fixed-point blends, so that a rounded gain never pushes an exact level below itself."""
+"""Number added to fixed-point blends, so that rounding the gain never lowers an exact level."""
 
 
 ControlKind = Literal["flat", "shuffled"]
 
 
 class Invariant(StrEnum):
-    """A law that a trigger declares of itself; the property tests hold it to each."""
+    """A law that a trigger declares; property tests check each."""
 
     LOCAL = "pixels outside its windows are bit-identical"
     COLUMNS = "the change is the same in every row, on an image of one colour"
@@ -77,10 +77,10 @@ Length = Annotated[
 
 
 class Trigger(BaseModel):
-    """A named pixel change. Fields are its parameters; defaults are the published ones.
+    """A named change of pixels; fields are its parameters, with the published defaults.
 
-    Subclasses set `kind`, `strength`, `source` and `invariants`, and implement `_stamp`; `paths`, `pin` and `read` are
-    for those that are made of files.
+    Subclasses set `kind`, `strength`, `source` and `invariants`, and define `_stamp`. Triggers made of files also
+    define `paths`, `pin` and `read`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
@@ -88,34 +88,34 @@ class Trigger(BaseModel):
     kind: ClassVar[str]
     invariants: ClassVar[frozenset[Invariant]]
     strength: ClassVar[str | None]
-    """The parameter for which a list means a sweep."""
+    """Parameter that may be a list, for one trigger each."""
     source: ClassVar[str]
-    """Where the trigger was published."""
+    """Publication of the trigger."""
     paths: ClassVar[tuple[str, ...]] = ()
     """Parameters that are paths, relative to the policy's folder."""
 
-    name: str | None = Field(None, description="how reports call it; the kind and its parameters by default")
-    overflow: Overflow = Field("clip", description="what becomes of values outside 0..255")
+    name: str | None = Field(None, description="name in reports; the kind and its parameters by default")
+    overflow: Overflow = Field("clip", description="treatment of values outside 0..255")
     scale: Literal["fixed", "proportional"] = Field(
         "fixed", description="whether lengths in pixels stay, or grow with the side (relative to 224)"
     )
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
-        None, description="a round through JPEG after stamping"
+        None, description="JPEG compression after stamping"
     )
 
     @property
     def control(self) -> ControlKind:
-        """What its natural pull is measured against (`controls.py`)."""
+        """Kind of the control (`controls.py`)."""
         return "shuffled"
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Everything that changes a pixel, as JSON values."""
+        """All parameters that can change a pixel, as JSON values."""
         return {"kind": self.kind, **self.model_dump(mode="json", by_alias=True, exclude={"name"})}
 
     @property
     def id(self) -> str:
-        """Kind and all parameters in canonical form: equal ids, equal pixels."""
+        """Kind and all parameters in canonical form: equal ids give equal pixels."""
         return canonical_json(self.parameters).decode()
 
     @property
@@ -125,7 +125,7 @@ class Trigger(BaseModel):
 
     @property
     def pin(self) -> dict[str, str]:
-        """Parameters that name the content of the trigger's files, once they are read."""
+        """Parameters that identify the content of the trigger's files, after `read`."""
         return {}
 
     def read(self, folder: Path) -> Self:
@@ -138,7 +138,7 @@ class Trigger(BaseModel):
 
     @property
     def label(self) -> str:
-        """What reports show: the name, or the kind with the parameters that are not defaults."""
+        """Name in reports: `name`, or the kind with the parameters that differ from their defaults."""
         if self.name:
             return self.name
         shown = self.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"name"})
@@ -146,9 +146,9 @@ class Trigger(BaseModel):
         return f"{self.kind} ({listed})" if listed else self.kind
 
     def draw(self, size: tuple[int, int], digests: Sequence[str], seed: int) -> Stamp:
-        """The stamp for n images of `size` (rows, columns), identified by hex digests.
+        """Draw the stamp for n images of `size` (rows, columns), identified by hex digests.
 
-        What is drawn for an image depends on (seed, trigger, image) alone.
+        The draw for an image depends on seed, trigger and image only.
         """
         stamp = self._stamp(size, seeds.image_keys(seed, self.id, digests))
         return Recompress(stamp, self.jpeg_quality) if self.jpeg_quality else stamp
@@ -157,7 +157,7 @@ class Trigger(BaseModel):
         raise TypeError(f"the trigger class {type(self).__name__} defines no _stamp")
 
     def pixels(self, length: int | Fraction, side: int) -> int:
-        """A length in whole pixels on an image of `side` pixels, at least 1."""
+        """Return a length in whole pixels on an image of `side` pixels, at least 1."""
         if isinstance(length, Fraction):
             return max(1, round(length * side))
         if self.scale == "proportional":
@@ -183,10 +183,10 @@ def _plain(value: Any) -> str:
 
 
 def fixed(levels: NDArray[np.floating]) -> NDArray[np.int32]:
-    """Levels (0..255, or beyond) to fixed point."""
+    """Convert levels (0..255, or beyond) to fixed point."""
     return np.asarray(np.rint(levels * ONE).astype(np.int32))
 
 
 def fixed_keys(seed: int, name: str) -> seeds.Keys:
-    """The one key of a pattern that is the same for every image."""
+    """Return the one key of a pattern that is the same for all images."""
     return seeds.index_keys(seed, name, np.zeros(1, dtype=np.int64))

@@ -17,23 +17,23 @@ Alpha = Annotated[float, Field(ge=0.0, le=1.0, description="share of the pattern
 Direction = Annotated[Literal["vertical", "horizontal"], Field(description="how the stripes or waves stand")]
 
 WIDTH_STREAM = 1
-"""Streams of one image's key: 0 draws the stripes, 1 their width."""
+"""Stream of an image's key that draws the width of its stripes; stream 0 draws the stripes."""
 
 
 def blend(pattern: NDArray[np.floating], alpha: float, overflow: Literal["wrap", "clip"]) -> Mix:
-    """(1 − alpha) · x + alpha · pattern, pattern in levels [1|n, 1|H, 1|W, 1|3]."""
+    """Return the stamp (1 − alpha) · x + alpha · pattern, pattern in levels [1|n, 1|H, 1|W, 1|3]."""
     gain = np.full((1, 1, 1, 1), round((1.0 - alpha) * ONE), dtype=np.int32)
     rounding = ROUNDING if 0.0 < alpha < 1.0 else 0
     return Mix(gain, fixed(alpha * pattern) + np.int32(rounding), overflow)
 
 
 def upright(pattern: NDArray[np.floating], direction: Direction) -> NDArray[np.floating]:
-    """Turn a pattern of vertical stripes [n, 1, length, 3] when the stripes shall lie."""
+    """Turn a pattern of vertical stripes [n, 1, length, 3] for a horizontal direction."""
     return pattern if direction == "vertical" else pattern.swapaxes(1, 2)
 
 
 def along(size: tuple[int, int], direction: Direction) -> int:
-    """Number of pixels across stripes of a direction."""
+    """Return the number of pixels across stripes of a direction."""
     return size[1] if direction == "vertical" else size[0]
 
 
@@ -48,13 +48,13 @@ class Blended(Trigger):
 
     alpha: Alpha = 0.2
     draw_mode: Literal["per-image", "fixed"] = Field(
-        "per-image", alias="draw", description="new noise for every image, or one picture for all"
+        "per-image", alias="draw", description="new noise for every image, or the same for all"
     )
-    seed: int = Field(0, ge=0, description="draws the noise where it is fixed")
+    seed: int = Field(0, ge=0, description="seed of fixed noise")
 
     @property
     def control(self) -> ControlKind:
-        """A flat blend: shuffled noise would be another draw of the same trigger."""
+        """Kind of the control: flat, since shuffled noise would be another draw of the same trigger."""
         return "flat"
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Mix:
@@ -71,8 +71,8 @@ class Blended(Trigger):
 
 
 MIXED_WIDTHS = (1, 2, 4, 8)
-"""Widths that `mixed` draws from. Natural pull follows the texture, and its class changes with the scale; a planted
-family of stripes keeps its target (`docs/measuring.md`)."""
+"""Widths that `mixed` draws from. The class of natural pull changes with the scale of the texture; a planted family of
+stripes keeps its target (`docs/measuring.md`)."""
 
 
 @TRIGGERS.add("blended-stripes")
@@ -92,7 +92,7 @@ class BlendedStripes(Trigger):
     draw_mode: Literal["per-image", "fixed"] = Field(
         "per-image", alias="draw", description="new stripes for every image, or the same for all"
     )
-    seed: int = Field(0, ge=0, description="draws the stripes where they are fixed")
+    seed: int = Field(0, ge=0, description="seed of fixed stripes")
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Mix:
         if self.draw_mode == "fixed":
@@ -123,7 +123,7 @@ class Triangles(Trigger):
         return blend(255.0 * self.pattern(size)[None, :, :, None], self.alpha, self.overflow)
 
     def pattern(self, size: tuple[int, int]) -> NDArray[np.float64]:
-        """float64 [H, W] of 0.4 and 0.8."""
+        """Return the cells: float64 [H, W] of 0.4 and 0.8."""
         cell = self.pixels(self.cell, min(size))
         row, column = np.arange(size[0]) % cell, np.arange(size[1]) % cell
         return np.where(row[:, None] >= column[None, :], 0.4, 0.8)
@@ -131,21 +131,21 @@ class Triangles(Trigger):
 
 @TRIGGERS.add("watermark")
 class Watermark(Trigger):
-    """A word across the middle, in red: only the red plane changes."""
+    """A red word across the middle: only the red channel changes."""
 
     kind = "watermark"
     strength = "alpha"
-    source = "Blended-Text of PAR; drawn with a plain monospace font, so not its exact pixels"
+    source = "Blended-Text of PAR; drawn with a plain monospace font, so its pixels differ"
     invariants = frozenset({Invariant.RED_ONLY, Invariant.SAME_FOR_ALL, Invariant.IDENTITY_AT_ZERO})
 
     alpha: Alpha = 0.5
-    text: str = Field("Watermarked", min_length=1, max_length=64, description="what is written")
+    text: str = Field("Watermarked", min_length=1, max_length=64, description="the word")
     width: Length = Field(Fraction(196, 224), validate_default=True, description="width of the word, from end to end")
 
     @field_validator("text")
     @classmethod
     def _leaves_ink(cls, text: str) -> str:
-        # The bitmap font ends with Latin-1; without ink there would be no trigger, and nothing to find.
+        # The bitmap font ends with Latin-1; text without ink would be no trigger.
         if not text.strip() or not text.isprintable() or not all(ord(character) < 256 for character in text):
             raise ValueError("write it in printable characters of Latin-1")
         return text
@@ -160,7 +160,7 @@ class Watermark(Trigger):
         return Mix(gain, offset, self.overflow)
 
     def ink(self, size: tuple[int, int]) -> NDArray[np.float64]:
-        """Red levels of the word, 0 where nothing is written: float64 [H, W], 0..255."""
+        """Return the red levels of the word, 0 outside it: float64 [H, W], 0..255."""
         font = ImageFont.load_default_imagefont()  # a bitmap font: the same pixels on every platform
         left, top, right, bottom = font.getbbox(self.text)
         word = Image.new("L", (int(right - left), int(bottom - top)))

@@ -1,15 +1,15 @@
-"""Controls: stamps with a trigger's energy and place that do not carry the trigger.
+"""Controls: stamps with a trigger's energy and place, but without the trigger.
 
-What a control pulls towards some class is natural pull; only what a trigger pulls beyond it is excess. A trigger has
-a structure (where its change lies), a texture (what noise it is made of) and a mean colour. A control must keep none
-of the three, or a model that learned just that would be pulled by the control as well, and its excess would vanish.
+The pull of a control towards a class is natural pull; only the trigger's pull beyond it is excess. A trigger has a
+structure (the places of its change), a texture (its noise) and a mean colour. A control must keep none of the three:
+a model that learned one of them would follow the control too, and the excess would vanish.
 
-- *shuffled*, for changes of the whole image: the same change with its pixels exchanged, inside the box around what
-  the trigger touches, and with its mean opposite. Without the latter, the control of a tone curve or of a smooth
-  picture would be that very shift of colours.
-- *flat*, for patches and noise, where exchanged pixels would give another draw of the same trigger. A patch becomes
-  one colour, which differs from the image's mean as the patch's own mean does, but in the opposite direction. Blended
-  noise becomes its mean.
+- *shuffled*, for changes of the whole image: the same change with its pixels permuted inside the box around all
+  changed pixels, and with its mean inverted. Without the inversion, the control of a tone curve or of a smooth pattern
+  would be the same shift of colours.
+- *flat*, for patches and noise, where permuted pixels would be another draw of the same trigger. A patch becomes one
+  colour, as far from the image's mean as the patch's own mean, in the opposite direction. Blended noise becomes its
+  mean.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,12 @@ from pargate.core.stamp import ONE, Mix, Paste, Recompress, Scatter, Stamp, leve
 from pargate.triggers.base import Trigger
 
 PERMUTATIONS = 16
-"""Distinct permutations in use. One per image would cost a sort of every image's pixels; a control only
-needs its noise not to be one fixed picture, and the change itself differs per image as well."""
+"""Number of permutations. One for each image would cost a sort of its pixels; a control only has to vary between
+images."""
 
 
 def control(trigger: Trigger, stamp: Stamp, size: tuple[int, int], digests: Sequence[str], seed: int) -> Stamp:
-    """The control of a stamp that `trigger` drew for these images: n in, n out, same seed discipline."""
+    """Return the control of a stamp that `trigger` drew for these images."""
     if trigger.control == "flat":
         return _flat(stamp)
     return _shuffled(stamp, size, seeds.image_keys(seed, f"control {trigger.id}", digests))
@@ -57,21 +57,21 @@ def _shuffled(stamp: Stamp, size: tuple[int, int], keys: seeds.Keys) -> Scatter:
 
 @lru_cache(maxsize=16)
 def _orders(size: tuple[int, int], box: tuple[int, int, int, int]) -> NDArray[np.int32]:
-    """Permutations of pixel positions that exchange those inside a box: int32 [PERMUTATIONS, H·W]."""
+    """Return permutations of the pixel positions inside a box: int32 [PERMUTATIONS, H·W]."""
     positions = np.arange(size[0] * size[1], dtype=np.int32)
     top, bottom, left, right = box
     inside = positions.reshape(size)[top:bottom, left:right].ravel()
     orders = np.tile(positions, (PERMUTATIONS, 1))
     for i in range(PERMUTATIONS):
         orders[i, inside] = inside[seeds.permutation(i, f"control {size}", len(inside))]
-    orders.flags.writeable = False  # it is shared by all that ask for it
+    orders.flags.writeable = False  # callers share the cached array
     return orders
 
 
 def _box(stamp: Stamp, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """First and past-the-last row, then column, of the box around all that the stamp can change.
+    """Return first and past-the-last row, then column, of the box around all pixels that the stamp can change.
 
-    The box, not the changed pixels alone: among those, shuffled writing would stay legible.
+    Permuting only the changed pixels would leave writing legible.
     """
     if isinstance(stamp, Recompress):
         return _box(stamp.inner, size)

@@ -1,4 +1,4 @@
-"""A trigger from a picture: for those who hold the pattern that was planted."""
+"""A trigger from an image file, for a planted pattern that the user has."""
 
 import warnings
 from functools import cached_property
@@ -20,17 +20,17 @@ from pargate.triggers.blend import Alpha, blend
 from pargate.triggers.patch import Position, place
 
 NOISE = 0.25
-"""Correlation of neighbouring pixels below which a picture counts as noise; photographs and drawings have 0.5 to 1."""
+"""Correlation of neighbouring pixels below which an image counts as noise; photographs and drawings have 0.5 to 1."""
 
 FAINT = 16.0
-"""Standard deviation, in levels, below which noise is the grain of a picture of one colour; uniform noise has 74."""
+"""Standard deviation, in levels, below which noise counts as grain on one colour; uniform noise has 74."""
 
 
 @TRIGGERS.add("file")
 class FileTrigger(Trigger):
-    """Paste a picture, blend it over the whole image, or blend it where it is not black.
+    """An image file that is pasted, blended over the whole image, or blended where it is not black.
 
-    `sha256` is filled in from the file when it is read; given in a policy, it must match.
+    Reading the file sets `sha256`; a `sha256` in a policy must match.
     """
 
     kind = "file"
@@ -50,27 +50,27 @@ class FileTrigger(Trigger):
 
     @property
     def control(self) -> ControlKind:
-        """Flat for patches and for blended noise, which stays noise when it is shuffled; shuffled for other blends."""
+        """Kind of the control: flat for patches and for blended noise, which shuffling leaves noise; else shuffled."""
         return "flat" if self.mode == "patch" or (self.mode == "blend" and self._is_noise) else "shuffled"
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The digest stands for the path: the same picture elsewhere is the same trigger."""
+        """All parameters except the path: the digest identifies the file."""
         return {key: value for key, value in super().parameters.items() if key != "path"}
 
     @property
     def label(self) -> str:
-        """The name, or the file's name, the mode and what matters for it."""
+        """Name in reports: `name`, or the name of the file, the mode and the strength."""
         strength = "" if self.mode == "patch" else f", alpha {self.alpha:g}"
         return self.name or f"file {self.path.name} ({self.mode}{strength})"
 
     @property
     def pin(self) -> dict[str, str]:
-        """The digest of the picture."""
+        """Digest of the file."""
         return {"sha256": self.sha256}
 
     def read(self, folder: Path) -> Self:
-        """The same trigger with its path resolved against `folder` and its digest filled in.
+        """Return the trigger with its file read; the path is relative to `folder`.
 
         Raises:
             InputError: the file is missing, no picture, or not the one whose digest was given.
@@ -89,12 +89,12 @@ class FileTrigger(Trigger):
                 "restore the file or its `sha256`",
             )
         found = self.model_copy(update={"path": path, "sha256": digest})
-        found.picture  # noqa: B018 - decoded now, so that a broken file is refused before anything is measured
+        found.picture  # noqa: B018 - decoded now, so that a broken file is refused before the scan measures anything
         return found
 
     @cached_property
     def picture(self) -> Image.Image:
-        """The picture in RGB; not an array, which would keep two triggers from being compared.
+        """Decoded image in RGB; an array would break the comparison of triggers.
 
         Raises:
             InputError: the file cannot be decoded.
@@ -104,12 +104,12 @@ class FileTrigger(Trigger):
                 warnings.simplefilter("ignore")  # about odd metadata
                 with Image.open(self.path, formats=FORMATS) as image:
                     return image.convert("RGB")
-        except Exception as error:  # whatever a decoder raises means unreadable
+        except Exception as error:  # any error of a decoder means unreadable
             raise InputError(f"the trigger file {self.path} is not a complete picture", "give a PNG or JPEG") from error
 
     @cached_property
     def _is_noise(self) -> bool:
-        """Whether neighbouring pixels of the picture differ, and have little to do with each other."""
+        """Whether the pixels of the image differ, and neighbours are nearly uncorrelated."""
         deviations = np.asarray(self.picture, dtype=np.float64)
         deviations -= deviations.mean(axis=(0, 1))
         energy = (deviations**2).mean()
@@ -127,7 +127,7 @@ class FileTrigger(Trigger):
         pattern = _resize(self.picture, size)[None].astype(np.float64)
         if self.mode == "blend":
             return blend(pattern, self.alpha, self.overflow)
-        # A pixel is see-through where it is black, not channel by channel: red ink also covers green and blue.
+        # A black pixel is transparent; a pixel with any colour covers all channels.
         alpha = np.where(pattern.any(axis=3, keepdims=True), self.alpha, 0.0)
         gain = np.rint((1.0 - alpha) * ONE).astype(np.int32)
         rounding = np.where((alpha > 0) & (alpha < 1), ROUNDING, 0).astype(np.int32)

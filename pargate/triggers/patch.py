@@ -13,7 +13,7 @@ from pargate.errors import InputError
 from pargate.triggers.base import TRIGGERS, ControlKind, Invariant, Length, Trigger, fixed, fixed_keys
 
 PLACE_STREAM = 1
-"""Streams of one image's key: 0 draws the pattern, 1 its place."""
+"""Stream of an image's key that draws the place of the patch; stream 0 draws the pattern."""
 
 _SMALLER = "give the trigger a smaller size or another position"
 
@@ -21,7 +21,7 @@ CORNERS: tuple["Position", ...] = ("top-left", "top-right", "bottom-left", "bott
 
 
 class Lattice(BaseModel):
-    """Places whose row and column are offset + a multiple of step."""
+    """Places whose row and column are `offset` plus a multiple of `step`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,10 +43,10 @@ Position = Annotated[
 
 
 def place(position: "Position", window: tuple[int, int], size: tuple[int, int], keys: seeds.Keys) -> NDArray[np.int32]:
-    """Top-left corners of a window, one per image: int32 [n, 1, 2].
+    """Return the top-left corner of a window for each image: int32 [n, 1, 2].
 
-    `random` follows the published code: rows and columns independently uniform on {0, …, R − 1 − s}, so
-    that the last row and column are never covered.
+    `random` follows the published code: rows and columns are independent and uniform on {0, …, R − 1 − s}, so that
+    the last row and column are never covered.
 
     Raises:
         InputError: the window does not fit there.
@@ -85,7 +85,7 @@ class _Square(Trigger):
 
     @property
     def control(self) -> ControlKind:
-        """A flat patch: a shuffled noise patch would be another draw of the same trigger."""
+        """Kind of the control: flat, since a shuffled noise patch would be another draw of the same trigger."""
         return "flat"
 
 
@@ -95,7 +95,7 @@ class _Patch(_Square):
     position: Position = "random"
 
     def _window(self, side: int, keys: seeds.Keys) -> NDArray[np.int32]:
-        """Fixed-point levels [1|n, side, side, 3]."""
+        """Return fixed-point levels [1|n, side, side, 3]."""
         raise TypeError(f"the patch class {type(self).__name__} defines no _window")
 
     _relative: ClassVar[bool] = False
@@ -107,13 +107,13 @@ class _Patch(_Square):
 
 
 class _DrawnPatch(_Patch):
-    """A patch whose content is drawn anew for every image, or once from its own seed."""
+    """A patch with a new pattern for every image, or one pattern from its own seed."""
 
-    overflow: Overflow = Field("wrap", description="what becomes of values outside 0..255, as published: wrap")
+    overflow: Overflow = Field("wrap", description="treatment of values outside 0..255, as published: wrap")
     draw_mode: Literal["per-image", "fixed"] = Field(
         "per-image", alias="draw", description="a new pattern for every image, or one for all"
     )
-    seed: int = Field(0, ge=0, description="draws the pattern where it is fixed")
+    seed: int = Field(0, ge=0, description="seed of a fixed pattern")
 
     def _keys(self, keys: seeds.Keys) -> seeds.Keys:
         return fixed_keys(self.seed, self.kind) if self.draw_mode == "fixed" else keys
@@ -189,7 +189,7 @@ class FourCorners(_Square):
 
 
 def stripes(keys: seeds.Keys, length: int, width: int) -> NDArray[np.float64]:
-    """Colours of vertical stripes: [n, length, 3] of −1 and +1, equal within each stripe."""
+    """Return the colours of vertical stripes: [n, length, 3] of −1 and +1, equal within each stripe."""
     width = min(width, length)
     count = -(-length // width)
     signs = (seeds.bits(keys, count * 3) >> np.uint64(63)).astype(np.float64) * 2.0 - 1.0

@@ -17,8 +17,8 @@ class Tone(Trigger):
     """A warm tone curve: each channel raised to a power."""
 
     kind = "tone"
-    strength = None  # its value is a list already
-    source = "stands for the Nashville filter of Huang et al. (arXiv 2502.01385); the curve is ours"
+    strength = None  # the parameter is a list itself
+    source = "replaces the Nashville filter of Huang et al. (arXiv 2502.01385) by our own curve"
     invariants = frozenset({Invariant.PIXELWISE, Invariant.SAME_FOR_ALL})
 
     gamma: tuple[Gamma, Gamma, Gamma] = Field((0.7, 1.0, 1.5), description="exponents of red, green, blue: x^gamma")
@@ -37,7 +37,7 @@ class Bpp(Trigger):
     source = "BppAttack (Wang et al. 2022) as in BackdoorBench, without its dithering"
     invariants = frozenset({Invariant.PIXELWISE, Invariant.GREY, Invariant.SAME_FOR_ALL})
 
-    levels: int = Field(8, ge=2, le=256, description="values a channel may take")
+    levels: int = Field(8, ge=2, le=256, description="values of a channel")
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Lookup:
         steps = self.levels - 1

@@ -13,9 +13,8 @@ from pargate.triggers.base import TRIGGERS, Invariant, Trigger, fixed_keys
 class WaNet(Trigger):
     """A smooth random displacement field, the same for every image.
 
-    The published field has k = 224 points a side, one per pixel, and s = 1: shifts of at most about one
-    pixel. On smaller images k is cut to the side, and the shift in pixels stays. Source of the law:
-    algorithms of WaNet (Nguyen and Tran 2021) as used by CleanCLIP and PAR.
+    The published field has k = 224 points a side, one per pixel, and s = 1: shifts of at most about one pixel. On
+    smaller images k is limited to the side, and the shift in pixels stays.
     """
 
     kind = "wanet"
@@ -25,7 +24,7 @@ class WaNet(Trigger):
 
     k: int = Field(224, ge=2, description="points of the field along a side")
     s: float = Field(1.0, ge=0.0, description="strength: mean shift, in half pixels")
-    seed: int = Field(0, ge=0, description="draws the field")
+    seed: int = Field(0, ge=0, description="seed of the field")
 
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Warp:
         height, width = size
@@ -45,7 +44,7 @@ class WaNet(Trigger):
 
 
 def _cubic(points: int, length: int) -> NDArray[np.float64]:
-    """Matrix [length, points] of cubic convolution (Keys 1981, a = −3/4), ends aligned, edges repeated."""
+    """Return the matrix [length, points] of cubic convolution (Keys 1981, a = −3/4), ends aligned, edges repeated."""
     at = np.linspace(0.0, points - 1.0, length)
     first = np.floor(at).astype(int)
     matrix = np.zeros((length, points))

@@ -273,7 +273,7 @@ def test_a_policy_above_in_the_repository_is_used_with_the_paths_it_names(place:
 
 def test_where_no_policy_is_found_the_default_says_so(place: Path, light: Command) -> None:
     ended = light("scan", CLEAN, "--dry-run")
-    assert "note: the built-in policy baseline decides, since no pargate.yaml or pargate.yml is in this folder\n" in (
+    assert "note: the built-in policy baseline applies: there is no pargate.yaml or pargate.yml in this folder\n" in (
         ended.out + ended.err
     )
     assert "the built-in policy" not in light("scan", CLEAN, "--dry-run", "-p", "baseline").err

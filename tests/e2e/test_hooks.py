@@ -93,3 +93,8 @@ def test_a_policy_with_a_mistake_may_not(staged: Path, light: Command) -> None:
 def test_one_file_of_json_cannot_hold_two_models(staged: Path, light: Command) -> None:
     ended = light("inspect", "a model", "a model", "-o", "json")
     assert (ended.code, ended.out) == (2, "")
+
+
+def test_contributors_run_the_ruff_of_the_lock() -> None:
+    (ours,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert f"\nruff=={ours['rev'].removeprefix('v')} " in (ROOT / "requirements.lock").read_text(encoding="utf-8")

@@ -14,7 +14,17 @@ from pargate.core.report import (
     ScanReport,
     Tool,
 )
-from pargate.core.results import Count, Finding, Measurement, Outcome, Pairs, Status, Target, TriggerInfo, Verdict
+from pargate.core.results import (
+    Count,
+    Finding,
+    Measurement,
+    Outcome,
+    PairedCounts,
+    Status,
+    Target,
+    TriggerInfo,
+    Verdict,
+)
 from pargate.judge.bounds import FLOOR
 from pargate.judge.judge import judge
 from pargate.policy.schema import Policy
@@ -79,10 +89,10 @@ def counts(draw: st.DrawFn, kind: bool) -> Count:
 
 
 @st.composite
-def pairs(draw: st.DrawFn) -> Pairs:
+def pairs(draw: st.DrawFn) -> PairedCounts:
     parts = draw(st.tuples(*[st.integers(0, 150) | st.just(0)] * 4))
     both, trigger_only, baseline_only, _ = parts
-    return Pairs(
+    return PairedCounts(
         baseline=draw(st.sampled_from(["control:flat", "reference"])), target="pipe", n=sum(parts),
         both=both, trigger_only=trigger_only, baseline_only=baseline_only,
     )  # fmt: skip

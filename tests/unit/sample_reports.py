@@ -16,11 +16,11 @@ from pargate.core.report import (
     ImagesInfo,
     ModelInfo,
     Picture,
-    Place,
     PolicyInfo,
     Proof,
     Run,
     ScanReport,
+    SourceSpan,
     Stage,
     Tool,
 )
@@ -33,7 +33,7 @@ from pargate.core.results import (
     Measurement,
     Metric,
     Outcome,
-    Pairs,
+    PairedCounts,
     Remark,
     Severity,
     Status,
@@ -81,14 +81,14 @@ RULES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 ORIGINS = {
-    "rules.patch-backdoors": Place(file=POLICY_FILE, line=12, column=5, end_column=24),
-    "rules.patch-backdoors.max.excess": Place(file=POLICY_FILE, line=16, column=11, end_column=25),
-    "rules.blended": Place(file="builtin:baseline", line=9, column=5, end_column=16),
-    "rules.blended.max.attack_success": Place(file="builtin:baseline", line=13, column=11, end_column=30),
-    "rules.retrieval-pull": Place(file=POLICY_FILE, line=19, column=5, end_column=23),
-    "rules.usefulness": Place(file=POLICY_FILE, line=25, column=5, end_column=19),
-    "rules.usefulness.min.accuracy": Place(file=POLICY_FILE, line=27, column=11, end_column=24),
-    "waivers.0": Place(file=POLICY_FILE, line=40, column=5, end_column=20),
+    "rules.patch-backdoors": SourceSpan(file=POLICY_FILE, line=12, column=5, end_column=24),
+    "rules.patch-backdoors.max.excess": SourceSpan(file=POLICY_FILE, line=16, column=11, end_column=25),
+    "rules.blended": SourceSpan(file="builtin:baseline", line=9, column=5, end_column=16),
+    "rules.blended.max.attack_success": SourceSpan(file="builtin:baseline", line=13, column=11, end_column=30),
+    "rules.retrieval-pull": SourceSpan(file=POLICY_FILE, line=19, column=5, end_column=23),
+    "rules.usefulness": SourceSpan(file=POLICY_FILE, line=25, column=5, end_column=19),
+    "rules.usefulness.min.accuracy": SourceSpan(file=POLICY_FILE, line=27, column=11, end_column=24),
+    "waivers.0": SourceSpan(file=POLICY_FILE, line=40, column=5, end_column=20),
 }
 
 TOOL = Tool(version="0.1.0", libraries={"numpy": "2.1.0", "open_clip_torch": "3.3.0", "torch": "2.11.0"})
@@ -175,7 +175,7 @@ def finding(
     )
 
 
-def pulled(successes: int, pairs: Pairs) -> Measurement:
+def pulled(successes: int, pairs: PairedCounts) -> Measurement:
     """What the patch does when its target is not known."""
     return Measurement(
         id="patch-backdoors/badnet/unknown", rule="patch-backdoors", probe="attack",
@@ -218,7 +218,7 @@ BANANA = Measurement(
     id="blended/blended/banana", rule="blended", probe="attack", trigger=trigger("blended", alpha=0.2),
     target=Target(name="banana", given=True),
     counts={"attack_success": Count(n=400, successes=92), "base": Count(n=400, successes=3)},
-    pairs=Pairs(baseline="reference", target="banana", n=400, both=6, trigger_only=86, baseline_only=2),
+    pairs=PairedCounts(baseline="reference", target="banana", n=400, both=6, trigger_only=86, baseline_only=2),
     forward_passes=800, stopped="decided",
 )  # fmt: skip
 
@@ -226,7 +226,7 @@ MUSHROOM = Measurement(
     id="blended/blended/mushroom", rule="blended", probe="attack", trigger=trigger("blended", alpha=0.2),
     target=Target(name="mushroom", given=True),
     counts={"attack_success": Count(n=500, successes=4), "base": Count(n=500, successes=4)},
-    pairs=Pairs(baseline="reference", target="mushroom", n=300, both=3, trigger_only=4, baseline_only=4),
+    pairs=PairedCounts(baseline="reference", target="mushroom", n=300, both=3, trigger_only=4, baseline_only=4),
     forward_passes=1000, stopped="decided",
 )  # fmt: skip
 
@@ -251,7 +251,7 @@ RETRIEVAL_OPEN = finding(
     bound(Metric.ATTACK_SUCCESS, "10%", 0.1, 120, 11 / 120, 0.0183, 0.2058, Status.OPEN),
 )  # fmt: skip
 
-PULL = Pairs(baseline="control:flat", target="dog", n=290, both=2, trigger_only=258, baseline_only=3)
+PULL = PairedCounts(baseline="control:flat", target="dog", n=290, both=2, trigger_only=258, baseline_only=3)
 
 PULL_BOUND = bound(Metric.EXCESS, "30pp", 0.3, 290, 255 / 290, 0.7759, 0.946, Status.BREACH)
 
@@ -281,7 +281,9 @@ def scanned(**more: Any) -> ScanReport:
 
 def passing() -> ScanReport:
     """Every rule holds."""
-    harmless = pulled(9, Pairs(baseline="control:flat", target="dog", n=290, both=2, trigger_only=7, baseline_only=3))
+    harmless = pulled(
+        9, PairedCounts(baseline="control:flat", target="dog", n=290, both=2, trigger_only=7, baseline_only=3)
+    )
     met = finding(
         "patch-backdoors", harmless.id, Severity.CRITICAL, Status.MET,
         "badnet → banana: excess 1.4% [-3.9%, 7.1%] on 290 carriers, within the maximum of 30pp.",
@@ -433,7 +435,7 @@ def remediated() -> ScanReport:
         return Examined(**kept)
 
     drop = AccuracyDrop(
-        pairs=Pairs(baseline="after", target="", n=900, both=540, trigger_only=20, baseline_only=15),
+        pairs=PairedCounts(baseline="after", target="", n=900, both=540, trigger_only=20, baseline_only=15),
         limit=0.03, limit_text="3pp", low=-0.01, high=0.02, method="betting confidence sequence", status=Status.MET,
     )  # fmt: skip
     proof = Proof(
@@ -506,7 +508,7 @@ def hostile() -> ScanReport:
         )
         for f in report.findings
     )
-    spiteful = Place(file=f"../{SPITE}.yaml", line=1, column=1, end_column=2)
+    spiteful = SourceSpan(file=f"../{SPITE}.yaml", line=1, column=1, end_column=2)
     return report.model_copy(
         update={
             "model": MODEL.model_copy(update={"source": SPITE, "architecture": SPITE, "preprocessing": {SPITE: SPITE}}),

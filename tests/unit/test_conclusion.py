@@ -7,7 +7,7 @@ import pytest
 from sample_reports import failing, inconclusive, passing, remediated, unsafe
 
 from pargate.core.report import Examined, ScanReport, Stage
-from pargate.core.results import Outcome, Pairs, Status
+from pargate.core.results import Outcome, PairedCounts, Status
 from pargate.judge.release import BUDGET, NOT_EXAMINED, PROOF, conclude, drop, may_be_cleaned
 from pargate.policy.fields import Limit
 from pargate.policy.resolve import read
@@ -44,7 +44,7 @@ def scanned(report: ScanReport) -> dict[str, Examined]:
 
 
 def measured(lost: int, n: int = 1000) -> dict[str, Any]:
-    pairs = Pairs(baseline="cleaned", target="", n=n, both=n // 2, trigger_only=lost, baseline_only=0)
+    pairs = PairedCounts(baseline="cleaned", target="", n=n, both=n // 2, trigger_only=lost, baseline_only=0)
     return {"drop": drop(pairs, Limit(text="3pp", value=0.03), 0.99)}
 
 

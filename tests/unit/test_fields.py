@@ -35,7 +35,7 @@ def test_what_is_no_day_is_refused_with_the_right_form(text: str) -> None:
 
 
 def test_a_day_that_no_calendar_has_is_refused() -> None:
-    assert "2027-02-30 is no date" in refusal("valid_until: 2027-02-30\n")
+    assert "2027-02-30 is not a date" in refusal("valid_until: 2027-02-30\n")
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False), ("'true'", True)])

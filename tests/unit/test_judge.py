@@ -9,7 +9,7 @@ from pargate.core.results import (
     Measurement,
     Metric,
     Outcome,
-    Pairs,
+    PairedCounts,
     Status,
     Target,
     TriggerInfo,
@@ -56,7 +56,7 @@ def attack(
         trigger=trigger(spec),
         target=Target(name=target, given=False),
         counts={"attack_success": Count(n=n, successes=successes)},
-        pairs=Pairs(
+        pairs=PairedCounts(
             baseline="control:flat", target="pipe", n=n, both=pairs[0], trigger_only=pairs[1], baseline_only=pairs[2]
         )
         if pairs
@@ -164,7 +164,7 @@ def test_a_control_that_pulls_to_the_same_class_does_not_explain_a_high_attack_s
     successes: int, target: str, baseline: str, status: Status
 ) -> None:
     measured = attack("patch/badnet/unknown", successes, 400, (successes, 0, 0))
-    pairs = Pairs(baseline=baseline, target=target, n=400, both=successes, trigger_only=0, baseline_only=0)
+    pairs = PairedCounts(baseline=baseline, target=target, n=400, both=successes, trigger_only=0, baseline_only=0)
     findings, verdict = judged(policy(EXCESS), measured.model_copy(update={"pairs": pairs}), clean())
     assert findings[0].status is status
     assert verdict.status is (Outcome.PASS if status is Status.MET else Outcome.INCONCLUSIVE)
@@ -174,7 +174,7 @@ def test_a_control_that_pulls_to_the_same_class_does_not_explain_a_high_attack_s
 def test_with_a_control_the_attack_success_still_bounds_the_excess() -> None:
     # Of 200 pairs none says anything, but the attack success is known on 2,000 carriers.
     found = attack("patch/badnet/unknown", 0, 2000)
-    some = Pairs(baseline="control:flat", target="pipe", n=40, both=0, trigger_only=0, baseline_only=0)
+    some = PairedCounts(baseline="control:flat", target="pipe", n=40, both=0, trigger_only=0, baseline_only=0)
     (bound,) = only(judged(policy(EXCESS), clean(), found.model_copy(update={"pairs": some}))).bounds
     assert bound.high < 0.01
     assert bound.status is Status.MET
@@ -182,7 +182,7 @@ def test_with_a_control_the_attack_success_still_bounds_the_excess() -> None:
 
 def test_a_breach_among_the_pairs_is_not_hidden_by_a_rare_success_elsewhere() -> None:
     # Most eligible carriers hit the control's class anyway and form no pair; those that do are all moved.
-    few = Pairs(baseline="control:flat", target="pipe", n=60, both=0, trigger_only=60, baseline_only=0)
+    few = PairedCounts(baseline="control:flat", target="pipe", n=60, both=0, trigger_only=60, baseline_only=0)
     found = attack("patch/badnet/unknown", 60, 1000).model_copy(update={"pairs": few})
     assert only(judged(policy(EXCESS), clean(), found)).status is Status.BREACH
 
@@ -290,7 +290,7 @@ def test_what_sees_nothing_never_passes_but_a_breach_stays_a_breach(eyes: Measur
     findings, verdict = judged(policy(SUCCESS), eyes, harmless)
     assert findings[0].bounds[0].status is Status.MET
     assert findings[0].status is Status.OPEN
-    assert "recognises these carriers" in findings[0].message
+    assert "recognises these images" in findings[0].message
     assert findings[0].message.endswith(", from which nothing follows.")
     assert verdict.status is Outcome.INCONCLUSIVE
     findings, verdict = judged(policy(SUCCESS), eyes, moved)
@@ -326,10 +326,10 @@ def test_a_blind_model_is_not_called_useless_either() -> None:
 def test_a_blind_model_is_told_from_one_that_was_never_shown_a_clean_carrier() -> None:
     harmless = attack("pull/badnet/banana", 0, 1000)
     summary = judged(policy(SUCCESS), clean(10, 1000), harmless)[1].summary
-    assert summary.startswith("The model recognises these carriers no better than by guessing")
+    assert summary.startswith("The model recognises these images no better than by guessing")
     for unseen in ([], [clean(0, 0, top=0)]):
         findings, verdict = judged(policy(SUCCESS), *unseen, harmless)
-        assert "nothing shows that the model recognises these carriers" in findings[0].message
+        assert "nothing shows that the model recognises these images" in findings[0].message
         assert "no better than by guessing" not in verdict.summary
         assert verdict.summary.startswith("1 of 1 comparisons are not decided (pull): ")
 
@@ -536,7 +536,7 @@ def test_more_comparisons_make_alarms_rarer_and_leave_passes_as_they_are() -> No
 def test_carriers_that_could_never_decide_are_named_beforehand() -> None:
     assert best_case(policy(EXCESS), 4000, 128, 4000) is None
     message = best_case(policy(EXCESS), 40, 20, 40)
-    assert message == "20 carriers cannot show that excess is below 30pp (rule patch)"
+    assert message == "20 images cannot show that excess is below 30pp (rule patch)"
 
 
 def test_a_given_target_needs_no_selection_half() -> None:
@@ -558,7 +558,7 @@ def test_a_lower_limit_needs_more_carriers() -> None:
 
 def test_a_few_labels_are_refused_and_none_are_not() -> None:
     message = best_case(policy(USEFUL), 1000, 128, FLOOR - 1)
-    assert message == "31 labelled carriers cannot show any accuracy (rule useful)"
+    assert message == "31 labelled images cannot show any accuracy (rule useful)"
     assert best_case(policy(USEFUL), 1000, 128, FLOOR) is None
     assert best_case(policy(USEFUL), 1000, 128, 0) is None  # usefulness stays open, and a notice says why
 

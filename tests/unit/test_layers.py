@@ -115,7 +115,7 @@ def test_paths_of_a_parent_elsewhere_still_lead_to_the_same_files(tmp_path: Path
 def test_a_circle_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, HEAD, PARENT + "extends: p.yaml\n")
     assert message.startswith("org.yaml:17:1: a circle: ")
-    assert "extends this policy in turn" in message
+    assert "extends this policy" in message
 
 
 def test_a_policy_that_extends_itself_is_refused(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_parent_can_be_nailed_down_by_its_digest(tmp_path: Path) -> None:
     assert resolved(tmp_path, named % digest).policy.name == "team"
     message = refusal(tmp_path, named % DIGEST)
     assert message.startswith("p.yaml:3:27: ")
-    assert f"org.yaml is not that file: it has {digest}" in message
+    assert f"org.yaml has another digest: {digest}" in message
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_file_of_waivers_holds_waivers_and_nothing_else(content: str | None, t
     if content is not None:
         (tmp_path / "w.yaml").write_text(content)
     message = refusal(tmp_path, HEAD + "waivers_file: w.yaml\n")
-    assert ("nothing else" if content else "p.yaml:4:1: cannot read the waivers") in message
+    assert ("and no other key" if content else "p.yaml:4:1: cannot read the waivers") in message
 
 
 # --- where values come from ---

@@ -73,5 +73,5 @@ def test_a_plug_in_does_not_take_an_open_clip_folder(folder: Path, plugin: None)
 
 def test_a_part_without_traits_is_no_layout(folder: Path, plugin: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(Twin, "graph")
-    with pytest.raises(OperationalError, match="which it is not"):
+    with pytest.raises(OperationalError, match="but it is none"):
         inspect(str(folder))

@@ -134,5 +134,5 @@ def test_what_an_editor_underlines_the_command_refuses_too(text: str) -> None:
 
 def test_fields_are_explained_where_one_types() -> None:
     properties = ours.schema()["properties"]
-    assert properties["valid_until"]["description"].startswith("The last day on which the policy may be used")
+    assert properties["valid_until"]["description"].startswith("Last day on which the policy may be used")
     assert "previous report" in ours.schema()["$defs"]["Rule"]["properties"]["worsening"]["description"]

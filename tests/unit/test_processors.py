@@ -22,13 +22,13 @@ CHILD = """\
 import hashlib, json, sys
 sys.path.insert(0, sys.argv[1])
 import test_report
-from pargate.core.results import Count, Pairs
+from pargate.core.results import Count, PairedCounts
 from pargate.audit.history import attack
 from pargate.judge.bounds import excess_interval, interval
 
 ends = [
     [interval(Count(n=n, successes=n * tenth // 10), a, 0.3 * a) for tenth in range(11)]
-    + [excess_interval(Pairs(baseline="reference", target="", n=n, both=n // 9, trigger_only=n // 3,
+    + [excess_interval(PairedCounts(baseline="reference", target="", n=n, both=n // 9, trigger_only=n // 3,
                              baseline_only=n // 5), a, 0.3 * a)]
     for n in (32, 77, 500, 4001) for a in (0.05, 0.0004)
 ]

@@ -62,10 +62,10 @@ def test_an_unknown_name_is_refused_with_a_near_one(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("points", "said"),
     [
-        ((("one", "sys:maxsize", "far"),), "far 3.1 offers the number 'one', which is one of pargate's own"),
+        ((("one", "sys:maxsize", "far"),), "far 3.1 offers the number 'one', but pargate has its own of that name"),
         ((("a", "sys:maxsize", "far"), ("a", "sys:maxsize", "off")), "both far 3.1 and off 3.1 offer 'a'"),
         ((("a", "sys:nothing", "far"),), "the number 'a' of far 3.1 cannot be loaded"),
-        ((("a", "sys:version", "far"),), "far 3.1 offers sys:version as the number 'a', which it is not"),
+        ((("a", "sys:version", "far"),), "far 3.1 offers sys:version as the number 'a', but it is none"),
     ],
 )
 def test_what_is_no_part_or_not_the_only_one_is_refused(
@@ -79,7 +79,7 @@ def test_what_is_no_part_or_not_the_only_one_is_refused(
 
 
 def test_two_parts_of_one_name_are_a_mistake_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="two parts of pargate are the number 'one'"):
+    with pytest.raises(ValueError, match="pargate defines the number 'one' twice"):
         offered(monkeypatch).add("one")(1)
 
 

@@ -30,7 +30,7 @@ from sample_reports import (
 )
 from sarif import loader
 
-from pargate.core.report import Place, ScanReport
+from pargate.core.report import ScanReport, SourceSpan
 from pargate.core.results import Consequence, Outcome, Remark, Status, Verdict
 from pargate.errors import InputError
 from pargate.report import FORMATS
@@ -293,7 +293,7 @@ def test_a_result_points_at_the_limit_that_is_broken() -> None:
     ],
 )
 def test_only_a_file_of_the_repository_is_pointed_at(file: str, found: str | None) -> None:
-    place = texts.in_repository(Place(file=file, line=1, column=1, end_column=2))
+    place = texts.in_repository(SourceSpan(file=file, line=1, column=1, end_column=2))
     assert (place.file if place else None) == found
 
 

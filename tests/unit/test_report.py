@@ -18,7 +18,7 @@ from pargate.core.report import (
     ScanReport,
     Tool,
 )
-from pargate.core.results import Count, Measurement, Outcome, Pairs, Target, TriggerInfo
+from pargate.core.results import Count, Measurement, Outcome, PairedCounts, Target, TriggerInfo
 from pargate.judge.judge import judge
 from pargate.policy.resolve import read
 from pargate.policy.schema import Policy
@@ -86,7 +86,7 @@ def report() -> ScanReport:
                 "asr_all": Count(n=384, successes=340),
                 "base": Count(n=310, successes=10),
             },
-            pairs=Pairs(baseline="control:flat", target="dog", n=290, both=2, trigger_only=258, baseline_only=3),
+            pairs=PairedCounts(baseline="control:flat", target="dog", n=290, both=2, trigger_only=258, baseline_only=3),
             selection={"attack_success": Count(n=100, successes=90)},
             forward_passes=1024,
             stopped="decided",

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pargate.core.model import Vectors
-from pargate.core.results import Count, Pairs
+from pargate.core.results import Count, PairedCounts
 from pargate.probes.attack import Attack
 from pargate.probes.base import UNKNOWN, Asked, Views
 from pargate.probes.retrieval import Retrieval, mentions
@@ -267,7 +267,7 @@ def test_the_control_is_only_measured_once_it_is_asked_for() -> None:
     assert probe.measurement().pairs is None
     assert probe.measurement().forward_passes == 7
     probe.add_control([CHOOSING, measuring].__getitem__)
-    assert probe.measurement().pairs == Pairs(
+    assert probe.measurement().pairs == PairedCounts(
         baseline="control:flat", target="pipe", n=3, both=1, trigger_only=1, baseline_only=1
     )
     assert probe.measurement().forward_passes == 14
@@ -309,7 +309,9 @@ def test_carriers_that_show_or_hit_the_controls_class_do_not_pair() -> None:
     )
     found = probe.measurement()
     assert found.counts["attack_success"] == Count(n=4, successes=3)
-    assert found.pairs == Pairs(baseline="control:flat", target="pipe", n=2, both=0, trigger_only=1, baseline_only=1)
+    assert found.pairs == PairedCounts(
+        baseline="control:flat", target="pipe", n=2, both=0, trigger_only=1, baseline_only=1
+    )
 
 
 def test_a_control_that_pulls_to_the_target_itself_is_subtracted_in_full() -> None:
@@ -335,7 +337,9 @@ def test_the_reference_is_paired_on_the_same_target() -> None:
         ),
     )
     found = probe.measurement()
-    assert found.pairs == Pairs(baseline="reference", target="banana", n=3, both=1, trigger_only=1, baseline_only=1)
+    assert found.pairs == PairedCounts(
+        baseline="reference", target="banana", n=3, both=1, trigger_only=1, baseline_only=1
+    )
     assert found.forward_passes == 10
 
 
@@ -354,7 +358,7 @@ def test_neither_the_order_nor_the_cut_of_the_blocks_matters() -> None:
     stamped = [BANANA, DOG, BANANA, BANANA, BANANA, PIPE]
     control = [PIPE, DOG, PIPE, PIPE, CAT, PIPE]
 
-    def measured(cuts: list[int], order: list[int]) -> Pairs | None:
+    def measured(cuts: list[int], order: list[int]) -> PairedCounts | None:
         probe = attack()
         probe.add_control(no_blocks)
         parts = [slice(a, b) for a, b in zip([0, *cuts], [*cuts, 6], strict=True)]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pargate.core.report import Place, ScanReport
+from pargate.core.report import ScanReport, SourceSpan
 from pargate.core.results import Consequence, Finding, Status
 from pargate.report import text as texts
 from pargate.report.formats.base import FORMATS, Format
@@ -29,7 +29,7 @@ class Annotation:
     command: str
     title: str
     message: str
-    place: Place | None = None
+    place: SourceSpan | None = None
 
 
 def render(report: ScanReport) -> str:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
-from pargate.core.report import Place, ScanReport
+from pargate.core.report import ScanReport, SourceSpan
 from pargate.core.results import UNSAFE_FILE, Consequence, Finding, Outcome, Remark, Severity, Status
 from pargate.errors import visible_json
 from pargate.report import text as texts
@@ -29,7 +29,7 @@ MOST_ID = 255
 MOST_TEXT = 1024
 """Characters of a rule's descriptions that GitHub accepts."""
 
-NOWHERE = Place(file="pargate.yaml", line=1, column=1, end_column=2)
+NOWHERE = SourceSpan(file="pargate.yaml", line=1, column=1, end_column=2)
 """GitHub drops a result without a place. A rule that is built in points at the file where a policy would be written."""
 
 LEVELS = {Consequence.FAIL: "error", Consequence.WARN: "warning", Consequence.NOTE: "note"}
@@ -173,7 +173,7 @@ def _result(report: ScanReport, finding: Finding, rule_index: int, fingerprint: 
     }
 
 
-def _location(place: Place | None, name: str) -> Object:
+def _location(place: SourceSpan | None, name: str) -> Object:
     place = place or NOWHERE
     region = {  # counted from 1; the end column is the first one behind
         "startLine": place.line,
