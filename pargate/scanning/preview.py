@@ -1,4 +1,4 @@
-"""A contact sheet: every trigger on one picture, with the control that it is measured against."""
+"""A contact sheet: every trigger on one image, with the control that it is measured against."""
 
 import hashlib
 import io
@@ -20,17 +20,17 @@ COLUMNS = 4
 
 
 def contact_sheet(picture: Path | None, size: int, seed: int = 0) -> bytes:
-    """PNG bytes: per trigger the stamped picture and its control, at `size` pixels a side.
+    """Return a PNG that shows each trigger and its control on one image, at `size` pixels a side.
 
     Raises:
-        InputError: the picture cannot be read.
+        InputError: the image cannot be read.
     """
     pixels = _base(picture, size, seed)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     cells: list[tuple[str, NDArray[np.uint8]]] = [("no trigger", pixels)]
     for kind, cls in TRIGGERS.items():
         if any(field.is_required() for field in cls.model_fields.values()):
-            continue  # it draws what its user gives
+            continue  # the user must give its parameters
         (trigger,) = parse(kind)
         stamp = trigger.draw((size, size), [digest], seed)
         cells.append((kind, apply(stamp, pixels[None])[0]))
@@ -50,12 +50,12 @@ def _base(picture: Path | None, size: int, seed: int) -> NDArray[np.uint8]:
         raise InputError(f"cannot read {picture}: {error.strerror}", "check --on") from error
     decoded = decode(content, Preprocess((size, size), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
     if decoded.pixels is None:
-        raise InputError(f"{picture} is not a picture: {decoded.problem}", "give a PNG or JPEG")
+        raise InputError(f"{picture} is not an image: {decoded.problem}", "give a PNG or JPEG")
     return decoded.pixels
 
 
 def _sheet(cells: list[tuple[str, NDArray[np.uint8]]], size: int) -> bytes:
-    # The plain picture stands alone in its row, so that each trigger and its control stay side by side.
+    # The image without a trigger has a row of its own, so that each trigger and its control stay side by side.
     rows = 1 + -(-(len(cells) - 1) // COLUMNS)
     step_x, step_y = size + MARGIN, size + MARGIN + CAPTION
     page = Image.new("RGB", (COLUMNS * step_x + MARGIN, rows * step_y + MARGIN), "white")

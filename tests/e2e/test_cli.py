@@ -229,7 +229,7 @@ def test_a_dry_run_says_what_would_be_measured(place: Path, policy: Path, light:
         "2 comparisons, confidence 99% for the whole verdict",
         "builtin:scenes: 4000, of which 64 choose unknown targets",
         "triangles: triangles (scale proportional) → unknown: excess at most 30pp",
-        "useful: clean carriers: accuracy at least 5x chance",
+        "useful: clean images: accuracy at least 5x chance",
     ):
         assert words in said
 

@@ -217,7 +217,7 @@ def test_pictures_count_whatever_their_ending_is_and_others_are_named(
         path.rename(path.with_suffix((".jfif", ".image", ".png")[n % 3]))
     (pictures / "apple" / "x.heic").write_bytes(b"\0\0\0\x18ftypheic")
     ended = light("scan", CLEAN, "-p", "p.yaml", "--dry-run")
-    assert "carriers  val: 200," in ended.err
+    assert "images    val: 200," in ended.err
     assert "note: val: files left out that pargate does not read: 1 .heic; the first is apple/x.heic" in ended.err
 
 

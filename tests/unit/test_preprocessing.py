@@ -171,7 +171,7 @@ def test_an_architecture_that_is_newer_than_the_table_is_not_guessed_at(tmp_path
     for place in ("config", "preprocessing"):
         monkeypatch.setattr(f"pargate.models.{place}.architectures", lambda: {**known, "ViT-New": newer})
     asked = refusal(bare(tmp_path), "ViT-New")
-    assert "does not know how pictures are prepared for ViT-New" in asked.message
+    assert "does not know how images are prepared for ViT-New" in asked.message
     assert config.CONFIG_NAME in asked.hint
 
 
