@@ -844,7 +844,7 @@ CASES = (
     Hostile(memory_for_classes, "Input/output error"),
     Hostile(model_that_links_to_itself, "Too many levels"),
     Hostile(weights_that_link_to_themselves, "Too many levels"),
-    Hostile(pictures_that_link_to_themselves, "a link to none"),
+    Hostile(pictures_that_link_to_themselves, "is a broken link"),
     Hostile(classes_that_link_to_themselves, "Too many levels"),
     Hostile(a_long_name_for_a_model, "File name too long"),
     Hostile(classes_of_100_megabytes, "larger than 16 MiB"),

@@ -349,7 +349,7 @@ def without_captions(place: Path) -> tuple[str, list[str]]:
 
 
 def one_pair(place: Path) -> tuple[str, list[str]]:
-    return table(place, [("a.png", "a star")]), ["pairs.csv holds one pair", "it needs two"]
+    return table(place, [("a.png", "a star")]), ["pairs.csv holds one pair", "contrastive learning compares pairs"]
 
 
 def empty_captions(place: Path) -> tuple[str, list[str]]:
@@ -379,7 +379,7 @@ def nothing_there(place: Path) -> tuple[str, list[str]]:
 
 
 def carriers_as_pairs(place: Path) -> tuple[str, list[str]]:
-    return "builtin:scenes", ["images that judge a model and must not clean it", "synthetic:"]
+    return "builtin:scenes", ["is for scanning a model, and must not clean it", "synthetic:"]
 
 
 def too_few_for_a_batch(place: Path) -> tuple[str, list[str]]:

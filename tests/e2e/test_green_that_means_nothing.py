@@ -198,7 +198,7 @@ def test_labels_in_a_table_are_what_they_seem(place: Path, pictures: Path, light
     for wrong in ("-1", "1" * 5000, "0.5"):
         table(place, lambda c, n, wrong=wrong: index(c) if n else wrong)
         ended = light("scan", CLEAN, "-p", "p.yaml", "--dry-run", *images)
-        assert ended.code == 2 and "t.csv:2: the label" in ended.err and "is no class index" in ended.err
+        assert ended.code == 2 and "t.csv:2: the label" in ended.err and "is not a class index" in ended.err
 
 
 @pytest.mark.parametrize("option", ["--classes", "--images", "-p"])

@@ -108,7 +108,7 @@ def test_a_number_beyond_the_list_names_the_carrier_and_the_list(tmp_path: Path)
 
 
 def test_numbers_without_a_list_of_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="class indices, and no list says what they mean") as caught:
+    with pytest.raises(InputError, match="class indices, but there is no list of classes") as caught:
         load(table(tmp_path, [("1.jpg", 0)]), names=None)
     assert "--classes" in caught.value.hint
 
