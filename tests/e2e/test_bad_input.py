@@ -316,7 +316,7 @@ def preview_in_a_missing_folder(place: Path) -> Case:
 
 def preview_on_something_else(place: Path) -> Case:
     (place / "a.png").write_text("hello")
-    return ["triggers", "--preview", "sheet.png", "--on", "a.png"], 2, ["a.png is not a picture"]
+    return ["triggers", "--preview", "sheet.png", "--on", "a.png"], 2, ["a.png is not an image"]
 
 
 def preview_of_nothing(place: Path) -> Case:

@@ -191,7 +191,7 @@ def test_a_folder_is_the_class_of_the_list_however_both_are_spelled(tmp_path: Pa
     found = load(source, names=["Yellow_Banana", "caf\u00e9", "dog", "cat"], targets=["yellow banana"])
     assert found.classes.names == ("Yellow_Banana", "caf\u00e9", "dog", "cat")
     assert sorted(truths(found).values()) == ["Yellow_Banana", "caf\u00e9", "dog"]
-    assert found.notices == (f"labels of {source} that names.txt spells otherwise: 3, such as 'Dog' for 'dog'",)
+    assert found.notices == (f"labels of {source} with another spelling than in names.txt: 3, such as 'Dog' for 'dog'",)
 
 
 def test_labels_that_were_added_are_named_with_their_number_of_images(tmp_path: Path) -> None:

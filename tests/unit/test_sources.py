@@ -246,7 +246,7 @@ def test_a_sparse_file_in_a_tar_is_refused(tmp_path: Path) -> None:
 def test_a_name_with_a_dot_before_its_ending_is_refused(tmp_path: Path) -> None:
     mask = tar(tmp_path / "mask.tar", {"x.jpg": b"1", "x.mask.png": b"2"})
     assert [item.key for item in open_images(str(mask)).items()] == ["x"]
-    with pytest.raises(InputError, match=r"x\.v2\.jpg has a dot before its ending"):
+    with pytest.raises(InputError, match=r"x\.v2\.jpg has a dot before its suffix"):
         open_images(str(tar(tmp_path / "odd.tar", {"a.jpg": b"1", "x.v2.jpg": b"2"}))).items()
 
 
@@ -394,7 +394,7 @@ def test_a_link_to_nothing_and_a_folder_that_cannot_be_read_are_no_fewer_picture
 ) -> None:
     touch(tmp_path, "a.jpg", "shut/b.jpg")
     (tmp_path / "c.jpg").symlink_to("nowhere")
-    with pytest.raises(InputError, match=r"c\.jpg is no file, or a link to none"):
+    with pytest.raises(InputError, match=r"c\.jpg is not a file, or is a broken link"):
         open_images(str(tmp_path)).items()
     (tmp_path / "c.jpg").unlink()
     scandir = os.scandir
@@ -476,11 +476,11 @@ def test_what_is_left_out_is_counted_by_its_endings(tmp_path: Path) -> None:
     for name in ("b.heic", "c.HEIC", "x/d.avif", "notes.txt", ".DS_Store", "Thumbs.db", ".git/config", "e"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"no images in .*: 2 \.heic, 1 without an ending, 1 \.txt, 1 \.avif"):
+    with pytest.raises(InputError, match=r"no images in .*: 2 \.heic, 1 without a suffix, 1 \.txt, 1 \.avif"):
         open_images(str(tmp_path)).items()
     touch(tmp_path, "a.jpg")
     (notice,) = open_images(str(tmp_path)).notices
-    assert notice.endswith("2 .heic, 1 without an ending, 1 .txt, 1 .avif; the first is b.heic")
+    assert notice.endswith("2 .heic, 1 without a suffix, 1 .txt, 1 .avif; the first is b.heic")
 
 
 def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:

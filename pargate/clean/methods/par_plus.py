@@ -1,4 +1,4 @@
-"""par-plus: universal perturbations look for a backdoor while the model unlearns what they find (docs/cleaning.md)."""
+"""par-plus: universal perturbations search for a backdoor, and the model unlearns what they find (docs/cleaning.md)."""
 
 from pargate.clean.methods.base import METHODS, PUBLISHED, SMALL_BATCH, Method, Settings, Sizes
 
@@ -8,7 +8,7 @@ RATE = 0.8
 
 @METHODS.add("par-plus")
 class ParPlus(Method):
-    """Unlearns the common shifts of universal perturbations; anchor and distillation keep the rest."""
+    """A loss that removes the common shifts of universal perturbations; anchor and distillation keep the accuracy."""
 
     name = "par-plus"
     published = {  # noqa: RUF012 - a mapping that is read
@@ -19,7 +19,7 @@ class ParPlus(Method):
 
     @classmethod
     def sized(cls, sizes: Sizes, usual: Settings) -> Settings:
-        """Return the settings that follow from the sizes; drawn pairs need other terms, as the evidence shows."""
+        """Return the settings for these sizes; drawn pairs need other terms (docs/evidence.md)."""
         rate, _ = usual["lr"]
         found = {**usual, "lr": (rate * RATE, f"{RATE:g} of PAR's: it never has to carry embeddings as far")}
         if sizes.drawn:
