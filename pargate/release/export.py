@@ -241,7 +241,7 @@ def _samples(request: ExportRequest, images: LabelledImages, decoder: Decoder, e
         for trigger in triggers.values()
     )
     told = [item.caption for item in images.items[: len(pixels)] if item.caption]
-    captions = (*dict.fromkeys(told[:CAPTIONS]), *ODD, *proof.ladder(encoder.context))
+    captions = (*dict.fromkeys(told[:CAPTIONS]), *ODD, *proof.captions_of_lengths(encoder.context))
     return Samples(pixels, stamps, stamped, captions, images.classes.names, images.classes.templates)
 
 
