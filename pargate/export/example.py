@@ -26,38 +26,38 @@ HERE = Path(__file__).resolve().parent
 # --- images ------------------------------------------------------------------------------------------
 
 
-def pixels_of(picture: Image.Image, rule: dict[str, Any]) -> Any:
+def pixels_of(image: Image.Image, rule: dict[str, Any]) -> Any:
     """Return uint8 [H, W, 3] at the model's resolution, prepared exactly as in the scan."""
-    if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    picture = picture.convert("RGB")
+    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
     height, width = rule["size"]
     bicubic = rule["interpolation"] == "bicubic"
     kernel = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
     if rule["resize"] == "squash":
-        return np.asarray(resized(picture, width, height, kernel))
+        return np.asarray(resized(image, width, height, kernel))
     if rule["resize"] == "longest":
-        ratio = max(picture.height / height, picture.width / width)
-        picture = resized(picture, round(picture.width / ratio), round(picture.height / ratio), kernel)
+        ratio = max(image.height / height, image.width / width)
+        image = resized(image, round(image.width / ratio), round(image.height / ratio), kernel)
         page = Image.new("RGB", (width, height), (rule["fill"],) * 3)
-        page.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
+        page.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
         return np.asarray(page)
     if height == width:
-        short, long = sorted(picture.size)
+        short, long = sorted(image.size)
         scaled = int(height * long / short)
-        wide = picture.width > picture.height
-        picture = resized(picture, scaled if wide else height, height if wide else scaled, kernel)
+        wide = image.width > image.height
+        image = resized(image, scaled if wide else height, height if wide else scaled, kernel)
     else:
-        ratio = min(picture.height / height, picture.width / width)
-        new = round(picture.width / ratio), round(picture.height / ratio)
-        picture = resized(picture, *new, Image.Resampling.BICUBIC)
-    top, left = round((picture.height - height) / 2.0), round((picture.width - width) / 2.0)
-    return np.asarray(picture.crop((left, top, left + width, top + height)))
+        ratio = min(image.height / height, image.width / width)
+        new = round(image.width / ratio), round(image.height / ratio)
+        image = resized(image, *new, Image.Resampling.BICUBIC)
+    top, left = round((image.height - height) / 2.0), round((image.width - width) / 2.0)
+    return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
-def resized(picture: Image.Image, width: int, height: int, kernel: Image.Resampling) -> Image.Image:
+def resized(image: Image.Image, width: int, height: int, kernel: Image.Resampling) -> Image.Image:
     """Return the image at another size, or unchanged at its own."""
-    return picture if picture.size == (width, height) else picture.resize((width, height), kernel)
+    return image if image.size == (width, height) else image.resize((width, height), kernel)
 
 
 def pixel_values(pixels: Any, rule: dict[str, Any]) -> Any:

@@ -19,13 +19,13 @@ CAPTION = 18
 COLUMNS = 4
 
 
-def contact_sheet(picture: Path | None, size: int, seed: int = 0) -> bytes:
+def contact_sheet(image: Path | None, size: int, seed: int = 0) -> bytes:
     """Return a PNG that shows each trigger and its control on one image, at `size` pixels a side.
 
     Raises:
         InputError: the image cannot be read.
     """
-    pixels = _base(picture, size, seed)
+    pixels = _base(image, size, seed)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     cells: list[tuple[str, NDArray[np.uint8]]] = [("no trigger", pixels)]
     for kind, cls in TRIGGERS.items():
@@ -39,18 +39,18 @@ def contact_sheet(picture: Path | None, size: int, seed: int = 0) -> bytes:
     return _sheet(cells, size)
 
 
-def _base(picture: Path | None, size: int, seed: int) -> NDArray[np.uint8]:
-    if picture is None:
+def _base(image: Path | None, size: int, seed: int) -> NDArray[np.uint8]:
+    if image is None:
         from pargate.scenes.render import render
 
         return np.asarray(render([2], size, seed).pixels[0])
     try:
-        content = Locator(str(picture)).read()
+        content = Locator(str(image)).read()
     except OSError as error:
-        raise InputError(f"cannot read {picture}: {error.strerror}", "check --on") from error
+        raise InputError(f"cannot read {image}: {error.strerror}", "check --on") from error
     decoded = decode(content, Preprocess((size, size), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
     if decoded.pixels is None:
-        raise InputError(f"{picture} is not an image: {decoded.problem}", "give a PNG or JPEG")
+        raise InputError(f"{image} is not an image: {decoded.problem}", "give a PNG or JPEG")
     return decoded.pixels
 
 

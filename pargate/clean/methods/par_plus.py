@@ -27,10 +27,10 @@ class ParPlus(Method):
             found |= {
                 "contrastive": (0.0, "drawn pairs say too little about photographs to tell them apart by"),
                 "distillation": (0.0, "drawn captions tell photographs apart as little"),
-                "unlearning": (4.0, "the common shift is all that shows a backdoor on drawn pictures"),
+                "unlearning": (4.0, "on drawn images, only the common shift shows a backdoor"),
                 "batch_size": (min(batch, SMALL_BATCH), "with more drawn pairs in a step a model lost more accuracy"),
-                "universal": (8, "each is to be in several pictures of a step, or its common shift is not seen"),
+                "universal": (8, "each must be in several images of a step to show its common shift"),
                 "towers": ("image", "without the contrastive loss nothing moves the other"),
-                "augmentation": ("strong", "drawn pictures are alike, and photographs are not"),
+                "augmentation": ("strong", "drawn images are more alike than photographs"),
             }
         return found

@@ -163,7 +163,7 @@ def _store() -> Any:
 
 def _told_before(own: ExitCode) -> ExitCode | None:
     """Return the exit code that another process reported, or record `own` and return None."""
-    with contextlib.suppress(RuntimeError):  # whoever keeps the store was killed, and has told nothing
+    with contextlib.suppress(RuntimeError):  # the process with the store was killed, and reported nothing
         if _store().add(_TOLD, 1) == 1:
             _store().set(_CODE, str(int(own)))
         else:

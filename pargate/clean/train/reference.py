@@ -49,9 +49,9 @@ class Reference:
     def embed(self, pixels: Tensor, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
         """Return unit vectors of the augmented `pixels` of a part of a batch, then of its captions: [2, n, d]."""
         with torch.inference_mode(), self._low:
-            pictures = self._images(pixels, batch, part, keys)
+            images = self._images(pixels, batch, part, keys)
         # A copy outside of inference mode, so that a loss can use it.
-        return torch.stack([pictures.clone(), self.captions(batch.captions[part])])
+        return torch.stack([images.clone(), self.captions(batch.captions[part])])
 
     def captions(self, captions: Sequence[str]) -> Tensor:
         """Return the unit vectors of captions, each embedded once: [n, d]."""

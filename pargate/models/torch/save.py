@@ -34,7 +34,7 @@ def stored_types(network: nn.Module, told: dict[str, str]) -> dict[str, str]:
         if not torch.isfinite(value.detach().to(DTYPES[found[name]])).all():
             raise OperationalError(
                 f"{name} does not fit into {DTYPES[found[name]]}, the parent's own type",
-                "begin anew with a lower --lr, or with an fp32 parent",
+                "start again with a lower --lr, or with an fp32 parent",
             )
     return found
 
