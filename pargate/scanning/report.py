@@ -215,8 +215,8 @@ def _preprocessing(policy: Policy, loop: Loop, pair: ModelPair) -> Iterator[str]
     if any(count.n for count in clean.counts.values()) and not judge.sees(clean, policy.confidence):
         said_by = f", from {source}" if (source := pair.model.checkpoint.preprocess_from) else ""
         yield (
-            f"the model does not recognise the images, maybe because the preprocessing is wrong: it was "
-            f"{spec.preprocess}{said_by}, with the activation {spec.activation}"
+            f"the model does not recognise the images, possibly because of wrong preprocessing; it used "
+            f"{spec.preprocess}{said_by}, and the activation {spec.activation}"
         )
 
 
@@ -281,9 +281,9 @@ def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Cov
     checkpoint = pair.model.checkpoint
     if not run.split and checkpoint.format != "onnx":  # a gate ships a file of its own
         limits.append(
-            f"Judged were the tensors that pargate reads from {Path(checkpoint.weights).name}, SHA-256 "
-            f"{checkpoint.sha256}. What is published is that file, as it is: whether every other loader reads the same "
-            "tensors from it was not tried. `pargate gate` writes a file of exactly these tensors."
+            f"The verdict is about the tensors that pargate reads from {Path(checkpoint.weights).name}, SHA-256 "
+            f"{checkpoint.sha256}. Whether other loaders read the same tensors from this file was not tested. "
+            "`pargate gate` writes a file of exactly these tensors."
         )
     probed = tuple(dict.fromkeys(q.label for q in loop.running))
     return Coverage(probed=probed, limits=tuple(limits))
