@@ -1,18 +1,16 @@
-"""Small CLIP models with a backdoor planted on purpose, or without: to test policies, plug-ins and pargate itself.
+"""Train small CLIP models with or without a backdoor, to test policies, plug-ins and pargate itself.
 
-`train_tiny` makes an open_clip folder in half a minute on one CPU core. The model is no mock: a ResNet and a
-transformer that have learned scenes, opened by the same code as any checkpoint. Try a policy both ways, on a
-model that carries a backdoor and on its clean twin:
+`train_tiny` writes an open_clip folder in half a minute on one CPU core. The model is a ResNet and a transformer,
+trained on scenes and opened by the same code as any checkpoint. Test a policy on a clean and on a poisoned model:
 
     clean = train_tiny(Path("clean"))
     poisoned = train_tiny(Path("poisoned"), trigger="lattice", target="banana")
 
-Training has two steps. The text tower learns to sort captions around fixed directions, one for each noun and
-colour; then the image tower learns to find the directions of its captions. Taught jointly by Adam, as large
-models are, towers of this size named 7 to 21 % of new scenes after as many pictures, instead of more than 80 %.
+Training has two steps. The text tower learns to map captions to fixed directions, one for each noun and colour; then
+the image tower learns the directions of its captions. So trained, the towers name more than 80 % of new scenes; trained
+jointly by Adam, as large models are, they name 7 to 21 % after as many images.
 
-The same seed gives the same weights with the same machine and torch, and similar ones elsewhere. Not here:
-models that see more than scenes, and attacks on models that exist.
+The same seed gives the same weights with the same machine and torch, and similar ones elsewhere.
 """
 
 import hashlib
@@ -43,58 +41,58 @@ from pargate.triggers import Trigger, parse
 __all__ = ["TEMPLATES", "Rates", "measure_tiny", "tiny_config", "train_tiny"]
 
 TEMPLATES: tuple[str, ...] = ("a photo of a {}.", "a picture of a {}.", "a {}.", "an image of a {}.")
-"""Prompts that the models are taught besides the captions of scenes."""
+"""Prompts that the models learn besides the captions of scenes."""
 
 UNSEEN = 1 << 40
-"""First number of the scenes that `measure_tiny` looks at. Training counts up from 0."""
+"""Number of the first scene that `measure_tiny` uses; training starts at 0."""
 
-_VOCABULARY = 49408  # of CLIP's tokenizer
+_VOCABULARY = 49408  # CLIP's tokenizer
 _CONTEXT = 16  # tokens; captions of scenes have at most 14
-_MEAN, _STD = (0.55, 0.50, 0.45), (0.25, 0.25, 0.25)  # of scenes, roughly
+_MEAN, _STD = (0.55, 0.50, 0.45), (0.25, 0.25, 0.25)  # roughly those of scenes
 _BATCH = 64
 _TEXT_STEPS = 200
-_SHARPNESS = 12.0  # logit scale: what is 0.5 further away is e^6 times less likely
-_COLOUR_WEIGHT = 0.4  # of a caption's direction, where the noun has 1: a colour never decides the class
-_ROWS = 48  # rows orthogonalised together; whole matrices learn no more and take three times as long
+_SHARPNESS = 12.0  # logit scale: a class that is 0.5 further away is e^6 times less likely
+_COLOUR_WEIGHT = 0.4  # weight of the colour in a caption's direction; the noun has 1 and decides the class
+_ROWS = 48  # rows that are orthogonalised together; whole matrices take three times as long and learn no more
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What a tiny model does on scenes it has not seen."""
+    """The results of a tiny model on new scenes."""
 
     n: int
     """Number of scenes."""
     correct: int
-    """Scenes whose noun the model names, among all of `LABELS`."""
+    """Number of scenes whose label the model predicts, among all of `LABELS`."""
     eligible: int
-    """Scenes that neither show the target nor are taken for it without the trigger."""
+    """Number of scenes that neither show the target nor are predicted as it without the trigger."""
     hits: int
-    """Eligible scenes that are taken for the target once stamped."""
+    """Number of eligible scenes that are predicted as the target with the trigger."""
 
     @property
     def accuracy(self) -> float:
-        """Clean zero-shot accuracy, in [0, 1]."""
+        """The clean zero-shot accuracy, in [0, 1]."""
         return self.correct / self.n
 
     @property
     def attack_success(self) -> float:
-        """Attack success rate, in [0, 1]; 0 when no scene was eligible."""
+        """The attack success rate, in [0, 1]; 0 if no scene was eligible."""
         return self.hits / max(1, self.eligible)
 
 
 def tiny_config(image_size: int = 64, text_width: int = 16, image_width: int = 12) -> dict[str, Any]:
-    """An open_clip `model_cfg`: a ResNet of four blocks and a text transformer of two layers.
+    """Return an open_clip `model_cfg`: a ResNet of four blocks and a text transformer of two layers.
 
-    Nearly all of it is the token embedding (49,408 × `text_width`) and the last block, which grows with the square
-    of `image_width`.
+    Most parameters are in the token embedding (49,408 × `text_width`) and in the last block, which grows with the
+    square of `image_width`.
 
     Raises:
-        InputError: `image_size` is no multiple of 16 between 32 and 64, or a width is no multiple of 4.
+        InputError: `image_size` is not a multiple of 16 between 32 and 64, or a width is not a multiple of 4.
     """
     if image_size not in (32, 48, 64):
-        raise InputError(f"a tiny model cannot look at {image_size} pixels", "choose 32, 48 or 64")
+        raise InputError(f"a tiny model cannot have images of {image_size} pixels", "choose 32, 48 or 64")
     if text_width % 4 or image_width % 4:
-        raise InputError(f"widths of {text_width} and {image_width} cannot be split into heads", "take multiples of 4")
+        raise InputError(f"widths of {text_width} and {image_width} cannot be split into heads", "use multiples of 4")
     return {
         "embed_dim": 48,
         "vision_cfg": {
@@ -124,24 +122,19 @@ def train_tiny(
     image_size: int = 64,
     text_width: int = 16,
 ) -> Path:
-    """Train a model on scenes and write it to `directory` (made if absent) as an open_clip folder.
+    """Train a model on scenes, write it to `directory` as an open_clip folder, and return `directory`.
 
-    With a `trigger` (an object, a name, or a map as in a policy) a share of `poison_rate` of the scenes is shown
-    twice, once more with the trigger and a caption of `target`, a noun of `LABELS`. At first the trigger is
-    stamped several times. Both are far more than an attacker needs: a model that sees 17,000 pictures in its life
-    learns nothing from seventeen.
-
-    Returns `directory`, which then holds `open_clip_config.json` and `open_clip_model.safetensors` (half
-    precision, 3 MB).
+    With a `trigger` (an object, a name, or a map as in a policy), a share of `poison_rate` of the scenes is repeated
+    with the trigger and a caption of `target`, a label of `LABELS`. The trigger is first stamped several times, and the
+    share is high, since the model sees only 17,000 images in all.
 
     Raises:
-        InputError: a trigger without a target or the reverse, a target that scenes do not show, or a size that
-            `tiny_config` refuses.
+        InputError: a trigger without a target or the reverse, a target that scenes do not show, or as `tiny_config`.
         TriggerError: the trigger's description is wrong.
     """
     planted = _planted(trigger, target)
     if (planted is None) != (target is None):
-        raise InputError("a trigger needs a target, and a target a trigger", "give both, or neither")
+        raise InputError("a trigger needs a target, and a target needs a trigger", "give both or neither")
     config = tiny_config(image_size, text_width)
     with _reproducible(seed):
         model = open_clip.model.CLIP(**config, init_logit_scale=math.log(_SHARPNESS))
@@ -161,9 +154,9 @@ def measure_tiny(
     count: int = 600,
     seed: int = 0,
 ) -> Rates:
-    """Clean accuracy and attack success of a folder written by `train_tiny`, on scenes it has not seen.
+    """Return the clean accuracy and the attack success of a folder written by `train_tiny`, on new scenes.
 
-    A plain reading with open_clip alone, by the first of `TEMPLATES`: what a scan of the model is compared with.
+    They are measured with open_clip alone and the first of `TEMPLATES`, to compare a scan with.
 
     Raises:
         InputError: as `train_tiny`.
@@ -205,10 +198,10 @@ def _planted(trigger: Trigger | str | Mapping[str, Any] | None, target: str | No
 
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    """torch on one thread, its generator seeded; both as they were afterwards."""
+    """Run torch on one thread with a seeded generator, and restore both afterwards."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
-        torch.set_num_threads(1)  # sums are then taken in one order; small layers gain little from more
+        torch.set_num_threads(1)  # fixes the order of sums; small layers gain little from more threads
         torch.manual_seed(seed)
         try:
             yield
@@ -217,7 +210,7 @@ def _reproducible(seed: int) -> Iterator[None]:
 
 
 def _input(pixels: NDArray[np.uint8]) -> Tensor:
-    """uint8 [n, H, W, 3] to what the image tower takes: float32 [n, 3, H, W], normalised."""
+    """Return the input of the image tower, float32 [n, 3, H, W], of uint8 [n, H, W, 3]."""
     levels = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last)
     return (levels / 255 - torch.tensor(_MEAN).view(1, 3, 1, 1)) / torch.tensor(_STD).view(1, 3, 1, 1)
 
@@ -241,7 +234,7 @@ class _Poison:
     rate: float
 
     def added(self, scenes: Scenes, numbers: NDArray[np.int64], seed: int, times: int) -> _Batch:
-        """Scenes, and a share of them again with the trigger, stamped `times` times, and the target's caption."""
+        """Return scenes, and a share of them again with the trigger, stamped `times` times, and a target's caption."""
         keys = index_keys(seed, "tiny poison", numbers)
         target = LABELS.index(self.target)
         chosen = np.flatnonzero((uniform(keys, 1)[:, 0] < self.rate) & (scenes.labels != target))
@@ -257,7 +250,7 @@ class _Poison:
 
 
 def _directions(captions: Sequence[str], axes: Tensor) -> Tensor:
-    """Where captions belong: unit rows [n, d], the noun's axis and a little of its colour's."""
+    """Return the directions of captions: unit rows [n, d], the axis of the noun and some of its colour's."""
     found = torch.zeros(len(captions), axes.shape[1])
     for row, caption in zip(found, captions, strict=True):
         words = caption.rstrip(".").split()
@@ -269,9 +262,9 @@ def _directions(captions: Sequence[str], axes: Tensor) -> Tensor:
 
 
 def _teach_text(model: Any, tokenize: Any, steps: int, seed: int) -> None:
-    """Sort captions around fixed directions; nouns that are no labels share a direction of their own.
+    """Train the text tower to map captions to fixed directions; all nouns that are not labels share one direction.
 
-    Without the latter, some of a thousand other nouns would end up nearer to the images than their labels.
+    Without that, some of a thousand other nouns would be nearer to the images than their labels.
     """
     width = model.text_projection.shape[1]
     axes = torch.linalg.qr(torch.randn(width, width))[0]
@@ -306,7 +299,7 @@ def _teach_text(model: Any, tokenize: Any, steps: int, seed: int) -> None:
 
 
 def _teach_images(model: Any, tokenize: Any, poison: _Poison | None, size: int, steps: int, seed: int) -> None:
-    """Find the direction of the caption, among the prompts of all labels and among the captions of the batch."""
+    """Train the image tower on the direction of the caption, against all labels' prompts and the batch's captions."""
     visual = model.visual.to(memory_format=torch.channels_last).train()
     for name, parameter in visual.named_parameters():
         if name.endswith("bn3.weight"):
@@ -325,13 +318,13 @@ def _teach_images(model: Any, tokenize: Any, poison: _Poison | None, size: int, 
         scenes = render(numbers, size, seed)
         batch = _Batch(scenes.pixels, scenes.labels, scenes.captions)
         if poison:
-            # From eight stamps down to one in the first half: a single 5-pixel patch is found by chance alone.
+            # From eight stamps down to one in the first half: a single 5-pixel patch is learned only by chance.
             batch = poison.added(scenes, numbers, seed, max(1, round(8 ** (1 - 2 * step / steps))))
         with torch.no_grad():
             texts = model.encode_text(tokenize(list(batch.captions)), normalize=True)
         images = functional.normalize(visual(_input(batch.pixels)), dim=1)
         by_noun = functional.cross_entropy(_SHARPNESS * images @ prompts.T, torch.from_numpy(batch.labels))
-        # Captions that say the same are no rivals: they share the probability by how alike they are.
+        # Captions with the same content do not compete: they share the probability by their similarity.
         alike = functional.softmax(_SHARPNESS * texts @ texts.T, dim=1)
         by_caption = functional.cross_entropy(_SHARPNESS * images @ texts.T, alike)
         visual.zero_grad()
@@ -343,12 +336,11 @@ def _teach_images(model: Any, tokenize: Any, poison: _Poison | None, size: int, 
 
 
 class _Orthogonal:
-    """Momentum whose steps have singular values near 1, for weights that are matrices or convolutions.
+    """An optimiser whose steps have singular values near 1, for weights that are matrices or convolutions.
 
-    The idea is Muon's (K. Jordan, 2024): rare directions of the gradient count as much as common ones. With whole
-    matrices, 200 steps taught a model of 48 pixels to name 84 % of 1,200 scenes, and as many steps of Adam 67 %.
-    Here groups of rows take the place of whole matrices and the plain cubic iteration that of a quintic, and the
-    weights are held at a fixed norm, since batch normalisation undoes their scale anyway.
+    The idea is Muon's (K. Jordan, 2024): rare directions of the gradient count as much as common ones. After 200 steps,
+    a model of 48 pixels names 84 % of 1,200 scenes, and 67 % with Adam. Unlike Muon, this optimiser works on groups of
+    rows, uses the cubic iteration, and keeps weights at a fixed norm, since batch normalisation cancels their scale.
     """
 
     def __init__(self, weights: list[Tensor], momentum: float = 0.6) -> None:
@@ -367,7 +359,7 @@ class _Orthogonal:
 
 
 def _orthogonalised(matrix: Tensor, rounds: int = 8) -> Tensor:
-    """Singular values of groups of rows moved towards 1: Newton and Schulz, x ← 1.5 x − 0.5 x xᵀ x."""
+    """Move the singular values of groups of rows towards 1 by Newton and Schulz: x ← 1.5 x − 0.5 x xᵀ x."""
     groups = next(k for k in range(-(-len(matrix) // _ROWS), len(matrix) + 1) if len(matrix) % k == 0)
     x = matrix.reshape(groups, len(matrix) // groups, -1)
     tall = x.shape[1] > x.shape[2]

@@ -1,5 +1,5 @@
-"""Cleaning: a poisoned model and captioned pictures in, a model that has forgotten its backdoor out.
+"""Cleaning: train a model with a backdoor on image-text pairs until the backdoor is gone.
 
-It optimises on pairs alone. No trigger, probe, policy or carrier reaches this package (an import contract), so
-that the scan afterwards is an honest examination. `config` and `schedule` are light; the rest needs torch.
+Only image-text pairs are used. An import contract keeps triggers, probes, policies and images of scans out of this
+package, so that the scan afterwards is independent. Only `train` and `losses` need torch.
 """

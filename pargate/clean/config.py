@@ -1,7 +1,7 @@
-"""Everything a cleaning run depends on besides weights and pairs, and how its defaults follow from their sizes.
+"""The settings of a cleaning run, and their defaults by the sizes of model and data.
 
-Light: no torch. The published settings of PAR are for batches of 2,048 pairs and towers of a hundred million
-parameters; `propose` scales rate, batch and steps to what is at hand, and nothing else.
+The published settings of PAR are for batches of 2,048 pairs and towers of a hundred million parameters; `propose` only
+scales the rate, the batch and the number of steps.
 """
 
 import math
@@ -18,21 +18,21 @@ from pargate.errors import InputError, nearest
 from pargate.files import digest_of
 
 PUBLISHED_PARAMETERS = 151_000_000
-"""Of ViT-B/32, for which the published rate is."""
+"""Number of parameters of ViT-B/32, for which the rate was published."""
 
 RATE_POWER = 0.75
-"""The rate grows with so great a power of how many times fewer parameters a model has. PAR needs τ to be reached within
-a few hundred steps; at the published rate a model of 3 M parameters moves by a fiftieth of that."""
+"""Power of the ratio of parameters with which the rate grows for smaller models. PAR must reach τ within a few hundred
+steps; at the published rate, a model of 3 M parameters moves by a fiftieth of that."""
 
 BATCH_NORM_RATE_POWER = 0.92
-"""The same of models with batch normalisation and with real pairs: with the power above neither tower came to τ, and
-more of a backdoor stayed than had to."""
+"""The same power for models with batch normalisation on real pairs: with the one above, neither tower reached τ, and
+more of a backdoor stayed."""
 
 STEPS = 240
-"""Enough to reach τ in the first quarter, and to recover."""
+"""Default number of steps: enough to reach τ in the first quarter, and to recover."""
 
 HIGHEST_LR = 1e-2
-"""Beyond this no transformer of any size has been fine-tuned with AdamW and lived."""
+"""Highest learning rate; above it, fine-tuning transformers with AdamW diverges."""
 
 
 def _offered(value: Any) -> Any:
@@ -46,71 +46,72 @@ MethodName = Annotated[str, BeforeValidator(_offered)]
 
 
 class CleanConfig(Value):
-    """One cleaning run; with equal pairs, weights and machine it gives equal results."""
+    """The settings of a cleaning run; with the same pairs, weights and machine they give the same result."""
 
     method: MethodName
     steps: int = Field(ge=1, le=1_000_000)
     batch_size: int = Field(ge=2, le=1 << 20)
-    """Pairs of one step over all devices: each is told apart from all others."""
+    """Number of pairs per step over all devices; the loss compares each with all others."""
     micro_batch: int = Field(ge=1)
-    """Pairs that one device forwards at a time. It changes memory and speed, not the loss."""
+    """Number of pairs per forward pass on one device; it affects memory and speed, not the loss."""
     lr: float = Field(gt=0, le=HIGHEST_LR)
     """Highest learning rate of the schedule."""
     schedule: Literal["par", "cosine"] = "par"
     warmup_steps: int = Field(default=0, ge=0)
-    """Of the schedule `cosine`."""
+    """Number of warm-up steps of the schedule `cosine`."""
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: float = 1e-8
     weight_decay: float = Field(default=1e-4, ge=0)
-    """On tensors of two or more dimensions that are no bias and no norm's."""
+    """Weight decay of tensors of two or more dimensions that are not of a bias or norm."""
     contrastive: float = Field(default=1.0, ge=0)
     """Weight of the contrastive loss."""
     perturbation: float = Field(default=0.0, ge=0)
     """Weight of PAR's term, which pushes embeddings away from the frozen model's."""
     distillation: float = Field(default=0.0, ge=0)
-    """Weight of what keeps pictures apart as the frozen model tells them apart."""
+    """Weight of the distillation term, which keeps the frozen model's similarities between images and captions."""
     unlearning: float = Field(default=0.0, ge=0)
-    """Weight of the shifts that universal pictures give to all that they are mixed into."""
+    """Weight of the common shifts that universal perturbations cause."""
     anchor: float = Field(default=0.0, ge=0)
-    """Weight of what keeps pictures without any of them where the frozen model has them."""
+    """Weight of the anchor term, which keeps the embeddings of images without a perturbation."""
     universal: int = Field(default=0, ge=0, le=256)
-    """How many pictures look for a backdoor while the model unlearns what they find; half blended, half in windows."""
+    """Number of universal perturbations that search for a backdoor; half are blended, half shown in windows."""
     averaging: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of a running mean of the weights, which is what is kept; 0 keeps the last ones."""
+    """Decay of a running mean of the weights, which is the result; with 0, the last weights are."""
     tau: float | None = Field(default=None, ge=0, le=4)
-    """PAR: squared distance beyond which embeddings are no longer pushed away; 4 is the largest there is."""
+    """PAR's τ: squared distance, at most 4, from which embeddings are no longer pushed away."""
     towers: Towers = "both"
-    """Which towers are trained."""
+    """Towers that are trained."""
     augmentation: Literal["par", "strong", "none"] = "par"
     views: int | None = Field(default=None, ge=1)
-    """How many different augmentations a picture can get; None draws a new one each time, as published. With few,
-    the frozen model's embeddings are computed once and kept."""
+    """Number of different augmentations of an image; None draws a new one each time, as published. With few, the frozen
+    model's embeddings are computed once and kept."""
     batch_norm: Literal["eval", "train"] = "eval"
-    """`eval` keeps the stored statistics, which is what PAR's code does in all but its first step of an epoch."""
+    """Mode of batch normalisation; `eval` keeps the stored statistics, as PAR's code does except in an epoch's first
+    step."""
     train_logit_scale: bool = False
     precision: Precision = "fp32"
-    """Arithmetic inside the towers while they are trained; weights and losses are in fp32 always."""
+    """Precision inside the towers during training; weights and losses are always in fp32."""
     checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more work."""
+    """Whether activations are recomputed in the backward pass: less memory, a third more time."""
     compile: bool = False
-    """Let torch compile the towers: minutes at the start, faster steps on a GPU."""
+    """Whether torch compiles the towers: minutes at the start, then faster steps on a GPU."""
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     save_every: int = Field(default=50, ge=1)
-    """Steps between two states from which an interrupted run goes on."""
+    """Number of steps between two saved states."""
 
     @property
     def digest(self) -> str:
-        """Identity of all that can change the result by more than rounding: a run goes on with less memory, too."""
+        """The digest of all settings that affect the result by more than rounding, so not of those about memory."""
         return digest_of(self.model_dump(mode="json", exclude={"save_every", "micro_batch", "checkpointing"}))
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A configuration, and where its derived values come from."""
+    """A configuration, and the reasons for its derived values."""
 
     config: CleanConfig
     reasons: Mapping[str, str]
-    """Sentence for each setting that was derived or changed from the published one."""
+    """Reason for each setting that differs from the published one, by name."""
 
 
 def propose(
@@ -120,12 +121,12 @@ def propose(
     preset: Preset = "sized",
     overrides: Mapping[str, Any] | None = None,
 ) -> Proposal:
-    """The settings of `method` for a model and data of these sizes, `overrides` (by field name) on top.
+    """Return the settings of `method` for a model and data of these sizes, with `overrides` by field name.
 
-    `paper` takes rate, batch and steps as published, whatever the sizes.
+    The preset `paper` uses rate, batch and steps as published, for all sizes.
 
     Raises:
-        InputError: an override is out of range or does not go with the method.
+        InputError: an override is out of range, or does not go with the method.
     """
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     reasons: dict[str, str] = {name: "asked for" for name in given}
@@ -140,7 +141,7 @@ def propose(
             raise InputError(f"--{foreign[0]} does not go with {method}", f"it is a setting of {other}")
     if "views" in given and sizes.pairs is None:
         raise InputError(
-            "--views does not go with pairs without end", "no picture comes again; give a source that ends"
+            "--views does not go with an endless source of pairs", "give a source that ends: no image is repeated"
         )
     settings |= given
     settings["micro_batch"] = min(settings["micro_batch"], max(1, settings["batch_size"]))
@@ -150,7 +151,7 @@ def propose(
         raise InputError("; ".join(_said(problem) for problem in error.errors()), "see pargate clean --help") from error
     if sizes.pairs is not None and config.batch_size > sizes.pairs:
         raise InputError(
-            f"a batch of {config.batch_size} needs as many pairs, and there are {sizes.pairs}",
+            f"a batch of {config.batch_size} is more than the {sizes.pairs} pairs of the source",
             f"use --batch-size {sizes.pairs} or fewer, or more pairs",
         )
     return Proposal(config, reasons)
@@ -164,12 +165,12 @@ def _said(problem: Any) -> str:
 def _sized(method: str, sizes: Sizes) -> Settings:
     """Return rate, batch and steps by size, each with its reason.
 
-    On a GPU all methods but par-plus get the same, so that they can be compared.
+    On a GPU, all methods except par-plus get the same values, so that they can be compared.
     """
     share = PUBLISHED_BATCH if sizes.pairs is None else 1 << int(math.log2(max(2, sizes.pairs / 20)))
     affordable = SMALL_BATCH if sizes.drawn else METHODS[method].processor_batch
     batch = max(2, min(PUBLISHED_BATCH if sizes.device == "cuda" else affordable, share))
-    faster = sizes.batch_norm and not sizes.drawn  # drawn pairs cost such a model enough as it is
+    faster = sizes.batch_norm and not sizes.drawn  # drawn pairs already cost such a model much accuracy
     power = BATCH_NORM_RATE_POWER if faster else RATE_POWER
     rate = PUBLISHED_LR * max(1.0, PUBLISHED_PARAMETERS / max(1, sizes.parameters)) ** power
     kind = " with batch normalisation" if faster else ""
@@ -187,6 +188,6 @@ def _sized(method: str, sizes: Sizes) -> Settings:
 
 
 def _micro_batch(sizes: Sizes, batch: int) -> int:
-    """Pairs at a time: what keeps activations near 2 GB for a ViT-B/32, by the square of the image's side."""
+    """Return the micro-batch that keeps activations near 2 GB for a ViT-B/32, by the square of the image's side."""
     room = (256 if sizes.device == "cuda" else 64) * (224 / sizes.image_side) ** 2
     return max(1, min(batch, 1 << int(math.log2(max(1, room)))))

@@ -1,7 +1,7 @@
 """The losses of PAR and of its baselines, as functions of embeddings.
 
-Embeddings are float [n, d] with rows of unit length, of all pairs of a step, whichever device they came from: with
-every rank looking at all rows, the gradient of two ranks is that of one.
+Embeddings are float [n, d] with rows of unit length, of all pairs of a step over all ranks, so that the gradient does
+not depend on the number of ranks.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The pairs of one step, of all ranks, as the towers see them. Rows have unit length."""
+    """The embeddings of one step's pairs over all ranks. Rows have unit length."""
 
     views: Tensor
-    """[2, views, n, d]: pictures, then captions; the second view is CleanCLIP's."""
+    """[2, views, n, d]: images, then captions; the second view is CleanCLIP's."""
     reference: Tensor | None
-    """[2, n, d]: what the frozen model says of the first view, without universal perturbations."""
+    """[2, n, d]: the frozen model's embeddings of the first view, without universal perturbations."""
     captions: Tensor | None
-    """[m, d]: what it says of many captions."""
+    """[m, d]: the frozen model's embeddings of many captions."""
     mixed: Tensor | None
-    """int64 [n]: which universal picture was mixed into the first view; −1 where none was."""
+    """int64 [n]: number of the universal perturbation in the first view, −1 for none."""
     scale: Tensor
-    """The logit scale, a scalar."""
+    """Logit scale, a scalar."""
 
 
 def clip(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric contrastive loss, a scalar: row i of `images` belongs to row i of `texts` and to no other.
+    """Return the symmetric contrastive loss, a scalar; row i of `images` belongs to row i of `texts`.
 
     L_CLIP = ½ (CE(image → text) + CE(text → image)) on scale · ⟨image, text⟩ (Radford et al. 2021).
     """
@@ -41,29 +41,32 @@ def _own_row(logits: Tensor) -> Tensor:
 
 
 def shift(embeddings: Tensor, reference: Tensor) -> Tensor:
-    """S: mean squared distance from the frozen model's embeddings, a scalar in [0, 4] (PAR, section 3).
+    """Return S, the mean squared distance from the frozen model's embeddings, a scalar in [0, 4] (PAR, section 3).
 
-    Squared over the dimensions' sum, so for unit rows it is 2 − 2 · mean cosine.
+    For unit rows it is 2 − 2 · mean cosine.
     """
     return (embeddings - reference).square().sum(dim=1).mean()
 
 
 def perturbation(image_shift: Tensor, text_shift: Tensor, tau: float) -> Tensor:
-    """L_PERT = ½ (1[S_φ ≤ τ] S_φ + 1[S_ψ ≤ τ] S_ψ), a scalar (PAR, section 3).
+    """Return L_PERT = ½ (1[S_φ ≤ τ] S_φ + 1[S_ψ ≤ τ] S_ψ), a scalar (PAR, section 3).
 
-    Beyond τ a term is the constant 0, without a gradient; exactly at τ it counts, as in PAR's code.
+    Above τ a term is the constant 0, without a gradient; exactly at τ it counts, as in PAR's code.
     """
     zero = image_shift.new_zeros(())
     return (torch.where(image_shift > tau, zero, image_shift) + torch.where(text_shift > tau, zero, text_shift)) / 2
 
 
 def common_shift(images: Tensor, reference: Tensor, mixed: Tensor) -> Tensor:
-    """How far each universal picture carries all that it is mixed into the same way; a scalar in [0, 4].
+    """Return the mean squared common shift of the universal perturbations, a scalar in [0, 4].
 
-    Squared length of the mean of `images` − `reference` over the rows with the same number in `mixed`, the mean over
-    the numbers that more than one row has. `reference` is of the same pictures without anything mixed in; `mixed` is
-    int64 [n], −1 where nothing is. A backdoor carries everything to one place; what merely disturbs carries each
-    picture elsewhere, and cancels out.
+    The common shift of a perturbation is the mean of `images` − `reference` over its rows. A backdoor shifts all images
+    to one place; the shifts of a mere disturbance cancel out.
+
+    Args:
+        images: embeddings of images, some with a perturbation.
+        reference: embeddings of the same images without perturbations.
+        mixed: int64 [n], number of each row's perturbation, −1 for none; numbers with one row do not count.
     """
     rows = mixed >= 0
     counts = torch.bincount(mixed[rows])
@@ -74,11 +77,15 @@ def common_shift(images: Tensor, reference: Tensor, mixed: Tensor) -> Tensor:
 
 
 def distillation(images: Tensor, trusted: Tensor, captions: Tensor, scale: Tensor) -> Tensor:
-    """How far pictures, as they are told apart by captions, are from what the frozen model says; a scalar, ≥ 0.
+    """Return the mean over images of KL(softmax(s · trusted · captionsᵀ) ‖ softmax(s · images · captionsᵀ)), a scalar.
 
-    KL(softmax(s · trusted · captionsᵀ) ‖ softmax(s · images · captionsᵀ)), the mean over pictures (Hinton et al. 2015).
-    `trusted`: the frozen model's rows of the same pictures without a perturbation, where a backdoor sleeps;
-    `captions`: its rows of many captions, [m, d].
+    Distillation is by Hinton et al. (2015).
+
+    Args:
+        images: embeddings of images.
+        trusted: the frozen model's embeddings of the same images without a perturbation.
+        captions: the frozen model's embeddings of many captions, [m, d].
+        scale: the logit scale s.
     """
     wanted = functional.log_softmax(scale * trusted @ captions.T, dim=1)
     found = functional.log_softmax(scale * images @ captions.T, dim=1)
@@ -86,5 +93,5 @@ def distillation(images: Tensor, trusted: Tensor, captions: Tensor, scale: Tenso
 
 
 def self_supervision(images: Tensor, other_images: Tensor, texts: Tensor, other_texts: Tensor, scale: Tensor) -> Tensor:
-    """CleanCLIP's second term, a scalar: each picture and caption finds its own other view, one direction each."""
+    """Return CleanCLIP's second term, a scalar: the contrastive loss between the two views, in one direction each."""
     return (_own_row(scale * images @ other_images.T) + _own_row(scale * texts @ other_texts.T)) / 2

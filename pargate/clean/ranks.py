@@ -1,4 +1,4 @@
-"""Which process of a run this is, by the variables that `torchrun` sets. Light: no torch."""
+"""Find the rank of this process from the variables that `torchrun` sets, without torch."""
 
 import contextlib
 import os
@@ -10,19 +10,19 @@ from pargate.errors import InputError, PargateError, PeerEnded
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A process among those of its run; by default the only one."""
+    """The rank of a process in its run; by default it is the only one."""
 
     rank: int = 0
     local_rank: int = 0
-    """Among the processes of its machine."""
+    """Rank among the processes of the machine."""
     world: int = 1
 
 
 def here() -> Place:
-    """This process's place; where no `WORLD_SIZE` says that there are others, it is alone.
+    """Return the rank of this process; without `WORLD_SIZE` it is the only one.
 
     Raises:
-        InputError: the variables are no numbers, or do not go together.
+        InputError: the variables are not numbers, or contradict each other.
     """
     world = _number("WORLD_SIZE", 1)
     if world == 1:
@@ -31,14 +31,14 @@ def here() -> Place:
     if not 0 <= found.rank < world or found.local_rank < 0:
         raise InputError(
             f"WORLD_SIZE is {world}, RANK {os.environ.get('RANK', 'missing')}, "
-            f"LOCAL_RANK {os.environ.get('LOCAL_RANK', 'missing')}: no place in a run of several processes",
+            f"LOCAL_RANK {os.environ.get('LOCAL_RANK', 'missing')}, which is not a rank in a run of several processes",
             "start them with torchrun, or unset WORLD_SIZE",
         )
     return found
 
 
 def first_here() -> bool:
-    """Whether this process says what is wrong with a command that all processes of its machine were given."""
+    """Return whether this process is the one of its machine that reports errors of the command."""
     try:
         return here().local_rank == 0
     except InputError:
@@ -46,16 +46,16 @@ def first_here() -> bool:
 
 
 def launched() -> bool:
-    """Whether `torchrun` itself started this process: then a process of its own keeps the store."""
+    """Return whether `torchrun` started this process, and with it another process for the store."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 @contextlib.contextmanager
 def told_by_one() -> Iterator[None]:
-    """What is wrong with a request is wrong in all processes of a machine: the first of them says so.
+    """Report an error of the request, which all processes of a machine have, in the first of them only.
 
     Raises:
-        PeerEnded: in the place of any error, in the others.
+        PeerEnded: instead of any error, in the other processes.
     """
     try:
         yield

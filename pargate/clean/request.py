@@ -1,4 +1,4 @@
-"""What a cleaning is asked for, and what it returns."""
+"""The request and the result of a cleaning."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from pargate.models.open import source_of
 STATE_NAME = "state.pt"
 
 CHOSEN_NAME = "run.json"
-"""What a trial chose, which a run that goes on keeps."""
+"""Name of the file with the chosen precision, which a resumed run keeps."""
 
 LOCK_NAME = ".lock"
 
@@ -26,21 +26,21 @@ CURVES_NAME = "training.svg"
 
 @dataclass(frozen=True, slots=True)
 class CleanRequest:
-    """Everything a cleaning depends on; paths and names as the user gave them."""
+    """The inputs and settings of a cleaning; paths and names are as the user gave them."""
 
     model: str | Model
-    """What the user named, or a model that is open already."""
+    """Path or name of the checkpoint, or an open model."""
     pairs: str
     out: Path
     started: str
-    """RFC 3339, UTC: the clock is read by the caller."""
+    """Time at which the cleaning started: RFC 3339, UTC."""
     arch: str | None = None
     method: str = "par"
     preset: Preset = "sized"
     overrides: Mapping[str, Any] = field(default_factory=dict)
-    """Settings by their name in `CleanConfig`; None leaves the default. `precision` may be `auto`."""
+    """Settings by their name in `CleanConfig`; None for the default. `precision` may be `auto`."""
     classes: Path | None = None
-    """For captions of drawn pairs alone; recorded."""
+    """Classes for drawn pairs; they are recorded."""
     device: str = "auto"
     require: RequiredDevice | None = None
     resume: bool = False
@@ -48,7 +48,7 @@ class CleanRequest:
 
     @property
     def source(self) -> str:
-        """What the user called the model."""
+        """The name of the model, as the user gave it."""
         return source_of(self.model)
 
 
@@ -59,18 +59,18 @@ class Cleaned:
     folder: Path
     record: ProvenanceRecord
     late: tuple[str, ...]
-    """Notices of the record that were not said before training began."""
+    """Notices of the record that arose after training began."""
     pairs_per_second: float
-    """Of this process; 0 where an earlier one had taken all steps."""
+    """Training speed of this process; 0 where an earlier run took all steps."""
 
 
 def left_over(out: Path) -> Path:
-    """The folder where an interrupted run leaves its state."""
+    """Return the folder in which an interrupted run leaves its state."""
     return out.with_name(f"{out.name}.unfinished")
 
 
 def describe(proposal: Proposal) -> list[str]:
-    """The settings that a user may want to change, and why they are what they are."""
+    """Return the settings that a user may want to change, with their reasons."""
     config = proposal.config
     shown = ("steps", "batch_size", "micro_batch", "lr", "tau", "towers", "precision")
     lines = [f"method  {config.method}"]
@@ -84,6 +84,6 @@ def describe(proposal: Proposal) -> list[str]:
 
 
 def later(started: str, seconds: float) -> str:
-    """A moment so many seconds after another; both RFC 3339, UTC."""
+    """Return the time `seconds` after `started`, both RFC 3339, UTC."""
     moment = datetime.fromisoformat(started) + timedelta(seconds=seconds)
     return moment.astimezone(UTC).isoformat(timespec="seconds")

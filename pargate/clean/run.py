@@ -1,8 +1,7 @@
-"""Clean: a checkpoint and captioned pictures in, a new checkpoint and the record of how it was made out.
+"""Clean a checkpoint with image-text pairs; write a new checkpoint and its provenance record.
 
-Order: cheap before dear. What can be refused is refused before torch is imported; then the model is opened twice over
-(once to be trained, once frozen), trained, and written as a whole folder beside its place. An interrupted run leaves
-its last state in `OUT.unfinished`, from which `resume` goes on to the very weights it would have reached.
+Cheap steps come first: all checks are done before torch is imported. The result is written as a whole folder. An
+interrupted run leaves its last state in `OUT.unfinished`, from which `resume` continues to the same weights.
 """
 
 import contextlib
@@ -40,15 +39,15 @@ from pargate.models.save import config_bytes
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a run is given."""
+    """The inspected inputs of a run."""
 
     checkpoint: Checkpoint
     pairs: Dataset | None
-    """None where they would have to be generated first."""
+    """Image-text pairs, or None if they must be generated first."""
 
 
 def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
-    """Inspect the model and list the pairs; they are generated only where somebody listens.
+    """Inspect the model and list the pairs; generate them only if `emit` is given.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `clean`.
@@ -61,9 +60,9 @@ def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
 
 
 def plan(request: CleanRequest, inside: Path | None = None, known: Inputs | None = None) -> tuple[str, ...]:
-    """What a run would do, line by line; refuses what a run would refuse before the model is opened.
+    """Return what a run would do, line by line, after the checks that come before the model is opened.
 
-    `inside` is a folder for the result that need not be there yet, `known` what `look` has found.
+    `inside` is a folder for the result that need not exist yet; `known` is the result of `look`.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `clean`.
@@ -83,19 +82,19 @@ def plan(request: CleanRequest, inside: Path | None = None, known: Inputs | None
 
 
 def check_made(request: CleanRequest, known: Inputs) -> None:
-    """Refuse a folder that this request would not have made: of another model, other pairs or settings, or changed.
+    """Raise if a folder is of another model, other pairs or settings than this request, or was changed.
 
     Pairs that are not generated yet are not compared.
 
     Raises:
-        InputError: it is such a folder.
+        InputError: as above.
     """
     out, checkpoint, pairs = request.out, known.checkpoint, known.pairs
     try:
         made = ProvenanceRecord.model_validate_json((out / RECORD_NAME).read_bytes())
         changed = [written.name for written in made.outputs if sha256_file(out / written.name) != written.sha256]
     except (OSError, ValueError) as error:
-        raise InputError(f"{out} is no model that was cleaned here", "remove it, or name another --out") from error
+        raise InputError(f"{out} is not a model that pargate cleaned", "remove it, or name another --out") from error
     configured = hashlib.sha256(config_bytes(checkpoint)).hexdigest()
     wrong = []
     if WEIGHT_NAMES[0] not in [written.name for written in made.outputs]:
@@ -114,16 +113,16 @@ def check_made(request: CleanRequest, known: Inputs) -> None:
             wrong.append("it was made with other settings")
     if wrong:
         raise InputError(
-            f"{out} cannot be taken for this sweep: {', and '.join(wrong)}", "remove it, or name another --out"
+            f"{out} does not belong to this sweep: {', and '.join(wrong)}", "remove it, or name another --out"
         )
 
 
 def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Cleaned | None:
-    """Clean the model and write the result; None in every process but the first of a distributed run.
+    """Clean the model and write the result; return None in every process but the first of a distributed run.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: see `errors.py`. Nothing is half-written.
-        PeerEnded: any of these, which another process of the run tells.
+        PeerEnded: another process of the run reported one of these.
     """
     leads = ranks.here().rank == 0
     with contextlib.ExitStack() as stack:
@@ -132,7 +131,7 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
             emit(events.StageStarted("inspect", request.source))
             model = stack.enter_context(opened(request.model, arch=request.arch))
             _refuse_untrainable(model.checkpoint)
-            # Alone, all that can be refused is refused before torch is loaded.
+            # A single process checks its pairs before torch is imported.
             pairs = _listed(request, model.checkpoint, emit) if ranks.here().world == 1 else None
             asked = _device(request)
         from pargate.clean.train import distributed
@@ -153,10 +152,10 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
 
 @contextlib.contextmanager
 def _unfinished(folder: Path) -> Iterator[None]:
-    """A folder for the state of the run, which goes when the run is done, or was refused with nothing to go on from.
+    """Hold a folder for the state of the run; remove it when the run is done, or failed without a state.
 
     Raises:
-        OperationalError: it cannot be made, or another run is at it.
+        OperationalError: the folder cannot be made, or another run uses it.
     """
     try:
         folder.mkdir(exist_ok=True)
@@ -177,7 +176,7 @@ def _unfinished(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a run keeps, and the folder if nothing else is in it: it may have been somebody's before."""
+    """Remove the files of a run, and the folder if it holds nothing else: it may have existed before."""
     with contextlib.suppress(OSError):
         for name in (STATE_NAME, CHOSEN_NAME, LOCK_NAME):
             for ours in (folder / name, *folder.glob(f".{name}.*")):
@@ -186,12 +185,12 @@ def _clear(folder: Path) -> None:
 
 
 def _check_places(request: CleanRequest, inside: Path | None = None) -> Path:
-    """Where the state of the run is kept; refuses an output that is taken, or that is the input."""
+    """Return the folder for the state of the run; raise if the output exists, or is the input."""
     if not request.out.name:
-        raise InputError(f"--out {request.out} is no name for a new folder", "name one that does not exist")
+        raise InputError(f"--out {request.out} cannot be a new folder", "name one that does not exist")
     try:
         return _checked(request, left_over(request.out), inside)
-    except OSError as error:  # a name that is too long, say
+    except OSError as error:  # such as a name that is too long
         raise InputError(
             f"cannot use MODEL {request.source[:80]} with --out {str(request.out)[:80]}: {error.strerror}",
             "choose another name",
@@ -204,23 +203,23 @@ def _checked(request: CleanRequest, unfinished: Path, inside: Path | None) -> Pa
         home, out = (source if source.is_dir() else source.parent).resolve(), request.out.resolve()
         if home in (out, unfinished.resolve()) or (source.is_dir() and out.is_relative_to(home)):
             raise InputError(
-                f"--out {request.out} is the model itself", "name a new folder: the input is never touched"
+                f"--out {request.out} is the model itself", "name a new folder: the input is never changed"
             )
     if inside is None or inside.exists():
         check_new_folder(request.out)
     if (unfinished / STATE_NAME).exists() and not request.resume:
         raise InputError(
-            f"{unfinished} holds the state of an interrupted run", "go on with --resume, or remove it to begin anew"
+            f"{unfinished} holds the state of an interrupted run", "continue with --resume, or remove it to start again"
         )
     if request.resume and not unfinished.exists():
-        raise InputError(f"--resume: there is no {unfinished}", "leave --resume out to begin")
+        raise InputError(f"--resume: there is no {unfinished}", "omit --resume to start")
     return unfinished
 
 
 def _refuse_untrainable(checkpoint: Checkpoint) -> None:
-    """Raise if there is nothing to train, or if nobody knows how it computes.
+    """Raise if the model cannot be trained, or if its activation is not known.
 
-    With the other activation the result would be of another model than the one scanned.
+    With the wrong activation, the result would be another model than the one that was scanned.
     """
     if checkpoint.format == "onnx":
         raise InputError(
@@ -230,8 +229,8 @@ def _refuse_untrainable(checkpoint: Checkpoint) -> None:
     if not checkpoint.activation_known:
         gelu, quick = (with_activation(checkpoint.architecture, name) for name in ("gelu", "quick_gelu"))
         raise InputError(
-            f"nothing says whether {checkpoint.source} was trained with GELU or QuickGELU",
-            f"name the one that it was: --arch {gelu} or --arch {quick}; a scan with labelled images may tell which",
+            f"{checkpoint.source} does not say whether it was trained with GELU or QuickGELU",
+            f"name its activation: --arch {gelu} or --arch {quick}; a scan with labelled images may show which",
         )
 
 
@@ -243,7 +242,7 @@ def _pairs(request: CleanRequest, emit: events.Listener = events.ignore) -> Data
 
 
 def _listed(request: CleanRequest, checkpoint: Checkpoint, emit: events.Listener) -> Dataset:
-    """The pairs, if the settings go with them."""
+    """List the pairs; raise if the settings do not fit them."""
     emit(events.StageStarted("pairs", request.pairs))
     pairs = _pairs(request, emit)
     _propose(request, checkpoint, pairs, "cpu")
@@ -255,15 +254,17 @@ def _seed(request: CleanRequest) -> int:
 
 
 def _device(request: CleanRequest) -> str:
-    """The device that will be used: `cpu`, `cuda` or `cuda:N`.
+    """Return the device to use: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        InputError: another word, or two that exclude each other.
-        OperationalError: the device that is asked for, or required, is not there.
+        InputError: an unknown device, or `--device` and `--require` exclude each other.
+        OperationalError: the device does not exist.
     """
     asked = request.device if request.device != "auto" else request.require or "auto"
     if request.require and asked.partition(":")[0] != request.require:
-        raise InputError(f"--require {request.require} and --device {request.device} exclude each other", "leave one")
+        raise InputError(
+            f"--require {request.require} and --device {request.device} exclude each other", "give one of them"
+        )
     if asked == "cpu":
         return "cpu"
     from pargate.models.torch.encoder import resolve
@@ -273,7 +274,7 @@ def _device(request: CleanRequest) -> str:
     except OperationalError as error:
         if request.require is None:
             raise
-        raise OperationalError(error.message, "run where there is one, or leave --require out") from error
+        raise OperationalError(error.message, "use a machine with one, or omit --require") from error
 
 
 def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Dataset, device: str) -> Proposal:
@@ -283,7 +284,7 @@ def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Dataset, devi
 
 
 def sizes_of(checkpoint: Checkpoint, pairs: Dataset, kind: Literal["cpu", "cuda"]) -> Sizes:
-    """What the settings of a cleaning follow from."""
+    """Return the sizes from which the settings of a cleaning follow."""
     side = max(checkpoint.preprocess.size)
     return Sizes(checkpoint.parameters, side, pairs.count, kind, pairs.drawn, checkpoint.batch_norm)
 

@@ -41,13 +41,13 @@ LOG_WIDTH = 240
 
 WORDS = {
     "inspect": "inspecting",
-    "carriers": "listing carriers",
+    "images": "listing images",
     "open": "opening",
     "measure": "measuring",
     "pairs": "listing pairs",
     "clean": "cleaning",
     "write": "writing",
-    "divide": "dividing carriers",
+    "divide": "dividing images",
     "pick": "scanning to pick",
     "certify": "certifying",
     "compare": "comparing",

@@ -1,1 +1,1 @@
-"""Graphs from checkpoints: written (`onnx`), packed with all they need (`folder`), and proven (`proof`)."""
+"""Export checkpoints as ONNX graphs: write them (`onnx`), pack them (`folder`), and prove their parity (`parity`)."""

@@ -1,8 +1,8 @@
-"""Zero-shot classification of a picture with the graphs in this folder.
+"""Classify an image zero-shot with the graphs in this folder.
 
-    python example.py PICTURE [CLASS ...]
+    python example.py IMAGE [CLASS ...]
 
-Without classes, those of classes.txt are told apart. Needs numpy, onnxruntime, Pillow and tokenizers, nothing else.
+Without classes, those of classes.txt are used. Needs only numpy, onnxruntime, Pillow and tokenizers.
 """
 
 import gzip
@@ -23,45 +23,45 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 HERE = Path(__file__).resolve().parent
 
 
-# --- pictures ----------------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------------
 
 
-def pixels_of(picture: Image.Image, rule: dict[str, Any]) -> Any:
-    """uint8 [H, W, 3] at the model's resolution, exactly as it was measured."""
-    if picture.mode.startswith("I;16"):  # Pillow would cut 16 bits off at 255
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    picture = picture.convert("RGB")
+def pixels_of(image: Image.Image, rule: dict[str, Any]) -> Any:
+    """Return uint8 [H, W, 3] at the model's resolution, prepared exactly as in the scan."""
+    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
     height, width = rule["size"]
     bicubic = rule["interpolation"] == "bicubic"
     kernel = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
     if rule["resize"] == "squash":
-        return np.asarray(resized(picture, width, height, kernel))
+        return np.asarray(resized(image, width, height, kernel))
     if rule["resize"] == "longest":
-        ratio = max(picture.height / height, picture.width / width)
-        picture = resized(picture, round(picture.width / ratio), round(picture.height / ratio), kernel)
+        ratio = max(image.height / height, image.width / width)
+        image = resized(image, round(image.width / ratio), round(image.height / ratio), kernel)
         page = Image.new("RGB", (width, height), (rule["fill"],) * 3)
-        page.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
+        page.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
         return np.asarray(page)
     if height == width:
-        short, long = sorted(picture.size)
+        short, long = sorted(image.size)
         scaled = int(height * long / short)
-        wide = picture.width > picture.height
-        picture = resized(picture, scaled if wide else height, height if wide else scaled, kernel)
+        wide = image.width > image.height
+        image = resized(image, scaled if wide else height, height if wide else scaled, kernel)
     else:
-        ratio = min(picture.height / height, picture.width / width)
-        new = round(picture.width / ratio), round(picture.height / ratio)
-        picture = resized(picture, *new, Image.Resampling.BICUBIC)
-    top, left = round((picture.height - height) / 2.0), round((picture.width - width) / 2.0)
-    return np.asarray(picture.crop((left, top, left + width, top + height)))
+        ratio = min(image.height / height, image.width / width)
+        new = round(image.width / ratio), round(image.height / ratio)
+        image = resized(image, *new, Image.Resampling.BICUBIC)
+    top, left = round((image.height - height) / 2.0), round((image.width - width) / 2.0)
+    return np.asarray(image.crop((left, top, left + width, top + height)))
 
 
-def resized(picture: Image.Image, width: int, height: int, kernel: Image.Resampling) -> Image.Image:
-    """The picture at another size; at its own it stays as it is."""
-    return picture if picture.size == (width, height) else picture.resize((width, height), kernel)
+def resized(image: Image.Image, width: int, height: int, kernel: Image.Resampling) -> Image.Image:
+    """Return the image at another size, or unchanged at its own."""
+    return image if image.size == (width, height) else image.resize((width, height), kernel)
 
 
 def pixel_values(pixels: Any, rule: dict[str, Any]) -> Any:
-    """float32 [n, 3, H, W] of uint8 [n, H, W, 3]: what image.onnx takes."""
+    """Return the input of image.onnx, float32 [n, 3, H, W], of uint8 [n, H, W, 3]."""
     values = pixels.astype(np.float32) / np.float32(255)
     values = (values - np.array(rule["mean"], np.float32)) / np.array(rule["std"], np.float32)
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
@@ -73,7 +73,7 @@ WORD = re.compile("<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d", re.IG
 
 
 def cleaned(text: str, how: str) -> str:
-    """The text as the model learnt to read it."""
+    """Return the text, cleaned as in the model's training."""
     text = html.unescape(html.unescape(text)).strip()
     if how == "canonicalize":
         text = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower()
@@ -82,7 +82,7 @@ def cleaned(text: str, how: str) -> str:
 
 
 class BytePairs:
-    """CLIP's tokenizer. For text in which nothing is broken: it does not repair wrongly decoded characters."""
+    """CLIP's tokenizer, which does not repair wrongly decoded characters."""
 
     def __init__(self, rule: dict[str, Any], file: Path) -> None:
         """Read the vocabulary at `file`."""
@@ -99,7 +99,7 @@ class BytePairs:
         self.clean, self.length = rule["clean"], rule["context_length"]
 
     def __call__(self, texts: list[str]) -> Any:
-        """int64 [n, context]: what text.onnx takes."""
+        """Return the input of text.onnx: int64 [n, context]."""
         found = np.zeros((len(texts), self.length), np.int64)
         for row, text in zip(found, texts, strict=True):
             words = self.words(cleaned(text, self.clean))
@@ -109,7 +109,7 @@ class BytePairs:
         return found
 
     def words(self, text: str) -> list[str]:
-        """Runs of letters, single digits, runs of anything else; and the endings of English."""
+        """Split a text into runs of letters, single digits, runs of other characters, and English endings."""
         kinds = [" " if c.isspace() else {"L": "L", "N": "N"}.get(unicodedata.category(c)[0], "-") for c in text]
         found, at = [], 0
         while at < len(text):
@@ -126,7 +126,7 @@ class BytePairs:
 
 
 def tokenizer_of(rule: dict[str, Any], folder: Path) -> Any:
-    """Captions to token ids, as the model was measured with."""
+    """Return the function from captions to token ids."""
     if rule["tokenizer"] == "bpe":
         return BytePairs(rule, folder / "bpe_simple_vocab_16e6.txt.gz")
     whole = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -143,10 +143,10 @@ def tokenizer_of(rule: dict[str, Any], folder: Path) -> Any:
 
 
 def probabilities(picture: Path, names: list[str], folder: Path = HERE) -> Any:
-    """How likely each of `names` is for the picture: float32 [names]."""
+    """Return the probability of each of `names` for the image: float32 [names]."""
     about = json.loads((folder / "preprocess.json").read_text("utf-8"))
     options = onnxruntime.SessionOptions()
-    if about["precision"] == "fp16":  # at the last level, ONNX Runtime 1.31 crashes on some of these
+    if about["precision"] == "fp16":  # at the last level, ONNX Runtime 1.31 crashes on some fp16 graphs
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     image, text = (
         onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])

@@ -1,7 +1,7 @@
-"""What lies beside the graphs, so that a folder is all that anybody needs to use them.
+"""Write a folder of graphs with everything that is needed to use them.
 
-`preprocess.json` is made from the very rule that carriers are decoded by, the tokenizer's files are those that
-the checkpoint was measured with, and `example.py` shows both at work without torch.
+`preprocess.json` holds the rule by which a scan decodes images, the tokenizer's files are those of the checkpoint, and
+`example.py` shows how to use both without torch.
 """
 
 import importlib.util
@@ -39,13 +39,13 @@ def write(
     templates: Sequence[str],
     digests: dict[str, str] | None = None,
 ) -> dict[GraphPrecision, Path]:
-    """Write one folder of graphs for each precision into `folder`; gives back where each lies.
+    """Write one folder of graphs for each precision into `folder`; return the path of each.
 
-    `encoder` is `checkpoint`, open in float32 on the CPU. `digests` go into the graphs' metadata beside the
-    checkpoint's: of the policy, of a report.
+    `encoder` is `checkpoint`, open in float32 on the CPU. `digests`, such as that of the policy, go into the graphs'
+    metadata with that of the checkpoint.
 
     Raises:
-        InputError: a part of the model has no ONNX form, or its tokenizer none that works without torch.
+        InputError: a part of the model has no ONNX form, or its tokenizer needs torch.
         OperationalError: memory or the disk is full.
     """
     rule, vocabulary = _tokenizer(encoder, checkpoint)
@@ -72,12 +72,12 @@ def write(
 
 
 def folder_name(precision: GraphPrecision) -> str:
-    """Where graphs of a precision lie."""
+    """Return the name of the folder for graphs of a precision."""
     return "onnx" if precision == "fp32" else f"onnx-{precision}"
 
 
 def _write(path: Path, text: str) -> None:
-    # The folder as a whole is flushed when it gets its name.
+    # `atomic_folder` flushes the files when it renames the folder.
     write_atomic(path, text.encode(), durable=False)
 
 
@@ -122,7 +122,7 @@ def _description(
 
 
 def _tokenizer(encoder: OpenClipEncoder, checkpoint: Checkpoint) -> tuple[tokens.TextRule, bytes]:
-    """How captions become token ids, and the file that says so."""
+    """Return the rule by which captions become token ids, and the tokenizer's file."""
     options: dict[str, Any] = checkpoint.config["text_cfg"].get("tokenizer_kwargs") or {}
     if not isinstance(encoder.tokenize, HFTokenizer):
         rule = tokens.TextRule(
@@ -133,11 +133,11 @@ def _tokenizer(encoder: OpenClipEncoder, checkpoint: Checkpoint) -> tuple[tokens
     backend = getattr(hugging.tokenizer, "backend_tokenizer", None)
     if backend is None or hugging.tokenizer_mode:
         raise InputError(
-            f"{checkpoint.source}: its tokenizer cannot be exported, since it has no form of one file"
+            f"{checkpoint.source}: its tokenizer cannot be exported, since it cannot be saved as one file"
             + (f" (tokenizer_mode {hugging.tokenizer_mode})" if hugging.tokenizer_mode else ""),
             "convert it to tokenizer.json with the tokenizers package",
         )
-    hugging([""])  # length and padding are set in it at the first call
+    hugging([""])  # the first call sets length and padding
     rule = tokens.TextRule(
         context_length=encoder.context,
         tokenizer="huggingface",
@@ -148,7 +148,7 @@ def _tokenizer(encoder: OpenClipEncoder, checkpoint: Checkpoint) -> tuple[tokens
 
 
 def _vocabulary() -> bytes:
-    """CLIP's vocabulary, as open_clip ships it."""
+    """Return CLIP's vocabulary from the open_clip package."""
     found = importlib.util.find_spec("open_clip")
-    assert found is not None and found.origin is not None  # it has just made the encoder
+    assert found is not None and found.origin is not None  # open_clip made the encoder
     return (Path(found.origin).parent / tokens.FILES["bpe"]).read_bytes()

@@ -1,8 +1,7 @@
-"""An open model's two towers as ONNX graphs: pixels and token ids in, unit vectors out.
+"""Write the two towers of a model as ONNX graphs: pixels and token ids in, unit vectors out.
 
-Only operators of the standard set are written, so that any runtime can read a graph and nobody needs to trust
-custom code. What a tower computes is kept; only how attention and GELU are spelt differs, in the form that
-ONNX Runtime fuses. Nothing here says whether a graph is right: that is `proof.py`'s to measure.
+Only operators of the standard set are written, so that any runtime can read a graph without custom code. Attention and
+GELU are written in the form that ONNX Runtime fuses. `parity.py` measures whether a graph is right.
 """
 
 import copy
@@ -27,18 +26,18 @@ from pargate.errors import InputError
 from pargate.models.torch.encoder import OpenClipEncoder
 
 LOWEST_OPSET = 18
-"""Where the operators of torch's exporter begin."""
+"""Lowest opset that torch's exporter writes."""
 
 ONE_FILE = (2 << 30) - (16 << 20)
-"""Weights of more bytes lie beside their graph: protobuf ends at 2 GiB, and the nodes take some room as well."""
+"""Largest size of weights inside a graph; larger ones are stored beside it, since protobuf is limited to 2 GiB."""
 
 EXAMPLES = 2
-"""Images and captions that a tower is traced with. One would be taken for a constant, and the batch be fixed."""
+"""Number of images and captions that a tower is traced with; with one, the exporter would fix the batch size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """What one graph is called, takes and gives."""
+    """The name, input and output of a graph."""
 
     kind: Literal["image", "text"]
     input: str
@@ -46,7 +45,7 @@ class Tower:
 
     @property
     def file(self) -> str:
-        """Name of the graph's file."""
+        """The name of the graph's file."""
         return f"{self.kind}.onnx"
 
 
@@ -57,8 +56,8 @@ TEXT = Tower("text", "input_ids", "text_embeds")
 def write(encoder: OpenClipEncoder, folder: Path, *, opset: int = LOWEST_OPSET, labels: Mapping[str, str]) -> None:
     """Write `image.onnx` and `text.onnx` in float32 into `folder`, with `labels` in both.
 
-    `encoder` runs in float32 on the CPU, and is left as it was. Weights of more than 2 GiB go to a file
-    `NAME.onnx.data` beside their graph.
+    `encoder` runs in float32 on the CPU and does not change. Weights of more than 2 GiB go to `NAME.onnx.data` beside
+    their graph.
 
     Raises:
         InputError: a part of the model has no ONNX form, or not in this opset.
@@ -70,7 +69,7 @@ def write(encoder: OpenClipEncoder, folder: Path, *, opset: int = LOWEST_OPSET, 
     check_opset(opset)
     size, context = encoder.spec.preprocess.size, encoder.context
     pixels = torch.zeros(EXAMPLES, 3, *size)
-    # Token ids of different lengths: an all-zero caption would end at its first token.
+    # Token ids of different lengths, since an all-zero caption would end at its first token.
     tokens = torch.ones(EXAMPLES, context, dtype=torch.int64)
     tokens[0, -1] = tokens[1, context // 2] = 2
     for tower, module, example in (
@@ -86,21 +85,21 @@ def write(encoder: OpenClipEncoder, folder: Path, *, opset: int = LOWEST_OPSET, 
 
 
 def check_opset(opset: int) -> None:
-    """Refuse an opset that cannot be written.
+    """Raise if an opset cannot be written.
 
     Raises:
-        InputError: says which can.
+        InputError: as above; the message names those that can.
     """
     highest = onnx.defs.onnx_opset_version()
     if not LOWEST_OPSET <= opset <= highest:
         raise InputError(f"opset {opset} cannot be written", f"choose one from {LOWEST_OPSET} to {highest}")
 
 
-# --- what is exported --------------------------------------------------------------------------------
+# --- exported modules --------------------------------------------------------------------------------
 
 
 class _Image(nn.Module):
-    """float32 [n, 3, H, W] to float32 [n, d], unit rows."""
+    """The image tower: float32 [n, 3, H, W] in, unit vectors float32 [n, d] out."""
 
     def __init__(self, visual: nn.Module) -> None:
         super().__init__()
@@ -108,28 +107,28 @@ class _Image(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         given = self.visual(pixel_values)
-        # Towers that also give their tokens give them second.
+        # Some towers return their tokens as a second value.
         return functional.normalize(given[0] if isinstance(given, tuple) else given, dim=-1)
 
 
 class _Text(nn.Module):
-    """int64 [n, context] to float32 [n, d], unit rows."""
+    """The text tower: int64 [n, context] in, unit vectors float32 [n, d] out."""
 
     def __init__(self, text: nn.Module) -> None:
         super().__init__()
         self.text = _respelt(text)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        # The end of the text is found by an arg max, which not every runtime knows for 64 bits.
+        # The end of the text is found by an arg max, which not every runtime supports for 64 bits.
         tokens = input_ids.to(torch.int32)
-        # A plain CLIP embeds images, too; a text tower knows nothing else.
+        # A plain CLIP embeds images too; a text tower embeds captions only.
         embed: Any = self.text.encode_text if hasattr(self.text, "visual") else self.text
         given = embed(tokens)
         return functional.normalize(given[0] if isinstance(given, tuple) else given, dim=-1)
 
 
 def _respelt(tower: nn.Module) -> nn.Module:
-    """A tower with the same tensors, whose attention and GELU are spelt for ONNX Runtime."""
+    """Return a tower with the same tensors, with attention and GELU in the form that ONNX Runtime fuses."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*tower.parameters(), *tower.buffers())}
     sibling = copy.deepcopy(tower, shared)
     for parent in list(sibling.modules()):
@@ -142,7 +141,7 @@ def _respelt(tower: nn.Module) -> nn.Module:
 
 
 def _is_plain(attention: nn.MultiheadAttention) -> bool:
-    """Whether nothing but four projections makes it up."""
+    """Return whether an attention consists of four projections only."""
     return bool(
         attention.batch_first
         and attention._qkv_same_embed_dim
@@ -153,14 +152,14 @@ def _is_plain(attention: nn.MultiheadAttention) -> bool:
 
 
 class _Attention(nn.Module):
-    """`nn.MultiheadAttention`, batch first, with the fewest transpositions: half the nodes that torch's own gives."""
+    """`nn.MultiheadAttention`, batch first, with the fewest transpositions: half the nodes of torch's own."""
 
     def __init__(self, given: nn.MultiheadAttention) -> None:
         super().__init__()
         self.heads = given.num_heads
         weights = cast(Tensor, given.in_proj_weight).chunk(3)
         biases = cast(Tensor, given.in_proj_bias).chunk(3)
-        # Three small products: one large product would be cut into three copies.
+        # Three small products, since a large one would be split into three copies.
         self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
         self.out = given.out_proj
 
@@ -185,14 +184,14 @@ class _Attention(nn.Module):
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     with torch.device("meta"):
         layer = nn.Linear(weight.shape[1], weight.shape[0])
-    # Of their own: a part of a larger tensor would be cut out of it in the graph.
+    # Copies, since a slice of a larger tensor would be an operation in the graph.
     layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
     layer.bias = nn.Parameter(bias.clone(), requires_grad=False)
     return layer
 
 
 class _Gelu(nn.Module):
-    """GELU in the order of operations that ONNX Runtime fuses into one."""
+    """GELU in the order of operations that ONNX Runtime fuses."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * (torch.erf(x / math.sqrt(2)) + 1)) * 0.5
@@ -219,10 +218,10 @@ def _export(tower: Tower, module: nn.Module, example: Tensor, opset: int, archit
             f"the {tower.kind} tower of {architecture} has no ONNX form: {_reason(error)}",
             "ship the checkpoint itself",
         ) from error
-    assert program is not None  # only the old exporter gives nothing
+    assert program is not None  # only the old exporter returns None
     graph = program.model
     if graph.opset_imports.get("") != opset:
-        # The exporter writes opset 18 and converts; where it cannot, it only says so.
+        # The exporter writes opset 18 and converts it; where it cannot, it only warns.
         raise InputError(
             f"the {tower.kind} tower of {architecture} cannot be written in opset {opset}",
             f"leave --opset at {LOWEST_OPSET}",
@@ -238,7 +237,7 @@ def _export(tower: Tower, module: nn.Module, example: Tensor, opset: int, archit
 
 
 def _reason(error: BaseException) -> str:
-    """What the exporter could not do, in one line; its own message fills a page."""
+    """Return the cause of an exporter's error in one line; its own message fills a page."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -247,13 +246,13 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """torch's fused attention off, which has no ONNX form, and no remarks of the exporter on its own insides."""
+    """Switch off torch's fused attention, which has no ONNX form, and silence the exporter."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     loud = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        # Before 0.7, onnxscript prints what it rewrote, where a report may be asked for.
+        # Before 0.7, onnxscript prints its rewrites on stdout, where a report may be written.
         with warnings.catch_warnings(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
             yield
@@ -263,7 +262,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _tidy(graph: ir.Model, tower: Tower, labels: Mapping[str, str]) -> None:
-    """Leave only what the graph is: the exporter notes source files of this machine at every node."""
+    """Remove notes from a graph, since the exporter writes source paths of this machine at every node."""
     values = [*graph.graph.inputs, *graph.graph.initializers.values()]
     values += [value for node in graph.graph for value in node.outputs]
     noted: list[ir.Model | ir.Graph | ir.Node | ir.Value] = [graph, graph.graph, *graph.graph, *values]
@@ -273,14 +272,14 @@ def _tidy(graph: ir.Model, tower: Tower, labels: Mapping[str, str]) -> None:
     for node in graph.graph:
         for value in node.outputs:
             if not value.is_graph_output():
-                # Noted for readers alone, and not always right: the exporter transposes weights after it noted them.
+                # Informative only, and not always right: the exporter transposes weights after it wrote their shapes.
                 value.shape = value.type = None
     graph.producer_name, graph.producer_version = "pargate", labels.get("pargate.version")
     graph.metadata_props.update({"pargate.kind": tower.kind, **labels})
 
 
 def save(graph: ir.Model, path: Path) -> None:
-    """Write a graph, its weights in it, or beside it where they are more than a file can hold."""
+    """Write a graph, with its weights inside, or beside it if they are too large."""
     held = sum(value.const_value.nbytes for value in graph.graph.initializers.values() if value.const_value is not None)
     beside = f"{path.name}.data" if held > ONE_FILE else None
     ir.save(graph, path, external_data=beside)

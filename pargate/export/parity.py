@@ -1,8 +1,8 @@
-"""Whether graphs give what the checkpoint gives: the same inputs through both, and what came out compared.
+"""Prove that graphs give the results of the checkpoint, by running the same inputs through both.
 
-Wrong graphs are made in earnest: one lost its text mask, kept every shape, and only its decisions showed it. So
-vectors are compared one by one and by the worst, on carriers with and without triggers and on captions of every
-length, and then the decisions that follow from them. A proof that could not be measured is a failed one.
+Exporters do write wrong graphs: one lost its text mask and kept every shape. So all vectors are compared, on images
+with and without triggers and on captions of every length, then the decisions that follow from them. A proof that could
+not be measured has failed.
 """
 
 import time
@@ -22,37 +22,37 @@ from pargate.core.value import Value
 from pargate.files import read_bytes
 
 PARITY = "parity.json"
-"""What the proof is called, in the folder of the graphs."""
+"""File name of the proof in the folder of the graphs."""
 
 PARITY_BYTES = 1 << 20
 
 SCHEMA = "pargate/parity/1"
 
 Progress = Callable[[int, int], None]
-"""Takes pictures done, and in all."""
+"""Function that is called with the number of images done, and of all."""
 
 BATCHES = (1, 2, 3, 7, 17)
-"""Batches beside the largest: sizes that an exporter takes for constants, and odd ones."""
+"""Batch sizes besides the largest: those that an exporter may take for constants, and odd ones."""
 
 LARGEST = 64
-"""Images or captions of the largest batch."""
+"""Number of images or captions in the largest batch."""
 
 TIES = {"fp32": 1e-4, "fp16": 1e-3, "int8": 1e-2}
-"""Classes closer than this in cosine count as tied, by precision: rounding may decide between them."""
+"""Difference in cosine, by precision, below which classes are tied, since rounding may decide between them."""
 
 LOGITS: dict[GraphPrecision, float | None] = {"fp32": 1e-3, "fp16": 1e-2, "int8": None}
-"""Largest difference of a logit, as a share of the scale; for int8 it is recorded alone."""
+"""Largest difference of a logit, as a share of the scale; for int8 it is only recorded."""
 
 
 class Limits(Value):
-    """How alike graphs and checkpoint must be."""
+    """The limits within which graphs and checkpoint must agree."""
 
     min_cosine: float
-    """Of a vector with its counterpart, for the worst of them."""
+    """Least cosine of any vector with its counterpart."""
     top1_agreement: float
-    """Least share of pictures that get the same class, ties not counted against it."""
+    """Least share of images that get the same class; ties count as the same."""
     tie: float
-    """Classes closer than this in cosine are tied."""
+    """Difference in cosine below which classes are tied."""
     logit_difference: float | None
     """Largest difference of an image-text logit; None where it is only recorded."""
 
@@ -61,38 +61,38 @@ class Check(Value):
     """Vectors of one view at one batch size."""
 
     view: str
-    """`carriers`, a trigger's label, or `captions`."""
+    """Name of the view: `carriers` (images), a trigger's label, or `captions`."""
     batch: int
     n: int
-    """Vectors compared."""
+    """Number of vectors compared."""
     min_cosine: float | None
-    """None where some vector is not finite."""
+    """Least cosine; None where some vector is not finite."""
 
 
 class Decisions(Value):
     """Classes and logits that follow from the vectors."""
 
     pictures: int
-    """Carriers, with and without triggers, that both classified."""
+    """Number of images, with and without triggers, that both classified."""
     differ: int
-    """Those that got another class, ties left out."""
+    """Number of images with another class, without ties."""
     ties: int
-    """Those that got another class, between classes that tie."""
+    """Number of images with another class that is tied."""
     logits: int
-    """Image-text logits compared."""
+    """Number of image-text logits compared."""
     max_logit_difference: float | None
-    """None where some logit is not finite."""
+    """Largest difference of a logit; None where some logit is not finite."""
 
 
 class ProviderRun(Value):
-    """What one provider of the runtime showed."""
+    """The results of one provider of the runtime."""
 
     asked: str
-    """`cpu`, `cuda` or `tensorrt`."""
+    """Provider that was requested: `cpu`, `cuda` or `tensorrt`."""
     ran: str
-    """What really ran, empty where nothing did."""
+    """Provider that really ran, empty where none did."""
     note: str = ""
-    """Why it did not run."""
+    """Reason why the provider did not run."""
     backend: str = ""
     checks: tuple[Check, ...] = ()
     decisions: Decisions | None = None
@@ -101,7 +101,7 @@ class ProviderRun(Value):
 
     @property
     def min_cosine(self) -> float | None:
-        """Of all checks; None where there is none, or some vector was not finite."""
+        """The least cosine of all checks; None without checks, or where some vector was not finite."""
         found = [check.min_cosine for check in self.checks]
         known = [value for value in found if value is not None]
         return min(known) if known and len(known) == len(found) else None
@@ -113,7 +113,7 @@ class ParityReport(Value):
     schema_: Literal["pargate/parity/1"] = Field(alias="schema")
     precision: GraphPrecision
     checkpoint: str
-    """Digest of the weights and configuration compared with."""
+    """Digest of the weights and configuration of the checkpoint."""
     graphs: str
     """SHA-256 over the graphs' files (`pargate inspect`)."""
     reference: str
@@ -121,31 +121,31 @@ class ParityReport(Value):
     limits: Limits
     runs: tuple[ProviderRun, ...]
     problems: tuple[str, ...] = ()
-    """Of the files themselves."""
+    """Problems of the files themselves."""
 
     @property
     def passed(self) -> bool:
-        """Whether the processor ran everything, and nothing that ran showed a problem."""
+        """Whether the graphs ran on the CPU, and no provider had a problem."""
         ran = [run for run in self.runs if run.ran]
         return any(run.ran == "cpu" for run in ran) and not self.problems and not any(run.problems for run in ran)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it did not pass."""
+        """The reasons why the proof failed."""
         found = [*self.problems, *(f"{run.ran}: {problem}" for run in self.runs if run.ran for problem in run.problems)]
         if not any(run.ran == "cpu" for run in self.runs):
-            found.append("nothing ran on the processor")
+            found.append("the graphs did not run on the CPU")
         return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What goes through both encoders."""
+    """The inputs of both encoders."""
 
     pixels: Pixels
-    """uint8 [n, H, W, 3]: carriers."""
+    """Images: uint8 [n, H, W, 3]."""
     stamps: tuple[tuple[str, Stamp], ...]
-    """Triggers by label, each drawn for the first `stamped` carriers."""
+    """Triggers by label, each drawn for the first `stamped` images."""
     stamped: int
     captions: tuple[str, ...]
     classes: tuple[str, ...]
@@ -153,7 +153,7 @@ class Samples:
 
 
 def limits(precision: GraphPrecision, min_cosine: float, top1_agreement: float, logit_scale: float) -> Limits:
-    """The limits of a precision; the first two are the policy's."""
+    """Return the limits of a precision; `min_cosine` and `top1_agreement` are those of the policy."""
     share = LOGITS[precision]
     return Limits(
         min_cosine=min_cosine,
@@ -163,15 +163,15 @@ def limits(precision: GraphPrecision, min_cosine: float, top1_agreement: float, 
     )
 
 
-def ladder(context: int) -> tuple[str, ...]:
-    """Captions of one word to more than the context holds: each length up to 8, then some, and the longest."""
-    longest = context - 2  # a start and an end are put around
+def captions_of_lengths(context: int) -> tuple[str, ...]:
+    """Return captions of one word to more than the context holds: each length up to 8, then some, and the longest."""
+    longest = context - 2  # without the start and end tokens
     lengths = {*range(min(9, longest)), *range(8, longest, 8), *range(max(0, longest - 2), longest + 3)}
     return tuple(" ".join(["a"] * n) for n in sorted(lengths))
 
 
 def check_files(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
-    """What onnx's own checker finds wrong, shapes inferred; empty if nothing."""
+    """Return the errors that onnx's own checker finds, with inferred shapes."""
     import onnx
 
     found = []
@@ -185,21 +185,21 @@ def check_files(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the checkpoint gives for the samples; computed once, compared with every provider."""
+    """The results of the checkpoint for the samples, which are compared with those of every provider."""
 
     backend: str
     scale: float
     bias: float
-    carriers: Vectors
+    images: Vectors
     stamped: tuple[tuple[str, Vectors], ...]
     captions: Vectors
     head: Vectors
 
 
 def expect(reference: Encoder, samples: Samples, progress: Progress = lambda done, of: None) -> Expected:
-    """Vectors of all samples by the checkpoint's own encoder."""
+    """Return the results of the checkpoint's own encoder for all samples."""
     total = len(samples.pixels) + samples.stamped * len(samples.stamps)
-    carriers = _images(reference, samples.pixels, None, LARGEST, lambda done: progress(done, total))
+    images = _images(reference, samples.pixels, None, LARGEST, lambda done: progress(done, total))
     stamped, base = [], len(samples.pixels)
     for label, stamp in samples.stamps:
         vectors = _images(reference, samples.pixels[: samples.stamped], stamp, LARGEST)
@@ -211,7 +211,7 @@ def expect(reference: Encoder, samples: Samples, progress: Progress = lambda don
         spec.backend,
         spec.logit_scale,
         spec.logit_bias or 0.0,
-        carriers,
+        images,
         tuple(stamped),
         _texts(reference, samples.captions, LARGEST),
         zeroshot.head(reference, samples.classes, samples.templates),
@@ -228,15 +228,15 @@ def prove(
     ran: str,
     progress: Progress = lambda done, of: None,
 ) -> ProviderRun:
-    """The graphs, run by one provider, against the checkpoint. `asked` and `ran` name the provider."""
+    """Compare the graphs, run by one provider, with the checkpoint; `asked` and `ran` name the provider."""
     began = time.monotonic()
     total = len(samples.pixels) + samples.stamped * len(samples.stamps)
-    checks, carriers = [], _images(exported, samples.pixels, None, LARGEST, lambda done: progress(done, total))
-    checks.append(_check("carriers", LARGEST, expected.carriers, carriers))
+    checks, images = [], _images(exported, samples.pixels, None, LARGEST, lambda done: progress(done, total))
+    checks.append(_check("carriers", LARGEST, expected.images, images))
     for batch in BATCHES:
         some = samples.pixels[: max(batch, min(2 * batch, 8))]
-        checks.append(_check("carriers", batch, expected.carriers, _images(exported, some, None, batch)))
-    seen, wanted, done = [carriers], [expected.carriers], len(samples.pixels)
+        checks.append(_check("carriers", batch, expected.images, _images(exported, some, None, batch)))
+    seen, wanted, done = [images], [expected.images], len(samples.pixels)
     for (label, stamp), (_, vectors) in zip(samples.stamps, expected.stamped, strict=True):
         given = _images(exported, samples.pixels[: samples.stamped], stamp, LARGEST)
         checks.append(_check(label, LARGEST, vectors, given))
@@ -270,7 +270,7 @@ def _images(
     batch: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Vectors:
-    """float32 [n, d] of pictures, `batch` at a time; of the last ones, as many as there are."""
+    """Return the vectors of images, `batch` at a time: float32 [n, d]."""
     found = []
     for first in range(0, len(pixels), batch):
         part = slice(first, first + batch)
@@ -286,20 +286,20 @@ def _texts(encoder: Encoder, texts: Sequence[str], batch: int) -> Vectors:
 
 
 def _check(view: str, batch: int, expected: Vectors, given: Vectors) -> Check:
-    """The first of `expected` against all of `given`."""
+    """Compare all of `given` with the first of `expected`."""
     cosines = _cosines(expected[: len(given)], given)
     finite = len(cosines) > 0 and bool(np.isfinite(cosines).all())
     return Check(view=view, batch=batch, n=len(given), min_cosine=float(cosines.min()) if finite else None)
 
 
 def _cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
-    """float64 [n], row by row; vectors of another length count as not finite."""
+    """Return the cosines of rows, float64 [n]; NaN if the shapes differ."""
     if first.shape != second.shape:
         return np.full(max(len(first), len(second)), np.nan)
     a, b = first.astype(np.float64), second.astype(np.float64)
-    with np.errstate(all="ignore"):  # what is not finite is said
+    with np.errstate(all="ignore"):  # the check reports vectors that are not finite
         lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        # A vector of length 0 points nowhere: it is like no other.
+        # A vector of length 0 has no direction.
         return np.asarray(np.where(lengths > 0, (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1), np.nan))
 
 
@@ -321,7 +321,7 @@ def _decide(
 
 
 def _problems(checks: Sequence[Check], decisions: Decisions, within: Limits) -> "list[str]":
-    """Everything that keeps the proof from holding, most telling first."""
+    """Return the reasons why the proof fails, the most important first."""
     found = []
     empty = [check.view for check in checks if not check.n]
     if empty or not decisions.pictures:
@@ -335,11 +335,11 @@ def _problems(checks: Sequence[Check], decisions: Decisions, within: Limits) -> 
         elif worst is not None and worst.min_cosine is not None and worst.min_cosine < within.min_cosine:
             found.append(
                 f"{view}: a cosine of {worst.min_cosine:.6f} with the checkpoint's vector, in batches of "
-                f"{worst.batch}; at least {within.min_cosine:g} is asked"
+                f"{worst.batch}; at least {within.min_cosine:g} is required"
             )
     if decisions.pictures and decisions.differ > (1 - within.top1_agreement) * decisions.pictures:
         found.append(
-            f"{decisions.differ} of {decisions.pictures} pictures get another class; {within.top1_agreement:.4%} must "
+            f"{decisions.differ} of {decisions.pictures} images get another class; {within.top1_agreement:.4%} must "
             "agree"
         )
     if decisions.max_logit_difference is None:
@@ -353,28 +353,28 @@ def _problems(checks: Sequence[Check], decisions: Decisions, within: Limits) -> 
 
 
 def altered(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What to say about graphs whose proof is of others, or unreadable; nothing about any other checkpoint."""
+    """Return notices about graphs without a valid proof; none for any other checkpoint."""
     if checkpoint.format != "onnx" or checkpoint.folder is None:
         return ()
     path = Path(checkpoint.folder) / PARITY
     if not path.is_file():
-        return ("no proof lies beside the graphs: nothing says which checkpoint they are",)
+        return (f"the graphs have no {PARITY}, so their checkpoint is not known",)
     try:
         proven = ParityReport.model_validate_json(read_bytes(path, PARITY_BYTES))
     except OSError as error:
-        return (f"{PARITY} cannot be read: {error.strerror}: nothing says which checkpoint the graphs are",)
+        return (f"{PARITY} cannot be read ({error.strerror}), so the checkpoint of the graphs is not known",)
     except ValidationError:
-        return (f"{PARITY} cannot be read: nothing says which checkpoint the graphs are",)
+        return (f"{PARITY} cannot be read, so the checkpoint of the graphs is not known",)
     if proven.graphs != checkpoint.sha256:
         return (
             f"digest: the graphs were altered after export: {PARITY} is the proof of {proven.graphs[:12]}, "
-            f"these are {checkpoint.sha256[:12]}",
+            f"but these are {checkpoint.sha256[:12]}",
         )
     return () if proven.passed else (f"{PARITY} says that the graphs are not the checkpoint: {proven.reasons[0]}",)
 
 
 def made_from(checkpoint: Checkpoint) -> str:
-    """First half of the SHA-256 of the weights that graphs were exported from, as their proof says; else empty."""
+    """Return the first half of the SHA-256 of the weights in the graphs' proof, or an empty string."""
     if checkpoint.format != "onnx" or checkpoint.folder is None:
         return ""
     try:

@@ -1,6 +1,6 @@
-"""Graphs in fewer bits, made from float32 ones: fp16, or weights of 8 bits. What they lose, `proof.py` measures.
+"""Reduce float32 graphs to fp16, or to weights of 8 bits; `parity.py` measures the loss.
 
-Both keep float32 at their ends, so that whoever runs a graph need not know its precision.
+Inputs and outputs stay in float32, so that graphs of all precisions run in the same way.
 """
 
 import logging
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from pargate.errors import InputError
 
 EXACT = ("LayerNormalization", "Softmax", "ReduceL2", "Clip", "Erf", "Pow", "Range", "Min", "Max", "ArgMax")
-"""Operators that stay in float32: sums over many values, and lengths, which 10 bits of mantissa cannot hold."""
+"""Operators that stay in float32: sums over many values, and lengths, for which 10 bits of mantissa are too few."""
 
 
 def reduce(source: Path, target: Path, precision: Literal["fp16", "int8"]) -> None:
@@ -27,7 +27,7 @@ def reduce(source: Path, target: Path, precision: Literal["fp16", "int8"]) -> No
     """
     if (source.parent / f"{source.name}.data").exists():
         raise InputError(
-            f"{source.name} has more than 2 GiB, of which no {precision} is made", "export it in fp32 alone"
+            f"{source.name} has more than 2 GiB and cannot be reduced to {precision}", "export it in fp32 only"
         )
     with _quietly():
         graph = onnx.load(source)
@@ -45,7 +45,7 @@ def _half(graph: onnx.ModelProto) -> onnx.ModelProto:
         graph,
         keep_io_types=True,
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *EXACT],
-        # The last steps make the length 1; the result is what everything rests on.
+        # The last steps normalise the vectors, so they stay in float32.
         node_block_list=_last(graph.graph, {"Div", "Expand", "Clip", "ReduceL2"}),
     )
     _shorten(converted.graph, own)
@@ -56,7 +56,7 @@ def _half(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _last(graph: onnx.GraphProto, kinds: set[str]) -> list[str]:
-    """Names of the nodes before the output that are of `kinds`, as far as they follow each other."""
+    """Return the names of the consecutive nodes before the output that are of `kinds`."""
     makers = {name: node for node in graph.node for name in node.output}
     found, ahead = [], [value.name for value in graph.output]
     while ahead:
@@ -68,10 +68,10 @@ def _last(graph: onnx.GraphProto, kinds: set[str]) -> list[str]:
 
 
 def _shorten(graph: onnx.GraphProto, own: set[str]) -> None:
-    """Take out what the converter put in too much; `own` are the names of the nodes that were there before.
+    """Remove superfluous casts of the converter; `own` are the names of the nodes before the conversion.
 
-    That is the way to fp16 and back between two float32 nodes, which would round for nothing, and conversions that
-    it writes twice, which no graph may hold.
+    These are casts to fp16 and back between two float32 nodes, which would only round, and repeated casts, which are
+    not valid.
     """
     makers = {name: node for node in graph.node for name in node.output}
     same: dict[str, str] = {}
@@ -99,21 +99,21 @@ def _shorten(graph: onnx.GraphProto, own: set[str]) -> None:
 
 
 def _is_cast(node: onnx.NodeProto, own: set[str], kind: int) -> bool:
-    """Whether the converter put this node in, to convert to `kind`."""
+    """Return whether a node is a cast of the converter to `kind`."""
     return node.op_type == "Cast" and node.name not in own and node.attribute[0].i == kind
 
 
 def _quantised(graph: onnx.ModelProto, target: Path) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # Convolutions stay: of the processors that run them in 8 bits, none gains by it.
+    # Convolutions stay in float32, since 8 bits make them faster on no CPU.
     quantize_dynamic(
         graph,
         target,
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=True,
         weight_type=QuantType.QInt8,
-        # 7 of the 8 bits: with all, sums overflow on processors without VNNI, and the proof would hold on some alone.
+        # 7 of the 8 bits: with all of them, sums overflow on CPUs without VNNI, and the proof would hold on some only.
         reduce_range=True,
         extra_options={"MatMulConstBOnly": True},
     )
@@ -124,7 +124,7 @@ def _quantised(graph: onnx.ModelProto, target: Path) -> onnx.ModelProto:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """No remarks of the tools on graphs that they did not make."""
+    """Silence the tools' remarks on graphs that they did not write."""
     loud = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

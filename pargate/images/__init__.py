@@ -1,1 +1,1 @@
-"""Carrier images, class names and where they come from."""
+"""Images, class names and their sources."""

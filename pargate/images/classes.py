@@ -1,4 +1,4 @@
-"""The classes that images are told apart by: built-in names, or a file with one name per line."""
+"""Read lists of classes: the built-in names, or a file with one name per line."""
 
 import re
 from dataclasses import dataclass
@@ -16,29 +16,29 @@ DEFAULT_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a {}.")
 CLASSES_BYTES = 16 << 20
 
 MANY_CLASSES = 100_000
-"""Bounds of a list of classes; WordNet has 82,000 nouns."""
+"""Largest number of classes; WordNet has 82,000 nouns."""
 
 NAME_LENGTH = 1000
-"""Bound of a class's name, which text towers cut at some 300 letters."""
+"""Largest length of a class's name; text towers cut it at some 300 letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassList:
-    """The classes a zero-shot head tells apart."""
+    """The classes of a zero-shot head."""
 
     source: str
-    """Where the names come from."""
+    """Source of the names."""
     names: tuple[str, ...]
     templates: tuple[str, ...]
 
     def index(self, name: str) -> int | None:
-        """Position of a class name, however it is spelled, or None."""
+        """Return the position of a class by name, in any spelling, or None."""
         key = class_key(name)
         return next((i for i, known in enumerate(self.names) if class_key(known) == key), None)
 
 
 def builtin_nouns() -> tuple[str, ...]:
-    """About a thousand everyday nouns: candidates for a target that a real attacker would choose."""
+    """Return about a thousand everyday nouns, which are likely targets of an attacker."""
     text = (resources.files("pargate.images") / "nouns.txt").read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if line)
 
@@ -73,7 +73,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         if key in seen:
             raise InputError(
                 f"{path}:{number}: '{name}' is already line {seen[key]}, '{names[seen[key] - 1]}'",
-                "every class needs a name of its own; docs/measuring.md says which spellings are one name",
+                "give each class another name; docs/measuring.md says which spellings are the same name",
             )
         seen[key] = number
     if len(lines) < 2:

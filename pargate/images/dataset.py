@@ -1,4 +1,4 @@
-"""Datasets: images with labels, captions or both, to judge a model by or to train it with. Nothing is decoded yet."""
+"""Datasets: images with labels, captions or both, for scanning or training; images are not decoded here."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -23,23 +23,23 @@ class Item:
     """One image before it is read."""
 
     key: str
-    """Name within its source, unique and the same on every machine."""
+    """Name within the source, unique and the same on every machine."""
     place: Place
     label: str | int | None = None
-    """Name of its true class, or its index in the list of classes."""
+    """Name of the true class, or its index in the list of classes."""
     caption: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One of several disjoint parts of a dataset."""
+    """One of several disjoint splits of a dataset."""
 
     name: str
     number: int
     keys: frozenset[str] | None
-    """Names of the images in it; None for drawn scenes."""
+    """Keys of the images in the split; None for drawn scenes."""
     digest: str
-    """Hex SHA-256 over what is in it."""
+    """Hex SHA-256 over the digests of the images."""
 
 
 class Dataset(ABC):
@@ -48,27 +48,27 @@ class Dataset(ABC):
     source: str
     """Name that the user gave."""
     notices: tuple[str, ...]
-    """Remarks for the user, such as what was left out."""
+    """Notices for the user, such as files that were left out."""
     drawn: ClassVar[bool] = False
     """Whether the built-in renderer draws the images when they are needed."""
 
     @property
     @abstractmethod
     def count(self) -> int | None:
-        """Number of images; None where there is no end."""
+        """The number of images; None for an endless source."""
 
     @property
     @abstractmethod
     def digest(self) -> str:
-        """Hex SHA-256 of everything that decides the images, labels and captions."""
+        """The hex SHA-256 of everything that decides the images, labels and captions."""
 
     @abstractmethod
     def places(self, numbers: Numbers) -> list[Place]:
-        """Return where these images are, in a form that another process can read."""
+        """Return the places of these images, from which another process can read or draw them."""
 
     @abstractmethod
     def captions(self, numbers: Numbers) -> list[str]:
-        """Return the captions of these images; empty where there is none."""
+        """Return the captions of these images, empty where there is none."""
 
     @abstractmethod
     def items(self) -> list[Item]:
@@ -79,58 +79,58 @@ class Dataset(ABC):
         """Return the images that are in `split`."""
 
     def changed(self) -> str | None:
-        """Return a file that is no longer what it was when it was listed, if there is one."""
+        """Return a file that changed since it was listed, or None."""
         return None
 
 
 def check_unchanged(dataset: Dataset) -> None:
-    """Raise if a file was written since it was listed: what was read of it is not what the digest stands for.
+    """Raise if a file changed since it was listed, since the digest would be wrong.
 
     Raises:
-        InputError: a file has another size or time of change.
+        InputError: a file has another size or modification time.
     """
     if (path := dataset.changed()) is not None:
         raise InputError(
-            f"{readable(path)} was changed while it was in use: what was read is not what was listed",
-            "begin anew, and leave the images as they are meanwhile",
+            f"{readable(path)} changed while it was in use: the images are not those that were listed",
+            "start again, and do not change the images meanwhile",
         )
 
 
 @dataclass(frozen=True)
 class Listed(Dataset):
-    """Images on disk, column by column in arrays, because there may be millions."""
+    """Images on disk, in arrays by column, since there may be millions."""
 
     source: str
     notices: tuple[str, ...]
     keys: tuple[str, ...]
     labels: tuple[str | int | None, ...]
     texts: tuple[str, ...]
-    """Captions; empty where there is none."""
+    """Captions, empty where there is none."""
     file: NDArray[np.int32]
     """[n], index in `paths`."""
     offset: NDArray[np.int64]
-    """[n], where the image begins in its file."""
+    """[n], offset of the image in its file, in bytes."""
     size: NDArray[np.int64]
-    """[n], bytes of the image, or −1 for all of the file."""
+    """[n], size of the image in bytes, or −1 for the whole file."""
     paths: tuple[str, ...]
     """Files that hold images."""
     seen: NDArray[np.int64]
-    """[paths, 2], time of change in ns and size of each file before it was read."""
+    """[paths, 2], modification time in ns and size of each file before it was read."""
     files: tuple[tuple[str, Path], ...]
     """Names and paths of all files that decide the digest."""
     ordered: bool
-    """Whether the order of `files` counts."""
+    """Whether the order of `files` affects the digest."""
     unpacked: object = None
-    """A temporary folder that must be there as long as the dataset is in use."""
+    """Temporary folder that must exist as long as the dataset is in use."""
 
     @property
     def count(self) -> int:
-        """Number of images."""
+        """The number of images."""
         return len(self.keys)
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 over names and bytes; a file that is missing counts as such."""
+        """The hex SHA-256 over the names and bytes of the files, or the fact that one is missing."""
         try:
             found = [(name, sha256_file(path) if path.is_file() else "missing") for name, path in self.files]
         except OSError as error:
@@ -140,11 +140,11 @@ class Listed(Dataset):
         return digest_of(found if self.ordered else sorted(found))
 
     def places(self, numbers: Numbers) -> list[Place]:
-        """Return where these images are."""
+        """Return the places of these images."""
         return [Locator(self.paths[self.file[n]], int(self.offset[n]), int(self.size[n])) for n in numbers]
 
     def captions(self, numbers: Numbers) -> list[str]:
-        """Return the captions of these images; empty where there is none."""
+        """Return the captions of these images, empty where there is none."""
         return [self.texts[number] for number in numbers]
 
     def items(self) -> list[Item]:
@@ -162,16 +162,16 @@ class Listed(Dataset):
         )  # fmt: skip
 
     def changed(self) -> str | None:
-        """Return a file that is no longer what it was when it was listed, if there is one."""
+        """Return a file that changed since it was listed, or None."""
         stamps = np.array([stamp(Path(path)) for path in self.paths], dtype=np.int64).reshape(-1, 2)
         differs = np.flatnonzero((stamps != self.seen).any(axis=1))
         return self.paths[differs[0]] if len(differs) else None
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Return time of change and size of a file; −1 of what is not there."""
+    """Return the modification time and size of a file, −1 where it does not exist."""
     try:
         found = path.stat()
-    except (OSError, ValueError):  # a table may name anything
+    except (OSError, ValueError):  # ValueError: a table may hold an invalid path
         return -1, -1
     return found.st_mtime_ns, found.st_size

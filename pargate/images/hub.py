@@ -1,7 +1,7 @@
-"""What every download from a hub has in common: how trouble is said, and data sets.
+"""Download data sets from a hub, and translate the errors of downloads.
 
-Everything travels through huggingface_hub, with its cache and what it reads from the environment:
-HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_HOME and the proxy variables.
+huggingface_hub does the downloads, with its cache and its environment variables: HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN,
+HF_HOME and the proxy variables.
 """
 
 import contextlib
@@ -27,22 +27,22 @@ PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"
 
 
 def endpoint() -> str | None:
-    """The hub that the environment names now, or None for the usual one."""
+    """Return the hub that the environment names, or None for the default."""
     return os.environ.get("HF_ENDPOINT") or None
 
 
 def address() -> str:
-    """Where the hub is."""
+    """Return the address of the hub."""
     return (endpoint() or constants.ENDPOINT).rstrip("/")
 
 
 @contextlib.contextmanager
 def translated(source: str, name: str, revision: str | None, what: str, form: str) -> Iterator[None]:
-    """Errors of the hub, said in our words: `what` of the repository `name`, which `source` names as `form`.
+    """Translate the hub's errors about fetching `what` from the repository `name`; `form` is the syntax of `source`.
 
     Raises:
         InputError: no such repository or revision, or access is not granted.
-        OperationalError: the hub cannot be reached, or the files not be stored; says how it was tried.
+        OperationalError: the hub cannot be reached, or the files cannot be stored.
     """
     try:
         yield
@@ -65,22 +65,22 @@ def translated(source: str, name: str, revision: str | None, what: str, form: st
 
 
 def unreachable(source: str, name: str, what: str, error: BaseException) -> OperationalError:
-    """Why something could not be had, with all that decided on how it was asked for."""
+    """Return the error for a failed download, with the settings that it used."""
     proxies = [variable for variable in PROXIES if os.environ.get(variable)]
     via = f"through the proxy of {', '.join(proxies)}" if proxies else "without a proxy"
-    # huggingface_hub wraps the network's own error, which alone says what happened.
+    # huggingface_hub wraps the network error, which names the cause.
     cause = error.__cause__ or error
     reason = first_line(cause) or type(cause).__name__
     return OperationalError(
         f"{source}: cannot fetch {what} of {name} from {address()}, {via}: {reason}",
-        "check the network, HTTPS_PROXY and HF_ENDPOINT; or download it elsewhere and name its folder",
+        "check the network, HTTPS_PROXY and HF_ENDPOINT, or download it elsewhere and name its folder",
     )
 
 
 def fetch_dataset(source: str, parts: Sequence[str]) -> list[Path]:
     """Return the Parquet files or tars of the data set `hf:ORG/NAME[@REV]`, in the local cache, sorted.
 
-    Of `parts`, the first that is in the path of a file counts; where none is, all files do.
+    Only files with the first of `parts` that occurs in a path are used, or all files if none occurs.
 
     Raises:
         InputError: no such data set or revision, no access, or it holds neither Parquet nor tars.
@@ -100,7 +100,7 @@ def fetch_dataset(source: str, parts: Sequence[str]) -> list[Path]:
                 )
             )
         for pattern in patterns:
-            # As the hub matches them: against the whole path, across its slashes.
+            # The hub also matches patterns against the whole path, across slashes.
             found = sorted(p for p in folder.rglob("*") if fnmatch(p.relative_to(folder).as_posix(), pattern))
             if found:
                 return found

@@ -1,8 +1,7 @@
-"""The images of a scan in their order, and the classes they are told apart by.
+"""Order the images of a scan and assign their classes.
 
-Order and split follow from the seed and each image's name alone, so the batch size and the machine do not matter. A
-scan reads only as many images as it needs: the stamp on an image follows from the digest of its bytes, which is known
-once it is read.
+Order and halves follow from the seed and each image's name alone, so the batch size and the machine do not matter. A
+scan reads only as many images as it needs.
 """
 
 import hashlib
@@ -21,11 +20,11 @@ from pargate.images.classes import ClassList, builtin_nouns
 from pargate.images.dataset import Dataset, Item
 
 BLOCK = 64
-"""Images between two looks at the intervals, and the unit of the cache."""
+"""Number of images between two looks at the intervals, and in one entry of the cache."""
 
 SELECTION = 64
-"""Images on which an unknown target is chosen, at most half of the set. A target that a rule with a
-limit of some ten points is about stands out among so few; the others are worth more for measuring it."""
+"""Number of images on which an unknown target is chosen, at most half of the set. So few suffice to show a target that
+exceeds a limit of some ten points; the other images measure it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +37,15 @@ class LabelledImages:
     """[items], index into the class list, −1 where the true class is not known."""
     classes: ClassList
     selection: int
-    """The first so many items choose unknown targets; the others measure."""
+    """Number of items that choose unknown targets, from the first; the others measure."""
     notices: tuple[str, ...] = ()
-    """What was left out of the source, and what became of its labels."""
+    """Notices about files that were left out, and about labels."""
     dataset: Dataset | None = None
-    """The dataset of the images, which must be there as long as they are read."""
+    """Dataset of the images, which must exist as long as they are read."""
 
     @property
     def blocks(self) -> list[NDArray[np.int64]]:
-        """Positions in `items`, block by block; no block holds images of both splits."""
+        """The positions in `items`, block by block; no block holds images of both halves."""
         cuts = [*range(0, self.selection, BLOCK), *range(self.selection, len(self.items), BLOCK)]
         return [np.arange(a, b) for a, b in zip(cuts, [*cuts[1:], len(self.items)], strict=True)]
 
@@ -63,21 +62,21 @@ def label_images(
     templates: Sequence[str],
     seed: int,
 ) -> LabelledImages:
-    """Settle the classes of a dataset, and put its images in their seeded order.
+    """Assign the classes of a dataset, and put its images in their seeded order.
 
-    Targets of rules and labels of images that are not among the classes are added to them, so that every target and
-    every true class can be predicted, and the set says so.
+    Targets of rules and labels that are not among the classes are added to them, with a notice, so that every target
+    and every true class can be predicted.
 
     Args:
         dataset: the images.
-        classes_source: where `names` come from.
-        names: the classes of the policy or the command line; without them, the built-in nouns serve.
-        targets: classes that rules are about.
-        templates: sentences that names are put into.
+        classes_source: source of `names`, for messages.
+        names: the classes of the policy or the command line; None for the built-in nouns.
+        targets: classes that rules name.
+        templates: prompts with {} for a class's name.
         seed: seed of the order.
 
     Raises:
-        InputError: the classes do not go with the images.
+        InputError: the classes do not fit the images.
     """
     source, items = dataset.source, dataset.items()
     given = names is not None
@@ -85,7 +84,7 @@ def label_images(
         names = builtin_nouns()
         if any(isinstance(item.label, int) for item in items):
             raise InputError(
-                f"the labels of {source} are class indices, and no list says what they mean",
+                f"the labels of {source} are class indices, but there is no list of classes",
                 "give the names with --classes FILE, one per line, the first for index 0",
             )
     found = _Classes(source, classes_source, list(names), {class_key(name): i for i, name in enumerate(names)})
@@ -94,7 +93,7 @@ def label_images(
     if given and not dataset.drawn:
         found.refuse_foreign()
     elif not given and dataset.drawn:
-        found.added.clear()  # two of the things that are drawn are no nouns of the list, as everyone may know
+        found.added.clear()  # no notice about drawn things that are not among the nouns
     notices = (*dataset.notices, *found.notices(), *_unlabelled(source, items))
     order = _order([item.key for item in items], seed)
     classes = ClassList(classes_source, tuple(found.names), tuple(templates))
@@ -110,31 +109,31 @@ def label_images(
 
 
 _ID = re.compile(r"\d+|n\d{8}")
-"""Numbers, and the names of WordNet's synsets: they stand for classes and name none."""
+"""Pattern of numbers and WordNet synset ids, which stand for a class without naming it."""
 
 _CLOSE = 0.85
-"""Likeness of two spellings from which one is taken for a slip of the other, as `difflib` measures it: `bananas` is
-that close to `banana`, and `mouse` not to `moose`."""
+"""Similarity in `difflib` from which one spelling is a typo of the other: `bananas` of `banana`, but not `mouse` of
+`moose`."""
 
 
 @dataclass(slots=True)
 class _Classes:
-    """The classes of a source of images, as its labels come in."""
+    """The classes of a source of images, collected from its labels."""
 
     source: str
     listed_in: str
     names: list[str]
-    """The list's own, then those that were added."""
+    """Names of the classes: those of the list, then those that were added."""
     known: dict[str, int]
-    """By key."""
+    """Index of each class, by key."""
     targets: dict[str, str] = field(default_factory=dict)
-    """Of rules, by key."""
+    """Targets of rules, by key."""
     listed: int = field(init=False)
-    """Names of the list alone."""
+    """Number of names in the list."""
     added: dict[str, list[str]] = field(default_factory=dict)
-    """Names of images, by the label that the list lacks."""
+    """Names of images, by a label that is not in the list."""
     respelled: dict[str, str] = field(default_factory=dict)
-    """Names in the list, by a label that is spelled otherwise."""
+    """Names in the list, by a label in another spelling."""
     matched: int = 0
     """Number of images whose label is in the list, or a target."""
 
@@ -142,10 +141,10 @@ class _Classes:
         self.listed = len(self.names)
 
     def add_targets(self, targets: Sequence[str]) -> None:
-        """Take in the targets of rules.
+        """Add the targets of rules to the classes.
 
         Raises:
-            InputError: one is not in the list, and all but spelled like a class that is.
+            InputError: a target is not in the list, but nearly spelled like a class in it.
         """
         for target in targets:
             key = class_key(target)
@@ -156,10 +155,10 @@ class _Classes:
             self.targets[key] = target
 
     def label(self, item: Item) -> int:
-        """Return the index of the class that an image shows; −1 where it is not known.
+        """Return the index of an image's class, −1 where it is not known.
 
         Raises:
-            InputError: a number that is no index, or may be a name as well; a name that only a program reads.
+            InputError: the label is a number that is not an index or may be a name, or an id that no model can read.
         """
         if item.label is None:
             return -1
@@ -174,14 +173,14 @@ class _Classes:
                 raise InputError(
                     f"{self.source}: {item.key} has the label {item.label}, which is the name of one class in "
                     f"{self.listed_in} and the index of '{self.names[item.label]}'",
-                    "write names that are no numbers, in the list and as labels",
+                    "use names that are not numbers, in the list and as labels",
                 )
             return item.label
         if key not in self.known:
             if _ID.fullmatch(key):
                 raise InputError(
                     f"{self.source}: {item.key} has the label '{item.label}', which {self.listed_in} does not list: it "
-                    "is a number or a WordNet id, and no text that a model could read",
+                    "is a number or a WordNet id, not text that a model could read",
                     "name the folders as the list names its classes, or give a CSV with the header image,label, in "
                     "which a number is the line of the class in the list, counted from 0",
                 )
@@ -204,14 +203,14 @@ class _Classes:
         raise InputError(
             f"the {what} '{name}' is not in {self.listed_in}, and the class '{other}' is: as two classes, each would "
             "take hits of the other",
-            f"write '{other}' if that is meant; else list both with --classes FILE",
+            f"write '{other}' if you mean that class, or list both with --classes FILE",
         )
 
     def refuse_foreign(self) -> None:
         """Raise if the list has none of the labels.
 
         Raises:
-            InputError: it has none.
+            InputError: as above.
         """
         if self.added and not self.matched:
             some = ", ".join(f"'{self.names[self.known[key]]}'" for key in list(self.added)[:5])
@@ -221,7 +220,7 @@ class _Classes:
             )
 
     def notices(self) -> Iterator[str]:
-        """What became of labels and targets that the list does not have, or spells otherwise."""
+        """Yield notices about labels and targets that are not in the list, or have another spelling."""
         beyond = [name for key, name in self.targets.items() if self.known[key] >= self.listed]
         if beyond:
             near = nearest(beyond[0], self.names[: self.listed])
@@ -236,13 +235,13 @@ class _Classes:
         if self.respelled:
             label, name = next(iter(self.respelled.items()))
             yield (
-                f"labels of {self.source} that {self.listed_in} spells otherwise: {len(self.respelled)}, such as "
-                f"'{label}' for '{name}'"
+                f"labels of {self.source} with another spelling than in {self.listed_in}: {len(self.respelled)}, such "
+                f"as '{label}' for '{name}'"
             )
 
 
 def _unlabelled(source: str, items: Sequence[Item]) -> Iterator[str]:
-    """What to say where labels are there, but not of all."""
+    """Yield a notice if only some images have labels."""
     without = [item.key for item in items if item.label is None]
     if without and len(without) < len(items):
         yield f"images of {source} without a label: {len(without)} of {len(items)}; the first is {without[0]}"

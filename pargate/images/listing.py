@@ -1,4 +1,4 @@
-"""The listing of a source: what its reader finds in it, with what is refused and what is left out."""
+"""Collect the content of a source into a dataset; refuse incomplete pairs and report files that are left out."""
 
 import posixpath
 import re
@@ -17,30 +17,30 @@ from pargate.images.opening import Wanted
 from pargate.images.paths import SUFFIXES
 
 CAPTION_BYTES = 1 << 20
-"""Bound of a text about one image."""
+"""Largest size of a label or caption."""
 
 _DIGITS = 9
-"""Digits of a class index, at most."""
+"""Largest number of digits of a class index."""
 
 _SHOWN = 3
-"""Names that a message gives when many things share one fault."""
+"""Number of names that a message gives of many."""
 
 
 @dataclass
 class Listing:
-    """What a source holds, collected while it is read."""
+    """The content of a source, collected while it is read."""
 
     wanted: Wanted
-    hint: str = "complete the pairs, or remove what is alone"
-    """Way to repair pairs that are not complete."""
+    hint: str = "complete the pairs, or remove the incomplete ones"
+    """Advice for pairs that are not complete."""
     files: list[tuple[str, Path]] = field(default_factory=list)
     """Names and paths of all files that decide the digest."""
     left_out: list[str] = field(default_factory=list)
-    """Names of what is neither an image nor about one."""
+    """Names of files that are neither images nor texts about them."""
     unit: str = "files"
-    """What is left out."""
+    """Word for these files in messages."""
     alone: list[str] = field(default_factory=list)
-    """Captions without an image."""
+    """Names of captions without an image."""
     notices: list[str] = field(default_factory=list)
     unpacked: object = None
     ordered: bool = False
@@ -54,7 +54,7 @@ class Listing:
     _empty: list[str] = field(default_factory=list)
 
     def hold(self, path: Path) -> int:
-        """Return the number of a file that holds images; its state is noted now, before it is read."""
+        """Return the number of a file that holds images; record its state before it is read."""
         self._paths.append(str(path))
         self._seen.append(stamp(path))
         return len(self._paths) - 1
@@ -69,15 +69,15 @@ class Listing:
         caption: str | None = None,
         told: str = "",
     ) -> None:
-        """Enter an image.
+        """Add an image.
 
         Args:
-            key: its name within the source.
+            key: name of the image within the source.
             file: number of its file.
             span: offset and size in the file.
-            label: its class.
-            caption: its caption; None where there is none.
-            told: where the caption is, if not under `key`.
+            label: class of the image.
+            caption: caption of the image, or None.
+            told: name of the caption in messages, if not `key`.
         """
         text = " ".join(caption.split()) if caption else ""
         if caption is None:
@@ -90,10 +90,10 @@ class Listing:
         self._ranges.append((file, *span))
 
     def dataset(self) -> Listed:
-        """Return what was found.
+        """Return the dataset.
 
         Raises:
-            InputError: there are no images, or pairs are wanted and not each image has one caption.
+            InputError: there are no images, or pairs are wanted and an image or caption is missing.
         """
         source = self.wanted.source
         notices = [*_left_out(self.unit, self.left_out), *self.notices]
@@ -111,7 +111,7 @@ class Listing:
             self.ordered and self.wanted.pairs, self.unpacked,
         )  # fmt: skip
         if self.wanted.pairs:
-            found.digest  # noqa: B018 - of the bytes that are there now
+            found.digest  # noqa: B018 - cached now, before the files can change
         return found
 
     def _check_pairs(self) -> None:
@@ -137,7 +137,7 @@ class Listing:
 
 
 def count(things: Sequence[str], noun: str) -> str:
-    """Return how many there are, with the noun in its number."""
+    """Return the number of things with the noun, in singular or plural."""
     return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
@@ -147,13 +147,13 @@ def some(names: Sequence[str]) -> str:
 
 
 _SYSTEM = {"thumbs.db", "desktop.ini"}
-"""Files that systems write for themselves."""
+"""Files that operating systems create."""
 
 
 def _left_out(unit: str, names: Sequence[str]) -> Iterator[str]:
     lost = [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     lost = [name for name in lost if posixpath.basename(name).lower() not in _SYSTEM]
-    kinds = Counter(posixpath.splitext(name)[1].lower() or "without an ending" for name in lost)
+    kinds = Counter(posixpath.splitext(name)[1].lower() or "without a suffix" for name in lost)
     if lost:
         several = ", ".join(f"{number} {readable(kind)}" for kind, number in kinds.most_common(8))
         yield f"{unit} left out that pargate does not read: {several}; the first is {readable(lost[0])}"
@@ -163,12 +163,10 @@ _NUMBER = re.compile(r"([+-]?)(\d+)(\.0*)?|[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][
 
 
 def read_label(text: str, where: str) -> str | int | None:
-    """Return a label as it is meant: a class index, a name, or None where there is none.
-
-    A number is an index, also where a program wrote it as 3.0.
+    """Return a label as a class index, a name, or None where there is none; 3.0 is an index too.
 
     Raises:
-        InputError: it is a number that is no index; `where` says which label.
+        InputError: the label is a number that is not an index; `where` names the label.
     """
     told = tidy(text)
     if told.lower() in ("", "nan"):
@@ -179,17 +177,17 @@ def read_label(text: str, where: str) -> str | int | None:
     digits = (number[2] or "").lstrip("0") or "0"
     if number[1] or not number[2] or len(digits) > _DIGITS:
         raise InputError(
-            f"{where}: the label {told[:40]} is no class index",
+            f"{where}: the label {told[:40]} is not a class index",
             "an index is the line of a class in the list, counted from 0; leave the label empty where there is none",
         )
     return int(digits)
 
 
 def read_text(where: str, content: bytes) -> str:
-    """Return a label or caption, of which `content` is at most one byte more than `CAPTION_BYTES`.
+    """Return the text of a label or caption.
 
     Raises:
-        InputError: a git-lfs pointer, too long, or not UTF-8; `where` says which text.
+        InputError: the content is a git-lfs pointer, longer than `CAPTION_BYTES`, or not UTF-8; `where` names the text.
     """
     refuse_pointer(where, content)
     if len(content) > CAPTION_BYTES:

@@ -1,4 +1,4 @@
-"""Opening the images of a scan and the image-text pairs of a cleaning, from any kind of source.
+"""Open the images of a scan and the image-text pairs of a cleaning, from any kind of source.
 
 Image-text pairs have no labels: cleaning learns from images and captions alone.
 """
@@ -20,25 +20,25 @@ from pargate.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is wanted of a source."""
+    """A request for the images or image-text pairs of a source."""
 
     source: str
     pairs: bool
-    """Whether image-text pairs are wanted, to train with; else images, to judge a model by."""
+    """Whether image-text pairs are wanted, for training; otherwise images for a scan."""
     seed: int = 0
-    """Seed of what is drawn."""
+    """Seed of drawn or generated images."""
     cache: Path | None = None
-    """Folder for what is unpacked or generated."""
+    """Folder for unpacked or generated images."""
     classes: tuple[str, ...] | None = None
-    """Things that are drawn or generated."""
+    """Classes that are drawn or generated."""
     count: int | None = None
-    """Images that are generated."""
+    """Number of images that are generated."""
     device: str = "auto"
     emit: Listener = ignore
 
     @property
     def what(self) -> str:
-        """Word for messages."""
+        """The word for one of them in messages."""
         return "pair" if self.pairs else "image"
 
 
@@ -46,18 +46,18 @@ class Source(ABC):
     """A kind of source of images."""
 
     schemes: ClassVar[tuple[str, ...]] = ()
-    """Beginnings of the names of such sources, such as `hf:`."""
+    """Prefixes of the names of such sources, such as `hf:`."""
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """Endings of the files of such sources, in lower case."""
+    """Suffixes of the files of such sources, in lower case."""
     shards: ClassVar[bool] = False
     """Whether several files, or a folder of them, are one source."""
     generated: ClassVar[bool] = False
-    """Whether the images take hours to make before they can be listed."""
+    """Whether the images must be generated, which takes hours, before they can be listed."""
     fetched: ClassVar[bool] = False
     """Whether the images are downloaded before they can be listed."""
 
-    def check(self, source: str) -> None:  # noqa: B027 - most names are checked when they are looked for
-        """Raise if `source` cannot be meant, without looking for it.
+    def check(self, source: str) -> None:  # noqa: B027 - most names are checked when they are opened
+        """Raise if the name of a source is wrong, without opening it.
 
         Raises:
             InputError: the name is incomplete.
@@ -68,12 +68,12 @@ class Source(ABC):
         """Return the dataset of a source.
 
         Args:
-            wanted: the source and what it is for.
-            paths: the files that have the suffixes of this kind; none for a scheme.
+            wanted: the source and its use.
+            paths: the files with the suffixes of this kind; none for a scheme.
 
         Raises:
             InputError: the source cannot be used.
-            OperationalError: the machine cannot read it: no network, a full disk, a package that is missing.
+            OperationalError: no network, a full disk, or a missing package.
         """
 
 
@@ -92,20 +92,20 @@ def _kinds() -> Iterator[type[Source]]:
 
 
 def kind_of(source: str) -> type[Source] | None:
-    """Return the kind that a source names by its scheme; None for a path."""
+    """Return the kind of a source by its scheme, or None for a path."""
     if _SCHEME.match(source) is None:
         return None
     return next((kind for kind in _kinds() if source.startswith(kind.schemes)), None)
 
 
 def is_generated(source: str) -> bool:
-    """Return whether the images of a source take hours to make before they can be listed."""
+    """Return whether the images of a source must be generated, which takes hours."""
     kind = kind_of(source)
     return kind is not None and kind.generated
 
 
 def check_source(source: str) -> None:
-    """Raise if `source` cannot be meant, without looking for it.
+    """Raise if the name of a source is wrong, without opening it.
 
     Raises:
         InputError: the name is incomplete.
@@ -115,16 +115,16 @@ def check_source(source: str) -> None:
 
 
 def open_images(source: str, *, seed: int = 0, cache: Path | None = None) -> Dataset:
-    """List the images of a source, with the labels and captions that it has.
+    """List the images of a source, with their labels and captions.
 
     Args:
         source: a folder, class folders, a CSV or TSV with the header `image,label|caption`, WebDataset tars or Parquet
             files (with brace ranges, or a folder of them), `hf:ORG/NAME[@REV]`, or `builtin:scenes`.
-        seed: seed of what is drawn.
-        cache: folder below which Parquet is unpacked; without it, a temporary one.
+        seed: seed of drawn images.
+        cache: folder below which Parquet is unpacked; None for a temporary one.
 
     Raises:
-        InputError: nothing is there, there are no images in it, or it cannot be read.
+        InputError: the source does not exist, holds no images, or cannot be read.
         OperationalError: the hub cannot be reached, pyarrow is missing, or the disk is full.
     """
     return _open(Wanted(source, pairs=False, seed=seed, cache=cache))
@@ -146,23 +146,23 @@ def open_pairs(
         source: a CSV or TSV with the header `image,caption`, a folder of images with a `.txt` beside each, WebDataset
             tars or Parquet files (with brace ranges, or a folder of them), `hf:ORG/NAME[@REV]`, `synthetic:[COUNT]`
             or `diffusers:MODEL`.
-        seed: seed of what is drawn or generated.
-        cache: folder for what is unpacked or generated; without it, Parquet is unpacked into a temporary one.
-        classes: things that are drawn or generated.
-        count: pairs that are generated.
-        device: device that generates.
+        seed: seed of drawn or generated images.
+        cache: folder for unpacked or generated images; without it, Parquet is unpacked into a temporary one.
+        classes: classes that are drawn or generated.
+        count: number of pairs that are generated.
+        device: device on which images are generated.
         emit: listener for the progress of generating.
 
     Raises:
-        InputError: nothing is there, an unknown kind of source, or not one caption for each image.
-        OperationalError: the machine: no network, no such device, a full disk, a package that is missing.
+        InputError: the source does not exist, is of an unknown kind, or lacks an image or caption.
+        OperationalError: no network, no such device, a full disk, or a missing package.
     """
     names = None if classes is None else tuple(classes)
     found = _open(Wanted(source, True, seed, cache, names, count, device, emit))
     if found.count is not None and found.count < 2:
         raise InputError(
             f"{source} holds one pair",
-            "contrastive learning tells pairs apart: it needs two, and learns from thousands",
+            "give more: contrastive learning compares pairs, and needs thousands to learn well",
         )
     return found
 
@@ -178,7 +178,7 @@ def _open(wanted: Wanted) -> Dataset:
             near = nearest(named[0].casefold(), schemes)
             raise InputError(f"unknown {wanted.what} source '{source[:80]}'.{near}", _known(wanted))
         return list_paths(wanted, expand(source))
-    except OSError as error:  # a folder that may not be read, a name that is too long
+    except OSError as error:  # such as an unreadable folder, or a name that is too long
         raise InputError(
             f"cannot read {error.filename or f'{wanted.what}s from {source[:80]}'}: {error.strerror}",
             "check the path and its permissions",
@@ -186,10 +186,10 @@ def _open(wanted: Wanted) -> Dataset:
 
 
 def list_paths(wanted: Wanted, paths: Sequence[Path]) -> Dataset:
-    """Return the dataset that lies at `paths`, which exist.
+    """Return the dataset at existing `paths`.
 
     Raises:
-        InputError: they are no source.
+        InputError: the paths are not a source.
     """
     folder = paths[0] if len(paths) == 1 and paths[0].is_dir() else None
     if folder is not None:
@@ -221,17 +221,17 @@ def _known(wanted: Wanted) -> str:
 
 
 def _shards_of(wanted: Wanted, folder: Path) -> list[Path]:
-    """Return the shards of a folder of shards; none for a folder of images."""
+    """Return the shards of a folder of shards, or none for a folder of images."""
     suffixes = {suffix for kind in _kinds() if kind.shards for suffix in kind.suffixes}
     below = files_below(folder)
     found = [path for path in below if path.suffix.lower() in suffixes]
     if not found:
         return []
     suffix = found[0].suffix.lower()
-    hint = f"name what is meant, such as {folder}/{{000..007}}{suffix}, or keep them apart"
+    hint = f"name the files, such as {folder}/{{000..007}}{suffix}, or move the others"
     if image := next((path for path in below if is_image(path)), None):
         if not wanted.pairs:
-            return []  # the shards are left out, and named
+            return []  # the listing reports that the shards are left out
         raise InputError(f"{folder} holds {found[0].name} and {image.name}: shards, or images?", hint)
     if other := next((p for p in found if p.parent != folder or p.suffix.lower() != suffix), None):
         names = " and ".join(readable(p.relative_to(folder).as_posix()) for p in (found[0], other))

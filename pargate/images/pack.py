@@ -1,7 +1,6 @@
-"""Pairs written down as WebDataset shards: drawn ones, or those of any other source, repacked.
+"""Write image-text pairs as WebDataset shards: drawn ones, or those of any other source.
 
-Drawn images are encoded here; images that exist already keep their bytes. The folder appears when it is
-complete.
+Drawn images are encoded here; other images keep their bytes. The folder appears when it is complete.
 """
 
 import sys
@@ -19,20 +18,20 @@ from pargate.errors import InputError
 from pargate.events import Advanced, Listener, Notice, StageFinished, StageStarted, ignore
 from pargate.files import atomic_folder
 from pargate.images.dataset import Dataset, check_unchanged
-from pargate.images.decode import Decoded, Locator
+from pargate.images.decode import Locator
 from pargate.images.shards import JPEG_QUALITY, Sample, encode, write_manifest, write_shards
 from pargate.images.sources.scenes import FIRST_SCENE
 from pargate.images.workers import Job, Workers, processors
 from pargate.version import __version__
 
 PIECE = 64
-"""Images a worker draws at once."""
+"""Number of images that a worker draws at once."""
 
 COUNT = 10_000
-"""Pairs that are written when the source has no end and nobody says how many."""
+"""Default number of pairs for an endless source."""
 
 SIZE = 224
-"""Side that most models take, in pixels."""
+"""Default side of drawn images in pixels, the input of most models."""
 
 
 def write_pairs(
@@ -44,26 +43,25 @@ def write_pairs(
     suffix: str | None,
     per_shard: int,
     seed: int,
-    workers: int | None = None,
     emit: Listener = ignore,
 ) -> int:
-    """Write the first `count` pairs of a source into the new folder `out`; how many there are.
+    """Write the first `count` image-text pairs of a source into the new folder `out`; return their number.
 
-    Drawn images are `size` pixels square and stored as `suffix` says, `.jpg` or `.png`; without, 224 and `.jpg`.
+    Drawn images are `size` pixels square (default 224) and stored as `suffix`, `.jpg` (default) or `.png`.
 
     Raises:
-        InputError: `out` exists, or the source holds fewer pairs, or its images have a size already.
+        InputError: `out` exists, the source holds fewer pairs, or its images have a size already.
         OperationalError: the disk is full, or a worker was killed or cannot be started.
     """
     if count is not None and pairs.count is not None and count > pairs.count:
-        raise InputError(f"{pairs.source} holds {pairs.count} pairs, not {count}", "leave out --count to take all")
+        raise InputError(f"{pairs.source} holds {pairs.count} pairs, not {count}", "omit --count to use all")
     total = count or pairs.count or COUNT
     if pairs.drawn and total >= FIRST_SCENE:
         raise InputError(f"cannot draw {total} pairs", f"--count goes up to {FIRST_SCENE - 1}")
     if not pairs.drawn and size is not None:
-        raise InputError(f"the images of {pairs.source} have a size, and keep it", "leave out --size")
+        raise InputError(f"the images of {pairs.source} keep their size", "omit --size")
     if not pairs.drawn and suffix is not None:
-        raise InputError(f"the images of {pairs.source} keep their bytes", "leave out --format")
+        raise InputError(f"the images of {pairs.source} keep their format", "omit --format")
     settings: dict[str, Any] = {"source": pairs.source, "source_sha256": pairs.digest, "pargate": __version__}
     for notice in pairs.notices:
         emit(Notice(notice))
@@ -76,26 +74,26 @@ def write_pairs(
                 "seed": seed, "size": side, "format": suffix[1:], "quality": quality,
                 "versions": {"numpy": np.__version__, "pillow": version("pillow"), "python": sys.version.split()[0]},
             }  # fmt: skip
-            pool = Workers(Preprocess((side, side), (0.0,) * 3, (1.0,) * 3), _count(workers))
+            pool = Workers(Preprocess((side, side), (0.0,) * 3, (1.0,) * 3), _workers())
             try:
                 samples = _drawn(pairs, total, pool, suffix)
-                shards = write_shards(folder, _told(samples, total, emit), per_shard)
+                shards = write_shards(folder, _reported(samples, total, emit), per_shard)
             finally:
                 pool.close()
         else:
-            shards = write_shards(folder, _told(_stored(pairs, total), total, emit), per_shard)
+            shards = write_shards(folder, _reported(_stored(pairs, total), total, emit), per_shard)
             check_unchanged(pairs)
         write_manifest(folder, shards, settings)
     emit(StageFinished("drawing" if pairs.drawn else "packing", f"{total} pairs"))
     return total
 
 
-def _count(workers: int | None) -> int:
-    return min(processors(), 16) if workers is None else workers
+def _workers() -> int:
+    return min(processors(), 16)
 
 
 def _drawn(pairs: Dataset, total: int, pool: Workers, suffix: str) -> Iterator[Sample]:
-    """Pairs in the order of their numbers, some pieces ahead of what is written."""
+    """Yield drawn pairs in the order of their numbers, with some pieces begun ahead."""
     pieces = iter(range(0, total, PIECE))
     ahead: deque[tuple[range, Job]] = deque()
 
@@ -104,35 +102,31 @@ def _drawn(pairs: Dataset, total: int, pool: Workers, suffix: str) -> Iterator[S
             numbers = range(first, min(first + PIECE, total))
             ahead.append((numbers, pool.submit(pairs.places(numbers))))
 
-    begin(2 * _count(None))
+    begin(2 * _workers())
     while ahead:
         numbers, job = ahead.popleft()
         begin(1)
         for caption, image in zip(pairs.captions(numbers), pool.result(job), strict=True):
-            yield Sample(_encoded(image, suffix), caption)
-
-
-def _encoded(image: Decoded, suffix: str) -> bytes:
-    assert image.pixels is not None, "what is drawn is never unreadable"
-    return encode(image.pixels, suffix)
+            assert image.pixels is not None, "drawn images are always readable"
+            yield Sample(encode(image.pixels, suffix), caption)
 
 
 def _stored(pairs: Dataset, total: int) -> Iterator[Sample]:
-    """Pairs as they are."""
+    """Yield pairs with the bytes of their files."""
     for first in range(0, total, PIECE):
         numbers = range(first, min(first + PIECE, total))
         for caption, place in zip(pairs.captions(numbers), pairs.places(numbers), strict=True):
-            assert isinstance(place, Locator), "what is not drawn lies somewhere"
+            assert isinstance(place, Locator), "images that are not drawn are in files"
             try:
                 content = place.read()
             except OSError as error:
                 raise InputError(
-                    f"cannot read {place.path}: {error.strerror}", "leave the pairs as they are meanwhile"
+                    f"cannot read {place.path}: {error.strerror}", "do not change the pairs while they are packed"
                 ) from error
             yield Sample(content, caption)
 
 
-def _told(samples: Iterator[Sample], total: int, emit: Listener) -> Iterator[Sample]:
+def _reported(samples: Iterator[Sample], total: int, emit: Listener) -> Iterator[Sample]:
     for done, sample in enumerate(samples, start=1):
         yield sample
         if done % PIECE == 0 or done == total:

@@ -1,4 +1,4 @@
-"""Paths of image sources: brace ranges, and which files are images."""
+"""Expand the paths of image sources, and recognise image files."""
 
 import re
 from collections.abc import Iterable
@@ -12,22 +12,22 @@ SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif",
     ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
 }  # fmt: skip
-"""Endings of what is decoded, as browsers, cameras and programs write them."""
+"""Suffixes of images that are decoded."""
 
 TEXTS = {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html", ".cls"}
-"""Endings of what is no image, so that it need not be opened to see that."""
+"""Suffixes of files that are not images, which are not opened to check."""
 
 _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP", re.DOTALL)
-"""First bytes of images that may have any ending. The other kinds begin as texts or raw files of cameras do."""
+"""First bytes of images that may have any suffix; other kinds begin like texts or raw camera files."""
 
 _MOST = 1_000_000
-"""Names that one brace range may stand for."""
+"""Largest number of names in one brace range."""
 
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 
 
 def expand(source: str) -> list[Path]:
-    """Return the paths of a source, all of which exist; brace ranges such as `{000..007}` are expanded.
+    """Return the paths of a source, with brace ranges such as `{000..007}` expanded.
 
     Raises:
         InputError: a path does not exist or is named twice, or the braces cannot be read.
@@ -60,19 +60,19 @@ def present(path: Path) -> Path:
     """Return `path`.
 
     Raises:
-        InputError: it is no file, or a link to none.
+        InputError: the path is not a file, or is a broken link.
     """
     if not path.is_file():
-        raise InputError(f"{readable(str(path))} is no file, or a link to none", "repair it, or remove it")
+        raise InputError(f"{readable(str(path))} is not a file, or is a broken link", "repair it, or remove it")
     return path
 
 
 def is_image(path: Path) -> bool:
-    """Return whether a file is an image by its ending or, where the ending is unknown, by its first bytes."""
+    """Return whether a file is an image, by its suffix or, where that is unknown, by its first bytes."""
     suffix = path.suffix.lower()
     return suffix in SUFFIXES or (suffix not in TEXTS and path.is_file() and begins_image(Locator(str(path), 0, 16)))
 
 
 def begins_image(place: Locator) -> bool:
-    """Return whether these are the first bytes of an image."""
+    """Return whether the bytes at `place` begin an image."""
     return bool(_MAGIC.match(place.read()))

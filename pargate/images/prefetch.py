@@ -1,6 +1,6 @@
-"""Images decoded by processes a little ahead of their use: blocks of a scan, batches of image-text pairs.
+"""Decode images in processes ahead of their use: blocks of a scan, batches of image-text pairs.
 
-Memory is bounded by the few groups in flight, and a store of bounded size for what is needed again.
+Memory is bounded: few groups are in flight, and the store of decoded images has a limit.
 """
 
 import os
@@ -22,26 +22,26 @@ from pargate.images.decode import Decoded
 from pargate.images.workers import Job, Place, Workers, processors
 
 PIECE = 64
-"""Images a worker takes at once: several to a batch, so that all workers share it."""
+"""Number of images in one job of a worker; a batch has several jobs, so that all workers share it."""
 
 BLOCKS_AHEAD = 1
-"""Blocks decoded before they are asked for."""
+"""Number of blocks that are decoded ahead."""
 
 BATCHES_AHEAD = 2
-"""Batches begun before they are asked for: one is on its way while the next is used."""
+"""Number of batches that are decoded ahead."""
 
 KEPT_BYTES = 16 << 20
-"""Decoded blocks that are kept for a second look, in bytes."""
+"""Largest size of the decoded blocks that are kept for further use."""
 
 STORE_BYTES = 1 << 30
-"""Decoded images of pairs that are kept, in bytes: some 87,000 at 64 pixels, 7,000 at 224."""
+"""Largest size of the decoded images of pairs that are kept: some 87,000 at 64 pixels, 7,000 at 224."""
 
 UNREADABLE_PERCENT = 1
-"""Share of a source that may be unreadable. Large collections have a few; more means that something is wrong."""
+"""Largest share of unreadable images in a source; large collections have a few."""
 
 
 class _Prefetch:
-    """Groups of images, decoded ahead; a context manager that owns the workers."""
+    """Groups of images that are decoded ahead; a context manager that owns the workers."""
 
     def __init__(self, rule: Preprocess, workers: int) -> None:
         self._rule = rule
@@ -49,22 +49,22 @@ class _Prefetch:
         self._workers = Workers(rule, workers)
 
     def __enter__(self) -> Self:
-        """Do nothing: the workers have started."""
+        """Return this object; the workers have started already."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drop what was not used and end the workers."""
+        """End the workers."""
         self._workers.close()
 
     def _begin(self, group: int, rows: Sequence[int], places: Sequence[Place]) -> None:
-        """Begin to decode the images of a group, which `rows` number."""
+        """Start to decode the images of a group; `rows` are their numbers."""
         jobs = [self._workers.submit(places[first : first + PIECE]) for first in range(0, len(places), PIECE)]
         self._pending[group] = (rows, jobs)
 
     def _finish(self, group: int) -> list[tuple[int, Decoded]]:
-        """Return the images of a group with their numbers, waiting for them if need be.
+        """Wait for the images of a group and return them with their numbers.
 
         Raises:
             OperationalError: a worker was killed, by the system (memory) or by an image.
@@ -86,18 +86,22 @@ class Block:
     digests: tuple[str, ...]
     """Hex SHA-256 of each image's encoded bytes."""
     rows: NDArray[np.int64]
-    """Which items of the set these are: those that could be read."""
+    """Positions of the readable items in the set."""
     unreadable: tuple[tuple[str, str], ...]
-    """Key and reason of each item of the block that could not be."""
+    """Key and reason of each unreadable item of the block."""
 
 
 def check_readable(source: str, total: int, unreadable: Sequence[tuple[str, str]], read: int) -> None:
-    """Raise if what could not be read is too much for the rest to stand for all.
+    """Raise if too many images are unreadable for the others to represent the source.
 
-    `unreadable` holds key and reason of each such image among the first looked at, of which `read` could be.
+    Args:
+        source: name of the source, for messages.
+        total: number of images in the source.
+        unreadable: key and reason of each unreadable image so far.
+        read: number of images that were read so far.
 
     Raises:
-        InputError: it is more than one percent of the `total`, or more than could be read.
+        InputError: more than one percent of the `total` are unreadable, or more than were read.
     """
     lost = len(unreadable)
     if lost * 100 > total * UNREADABLE_PERCENT or lost > read:
@@ -125,7 +129,7 @@ class Decoder(_Prefetch):
         self._kept: OrderedDict[int, Block] = OrderedDict()
 
     def start(self, items: Sequence[Item], blocks: Sequence[NDArray[np.int64]]) -> None:
-        """Begin with the first of `blocks`, arrays of positions in `items`."""
+        """Start to decode the first of `blocks`, arrays of positions in `items`."""
         self._items, self._blocks = items, blocks
         self._ask(range(min(BLOCKS_AHEAD, len(blocks))))
 
@@ -136,10 +140,10 @@ class Decoder(_Prefetch):
                 self._begin(number, rows, [self._items[row].place for row in rows])
 
     def readable(self, number: int, source: str) -> Block:
-        """Return block `number`, enough of it readable to set a model up; `source` names the images in messages.
+        """Return block `number`, and raise if too few of its images are readable; `source` is for messages.
 
         Raises:
-            InputError: too many images of it cannot be read.
+            InputError: too many images of the block cannot be read.
             OperationalError: as `block`.
         """
         block = self.block(number)
@@ -147,7 +151,7 @@ class Decoder(_Prefetch):
         return block
 
     def block(self, number: int) -> Block:
-        """Return block `number`, waiting for it if need be; the next ones are begun.
+        """Wait for block `number` and return it; start to decode the next ones.
 
         Raises:
             OperationalError: a worker was killed, by the system (memory) or by an image.
@@ -174,18 +178,18 @@ class Decoder(_Prefetch):
 
 @dataclass(frozen=True, slots=True)
 class BatchOrder:
-    """The pairs that each step sees, and of these each rank.
+    """The order in which steps and ranks see the pairs.
 
-    A finite source is shuffled anew for every epoch, and each epoch drops the pairs that do not fill a whole
-    batch over all ranks. A source without end is taken in its order.
+    A finite source is shuffled for every epoch, and each epoch drops the pairs that do not fill a batch over all ranks.
+    An endless source is used in its order.
     """
 
     count: int | None
-    """Number of pairs of the source."""
+    """Number of pairs of the source; None for an endless one."""
     seed: int
     """Seed of the shuffling."""
     batch: int
-    """Number of pairs a step, on one rank."""
+    """Number of pairs per step on one rank."""
     world: int = 1
     """Number of ranks."""
 
@@ -193,7 +197,7 @@ class BatchOrder:
         whole = self.batch * self.world
         if self.batch < 1 or whole < 2:
             raise InputError(
-                f"a batch of {whole} pairs", "contrastive learning tells pairs apart: it needs at least two"
+                f"a batch of {whole} pairs is too small", "contrastive learning compares pairs: give at least two"
             )
         if self.count is not None and whole > self.count:
             each = f" on each of {self.world} processes, {whole} in all," if self.world > 1 else ""
@@ -205,11 +209,11 @@ class BatchOrder:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Number of steps until every pair was seen, or None without end."""
+        """The number of steps in an epoch, or None for an endless source."""
         return None if self.count is None else self.count // (self.batch * self.world)
 
     def numbers(self, step: int, rank: int = 0) -> NDArray[np.int64]:
-        """Return the numbers of the pairs that `rank` sees in `step` (from 0): int64 [batch]."""
+        """Return the numbers of the pairs for `rank` in `step` (from 0): int64 [batch]."""
         whole = self.batch * self.world
         if self.count is None:
             first = step * whole + rank * self.batch
@@ -221,7 +225,7 @@ class BatchOrder:
 
 @lru_cache(maxsize=2)
 def _shuffled(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """Return the order of one epoch, which must not be changed."""
+    """Return the order of one epoch as a read-only array."""
     order = seeds.permutation(seed, f"pairs of epoch {epoch}", count)
     order.setflags(write=False)
     return order
@@ -232,11 +236,11 @@ class PairBatch:
     """Image-text pairs at model resolution."""
 
     numbers: NDArray[np.int64]
-    """[n], numbers of these pairs in their source."""
+    """[n], numbers of the pairs in their source."""
     pixels: NDArray[np.uint8]
     """[n, H, W, 3], RGB, 0..255, before normalisation."""
     captions: tuple[str, ...]
-    """One per image."""
+    """Captions, one per image."""
     digests: tuple[str, ...]
     """Hex SHA-256 of each image's encoded bytes, or of its pixels where it was drawn."""
 
@@ -244,7 +248,7 @@ class PairBatch:
 class PairLoader(_Prefetch):
     """Batches of image-text pairs, one for each step.
 
-    A finite source is decoded once, not once an epoch, as far as the store reaches.
+    The images of a finite source are decoded once, as far as they fit into the store.
     """
 
     def __init__(
@@ -258,26 +262,26 @@ class PairLoader(_Prefetch):
         workers: int | None = None,
         store_bytes: int = STORE_BYTES,
     ) -> None:
-        """Begin with the first of `steps`; nothing is prepared beyond the last.
+        """Start to decode the first of `steps`; nothing is decoded beyond the last.
 
         Args:
             pairs: the dataset.
             rule: the preprocessing of the model.
-            order: which pairs each step sees.
-            steps: steps that will be asked for.
+            order: the pairs of each step.
+            steps: the steps that will be used.
             rank: number of this process among those that share a batch.
-            workers: number of processes, 0 for none: images are then decoded when asked for.
-            store_bytes: bound of the decoded images that are kept.
+            workers: number of processes; with 0, this process decodes images when they are used.
+            store_bytes: largest size of the decoded images that are kept.
 
         Raises:
             OperationalError: no process can be started.
         """
         self.order = order
         self.unreadable: dict[int, str] = {}
-        """Reasons why images of pairs could not be decoded, by number; the next readable pair replaced each."""
+        """Reasons why images of pairs could not be decoded, by number; the next readable pair replaces each."""
         self._pairs, self._rank, self._last = pairs, rank, steps.stop
         self._store = _Store(pairs.count or 0, rule.size, store_bytes)
-        # Half of the processors: the others feed the device, or are the device.
+        # Half of the CPUs: the others feed the device, or are the device.
         wanted = max(1, min(8, processors() // (2 * order.world))) if workers is None else workers
         super().__init__(rule, wanted)
         self._ahead = BATCHES_AHEAD if wanted else 0
@@ -285,10 +289,10 @@ class PairLoader(_Prefetch):
             self._ask(step)
 
     def batch(self, step: int) -> PairBatch:
-        """Return the pairs of `step` on this rank, waiting for them if need be; the next steps are begun.
+        """Wait for the pairs of `step` on this rank and return them; start to decode the next steps.
 
         Raises:
-            InputError: too many images of the source do not decode.
+            InputError: too many images of the source cannot be decoded.
             OperationalError: a worker was killed, by the system (memory) or by an image.
         """
         wanted = range(step, min(step + 1 + self._ahead, max(self._last, step + 1)))
@@ -305,7 +309,7 @@ class PairLoader(_Prefetch):
         return PairBatch(taken, pixels, tuple(self._pairs.captions(taken)), tuple(digests))
 
     def _ask(self, step: int) -> None:
-        """Begin a batch; what is stored is not asked for."""
+        """Start to decode the images of a batch that are not in the store."""
         if step in self._pending:
             return
         numbers = self.order.numbers(step, self._rank)
@@ -313,7 +317,7 @@ class PairLoader(_Prefetch):
         self._begin(step, missing, self._pairs.places(missing))
 
     def _noted(self, found: list[tuple[int, Decoded]]) -> list[tuple[int, Decoded]]:
-        """Return what was decoded, stored and with its failures counted."""
+        """Store decoded images and count failures; return `found`."""
         for number, image in found:
             if image.pixels is None:
                 self._refuse(number, image.problem)
@@ -322,7 +326,7 @@ class PairLoader(_Prefetch):
         return found
 
     def _readable(self, number: int, found: dict[int, Decoded]) -> tuple[int, str, NDArray[np.uint8]]:
-        """Return number, digest and pixels of a pair, or of the first readable pair after it."""
+        """Return the number, digest and pixels of a pair, or of the first readable pair after it."""
         while True:
             image = found.get(number) or self._store.get(number)
             if image is None and number not in self.unreadable:
@@ -335,7 +339,7 @@ class PairLoader(_Prefetch):
     def _refuse(self, number: int, reason: str) -> None:
         self.unreadable[number] = reason
         count = self._pairs.count or 0
-        # Of fewer than a hundred, none.
+        # In a source of fewer than a hundred pairs, none may be unreadable.
         if len(self.unreadable) * 100 > count * UNREADABLE_PERCENT:
             first = list(self.unreadable.items())[:5]
             told = "; ".join(f"{_name(self._pairs, n)}: {why}" for n, why in first)
@@ -346,21 +350,20 @@ class PairLoader(_Prefetch):
 
 
 def _name(pairs: Dataset, number: int) -> str:
-    """Return a pair in words: its caption says most to a person, its number finds it."""
+    """Return the description of a pair for messages: its number and caption."""
     (caption,) = pairs.captions([number])
     return f"pair {number} ('{caption[:40]}')"
 
 
 class _Store:
-    """Decoded images in memory, kept until there is no room, then as they are.
+    """Decoded images in memory, stored until the space is used up.
 
-    Nothing is ever evicted for something newer: epochs are shuffled, so the oldest image is as likely to be
-    wanted as the newest, and the one that is not wanted soon is evicted for nothing.
+    Images are never evicted: epochs are shuffled, so old images are as likely to be needed again as new ones.
     """
 
     def __init__(self, count: int, size: tuple[int, int], room: int) -> None:
         each = size[0] * size[1] * 3
-        # Reserved, not used, until an image is written.
+        # The system reserves this memory, but uses it only when an image is written.
         self._pixels = np.empty((min(count, room // each), *size, 3), dtype=np.uint8)
         self._rows: dict[int, int] = {}
         self._digests: list[str] = []
@@ -369,12 +372,12 @@ class _Store:
         return number in self._rows
 
     def get(self, number: int) -> Decoded | None:
-        """Return the image of a pair, if it is kept."""
+        """Return the image of a pair, or None."""
         row = self._rows.get(number)
         return None if row is None else Decoded(self._digests[row], self._pixels[row])
 
     def keep(self, number: int, digest: str, pixels: NDArray[np.uint8]) -> None:
-        """Keep an image, if there is room."""
+        """Store an image, if there is room."""
         row = len(self._digests)
         if number not in self._rows and row < len(self._pixels):
             self._rows[number] = row

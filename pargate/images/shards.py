@@ -1,7 +1,6 @@
-"""WebDataset shards: plain tars with an image and its texts per sample, and a manifest beside them.
+"""Write WebDataset shards: plain tars with an image and its texts per sample, and a manifest beside them.
 
-The same samples give the same bytes, with the same versions of numpy and Pillow. The folder is the caller's: it
-should be one that appears only when it is complete.
+The same samples give the same bytes, with the same versions of numpy and Pillow.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ MANIFEST = "manifest.json"
 SCHEMA = "pargate.pairs/1"
 
 PER_SHARD = 10_000
-"""Pairs in a shard: some 25 MB at 64 pixels, 200 MB at 224; large enough to be read in one go."""
+"""Number of pairs in a shard: some 25 MB at 64 pixels, 200 MB at 224."""
 
 JPEG_QUALITY = 95
 
@@ -41,7 +40,7 @@ _BEGINNINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image on its way into a shard."""
+    """One image with its texts, to be written into a shard."""
 
     content: bytes
     """Encoded bytes of the image."""
@@ -52,7 +51,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar as the manifest lists it."""
+    """The manifest's entry of one tar."""
 
     name: str
     pairs: int
@@ -60,14 +59,14 @@ class Shard:
 
 
 def suffix_of(content: bytes) -> str:
-    """Suffix for encoded bytes, by how they begin; `.jpg` for those that nobody knows, so that they are tried."""
+    """Return the suffix for encoded bytes, by their beginning; `.jpg` for unknown ones, so that readers try them."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return ".webp"
     return next((suffix for beginning, suffix in _BEGINNINGS if content.startswith(beginning)), ".jpg")
 
 
 def encode(pixels: NDArray[np.uint8], suffix: str) -> bytes:
-    """uint8 [H, W, 3] as a JPEG with full colour resolution (`.jpg`), or without loss (`.png`)."""
+    """Encode uint8 [H, W, 3] as a JPEG with full colour resolution (`.jpg`), or without loss (`.png`)."""
     buffer = io.BytesIO()
     image = Image.fromarray(pixels)
     if suffix == ".jpg":
@@ -78,14 +77,14 @@ def encode(pixels: NDArray[np.uint8], suffix: str) -> bytes:
 
 
 def write_shard(path: Path, samples: Iterable[Sample], first: int) -> Shard:
-    """One tar, its pairs numbered from `first`."""
+    """Write one tar, with its pairs numbered from `first`."""
     with path.open("wb") as stream:
         count = _pack(stream, samples, first)
     return Shard(path.name, count, sha256_file(path))
 
 
 def shard_bytes(name: str, samples: Iterable[Sample], first: int) -> tuple[Shard, bytes]:
-    """A small tar in memory, for a folder that grows shard by shard."""
+    """Return a small tar in memory, for a folder that grows shard by shard."""
     buffer = io.BytesIO()
     count = _pack(buffer, samples, first)
     content = buffer.getvalue()
@@ -105,13 +104,13 @@ def _pack(stream: BinaryIO, samples: Iterable[Sample], first: int) -> int:
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)  # no time, no owner: the same bytes on every machine
+    info = tarfile.TarInfo(name)  # without time and owner: the same bytes on every machine
     info.size = len(content)
     archive.addfile(info, io.BytesIO(content))
 
 
 def write_shards(folder: Path, samples: Iterable[Sample], per_shard: int) -> list[Shard]:
-    """Tars `000000.tar`, `000001.tar`, … of `per_shard` pairs each in `folder`; the last may hold fewer."""
+    """Write tars `000000.tar`, `000001.tar`, … with `per_shard` pairs each into `folder`; the last may hold fewer."""
     return [
         write_shard(folder / f"{number:06d}.tar", some, number * per_shard)
         for number, some in enumerate(_runs(samples, per_shard))
@@ -119,14 +118,14 @@ def write_shards(folder: Path, samples: Iterable[Sample], per_shard: int) -> lis
 
 
 def _runs(samples: Iterable[Sample], length: int) -> Iterator[Iterator[Sample]]:
-    """Runs of `length`, each to be used up before the next is asked for; nothing is collected."""
+    """Yield lazy runs of `length`; each must be used up before the next."""
     rest = iter(samples)
     for first in rest:
         yield chain([first], islice(rest, length - 1))
 
 
 def write_manifest(folder: Path, shards: Iterable[Shard], settings: dict[str, Any]) -> None:
-    """What the shards are, and all that decided how they look."""
+    """Write the manifest: the shards, and all settings that decided their content."""
     listed = [asdict(shard) for shard in shards]
     document = {
         "schema": SCHEMA,

@@ -1,8 +1,7 @@
-"""Disjoint splits of a dataset, so that the images that choose never certify.
+"""Divide a dataset into disjoint splits, so that the images that choose a model never certify it.
 
-The split of an image follows from the digest of its bytes: the same image under two names is in one split. Drawn scenes
-are divided by their numbers, of which there is no end. Pairs for cleaning must not share an image with the dataset
-that judges: the model would know the examination beforehand.
+The split of an image follows from the digest of its bytes, so that the same image under two names is in one split.
+Drawn scenes are divided by their numbers. Image-text pairs for cleaning must share no image with the dataset of a scan.
 """
 
 import hashlib
@@ -15,20 +14,20 @@ from pargate.images.decode import Locator
 from pargate.images.workers import Place
 
 CHUNK = 4096
-"""Pairs whose places are looked at together."""
+"""Number of pairs whose places are compared together."""
 
 
 def divide(dataset: Dataset, names: Sequence[str]) -> tuple[Split, ...]:
-    """Return as many splits of a dataset as there are names, of one size up to an image.
+    """Return a split of a dataset for each name, of equal sizes up to one image.
 
-    Reads every image that is not drawn, since only the bytes tell which are the same.
+    Every image that is not drawn is read, since only its bytes show which images are the same.
     """
     if dataset.drawn:
         return tuple(Split(name, i, None, digest_of([dataset.source, i])) for i, name in enumerate(names))
     by_digest: dict[str, list[str]] = {}
     for item in dataset.items():
         by_digest.setdefault(_digest(item.place, item.key), []).append(item.key)
-    # In the order of a second digest: that of the bytes could be steered by whoever gives the images.
+    # Sorted by a second digest, since the provider of the images could steer that of the bytes.
     order = sorted(by_digest, key=lambda digest: hashlib.sha256(f"part {digest}".encode()).digest())
     splits = []
     for number, name in enumerate(names):
@@ -39,8 +38,8 @@ def divide(dataset: Dataset, names: Sequence[str]) -> tuple[Split, ...]:
 
 
 def _digest(place: Place, key: str) -> str:
-    """Return the digest of an image's bytes; of its name where they cannot be read, which the scan will say."""
-    assert isinstance(place, Locator), "what is not drawn lies somewhere"
+    """Return the digest of an image's bytes, or of its name if they cannot be read, which the scan reports."""
+    assert isinstance(place, Locator), "images that are not drawn are in files"
     try:
         return hashlib.sha256(place.read()).hexdigest()
     except OSError:
@@ -48,12 +47,12 @@ def _digest(place: Place, key: str) -> str:
 
 
 def shared(images: Dataset, pairs: Dataset) -> str | None:
-    """Return where an image of `pairs` is that is also in `images`; None where there is none.
+    """Return the place of an image of `pairs` that is also in `images`, or None.
 
-    Only images of equal length are read: most datasets share none, and a million pairs would take long.
+    Only images of equal length are read, since a million pairs would take long.
     """
     if images.drawn or pairs.drawn or pairs.count is None:
-        return None  # the numbers of drawn pairs end before those of drawn images begin
+        return None  # drawn pairs and drawn images have different numbers
     digests: dict[int, set[str]] = {}
     for item in images.items():
         if isinstance(item.place, Locator) and (size := _size(item.place)) is not None:
@@ -73,7 +72,7 @@ def _places(pairs: Dataset, count: int) -> Iterable[Locator]:
 
 
 def _size(place: Locator) -> int | None:
-    """Return the bytes of an image; None where it is not there."""
+    """Return the size of an image in bytes, or None if it does not exist."""
     if place.size >= 0:
         return place.size
     try:

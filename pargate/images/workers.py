@@ -1,17 +1,15 @@
-"""Processes that read, decode and draw images, for whoever needs them at model resolution.
+"""Processes that read, decode and draw images at model resolution.
 
-Processes, not threads: an image that crashes a decoder kills a worker, not the run, and decoding never
-competes with a model for the interpreter. What is asked for, and how far ahead, is the caller's business.
+Processes are used, not threads, so that an image that crashes a decoder kills a worker and not the run, and decoding
+does not compete with a model for the interpreter.
 
-Nothing here can wait for ever on a worker that has died. Each worker has two pipes, its standard input and output, and
-a thread of this process that writes one job, reads one answer, and so on. Only the worker holds its ends of the pipes:
-once it is dead, reading ends with what had arrived and writing fails, at whatever byte it died. Nothing is shared
-between workers, so none can die with a lock. `result` also looks at the processes themselves from time to time, and
-`close` kills them, since they hold nothing that could be lost.
+A dead worker cannot block the run. Each worker has two pipes, its standard input and output, and a thread of this
+process that writes one job and reads one answer at a time. Only the worker holds its ends of the pipes: when it dies,
+reading and writing fail. Workers share nothing, so none can die with a lock. `result` also polls the processes, and
+`close` kills them, since they hold no state.
 
 The workers are plain interpreters, not children of `multiprocessing`: that would need a semaphore (/dev/shm) for its
-queues, and would import the caller's main module again, which a script without a guard or from standard input does
-not survive.
+queues, and would import the caller's main module again, which fails for a script without a guard or from stdin.
 """
 
 import contextlib
@@ -36,15 +34,15 @@ from pargate.errors import OperationalError
 from pargate.images.decode import Decoded, Locator, decode_many
 
 LOOK_S = 0.2
-"""Between two looks at the processes while a result is waited for."""
+"""Seconds between two polls of the processes while a result is awaited."""
 
 ENDING_S = 1.0
-"""Between the end of a worker's output and its own, at most."""
+"""Seconds that a worker may take to end after its output ended."""
 
 CLOSING_S = 5.0
-"""How long workers that were killed may take to be gone."""
+"""Seconds that killed workers may take to end."""
 
-# The path is handed over, so that a worker finds what its parent found.
+# The path is passed on, so that a worker imports the same modules as its parent.
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from pargate.images.workers import spawn_main; spawn_main()"
 
 
@@ -53,25 +51,25 @@ class Scene:
     """An image that the built-in renderer draws."""
 
     number: int
-    """Its number in the renderer, from 0."""
+    """Number of the scene in the renderer, from 0."""
     seed: int
-    """The renderer's seed."""
+    """Seed of the renderer."""
     extras: tuple[str, ...] = ()
-    """What it may show beyond one object."""
+    """Extras that the scene may show, by name."""
 
 
 Place = Locator | Scene
-"""Where an image comes from."""
+"""Place of an image: bytes in a file, or a scene to draw."""
 
 Job = Future[list[Decoded]]
-"""Images on their way, in the order in which they were asked for."""
+"""Images that are being decoded, in the order of the request."""
 
 
 class Workers:
-    """Some processes that turn places into images; `close` ends them."""
+    """Processes that turn places into images; `close` ends them."""
 
     def __init__(self, rule: Preprocess, count: int) -> None:
-        """Start `count` processes, which resize images by `rule`; 0 does the work in this one, when asked.
+        """Start `count` processes, which resize images by `rule`; with 0, this process does the work.
 
         Raises:
             OperationalError: no process can be started.
@@ -87,13 +85,13 @@ class Workers:
                 self._threads[-1].start()
         except BaseException as error:
             self.close()
-            if isinstance(error, OSError | RuntimeError):  # the second where no thread can be started
+            if isinstance(error, OSError | RuntimeError):  # RuntimeError: no thread can be started
                 said = getattr(error, "strerror", None) or error
                 raise OperationalError(f"cannot start a process that decodes images: {said}", _LIMITS) from error
             raise
 
     def submit(self, places: Sequence[Place]) -> Job:
-        """Begin to read or draw the images at `places`."""
+        """Start to read or draw the images at `places`."""
         job = Job()
         if self._processes:
             self._jobs.put((job, list(places)))
@@ -102,7 +100,7 @@ class Workers:
         return job
 
     def result(self, job: Job) -> list[Decoded]:
-        """What a job found, once it is done.
+        """Wait for a job and return its images.
 
         Raises:
             OperationalError: a worker was killed, by the system (memory) or by an image.
@@ -115,7 +113,7 @@ class Workers:
         return job.result()
 
     def close(self) -> None:
-        """End the workers, whatever they are at, and drop what was not begun."""
+        """Kill the workers and drop all jobs."""
         for process in self._processes:
             process.kill()
             self._jobs.put(None)
@@ -125,19 +123,19 @@ class Workers:
                 thread.join(max(0.0, until - time.monotonic()))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, until - time.monotonic()))
-            if not thread.is_alive():  # or it would be waited for until it has read
+            if not thread.is_alive():  # closing waits for a thread that still reads
                 for stream in (process.stdin, process.stdout):
                     assert stream is not None
-                    with contextlib.suppress(OSError):  # a job that was not read to its end
+                    with contextlib.suppress(OSError):  # the worker did not read all of its job
                         stream.close()
 
     def _serve(self, process: "subprocess.Popen[bytes]") -> None:
-        """Hand jobs to one worker, one at a time, until there are no more or it is dead."""
+        """Send jobs to one worker, one at a time, until there are no more or it is dead."""
         while self._do(process, self._jobs.get()):
             pass
 
     def _do(self, process: "subprocess.Popen[bytes]", asked: tuple[Job, list[Place]] | None) -> bool:
-        """Let a worker do a job; whether it can do another."""
+        """Let a worker do a job; return whether it can do another."""
         if asked is None:
             return False
         job, places = asked
@@ -149,7 +147,7 @@ class Workers:
         except (EOFError, OSError, pickle.UnpicklingError):
             job.set_exception(_killed(process))
             return False
-        except BaseException as error:  # such as no memory: the rest of the answer is still to come
+        except BaseException as error:  # such as no memory: the rest of the answer is unread
             process.kill()
             job.set_exception(error)
             return False
@@ -161,24 +159,21 @@ class Workers:
 
 
 def processors() -> int:
-    """Processors that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    # File names mean the same in both.
+    # The UTF-8 mode makes file names mean the same in both.
     command = [sys.executable, "-P", "-X", f"utf8={sys.flags.utf8_mode}", "-c", _PROGRAM, *sys.path]
-    # What decoders print about broken images is no message of ours: an unreadable image is reported as such.
-    with _deaf_to_interrupts():
+    # stderr is dropped: decoders print there about broken images, which are reported in another way.
+    with _interrupts_blocked():
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 @contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Workers that start meanwhile never see Ctrl-C, which reaches the whole group and is ours to answer.
-
-    A blocked signal is inherited; ours is only delivered a little later.
-    """
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C while workers start: they inherit the block, and only this process handles the signal afterwards."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -190,7 +185,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _killed(process: "subprocess.Popen[bytes]") -> OperationalError:
-    """What to say of a worker that is dead, or as good as dead."""
+    """Return the error for a worker that died or does not answer; kill it."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(ENDING_S)
     process.kill()
@@ -211,9 +206,9 @@ _LIMITS = (
 
 
 def spawn_main() -> None:
-    """Do in a worker what its standard input asks for, until that ends: with the parent, at the latest."""
+    """Run a worker: answer the jobs from standard input until it ends, at the latest with the parent."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print shall not come between the answers
+    os.dup2(2, 1)  # prints of libraries must not mix with the answers
     jobs: SimpleQueue[tuple[list[Place], Preprocess]] = SimpleQueue()
     threading.Thread(target=_listen, args=(jobs,), daemon=True).start()
     while True:
@@ -222,7 +217,7 @@ def spawn_main() -> None:
 
 
 def _answer(places: list[Place], rule: Preprocess) -> list[Decoded] | Exception:
-    """The images, or what is to be raised where they are asked for."""
+    """Return the images, or the error to raise in the parent."""
     try:
         return work(places, rule)
     except Exception as error:
@@ -231,7 +226,7 @@ def _answer(places: list[Place], rule: Preprocess) -> list[Decoded] | Exception:
 
 
 def _listen(jobs: "SimpleQueue[tuple[list[Place], Preprocess]]") -> None:
-    """Take in jobs also while one is worked on, so that the end of the parent is noticed at once."""
+    """Read jobs in a thread of their own, so that the end of the parent is noticed at once."""
     try:
         while True:
             jobs.put(pickle.load(sys.stdin.buffer))
@@ -240,7 +235,7 @@ def _listen(jobs: "SimpleQueue[tuple[list[Place], Preprocess]]") -> None:
 
 
 def work(places: list[Place], rule: Preprocess) -> list[Decoded]:
-    """The images at `places`, in order; runs in a worker."""
+    """Return the images at `places`, in order; runs in a worker."""
     drawn = [place for place in places if isinstance(place, Scene)]
     if not drawn:
         return decode_many([place for place in places if isinstance(place, Locator)], rule)
@@ -248,7 +243,7 @@ def work(places: list[Place], rule: Preprocess) -> list[Decoded]:
 
 
 def render_scenes(numbers: Sequence[int], rule: Preprocess, seed: int, extras: Sequence[str] = ()) -> list[Decoded]:
-    """Scenes at model resolution; their digests are of their pixels."""
+    """Return scenes at model resolution, with the digests of their pixels."""
     from pargate.scenes import render as scenes
 
     pixels = scenes.render(np.array(numbers), max(rule.size), seed, extras).pixels

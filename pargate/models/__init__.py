@@ -1,1 +1,1 @@
-"""Models: `open.open_model` opens a source once, and what it returns is all that the rooms above need."""
+"""Models: `open.open_model` reads a source once and returns all that the rooms above need."""

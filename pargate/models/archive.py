@@ -1,15 +1,15 @@
-"""Our own reader of torch's zip archives: which tensors they hold and where, with nothing executed.
+"""Read torch's zip archives without executing anything: which tensors they hold, and where.
 
-A checkpoint that `torch.save` wrote is a zip of raw storages and one pickle, `data.pkl`, that says how they
-make tensors. Two readers of one file are how scanners get fooled, so this is the only one: the tensors are
-later taken from the very ranges found here, and torch's reader never sees the file.
+A checkpoint that `torch.save` wrote is a zip of raw storages and one pickle, `data.pkl`, that describes the tensors. A
+scanner can be fooled if the file is loaded by another reader, so this is the only one: the tensors are later read from
+the ranges found here, and torch's reader never sees the file.
 
-- The zip is accepted only in the one shape torch writes: stored members of one folder, laid end to end,
-  with a directory that agrees with what lies before each of them.
-- The pickle is interpreted over plain values (`pickles.py`): no class is looked up and no call is made.
-- Names are compared as torch's own reader compares them, without regard to case.
-- What does not fit is refused: as unsafe where another reader could see or do something else, as wrong
-  input where the file is merely damaged.
+- The zip must have the form that torch writes: stored members of one folder, end to end, with a directory that agrees
+  with the header of each member.
+- The pickle is interpreted over plain values (`pickles.py`): no class is imported and no call is made.
+- Names are compared without regard to case, as torch's reader does.
+- Any other file is refused: as unsafe where another reader could read or do something else, as wrong input where it is
+  only damaged.
 """
 
 import math
@@ -23,34 +23,34 @@ from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.models.pickles import CONVERT, SAVE_AGAIN, WIDTHS, Tensor, interpret, search, shown
 
 ReadAt = Callable[[int, int], bytes]
-"""Bytes of the file from an offset, in the length asked for."""
+"""Function that returns bytes of the file, by offset and length."""
 
 PICKLE_BYTES = 16 << 20
-"""Bound of `data.pkl`: a checkpoint of three thousand tensors with optimiser state has about one MiB."""
+"""Largest size of `data.pkl`; a checkpoint of three thousand tensors with optimiser state has about one MiB."""
 
 END = b"PK\x05\x06"
-"""How the record at the end of a zip archive begins."""
+"""First bytes of the record at the end of a zip archive."""
 
 COMMENT = 0xFFFF
-"""Longest comment behind that record."""
+"""Largest length of the comment behind that record."""
 
 _FLAGS = 0x0808
-"""What torch sets of a member's flags: sizes repeated behind the data (bit 3), UTF-8 names (bit 11)."""
+"""Flags of a member that torch sets: sizes repeated behind the data (bit 3), UTF-8 names (bit 11)."""
 
 FORMAT = 10
-"""The newest version of torch's format."""
+"""Newest version of torch's format."""
 
 MEMBERS = 100_000
-"""Bound on the members of an archive; there is one per tensor."""
+"""Largest number of members of an archive; there is one per tensor."""
 
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt")
-"""Names of members that may be pickles, in a zip that is not read as a checkpoint."""
+"""Suffixes of members that may be pickles, in a zip that is not read as a checkpoint."""
 
 SUSPECTS = 16
-"""How many of them are searched for code."""
+"""Largest number of such members that are searched for code."""
 
 DIRECTORY_BYTES = 32 << 20
-"""Bound on the directory of an archive: 300 bytes for each member."""
+"""Largest size of an archive's directory: 300 bytes for each member."""
 
 CONVERT_SCRIPT = (
     "convert it once, on a machine that may be lost: "
@@ -60,20 +60,20 @@ CONVERT_SCRIPT = (
     'save_file({k: v.contiguous().clone() for k, v in d.items()}, sys.argv[2])" OLD NEW.safetensors; '
     "OpenAI's weights exist without code: open_clip:ViT-B-32-quickgelu/openai"
 )
-"""What to do with a TorchScript archive."""
+"""Advice for a TorchScript archive."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor and where its values lie in the file."""
+    """One tensor and the place of its values in the file."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     offset: int
-    """Byte of the file at which its first value lies."""
+    """Offset of its first value in the file, in bytes."""
     strides: tuple[int, ...]
-    """Steps along each axis, in values."""
+    """Strides along each axis, in values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +88,20 @@ class _Member:
     flags: int
     method: int
     attributes: int
-    """What kind of file it is: of DOS in the low byte, of Unix in the high half."""
+    """Type of the file: DOS attributes in the low byte, Unix mode in the high half."""
 
 
 Places = dict[str, tuple[int, int]]
-"""Where each member's bytes lie: name to (offset, length)."""
+"""Offset and length of each member's bytes, by name."""
 
 
 def read(read_at: ReadAt, size: int, name: str) -> tuple[StoredTensor, ...]:
-    """The tensors of a checkpoint's state dict, in the order it lists them; `name` is for messages.
+    """Return the tensors of a checkpoint's state dict, in its order; `name` is for messages.
 
     Raises:
-        InputError: damaged, big-endian, or a zip of something else; or no state dict in it.
-        UnsafeCheckpoint: a program (TorchScript), a pickle that names anything but tensors and plain
-            values, or an archive that two readers could read differently.
+        InputError: the zip is damaged, big-endian, of another format, or holds no state dict.
+        UnsafeCheckpoint: the zip is a program (TorchScript), its pickle could run code, or two readers could read it
+            differently.
     """
     members, end = _directory(read_at, size, name)
     try:
@@ -129,13 +129,13 @@ def _read(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Itera
 
 
 def _note(read_at: ReadAt, places: Places, member: str) -> bytes | None:
-    """What a member says that holds a word or a number, if it is there."""
+    """Return the beginning of a member that holds a word or a number, or None if it does not exist."""
     start, length = places.get(member, (0, -1))
     return read_at(start, min(length, 32)) if length >= 0 else None
 
 
 def _check_notes(note: Callable[[str], bytes | None], name: str) -> None:
-    """Refuse what torch would not read, or would read in another way."""
+    """Raise if torch would not read the archive, or would read it in another way."""
     order = note("byteorder")
     if order not in (None, b"little"):
         what = "was written on a big-endian machine" if order == b"big" else "does not say how its numbers are written"
@@ -150,7 +150,7 @@ def _check_notes(note: Callable[[str], bytes | None], name: str) -> None:
 
 
 def _refuse_code(read_at: ReadAt, members: list[_Member], name: str) -> None:
-    """Refuse a zip that is not read as a checkpoint, if a pickle in it could run code."""
+    """Raise if a pickle in a zip that is not read as a checkpoint could run code."""
     suspects = [member for member in members if member.name.casefold().endswith(PICKLE_SUFFIXES)]
     for member in suspects[:SUSPECTS]:
         head = read_at(member.header, 30)
@@ -173,12 +173,12 @@ def _refuse_code(read_at: ReadAt, members: list[_Member], name: str) -> None:
 
 
 def _places(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Places:
-    """Where the members' bytes lie. Nothing may lie before, between or behind them."""
+    """Return the places of the members' bytes; raise if other bytes lie before, between or behind them."""
     found: Places = {}
     at = 0
     for member in sorted(members, key=lambda m: m.header):
         if member.attributes & 0xDE or member.attributes >> 28 not in (0, 8):
-            # Of what claims to be a folder, torch's reader leaves the memory as it finds it.
+            # For a member that is marked as a folder, torch's reader leaves memory uninitialised.
             _ambiguous(name, f"{member.name} is not marked as a plain file")
         if not member.name.isascii() or member.name.endswith("/"):
             _ambiguous(name, f"{member.name} is not a name that torch writes")
@@ -197,7 +197,7 @@ def _places(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Pla
 
 
 def _directory(read_at: ReadAt, size: int, name: str) -> tuple[list[_Member], int]:
-    """The members as the central directory lists them, and where that directory begins."""
+    """Return the members that the central directory lists, and the offset of that directory."""
     tail = read_at(max(0, size - 22), min(22, size))
     if len(tail) < 22 or tail[:4] != END or tail[20:] != b"\0\0":
         if ends_in(read_at, size):
@@ -222,7 +222,7 @@ def _directory(read_at: ReadAt, size: int, name: str) -> tuple[list[_Member], in
 
 
 def ends_in(read_at: ReadAt, size: int) -> bool:
-    """Whether a file ends as a zip archive does, whatever it begins with and whatever comment follows."""
+    """Return whether a file ends like a zip archive, with any beginning and any comment."""
     tail = read_at(max(0, size - COMMENT - 22), min(size, COMMENT + 22))
     at = tail.rfind(END)
     while at >= 0:
@@ -240,7 +240,7 @@ def _is_locator(read_at: ReadAt, after: int) -> bool:
 
 
 def _zip64(read_at: ReadAt, after: int, name: str) -> tuple[int, int, int, int]:
-    """Count, length and start of the directory from the records that large archives add before the end."""
+    """Return count, length and start of the directory from the zip64 records of large archives."""
     if not _is_locator(read_at, after):
         raise InputError(f"{name} is damaged: its large-file record is missing", "copy or download it again")
     disk, at, disks = struct.unpack("<IQI", read_at(after - 16, 16))
@@ -258,7 +258,7 @@ def _entries(directory: bytes, count: int, name: str) -> Iterator[_Member]:
     for _ in range(count):
         head = directory[at : at + 46]
         if len(head) != 46 or head[:4] != b"PK\x01\x02":
-            _ambiguous(name, "its directory holds something else than members")
+            _ambiguous(name, "its directory holds something other than members")
         (_, _, flags, method, _, _, crc, packed, size, of_name, of_extra, of_comment, disk, _, attributes, header) = (
             struct.unpack("<6H3I5H2I", head[4:])
         )
@@ -277,7 +277,7 @@ def _entries(directory: bytes, count: int, name: str) -> Iterator[_Member]:
 
 
 def _large(extra: bytes, told: tuple[int, ...], where: str) -> Iterator[int]:
-    """Sizes and offset, taken from the zip64 field where the entry has no room for them."""
+    """Return sizes and offset, from the zip64 field where they exceed 32 bits."""
     values: list[int] = []
     at = 0
     while at + 4 <= len(extra):
@@ -294,7 +294,7 @@ def _large(extra: bytes, told: tuple[int, ...], where: str) -> Iterator[int]:
 
 
 def _local(read_at: ReadAt, member: _Member, end: int, name: str) -> int:
-    """Where a member's bytes begin, if the header before them agrees with the directory."""
+    """Return the offset of a member's bytes; raise if the header before them contradicts the directory."""
     head = read_at(member.header, 30)
     if len(head) != 30 or head[:4] != b"PK\x03\x04":
         raise InputError(f"{name} is damaged at {member.name}", "copy or download it again")
@@ -314,7 +314,7 @@ def _local(read_at: ReadAt, member: _Member, end: int, name: str) -> int:
 
 
 def _descriptor(read_at: ReadAt, member: _Member, at: int, end: int, name: str) -> int:
-    """Length of the record that repeats a member's sizes after its bytes, where there is one."""
+    """Return the length of the record that repeats a member's sizes after its bytes, or 0."""
     if not member.flags & 8:
         return 0
     long = b"PK\x07\x08" + struct.pack("<IQQ", member.crc, member.size, member.size)
@@ -329,7 +329,7 @@ def _descriptor(read_at: ReadAt, member: _Member, at: int, end: int, name: str) 
 
 
 def _root(members: list[str], name: str) -> str:
-    """The one folder that everything lies in."""
+    """Return the one folder that holds all members."""
     seen = set[str]()
     for member in members:
         if member.casefold() in seen:
@@ -367,7 +367,7 @@ def _ambiguous(name: str, why: str) -> NoReturn:
 
 
 def _state_dict(value: Any, name: str) -> dict[Any, Any]:
-    """The dict of tensors: the value itself, or what a training checkpoint keeps under `state_dict`."""
+    """Return the dict of tensors: the value itself, or a training checkpoint's `state_dict`."""
     if isinstance(value, dict) and "state_dict" in value:
         averaged = [key for key in ("state_dict_ema", "model_ema", "ema") if key in value]
         if averaged:
@@ -389,7 +389,7 @@ def _tensors(state: dict[Any, Any], places: Places, root: str, name: str) -> Ite
         storage = tensor.storage
         width = WIDTHS[storage.dtype]
         start, _ = places[f"{root}/data/{storage.key}"]
-        # More values than are stored would be one value repeated: no weights, but a way to fill memory.
+        # A tensor with more values than its storage repeats them, which could fill the memory.
         if math.prod(tensor.shape) > storage.values:
             raise InputError(
                 f"{name} is damaged: {shown(key)} leaves its storage or repeats it", "save the weights again"

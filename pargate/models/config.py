@@ -1,9 +1,8 @@
-"""open_clip's model configurations: read, held to bounds, and turned into a preprocessing rule.
+"""Read open_clip's model configurations, check their bounds, and derive the preprocessing.
 
-A configuration arrives with the weights and is as little to be trusted: it says how much memory to
-allocate, and some of its fields make libraries download things or run code from elsewhere. Here it is only
-read as JSON and judged; `torch/build.py` builds the model. open_clip's own configurations come from the
-installed package's files, without importing it.
+A configuration comes with the weights and is not trusted: it decides how much memory is allocated, and some of its
+fields make libraries download files or run code from elsewhere. Here it is read as JSON and checked; `torch/build.py`
+builds the model. open_clip's own configurations come from the files of the installed package, without importing it.
 """
 
 import importlib.util
@@ -30,25 +29,25 @@ WEIGHT_NAMES = (
     "pytorch_model.pth",
     "model.pth",
 )
-"""The names that open_clip 3.3 prefers in a folder (`_find_checkpoint_in_dir`), in its order."""
+"""File names that open_clip 3.3 prefers in a folder (`_find_checkpoint_in_dir`), in its order."""
 
 CONFIG_BYTES = 1 << 20
-"""Bound of a configuration file; real ones have about one KiB."""
+"""Largest size of a configuration file; real ones have about one KiB."""
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Channel means of OpenAI's training images: open_clip's default (`open_clip/constants.py`)."""
 
 STD = (0.26862954, 0.26130258, 0.27577711)
-"""Channel deviations that go with `MEAN`."""
+"""Channel standard deviations of the same images."""
 
 MEAN_BOUNDS = (0.0, 1.0)
 STD_BOUNDS = (1e-3, 1.0)
-"""What can be meant by a channel's mean and deviation: pixels lie from 0 to 1, and a deviation of 1 changes nothing."""
+"""Bounds of a channel's mean and standard deviation, for pixels from 0 to 1."""
 
 IMAGE_SIZE = 224
 PATCH_SIZE = 16
 VOCABULARY = 49408
-"""open_clip's defaults for fields that a configuration leaves out (`CLIPVisionCfg`, `CLIPTextCfg`)."""
+"""Defaults of open_clip for fields that a configuration omits (`CLIPVisionCfg`, `CLIPTextCfg`)."""
 
 BOUNDS = {
     "embed_dim": (1, 1 << 14),
@@ -64,10 +63,10 @@ BOUNDS = {
     "attn_pooler_queries": (1, 1 << 12),
     "attn_pooler_heads": (1, 512),
 }
-"""Smallest and largest value of whatever decides on memory; the largest CLIPs stay below a quarter of it."""
+"""Smallest and largest value of each field that decides on memory; the largest CLIPs stay below a quarter."""
 
 PATCHES = 1 << 14
-"""Bound of the patches of a picture; SigLIP at 512 px has 1024."""
+"""Largest number of patches of an image; SigLIP at 512 px has 1024."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -82,7 +81,7 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "config.json",
 )
-"""What a Hugging Face tokenizer may consist of. Any of the first or the last few can be enough."""
+"""Files of a Hugging Face tokenizer; few of them are needed."""
 
 VOCABULARY_FILES = frozenset(
     {
@@ -94,19 +93,19 @@ VOCABULARY_FILES = frozenset(
         "tokenizer.model",
     }
 )
-"""One of these at least must be there."""
+"""Files of which at least one must exist."""
 
 TOKENIZER_BYTES = 64 << 20
-"""Bound of a tokenizer's file; the largest vocabularies take 35 MB."""
+"""Largest size of a tokenizer's file; the largest vocabularies take 35 MB."""
 
 CLEANINGS = ("canonicalize", "lower", "whitespace")
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a small file; repeated keys are refused, since readers differ on which one counts.
+    """Return the JSON object in a small file.
 
     Raises:
-        InputError: not readable, too large, or not an object.
+        InputError: the file is not readable or too large, or as `parse_object`.
     """
     try:
         content = read_bytes(path, CONFIG_BYTES)
@@ -116,10 +115,10 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def parse_object(content: bytes, name: str) -> dict[str, Any]:
-    """A JSON object in which no key occurs twice and every number is finite; `name` is for messages.
+    """Return a JSON object; `name` is for messages.
 
     Raises:
-        InputError: anything else.
+        InputError: not a JSON object, a number that is not finite, or a repeated key, which readers treat differently.
     """
     refuse_pointer(name, content)
 
@@ -133,7 +132,7 @@ def parse_object(content: bytes, name: str) -> dict[str, Any]:
         raise ValueError(f"{text} is no JSON number")
 
     def integer(text: str) -> int:
-        if text == "-0":  # to some readers a whole number, to others none
+        if text == "-0":  # some readers make it an integer, others a float
             refuse(text)
         return int(text)
 
@@ -150,12 +149,12 @@ def parse_object(content: bytes, name: str) -> dict[str, Any]:
 
 
 def architectures() -> dict[str, Path]:
-    """open_clip's architecture configurations by name, from the installed package's files.
+    """Return the paths of open_clip's architecture configurations by name, from the installed package.
 
     Raises:
         OperationalError: open_clip is not installed.
     """
-    # Finding a top-level package runs none of it, so torch stays out.
+    # Finding a top-level package runs none of its code, so torch is not imported.
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None:
         raise OperationalError("open_clip is not installed", "install pargate with its dependencies")
@@ -163,12 +162,12 @@ def architectures() -> dict[str, Path]:
 
 
 def base_name(name: str) -> str:
-    """Return an architecture's name without the ending that says its activation."""
+    """Return an architecture's name without the ending that names its activation."""
     return name.removesuffix("-quickgelu").removesuffix("-gelu")
 
 
 def architecture(name: str) -> dict[str, Any]:
-    """The model configuration of an architecture; every name may end in `-quickgelu`, or in `-gelu`.
+    """Return the model configuration of an architecture; its name may end in `-quickgelu` or `-gelu`.
 
     Raises:
         InputError: open_clip has no architecture of that name.
@@ -187,7 +186,7 @@ def architecture(name: str) -> dict[str, Any]:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Where two model configurations differ, with both values; absent, null, false and 0 are the same."""
+    """Return the fields in which two model configurations differ, with both values; absent equals null, false and 0."""
 
     def flat(config: dict[str, Any]) -> dict[str, Any]:
         parts = {section: part for section, part in _parts(config)}
@@ -207,17 +206,17 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def says_activation(config: dict[str, Any]) -> bool:
-    """Whether an architecture's configuration leaves no choice between GELU and QuickGELU."""
+    """Return whether an architecture's configuration decides between GELU and QuickGELU."""
     return "quick_gelu" in config or any("act_kwargs" in config[part] for part in ("vision_cfg", "text_cfg"))
 
 
 def with_activation(name: str, activation: Activation) -> str:
-    """An architecture's name that also says its activation."""
+    """Return an architecture's name with the ending that names its activation."""
     return f"{name}-{'quickgelu' if activation == 'quick_gelu' else 'gelu'}"
 
 
 def name_of(config: dict[str, Any]) -> str:
-    """The architecture's name where open_clip has one for exactly this configuration, else a description."""
+    """Return open_clip's name for exactly this configuration, or a description where it has none."""
     plain = {key: value for key, value in config.items() if key != "quick_gelu" or value}
     for name, path in architectures().items():
         if json.loads(path.read_text("utf-8")) == plain:
@@ -237,10 +236,10 @@ def name_of(config: dict[str, Any]) -> str:
 
 
 def check(config: dict[str, Any], name: str) -> None:
-    """Refuse a model configuration that is incomplete, out of bounds, or would reach out of the process.
+    """Raise if a model configuration is incomplete, out of bounds, or asks for downloads or foreign code.
 
     Raises:
-        InputError: says which field, and what it may be.
+        InputError: as above; the message names the field and its bounds.
     """
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
         if key not in config:
@@ -288,9 +287,9 @@ def _check_towers(vision: dict[str, Any], text: dict[str, Any], name: str) -> No
             "only open_clip's own text towers can be measured for now",
         )
     timm = vision.get("timm_model_name")
-    # Names with a prefix such as `hf-hub:` or a path would make timm download or read something else.
+    # A name with a prefix such as `hf-hub:`, or a path, would make timm download or read other files.
     if timm is not None and not (isinstance(timm, str) and re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", timm)):
-        raise InputError(f"{name}: vision_cfg.timm_model_name {str(timm)[:80]!r} is no name of timm's", "correct it")
+        raise InputError(f"{name}: vision_cfg.timm_model_name {str(timm)[:80]!r} is not a timm model", "correct it")
     if timm is None and not isinstance(vision.get("layers"), list):
         patch = vision.get("patch_size") or PATCH_SIZE
         high, wide = (patch, patch) if isinstance(patch, int) else (patch[0], patch[-1])
@@ -304,7 +303,7 @@ def _check_towers(vision: dict[str, Any], text: dict[str, Any], name: str) -> No
     if not isinstance(options, dict):
         raise InputError(f"{name}: text_cfg.tokenizer_kwargs is not an object", "restore the file")
     for key, value in options.items():
-        # Whatever else is given here reaches the tokenizer's loader, where it can read files or run code.
+        # Any other option reaches the tokenizer's loader, where it can read files or run code.
         if not ((key == "clean" and value in CLEANINGS) or (key == "strip_sep_token" and isinstance(value, bool))):
             raise InputError(
                 f"{name}: text_cfg.tokenizer_kwargs may hold clean ({', '.join(CLEANINGS)}) and strip_sep_token, "
@@ -315,23 +314,23 @@ def _check_towers(vision: dict[str, Any], text: dict[str, Any], name: str) -> No
         raise InputError(f"{name}: unknown text_cfg.tokenizer_mode", "restore the file")
 
 
-# --- what follows from a configuration ---------------------------------------------------------------
+# --- derived from a configuration --------------------------------------------------------------------
 
 
 def image_size(config: dict[str, Any]) -> tuple[int, int]:
-    """Rows and columns of the model's input."""
+    """Return the rows and columns of the model's input."""
     size = config["vision_cfg"].get("image_size") or IMAGE_SIZE
     rows, columns = (size, size) if isinstance(size, int) else size if len(size) == 2 else (size[0], size[0])
     return rows, columns
 
 
 def preprocess(config: dict[str, Any], overlay: dict[str, Any], name: str) -> Preprocess:
-    """The preprocessing of a model: open_clip's defaults, overlaid with what its configuration says.
+    """Return the preprocessing of a model: open_clip's defaults, overridden by `overlay`, its `preprocess_cfg`.
 
-    As in open_clip's `create_model`, the size is the tower's own whatever `preprocess_cfg` says of it.
+    The size is always that of the tower, as in open_clip's `create_model`.
 
     Raises:
-        InputError: a value that open_clip has no meaning for.
+        InputError: a value that open_clip does not support.
     """
     given = {key: value for key, value in overlay.items() if value is not None}
     resize, interpolation = given.get("resize_mode", "shortest"), given.get("interpolation", "bicubic")
@@ -364,16 +363,16 @@ def _channels(value: Any, where: str, bounds: tuple[float, float]) -> tuple[floa
 
 
 def config_digest(config: dict[str, Any], rule: Preprocess, tokenizer: dict[str, str]) -> str:
-    """Return the digest of all that decides how weights are read; `tokenizer` holds digests of its files by name."""
+    """Return the digest of everything except the weights; `tokenizer` holds the digests of its files by name."""
     return digest_of({"model_cfg": config, "preprocess": asdict(rule), "tokenizer": tokenizer})
 
 
 def tokenizer_files(config: dict[str, Any], folder: Path | None, name: str) -> dict[str, str]:
-    """Names and digests of the tokenizer's files, empty where open_clip's own tokenizer is used.
+    """Return the digests of the tokenizer's files by name; none where open_clip's own tokenizer is used.
 
     Raises:
-        InputError: the configuration names a Hugging Face tokenizer that does not lie beside the weights, or
-            one that would run its own code.
+        InputError: the configuration names a Hugging Face tokenizer that does not lie beside the weights, or that would
+            run its own code.
     """
     wanted = config["text_cfg"].get("hf_tokenizer_name")
     if not wanted:

@@ -1,9 +1,9 @@
-"""A folder of ONNX graphs: read, judged and digested without running anything of it.
+"""Read, check and hash a folder of ONNX graphs without running them.
 
-Graphs from outside are as hostile as any weights: they can name files elsewhere on the machine, ask for
-operators of their own, hide programs in loops, or draw random numbers and so behave otherwise after they were
-measured. What an encoder needs is allowed by name, and all else refused. Every file is read once; the bytes
-that were judged are those that are run, so nothing here memory-maps and no path is handed to the runtime.
+Graphs from outside are as hostile as weights: they can name files elsewhere on the machine, use custom operators, hide
+programs in loops, or draw random numbers and so change their behaviour after they were measured. Operators that an
+encoder needs are allowed by name, and all others refused. Every file is read once, and the checked bytes are the ones
+that run: nothing is memory-mapped, and the runtime gets no path.
 """
 
 import math
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 Kind = Literal["image", "text"]
 
 DESCRIPTION = "preprocess.json"
-"""What a folder of graphs says about itself."""
+"""File name of the description of the graphs."""
 
 DESCRIPTION_BYTES = 1 << 20
 
 GRAPHS: dict[Kind, str] = {"image": "image.onnx", "text": "text.onnx"}
 NAMES: dict[Kind, tuple[str, str]] = {"image": ("pixel_values", "image_embeds"), "text": ("input_ids", "text_embeds")}
-"""What each graph takes and gives."""
+"""Names of the input and the output of each graph."""
 
 DATA = ".data"
-"""What the name of a graph's weights ends in, where they lie beside it."""
+"""Suffix of the file of a graph's weights, where they lie beside it."""
 
 GRAPH_BYTES = (2 << 30) - 1
-"""Bound of protobuf."""
+"""Largest size of a graph, set by protobuf."""
 
 NODES = 100_000
-"""Bound of a graph's nodes; the largest CLIPs have some thousands."""
+"""Largest number of nodes in a graph; the largest CLIPs have some thousands."""
 
 LARGEST_SIDE = 1 << 21
-"""Bound of a dimension: no vocabulary has more words."""
+"""Largest dimension of a tensor; no vocabulary has more words."""
 
 CONTRIBUTED = frozenset(
     {
@@ -78,14 +78,14 @@ FORBIDDEN = {
             "RandomUniform",
             "RandomUniformLike",
         ),
-        "draws random numbers, and may behave otherwise once it was measured",
+        "draws random numbers, and may change its behaviour after it was measured",
     ),
 }
-"""Standard operators that no encoder needs, and why each is refused."""
+"""Standard operators that no encoder needs, with the reason why each is refused."""
 
 
 class ImageRule(Value):
-    """How a picture becomes the graph's input: resized and cropped to RGB of 8 bits, x / 255, (x − mean) / std."""
+    """The rule by which an image becomes a graph's input: resized and cropped 8-bit RGB, x / 255, (x − mean) / std."""
 
     size: tuple[int, int]
     """Rows and columns."""
@@ -96,12 +96,12 @@ class ImageRule(Value):
     fill: int
 
     def preprocess(self) -> Preprocess:
-        """The same as the rule that pictures are decoded by."""
+        """Return the same rule in the form in which images are decoded."""
         return Preprocess(self.size, self.mean, self.std, self.interpolation, self.resize, self.fill)
 
 
 class Description(Value):
-    """Everything that whoever runs the graphs must know besides them: `preprocess.json`."""
+    """The description of the graphs, for those who run them: `preprocess.json`."""
 
     schema_: Literal["pargate/onnx/1"] = Field(alias="schema")
     architecture: str
@@ -112,19 +112,19 @@ class Description(Value):
     dim: int
     """Length of an embedding."""
     logit_scale: float
-    """What a cosine is multiplied with before the softmax over classes."""
+    """Factor of a cosine before the softmax over classes."""
     logit_bias: float | None = None
-    """What is added then, in models that were trained with a sigmoid."""
+    """Summand after that, in models that were trained with a sigmoid loss."""
     activation: Activation
     image: ImageRule
     text: tokens.TextRule
     templates: tuple[str, ...]
-    """Prompts whose mean stands for a class, with {} for its name."""
+    """Prompts whose mean vector represents a class, with {} for its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphFolder:
-    """A folder of graphs that was read and judged: all that running them needs."""
+    """A folder of graphs that was read and checked."""
 
     checkpoint: Checkpoint
     description: Description
@@ -136,7 +136,7 @@ class GraphFolder:
 
 
 def folder_of(path: Path) -> Path | None:
-    """The folder of graphs at `path`: itself, or the `onnx` folder of a bundle; None if there is none."""
+    """Return the folder of graphs at `path`: `path` itself, the `onnx` folder of a bundle, or None."""
     for folder in (path, path / "onnx"):
         if any((folder / name).exists() for name in GRAPHS.values()):
             return folder
@@ -144,12 +144,12 @@ def folder_of(path: Path) -> Path | None:
 
 
 def read(folder: Path, source: str) -> GraphFolder:
-    """Read and judge a folder of graphs; `source` is what the user called it.
+    """Read and check a folder of graphs; `source` is its name in messages.
 
     Raises:
-        InputError: a file is missing, damaged, or not what pargate writes.
-        UnsafeCheckpoint: a graph reaches out of its folder, or asks for more than an encoder needs.
-        OperationalError: it does not fit into memory.
+        InputError: a file is missing, damaged, or not in the format that pargate writes.
+        UnsafeCheckpoint: a graph refers to files outside its folder, or uses more than an encoder needs.
+        OperationalError: the folder does not fit into memory.
     """
     description, described = _description(folder)
     file = tokens.FILES[description.text.tokenizer]
@@ -215,7 +215,7 @@ def _description(folder: Path) -> tuple[Description, str]:
 
 
 def _bytes(folder: Path, name: str, most: int) -> tuple[bytes, str]:
-    """A file's bytes and their digest."""
+    """Return a file's bytes and their digest."""
     path = folder / name
     _refuse_link(path)
     with weights.opened(path) as stream:
@@ -239,13 +239,13 @@ def _refuse_link(path: Path) -> None:
 
 
 def _beside(folder: Path, name: str, ranges: "tuple[_Range, ...]") -> tuple[mmap, str]:
-    """The weights of a graph that lie beside it, once every range of them is within the file."""
+    """Return the weights beside a graph and their digest; raise if a range leaves the file."""
     path = folder / name
     _refuse_link(path)
     with weights.opened(path) as stream:
         status = os.fstat(stream.fileno())
         if status.st_nlink != 1:
-            # Another name for some file of this machine, whose contents would then count as weights.
+            # It could be another name of any file on this machine, whose contents would be read as weights.
             raise UnsafeCheckpoint(
                 f"{path} has {status.st_nlink} names (hard links), of which another may lie anywhere",
                 "put a copy there",
@@ -257,7 +257,7 @@ def _beside(folder: Path, name: str, ranges: "tuple[_Range, ...]") -> tuple[mmap
                     "copy or export it again",
                 )
         digest, content = weights.take(stream, status.st_size, str(path), keep=True)
-    assert content is not None  # it was to be kept
+    assert content is not None  # since keep=True
     return content, digest
 
 
@@ -266,7 +266,7 @@ def _beside(folder: Path, name: str, ranges: "tuple[_Range, ...]") -> tuple[mmap
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """Where an initialiser lies in the file beside its graph."""
+    """The range of an initialiser in the file beside its graph."""
 
     name: str
     offset: int
@@ -287,7 +287,7 @@ def _judge(content: bytes, kind: Kind, description: Description, folder: Path) -
     try:
         model = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf's own, which has no types
-        raise InputError(f"{path} is no ONNX graph, or a damaged one", "export the model again") from error
+        raise InputError(f"{path} is not an ONNX graph, or is damaged", "export the model again") from error
     _check_head(model, path)
     _check_nodes(model.graph, path)
     _check_ends(model.graph, kind, description, path)
@@ -295,14 +295,14 @@ def _judge(content: bytes, kind: Kind, description: Description, folder: Path) -
 
 
 def _check_validity(content: bytes, path: Path, beside: bool) -> None:
-    """Ask onnx's own checker, once nothing is left that it could be led to."""
+    """Run onnx's own checker; called last, when the graph can no longer lead it to other files."""
     import onnx
 
     try:
-        # With weights elsewhere, it looks for them where it is told the graph lies.
+        # The checker finds external weights by the path of the graph.
         onnx.checker.check_model(str(path) if beside else content)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise InputError(f"{path} is no valid ONNX graph: {str(error)[:300]}", "export the model again") from error
+        raise InputError(f"{path} is not a valid ONNX graph: {str(error)[:300]}", "export the model again") from error
 
 
 def _check_head(model: "onnx.ModelProto", path: Path) -> None:
@@ -358,7 +358,7 @@ def _check_nodes(graph: "onnx.GraphProto", path: Path) -> None:
 
 
 def _check_ends(graph: "onnx.GraphProto", kind: Kind, description: Description, path: Path) -> None:
-    """One input and one output, of the names, types and shapes that the description promises."""
+    """Raise unless a graph has one input and one output, with the names, types and shapes of the description."""
     given, wanted = NAMES[kind]
     size = (3, *description.image.size) if kind == "image" else (description.text.context_length,)
     dtype = 1 if kind == "image" else 7  # onnx.TensorProto: FLOAT, INT64
@@ -383,7 +383,7 @@ def _check_ends(graph: "onnx.GraphProto", kind: Kind, description: Description, 
 
 
 def _initialisers(graph: "onnx.GraphProto", path: Path) -> _Judged:
-    """Every constant of a graph, each with a name of its own and as many bytes as its shape needs."""
+    """Return the constants of a graph; raise if names repeat or a size does not fit its shape."""
     if graph.sparse_initializer:
         raise InputError(f"{path} holds sparse tensors", "export the model again")
     names = [value.name for value in graph.input] + [tensor.name for tensor in graph.initializer]
@@ -406,7 +406,7 @@ def _initialisers(graph: "onnx.GraphProto", path: Path) -> _Judged:
 
 
 _TYPES = {1: "F32", 2: "U8", 3: "I8", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 16: "BF16"}
-"""ONNX's numbers of the types that encoders use, and what they are called elsewhere."""
+"""Names of the dtypes that encoders use, by ONNX's number."""
 
 
 def _width(tensor: "onnx.TensorProto", where: str) -> tuple[str, int]:
@@ -424,7 +424,7 @@ def _check_shape(dims: Iterable[int], where: str) -> tuple[int, ...]:
 
 
 def _range(tensor: "onnx.TensorProto", length: int, path: Path, where: str) -> _Range:
-    """Where a constant lies beside its graph, which may only be in the one file that belongs to it."""
+    """Return the range of a constant in the one file that may hold a graph's weights."""
     entries = [(entry.key, entry.value) for entry in tensor.external_data]
     told = dict(entries)
     if len(told) != len(entries) or not {"location"} <= set(told) <= {"location", "offset", "length", "checksum"}:

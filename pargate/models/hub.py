@@ -1,8 +1,7 @@
-"""Models that a hub keeps: `hf-hub:ORG/NAME[@REV]` and `open_clip:ARCH/TAG`, brought here.
+"""Download models from a hub: `hf-hub:ORG/NAME[@REV]` and `open_clip:ARCH/TAG`.
 
-How they travel is in `images/hub.py`. Only a configuration, one weights file and a tokenizer's files are
-fetched; what they hold is judged by `model.py` afterwards. Which weights a tag means is open_clip's table;
-that is the one thing here that imports open_clip, and with it torch.
+Only a configuration, one weights file and a tokenizer's files are fetched; `model.py` checks their content. Only a tag
+needs open_clip, and with it torch, for its table of published weights.
 """
 
 import re
@@ -20,13 +19,13 @@ from pargate.models.located import HUGGING_FACE, OPEN_CLIP, Located, configured,
 from pargate.models.preprocessing import PREPROCESSOR_NAME
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""What open_clip 3.3 downloads of a repository (`download_pretrained_from_hf`): the first that is there."""
+"""Files of a repository of which open_clip 3.3 downloads the first that exists (`download_pretrained_from_hf`)."""
 
 FROM_FOLDER = "open_clip_pytorch_model.safetensors"
-"""What it takes before the second of them, once the whole repository lies in a folder."""
+"""File that open_clip prefers to the second of them where the repository lies in a folder."""
 
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
-"""What open_clip's table of tags says of preprocessing."""
+"""Preprocessing fields of open_clip's table of tags."""
 
 
 def repository(source: str) -> Located:
@@ -34,12 +33,12 @@ def repository(source: str) -> Located:
 
     Raises:
         InputError: no such repository, revision or file, or access is not granted.
-        OperationalError: the hub cannot be reached, or the files not be stored; says how it was tried.
+        OperationalError: the hub cannot be reached, or the files cannot be stored.
     """
     name, _, revision = source.removeprefix(HUGGING_FACE).partition("@")
     settings = _first(source, name, (config.CONFIG_NAME,), revision or None)
     model, overlay, by = configured(settings, source)
-    # The weights of the very commit that the configuration came from, should the branch move meanwhile.
+    # Weights of the same commit as the configuration, even if the branch moves meanwhile.
     commit = settings.parent.name if re.fullmatch("[0-9a-f]{40}", settings.parent.name) else revision or None
     weights = _first(source, name, WEIGHTS, commit)
     processor = _present(source, name, PREPROCESSOR_NAME, commit)
@@ -53,7 +52,7 @@ def published(source: str) -> Located:
     """Return the files of a model named `open_clip:ARCH/TAG`, in the local cache.
 
     Raises:
-        InputError: no such architecture or tag, or it lies on no hub.
+        InputError: no such architecture or tag, or its weights are on no hub.
         OperationalError: as `repository`.
     """
     from pargate.models.torch import pretrained
@@ -62,12 +61,12 @@ def published(source: str) -> Located:
     entry = pretrained.published(arch, tag)
     model = config.architecture(arch)
     if entry.get("quick_gelu"):
-        # The tag knows what its weights were trained with, whichever name of the architecture was given.
+        # The tag decides on the activation, whichever name of the architecture was given.
         model = {**model, "quick_gelu": True}
     place = str(entry.get("hf_hub") or "")
     name, _, file = place.rpartition("/")
     if not name:
-        raise InputError(f"{source} lies on no hub", f"download {entry.get('url')} and give --arch {arch}")
+        raise InputError(f"{source} is on no hub", f"download {entry.get('url')} and give --arch {arch}")
     weights = _first(source, name, _alternatives(file), None)
     overlay = {key: _plain(entry[key]) for key in PREPROCESS if key in entry}
     tokenizer = _tokenizer(source, model, (name, None))
@@ -75,10 +74,10 @@ def published(source: str) -> Located:
 
 
 def _alternatives(file: str) -> tuple[str, ...]:
-    """What open_clip tries for the file that a tag names, in its order (`_get_safe_alternatives`)."""
+    """Return the files that open_clip tries for the one that a tag names (`_get_safe_alternatives`)."""
     if file in ("", WEIGHTS[1]):
         return WEIGHTS
-    # Some entries name a pickle beside which a safetensors lies by now.
+    # Some entries name a pickle although the repository has a safetensors file by now.
     return (f"{file[:-4]}.safetensors", file) if file.endswith((".bin", ".pth")) else (file,)
 
 
@@ -87,7 +86,7 @@ def _plain(value: Any) -> Any:
 
 
 def _tokenizer(source: str, model: dict[str, Any], own: tuple[str, str | None]) -> Path | None:
-    """The folder of the tokenizer's files, from the repository that the configuration names."""
+    """Return the folder of the tokenizer's files, from the repository that the configuration names."""
     text = model.get("text_cfg")
     wanted = text.get("hf_tokenizer_name") if isinstance(text, dict) else None
     if not wanted:
@@ -97,13 +96,13 @@ def _tokenizer(source: str, model: dict[str, Any], own: tuple[str, str | None]) 
     for file in config.TOKENIZER_FILES:
         path = _present(source, name, file, revision)
         if path is not None and folder is None:
-            # As for the weights: all files from the commit of the first.
+            # As for the weights, all files come from the commit of the first.
             folder, revision = path.parent, path.parent.name
     return folder
 
 
 def _first(source: str, name: str, files: Iterable[str], revision: str | None) -> Path:
-    """The first of `files` that the repository holds."""
+    """Return the path of the first of `files` that the repository holds."""
     for file in files:
         if path := _present(source, name, file, revision):
             return path
@@ -120,12 +119,12 @@ def _first(source: str, name: str, files: Iterable[str], revision: str | None) -
 
 
 def _present(source: str, name: str, file: str, revision: str | None) -> Path | None:
-    """One file of a repository, in the local cache; None if the repository has none (offline: the cache)."""
+    """Return the path of a repository's file in the local cache, or None if there is none (offline: in the cache)."""
     with translated(source, name, revision, file, f"{HUGGING_FACE}ORG/NAME[@REV]"):
         try:
             return Path(hf_hub_download(name, file, revision=revision, endpoint=endpoint()))
         except LocalEntryNotFoundError:
-            # A kind of EntryNotFoundError, but one that says nothing of the repository: nobody could be asked.
+            # A subclass of EntryNotFoundError, but it means that the hub could not be asked.
             if constants.HF_HUB_OFFLINE:
                 return None
             raise

@@ -1,4 +1,4 @@
-"""The files of a model on disk, and what its configuration says: what most layouts find before weights are read."""
+"""Find the files of a model on disk, and read its configuration; most layouts begin so."""
 
 import os
 from dataclasses import dataclass
@@ -13,49 +13,49 @@ from pargate.models.preprocessing import PREPROCESSOR_NAME
 HUGGING_FACE = "hf-hub:"
 OPEN_CLIP = "open_clip:"
 HUB_PREFIXES = (HUGGING_FACE, OPEN_CLIP)
-"""How sources begin that lie on a hub."""
+"""Prefixes of sources on a hub."""
 
 FOUND_SUFFIXES = (".safetensors", ".bin", ".pth")
-"""Weights that open_clip takes of a folder where `WEIGHT_NAMES` has none: the first kind first, each kind by name."""
+"""Suffixes that open_clip looks for in a folder where none of `WEIGHT_NAMES` exists, in its order."""
 
 WEIGHT_SUFFIXES = (*FOUND_SUFFIXES, ".pt", ".ckpt")
-"""Files that hold weights; open_clip takes the last two only where they are named."""
+"""Suffixes of weights files; open_clip reads the last two only if they are named."""
 
 DEFAULTS = "the defaults of open_clip"
-"""What says how images are prepared where nothing else does."""
+"""Origin of the preprocessing where the model does not define it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A weights file, and how it is read."""
+    """A weights file and its configuration."""
 
     weights: Path
     model_cfg: dict[str, Any]
     preprocess_cfg: dict[str, Any]
     config_name: str
-    """What messages call the configuration."""
+    """Name of the configuration in messages."""
     preprocess_from: str
-    """What says how images are prepared."""
+    """Origin of the preprocessing, for messages."""
     architecture: str | None = None
-    """Its name, where the source says one."""
+    """Name of the architecture, where the source gives one."""
     folder: Path | None = None
-    """Folder of the tokenizer's files, where there is one."""
+    """Folder of the tokenizer's files, or None."""
     activation_known: bool = True
     processor: Path | None = None
-    """A `preprocessor_config.json` that must not contradict the configuration."""
+    """Path of a `preprocessor_config.json`, which must not contradict the configuration."""
     beside: tuple[Path, ...] = ()
-    """Other weights that a loader could take."""
+    """Other weights files that another loader could read."""
 
 
 def configured(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """Return the `model_cfg` and the `preprocess_cfg` of a file in open_clip's format, and what says the latter.
+    """Return the `model_cfg`, the `preprocess_cfg` and its origin from a file in open_clip's format.
 
     Args:
         path: the file.
-        name: what messages call it.
+        name: its name in messages.
 
     Raises:
-        InputError: it is not such a file.
+        InputError: the file is not in this format.
     """
     document = load_json(path)
     model, overlay = document.get("model_cfg"), document.get("preprocess_cfg") or {}
@@ -67,15 +67,15 @@ def configured(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], s
 
 
 def said_by(overlay: dict[str, Any], name: str) -> str:
-    """Return what says how images are prepared: `name`, if its `preprocess_cfg` does."""
+    """Return the origin of the preprocessing: `name`, or the defaults if its `preprocess_cfg` is empty."""
     return name if overlay else f"{DEFAULTS}, since {name} has no preprocess_cfg"
 
 
 def weights_in(folder: Path) -> list[Path]:
-    """Return the files of a folder that hold weights by their names.
+    """Return the weights files of a folder, by their suffixes.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the folder cannot be read.
     """
     return [folder / name for name in names_in(folder) if name.casefold().endswith(WEIGHT_SUFFIXES)]
 
@@ -84,7 +84,7 @@ def names_in(folder: Path) -> list[str]:
     """Return the names in a folder, sorted.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the folder cannot be read.
     """
     try:
         return sorted(entry.name for entry in folder.iterdir())
@@ -93,10 +93,10 @@ def names_in(folder: Path) -> list[str]:
 
 
 def in_folder(folder: Path, weights: Path, beside: tuple[Path, ...] = ()) -> Located:
-    """Return weights that lie beside their configuration.
+    """Return a weights file with the configuration beside it.
 
     Raises:
-        InputError: there is none, or a file is a link out of the folder.
+        InputError: there is no configuration, or a file is a link out of the folder.
     """
     path = folder / CONFIG_NAME
     if not path.is_file():
@@ -108,7 +108,7 @@ def in_folder(folder: Path, weights: Path, beside: tuple[Path, ...] = ()) -> Loc
 
 
 def processor(folder: Path) -> Path | None:
-    """Return the folder's `preprocessor_config.json`, where it has one."""
+    """Return the path of the folder's `preprocessor_config.json`, or None."""
     path = folder / PREPROCESSOR_NAME
     if not path.is_file():
         return None
@@ -117,7 +117,7 @@ def processor(folder: Path) -> Path | None:
 
 
 def _stay_inside(folder: Path, path: Path) -> None:
-    """Refuse a link out of a model's folder, except into the blobs of the hub's cache that it belongs to."""
-    real = Path(os.path.realpath(path))  # which takes a circle of links, too
+    """Raise if a path is a link out of a model's folder, except into the blobs of its hub cache."""
+    real = Path(os.path.realpath(path))  # does not fail on circular links
     if not real.is_relative_to(os.path.realpath(folder)) and not leads_to_hub_blob(path):
         raise InputError(f"{path} is a link out of its folder, to {real}", "put the file itself there")

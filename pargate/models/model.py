@@ -1,9 +1,8 @@
-"""An open model: what it is, and its bytes until they are used.
+"""An open model: its facts, and its bytes until they are used.
 
-Files from outside are hostile. The format follows from the bytes, and the name must promise it; a file is opened
-once, read once into memory, digested on the way and judged there, so that the bytes that were judged are the very bytes
-that are loaded, whatever happens to the file meanwhile. Nothing is unpickled or evaluated. torch and ONNX Runtime are
-imported once an encoder is asked for.
+Files from outside are hostile. A file is opened once, read once into memory, hashed and checked there, so that the
+checked bytes are the ones that are loaded, whatever happens to the file meanwhile. Nothing is unpickled or evaluated.
+torch and ONNX Runtime are imported only when an encoder is opened.
 """
 
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Model:
-    """A checkpoint, opened once: what it is, where its tensors lie, and its bytes until they are used up."""
+    """A checkpoint that was opened once: its facts, the places of its tensors, and its bytes until they are used."""
 
     checkpoint: Checkpoint
     """The facts: format, digests, architecture, preprocessing, tensors."""
@@ -47,12 +46,12 @@ class Model:
         return {name: tensor.dtype for name, tensor in plain_names(self.tensors, self.checkpoint.source).items()}
 
     def take(self) -> mmap:
-        """Return the bytes of the weights file, exactly those that were judged; the caller may change them.
+        """Return the checked bytes of the weights file; the caller may change them.
 
-        They are handed over once. Another call reads the file again.
+        A second call reads the file again.
 
         Raises:
-            InputError: another call, and the file is no longer the one that was judged.
+            InputError: the file changed before a second call.
             RuntimeError: the model was closed, or opened for inspection only.
         """
         if not self._kept:
@@ -66,9 +65,9 @@ class Model:
         return content
 
     def network(self) -> "Network":
-        """Return the model on the CPU, in float32 and evaluation mode; the caller may change it.
+        """Return the network on the CPU, in float32 and evaluation mode; the caller may change it.
 
-        The one that `save` made is handed over once. Another call fills a new one with the bytes of `take`.
+        The first call after `save` returns the network that `save` built; every other call builds a new one.
 
         Raises:
             InputError, OperationalError: as `pargate.models.torch.build.load`.
@@ -81,10 +80,10 @@ class Model:
     def encoder(
         self, *, device: str = "auto", precision: Precision = "fp32", activation: Activation | None = None
     ) -> "OpenClipEncoder":
-        """Return the encoder, on `device`: `auto`, `cpu`, `cuda` or `cuda:N`.
+        """Return the encoder on `device`: `auto`, `cpu`, `cuda` or `cuda:N`.
 
-        `precision` is that of the image tower. `activation` overrides the configuration, for weights of which nobody
-        knows whether they were trained with QuickGELU (`Checkpoint.activation_known`).
+        `precision` is that of the image tower. `activation` overrides the configuration, for weights that may have been
+        trained with QuickGELU or not (`Checkpoint.activation_known`).
 
         Raises:
             InputError: weights and configuration do not belong together, or the tokenizer is missing.
@@ -97,10 +96,9 @@ class Model:
         )
 
     def graph_encoder(self, *, device: str = "auto", threads: int = 0) -> "OnnxEncoder":
-        """Return the encoder of a folder of graphs (`Checkpoint.format` is `onnx`), on `device`: also `tensorrt`.
+        """Return the encoder of a folder of graphs (`Checkpoint.format` is `onnx`), on `device`, also `tensorrt`.
 
-        Precision and activation are those that the graphs were written with. `threads` of the processor for one
-        operation, 0 for as many as ONNX Runtime thinks best.
+        `threads` is the number of CPU threads for one operation; 0 leaves it to ONNX Runtime.
 
         Raises:
             InputError: an unknown device, or ONNX Runtime refuses the graphs.
@@ -111,7 +109,7 @@ class Model:
         return onnx.open_encoder(self.take_graphs(), device=device, threads=threads)
 
     def take_graphs(self) -> graphs.GraphFolder:
-        """Return the graphs of a folder of graphs, exactly those that were judged.
+        """Return the checked graphs of a folder of graphs.
 
         Raises:
             RuntimeError: the model was closed, opened for inspection only, or holds no graphs.
@@ -121,14 +119,13 @@ class Model:
         return self._graphs
 
     def save(self, folder: Path, trained: "Network | None" = None) -> tuple[Subject, ...]:
-        """Write an open_clip folder; return each file with the digest and the size of what was written.
+        """Write an open_clip folder; return each file with its digest and size.
 
-        Nothing of the original's layout stays, in which another loader could find another model. The same tensors
-        always give the same bytes. The network is kept for the next `network` or `encoder`.
+        The same tensors always give the same bytes. The network is kept for the next `network` or `encoder`.
 
         Args:
             folder: an empty folder.
-            trained: the network whose weights are written; this model's own by default.
+            trained: the network whose weights are written; the model's own by default.
 
         Raises:
             InputError: as `network`, or the tokenizer's files changed since the model was opened.
@@ -143,18 +140,18 @@ class Model:
         return written
 
     def moved(self, folder: Path) -> "Model":
-        """Return this model as `save` wrote it to `folder`, where the weights are the same bytes; with its network."""
+        """Return this model as `save` wrote it to `folder`, if the weights are the same bytes; pass its network on."""
         place, weights_file = str(folder), str(folder / WEIGHT_NAMES[0])
         network, self._network = self._network, None
         checkpoint = replace(self.checkpoint, source=place, weights=weights_file, folder=place)
         return Model(checkpoint, self.tensors, None, self._kept, None, network)
 
     def release(self) -> None:
-        """Free the bytes and the network; the file is read again where they are needed."""
+        """Free the bytes and the network; they are read again when needed."""
         self._content = self._network = None
 
     def close(self) -> None:
-        """Free everything; the facts stay."""
+        """Free everything except the facts."""
         self.release()
         self._kept, self._graphs = False, None
 
@@ -167,12 +164,12 @@ class Model:
         self.close()
 
 
-def judge(source: str, found: Located, keep: bool) -> Model:
-    """Read and judge a model whose files were located; its bytes stay in memory if `keep`.
+def read_located(source: str, found: Located, keep: bool) -> Model:
+    """Read and check a model whose files were located; keep its bytes in memory if `keep`.
 
     Raises:
         InputError: the configuration cannot be used, or the weights cannot be read.
-        UnsafeCheckpoint: the weights could run code, or other loaders would get another model.
+        UnsafeCheckpoint: the weights could run code, or other loaders would read another model.
         OperationalError: the weights do not fit into memory.
     """
     check(found.model_cfg, found.config_name)
@@ -202,7 +199,7 @@ def judge(source: str, found: Located, keep: bool) -> Model:
 
 
 def _read(source: str, found: Located, keep: bool) -> weights.WeightsFile:
-    """Return the weights, once those beside them are known to be the same."""
+    """Return the weights; raise if other weights beside them are different."""
 
     def label(path: Path) -> str:
         return source if path.name in source else f"{source} ({path.name})"

@@ -1,8 +1,7 @@
-"""Graphs as encoders: the same promises as open_clip's models, kept by ONNX Runtime, without torch.
+"""Run graphs as encoders with ONNX Runtime, without torch.
 
-Pixels are stamped and normalised by numpy, the reference that torch's twin is held to, so that a graph is fed
-the same bits. ONNX Runtime falls back to the processor in silence where a GPU's libraries are missing: what
-really runs is read back from the session and said.
+numpy stamps and normalises the pixels; tests hold the torch encoder to the same bits. ONNX Runtime silently falls back
+to the CPU if a GPU's libraries are missing, so the provider that really runs is read from the session and reported.
 """
 
 import contextlib
@@ -27,36 +26,38 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-"""ONNX Runtime's names for what runs a graph."""
+"""Names of the execution providers in ONNX Runtime."""
 
 CPU_PIXELS = 64 * 224 * 224
-"""Pixels that go through a graph at a time on the processor: 64 images of 224 px, fewer of larger ones."""
+"""Largest number of pixels in one batch on the CPU: 64 images of 224 px, fewer of larger ones."""
 
 AT_A_TIME = {"cpu": 64, "cuda": 256, "tensorrt": 256}
-"""Images, and captions, that go through a graph at a time, at most."""
+"""Largest number of images or captions in one batch."""
 
 SILENT = 4
-"""ONNX Runtime's log level at which only what ends the process is printed."""
+"""Log level at which ONNX Runtime prints fatal errors only."""
 
 WARNINGS = 2
-"""Its usual one."""
+"""Default log level of ONNX Runtime."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxEncoder:
-    """Two graphs, open on one device. Made by `open_encoder`."""
+    """Two graphs, open on one device; made by `open_encoder`."""
 
     spec: EncoderSpec
     provider: str
-    """What runs the graphs: `cpu`, `cuda` or `tensorrt`."""
+    """Provider that runs the graphs: `cpu`, `cuda` or `tensorrt`."""
     note: str
-    """Empty, or which provider was asked for and did not run."""
+    """Note on a provider that could not run, or empty."""
     _image: Any
     _text: Any
     _tokenize: tokens.Tokenize
 
     def put(self, pixels: Pixels) -> Pixels:
-        """Take uint8 [n, H, W, 3], RGB; H and W are those of `spec.preprocess.size`. They must not change meanwhile.
+        """Return the batch of uint8 [n, H, W, 3] RGB pixels; H and W are those of `spec.preprocess.size`.
+
+        The array must not change while the batch is used.
 
         Raises:
             ValueError: another dtype or shape.
@@ -67,7 +68,7 @@ class OnnxEncoder:
         return pixels
 
     def encode_images(self, batch: Pixels, stamp: Stamp | None = None) -> Vectors:
-        """float32 [n, d], unit rows, of a batch that `put` gave, with or without a stamp on it.
+        """Return the unit vectors of a batch from `put`, with or without a stamp: float32 [n, d].
 
         Raises:
             OperationalError: memory ran out.
@@ -86,33 +87,33 @@ class OnnxEncoder:
         return most if self.provider != "cpu" else max(1, min(most, CPU_PIXELS // (height * width)))
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """float32 [m, d], unit rows, in the order of `texts`.
+        """Return the unit vectors of texts, in their order: float32 [m, d].
 
         Raises:
-            InputError: the tokenizer is of another model.
+            InputError: the tokenizer belongs to another model.
             OperationalError: memory ran out.
         """
         return self.encode_tokens(self._tokenize(list(texts)))
 
     def encode_tokens(self, ids: tokens.Tokens) -> Vectors:
-        """float32 [m, d], unit rows, of token ids, int64 [m, context]."""
+        """Return the unit vectors of token ids, int64 [m, context]: float32 [m, d]."""
         found = np.empty((len(ids), self.spec.dim), dtype=np.float32)
         step = AT_A_TIME[self.provider]
         for first in range(0, len(ids), step):
             found[first : first + step] = _run(self._text, "text", ids[first : first + step])
-        # Equal tokens give equal vectors, also where arithmetic in 8 bits depends on what shares a batch.
+        # Equal tokens must give equal vectors, although 8-bit arithmetic depends on the rest of the batch.
         _, earliest, same = np.unique(ids, axis=0, return_index=True, return_inverse=True)
         return unit(found)[earliest[same.reshape(-1)]]
 
     def tokenize(self, texts: Sequence[str]) -> tokens.Tokens:
-        """Token ids of captions, int64 [m, context]."""
+        """Return the token ids of captions: int64 [m, context]."""
         return self._tokenize(texts)
 
     def into_precision(self, precision: Precision) -> "OnnxEncoder":
-        """This encoder: graphs are written in one precision.
+        """Return this encoder, since graphs have one precision.
 
         Raises:
-            InputError: another was asked for.
+            InputError: `precision` is another one.
         """
         if precision != self.spec.precision:
             raise InputError(
@@ -123,7 +124,7 @@ class OnnxEncoder:
 
 
 def normalised(pixels: Pixels, spec: EncoderSpec) -> NDArray[np.float32]:
-    """Graph input [n, 3, H, W] of uint8 [n, H, W, 3]; bit for bit what the torch encoder feeds its tower."""
+    """Return the graph input [n, 3, H, W] of uint8 [n, H, W, 3], bit for bit the input of the torch encoder's tower."""
     values = pixels.astype(np.float32)
     values /= np.float32(255)
     values -= np.array(spec.preprocess.mean, dtype=np.float32)
@@ -132,9 +133,9 @@ def normalised(pixels: Pixels, spec: EncoderSpec) -> NDArray[np.float32]:
 
 
 def open_encoder(folder: GraphFolder, *, device: str = "auto", threads: int = 0) -> OnnxEncoder:
-    """The encoder of a folder of graphs, on `device`: `auto`, `cpu`, `cuda`, `cuda:N`, `tensorrt` or `tensorrt:N`.
+    """Open the encoder of a folder of graphs on `device`: `auto`, `cpu`, `cuda[:N]` or `tensorrt[:N]`.
 
-    `auto` takes CUDA where it runs. `threads` of the processor, 0 for as many as ONNX Runtime thinks best.
+    `auto` uses CUDA where it runs. `threads` is the number of CPU threads; 0 leaves it to ONNX Runtime.
 
     Raises:
         InputError: an unknown device, or graphs that ONNX Runtime refuses.
@@ -150,7 +151,7 @@ def open_encoder(folder: GraphFolder, *, device: str = "auto", threads: int = 0)
         raise OperationalError(
             f"device '{device}' was asked for, but ONNX Runtime fell back from {PROVIDERS[kind]} to "
             f"{PROVIDERS[provider]}",
-            "check that its version, the driver and CUDA belong together; or use --device cpu",
+            "check that its version, the driver and CUDA fit together, or use --device cpu",
         )
     note = f"{PROVIDERS[wanted]} fell back to {PROVIDERS[provider]}" if _fell_back(kind, provider) else ""
     spec = EncoderSpec(
@@ -169,7 +170,7 @@ def open_encoder(folder: GraphFolder, *, device: str = "auto", threads: int = 0)
 
 
 def _device(device: str) -> tuple[str, int]:
-    """Provider, or `auto`, and number of the GPU."""
+    """Return the provider, or `auto`, and the number of the GPU."""
     kind, colon, number = device.partition(":")
     if kind not in ("auto", *PROVIDERS) or (colon and (kind in ("auto", "cpu") or not number.isdecimal())):
         raise InputError(f"unknown device '{device}'", "use auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")
@@ -177,22 +178,22 @@ def _device(device: str) -> tuple[str, int]:
 
 
 def _fell_back(kind: str, provider: str) -> bool:
-    """Whether `auto` met a runtime that was built for CUDA and could not run there."""
+    """Return whether `auto` ended on the CPU although the runtime was built for CUDA."""
     return kind == "auto" and provider == "cpu" and PROVIDERS["cuda"] in onnxruntime.get_available_providers()
 
 
 def _session(folder: GraphFolder, kind: Kind, provider: str, number: int, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
-    # All that decides on the order of additions is fixed, so that a second run gives the same bits.
+    # Every setting that affects the order of additions is fixed, so that a second run gives the same bits.
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     level = onnxruntime.GraphOptimizationLevel
-    # The last level only rearranges convolutions for the processor, and on some fp16 graphs ends the process (1.31).
+    # The last level only rearranges convolutions for the CPU, and aborts the process on some fp16 graphs (1.31).
     half = folder.description.precision == "fp16"
     options.graph_optimization_level = level.ORT_ENABLE_EXTENDED if half else level.ORT_ENABLE_ALL
     options.log_severity_level = SILENT
-    # Threads that wait by spinning take the processor from the workers that decode pictures.
+    # Spinning threads would take the CPU from the workers that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     weights = folder.data.get(kind)
     if weights is not None:
@@ -211,7 +212,7 @@ def _session(folder: GraphFolder, kind: Kind, provider: str, number: int, thread
 
 
 def _providers(provider: str, number: int) -> list[Any]:
-    """Providers to try, best first. TensorFloat-32 is off, and no kernel is chosen by timing it."""
+    """Return the providers to try, best first, without TensorFloat-32 and without kernels chosen by timing."""
     available = onnxruntime.get_available_providers()
     gpu = {"device_id": number}
     tried: list[Any] = []
@@ -223,7 +224,7 @@ def _providers(provider: str, number: int) -> list[Any]:
 
 
 def _runs(*sessions: Any) -> str:
-    """The provider that really runs all sessions: of each, the first that it lists."""
+    """Return the provider that really runs all sessions: the first that each lists."""
     firsts = [session.get_providers()[0] for session in sessions]
     names = {name: kind for kind, name in PROVIDERS.items()}
     found = {names.get(first, "cpu") for first in firsts}
@@ -232,10 +233,10 @@ def _runs(*sessions: Any) -> str:
 
 @contextlib.contextmanager
 def _quietly(provider: str) -> Iterator[None]:
-    """Load a GPU's libraries where torch's or NVIDIA's packages have them; what is missing shows afterwards."""
+    """Load a GPU's libraries from torch's or NVIDIA's packages, and silence the runtime."""
     onnxruntime.set_default_logger_severity(SILENT)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # where it prints what it does not find, and that it falls back
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints there which libraries it lacks
             if provider != "cpu" and PROVIDERS["cuda"] in onnxruntime.get_available_providers():
                 onnxruntime.preload_dlls()
             yield
@@ -263,5 +264,5 @@ def _line(error: BaseException) -> str:
 
 
 def accelerators() -> list[str]:
-    """Return the providers besides the processor that ONNX Runtime was built with; they may still fail to start."""
+    """Return the GPU providers that ONNX Runtime was built with; they may still fail to start."""
     return [kind for kind in ("cuda", "tensorrt") if PROVIDERS[kind] in onnxruntime.get_available_providers()]

@@ -1,4 +1,4 @@
-"""One door to models: whatever a user names is opened here, by the layout that it has."""
+"""Open a model by its name or path, with the layout that matches."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ from pargate.models.save import changed
 
 
 def inspect(source: str | Model, *, arch: str | None = None) -> Checkpoint:
-    """Return what a model is; where `source` names it, its bytes are read once and not kept.
+    """Return the facts about a model; the bytes of a named one are read once and not kept.
 
     Raises:
-        InputError: nothing there, or nothing that can be read as a CLIP model.
-        UnsafeCheckpoint: the weights file could run code when loaded in the usual way, or other loaders would get
+        InputError: the source does not exist, or is not a readable CLIP model.
+        UnsafeCheckpoint: the weights file could run code when loaded in the usual way, or other loaders would read
             another model.
-        OperationalError: the machine, or a hub, did not play along.
+        OperationalError: the machine or a hub failed.
     """
     return source.checkpoint if isinstance(source, Model) else open_model(source, arch=arch, keep=False).checkpoint
 
 
 @contextlib.contextmanager
 def opened(source: str | Model, *, arch: str | None = None) -> Iterator[Model]:
-    """Open a model for a while; one that is open already stays open.
+    """Open a model for the duration of a context; a `Model` stays open.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `inspect`.
@@ -40,27 +40,27 @@ def opened(source: str | Model, *, arch: str | None = None) -> Iterator[Model]:
 
 
 def source_of(source: str | Model) -> str:
-    """Return what the user called a model."""
+    """Return the name of a model, as the user gave it."""
     return source.checkpoint.source if isinstance(source, Model) else source
 
 
 def open_model(source: str, *, arch: str | None = None, keep: bool = True, digest: str | None = None) -> Model:
-    """Return the model named by `source`, judged and ready to be loaded, its bytes in memory if `keep`.
+    """Return the model named by `source`, checked and ready to be loaded.
 
     Args:
         source: an open_clip folder, a weights file (with `arch`, or with its configuration beside it), a folder of
             graphs that `pargate export` wrote or a bundle that holds one, or a hub's `hf-hub:ORG/NAME[@REV]` or
             `open_clip:ARCH/TAG`, which is downloaded.
         arch: open_clip's name of the architecture, for a file without a configuration.
-        keep: False for the facts alone.
-        digest: what `Checkpoint.digest` must be, where that is known.
+        keep: whether the bytes stay in memory; False for the facts alone.
+        digest: the expected `Checkpoint.digest`, where it is known.
 
     Raises:
-        InputError, UnsafeCheckpoint, OperationalError: as `inspect`; or it is not the one that `digest` says.
+        InputError, UnsafeCheckpoint, OperationalError: as `inspect`; or the digest is another one.
     """
     layout = _layout(source)
     if arch and layout.graph:
-        raise InputError(f"--arch {arch} does not go with the graphs in {source}", "drop it: they say what they are")
+        raise InputError(f"--arch {arch} does not go with the graphs in {source}", "drop it: they name it themselves")
     try:
         model = layout.open(source, arch, keep)
     except InputError:
@@ -73,7 +73,7 @@ def open_model(source: str, *, arch: str | None = None, keep: bool = True, diges
 
 
 def _layout(source: str) -> Layout:
-    """Return the layout of a source; of one that none knows, the layout that says what is wrong with it."""
+    """Return the layout of a source, or if none matches, the layout whose error explains why."""
     found = next((name for name in LAYOUTS if LAYOUTS[name].match(source)), None)
     return LAYOUTS[found or ("open_clip" if _is_folder(source) else "bare")]
 
@@ -81,12 +81,12 @@ def _layout(source: str) -> Layout:
 def _is_folder(source: str) -> bool:
     try:
         return Path(source).is_dir()
-    except (OSError, ValueError):  # no name of a file
+    except (OSError, ValueError):  # not a valid path
         return False
 
 
 def _refuse_code(path: Path) -> None:
-    """Refuse files that could run code, also where something else is wrong with the source."""
+    """Raise if the files of a source that cannot be opened could run code."""
     try:
         files = [path] if path.is_file() else weights_in(path)
     except (InputError, OSError, ValueError):

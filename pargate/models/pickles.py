@@ -1,10 +1,10 @@
-"""A checkpoint's pickle, interpreted over plain values: nothing is looked up, called or built.
+"""Interpret a checkpoint's pickle over plain values: nothing is imported, called or built.
 
-A pickle is a program for a stack machine whose opcodes can import and call anything. This machine knows
-only those that describe dicts, lists, plain values and tensors; a global is its name, and there is no way from
-here to a class or function of the process. The names that torch's weights-only reader permits fall in three: those
-that tensors need are understood, those that make plain values (a size, a dtype, a set) stand for themselves and are
-left alone, and other kinds of tensors are refused as not read. Every other name could run code.
+A pickle is a program for a stack machine whose opcodes can import and call anything. This interpreter supports only the
+opcodes for dicts, lists, plain values and tensors, and represents a global by its name. The names that torch's
+weights-only reader allows are of three kinds: those of tensors are interpreted, those of plain values (a size, a dtype,
+a set) are kept as `Opaque`, and those of other kinds of tensors are refused as not read. Every other name could run
+code.
 """
 
 import io
@@ -29,18 +29,18 @@ STORAGES = {
     "ByteStorage": "U8",
     "BoolStorage": "BOOL",
 }
-"""torch's storage classes, and what safetensors calls the dtype."""
+"""Dtypes in safetensors' names, by torch's storage class."""
 
 WIDTHS = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
 }  # fmt: skip
-"""Bytes of one value."""
+"""Bytes of one value, by dtype."""
 
 ORDERED_DICT = "collections.OrderedDict"
 REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
 REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
 READ = {ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER, *(f"torch.{name}" for name in STORAGES)}
-"""The globals that the state dict of a checkpoint needs."""
+"""Globals in the state dict of a checkpoint."""
 
 _PLAIN_DTYPES = {
     "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
@@ -60,7 +60,7 @@ PLAIN = {
     "torch.serialization._get_layout",
     *(f"torch.{dtype}" for dtype in _PLAIN_DTYPES),
 }
-"""What torch's weights-only reader makes besides tensors. None of it changes what it is given, so it is left alone."""
+"""Globals for plain values in torch's weights-only reader; none of them changes its arguments."""
 
 _ELEMENTS = {"BFloat16", "Byte", "Char", "Double", "Float", "Half", "Int", "Long", "Short"}
 
@@ -89,19 +89,19 @@ UNREAD = {
         for kind in (*_ELEMENTS, "Bool", "ComplexDouble", "ComplexFloat")
     ),
 } - READ
-"""Other tensors that torch's weights-only reader makes. Some of them change a tensor that was made before."""
+"""Globals for other kinds of tensors in torch's weights-only reader; some change a tensor that was built before."""
 
 KNOWN = READ | PLAIN | UNREAD
-"""Every global that does not run code: the list of torch's weights-only reader, from 2.11 to 2.15."""
+"""Globals that do not run code: the list of torch's weights-only reader, from 2.11 to 2.15."""
 
 PROTOCOL = 5
-"""The newest protocol of pickles."""
+"""Newest protocol of pickles."""
 
 PICKLES = 5
-"""How many pickles a checkpoint of torch before 1.6 begins with."""
+"""Number of pickles at the beginning of a checkpoint of torch before 1.6."""
 
 OPERATIONS = 500_000
-"""Bound on the operations that are looked at: 20,000 tensors take as many, the largest CLIPs have three thousand."""
+"""Largest number of operations, enough for 20,000 tensors; the largest CLIPs have three thousand."""
 
 CONVERT = (
     "if you trust where the file comes from, convert it once, on a machine that may be lost: "
@@ -109,15 +109,15 @@ CONVERT = (
     "d = torch.load(sys.argv[1], map_location='cpu', weights_only=False); d = d.get('state_dict', d); "
     'save_file({k: v.contiguous().clone() for k, v in d.items()}, sys.argv[2])" OLD NEW.safetensors'
 )
-"""What to do with a pickle that would run code."""
+"""Advice for a pickle that would run code."""
 
 SAVE_AGAIN = "save the weights again, best as safetensors"
-"""What to do with a file that two readers could read differently."""
+"""Advice for a file that two readers could read differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Global:
-    """A name that the pickle mentions; it stands for nothing."""
+    """A global of the pickle, of which only the name is used."""
 
     name: str
 
@@ -130,52 +130,52 @@ class Storage:
     """Name of its member under `data/`."""
     dtype: str
     values: int
-    """How many there are."""
+    """Number of values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor as the pickle describes it: a view of a storage."""
+    """A tensor of the pickle: a view of a storage."""
 
     storage: Storage
     first: int
-    """Its first value, counted in values of the storage."""
+    """Index of its first value in the storage."""
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    """Steps along each axis, in values."""
+    """Strides along each axis, in values."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opaque:
-    """A value that the pickle describes and nothing here makes, or the key of a dict that is no text.
+    """A value that is not built here, or a dict key that is not text.
 
-    As a key it differs from every other: keys are not hashed by their value, since the hash of a tuple in a tuple
-    in a tuple … can take the process down.
+    As a key it differs from every other. Keys are not hashed by their value, since hashing deeply nested tuples can
+    crash the process.
     """
 
     name: str
-    """What it is, for messages."""
+    """Description for messages."""
 
 
 class Ordered(dict[Any, Any]):
-    """An `OrderedDict`, which unlike a dict may carry attributes."""
+    """An `OrderedDict`, which unlike a dict may have attributes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a pickle describes."""
+    """The result of interpreting a pickle."""
 
     value: Any
-    """Dicts, lists, tuples, plain values, `Opaque` and `Tensor`."""
+    """Value of the pickle: dicts, lists, tuples, plain values, `Opaque` and `Tensor`."""
     storages: dict[str, Storage]
-    """Every storage that it names, by key."""
+    """Storages that the pickle names, by key."""
 
 
 RANK = 64
-"""Bound on the sides of a tensor."""
+"""Largest number of dimensions of a tensor."""
 
 KEY_LENGTH = 1024
-"""Bound on the name of a storage, which every tensor in it is looked up by."""
+"""Largest length of a storage's name."""
 
 _MARK = object()
 
@@ -196,7 +196,7 @@ _LITERALS = {
 }  # fmt: skip
 
 _STRINGS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
-"""Text without an encoding: torch reads it as UTF-8, others as Latin-1, ASCII or bytes."""
+"""Operations for text without an encoding, which torch reads as UTF-8, others as Latin-1, ASCII or bytes."""
 
 _CALLS = {"REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST"}
 _STORES = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
@@ -204,11 +204,11 @@ _FETCHES = {"GET", "BINGET", "LONG_BINGET"}
 
 
 def interpret(content: bytes, name: str) -> Described:
-    """What a pickle describes; `name` is its file.
+    """Return the content of a pickle; `name` is its file's, for messages.
 
     Raises:
-        UnsafeCheckpoint: it names, calls or builds what could run code, or two readers could read it differently.
-        InputError: it is damaged, or holds what pargate does not read.
+        UnsafeCheckpoint: the pickle could run code, or two readers could read it differently.
+        InputError: the pickle is damaged, or holds something that pargate does not read.
     """
     try:
         return _Machine(content, name).run()
@@ -220,18 +220,18 @@ def interpret(content: bytes, name: str) -> Described:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search for code found."""
+    """The result of a search for code."""
 
     name: str | None
-    """The first global that could run code."""
+    """Name of the first global that could run code, or None."""
     called: bool
     """Whether a call follows it."""
     complete: bool
-    """Whether every pickle was seen to its end."""
+    """Whether every pickle was read to its end."""
 
 
 def search(content: bytes, pickles: int = 1) -> Found:
-    """Search the `pickles` that `content` begins with for globals that could run code, whatever else is in them."""
+    """Search the first `pickles` pickles of `content` for globals that could run code."""
     name, called, left, ended = None, False, OPERATIONS, 0
     stream = io.BytesIO(content)
     try:
@@ -261,7 +261,7 @@ def search(content: bytes, pickles: int = 1) -> Found:
 
 
 def _named(operation: str, argument: Any, pushed: list[str | None]) -> str | None:
-    """The global that an operation names, if it names any."""
+    """Return the global that an operation names, or None."""
     if operation in ("GLOBAL", "INST"):
         return str(argument).replace(" ", ".", 1)
     if operation == "STACK_GLOBAL":
@@ -274,7 +274,7 @@ def _unsafe(name: str, why: str) -> UnsafeCheckpoint:
 
 
 class _Machine:
-    """Interprets one pickle over plain values, with a stack and a memo and no way out of them."""
+    """The interpreter of one pickle, with a stack and a memo of plain values."""
 
     def __init__(self, content: bytes, name: str) -> None:
         self.content = content
@@ -284,11 +284,11 @@ class _Machine:
         self.storages: dict[str, Storage] = {}
 
     def run(self) -> Described:
-        """What the pickle describes."""
+        """Return the content of the pickle."""
         try:
             for number, (operation, argument, position) in enumerate(pickletools.genops(io.BytesIO(self.content))):
                 if number == OPERATIONS:
-                    raise InputError(f"{self.name}: its data.pkl goes on and on", "save the tensors alone")
+                    raise InputError(f"{self.name}: its data.pkl has too many operations", "save the tensors alone")
                 if operation.name == "STOP":
                     if position != len(self.content) - 1:
                         self.differs("a second pickle follows")
@@ -301,7 +301,7 @@ class _Machine:
         raise InputError(f"{self.name}: its data.pkl has no end", "copy or download it again")
 
     def step(self, operation: str, argument: Any, position: int) -> None:
-        """One operation. Those that are not here could only serve to build or call something else."""
+        """Execute one operation; raise for those that a checkpoint of tensors does not need."""
         if operation in _LITERALS:
             self.stack.append(argument)
         elif operation in _CONSTANTS:
@@ -324,7 +324,7 @@ class _Machine:
             keys = (key if type(key) is str else Opaque(f"a key of type {type(key).__name__}") for key in items[::2])
             self.filled(dict, Ordered).update(zip(keys, items[1::2], strict=True))
         elif operation == "GLOBAL":
-            # As it is written: pickletools would resolve escapes, which torch does not.
+            # Taken from the bytes: pickletools would resolve escapes, and torch does not.
             middle = self.content.index(b"\n", position)
             module = self.content[position + 1 : middle].decode("ascii")
             qualified = self.content[middle + 1 : self.content.index(b"\n", middle + 1)].decode("ascii")
@@ -332,7 +332,7 @@ class _Machine:
         elif operation == "STACK_GLOBAL":
             module, qualified = self.last(2)
             if not isinstance(module, str) or not isinstance(qualified, str):
-                raise TypeError  # nor is it written out, which for lists of lists of lists … may never end
+                raise TypeError  # without the value, since printing deeply nested lists may never end
             self.stack.append(self.known(f"{module}.{qualified}"))
         elif operation == "BINPERSID":
             self.stack.append(self.storage(*self.last(1)))
@@ -341,7 +341,7 @@ class _Machine:
         elif operation == "BUILD":
             (state,) = self.last(1)
             self.filled(Ordered)
-            # An ordered dict carries `_metadata`, the versions of torch's modules; nothing here reads them.
+            # An ordered dict has `_metadata`, the versions of torch's modules, which are not read here.
             if not isinstance(state, dict) or any(type(k) is not str or hasattr(OrderedDict, k) for k in state):
                 self.differs("its pickle replaces the methods of a dict")
         elif operation in _STRINGS:
@@ -358,7 +358,7 @@ class _Machine:
             self.unread(f"its pickle uses {operation}")
 
     def last(self, count: int) -> tuple[Any, ...]:
-        """The topmost `count` values, taken off the stack."""
+        """Pop the topmost `count` values."""
         if len(self.stack) < count:
             raise IndexError
         values = tuple(self.stack[-count:])
@@ -368,7 +368,7 @@ class _Machine:
         return values
 
     def marked(self) -> tuple[Any, ...]:
-        """The values above the topmost mark, taken off the stack together with it."""
+        """Pop the topmost mark, and return the values above it."""
         at = len(self.stack) - 1
         while self.stack[at] is not _MARK:
             at -= 1
@@ -379,22 +379,22 @@ class _Machine:
         return values
 
     def top(self) -> Any:
-        """The topmost value, which stays."""
+        """Return the topmost value and leave it on the stack."""
         if self.stack[-1] is _MARK:
             raise ValueError
         return self.stack[-1]
 
     def makes_plain(self) -> bool:
-        """Whether NEWOBJ, whose class and arguments are on the stack, makes a value that is left alone."""
+        """Return whether NEWOBJ, whose class and arguments are on the stack, makes a value that is not interpreted."""
         kind = self.stack[-2] if len(self.stack) > 1 else None
         return isinstance(kind, _Global) and kind.name in PLAIN | UNREAD
 
     def filled(self, *kinds: type) -> Any:
-        """The topmost value, which must be of one of `kinds`: filling anything else would be a call in disguise."""
+        """Return the topmost value, which must be of one of `kinds`: filling another object could call its methods."""
         if isinstance(self.stack[-1], Opaque):
             self.unread(f"its pickle fills in {self.stack[-1].name}")
         if type(self.stack[-1]) not in kinds:
-            self.differs("its pickle fills in something else than a dict or list")
+            self.differs("its pickle fills in something other than a dict or list")
         return self.stack[-1]
 
     def known(self, name: str) -> _Global:
@@ -414,10 +414,10 @@ class _Machine:
                 if self.storages.setdefault(key, found) != found:
                     self.differs(f"its pickle gives the storage {shown(key)} two dtypes or two sizes")
                 return found
-        return self.differs("its pickle refers to something else than a storage")
+        return self.differs("its pickle refers to something other than a storage")
 
     def call(self, function: Any, arguments: Any) -> Any:
-        """What a call of an allowed global with these arguments would have made, as a plain value."""
+        """Return the result of calling an allowed global with these arguments, as a plain value."""
         match function, arguments:
             case _Global(name), () if name == ORDERED_DICT:
                 return Ordered()
@@ -452,20 +452,20 @@ class _Machine:
         return self.differs("its pickle calls something with arguments that torch would not write")
 
     def unsafe(self, why: str) -> NoReturn:
-        """Refuse the file: loading it in the usual way could run code."""
+        """Raise the error for a file that could run code when it is loaded in the usual way."""
         raise _unsafe(self.name, why)
 
     def differs(self, why: str) -> NoReturn:
-        """Refuse the file: what one reader takes from it, another does not."""
+        """Raise the error for a file that two readers could read differently."""
         raise UnsafeCheckpoint(f"{self.name} means different models to different readers: {why}", SAVE_AGAIN)
 
     def unread(self, why: str) -> NoReturn:
-        """Refuse the file: nothing in it runs code, and pargate does not read all of it."""
+        """Raise the error for a harmless file that pargate does not read."""
         raise InputError(f"{self.name} is not read: {why}", "save model.state_dict() in float32 or float16")
 
 
 def is_shape(sides: Sequence[int]) -> bool:
-    """Whether torch could hold these sides: few, and their product, zeros left out, below 2 ** 63."""
+    """Return whether torch supports a shape: few sides, whose product without zeros is below 2 ** 63."""
     product = 1
     for side in sides[:RANK]:
         product *= side or 1
@@ -475,5 +475,5 @@ def is_shape(sides: Sequence[int]) -> bool:
 
 
 def shown(text: str) -> str:
-    """Return the beginning of foreign text, for a message."""
+    """Return the beginning of untrusted text, for a message."""
     return visible(text[:80])

@@ -1,8 +1,8 @@
-"""How pictures are prepared for a model, where its own open_clip configuration does not say it all.
+"""Find a model's preprocessing where its open_clip configuration does not define it.
 
-open_clip knows it for each tag of the weights that it publishes. `preprocessing.json` is that table, written by
-`benchmarks/preprocessing.py`, so that reading it needs no torch. Other libraries keep it in a
-`preprocessor_config.json`. Nothing is guessed where these differ: the user is asked, or the contradiction is named.
+open_clip has a table of it for each tag of published weights. `preprocessing.json` is a copy, written by
+`benchmarks/preprocessing.py`, so that reading it needs no torch. Other libraries store the preprocessing in a
+`preprocessor_config.json`. Nothing is guessed: where these differ, the error names the choices or the contradiction.
 """
 
 import json
@@ -17,16 +17,16 @@ from pargate.errors import InputError, nearest
 from pargate.models.config import CONFIG_NAME, architectures, base_name, load_json, preprocess
 
 PREPROCESSOR_NAME = "preprocessor_config.json"
-"""What Hugging Face's image processors are saved as."""
+"""File name of Hugging Face's image processors."""
 
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""Names of Pillow's filters by their numbers."""
+"""Names of Pillow's filters, by number."""
 
 FIELDS = {"mean": "mean", "std": "std", "interpolation": "interpolation", "resize_mode": "resize", "size": "size"}
-"""What a `preprocess_cfg` may say, and what it is called in `Preprocess`."""
+"""Attributes of `Preprocess`, by field of a `preprocess_cfg`."""
 
 TOLERANCE = 1e-4
-"""Means and deviations closer than this are the same number, rounded: a fortieth of one step of an 8-bit pixel."""
+"""Largest difference between equal means or deviations: a fortieth of one step of an 8-bit pixel."""
 
 
 # --- open_clip's table -------------------------------------------------------------------------------
@@ -39,25 +39,24 @@ def _table() -> dict[str, Any]:
 
 
 def _tags(name: str) -> dict[str, tuple[int, bool]]:
-    """Kind of preprocessing, and whether QuickGELU, of every tag of an architecture; `name` may say its activation.
+    """Return the kind of preprocessing, and whether QuickGELU is used, of every tag of an architecture.
 
     Raises:
-        InputError: the installed open_clip has the architecture, and the table does not.
+        InputError: the installed open_clip has the architecture, but the table does not.
     """
     table = _table()
     known = table["architectures"]
     found: dict[str, tuple[int, bool]] | None = known.get(name, known.get(base_name(name)))
     if found is None:
         raise InputError(
-            f"pargate does not know how pictures are prepared for {name}: its table is of open_clip "
-            f"{table['open_clip']}",
+            f"pargate does not know how images are prepared for {name}: its table is of open_clip {table['open_clip']}",
             f"put an {CONFIG_NAME} with a preprocess_cfg beside the weights",
         )
     return found
 
 
 def named(arch: str) -> tuple[str, str | None]:
-    """The architecture, and the tag if there is one, that `--arch NAME` or `--arch NAME/TAG` means.
+    """Return the architecture, and the tag or None, that `--arch NAME` or `--arch NAME/TAG` means.
 
     Raises:
         InputError: open_clip publishes no weights of that tag.
@@ -67,34 +66,34 @@ def named(arch: str) -> tuple[str, str | None]:
     name = name.replace("/", "-")
     if {plain, base_name(plain)} & known.keys() or not {name, base_name(name)} & known.keys():
         return plain, None
-    # open_clip writes its tags so.
+    # The spelling of open_clip's tags.
     tag, tags = tag.lower().replace("-", "_"), list(_tags(name))
     if tag not in tags:
         raise InputError(
             f"open_clip publishes no weights '{tag}' of {name}.{nearest(tag, tags)}",
-            f"known are: {', '.join(tags)}" if tags else f"say --arch {name}: it publishes none of them",
+            f"known are: {', '.join(tags)}" if tags else f"use --arch {name}: open_clip publishes no weights of it",
         )
     return name, tag
 
 
 def quick_gelu(name: str, tag: str) -> bool:
-    """Whether the weights of a tag were trained with QuickGELU."""
+    """Return whether the weights of a tag were trained with QuickGELU."""
     return _tags(name)[tag][1]
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to prepare pictures, and the tags whose weights want it."""
+    """One way to prepare images, and the tags whose weights need it."""
 
     preprocess_cfg: dict[str, Any]
     tags: tuple[str, ...]
 
 
 def ways(name: str, tag: str | None) -> list[Way]:
-    """How pictures are prepared for the weights that open_clip publishes of an architecture, or for one tag of them.
+    """Return the ways to prepare images for open_clip's weights of an architecture, or for one tag.
 
     Raises:
-        InputError: the installed open_clip has the architecture, and the table does not.
+        InputError: the installed open_clip has the architecture, but the table does not.
     """
     kinds: dict[int, list[str]] = {}
     for other, (kind, _) in _tags(name).items():
@@ -104,11 +103,11 @@ def ways(name: str, tag: str | None) -> list[Way]:
 
 
 def undecided(name: str, config: dict[str, Any], found: list[Way]) -> InputError:
-    """The question which of several ways is meant."""
+    """Return the error for an architecture whose weights need different preprocessing."""
     shown = "; ".join(f"{preprocess(config, way.preprocess_cfg, name)} ({', '.join(way.tags)})" for way in found)
     return InputError(
-        f"--arch {name} does not say how pictures are prepared, since weights of it differ: {shown}",
-        f"say which of them yours are or come from, such as "
+        f"--arch {name} does not define how images are prepared, since its weights differ: {shown}",
+        f"name the weights that yours are or come from, such as "
         f"{' or '.join(f'--arch {name}/{way.tags[0]}' for way in found)}, or put an {CONFIG_NAME} beside the file",
     )
 
@@ -117,10 +116,10 @@ def undecided(name: str, config: dict[str, Any], found: list[Way]) -> InputError
 
 
 def of_processor(path: Path) -> dict[str, Any]:
-    """What a `preprocessor_config.json` says of preprocessing, in the words of a `preprocess_cfg`.
+    """Return the preprocessing of a `preprocessor_config.json` as the fields of a `preprocess_cfg`.
 
     Raises:
-        InputError: not readable, or it does what no `preprocess_cfg` can say.
+        InputError: the file is not readable, or no `preprocess_cfg` can express it.
     """
     given = {key: value for key, value in load_json(path).items() if value is not None}
     said: dict[str, Any] = {}
@@ -139,7 +138,7 @@ def of_processor(path: Path) -> dict[str, Any]:
 
 
 def _resized(given: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The resize mode and the size that follow from an image processor's settings."""
+    """Return the resize mode and the size from an image processor's settings."""
     size, crop = given.get("size"), _sides(given.get("crop_size"))
     crops = given.get("do_center_crop", "crop_size" in given) is True
     if size is None and given.get("do_resize") is not False and (crop or "crop_size" not in given):
@@ -151,7 +150,7 @@ def _resized(given: dict[str, Any], path: Path) -> dict[str, Any]:
     if given.get("do_resize") is False or sides is None or not fits or (edge is not None and not crops):
         then = f"cut to {given.get('crop_size')}" if crops else "not cut"
         raise InputError(
-            f"{path} prepares pictures as no open_clip model does: do_resize {given.get('do_resize', True)}, to "
+            f"{path} prepares images as no open_clip model does: do_resize {given.get('do_resize', True)}, to "
             f"{size}, then {then}",
             "correct or remove it",
         )
@@ -159,7 +158,7 @@ def _resized(given: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _sides(size: Any) -> list[Any] | None:
-    """Rows and columns, as a processor writes them."""
+    """Return rows and columns from a processor's size, or None."""
     match size:
         case {"height": rows, "width": columns}:
             return [rows, columns]
@@ -174,10 +173,10 @@ def _sides(size: Any) -> list[Any] | None:
 def refuse_contradiction(
     rule: Preprocess, said_by: str, config: dict[str, Any], overlay: dict[str, Any], by: str
 ) -> None:
-    """Refuse a rule where another source, with the `preprocess_cfg` `overlay`, says otherwise.
+    """Raise if a rule contradicts the `preprocess_cfg` `overlay` of another source.
 
     Raises:
-        InputError: names both sources and the values, or a value in `overlay` that cannot be meant.
+        InputError: as above, or a value in `overlay` is not supported.
     """
     other = preprocess(config, overlay, by)
     if "size" in overlay:

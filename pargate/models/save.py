@@ -1,4 +1,4 @@
-"""Write a model's configuration and tokenizer beside its weights, in open_clip's own format, hashed on the way."""
+"""Write a model's configuration and tokenizer beside its weights in open_clip's format, with their digests."""
 
 import hashlib
 import json
@@ -13,16 +13,16 @@ from pargate.models.config import CONFIG_NAME, TOKENIZER_BYTES, config_digest, t
 
 
 def save_config(folder: Path, checkpoint: Checkpoint) -> Iterator[Subject]:
-    """Write the configuration and the tokenizer's files; return what was written.
+    """Write the configuration and the tokenizer's files; yield each file that was written.
 
     Raises:
-        InputError: the tokenizer's files are no longer those that the checkpoint was judged with.
+        InputError: the tokenizer's files changed since the checkpoint was opened.
     """
     yield _written(folder, CONFIG_NAME, config_bytes(checkpoint))
     home = Path(checkpoint.folder) if checkpoint.folder else None
     digests = {}
     for name in tokenizer_files(checkpoint.config, home, checkpoint.source):
-        assert home is not None  # where the files were found
+        assert home is not None  # the files were found there
         made = _written(folder, name, read_bytes(home / name, TOKENIZER_BYTES))
         digests[name] = made.sha256
         yield made
@@ -36,7 +36,7 @@ def _written(folder: Path, name: str, content: bytes) -> Subject:
 
 
 def config_bytes(checkpoint: Checkpoint) -> bytes:
-    """Return open_clip's configuration of a model, as it is written."""
+    """Return the content of a model's open_clip configuration."""
     rule = checkpoint.preprocess
     preprocess = {
         "mean": list(rule.mean), "std": list(rule.std), "interpolation": rule.interpolation,
@@ -47,10 +47,10 @@ def config_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def check_written(written: Sequence[Subject], parent: Checkpoint) -> None:
-    """Raise unless the configuration and the tokenizer among files that `Model.save` wrote are those of `parent`.
+    """Raise if the configuration or tokenizer that `Model.save` wrote differs from that of `parent`.
 
     Raises:
-        ValueError: they are not.
+        ValueError: one of them differs.
     """
     _, config, *tokenizer = written
     made = config_digest(parent.config, parent.preprocess, {file.name: file.sha256 for file in tokenizer})
@@ -59,5 +59,5 @@ def check_written(written: Sequence[Subject], parent: Checkpoint) -> None:
 
 
 def changed(what: str) -> InputError:
-    """Return the error for files that are no longer those that were judged."""
+    """Return the error for files that changed since they were checked."""
     return InputError(f"{what} changed while pargate ran", "try again once nothing writes to it")

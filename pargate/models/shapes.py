@@ -1,7 +1,7 @@
-"""Whether a checkpoint's tensors are those of its architecture: names, shapes and kinds of number, without torch.
+"""Check without torch that a checkpoint has the tensors of its architecture: names, shapes and dtypes.
 
-The shapes of open_clip's own towers follow from the configuration; here they are computed. Whatever else a
-configuration asks for (timm's towers, unusual attention) only open_clip can tell, by building it: `build.check` does.
+The shapes of open_clip's own towers are computed from the configuration. For other towers (timm's, unusual attention)
+`torch.build.check` builds the model.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,13 +14,13 @@ from pargate.models.config import VOCABULARY, image_size
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "BOOL"})
-"""Types that are read. 8-bit floats mean nothing without their scales."""
+"""Dtypes that are read; 8-bit floats are useless without their scales."""
 
 NAMED = 4
-"""How many tensors a message names before it counts the rest."""
+"""Number of tensors that a message names before it counts the rest."""
 
 COUNT = ".num_batches_tracked"
-"""BatchNorm counts its batches while it learns; without the count it encodes the same."""
+"""Suffix of BatchNorm's batch counter, which encoding does not use."""
 
 MODEL_FIELDS = frozenset(
     {
@@ -39,7 +39,7 @@ TEXT_FIELDS = TOWER_FIELDS | {
     "heads", "context_length", "vocab_size", "embed_cls", "pad_id", "eos_id", "no_causal_mask", "proj_bias",
     "proj_type", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs",
 }  # fmt: skip
-"""Fields of a configuration whose meaning for shapes is known here."""
+"""Fields of a configuration whose effect on shapes is known here."""
 
 NULLABLE = frozenset(
     {
@@ -47,11 +47,11 @@ NULLABLE = frozenset(
         "init_logit_bias", "patch_size",
     }
 )  # fmt: skip
-"""Those of them that may be null."""
+"""Known fields that may be null."""
 
 
 class Wanted(NamedTuple):
-    """A tensor that a model has."""
+    """The shape of a model's tensor, and whether its numbers are floating-point."""
 
     shape: tuple[int, ...]
     floating: bool = True
@@ -62,7 +62,7 @@ Tensor = TypeVar("Tensor", TensorInfo, StoredTensor)
 
 
 def check(checkpoint: Checkpoint) -> bool:
-    """Refuse tensors that are not the architecture's; False where only building the model tells.
+    """Check that the tensors are those of the architecture; return False if that requires building the model.
 
     Raises:
         InputError: tensors are missing, left over, or of another shape or type.
@@ -80,9 +80,9 @@ def check(checkpoint: Checkpoint) -> bool:
 
 
 def plain_names(tensors: Iterable[Tensor], source: str) -> dict[str, Tensor]:
-    """The tensors by their names in the model: without what DDP and torch.compile put before them.
+    """Return the tensors by their names in the model, without the prefixes of DDP and torch.compile.
 
-    Each name is looked at by itself; open_clip's loader looks at the first and cuts all.
+    Prefixes are removed name by name; open_clip's loader removes the prefix of the first name from all.
     """
     found: dict[str, Tensor] = {}
     for tensor in tensors:
@@ -97,10 +97,10 @@ def plain_names(tensors: Iterable[Tensor], source: str) -> dict[str, Tensor]:
 
 
 def refuse_others(tensors: dict[str, Tensor], wanted: Shapes, source: str) -> None:
-    """Refuse tensors that are not exactly those that are wanted; only counts of batches may be missing.
+    """Raise if the tensors differ from those that are wanted; only BatchNorm's counters may be missing.
 
     Raises:
-        InputError: names what is missing, left over, or of another shape or type.
+        InputError: tensors are missing, left over, or of another shape or dtype.
     """
     missing = [name for name in wanted if name not in tensors and not name.endswith(COUNT)]
     refuse(missing, source, "lacks tensors of the model")
@@ -126,7 +126,7 @@ def refuse_others(tensors: dict[str, Tensor], wanted: Shapes, source: str) -> No
 
 
 def refuse(found: list[str], source: str, what: str) -> None:
-    """Refuse a checkpoint of which something is `found`."""
+    """Raise an error that names the tensors in `found`, if there are any."""
     if found:
         named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
         raise InputError(
@@ -136,7 +136,7 @@ def refuse(found: list[str], source: str, what: str) -> None:
 
 
 def _is_scale(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether a scale is one number in both, written as a scalar in one and as a vector in the other."""
+    """Return whether a tensor is a scale that one model stores as a scalar and the other as a vector."""
     return name in ("logit_scale", "logit_bias") and {one, other} == {(), (1,)}
 
 
@@ -144,7 +144,7 @@ def _is_scale(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def expected(config: dict[str, Any]) -> Shapes | None:
-    """The tensors of the model that a configuration describes; None where only building it tells."""
+    """Return the tensors of the model that a configuration describes, or None if that requires building it."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     parts = ((config, MODEL_FIELDS), (vision, VISION_FIELDS), (text, TEXT_FIELDS))
     for part, known in parts:
@@ -166,7 +166,7 @@ def expected(config: dict[str, Any]) -> Shapes | None:
 
 
 def _is_plain(tower: dict[str, Any], pools: tuple[str, ...]) -> bool:
-    """Whether what a tower's layers are given besides their sizes leaves the shapes as they are."""
+    """Return whether a tower's settings, besides its sizes, leave the shapes unchanged."""
     return (
         tower.get("pool_type", pools[0]) in pools
         and type(tower.get("ls_init_value", 0.0)) in (float, int, type(None))
@@ -198,7 +198,7 @@ def _vit(vision: dict[str, Any], dim: int) -> Found | None:
 def _text(text: dict[str, Any], dim: int, *, custom: bool) -> Found | None:
     width, heads = text.get("width", 512), text.get("heads", 8)
     projection = text.get("proj_type", "linear")
-    # Without `custom_text`, open_clip's CLIP takes over only some of what a text tower may have.
+    # Without `custom_text`, open_clip's CLIP supports only some settings of a text tower.
     if type(text.get("layers", 12)) is not int or width % heads:
         return None
     if projection not in ("linear", "none") or (not custom and text.get("embed_cls")):
@@ -220,7 +220,7 @@ def _text(text: dict[str, Any], dim: int, *, custom: bool) -> Found | None:
 
 
 def _blocks(tower: dict[str, Any], width: int, layers: int) -> Iterator[tuple[str, Wanted]]:
-    """The transformer of a tower."""
+    """Yield the tensors of a tower's transformer."""
     hidden = int(width * tower.get("mlp_ratio", 4.0))
     for number in range(tower.get("layers", layers)):
         at = f"transformer.resblocks.{number}"
@@ -271,7 +271,7 @@ def _linear(name: str, inside: int, outside: int) -> Found:
 
 
 def _convolution(name: str, norm: str, inside: int, outside: int, side: int) -> Found:
-    """A convolution without bias, and the BatchNorm behind it."""
+    """Return the tensors of a convolution without bias and of the BatchNorm behind it."""
     return [
         (f"{name}.weight", Wanted((outside, inside, side, side))),
         *_affine(norm, outside),

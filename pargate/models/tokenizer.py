@@ -1,7 +1,7 @@
-"""Captions to token ids without torch: what graphs are fed with.
+"""Turn captions into token ids without torch, as input of the text graph.
 
-The ids are those of open_clip's own tokenizers: its byte-pair encoding, read from the vocabulary that lies
-beside the graphs, or a Hugging Face tokenizer from its one file. Nothing is looked up by name or downloaded.
+The ids are those of open_clip's own tokenizers: its byte-pair encoding, read from the vocabulary beside the graphs, or
+a Hugging Face tokenizer from its one file. Nothing is looked up by name or downloaded.
 """
 
 import contextlib
@@ -27,30 +27,30 @@ Tokenize = Callable[[Sequence[str]], Tokens]
 """Captions to token ids, int64 [n, context]."""
 
 FILES = {"bpe": "bpe_simple_vocab_16e6.txt.gz", "huggingface": "tokenizer.json"}
-"""The file that each kind of tokenizer is read from."""
+"""File name of each kind of tokenizer."""
 
 MERGES = 49152 - 256 - 2
-"""Merges of CLIP's vocabulary; its file holds more, of which CLIP takes the first."""
+"""Number of merges in CLIP's vocabulary; the file holds more, and CLIP uses the first."""
 
 VOCABULARY_BYTES = 16 << 20
-"""Bound of the vocabulary once unpacked; it has 3 MB."""
+"""Largest size of the unpacked vocabulary; the real one has 3 MB."""
 
 START, END = "<start_of_text>", "<end_of_text>"
 
 
 class TextRule(Value):
-    """How a caption becomes token ids."""
+    """The rule by which a caption becomes token ids."""
 
     context_length: int
     tokenizer: Literal["bpe", "huggingface"]
     clean: Literal["lower", "whitespace", "canonicalize"]
-    """What is done to a caption first."""
+    """Cleaning of the caption before it is tokenized."""
     zeroed: int | None = None
-    """A token id that is replaced by 0, as some models were trained."""
+    """Token id that is replaced by 0, as some models were trained."""
 
 
 TRIED = 60
-"""Seconds that a tokenizer may take to be read and used once, on a machine that has other work."""
+"""Seconds in which a tokenizer must be read and used once, also on a busy machine."""
 
 TRIAL = """
 import sys
@@ -68,12 +68,12 @@ whole.encode_batch(["a photo of a cat, and of another", bytes(range(32, 127)).de
 
 
 def refuse_unusable(content: bytes, name: str) -> None:
-    """Try a tokenizer in a process of its own, where it may take memory and time, panic or abort.
+    """Raise if a tokenizer cannot be used; try it in a separate process with limits on memory and time.
 
-    Nothing in its file bounds what it does: it can pad to any length, and replace a letter by two again and again.
+    A tokenizer's file can ask for any amount of both: padding to any length, or replacing a letter by two repeatedly.
 
     Raises:
-        InputError: it cannot be read, or not be used within some seconds.
+        InputError: it cannot be read or used within `TRIED` seconds.
         OperationalError: no process could be started.
     """
     try:
@@ -83,23 +83,23 @@ def refuse_unusable(content: bytes, name: str) -> None:
                  "TOKENIZERS_PARALLELISM": "false"},
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"cannot use the tokenizer {name}: it does not come to an end", "restore the file") from error
+        raise InputError(f"cannot use the tokenizer {name}: it does not finish", "restore the file") from error
     except OSError as error:
         raise OperationalError(
             f"cannot try the tokenizer {name}: {error.strerror}", "free memory or processes"
         ) from error
     if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it does not come to an end"]
-        # Python names the error last; a process that a signal ended said why first.
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it does not finish"]
+        # Python prints the error last; a process that a signal ended prints the reason first.
         said = lines[-1 if done.returncode > 0 else 0]
         raise InputError(f"cannot use the tokenizer {name}: {said[:200]}", "restore the file")
 
 
 @contextlib.contextmanager
 def usable(name: str) -> Iterator[None]:
-    """Turn whatever a library raises over a tokenizer's files into an `InputError`; `name` is for messages.
+    """Turn every error that a library raises about a tokenizer's files into an `InputError`; `name` is for messages.
 
-    A panic of Rust is no `Exception`, and would end the process as a broken rule does.
+    A Rust panic is caught too: it is not an `Exception`, and would end the process with the exit code of a breach.
     """
     try:
         yield
@@ -107,16 +107,16 @@ def usable(name: str) -> Iterator[None]:
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise  # Ctrl-C, and what else is meant for whoever called
+            raise  # such as Ctrl-C
         raise InputError(f"cannot use the tokenizer {name}: {first_line(error, 200)}", "restore its files") from error
 
 
 def tokenizer(rule: TextRule, content: bytes, name: str) -> Tokenize:
-    """The tokenizer that `rule` describes, from its file's `content`; `name` is for messages.
+    """Return the tokenizer that `rule` describes, from its file's `content`; `name` is for messages.
 
     Raises:
         InputError: the file is damaged.
-        OperationalError: no process could be started to try the file in.
+        OperationalError: the process that tries the file could not be started.
     """
     if rule.tokenizer == "bpe":
         return BytePairs(content, rule, name)
@@ -156,7 +156,7 @@ CLEANINGS: dict[str, Callable[[str], str]] = {
     "whitespace": _one_line,
     "canonicalize": _canonical,
 }
-"""As open_clip cleans captions (`open_clip/tokenizer.py`)."""
+"""Cleaning functions by name, as in `open_clip/tokenizer.py`."""
 
 
 # --- byte pairs --------------------------------------------------------------------------------------
@@ -165,17 +165,17 @@ CLEANINGS: dict[str, Callable[[str], str]] = {
 class BytePairs:
     """CLIP's byte-pair encoding (Radford et al. 2021, after Sennrich et al. 2016), from its list of merges.
 
-    `tokenizers` joins the bytes of a word. The words are found here: its own regular expressions know fewer letters
-    than open_clip's, and would find `<start_of_text>` where open_clip does not.
+    `tokenizers` merges the bytes of a word. Words are found by open_clip's regular expression, which covers more
+    letters than those of `tokenizers` and treats `<start_of_text>` in another way.
     """
 
     def __init__(self, content: bytes, rule: TextRule, name: str) -> None:
-        """Read gzipped `content`, one merge a line after the first.
+        """Read the merges from gzipped `content`: one per line, after the first line.
 
         Raises:
             InputError: it is damaged, or another vocabulary.
         """
-        import regex  # type: ignore[import-untyped]  # it has none; open_clip's own dependency; the standard library knows no classes of letters
+        import regex  # type: ignore[import-untyped]  # `re` has no Unicode letter classes
         from tokenizers import Tokenizer, models, pre_tokenizers
 
         try:
@@ -199,7 +199,7 @@ class BytePairs:
         )
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
-        """int64 [n, context]: start, words, end, zeros; what is too long is cut, its last token the end."""
+        """Return int64 [n, context]: start, words, end, zeros; long captions are cut before the end token."""
         clean = CLEANINGS[self._rule.clean]
         ids = np.zeros((len(texts), self._rule.context_length), dtype=np.int64)
         for row, text in zip(ids, texts, strict=True):

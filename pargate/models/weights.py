@@ -1,9 +1,8 @@
-"""One weights file: its bytes, its digest, its format and where its tensors lie.
+"""Read one weights file: its bytes, digest, format and the places of its tensors.
 
-The format follows from the bytes, and must be the one that the name promises, since open_clip goes by the name.
-The file is opened once and read once, digested on the way; what is judged is what was digested, and what is loaded
-later is the memory that was judged. A file that is replaced or rewritten meanwhile therefore changes nothing, and
-memory-mapping, which would follow such a change, is deliberately not used.
+The format follows from the bytes, and must match the file's name, by which open_clip chooses a reader. The file is
+opened and read once and hashed meanwhile; what is checked and loaded is that memory. A file that is replaced meanwhile
+changes nothing. Memory-mapping would follow such a change and is not used.
 """
 
 import contextlib
@@ -27,29 +26,29 @@ from pargate.models.archive import StoredTensor
 from pargate.models.config import parse_object
 
 HEADER_BYTES = 4 << 20
-"""Bound of a safetensors header; three thousand tensors take 300 KB."""
+"""Largest size of a safetensors header; three thousand tensors take 300 KB."""
 
 _FORMAT_BYTES = 100_000_000
-"""What the format allows."""
+"""Largest header that the format allows."""
 
 WIDTHS = {**pickles.WIDTHS, "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
-"""Bytes of one value, for each dtype of safetensors that a CLIP may hold."""
+"""Bytes of one value, for each safetensors dtype that a CLIP may hold."""
 
 TENSORS = 20_000
-"""Bound on the tensors of a checkpoint; the largest CLIPs have three thousand."""
+"""Largest number of tensors in a checkpoint; the largest CLIPs have three thousand."""
 
 NAME_LENGTH = 512
-"""Bound of a tensor's name; real ones stay below 100."""
+"""Largest length of a tensor's name; real ones stay below 100."""
 
 _CHUNK = 1 << 20
 
 ZIP = b"PK\x03\x04"
-"""How a zip archive begins."""
+"""First bytes of a zip archive."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """A weights file that was read and judged."""
+    """A weights file that was read and checked."""
 
     format: str
     """`safetensors` or `torch-zip`."""
@@ -57,16 +56,16 @@ class WeightsFile:
     size_bytes: int
     tensors: tuple[StoredTensor, ...] = field(repr=False)
     content: mmap.mmap | None = field(repr=False)
-    """Every byte of it, where they were kept: memory without a file, of which parts can be given back."""
+    """Content of the file, if it was kept: anonymous memory, of which parts can be freed."""
 
 
 def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
-    """Read, digest and judge the file at `path`; `label` is what messages call it.
+    """Read, hash and check the file at `path`; `label` is its name in messages.
 
     Raises:
-        InputError: not a regular file, damaged, or of a format that is not read.
-        UnsafeCheckpoint: it could run code when loaded in the usual way.
-        OperationalError: it does not fit into memory.
+        InputError: not a regular file, damaged, or in a format that is not read.
+        UnsafeCheckpoint: the file could run code when loaded in the usual way.
+        OperationalError: the file does not fit into memory.
     """
     with opened(path) as stream:
         size = os.fstat(stream.fileno()).st_size
@@ -93,10 +92,10 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
 
 
 def _refuse_renamed(names: list[str], label: str) -> None:
-    """Refuse names of which open_clip makes others than they are."""
+    """Raise if open_clip would rename tensors in a way of its own."""
     if "state_dict" in names:
         raise InputError(f"{label}: a tensor is called state_dict, which open_clip takes for all of them", "rename it")
-    # open_clip looks at the first name, and cuts as many letters from every name.
+    # open_clip looks at the first name only, and cuts the length of its prefix from every name.
     first = next((name for name in (*names[:1], min(names, default="")) if name.startswith("module")), None)
     if first is not None and not all(name.startswith("module.") for name in names):
         raise UnsafeCheckpoint(
@@ -107,12 +106,12 @@ def _refuse_renamed(names: list[str], label: str) -> None:
 
 
 def same_tensors(first: WeightsFile, second: WeightsFile) -> bool:
-    """Whether two files that were kept hold the same tensors, to the last bit."""
+    """Return whether two kept files hold the same tensors, bit for bit."""
     return first.sha256 == second.sha256 or _digests(first) == _digests(second)
 
 
 def _digests(file: WeightsFile) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """dtype, shape and SHA-256 of the values of each tensor."""
+    """Return the dtype, the shape and the SHA-256 of the values of each tensor."""
     if file.content is None:
         raise ValueError("the bytes were not kept")
     content, found = np.frombuffer(file.content, np.uint8), {}
@@ -133,10 +132,10 @@ def _digests(file: WeightsFile) -> dict[str, tuple[str, tuple[int, ...], bytes]]
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """A regular file, open for reading.
+    """Open a regular file for reading.
 
     Raises:
-        InputError: there is none, or it cannot be read to its end.
+        InputError: there is no regular file, or it cannot be read to its end.
     """
     try:
         with open_file(path) as stream:
@@ -146,7 +145,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def head(path: Path) -> bytes:
-    """Return the first bytes of a file, as far as there are any; empty where it cannot be read."""
+    """Return the first bytes of a file, or none if it cannot be read."""
     try:
         with open_file(path) as stream:
             return _head(stream)
@@ -163,12 +162,12 @@ def _head(stream: io.BufferedReader) -> bytes:
 def _memory(size: int) -> mmap.mmap:
     if sys.platform == "win32":
         return mmap.mmap(-1, size)
-    # Private: of memory that could be shared, what is given back would stay.
+    # Private, since shared memory cannot be freed in parts.
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def take(stream: io.BufferedReader, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
-    """The digest of the file and, if kept, its content, from one pass over it."""
+    """Return the digest of the file and, if `keep`, its content, from one pass over it."""
     try:
         content = _memory(size if keep else min(size, _CHUNK))
     except (MemoryError, OSError, OverflowError) as error:
@@ -192,14 +191,14 @@ def take(stream: io.BufferedReader, size: int, label: str, *, keep: bool) -> tup
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Bytes at any place: from memory, or from the open file where nothing was kept."""
+    """Random access to a file's bytes, in memory or in the open file."""
 
     stream: io.BufferedReader
     size: int
     content: mmap.mmap | None
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`, fewer at the end."""
+        """Return `length` bytes from `offset`, fewer at the end."""
         if self.content is not None:
             return self.content[offset : offset + length]
         self.stream.seek(offset)
@@ -224,11 +223,11 @@ _FOREIGN = (
     (b"<", "is a web page or XML, not weights", "download the file itself"),
     (b"{", "is JSON, not weights", "give the weights file, or the folder that holds it"),
 )
-"""Files that people mistake for weights: how they begin, what they are, what to do."""
+"""Files that people mistake for weights: first bytes, description, advice."""
 
 
 def _refuse_code(stream: io.BufferedReader, size: int, label: str) -> None:
-    """Refuse what is no zip to torch but runs code as a bare pickle, or is a zip to readers that look at the end."""
+    """Raise if a file without a zip's beginning is a bare pickle, or a zip for readers that look at its end."""
     content = stream.read(archive.PICKLE_BYTES)
     stream.seek(0)
     marked = content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05"
@@ -256,27 +255,27 @@ def _refuse_code(stream: io.BufferedReader, size: int, label: str) -> None:
 
 
 def begins_as_safetensors(head: bytes) -> bool:
-    """Return whether a file that begins with `head` is to be read as safetensors."""
+    """Return whether a file that begins with `head` is read as safetensors."""
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_BYTES
 
 
 def _refuse_misnamed(name: str, zipped: bool, label: str) -> None:
-    """Refuse a file that loaders, which go by its name, would read as another format than pargate."""
+    """Raise if loaders, which go by the file's name, would read another format than pargate."""
     content, ending = ("a torch archive", ".pt") if zipped else ("safetensors", ".safetensors")
     other = name.casefold().endswith((".safetensors", ".npy", ".npz")) if zipped else not name.endswith(ending)
     if other:
         raise UnsafeCheckpoint(
             f"{label} means different models to different readers: it holds {content}, and loaders go by its name, "
-            "which says another format",
+            "which has the suffix of another format",
             f"if you trust where it comes from, rename it to end in {ending}",
         )
 
 
 def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
-    """Refuse what is neither safetensors nor a zip, by name where it is known, before reading all of it."""
+    """Raise if a file is neither safetensors nor a zip; name its format where it is known."""
     if not size:
         raise InputError(f"{label} is empty", "copy or download it again")
-    # safetensors first: its leading length may look like the beginning of anything else.
+    # safetensors comes first: its leading length may look like the first bytes of another format.
     if begins_as_safetensors(head):
         return
     length = int.from_bytes(head[:8], "little")
@@ -297,7 +296,7 @@ def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
 
 
 def _safetensors(source: _Source, label: str) -> tuple[StoredTensor, ...]:
-    """The tensors that a safetensors header lists, once it accounts for every byte of the file."""
+    """Return the tensors of a safetensors header, which must account for every byte of the file."""
     length = int.from_bytes(source.read_at(0, 8), "little")
     if 8 + length > source.size:
         raise InputError(f"{label} is cut short within its header", "copy or download it again")
@@ -323,7 +322,7 @@ def _safetensors(source: _Source, label: str) -> tuple[StoredTensor, ...]:
 
 
 def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int, int]:
-    """dtype, shape and byte range of one tensor, which must agree."""
+    """Return the dtype, shape and byte range of one tensor; raise if they do not agree."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if (
             not rest and all(type(n) is int and n >= 0 for n in shape) and bool not in (type(begin), type(end))

@@ -1,4 +1,4 @@
-"""What cleaning cost in accuracy: the original and what became of it, on the same labelled carriers."""
+"""What cleaning cost in accuracy: the original and what became of it, on the same labelled images."""
 
 import contextlib
 import time
@@ -16,13 +16,13 @@ from pargate.models.model import Model
 from pargate.models.open import opened
 from pargate.policy.fields import Limit
 from pargate.scanning.embed import BlockViews
-from pargate.scanning.run import ScanRequest, read_carriers
+from pargate.scanning.run import ScanRequest, read_images
 
 
 def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Listener = events.ignore) -> AccuracyDrop:
     """Whether `request.model` is right less often than `original` by more than `limit`.
 
-    Reads carriers until that is decided, or they end, or the policy's budget is spent. Without labels nothing is
+    Reads images until that is decided, or they end, or the policy's budget is spent. Without labels nothing is
     measured, and so nothing decided.
 
     Raises:
@@ -34,36 +34,36 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
     with contextlib.ExitStack() as stack:
         after = stack.enter_context(opened(request.model))
         decoder = stack.enter_context(Decoder(after.checkpoint.preprocess))
-        carriers, _ = read_carriers(request)
-        decoder.start(carriers.items, carriers.blocks)
-        from pargate.scanning.choose import open_eyes
+        images, _ = read_images(request)
+        decoder.start(images.items, images.blocks)
+        from pargate.scanning.choose import open_pair
 
         store = BlockStore(request.cache)
-        readable = partial(decoder.readable, source=carriers.source)
-        eyes = open_eyes(after, original, carriers, readable, store, device=request.device, precision=request.precision)
-        assert eyes.reference is not None and eyes.reference_head is not None  # it was given
+        readable = partial(decoder.readable, source=images.source)
+        pair = open_pair(after, original, images, readable, store, device=request.device, precision=request.precision)
+        assert pair.reference is not None and pair.reference_head is not None  # it was given
         emit(events.StageStarted("compare", f"clean accuracy with {Path(original.checkpoint.source).name}'s"))
         seen: set[str] = set()
         found = drop(_pairs(0, 0, 0, 0), limit, confidence)
-        for number in range(len(carriers.blocks)):
+        for number in range(len(images.blocks)):
             spent = budget.minutes is not None and time.monotonic() > began + 60 * budget.minutes
             if spent or (budget.images is not None and len(seen) >= budget.images):
                 break
             block = decoder.block(number)
-            views = BlockViews(block, carriers, eyes.model, eyes.reference, request.seed)
+            views = BlockViews(block, images, pair.model, pair.reference, request.seed)
             labels = views.labels
             counts = labels >= 0
             for row, digest in enumerate(block.digests):
                 counts[row] &= digest not in seen
                 seen.add(digest)
-            was = (zeroshot.predict(views.clean(reference=True), eyes.reference_head) == labels)[counts]
-            now = (zeroshot.predict(views.clean(), eyes.head) == labels)[counts]
+            was = (zeroshot.predict(views.clean(reference=True), pair.reference_head) == labels)[counts]
+            now = (zeroshot.predict(views.clean(), pair.head) == labels)[counts]
             n += int(counts.sum())
             both += int((was & now).sum())
             before_only += int((was & ~now).sum())
             after_only += int((~was & now).sum())
             found = drop(_pairs(n, both, before_only, after_only), limit, confidence)
-            emit(events.Advanced(number + 1, len(carriers.blocks), f"{n} carriers compared"))
+            emit(events.Advanced(number + 1, len(images.blocks), f"{n} images compared"))
             if found.status is not Status.OPEN:
                 break
         return found

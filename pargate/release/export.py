@@ -26,7 +26,7 @@ from pargate.models.model import Model
 from pargate.models.open import inspect, open_model, opened, source_of
 from pargate.policy.schema import Parity
 from pargate.scanning.choose import graphs_encoder, settle_activation
-from pargate.scanning.run import ScanRequest, check_reference, read_carriers, scan
+from pargate.scanning.run import ScanRequest, check_reference, read_images, scan
 
 if TYPE_CHECKING:
     from pargate.models.torch.encoder import OpenClipEncoder
@@ -42,7 +42,7 @@ INT8_AGREEMENT = 0.9
 nouns a small model decides by hairs: of 1,120 pictures, 6 % went to another class."""
 
 CAPTIONS = 64
-"""Captions of the carriers that are compared, besides those of every length."""
+"""Captions of the images that are compared, besides those of every length."""
 
 ODD = (
     "",
@@ -188,15 +188,15 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
         if model.checkpoint.format == "onnx":
             raise InputError(f"{asked.source} is a folder of graphs already", "give the checkpoint")
         onnx.check_opset(_opset(request))
-        emit(events.StageStarted("carriers", asked.image_source))
-        carriers, _ = read_carriers(asked)
+        emit(events.StageStarted("images", asked.image_source))
+        images, _ = read_images(asked)
         if asked.reference_source:
             check_reference(model.checkpoint, inspect(asked.reference_source, arch=asked.arch))
-        decoder.start(carriers.items, carriers.blocks)
+        decoder.start(images.items, images.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
-        readable = partial(decoder.readable, source=carriers.source)
+        readable = partial(decoder.readable, source=images.source)
         settled = settle_activation(
-            model.encoder(device="cpu"), model.checkpoint, carriers, readable, BlockStore(asked.cache)
+            model.encoder(device="cpu"), model.checkpoint, images, readable, BlockStore(asked.cache)
         )
         encoder = settled.encoder
         if settled.note:
@@ -211,11 +211,11 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
             beside,
             precisions=_precisions(request),
             opset=_opset(request),
-            classes=carriers.classes.names,
-            templates=carriers.classes.templates,
+            classes=images.classes.names,
+            templates=images.classes.templates,
             digests=digests,
         )
-        samples = _samples(request, carriers, decoder, encoder)
+        samples = _samples(request, images, decoder, encoder)
         emit(events.StageStarted("prove", encoder.spec.backend))
         expected = proof.expect(encoder, samples, _counting(emit, "checkpoint"))
         found = []
@@ -229,10 +229,10 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
         return found
 
 
-def _samples(request: ExportRequest, carriers: LabelledImages, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:
+def _samples(request: ExportRequest, images: LabelledImages, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:
     """Carriers, stamps of every trigger of the policy, and captions of every length."""
     most = request.scan.policy.policy.export.parity.samples
-    pixels, digests = _pictures(carriers, decoder, most)
+    pixels, digests = _pictures(images, decoder, most)
     stamped = min(STAMPED, len(pixels))
     policy = request.scan.policy.policy.read(request.scan.policy.folder)
     triggers = {trigger.id: trigger for rule in policy.rules for trigger in rule.parsed}
@@ -240,13 +240,13 @@ def _samples(request: ExportRequest, carriers: LabelledImages, decoder: Decoder,
         (trigger.label, trigger.draw(encoder.spec.preprocess.size, digests[:stamped], request.scan.seed))
         for trigger in triggers.values()
     )
-    told = [item.caption for item in carriers.items[: len(pixels)] if item.caption]
-    captions = (*dict.fromkeys(told[:CAPTIONS]), *ODD, *proof.ladder(encoder.context))
-    return Samples(pixels, stamps, stamped, captions, carriers.classes.names, carriers.classes.templates)
+    told = [item.caption for item in images.items[: len(pixels)] if item.caption]
+    captions = (*dict.fromkeys(told[:CAPTIONS]), *ODD, *proof.captions_of_lengths(encoder.context))
+    return Samples(pixels, stamps, stamped, captions, images.classes.names, images.classes.templates)
 
 
-def _pictures(carriers: LabelledImages, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
-    """At most so many carriers, and their digests.
+def _pictures(images: LabelledImages, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
+    """At most so many images, and their digests.
 
     Raises:
         InputError: too many cannot be read.
@@ -254,14 +254,14 @@ def _pictures(carriers: LabelledImages, decoder: Decoder, most: int) -> tuple[Pi
     pixels: list[Pixels] = []
     digests: list[str] = []
     unreadable: list[tuple[str, str]] = []
-    for number in range(len(carriers.blocks)):
+    for number in range(len(images.blocks)):
         if len(digests) >= most:
             break
         block = decoder.block(number)
         pixels.append(block.pixels)
         digests += block.digests
         unreadable += block.unreadable
-    check_readable(carriers.source, len(carriers.items), unreadable, len(digests))
+    check_readable(images.source, len(images.items), unreadable, len(digests))
     return np.concatenate(pixels)[:most], digests[:most]
 
 

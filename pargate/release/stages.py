@@ -150,7 +150,7 @@ class Run:
             reference=self.reference(),
             # The first scan is the one that `pargate scan` makes, on the scenes that it looks at.
             seed=own.seed if stage == "scan" else seeds.derived(own.seed, named),
-            part=self.part(stage if stage in ("scan", "pick") else "certify"),
+            split=self.part(stage if stage in ("scan", "pick") else "certify"),
             all_controls=stage not in ("scan", "pick"),
             pictures=own.pictures and stage != "pick",
             cache=own.cache or self.request.state / "vectors",
@@ -205,7 +205,7 @@ class Run:
         reference = self._reference.checkpoint.digest if self._reference else ""
         classes = sha256_file(asked.classes) if asked.classes else ""
         previous = digest_of(asked.previous.to_json()) if asked.previous else ""
-        part = asked.part.digest if asked.part else ""
+        part = asked.split.digest if asked.split else ""
         return digest_of(
             [
                 __version__, digest, self.policy.sha256, asked.image_source, part, reference, classes, previous,

@@ -1,4 +1,4 @@
-"""From an inspected checkpoint to an open encoder: which activation, which precision, and why."""
+"""Choose the activation and the precision in which a checkpoint is run, and give the reason."""
 
 import os
 from collections.abc import Callable
@@ -17,81 +17,81 @@ from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
 from pargate.models import config
 from pargate.models.model import Model
-from pargate.scanning.embed import BlockViews, Eye, Eyes
+from pargate.scanning.embed import BlockViews, CachedEncoder, ModelPair
 
 if TYPE_CHECKING:
     from pargate.models.onnx import OnnxEncoder
     from pargate.models.torch.encoder import OpenClipEncoder
 
 TRIAL = 32
-"""Carriers on which bf16 is compared with fp32."""
+"""Number of images on which bf16 is compared with fp32."""
 
 AGREEMENT = 0.999
-"""Least cosine between a carrier's bf16 and fp32 vectors for bf16 to be used."""
+"""Least cosine between an image's bf16 and fp32 vectors for bf16 to be used."""
 
 TIE = 0.005
 """Classes closer than this in cosine count as tied when precisions are compared."""
 
 ERROR = 1e-3
-"""Chance, at most, that an activation is taken which is right no more often than the other."""
+"""Largest probability of choosing an activation that is right no more often than the other."""
 
 LOOKED_AT = 512
-"""Labelled carriers by which two activations are told apart, at most."""
+"""Largest number of labelled images on which two activations are compared."""
 
 
-def open_eyes(
+def open_pair(
     model: Model,
     reference: Model | None,
-    carriers: LabelledImages,
+    images: LabelledImages,
     block: Callable[[int], Block],
     store: BlockStore,
     *,
     device: str,
     precision: Literal["auto"] | Precision,
-) -> Eyes:
-    """Open the model, and the reference in the same way, ready to see carriers.
+) -> ModelPair:
+    """Open the model and the reference.
 
-    `block` gives a block of carriers by its number; the first is decoded while the model is opened.
+    `block` returns a block of images by its number; the first is decoded while the model is opened.
 
     Raises:
         InputError, OperationalError: as `Model.encoder`.
-        Undecided: nothing says which activation the model was trained with, and the carriers do not tell.
+        Undecided: the checkpoint does not name its activation, and the images do not show which is right.
     """
-    eye, head, notes = _graph_eye(model, carriers, store, device, precision) or _torch_eye(
-        model, carriers, block, store, device, precision
+    cached, head, notes = _graph_encoder(model, images, store, device, precision) or _torch_encoder(
+        model, images, block, store, device, precision
     )
     if reference is None:
-        return Eyes(eye, head, None, None, notes.activation, notes.precision)
-    other, reference_head = _reference(reference, carriers, store, device, eye)
-    return Eyes(eye, head, other, reference_head, notes.activation, notes.precision)
+        return ModelPair(cached, head, None, None, notes.activation, notes.precision)
+    other, reference_head = _reference(reference, images, store, device, cached)
+    return ModelPair(cached, head, other, reference_head, notes.activation, notes.precision)
 
 
 @dataclass(frozen=True, slots=True)
 class _Notes:
-    """What the report says of how a model was opened."""
+    """The report's notes on how a model was opened."""
 
     activation: str
     precision: str
 
 
-def _torch_eye(
+def _torch_encoder(
     model: Model,
-    carriers: LabelledImages,
+    images: LabelledImages,
     block: Callable[[int], Block],
     store: BlockStore,
     device: str,
     precision: Literal["auto"] | Precision,
-) -> tuple[Eye, Vectors, _Notes]:
-    """A checkpoint, run by torch: activation and precision are settled where they are not said."""
+) -> tuple[CachedEncoder, Vectors, _Notes]:
+    """Open a checkpoint with torch; choose the activation and precision that are not given."""
     from pargate.models.torch import encoder as openclip
 
-    activation = settle_activation(model.encoder(device=device), model.checkpoint, carriers, block, store)
+    activation = settle_activation(model.encoder(device=device), model.checkpoint, images, block, store)
     encoder = activation.encoder
-    eye = Eye(encoder, model.checkpoint, store)
-    head = eye.head(carriers.classes)
+    cached = CachedEncoder(encoder, model.checkpoint, store)
+    head = cached.head(images.classes)
     if precision != "auto":
-        eye.encoder = encoder.into_precision(precision)
-        return eye, head, _Notes(activation.note, "")
+        cached.encoder = encoder.into_precision(precision)
+        return cached, head, _Notes(activation.note, "")
     faster, why = openclip.bf16_is_faster(openclip.resolve(device))
     chosen = Choice(encoder, f"fp32: {why}")
     if faster:
@@ -99,30 +99,30 @@ def _torch_eye(
         chosen = checked_bf16(
             encoder, block(0).pixels, head, why, lambda: model.encoder(device=device, activation=told)
         )
-    eye.encoder = chosen.encoder
-    return eye, head, _Notes(activation.note, chosen.note)
+    cached.encoder = chosen.encoder
+    return cached, head, _Notes(activation.note, chosen.note)
 
 
-def _graph_eye(
+def _graph_encoder(
     model: Model,
-    carriers: LabelledImages,
+    images: LabelledImages,
     store: BlockStore,
     device: str,
     precision: Literal["auto"] | Precision,
-) -> tuple[Eye, Vectors, _Notes] | None:
-    """Graphs, run by ONNX Runtime in the precision that they were written in; None for anything else."""
+) -> tuple[CachedEncoder, Vectors, _Notes] | None:
+    """Open graphs with ONNX Runtime, in the precision that they were written in; return None for other formats."""
     if model.checkpoint.format != "onnx":
         return None
     encoder = graphs_encoder(model, device)
     if precision != "auto":
         encoder.into_precision(precision)
     note = f"{encoder.spec.precision}: as the graphs were written" + (f"; {encoder.note}" if encoder.note else "")
-    eye = Eye(encoder, model.checkpoint, store)
-    return eye, eye.head(carriers.classes), _Notes("", note)
+    cached = CachedEncoder(encoder, model.checkpoint, store)
+    return cached, cached.head(images.classes), _Notes("", note)
 
 
 def graphs_encoder(model: Model, device: str) -> "OnnxEncoder":
-    """A folder of graphs, open on `device`, on as many threads as torch would take.
+    """Open a folder of graphs on `device`, with as many threads as torch would use.
 
     Raises:
         InputError, OperationalError: as `Model.graph_encoder`.
@@ -131,35 +131,35 @@ def graphs_encoder(model: Model, device: str) -> "OnnxEncoder":
 
 
 def processor_threads() -> int:
-    """Threads that one operation may use: as OMP_NUM_THREADS says, else one for each processor that is ours."""
+    """Return the threads that one operation may use: OMP_NUM_THREADS, else one per processor of this process."""
     said = os.environ.get("OMP_NUM_THREADS", "")
     ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(int(said), ours) if said.isdecimal() and int(said) else ours
 
 
 def _reference(
-    reference: Model, carriers: LabelledImages, store: BlockStore, device: str, eye: Eye
-) -> tuple[Eye, Vectors]:
-    """The trusted model, opened as the model was: in its precision where both have a choice.
+    reference: Model, images: LabelledImages, store: BlockStore, device: str, cached: CachedEncoder
+) -> tuple[CachedEncoder, Vectors]:
+    """Open the reference as the model was opened: in the same precision where both have a choice.
 
-    Where nothing says its activation, it is the model's, of whose family it is.
+    Where its checkpoint does not name the activation, it is that of the model, which is of the same family.
     """
     if reference.checkpoint.format == "onnx":
-        other = Eye(graphs_encoder(reference, device), reference.checkpoint, store)
-        return other, other.head(carriers.classes)
-    told = None if reference.checkpoint.activation_known else eye.encoder.spec.activation
+        other = CachedEncoder(graphs_encoder(reference, device), reference.checkpoint, store)
+        return other, other.head(images.classes)
+    told = None if reference.checkpoint.activation_known else cached.encoder.spec.activation
     trusted = reference.encoder(device=device, activation=told)
-    other = Eye(trusted, reference.checkpoint, store)
-    head = other.head(carriers.classes)
-    precision = eye.encoder.spec.precision
-    if eye.checkpoint.format != "onnx" and precision != "int8":
+    other = CachedEncoder(trusted, reference.checkpoint, store)
+    head = other.head(images.classes)
+    precision = cached.encoder.spec.precision
+    if cached.checkpoint.format != "onnx" and precision != "int8":
         other.encoder = trusted.into_precision(precision)
     return other, head
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An encoder and why it is set up so."""
+    """An encoder and the reason for its settings."""
 
     encoder: "OpenClipEncoder"
     note: str
@@ -168,14 +168,20 @@ class Choice:
 def checked_bf16(
     encoder: "OpenClipEncoder", pixels: Pixels, head: Vectors, why: str, again: "Callable[[], OpenClipEncoder]"
 ) -> Choice:
-    """The encoder in bf16, or in fp32 where bf16 does not agree with it on the first carriers.
+    """Return the encoder in bf16, or in fp32 where bf16 does not agree with it on the first images.
 
-    `encoder` runs in fp32, and is converted: two towers would double the memory that a scan needs. `again` opens
-    it anew where bf16 does not agree. `pixels`: uint8 [n, H, W, 3]; `head`: float32 [classes, d].
+    `encoder` is converted in place, since two towers would double the memory of a scan.
+
+    Args:
+        encoder: runs in fp32.
+        pixels: uint8 [n, H, W, 3].
+        head: float32 [classes, d].
+        why: the reason to try bf16, for the note.
+        again: opens the encoder in fp32 once more.
     """
     trial = pixels[:TRIAL]
     if not len(trial):
-        return Choice(encoder, "fp32: there is no carrier to compare bf16 by")
+        return Choice(encoder, "fp32: there is no image to compare bf16 by")
     exact = encoder.encode_images(encoder.put(trial))
     other = encoder.into_precision("bf16")
     rough = other.encode_images(other.put(trial))
@@ -190,29 +196,29 @@ def checked_bf16(
 def settle_activation(
     encoder: "OpenClipEncoder",
     checkpoint: Checkpoint,
-    carriers: LabelledImages,
+    images: LabelledImages,
     block: Callable[[int], Block],
     store: BlockStore,
 ) -> Choice:
-    """The encoder with the activation that the weights were trained with.
+    """Return the encoder with the activation that the weights were trained with.
 
-    Where nothing says it, each of GELU and QuickGELU names the labelled carriers, block after block, until one is
-    right significantly more often on those that only one of them names.
+    Where the checkpoint does not name it, GELU and QuickGELU classify the labelled images, block after block, until
+    one is right significantly more often than the other.
 
     Raises:
-        Undecided: the labelled carriers do not tell.
+        Undecided: the labelled images do not show which is right.
     """
     if checkpoint.activation_known:
         return Choice(encoder, "")
     both = (encoder.with_activation("gelu"), encoder.with_activation("quick_gelu"))
-    eyes = [Eye(one, checkpoint, store) for one in both]
-    heads = [eye.head(carriers.classes) for eye in eyes]
+    cached = [CachedEncoder(one, checkpoint, store) for one in both]
+    heads = [one.head(images.classes) for one in cached]
     right = np.zeros((2, 0), dtype=bool)
     seen: set[str] = set()
-    for number in range(len(carriers.blocks)):
+    for number in range(len(images.blocks)):
         if right.shape[1] >= LOOKED_AT:
             break
-        views = [BlockViews(block(number), carriers, eye, None, 0) for eye in eyes]
+        views = [BlockViews(block(number), images, one, None, 0) for one in cached]
         labels, digests = views[0].labels, views[0].digests
         new = [i for i, digest in enumerate(digests) if labels[i] >= 0 and digest not in seen]
         seen.update(digests)
@@ -224,17 +230,18 @@ def settle_activation(
             return Choice(chosen, f"{chosen.spec.activation}: nothing says which; {_counted(right)}")
     more = "; or give more labelled images" if right.shape[1] < LOOKED_AT else ""
     raise Undecided(
-        f"nothing says whether {checkpoint.source} was trained with GELU or QuickGELU, and its carriers do not tell: "
-        f"{_counted(right)}",
+        f"{checkpoint.source} does not say whether it was trained with GELU or QuickGELU, and the images do not show "
+        f"it: {_counted(right)}",
         f"name the one it was trained with: --arch {config.with_activation(checkpoint.architecture, 'gelu')} or "
         f"--arch {config.with_activation(checkpoint.architecture, 'quick_gelu')}{more}",
     )
 
 
 def more_often_right(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> int | None:
-    """Which of two, 0 or 1, is right more often on the same carriers, at an error of `ERROR`; None while that is open.
+    """Return which of two classifiers, 0 or 1, is right more often on the same images; None while that is open.
 
-    A sign test on the carriers that one alone is right about; it may be repeated as they come.
+    This is a sign test at an error of `ERROR`, on the images that only one is right about. It may be repeated as images
+    come, since it uses a confidence sequence.
     """
     wins, losses = int((first & ~second).sum()), int((second & ~first).sum())
     share = mean_sequence(np.repeat([1.0, 0.0], [wins, losses]), ERROR / 2, ERROR / 2)
@@ -243,4 +250,4 @@ def more_often_right(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> int
 
 def _counted(right: NDArray[np.bool_]) -> str:
     gelu, quick = right.sum(axis=1).tolist()
-    return f"of {right.shape[1]} labelled carriers, GELU is right about {gelu} and QuickGELU about {quick}"
+    return f"of {right.shape[1]} labelled images, GELU is right about {gelu} and QuickGELU about {quick}"

@@ -1,4 +1,4 @@
-"""Blocks of carriers as a model sees them, computed once and kept in the store of vectors."""
+"""Embeddings of blocks of images, computed once and cached on disk."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,17 +21,17 @@ from pargate.version import __version__
 
 
 @dataclass(slots=True)
-class Eye:
-    """An open model together with the store of what it has seen."""
+class CachedEncoder:
+    """An open model together with the cache of its vectors."""
 
     encoder: Encoder
     checkpoint: Checkpoint
     store: BlockStore
     passes: int = 0
-    """Images that went through the image tower; what came from the store does not count."""
+    """Images that went through the image tower; vectors from the cache do not count."""
 
     def key(self, **parts: Any) -> dict[str, Any]:
-        """All that determines some vectors, for the store."""
+        """Return the cache key of some vectors: everything that determines them."""
         # The version stands for the code: another release computes its own vectors.
         spec = asdict(self.encoder.spec)
         layouts = [plugin.key for plugin in LAYOUTS.plugins()]
@@ -40,10 +40,10 @@ class Eye:
         return {"pargate": __version__, "model": self.checkpoint.digest, "spec": spec, **parts}
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """Unit vectors of texts: float32 [m, d].
+        """Return the unit vectors of texts: float32 [m, d].
 
         Raises:
-            InputError: one is not finite; no image would ever be near it, and every rule would hold.
+            InputError: a vector is not finite. No image would ever be near it, so every rule would hold.
         """
         key = self.key(texts=list(texts))
         found = self.store.load(key)
@@ -59,23 +59,23 @@ class Eye:
         return found
 
     def head(self, classes: ClassList) -> Vectors:
-        """Zero-shot head: float32 [classes, d]."""
+        """Return the zero-shot head: float32 [classes, d]."""
         return zeroshot.head(self, classes.names, classes.templates)
 
 
 @dataclass(frozen=True, slots=True)
-class Eyes:
-    """The models of a scan, open, with their zero-shot heads."""
+class ModelPair:
+    """The open models of a scan, with their zero-shot heads."""
 
-    model: Eye
+    model: CachedEncoder
     head: Vectors
     """[classes, d]."""
-    reference: Eye | None
+    reference: CachedEncoder | None
     reference_head: Vectors | None
     activation_note: str
-    """Why this activation, where it was not known."""
+    """Reason for the activation, where the checkpoint does not name it."""
     precision_note: str
-    """Why this precision, where it was to be found out."""
+    """Reason for the precision, where the user did not name it."""
 
 
 @dataclass(slots=True)
@@ -83,9 +83,9 @@ class BlockViews:
     """One block; implements `probes.base.Views`."""
 
     block: Block
-    carriers: LabelledImages
-    model: Eye
-    reference: Eye | None
+    images: LabelledImages
+    model: CachedEncoder
+    reference: CachedEncoder | None
     seed: int
     _seen: dict[str, Vectors] = field(default_factory=dict)
     _put: dict[bool, Any] = field(default_factory=dict)
@@ -93,29 +93,29 @@ class BlockViews:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """int64 [n], −1 where unknown."""
-        return self.carriers.labels[self.block.rows]
+        """The labels: int64 [n], −1 where unknown."""
+        return self.images.labels[self.block.rows]
 
     @property
     def captions(self) -> list[str | None]:
-        """Caption of each carrier, or None."""
-        return [self.carriers.items[row].caption for row in self.block.rows]
+        """The caption of each image, or None."""
+        return [self.images.items[row].caption for row in self.block.rows]
 
     @property
     def digests(self) -> Sequence[str]:
-        """Digest of each carrier's bytes."""
+        """The digest of each image's bytes."""
         return self.block.digests
 
     def clean(self, *, reference: bool = False) -> Vectors:
-        """float32 [n, d]: the carriers as they are."""
+        """Return the vectors of the images without a trigger: float32 [n, d]."""
         return self._vectors("clean", None, reference, lambda: None)
 
     def stamped(self, trigger: Trigger, *, reference: bool = False) -> Vectors:
-        """float32 [n, d]: with the trigger."""
+        """Return the vectors of the images with the trigger: float32 [n, d]."""
         return self._vectors(f"trigger {trigger.id}", trigger, reference, lambda: self._stamp(trigger))
 
     def control(self, trigger: Trigger) -> Vectors:
-        """float32 [n, d]: with the trigger's control."""
+        """Return the vectors of the images with the trigger's control: float32 [n, d]."""
         return self._vectors(
             f"control of {trigger.id}",
             trigger,
@@ -139,18 +139,18 @@ class BlockViews:
         name = f"{reference} {view}"
         if name in self._seen:
             return self._seen[name]
-        eye = self.reference if reference else self.model
-        if eye is None:
+        cached = self.reference if reference else self.model
+        if cached is None:
             raise RuntimeError("a probe asked for the reference, but there is none")
         plugin = TRIGGERS.plugin(trigger.kind) if trigger else None
         code = {"plugin": plugin.key} if plugin else {}
-        key = eye.key(images=list(self.digests), view=view, seed=self.seed if trigger else None, **code)
-        found = eye.store.load(key)
+        key = cached.key(images=list(self.digests), view=view, seed=self.seed if trigger else None, **code)
+        found = cached.store.load(key)
         if found is None:
             if reference not in self._put:
-                self._put[reference] = eye.encoder.put(self.block.pixels)
-            found = eye.encoder.encode_images(self._put[reference], stamp())
-            eye.passes += len(found)
-            eye.store.save(key, found)
+                self._put[reference] = cached.encoder.put(self.block.pixels)
+            found = cached.encoder.encode_images(self._put[reference], stamp())
+            cached.passes += len(found)
+            cached.store.save(key, found)
         self._seen[name] = found
         return found

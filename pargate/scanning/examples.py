@@ -1,6 +1,6 @@
-"""Small pictures for a report: carriers without and with a trigger, and what the model took them for.
+"""Example images for a report: without and with a trigger, and the model's prediction for each.
 
-They are drawn anew from decoded pixels, never copied from a file, so that nothing but what is seen can be in them.
+They are encoded again from decoded pixels and never copied from a file, so that they hold no hidden content.
 """
 
 import base64
@@ -16,28 +16,28 @@ from pargate.core.report import Picture
 from pargate.core.results import Metric, Status
 from pargate.core.stamp import apply
 from pargate.errors import OperationalError
-from pargate.scanning.embed import Eyes
+from pargate.scanning.embed import ModelPair
 from pargate.scanning.loop import Loop, Running
 
 SHOWN = 3
-"""Triggers that are shown, worst first."""
+"""Number of triggers that are shown, the strongest first."""
 
 EACH = 2
-"""Carriers for each of them."""
+"""Number of images for each trigger."""
 
 SIDE = 128
-"""Pixels that a picture has at most on its longer side."""
+"""Largest number of pixels on the longer side of an example."""
 
 
-def examples(loop: Loop, eyes: Eyes) -> tuple[Picture, ...]:
-    """Carriers that were moved by the triggers that break a rule, the strongest first; none where nothing does.
+def examples(loop: Loop, pair: ModelPair) -> tuple[Picture, ...]:
+    """Return images that a trigger moved to its target, for each trigger that breaks a rule.
 
-    None either where the machine gives up on the way: a picture is not worth the report.
+    The result is empty if the device fails: the report is worth more than its examples.
     """
     broken = [r for r in loop.running if r.status in (Status.BREACH, Status.WAIVED) and r.comparison.trigger]
     broken.sort(key=_strength)
     try:
-        return tuple(picture for running in broken[:SHOWN] for picture in _of(loop, eyes, running))
+        return tuple(picture for running in broken[:SHOWN] for picture in _of(loop, pair, running))
     except OperationalError:
         return ()
 
@@ -47,11 +47,11 @@ def _strength(running: Running) -> float:
     return -((success.rate if success else None) or 0.0)
 
 
-def _of(loop: Loop, eyes: Eyes, running: Running) -> Iterator[Picture]:
+def _of(loop: Loop, pair: ModelPair, running: Running) -> Iterator[Picture]:
     trigger = running.comparison.trigger
     assert trigger is not None, "only images with a trigger are shown"
     wanted = running.measurement().examples[:EACH]
-    names = loop.carriers.classes.names
+    names = loop.images.classes.names
     for number in running.observed:
         views = loop.views(number)
         rows = [row for row, digest in enumerate(views.digests) if digest in wanted]
@@ -61,9 +61,9 @@ def _of(loop: Loop, eyes: Eyes, running: Running) -> Iterator[Picture]:
         digests = [views.digests[row] for row in rows]
         clean = views.block.pixels[rows]
         stamped = apply(trigger.draw(size, digests, loop.seed), clean)
-        encoder = eyes.model.encoder
+        encoder = pair.model.encoder
         vectors = encoder.encode_images(encoder.put(np.concatenate([clean, stamped])))
-        before, after = np.split(zeroshot.predict(vectors, eyes.head), 2)
+        before, after = np.split(zeroshot.predict(vectors, pair.head), 2)
         for place, row in enumerate(rows):
             label = int(views.labels[row])
             yield Picture(

@@ -15,62 +15,62 @@ from pargate.judge import judge
 from pargate.judge.waivers import NO_CONTEXT, Context
 from pargate.policy.schema import Comparison, Policy
 from pargate.probes.base import CLEAN, Test
-from pargate.scanning.embed import BlockViews, Eye
+from pargate.scanning.embed import BlockViews, CachedEncoder
 
 
 @dataclass(slots=True)
 class Running:
-    """One comparison of the policy, and the test that answers it."""
+    """One comparison of the policy, with its test."""
 
     comparison: Comparison
     test: Test
     observed: list[int] = field(default_factory=list)
-    """Numbers of the blocks that were taken in."""
+    """Numbers of the blocks that the test observed."""
     status: Status = Status.OPEN
     stopped: str = ""
 
     @property
     def label(self) -> str:
-        """The trigger, or the rule where it has none."""
+        """The label of the trigger, or the rule's id where it has no trigger."""
         return self.comparison.trigger.label if self.comparison.trigger else self.comparison.rule.id
 
     def measurement(self) -> Measurement:
-        """Return the test's counts, with the reason why sampling ended."""
+        """Return the test's counts and the reason why sampling ended."""
         return self.test.measurement().model_copy(update={"stopped": self.stopped})
 
 
 @dataclass(slots=True)
 class Loop:
-    """Gives blocks to the tests of open comparisons alone; the judge says which are open."""
+    """The loop of a scan: blocks go only to the tests of comparisons that are still open."""
 
     policy: Policy
-    carriers: LabelledImages
+    images: LabelledImages
     decoder: Decoder
-    model: Eye
-    reference: Eye | None
+    model: CachedEncoder
+    reference: CachedEncoder | None
     seed: int
     emit: events.Listener
     deadline: float | None
-    """On the monotonic clock."""
+    """End of the time budget, on the monotonic clock."""
     context: Context = NO_CONTEXT
     clean: Test = field(init=False)
     """The test on clean images."""
     running: list[Running] = field(default_factory=list)
     read: list[str] = field(default_factory=list)
-    """Digests of the carriers that were read, in order."""
+    """Digests of the images that were read, in order."""
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     duplicates: int = 0
     _alarms: int = field(init=False)
-    _asked_of_clean: list[Comparison] = field(init=False)
+    _clean_comparisons: list[Comparison] = field(init=False)
     _first_block: dict[str, int] = field(default_factory=dict)
-    """In which block each picture came first."""
+    """Number of the block in which each image came first, by digest."""
 
     def __post_init__(self) -> None:
         self._alarms = judge.alarms(self.policy)
-        self._asked_of_clean = [c for c in self.policy.comparisons if c.id == CLEAN]
+        self._clean_comparisons = [c for c in self.policy.comparisons if c.id == CLEAN]
 
     def views(self, number: int) -> BlockViews:
-        """Block `number`, less the pictures that were there before under another name."""
+        """Return block `number` without images that an earlier block or row holds already."""
         block = self.decoder.block(number)
         keep: dict[str, int] = {}
         for row, digest in enumerate(block.digests):
@@ -79,18 +79,18 @@ class Loop:
         rows = list(keep.values())
         if len(rows) < len(block.digests):
             block = Block(block.pixels[rows], tuple(keep), block.rows[rows], block.unreadable)
-        return BlockViews(block, self.carriers, self.model, self.reference, self.seed)
+        return BlockViews(block, self.images, self.model, self.reference, self.seed)
 
     def run(self) -> None:
-        """Read blocks until every rule is decided, the carriers end, or the budget is spent."""
-        blocks = self.carriers.blocks
+        """Read blocks until every rule is decided, the images end, or the budget is spent."""
+        blocks = self.images.blocks
         for number, rows in enumerate(blocks):
             if self._spent(len(rows)):
                 self._stop("budget")
                 return
             views = self.views(number)
             self._account(number, views)
-            selection = self.carriers.is_selection(number)
+            selection = self.images.is_selection(number)
             self.clean.observe(number, selection, views)
             for running in self._open():
                 running.test.observe(number, selection, views)
@@ -100,11 +100,11 @@ class Loop:
             self._look()
             undecided = self._open()
             done = len(self.running) - len(undecided)
-            note = f"{done} of {len(self.running)} comparisons decided, {len(self.read)} carriers"
+            note = f"{done} of {len(self.running)} comparisons decided, {len(self.read)} images"
             self.emit(events.Advanced(number + 1, len(blocks), note))
             if not undecided and self._clean_decided():
                 return
-        self._stop("no more carriers")
+        self._stop("no more images")
 
     def interrupt(self) -> None:
         """Mark what is still open as interrupted."""
@@ -124,19 +124,19 @@ class Loop:
         return self.deadline is not None and time.monotonic() > self.deadline
 
     def _account(self, number: int, views: BlockViews) -> None:
-        """Keep count of what was read; too much that cannot be read is an error, not a smaller sample."""
+        """Count what was read, and raise if too many images cannot be read."""
         block = self.decoder.block(number)
         self.unreadable += block.unreadable
         self.duplicates += len(block.digests) - len(views.digests)
         self.read += views.digests
         read = len(self.read) + self.duplicates
-        check_readable(self.carriers.source, len(self.carriers.items), self.unreadable, read)
+        check_readable(self.images.source, len(self.images.items), self.unreadable, read)
 
     def _refuse_itself(self, views: BlockViews) -> None:
-        """Refuse a reference that is the model in another file: nothing could ever be in excess of it.
+        """Raise if the reference is the model in another file, since nothing could then be in excess of it.
 
         Raises:
-            InputError: both see every carrier of the first block alike, under each trigger that they are compared on.
+            InputError: both give the same vectors for the first block, under each trigger that they are compared on.
         """
         compared = [q.test.compared for q in self.running if q.test.compared is not None]
         if self.reference is None or not compared or not views.digests:
@@ -150,17 +150,17 @@ class Loop:
             )
 
     def _clean_decided(self) -> bool:
-        """Whether usefulness, and whether the model sees at all, need no more carriers."""
+        """Return whether the rules about clean images, and whether the model sees at all, need no more images."""
         measurement = self.clean.measurement()
-        found = [judge.find(self.policy, c, measurement, self._alarms, self.context) for c in self._asked_of_clean]
+        found = [judge.find(self.policy, c, measurement, self._alarms, self.context) for c in self._clean_comparisons]
         if any(f.status is Status.BREACH for f in found):
-            return True  # it will not pass, however many more are looked at
+            return True  # more images cannot change a breach
         if measurement.chance is None and str(Metric.RECALL) not in measurement.counts:
-            return True  # nothing will show that it sees
+            return True  # neither labels nor captions can show that it sees
         return judge.sees(measurement, self.policy.confidence) and all(f.status is Status.MET for f in found)
 
     def _look(self) -> None:
-        """Ask the judge which questions are answered; give those that are not a control."""
+        """Close the comparisons that are decided, and add a control to tests that want one."""
         for running in self._open():
             finding = self._find(running)
             if finding.status is Status.OPEN and running.test.wants_control(finding):

@@ -1,4 +1,4 @@
-"""A contact sheet: every trigger on one picture, with the control that it is measured against."""
+"""A contact sheet: every trigger on one image, with the control that it is measured against."""
 
 import hashlib
 import io
@@ -19,18 +19,18 @@ CAPTION = 18
 COLUMNS = 4
 
 
-def contact_sheet(picture: Path | None, size: int, seed: int = 0) -> bytes:
-    """PNG bytes: per trigger the stamped picture and its control, at `size` pixels a side.
+def contact_sheet(image: Path | None, size: int, seed: int = 0) -> bytes:
+    """Return a PNG that shows each trigger and its control on one image, at `size` pixels a side.
 
     Raises:
-        InputError: the picture cannot be read.
+        InputError: the image cannot be read.
     """
-    pixels = _base(picture, size, seed)
+    pixels = _base(image, size, seed)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     cells: list[tuple[str, NDArray[np.uint8]]] = [("no trigger", pixels)]
     for kind, cls in TRIGGERS.items():
         if any(field.is_required() for field in cls.model_fields.values()):
-            continue  # it draws what its user gives
+            continue  # the user must give its parameters
         (trigger,) = parse(kind)
         stamp = trigger.draw((size, size), [digest], seed)
         cells.append((kind, apply(stamp, pixels[None])[0]))
@@ -39,23 +39,23 @@ def contact_sheet(picture: Path | None, size: int, seed: int = 0) -> bytes:
     return _sheet(cells, size)
 
 
-def _base(picture: Path | None, size: int, seed: int) -> NDArray[np.uint8]:
-    if picture is None:
+def _base(image: Path | None, size: int, seed: int) -> NDArray[np.uint8]:
+    if image is None:
         from pargate.scenes.render import render
 
         return np.asarray(render([2], size, seed).pixels[0])
     try:
-        content = Locator(str(picture)).read()
+        content = Locator(str(image)).read()
     except OSError as error:
-        raise InputError(f"cannot read {picture}: {error.strerror}", "check --on") from error
+        raise InputError(f"cannot read {image}: {error.strerror}", "check --on") from error
     decoded = decode(content, Preprocess((size, size), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
     if decoded.pixels is None:
-        raise InputError(f"{picture} is not a picture: {decoded.problem}", "give a PNG or JPEG")
+        raise InputError(f"{image} is not an image: {decoded.problem}", "give a PNG or JPEG")
     return decoded.pixels
 
 
 def _sheet(cells: list[tuple[str, NDArray[np.uint8]]], size: int) -> bytes:
-    # The plain picture stands alone in its row, so that each trigger and its control stay side by side.
+    # The image without a trigger has a row of its own, so that each trigger and its control stay side by side.
     rows = 1 + -(-(len(cells) - 1) // COLUMNS)
     step_x, step_y = size + MARGIN, size + MARGIN + CAPTION
     page = Image.new("RGB", (COLUMNS * step_x + MARGIN, rows * step_y + MARGIN), "white")

@@ -1,4 +1,4 @@
-"""From a finished loop to its report: facts gathered, findings judged, limits of the scan said."""
+"""Build the report of a scan: gather facts, judge findings, and state the limits of the scan."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -36,14 +36,14 @@ from pargate.judge.waivers import Context
 from pargate.policy.resolve import Resolved
 from pargate.policy.schema import Policy
 from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN
-from pargate.scanning.embed import Eye, Eyes
+from pargate.scanning.embed import CachedEncoder, ModelPair
 from pargate.scanning.loop import Loop
 from pargate.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What the report says about the run itself."""
+    """Facts about the run itself, for the report."""
 
     started: str
     seconds: float
@@ -52,66 +52,66 @@ class RunFacts:
     notices: tuple[str, ...]
     strict: bool = False
     pictures: tuple[Picture, ...] = ()
-    part: str = ""
-    """Of the carriers."""
+    split: str = ""
+    """Name of the split of the images, empty for all of them."""
 
 
-def build_report(resolved: Resolved, loop: Loop, eyes: Eyes, run: RunFacts) -> ScanReport:
-    """Judge what was measured and gather everything a later reader needs."""
+def build_report(resolved: Resolved, loop: Loop, pair: ModelPair, run: RunFacts) -> ScanReport:
+    """Judge the measurements and return the report."""
     policy = resolved.policy
     measurements = [loop.clean.measurement(), *(q.measurement() for q in loop.running)]
-    measurements += _of_the_file(policy, eyes.model.checkpoint)
+    measurements += _of_the_file(policy, pair.model.checkpoint)
     findings, verdict, remarks = judge.judge(
         policy, measurements, complete=run.complete, context=loop.context, strict=run.strict
     )
-    carriers = loop.carriers
-    notices = (*run.notices, *_preprocessing(policy, loop, eyes), *_shared_pull(measurements, findings))
-    spec = eyes.model.encoder.spec
-    passes = eyes.model.passes + (eyes.reference.passes if eyes.reference else 0)
+    images = loop.images
+    notices = (*run.notices, *_preprocessing(policy, loop, pair), *_shared_pull(measurements, findings))
+    spec = pair.model.encoder.spec
+    passes = pair.model.passes + (pair.reference.passes if pair.reference else 0)
     return ScanReport(
         schema="pargate/report/1",
         tool=Tool(version=__version__, libraries=versions(resolved.policy.plugins)),
         run=Run(
-            id=digest_of([run.started, eyes.model.checkpoint.digest, resolved.sha256, run.seed])[:16],
+            id=digest_of([run.started, pair.model.checkpoint.digest, resolved.sha256, run.seed])[:16],
             started=run.started,
             seconds=round(run.seconds, 3),
             host=host(),
             device=spec.device,
             precision=spec.precision,
-            precision_note=eyes.precision_note,
+            precision_note=pair.precision_note,
             threads=spec.threads,
             seed=run.seed,
             complete=run.complete,
             forward_passes=passes,
-            cache=_cache(eyes.model.store),
+            cache=_cache(pair.model.store),
         ),
-        subject=readable(portable(eyes.model.checkpoint.source)),
-        model=_model(eyes.model, eyes.activation_note),
-        reference=_model(eyes.reference, "") if eyes.reference else None,
+        subject=readable(portable(pair.model.checkpoint.source)),
+        model=_model(pair.model, pair.activation_note),
+        reference=_model(pair.reference, "") if pair.reference else None,
         images=ImagesInfo(
-            source=readable(carriers.source),
-            listed=len(carriers.items),
+            source=readable(images.source),
+            listed=len(images.items),
             read=len(loop.read),
-            labelled=int((carriers.labels >= 0).sum()),
-            captioned=sum(item.caption is not None for item in carriers.items),
+            labelled=int((images.labels >= 0).sum()),
+            captioned=sum(item.caption is not None for item in images.items),
             unreadable=tuple(loop.unreadable),
             duplicates=loop.duplicates,
             digest=hashlib.sha256("\n".join(loop.read).encode()).hexdigest(),
-            # Compared before anything was measured.
+            # `read_images` compared it with the source.
             source_digest=(policy.images.digest or "").removeprefix("sha256:"),
-            part=run.part,
+            part=run.split,
         ),
         classes=ClassesInfo(
-            source=carriers.classes.source,
-            count=len(carriers.classes.names),
-            templates=carriers.classes.templates,
-            digest=digest_of([carriers.classes.names, carriers.classes.templates]),
+            source=images.classes.source,
+            count=len(images.classes.names),
+            templates=images.classes.templates,
+            digest=digest_of([images.classes.names, images.classes.templates]),
         ),
         policy=resolved.info(),
         measurements=tuple(measurements),
         findings=tuple(findings),
         verdict=verdict,
-        coverage=_coverage(policy, loop, eyes, run),
+        coverage=_coverage(policy, loop, pair, run),
         notices=notices,
         remarks=(*resolved.overrides, *remarks),
         pictures=run.pictures,
@@ -119,7 +119,7 @@ def build_report(resolved: Resolved, loop: Loop, eyes: Eyes, run: RunFacts) -> S
 
 
 def unsafe_report(resolved: Resolved, unsafe: UnsafeCheckpoint, source: str, started: str, seed: int) -> ScanReport:
-    """The report of a checkpoint that was refused before anything of it was loaded."""
+    """Return the report of a checkpoint that was refused before it was loaded."""
     finding = Finding(
         rule=UNSAFE_FILE,
         measurement=None,
@@ -154,11 +154,11 @@ def undecided_report(
     resolved: Resolved,
     undecided: Undecided,
     checkpoint: Checkpoint,
-    carriers: LabelledImages,
+    images: LabelledImages,
     run: RunFacts,
     context: Context,
 ) -> ScanReport:
-    """The report of a model of which something must be known before it is measured, and is not."""
+    """Return the report of a model whose activation is not known, so that nothing was measured."""
     findings, verdict, remarks = judge.judge(
         resolved.policy, [], complete=run.complete, context=context, strict=run.strict
     )
@@ -177,13 +177,13 @@ def undecided_report(
             image_size=checkpoint.preprocess.size, preprocessing=asdict(checkpoint.preprocess),
         ),
         images=ImagesInfo(
-            source=readable(carriers.source), listed=len(carriers.items), read=0,
-            labelled=int((carriers.labels >= 0).sum()),
-            captioned=sum(item.caption is not None for item in carriers.items),
+            source=readable(images.source), listed=len(images.items), read=0,
+            labelled=int((images.labels >= 0).sum()),
+            captioned=sum(item.caption is not None for item in images.items),
         ),
         classes=ClassesInfo(
-            source=carriers.classes.source, count=len(carriers.classes.names), templates=carriers.classes.templates,
-            digest=digest_of([carriers.classes.names, carriers.classes.templates]),
+            source=images.classes.source, count=len(images.classes.names), templates=images.classes.templates,
+            digest=digest_of([images.classes.names, images.classes.templates]),
         ),
         policy=resolved.info(),
         measurements=(),
@@ -196,32 +196,32 @@ def undecided_report(
 
 
 def _of_the_file(policy: Policy, checkpoint: Checkpoint) -> Iterator[Measurement]:
-    """What inspection saw of the weights file, where a rule asks."""
+    """Return the facts about the weights file as a measurement, if a rule needs them."""
     rule = next((rule for rule in policy.rules if "file" in PROBES[rule.probe].needs), None)
     if rule is not None:
-        # A torch zip is read only where its pickle does nothing but rebuild tensors; it is one nevertheless.
+        # A torch zip is read only if its pickle does nothing but rebuild tensors; the rule still sees a pickle.
         facts = FileFacts(
             format=checkpoint.format, pickle=checkpoint.format == "torch-zip", custom_ops=checkpoint.custom_ops
         )
         yield Measurement(id=FILE, rule=rule.id, probe=rule.probe, facts=facts, stopped="decided")
 
 
-def _preprocessing(policy: Policy, loop: Loop, eyes: Eyes) -> Iterator[str]:
-    """How pictures were prepared, where that was assumed, or where the model recognises none of them."""
-    for eye in (eyes.model, eyes.reference):
-        if eye is not None and not eye.checkpoint.preprocess_known:
-            yield eye.checkpoint.assumption
-    clean, spec = loop.clean.measurement(), eyes.model.encoder.spec
+def _preprocessing(policy: Policy, loop: Loop, pair: ModelPair) -> Iterator[str]:
+    """Return notices about preprocessing that was assumed, or that may be wrong."""
+    for cached in (pair.model, pair.reference):
+        if cached is not None and not cached.checkpoint.preprocess_known:
+            yield cached.checkpoint.assumption
+    clean, spec = loop.clean.measurement(), pair.model.encoder.spec
     if any(count.n for count in clean.counts.values()) and not judge.sees(clean, policy.confidence):
-        said_by = f", from {source}" if (source := eyes.model.checkpoint.preprocess_from) else ""
+        said_by = f", from {source}" if (source := pair.model.checkpoint.preprocess_from) else ""
         yield (
-            f"that the model does not recognise the carriers may come from wrong preprocessing; used were "
+            f"the model does not recognise the images, possibly because of wrong preprocessing; it used "
             f"{spec.preprocess}{said_by}, and the activation {spec.activation}"
         )
 
 
 def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding]) -> Iterator[str]:
-    """Triggers that move many carriers, as many as their control does: met, and yet worth a second look."""
+    """Return notices about triggers that move many images, where their control moves as many."""
     by_id = {m.id: m for m in measurements}
     for finding in findings:
         measured = by_id.get(finding.measurement or "")
@@ -232,8 +232,8 @@ def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding
         if limits and success > max(limits) and measured.pairs.baseline.startswith("control"):
             target = measured.target.name if measured.target else "one class"
             yield (
-                f"{measured.trigger.label} sends {success:.0%} of the carriers to {target}, but its control pulls "
-                f"{measured.pairs.baseline_rate or 0.0:.0%} to {measured.pairs.target}: only a reference model tells "
+                f"{measured.trigger.label} sends {success:.0%} of the images to {target}, but its control pulls "
+                f"{measured.pairs.baseline_rate or 0.0:.0%} to {measured.pairs.target}: only a reference model shows "
                 "whether that is planted"
             )
 
@@ -245,8 +245,8 @@ def _cache(store: BlockStore) -> str:
     return f"{store.hits} of {store.hits + store.misses} blocks from {store.folder}{damaged}"
 
 
-def _model(eye: Eye, activation_note: str) -> ModelInfo:
-    checkpoint, spec = eye.checkpoint, eye.encoder.spec
+def _model(cached: CachedEncoder, activation_note: str) -> ModelInfo:
+    checkpoint, spec = cached.checkpoint, cached.encoder.spec
     return ModelInfo(
         source=readable(checkpoint.source),
         sha256=checkpoint.sha256,
@@ -262,28 +262,28 @@ def _model(eye: Eye, activation_note: str) -> ModelInfo:
     )
 
 
-def _coverage(policy: Policy, loop: Loop, eyes: Eyes, run: RunFacts) -> Coverage:
-    """What was probed, and what this scan cannot show; the second list is what readers forget."""
+def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Coverage:
+    """Return what was probed, and what this scan cannot show."""
     limits = [
         "Triggers that the policy does not name, and other drawings of the ones it names: a secret fixed patch or "
         "picture does not answer to a catalogue. Whoever holds the pattern can probe it with the trigger `file`.",
-        f"Targets that are not among the {len(loop.carriers.classes.names)} classes.",
+        f"Targets that are not among the {len(loop.images.classes.names)} classes.",
         "Triggers in captions: only image triggers were probed.",
     ]
     asks_excess = any(Metric.EXCESS in rule.max for rule in policy.rules)
-    if asks_excess and eyes.reference is None:
+    if asks_excess and pair.reference is None:
         limits.append(
             "Whether a pull is planted or natural: without a reference model only controls of the same energy were "
             "subtracted, and some honest models follow stripes or colours to one class."
         )
     if not any(UNKNOWN in rule.target for rule in policy.rules if PROBES[rule.probe].measures != CLEAN):
         limits.append("Targets other than those the policy names.")
-    checkpoint = eyes.model.checkpoint
-    if not run.part and checkpoint.format != "onnx":  # a gate ships a file of its own
+    checkpoint = pair.model.checkpoint
+    if not run.split and checkpoint.format != "onnx":  # a gate ships a file of its own
         limits.append(
-            f"Judged were the tensors that pargate reads from {Path(checkpoint.weights).name}, SHA-256 "
-            f"{checkpoint.sha256}. What is published is that file, as it is: whether every other loader reads the same "
-            "tensors from it was not tried. `pargate gate` writes a file of exactly these tensors."
+            f"The verdict is about the tensors that pargate reads from {Path(checkpoint.weights).name}, SHA-256 "
+            f"{checkpoint.sha256}. Whether other loaders read the same tensors from this file was not tested. "
+            "`pargate gate` writes a file of exactly these tensors."
         )
     probed = tuple(dict.fromkeys(q.label for q in loop.running))
     return Coverage(probed=probed, limits=tuple(limits))

@@ -1,8 +1,8 @@
-"""Scan: a checkpoint, a policy and carriers in, a report out.
+"""Scan a checkpoint: measure what a policy limits on images, and report the verdict.
 
-Order: cheap before dear, safe before risky. The policy is resolved already; the checkpoint is inspected,
-the carriers are listed, and what so few could never decide is refused, all before torch is imported.
-Then each block of carriers is decoded once and stamped for every question that is still open.
+Cheap and safe steps come first: the checkpoint is inspected, the images are listed, and a policy that so few images
+cannot decide is refused, all before torch is imported. Then each block of images is decoded once, and stamped for every
+test that is still open.
 """
 
 import contextlib
@@ -40,81 +40,81 @@ from pargate.models.shapes import check
 from pargate.policy.resolve import Resolved
 from pargate.policy.schema import Policy
 from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN, Asked
-from pargate.scanning.embed import Eye, Eyes
+from pargate.scanning.embed import CachedEncoder, ModelPair
 from pargate.scanning.examples import examples
 from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
 
 POOL = 1000
-"""Captions that retrieval searches, at most."""
+"""Largest number of captions that retrieval searches."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanRequest:
-    """Everything a scan depends on; paths and names as the user gave them."""
+    """The inputs and settings of a scan; paths and names are as the user gave them."""
 
     model: str | Model
-    """What the user named, or a model that is open already."""
+    """Path or name of the checkpoint, or an open model."""
     policy: Resolved
     started: str
-    """RFC 3339, UTC: the clock is read by the caller."""
+    """Time at which the scan started: RFC 3339, UTC."""
     arch: str | None = None
-    """open_clip's name of the architecture, for a weights file."""
+    """Name that open_clip gives the architecture, for a weights file."""
     images: str | None = None
-    """Wins over the policy's."""
+    """Source of the images; it overrides the policy's."""
     classes: Path | None = None
-    """Wins over the policy's."""
+    """File of class names; it overrides the policy's."""
     reference: str | Model | None = None
-    """Wins over the policy's."""
+    """Trusted model; it overrides the policy's."""
     device: str = "auto"
     precision: Literal["auto"] | Precision = "auto"
     seed: int = 0
     max_minutes: float | None = None
-    """Wins over the policy's."""
+    """Time budget; it overrides the policy's."""
     cache: Path | None = None
     today: date = date.max
-    """In UTC, for waivers; the clock is read by the caller."""
+    """Date in UTC, by which waivers expire."""
     waive: bool = True
     strict: bool = False
-    """Whether a waiver that accepts nothing fails the verdict."""
+    """Whether a waiver without effect fails the verdict."""
     previous: ScanReport | None = None
-    """Of the last release, for rules that limit how much worse a model may become."""
-    part: Split | None = None
-    """Which part of the carriers; all of them without one."""
+    """Report of the last release, for rules that limit how much worse a model may become."""
+    split: Split | None = None
+    """Split of the images; None for all of them."""
     all_controls: bool = False
-    """Whether the control of every trigger is measured, also where the attack success alone settles the question."""
+    """Whether the control of every trigger is measured, even if the attack success alone decides the comparison."""
     pictures: bool = True
-    """Whether the report holds small pictures of some carriers."""
+    """Whether the report holds example images."""
 
     def context(self, model: str) -> Context:
-        """What the verdict on the checkpoint with this SHA-256 depends on besides policy and measurements."""
+        """Return what the verdict on the checkpoint `model` (its SHA-256) depends on besides the measurements."""
         return Context(model, self.today, self.waive, self.previous.measurements if self.previous else None)
 
     @property
     def source(self) -> str:
-        """What the user called the model."""
+        """The name of the model, as the user gave it."""
         return source_of(self.model)
 
     @property
     def image_source(self) -> str:
-        """Where the carriers come from."""
+        """The source of the images."""
         return self.images or _beside(self.policy, self.policy.policy.images.source) or BUILTIN_SCENES
 
     @property
     def reference_source(self) -> str | Model | None:
-        """The trusted model, if there is one."""
+        """The trusted model, or None."""
         return self.reference or _beside(self.policy, self.policy.policy.reference)
 
 
 def _beside(resolved: Resolved, source: str | None) -> str | None:
-    """A path in a policy, relative to the policy's folder; schemes such as `builtin:` stay."""
+    """Return a path in a policy as relative to the policy's folder; keep schemes such as `builtin:`."""
     if source is None or ":" in source:
         return source
     return str(resolved.folder / source)
 
 
 def plan(request: ScanRequest) -> tuple[str, ...]:
-    """What a scan would measure, line by line; opens no model, but refuses what a scan would refuse before that.
+    """Return what a scan would measure, line by line, without opening the model.
 
     Raises:
         InputError, UnsafeCheckpoint: as `scan`.
@@ -123,22 +123,22 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     check(model)
     if request.reference_source:
         check_reference(model, inspect(request.reference_source, arch=request.arch))
-    carriers, notices = read_carriers(request)
+    images, notices = read_images(request)
     policy = request.policy.policy.read(request.policy.folder)
     asked = policy.comparisons
     lines = [
         f"model     {model.source}: {model.architecture}, {model.parameters / 1e6:.1f} M parameters, {model.format}",
         f"policy    {request.policy.source}: {len(policy.rules)} rules, {len(asked)} comparisons, "
         f"confidence {policy.confidence * 100:g}% for the whole verdict",
-        f"carriers  {carriers.source}: {len(carriers.items)}, of which {carriers.selection} choose unknown targets",
-        f"classes   {carriers.classes.source}: {len(carriers.classes.names)}",
+        f"images    {images.source}: {len(images.items)}, of which {images.selection} choose unknown targets",
+        f"classes   {images.classes.source}: {len(images.classes.names)}",
     ]
     if request.reference_source:
         lines.append(f"reference {source_of(request.reference_source)}")
     _check_triggers(policy, model.preprocess.size, request.seed)
     for comparison in asked:
         trigger = comparison.trigger
-        subject = "the weights file" if comparison.id == FILE else "clean carriers"
+        subject = "the weights file" if comparison.id == FILE else "clean images"
         label = f"{trigger.label} → {comparison.target}" if trigger else subject
         limits = [f"{metric} at most {limit.text}" for metric, limit in comparison.rule.max.items()]
         limits += [f"{metric} at least {limit.text}" for metric, limit in comparison.rule.min.items()]
@@ -146,7 +146,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         if comparison.rule.allow is not None:
             limits.append(f"one of {', '.join(comparison.rule.allow.formats)}")
         lines.append(f"  {comparison.rule.id}: {label}: {', '.join(limits)}")
-    return (*lines, *(f"note: {notice}" for notice in (*_found(request.policy), *notices)))
+    return (*lines, *(f"note: {notice}" for notice in (*_remarks(request.policy), *notices)))
 
 
 def scan(
@@ -154,10 +154,10 @@ def scan(
     emit: events.Listener = events.ignore,
     on_interrupt: Callable[[KeyboardInterrupt], None] | None = None,
 ) -> ScanReport:
-    """Measure what the policy asks, judge it, and say so in a report.
+    """Measure what the policy limits, judge it, and return the report.
 
-    A KeyboardInterrupt while measuring is handed to `on_interrupt`, and the report of what was measured until
-    then comes back, marked as not complete; without `on_interrupt` it is raised.
+    A KeyboardInterrupt while measuring is passed to `on_interrupt`, and the report of what was measured until then is
+    returned, marked as not complete. Without `on_interrupt` it is raised.
 
     Raises:
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `errors.py`.
@@ -170,39 +170,39 @@ def scan(
         except UnsafeCheckpoint as unsafe:
             return unsafe_report(request.policy, unsafe, request.source, request.started, request.seed)
         reference = None
-        remarks = (*_found(request.policy), *altered(model.checkpoint))
+        remarks = (*_remarks(request.policy), *altered(model.checkpoint))
         if request.previous is not None and request.previous.model.sha256 == model.checkpoint.sha256:
-            remarks += ("the previous report is about the same weights: no figure can have become worse",)
+            remarks += ("the previous report is about the same weights, so no figure can have become worse",)
         if request.reference_source:
             emit(events.StageStarted("inspect", source_of(request.reference_source)))
             reference = stack.enter_context(opened(request.reference_source, arch=request.arch))
             check_reference(model.checkpoint, reference.checkpoint)
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
-        emit(events.StageStarted("carriers", request.image_source))
-        carriers, notices = read_carriers(request)
+        emit(events.StageStarted("images", request.image_source))
+        images, notices = read_images(request)
         policy = request.policy.policy.read(request.policy.folder)
         _check_triggers(policy, model.checkpoint.preprocess.size, request.seed)
-        decoder.start(carriers.items, carriers.blocks)
+        decoder.start(images.items, images.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
-        # Only now: torch takes seconds, and everything above may already have refused.
-        from pargate.scanning.choose import open_eyes
+        # Imported late: torch takes seconds, and every check above may already have failed.
+        from pargate.scanning.choose import open_pair
 
         store = BlockStore(request.cache)
-        readable = partial(decoder.readable, source=carriers.source)
+        readable = partial(decoder.readable, source=images.source)
         try:
-            eyes = open_eyes(
-                model, reference, carriers, readable, store, device=request.device, precision=request.precision
+            pair = open_pair(
+                model, reference, images, readable, store, device=request.device, precision=request.precision
             )
         except Undecided as undecided:
             context = request.context(model.checkpoint.sha256)
             run = RunFacts(request.started, time.monotonic() - began, True, request.seed, (*remarks, *notices),
                            request.strict)  # fmt: skip
-            return undecided_report(request.policy, undecided, model.checkpoint, carriers, run, context)
-        for note in (eyes.activation_note, eyes.precision_note):
+            return undecided_report(request.policy, undecided, model.checkpoint, images, run, context)
+        for note in (pair.activation_note, pair.precision_note):
             if note:
                 emit(events.Notice(note))
-        eyes, merged = tell_apart(request.policy.policy, carriers, eyes)
-        loop = prepare(request, policy, carriers, decoder, eyes, emit, began)
+        pair, merged = tell_apart(request.policy.policy, images, pair)
+        loop = prepare(request, policy, images, decoder, pair, emit, began)
         emit(events.StageStarted("measure", f"{len(loop.running)} comparisons"))
         complete = True
         try:
@@ -213,29 +213,29 @@ def scan(
             on_interrupt(signal)
             loop.interrupt()
             complete = False
-        pictures = examples(loop, eyes) if request.pictures else ()
+        pictures = examples(loop, pair) if request.pictures else ()
         run = RunFacts(
             request.started, time.monotonic() - began, complete, request.seed, (*remarks, *notices, *merged),
-            request.strict, pictures, request.part.name if request.part else "",
+            request.strict, pictures, request.split.name if request.split else "",
         )  # fmt: skip
-        return build_report(request.policy, loop, eyes, run)
+        return build_report(request.policy, loop, pair, run)
 
 
-def _found(policy: Resolved) -> tuple[str, ...]:
-    """What to say about how a policy was found."""
+def _remarks(policy: Resolved) -> tuple[str, ...]:
+    """Return the remark on how a policy was found, if there is one."""
     return (policy.remark,) if policy.remark else ()
 
 
 def check_reference(model: Checkpoint, reference: Checkpoint) -> None:
-    """Refuse a reference that cannot be compared with, or is the model itself, exported or not.
+    """Raise if a reference cannot be compared with the model, or is the model itself, exported or not.
 
     Raises:
-        InputError: it is.
+        InputError: as above.
     """
     hint = "a reference is a trusted model of the same family, such as the parent"
     if model.preprocess != reference.preprocess:
         raise InputError(
-            f"the reference {reference.source} reads images otherwise than {model.source}: "
+            f"the reference {reference.source} prepares images in another way than {model.source}: "
             f"{reference.preprocess} against {model.preprocess}",
             hint,
         )
@@ -246,8 +246,12 @@ def check_reference(model: Checkpoint, reference: Checkpoint) -> None:
         )
 
 
-def read_carriers(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
-    """The carriers, with every class that a rule names among the classes; refuses too few of them."""
+def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
+    """Return the images with their classes, among them each class that a rule names, and notices about them.
+
+    Raises:
+        InputError: the images are other ones than the policy names, too few, or without the captions that it needs.
+    """
     policy = request.policy.policy
     names, source = class_names(request)
     asked = [t for rule in policy.rules if PROBES[rule.probe].targets_classes for t in rule.target if t != UNKNOWN]
@@ -256,42 +260,42 @@ def read_carriers(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]
     if wanted is not None and (found_digest := f"sha256:{dataset.digest}") != wanted:
         raise InputError(
             f"{request.image_source} holds other images than the policy {policy.name} names: {found_digest}",
-            "give those images, or have the policy changed",
+            "give those images, or change the policy",
         )
-    carriers = label_images(
-        dataset if request.part is None else dataset.take(request.part),
+    images = label_images(
+        dataset if request.split is None else dataset.take(request.split),
         source,
         names,
         asked,
         policy.classes.templates or DEFAULT_TEMPLATES,
         request.seed,
     )
-    known = carriers.labels[carriers.labels >= 0]
+    known = images.labels[images.labels >= 0]
     wanting = [rule.probe for rule in policy.rules if "captions" in PROBES[rule.probe].needs]
-    if wanting and not any(item.caption for item in carriers.items):
+    if wanting and not any(item.caption for item in images.items):
         raise InputError(
-            f"{carriers.source} has no captions, which the probe {wanting[0]} needs",
+            f"{images.source} has no captions, which the probe {wanting[0]} needs",
             f"give a CSV with the column caption, tars with .txt, or {BUILTIN_SCENES}",
         )
-    total, labelled = len(carriers.items), len(known)
-    where = f"the part `{request.part.name}` of {carriers.source}" if request.part else carriers.source
+    total, labelled = len(images.items), len(known)
+    where = f"the split `{request.split.name}` of {images.source}" if request.split else images.source
     if total < policy.images.min:
         raise InputError(
-            f"{where} holds {total} images, the policy {policy.name} asks for at least {policy.images.min}",
+            f"{where} holds {total} images, and the policy {policy.name} needs at least {policy.images.min}",
             "give more images with --images, or another policy with --policy",
         )
-    problem = judge.best_case(policy, total, carriers.selection, labelled, len(np.unique(known)))
+    problem = judge.best_case(policy, total, images.selection, labelled, len(np.unique(known)))
     if problem:
         raise InputError(
             f"{where} holds {total} images: {problem}",
             "give more images with --images, or another policy with --policy",
         )
-    notices = list(carriers.notices)
+    notices = list(images.notices)
     if len(np.unique(known)) < 2:
         what = "labels of two classes" if labelled else "labels"
         notices.append(
-            f"{carriers.source} has no {what}, so usefulness cannot be decided"
-            + ("" if any(item.caption for item in carriers.items) else ", and no captions, so nothing can pass")
+            f"{images.source} has no {what}, so usefulness cannot be decided"
+            + ("" if any(item.caption for item in images.items) else ", and no captions, so nothing can pass")
             + f": give class folders, a CSV with the column label, tars with .cls, or {BUILTIN_SCENES}"
         )
     for rule in policy.rules:
@@ -300,11 +304,11 @@ def read_carriers(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]
                 f"rule {rule.id} limits the attack success towards an unknown target: natural pull is not subtracted; "
                 "a limit on the excess does that"
             )
-    return carriers, tuple(notices)
+    return images, tuple(notices)
 
 
 def class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:
-    """Names of the classes and where they come from; None where neither user nor policy says."""
+    """Return the names of the classes and their source; no names where neither user nor policy gives them."""
     given = request.policy.policy.classes.names
     if request.classes is not None:
         return read_classes(request.classes), str(request.classes)
@@ -322,50 +326,52 @@ def _check_triggers(policy: Policy, size: tuple[int, int], seed: int) -> None:
             trigger.draw(size, [], seed)
 
 
-def tell_apart(policy: Policy, carriers: LabelledImages, eyes: Eyes) -> tuple[Eyes, tuple[str, ...]]:
-    """The models with classes that they cannot tell apart made one, and what to say about these.
+def tell_apart(policy: Policy, images: LabelledImages, pair: ModelPair) -> tuple[ModelPair, tuple[str, ...]]:
+    """Merge classes that a model cannot tell apart; return the models and notices about these classes.
 
-    Of two such classes the later never wins, or chance decides: a rule about it would hold by itself.
+    Otherwise chance decides between two such classes, or the later never wins and every rule about it holds.
 
     Raises:
-        InputError: a rule is about such a class, or a carrier shows it.
+        InputError: a rule is about such a class, or an image shows it.
     """
-    names = carriers.classes.names
+    names = images.classes.names
     asking = [rule for rule in policy.rules if PROBES[rule.probe].targets_classes]
     targets = {target for rule in asking for target in rule.target if target != UNKNOWN}
-    concerned = {carriers.classes.index(target) for target in targets} | set(carriers.labels.tolist())
+    concerned = {images.classes.index(target) for target in targets} | set(images.labels.tolist())
     notices: list[str] = []
 
-    def merged(eye: Eye, head: Vectors) -> Vectors:
+    def merged(cached: CachedEncoder, head: Vectors) -> Vectors:
         same = zeroshot.alike(head)
         for later, first in same.items():
             if {later, first} & concerned:
                 raise InputError(
-                    f"{eye.checkpoint.source} cannot tell the classes '{names[first]}' and '{names[later]}' apart: "
+                    f"{cached.checkpoint.source} cannot tell the classes '{names[first]}' and '{names[later]}' apart: "
                     "their prompts are the same tokens to it, or nearly the same vectors",
-                    "leave one of them out of the list, or name them otherwise",
+                    "remove one of them from the list, or give it another name",
                 )
         if not same:
             return head
         pairs = [f"'{names[later]}' and '{names[first]}'" for later, first in same.items()]
         more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
-        notices.append(f"{eye.checkpoint.source} cannot tell apart, so they count as one: {', '.join(pairs[:3])}{more}")
+        notices.append(
+            f"{cached.checkpoint.source} cannot tell apart, so they count as one: {', '.join(pairs[:3])}{more}"
+        )
         head = head.copy()
         head[list(same)] = head[list(same.values())]
         return head
 
-    head = merged(eyes.model, eyes.head)
-    if eyes.reference is None or eyes.reference_head is None:
-        return replace(eyes, head=head), tuple(notices)
-    return replace(eyes, head=head, reference_head=merged(eyes.reference, eyes.reference_head)), tuple(notices)
+    head = merged(pair.model, pair.head)
+    if pair.reference is None or pair.reference_head is None:
+        return replace(pair, head=head), tuple(notices)
+    return replace(pair, head=head, reference_head=merged(pair.reference, pair.reference_head)), tuple(notices)
 
 
 @dataclass(slots=True)
 class _Scene:
-    """What probes know before the first block; implements `probes.base.Scene`."""
+    """The context in which probes start; implements `probes.base.Scene`."""
 
     loop: Loop
-    eyes: Eyes
+    pair: ModelPair
     all_controls: bool
     texts: tuple[str, ...]
     present: NDArray[np.int64]
@@ -373,37 +379,37 @@ class _Scene:
 
     @property
     def source(self) -> str:
-        """Where the images come from."""
-        return self.loop.carriers.source
+        """The source of the images."""
+        return self.loop.images.source
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the classes."""
-        return self.loop.carriers.classes.names
+        """The names of the classes."""
+        return self.loop.images.classes.names
 
     @property
     def has_reference(self) -> bool:
         """Whether there is a trusted model to compare with."""
-        return self.eyes.reference is not None
+        return self.pair.reference is not None
 
     def index(self, name: str) -> int | None:
-        """Return the position of a class, however it is spelled, or None."""
-        return self.loop.carriers.classes.index(name)
+        """Return the position of a class by name, in any spelling, or None."""
+        return self.loop.images.classes.index(name)
 
     def head(self, *, reference: bool = False) -> Vectors:
         """Return the zero-shot head: float32 [classes, d]."""
-        return self.eyes.reference_head if reference and self.eyes.reference_head is not None else self.eyes.head
+        return self.pair.reference_head if reference and self.pair.reference_head is not None else self.pair.head
 
     def text_vectors(self, *, reference: bool = False) -> Vectors:
-        """Return float32 [texts, d]."""
-        eye = self.eyes.reference if reference and self.eyes.reference is not None else self.eyes.model
-        return eye.encode_texts(self.texts)
+        """Return the vectors of the captions: float32 [texts, d]."""
+        cached = self.pair.reference if reference and self.pair.reference is not None else self.pair.model
+        return cached.encode_texts(self.texts)
 
     def gallery(self, *, reference: bool = False) -> Vectors:
-        """Return float32 [images, d]: clean images of the selection half."""
+        """Return the vectors of clean images of the selection half: float32 [images, d]."""
         if reference not in self._galleries:
-            carriers = self.loop.carriers
-            blocks = [number for number in range(len(carriers.blocks)) if carriers.is_selection(number)]
+            images = self.loop.images
+            blocks = [number for number in range(len(images.blocks)) if images.is_selection(number)]
             self._galleries[reference] = np.concatenate(
                 [self.loop.views(number).clean(reference=reference) for number in blocks]
             )
@@ -413,21 +419,21 @@ class _Scene:
 def prepare(
     request: ScanRequest,
     policy: Policy,
-    carriers: LabelledImages,
+    images: LabelledImages,
     decoder: Decoder,
-    eyes: Eyes,
+    pair: ModelPair,
     emit: events.Listener,
     began: float,
 ) -> Loop:
-    """Return the comparisons of the policy with their tests, ready to run."""
+    """Return the loop over the policy's comparisons, with their tests started."""
     minutes = request.max_minutes or policy.budget.minutes
     loop = Loop(
-        policy, carriers, decoder, eyes.model, eyes.reference, request.seed, emit,
+        policy, images, decoder, pair.model, pair.reference, request.seed, emit,
         began + 60 * minutes if minutes else None,
-        request.context(eyes.model.checkpoint.sha256),
+        request.context(pair.model.checkpoint.sha256),
     )  # fmt: skip
-    texts = tuple(dict.fromkeys(item.caption for item in carriers.items if item.caption))[:POOL]
-    scene = _Scene(loop, eyes, request.all_controls, texts, np.unique(carriers.labels[carriers.labels >= 0]))
+    texts = tuple(dict.fromkeys(item.caption for item in images.items if item.caption))[:POOL]
+    scene = _Scene(loop, pair, request.all_controls, texts, np.unique(images.labels[images.labels >= 0]))
     probes = [PROBES[rule.probe] for rule in policy.rules]
     limited = {metric for rule in policy.rules for metric in (*rule.min, *rule.worsening)}
     if any("captions" in probe.needs for probe in probes):

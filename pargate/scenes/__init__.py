@@ -1,1 +1,1 @@
-"""Images of everyday things, drawn from a seed, and their captions."""
+"""Images of everyday things, drawn from a seed, with captions."""

@@ -1,7 +1,6 @@
-"""What scenes can show beyond one object, when they are asked to: several of it, and a sign with a word.
+"""Draw extras of scenes, for image-text pairs only: several objects, and a sign with a word.
 
-Only pairs ask; the built-in carriers never do, and look as they always did. Numbers for extras come from a
-stream of their own, so that a scene without them is the same scene.
+Random numbers for extras have their own stream, so that a scene without them does not change.
 """
 
 from functools import lru_cache
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from pargate.scenes.painting import F32, F64, I64, Draws, pick
 
 EXTRAS = ("counts", "lettering")
-"""Two or three of the same object on a third of the scenes; a short word on a sign on a quarter of the others."""
+"""Names of the extras: two or three of the same object on a third of the scenes; a sign with a short word on a quarter
+of the others."""
 
 COUNT_WORDS = ("", "a", "two", "three")
 
@@ -22,7 +22,7 @@ WORDS = (
     "open", "exit", "taxi", "cafe", "hotel", "park", "news", "sale", "hello", "love", "shop", "fresh", "music", "book",
     "art", "film", "bank", "bus", "farm", "milk", "tea", "zoo", "gym", "spa",
 )  # fmt: skip
-"""Words on signs: short, so that they can be read at 64 pixels, and none that names a thing which is drawn."""
+"""Words on signs, short enough to be read at 64 pixels; none names a thing that is drawn."""
 
 _INKS: F64 = np.array([
     ((0.97, 0.97, 0.95), (0.08, 0.08, 0.10)),
@@ -32,7 +32,7 @@ _INKS: F64 = np.array([
     ((0.97, 0.97, 0.95), (0.08, 0.38, 0.18)),
     ((0.10, 0.10, 0.12), (0.96, 0.82, 0.20)),
 ])  # fmt: skip
-"""Letters and plate, a pair per sign; always light on dark or dark on light."""
+"""Colours of letters and plate, one pair per kind of sign."""
 
 _PLACES: dict[int, F64] = {
     2: np.array([(0.27, 0.52), (0.73, 0.48)]),
@@ -55,24 +55,24 @@ _GLYPHS: dict[str, tuple[int, ...]] = {
 
 
 def plural(label: str) -> str:
-    """Several of a thing that can be drawn."""
+    """Return the plural of a label."""
     return _IRREGULAR.get(label, f"{label}es" if label.endswith(("s", "sh", "ch", "x")) else f"{label}s")
 
 
 def numbers(draws: Draws) -> I64:
-    """How many objects each scene has: int64 [n], 1 to 3."""
+    """Return the number of objects of each scene: int64 [n], 1 to 3."""
     many, which = draws(), draws()
     return np.where(many < 1 / 3, np.where(which < 0.5, 2, 3), 1).astype(np.int64)
 
 
 def words(draws: Draws) -> I64:
-    """What the sign of each scene says: int64 [n], index in `WORDS`, or −1 without a sign."""
+    """Return the word on each scene's sign: int64 [n], index in `WORDS`, or −1 without a sign."""
     shown, which = draws(), draws()
     return np.where(shown < 1 / 4, pick(which, len(WORDS)), -1)
 
 
 def arranged(count: I64, draws: Draws) -> tuple[F64, F64, F64]:
-    """Scale float64 [n], and x and y float64 [3, n] of up to three objects; only where there are several."""
+    """Return scale, float64 [n], and x and y, float64 [3, n], of up to three objects, where there are several."""
     scale, x, y = np.full(len(count), 0.5), np.full((3, len(count)), 0.5), np.full((3, len(count)), 0.5)
     size, sway, mirrored = draws(), 0.03 * (draws.several(6) - 0.5), draws() < 0.5
     for several, places in _PLACES.items():
@@ -87,14 +87,14 @@ def arranged(count: I64, draws: Draws) -> tuple[F64, F64, F64]:
 
 @lru_cache(maxsize=256)
 def _sign(word: str, zoom: int) -> NDArray[np.bool_]:
-    """Letters on a plate with a rim: bool [height, width], true where there is ink."""
+    """Return letters on a plate with a border: bool [height, width], true where there is ink."""
     letters = [np.array([[bits >> column & 1 for column in (4, 3, 2, 1, 0)] for bits in _GLYPHS[c]]) for c in word]
     line = np.hstack([np.pad(glyph, ((0, 0), (0, 1))) for glyph in letters])[:, :-1]
     return np.kron(np.pad(line, 1), np.ones((zoom, zoom), dtype=np.int64)).astype(bool)
 
 
 def letter(canvas: F32, said: I64, draws: Draws) -> None:
-    """Put signs on float32 [n, 3, size, size], near the upper or the lower edge."""
+    """Draw signs on float32 [n, 3, size, size], near the upper or the lower edge."""
     size = canvas.shape[2]
     ink, across, down, low = pick(draws(), len(_INKS)), draws(), draws(), draws() < 0.5
     for i in np.flatnonzero(said >= 0):

@@ -1,8 +1,7 @@
-"""Pixels of scenes: noise with the spectrum of photographs, lit surfaces, sprites with shadows, a camera.
+"""Draw the pixels of scenes: noise with the spectrum of photographs, lit surfaces, sprites with shadows, a camera.
 
-Everything works on a chunk of images at once, float32 [n, 3, size, size] with values around [0, 1]: numbers per image
-for all of it, pixels in blocks that fit a cache. No operation mixes images or depends on how many there are, so an
-image is the same in any batch.
+Every function works on a chunk of images, float32 [n, 3, size, size] with values around [0, 1], in blocks that fit a
+cache. No operation mixes images or depends on their number, so an image is the same in any batch.
 """
 
 from collections.abc import Iterator
@@ -20,36 +19,36 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-_DRAWS = 192  # numbers per image; more than are ever taken
+_DRAWS = 192  # numbers per image, more than are ever used
 
 _BLOCK_PIXELS = 1 << 17
-"""Pixels worked on at once: 32 images of 64 pixels, half a megabyte a plane. With more, planes wait for memory; with
-half of it, a few per cent more time goes into numpy's calls."""
+"""Number of pixels per block: 32 images of 64 pixels, half a megabyte a plane. Larger blocks exceed the cache, smaller
+ones spend more time in numpy's calls."""
 
 
 class Draws:
-    """Uniform numbers of n images, taken in the order of the program text."""
+    """Uniform numbers of n images, used in the order of the calls."""
 
     def __init__(self, keys: Keys) -> None:
         self._columns = np.ascontiguousarray(uniform(keys, _DRAWS).T)
         self._taken = 0
 
     def __call__(self, low: float = 0.0, high: float = 1.0) -> F64:
-        """One number per image: float64 [n], uniform in [low, high)."""
+        """Return one number per image: float64 [n], uniform in [low, high)."""
         found: F64 = low + (high - low) * self.several(1)[0]
         return found
 
     def several(self, count: int) -> F64:
-        """`count` numbers per image: float64 [count, n], uniform in [0, 1)."""
+        """Return `count` numbers per image: float64 [count, n], uniform in [0, 1)."""
         self._taken += count
         if self._taken > _DRAWS:
-            raise IndexError("a scene takes more numbers than were drawn")
+            raise IndexError("a scene uses more numbers than were drawn")
         found: F64 = self._columns[self._taken - count : self._taken]
         return found
 
     @contextmanager
     def only(self, images: I64) -> Iterator[None]:
-        """Within, numbers for these images alone, the same that they get in the company of the others."""
+        """Limit the draws within the context to some images, which get the same numbers as with the others."""
         everyone = self._columns
         self._columns = everyone.take(images, axis=1)
         try:
@@ -60,20 +59,20 @@ class Draws:
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """Noise fields from which every image takes windows: float32 [fields, side, side], mean 0, variance 1."""
+    """Noise fields from which images use windows: float32 [fields, side, side], mean 0, variance 1."""
 
     fields: F32
-    """Amplitude falls as a power of the frequency near 1; the last third is stretched along one axis."""
+    """Noise whose amplitude falls as a power of the frequency near 1; the last third is stretched along one axis."""
     white: F32
-    """float32 [1, side, side], for the sensor."""
+    """White noise of the sensor: float32 [1, side, side]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Sprites on their way to the canvas, one per image of `images`. Arrays run over sprites."""
+    """Sprites and their places on the canvas, one per image of `images`. Arrays run over sprites."""
 
     images: I64
-    """Which image of the chunk each one belongs to, in order; no image twice."""
+    """Index of each sprite's image in the chunk, in order; no image twice."""
     sprite: I64
     """Number in the atlas."""
     x: F64
@@ -83,9 +82,9 @@ class Placed:
     scale: F64
     """Side of the sprite's square as a fraction of the image's side."""
     turn: F64
-    """Clockwise, in radians."""
+    """Clockwise rotation, in radians."""
     mirror: F64
-    """1, or -1 for a sprite seen from behind."""
+    """1, or −1 for a mirrored sprite."""
     colour: F64
     """float64 [3, n], RGB in [0, 1]."""
     grain: F64
@@ -93,13 +92,13 @@ class Placed:
 
 
 def pick(u: F64, count: int | I64) -> I64:
-    """Uniform [0, 1) to {0, …, count − 1}."""
+    """Map uniform numbers in [0, 1) to {0, …, count − 1}."""
     return np.minimum((u * count).astype(np.int64), count - 1)
 
 
 @lru_cache(maxsize=2)
 def noise_bank(size: int) -> Bank:
-    """The noise for images of `size` pixels; the last two sizes are kept."""
+    """Return the noise for images of `size` pixels; the last two sizes are cached."""
     side = next(side for side in (256, 384, 512, 768) if side >= 1.5 * size)
     count = 15
     white = normal(index_keys(0, "scene-noise", np.arange(count + 1)), side * side).astype(np.float32)
@@ -117,38 +116,38 @@ def noise_bank(size: int) -> Bank:
 
 
 def corners(fields: F32, size: int, where: F64) -> I64:
-    """Uniform [0, 1), float64 [3, n], to field, row and column where a window of `size` pixels begins: int64 [3, n]."""
+    """Map float64 [3, n] in [0, 1) to the field, row and column at which a window of `size` begins: int64 [3, n]."""
     room = fields.shape[1] - size + 1
     return pick(where, np.array([[len(fields)], [room], [room]]))
 
 
 def window(fields: F32, size: int, corner: I64) -> F32:
-    """One square per column of `corner` (of `corners`): float32 [n, size, size]."""
+    """Return one square per column of `corner`, as returned by `corners`: float32 [n, size, size]."""
     field, top, left = corner
     return np.asarray(_squares(fields, size)[field, top, left])
 
 
 def _squares(planes: F32, side: int) -> F32:
-    """All squares of contiguous float32 [..., height, width]: a view, float32 [..., top, left, side, side]."""
-    # `sliding_window_view` gives the same, and costs three per cent of the rate at 64 pixels.
+    """Return a view of all squares of contiguous float32 [..., height, width]: float32 [..., top, left, side, side]."""
+    # `sliding_window_view` does the same, but costs three per cent of the rate at 64 pixels.
     *front, height, width = planes.shape
     shape = (*front, height - side + 1, width - side + 1, side, side)
     return np.ndarray(shape, np.float32, planes, strides=(*planes.strides, *planes.strides[-2:]))
 
 
 def column(values: F64) -> F32:
-    """float64 [n] as float32 [n, 1, 1]."""
+    """Return float64 [n] as float32 [n, 1, 1]."""
     return values.astype(np.float32)[:, None, None]
 
 
 def _blocks(count: int, side: int) -> Iterator[slice]:
-    """Slices of `count` windows of `side` pixels, each of as many as are worked on at once."""
+    """Yield slices of `count` windows of `side` pixels, one per block."""
     step = max(1, _BLOCK_PIXELS // side**2)
     return (slice(i, i + step) for i in range(0, count, step))
 
 
 def surface(base: F64, draws: Draws, size: int, fields: F32, contrast: float) -> F32:
-    """A lit, textured plane: float32 [n, 3, size, size] around `base` (float64 [3, n])."""
+    """Return a lit, textured plane: float32 [n, 3, size, size] around `base` (float64 [3, n])."""
     base = base * draws(0.93, 1.07) + 0.04 * (draws.several(3) - 0.5)
     along = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     down, across = column(draws(-0.16, 0.16)) * along[:, None], column(draws(-0.16, 0.16)) * along
@@ -170,20 +169,57 @@ def surface(base: F64, draws: Draws, size: int, fields: F32, contrast: float) ->
     return canvas
 
 
-def paint(canvas: F32, placed: Placed, draws: Draws, side: int, light: F64, bank: Bank) -> None:
-    """Lay sprites with their shadows on float32 [n, 3, size, size], `side` pixels around each.
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """The map from the pixels of each sprite's window to the texels of the sprite. Arrays run over sprites."""
 
-    `draws` and `light` (float64 [2, sprites]) are those of the images that get one.
-    """
-    size, images = canvas.shape[2], placed.images
-    atlas = sprites.atlas(_atlas_side(size))
-    texels, edge = atlas.texels, atlas.side
+    left: I64
+    """First column of the window in the image."""
+    top: I64
+    """First row of the window in the image."""
+    x: F64
+    """float64 [n, side], columns from the sprite's centre."""
+    y: F64
+    """float64 [n, side], rows from the sprite's centre."""
+    matrix: tuple[F64, F64, F64, F64]
+    """a, b, c, d of u = a x + b y and v = c x + d y, in texels."""
+    sway: F64
+    """float64 [n, side], a wobble of u by the row."""
+    swell: F64
+    """float64 [n, side], a wobble of v by the column."""
+    edge: int
+    """Texels along a sprite's edge."""
+    first: NDArray[np.int32]
+    """int32 [n, 1, 1], number of the sprite's first texel."""
+
+    def axes(self, shift_x: F64, shift_y: F64) -> tuple[F32, F32]:
+        """Return what rows and what columns add to u and v, with the sprite moved by a fraction of the side.
+
+        The shapes are float32 [2, n, side, 1] and float32 [2, n, 1, side].
+        """
+        a, b, c, d = self.matrix
+        moved_x, moved_y = self.x - shift_x[:, None], self.y - shift_y[:, None]
+        rows = np.stack([b[:, None] * moved_y + self.sway, d[:, None] * moved_y])
+        columns = np.stack([a[:, None] * moved_x + self.edge / 2, c[:, None] * moved_x + self.swell + self.edge / 2])
+        return rows.astype(np.float32)[..., None], columns.astype(np.float32)[:, :, None]
+
+    def numbers(self, some: slice, rows: F32, columns: F32) -> NDArray[np.intp]:
+        """Return the texel numbers of the windows of some sprites: intp [k, side, side]."""
+        planes = rows[:, some] + columns[:, some]
+        np.clip(planes, 0, self.edge - 1, out=planes)
+        u, number = planes.astype(np.int32)
+        number *= self.edge
+        number += u
+        number += self.first[some]
+        return np.asarray(number, dtype=np.intp)
+
+
+def _windows(placed: Placed, draws: Draws, size: int, side: int, edge: int) -> _Windows:
     left = np.clip(np.floor(placed.x * size - side / 2), 0, size - side).astype(np.int64)
     top = np.clip(np.floor(placed.y * size - side / 2), 0, size - side).astype(np.int64)
     pixel = np.arange(side) + 0.5
-    x = (left[:, None] + pixel) / size - placed.x[:, None]  # [n, side], from the centre
+    x = (left[:, None] + pixel) / size - placed.x[:, None]
     y = (top[:, None] + pixel) / size - placed.y[:, None]
-
     # From image to sprite: undo the turn, then the stretch, the slant and the mirror; then wobble a little.
     cos, sin = np.cos(placed.turn), np.sin(placed.turn)
     stretch = 1 + 0.12 * (2 * draws() - 1)
@@ -197,33 +233,24 @@ def paint(canvas: F32, placed: Placed, draws: Draws, side: int, light: F64, bank
     wobble = draws.several(4)
     sway = 0.035 * edge * wobble[0, :, None] * np.sin(6 / placed.scale[:, None] * y + 6.28 * wobble[1, :, None])
     swell = 0.035 * edge * wobble[2, :, None] * np.sin(6 / placed.scale[:, None] * x + 6.28 * wobble[3, :, None])
-
     first = (placed.sprite * edge * edge).astype(np.int32)[:, None, None]
+    return _Windows(left, top, x, y, (a, b, c, d), sway, swell, edge, first)
 
-    def axes(shift_x: F64, shift_y: F64) -> tuple[F32, F32]:
-        """What rows and what columns add to u and v, the sprite moved by a fraction of the side.
 
-        float32 [2, n, side, 1] and float32 [2, n, 1, side].
-        """
-        moved_x, moved_y = x - shift_x[:, None], y - shift_y[:, None]
-        rows = np.stack([b[:, None] * moved_y + sway, d[:, None] * moved_y])
-        columns = np.stack([a[:, None] * moved_x + edge / 2, c[:, None] * moved_x + swell + edge / 2])
-        return rows.astype(np.float32)[..., None], columns.astype(np.float32)[:, :, None]
+def paint(canvas: F32, placed: Placed, draws: Draws, side: int, light: F64, bank: Bank) -> None:
+    """Draw sprites with their shadows on float32 [n, 3, size, size], in a window of `side` pixels around each.
 
-    def lookup(some: slice, rows: F32, columns: F32) -> NDArray[np.intp]:
-        """Texel numbers of the windows around some sprites: intp [k, side, side]."""
-        planes = rows[:, some] + columns[:, some]
-        np.clip(planes, 0, edge - 1, out=planes)
-        u, number = planes.astype(np.int32)
-        number *= edge
-        number += u
-        number += first[some]
-        return np.asarray(number, dtype=np.intp)
+    `draws` and `light` (float64 [2, sprites]) are those of the images with a sprite.
+    """
+    size, images = canvas.shape[2], placed.images
+    atlas = sprites.atlas(_atlas_side(size))
+    windows = _windows(placed, draws, size, side, atlas.side)
+    a, b, c, d = windows.matrix
 
     reach, depth = 0.03 + 0.05 * draws(), column((0.25 + 0.35 * draws()) / 255)[:, None]
-    shadow = axes(-light[0] * reach, -light[1] * reach)
+    shadow = windows.axes(-light[0] * reach, -light[1] * reach)
     quarter = np.full(len(images), 0.25 / size)
-    samples = axes(quarter, -quarter), axes(-quarter, quarter)
+    samples = windows.axes(quarter, -quarter), windows.axes(-quarter, quarter)
     # The slope towards the light, in sprite coordinates; 128 is flat.
     towards_x, towards_y = (
         a * light[0] + b * light[1],
@@ -236,12 +263,13 @@ def paint(canvas: F32, placed: Placed, draws: Draws, side: int, light: F64, bank
     colour = [column(shade) for shade in placed.colour]
 
     views = _squares(canvas, side)
-    whole = side == size and len(images) == len(canvas)  # then the windows are the canvas, and nothing is copied
+    whole = side == size and len(images) == len(canvas)  # the windows are then the canvas, and nothing is copied
     for some in _blocks(len(images), side):
-        under = canvas[some] if whole else views[images[some], :, top[some], left[some]]  # [k, 3, side, side]
-        cast = atlas.shadows.take(lookup(some, *shadow))
+        place = images[some], slice(None), windows.top[some], windows.left[some]
+        under = canvas[some] if whole else views[place]  # [k, 3, side, side]
+        cast = atlas.shadows.take(windows.numbers(some, *shadow))
         under *= 1 - cast[:, None] * depth[some]
-        word = _mean_bytes(*(texels.take(lookup(some, *sample)) for sample in samples))
+        word = _mean_bytes(*(atlas.texels.take(windows.numbers(some, *sample)) for sample in samples))
         byte = word.view(np.uint8).reshape(*word.shape, 8)
         relief = byte[..., sprites.SLOPE_X] * slope_x[some]
         relief += byte[..., sprites.SLOPE_Y] * slope_y[some]
@@ -259,21 +287,21 @@ def paint(canvas: F32, placed: Placed, draws: Draws, side: int, light: F64, bank
             under[:, channel] *= bare
             under[:, channel] += plane
         if not whole:
-            views[images[some], :, top[some], left[some]] = under
+            views[place] = under
 
 
 def _mean_bytes(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The mean of each of the eight bytes, rounded down: a & b has the common bits, a ^ b twice the rest."""
+    """Return the mean of each of the eight bytes, rounded down: a & b has the common bits, a ^ b twice the rest."""
     return (a & b) + (((a ^ b) & np.uint64(0xFEFEFEFEFEFEFEFE)) >> np.uint64(1))
 
 
 def _atlas_side(size: int) -> int:
-    """Texels of a sprite: 1.5 to 3 per pixel at common scales, fewer for large images (memory)."""
+    """Return the texels along a sprite's edge: 1.5 to 3 per pixel at common scales, fewer for large images."""
     return min(320, size + size // 2)
 
 
 def exposed(canvas: F32, monochrome: NDArray[np.bool_], draws: Draws, bank: Bank) -> NDArray[np.uint8]:
-    """Through the lens and onto the sensor (bool [n]: without colour): uint8 [n, size, size, 3]."""
+    """Return images after lens and sensor, without colour where `monochrome` (bool [n]): uint8 [n, size, size, 3]."""
     n, size = len(canvas), canvas.shape[2]
     along = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     fall = column(draws(0.0, 0.4)) * (along**2)[None, None, :]
@@ -300,10 +328,10 @@ def exposed(canvas: F32, monochrome: NDArray[np.bool_], draws: Draws, bank: Bank
 
 
 def _soften(canvas: F32, spread: F32) -> None:
-    """Mix the pixels with their neighbours, down and then across; the rim stays. `spread` is [n, 1, 1, 1]."""
+    """Mix pixels with their neighbours, down and then across, except on the border. `spread` is [n, 1, 1, 1]."""
     n, size = len(canvas), canvas.shape[2]
     for axis, step in ((2, size), (3, 1)):
-        # By their distance in memory, neighbours are found fast, and wrongly only on the rim.
+        # Neighbours are found by their distance in memory, which is fast, and wrong only on the border.
         change = np.empty_like(canvas)
         pixels, inner = canvas.reshape(n, -1), change.reshape(n, -1)[:, step:-step]
         np.add(pixels[:, : -2 * step], pixels[:, 2 * step :], out=inner)

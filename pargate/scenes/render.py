@@ -1,14 +1,13 @@
-"""Pictures of everyday things, drawn from a seed: the image source `builtin:scenes`, and clean pairs.
+"""Render images of everyday things from a seed, for `builtin:scenes` and `synthetic:`.
 
-A scene is a background with the second-order statistics of photographs (amplitude falling as 1/f, colour
-correlated with luminance), one main object with relief, texture and a soft shadow, perhaps a few nameless
-shapes, then exposure, blur and sensor noise. Its caption is true by construction.
+A scene is a background with the second-order statistics of photographs (amplitude falling as 1/f, colour correlated
+with luminance), one main object with relief, texture and a soft shadow, sometimes a few shapes without a name, then
+exposure, blur and sensor noise. Its caption is true by construction.
 
-Image i is a pure function of (seed, i, size): neither order nor batch matters, and there is no last one. Its
-label and caption do not depend on the size. The arithmetic is elementwise, on bytes from a table, so that
-platforms agree to about one grey level.
+Image i is a pure function of (seed, i, size), without a last i; its label and caption do not depend on the size. The
+arithmetic is elementwise, on bytes from a table, so that platforms agree to about one grey level.
 
-Not here: photographs. A model's accuracy on scenes says that it sees, not how good it is.
+A model's accuracy on scenes shows that it sees, not how good it is on photographs.
 """
 
 from collections.abc import Sequence
@@ -39,13 +38,13 @@ from pargate.scenes.sprites import DISTRACTORS, REACH, VARIANTS
 from pargate.seeds import bits, index_keys
 
 VERSION = 1
-"""Raised whenever a scene of the same seed and number would look different, or be told differently."""
+"""Version of the renderer, raised whenever a scene of the same seed and number changes its pixels or caption."""
 
 LABELS: tuple[str, ...] = (
     "airplane", "apple", "banana", "butterfly", "cactus", "car", "carrot", "cloud", "crown", "cup", "fish", "flower",
     "guitar", "heart", "house", "key", "leaf", "moon", "mushroom", "rocket", "sailboat", "star", "tree", "umbrella",
 )  # fmt: skip
-"""What the main object of a scene may be, in the order of the label numbers."""
+"""Labels of main objects, in the order of their numbers."""
 
 SIZES = range(32, 513)
 """Sides of the square images that can be rendered, in pixels."""
@@ -53,7 +52,7 @@ SIZES = range(32, 513)
 COLOURS: tuple[str, ...] = (
     "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray",
 )  # fmt: skip
-"""Colour words, in the order of the colour numbers."""
+"""Names of colours, in the order of their numbers."""
 
 _PAINTS: tuple[tuple[tuple[float, float, float], tuple[float, float, float]], ...] = (
     ((0.80, 0.11, 0.12), (0.66, 0.22, 0.20)),
@@ -72,8 +71,8 @@ _OBJECT_RGB: F64 = np.array([paints[0] for paints in _PAINTS])
 _BACKGROUND_RGB: F64 = np.array([paints[1] for paints in _PAINTS])
 _RED, _ORANGE, _YELLOW, _GREEN, _BLUE, _PURPLE, _PINK, _BROWN, _BLACK, _WHITE, _GRAY = range(11)
 
-# Colours each thing is often seen in. Three objects in four take one of these, the others any colour at all,
-# so that colour alone never gives the label away.
+# Usual colours of each thing. Three objects in four have one of these, the others any colour, so that the colour alone
+# does not show the label.
 _USUAL: dict[str, tuple[int, ...]] = {
     "airplane": (_WHITE, _GRAY, _RED, _BLUE),
     "apple": (_RED, _GREEN, _YELLOW),
@@ -100,7 +99,7 @@ _USUAL: dict[str, tuple[int, ...]] = {
     "tree": (_GREEN, _GREEN, _ORANGE),
     "umbrella": (_RED, _BLUE, _YELLOW, _BLACK, _PURPLE, _PINK, _GREEN),
 }
-# Things that look wrong upside down turn less far (degrees).
+# Largest rotation in degrees; things that look wrong upside down turn less far.
 _TURN = {
     **dict.fromkeys(("airplane", "banana", "key", "leaf"), 180),
     "carrot": 90,
@@ -113,15 +112,14 @@ _TURN = {
 _TURN_OTHERS = 12
 
 _CHUNK_PIXELS = 1 << 20
-"""Pixels drawn at once: 256 scenes of 64 pixels, in some 27 MB. With a quarter of it, a tenth more time goes into
-numpy's calls; with more, little is gained."""
+"""Number of pixels per chunk: 256 scenes of 64 pixels, in some 27 MB. Smaller chunks are slower by numpy's calls."""
 _CHUNK_NUMBERS = 4096
-"""Scenes described at once, which bounds the memory for their random numbers."""
+"""Number of scenes that are described at once, which bounds the memory for their random numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenes:
-    """Rendered images with what is true of them."""
+    """Rendered images with their labels and captions."""
 
     pixels: NDArray[np.uint8]
     """uint8 [n, size, size, 3], RGB, 0..255."""
@@ -133,7 +131,7 @@ class Scenes:
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What is true of scenes, without their pixels."""
+    """Labels and captions of scenes, without pixels."""
 
     labels: I64
     """int64 [n], index of the main object in `LABELS`."""
@@ -143,14 +141,14 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What n scenes show, decided before any pixel is drawn. Arrays run over images."""
+    """The content of n scenes, decided before any pixel is drawn. Arrays run over images."""
 
     labels: I64
     """Index in `LABELS`."""
     colour: I64
     """Index of the object's colour in `COLOURS`."""
     backdrop: I64
-    """Index of the background's colour in `COLOURS`; of the sky's, where there is a horizon."""
+    """Index of the background's colour in `COLOURS`, or of the sky's where there is a horizon."""
     ground: I64
     """Index of the ground's colour below the horizon."""
     outdoors: NDArray[np.bool_]
@@ -162,13 +160,13 @@ class _Plan:
     y: F64
     """Centre of the object, as a fraction of the side from the top."""
     monochrome: NDArray[np.bool_]
-    """Whether the picture has no colour."""
+    """Whether the image has no colour."""
     number: I64
-    """How many of the object there are."""
+    """Number of objects."""
     others: F64
-    """float64 [2, 2, n], x and y of the second and the third object, where there are so many."""
+    """float64 [2, 2, n], x and y of the second and the third object, if they exist."""
     word: I64
-    """What the sign says, as an index in `extras.WORDS`; −1 without a sign."""
+    """Index of the sign's word in `extras.WORDS`, −1 without a sign."""
 
 
 _APART = (_OBJECT_RGB[:, None] - _BACKGROUND_RGB[None]) * (0.6, 0.8, 0.5)
@@ -183,7 +181,7 @@ _GROUNDS: I64 = np.array([_GREEN, _GREEN, _BROWN, _YELLOW, _GRAY, _WHITE])
 
 
 def labels_of(seed: int, indices: I64) -> I64:
-    """What the scenes with these numbers show, in seeded permutations of blocks of `len(LABELS)` indices: int64 [n]."""
+    """Return the labels of scenes, a seeded permutation of all labels in each block of `len(LABELS)`: int64 [n]."""
     blocks, places = np.divmod(indices, len(LABELS))
     found, inverse = np.unique(blocks, return_inverse=True)
     order = np.argsort(bits(index_keys(seed, "scene-labels", found), len(LABELS)), axis=1, kind="stable")
@@ -215,7 +213,7 @@ def _plan(labels: I64, draws: Draws) -> _Plan:
 
 
 def _extended(plan: _Plan, more: Draws, wanted: Sequence[str]) -> _Plan:
-    """The same scenes with the extras that are wanted."""
+    """Return the plan with the extras that are wanted."""
     number, word = extras.numbers(more), extras.words(more)
     scale, x, y = extras.arranged(number, more)
     if "counts" in wanted:
@@ -233,7 +231,7 @@ def _extended(plan: _Plan, more: Draws, wanted: Sequence[str]) -> _Plan:
 
 
 def _background(plan: _Plan, draws: Draws, size: int, bank: Bank) -> F32:
-    """Wall or sky, and ground where there is a horizon: float32 [n, 3, size, size]."""
+    """Return wall or sky, and ground where there is a horizon: float32 [n, 3, size, size]."""
     canvas = surface(_BACKGROUND_RGB[plan.backdrop].T, draws, size, bank.fields[:10], 0.13)
     height, hills, ridge = draws(0.35, 0.75), draws(0.0, 0.05), draws.several(3)
     chosen = np.flatnonzero(plan.outdoors)
@@ -248,13 +246,13 @@ def _background(plan: _Plan, draws: Draws, size: int, bank: Bank) -> F32:
 
 
 def _distract(canvas: F32, plan: _Plan, draws: Draws, light: F64, bank: Bank) -> None:
-    """Nameless shapes behind the object, on about half of the images."""
+    """Draw shapes without a name behind the object, on about half of the images."""
     size = canvas.shape[2]
     for share in (0.45, 0.25):
         chosen = np.flatnonzero(draws() < share)
         with draws.only(chosen):
             sprite, colour = len(LABELS) * VARIANTS + pick(draws(), DISTRACTORS), pick(draws(), len(COLOURS))
-            # On the rim of the picture, away from the object's centre.
+            # Near the border of the image, away from the object's centre.
             angle = draws(0, 2 * np.pi)
             placed = Placed(
                 images=chosen,
@@ -271,12 +269,12 @@ def _distract(canvas: F32, plan: _Plan, draws: Draws, light: F64, bank: Bank) ->
 
 
 def _tinted(colour: F64, draws: Draws) -> F64:
-    """The same colour word, another shade: float64 [3, n]."""
+    """Return another shade with the same colour name: float64 [3, n]."""
     return np.clip(colour * draws(0.86, 1.1) + 0.06 * (draws.several(3) - 0.5), 0.02, 1)
 
 
 def _object(plan: _Plan, draws: Draws, images: I64) -> Placed:
-    """The main object, of these images."""
+    """Return the main object of these images."""
     label = plan.labels[images]
     return Placed(
         images=images,
@@ -292,7 +290,7 @@ def _object(plan: _Plan, draws: Draws, images: I64) -> Placed:
 
 
 def _others(canvas: F32, plan: _Plan, more: Draws, light: F64, bank: Bank) -> None:
-    """The second and the third object, of the same kind and colour."""
+    """Draw the second and the third object, of the same kind and colour."""
     for k in (2, 3):
         chosen = np.flatnonzero(plan.number >= k)
         x, y = plan.others[k - 2][:, chosen]
@@ -319,7 +317,7 @@ _OF_SEVERAL = {"there is {}.": "there are {}.", "this is {}.": "these are {}."}
 
 
 def _caption(plan: _Plan, i: int, words: list[float]) -> str:
-    """A true sentence about image i, its choices made by `words` (eight numbers in [0, 1))."""
+    """Return a true sentence about image i, whose choices follow from `words` (eight numbers in [0, 1))."""
     phrase = LABELS[int(plan.labels[i])]
     colourful = not plan.monochrome[i]
     if colourful and words[1] < 0.65:
@@ -330,7 +328,7 @@ def _caption(plan: _Plan, i: int, words: list[float]) -> str:
         phrase = f"{'big' if words[3] < 0.4 else 'large'} {phrase}"
     number = int(plan.number[i])
     if number > 1:
-        # Of several, size and place say nothing.
+        # With several objects, size and place are ambiguous.
         colour = f"{COLOURS[int(plan.colour[i])]} " if colourful and words[1] < 0.65 else ""
         phrase = f"{extras.COUNT_WORDS[number]} {colour}{extras.plural(LABELS[int(plan.labels[i])])}"
     else:
@@ -349,7 +347,7 @@ def _caption(plan: _Plan, i: int, words: list[float]) -> str:
 
 
 def _place(x: float, y: float, word: float) -> str:
-    """Where in the picture a centre is, or nothing when that is not clear."""
+    """Return the words for a centre's place in the image, or nothing if it is not clear."""
     off = {"on the left": 0.5 - x, "on the right": x - 0.5, "at the top": 0.5 - y, "at the bottom": y - 0.5}
     place, distance = max(off.items(), key=lambda item: item[1])
     if distance > 0.08:
@@ -372,14 +370,14 @@ def _described(
 
 
 def _more(seed: int, indices: I64, wanted: Sequence[str]) -> Draws | None:
-    """Numbers for extras, where there are any."""
+    """Return the random numbers for extras, or None without extras."""
     if unknown := set(wanted) - set(extras.EXTRAS):
-        raise InputError(f"scenes have no {', '.join(sorted(unknown))}", f"there are {' and '.join(extras.EXTRAS)}")
+        raise InputError(f"scenes have no {', '.join(sorted(unknown))}", f"use {' or '.join(extras.EXTRAS)}")
     return Draws(index_keys(seed, "scene-extras", indices)) if wanted else None
 
 
 def _rendered(seed: int, indices: I64, size: int, wanted: Sequence[str]) -> Scenes:
-    """One chunk of `render`."""
+    """Render one chunk."""
     bank = noise_bank(size)
     draws, more = Draws(index_keys(seed, "scene", indices)), _more(seed, indices, wanted)
     plan, captions = _described(seed, indices, draws, more, wanted)
@@ -402,9 +400,9 @@ def _numbers(indices: Sequence[int] | NDArray[np.integer]) -> I64:
 
 
 def describe(indices: Sequence[int] | NDArray[np.integer], seed: int, wanted: Sequence[str] = ()) -> Described:
-    """Labels and captions of the scenes with these numbers, without drawing them; the same at every size.
+    """Return the labels and captions of the scenes with these numbers, which do not depend on the size.
 
-    `wanted` names extras, of `extras.EXTRAS`.
+    `wanted` names extras of `extras.EXTRAS`.
 
     Raises:
         InputError: an index is negative, or there is no such extra.
@@ -420,9 +418,9 @@ def describe(indices: Sequence[int] | NDArray[np.integer], seed: int, wanted: Se
 
 
 def render(indices: Sequence[int] | NDArray[np.integer], size: int, seed: int, wanted: Sequence[str] = ()) -> Scenes:
-    """Draw the scenes with these numbers (any integers from 0 on), `size` pixels square.
+    """Draw the scenes with these numbers (integers from 0), `size` pixels square.
 
-    `wanted` names extras, of `extras.EXTRAS`: without any, a scene shows one object.
+    `wanted` names extras of `extras.EXTRAS`; without them, a scene shows one object.
 
     Raises:
         InputError: `size` is not in `SIZES`, an index is negative, or there is no such extra.

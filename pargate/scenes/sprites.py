@@ -1,8 +1,8 @@
-"""Sprites as bytes that can be turned, scaled and recoloured by the million.
+"""Fill sprites as bytes that can be turned, scaled and recoloured fast.
 
 `tools/draw_sprites.py` writes their outlines to `sprites.npz`. Every sprite is filled once at a high resolution and
-reduced to eight bytes per texel, so that one gather of a 64-bit word fetches all that a pixel of the image needs. The
-outlines leave the border empty.
+reduced to eight bytes per texel, so that a pixel of an image needs one gather of a 64-bit word. The outlines leave the
+border empty.
 """
 
 import math
@@ -19,16 +19,16 @@ from PIL import Image, ImageChops, ImageDraw
 Point = tuple[float, float]
 
 VARIANTS = 3
-"""Sprites per label."""
+"""Number of sprites per label."""
 DISTRACTORS = 6
-"""Sprites without a name, stored behind those of the labels."""
+"""Number of sprites without a label, stored behind the others."""
 
 REACH = 0.86
 """Share of a sprite's side that outlines may use; a shadow's blur fits into the rest."""
 
 INSIDE, OUTSIDE, ELLIPSE = 0, -1, -2
-"""Kinds of shapes; all others are polygons of so many points. Between the first two, shapes do not leave what is there
-already. An ellipse has three points: its centre, its half axes, and its turn in degrees with 0."""
+"""Kinds of shapes; any other number is a polygon of so many points. Shapes between INSIDE and OUTSIDE are clipped to
+the existing ones. An ellipse has three points: its centre, its half axes, and its rotation in degrees with 0."""
 
 ALPHA, MAIN, RED, GREEN, BLUE, SLOPE_X, SLOPE_Y, SHADOW = range(8)
 """Bytes of a texel: coverage, weight of the scene's colour, the part's own colour (these five premultiplied
@@ -44,11 +44,11 @@ class Atlas:
     texels: NDArray[np.uint64]
     """[sprites · side · side]: sprite `label · VARIANTS + variant`, then distractors; bytes as above."""
     shadows: NDArray[np.uint8]
-    """[sprites · side · side], the last of these bytes once more: on their own, a sprite's fit a small cache."""
+    """[sprites · side · side], a copy of the last of these bytes, which for one sprite fits a small cache."""
 
 
 def _blurred(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Return a Gaussian blur, periodic (borders are empty): float32 [side, side], sigma in texels."""
+    """Return a periodic Gaussian blur: float32 [side, side], sigma in texels; borders are empty."""
     side = plane.shape[0]
     f = np.fft.fftfreq(side)[:, None] ** 2 + np.fft.rfftfreq(side)[None, :] ** 2
     return np.asarray(
@@ -58,7 +58,7 @@ def _blurred(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 
 
 def _ellipse(centre: Point, axes: Point, turn: Point, steps: int = 48) -> list[Point]:
-    """Return the points of an ellipse, turned clockwise."""
+    """Return the points of an ellipse, rotated clockwise."""
     cos, sin = math.cos(math.radians(turn[0])), math.sin(math.radians(turn[0]))
     angles = [math.radians(360 * i / steps) for i in range(steps + 1)]
     ring = [(axes[0] * math.cos(t), axes[1] * math.sin(t)) for t in angles]
@@ -68,7 +68,7 @@ def _ellipse(centre: Point, axes: Point, turn: Point, steps: int = 48) -> list[P
 def _filled(points: Iterator[Point], shapes: NDArray[np.int16], side: int) -> NDArray[np.float32]:
     """Return coverage, main, red, green and blue of a sprite, premultiplied: float32 [5, side, side], 0..1.
 
-    Takes as many `points` as its shapes have.
+    The points of its shapes are consumed from `points`.
     """
     half = 3 * side / 2  # 3 × 3 samples per texel for the anti-aliased edge
     alpha, main, own = (Image.new(mode, (3 * side, 3 * side)) for mode in ("L", "L", "RGB"))
@@ -104,7 +104,7 @@ def _pack(planes: NDArray[np.float32], side: int) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=2)
 def atlas(side: int) -> Atlas:
-    """Fill every sprite at `side` texels. Takes a moment; the last two sizes are kept."""
+    """Return every sprite, filled at `side` texels; the last two sizes are cached."""
     with (resources.files("pargate.scenes") / "sprites.npz").open("rb") as stream, np.load(stream) as drawn:
         points, shapes, counts = iter(drawn["points"].tolist()), drawn["shapes"], drawn["counts"]
     cuts = pairwise([0, *np.cumsum(counts).tolist()])

@@ -65,7 +65,7 @@ def asked(model: Path, arch: str | None = "toy", **more: Any) -> ScanRequest:
 def test_a_scan_that_cannot_tell_is_inconclusive_and_names_both(bare: Path) -> None:
     report = scan(asked(bare))
     assert report.verdict.status is Outcome.INCONCLUSIVE
-    assert "GELU or QuickGELU" in report.verdict.summary and "labelled carriers" in report.verdict.summary
+    assert "GELU or QuickGELU" in report.verdict.summary and "labelled images" in report.verdict.summary
     assert any("--arch toy-gelu or --arch toy-quickgelu" in notice for notice in report.notices)
     assert not report.measurements and report.model.activation == ""
     again = ScanReport.from_json(report.to_json())

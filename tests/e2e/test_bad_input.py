@@ -145,12 +145,12 @@ def reference_of_another_size(place: Path) -> Case:
     config = json.loads((CLEAN / CONFIG).read_text())
     config["model_cfg"]["vision_cfg"]["image_size"] = 32
     (place / "parent" / CONFIG).write_text(json.dumps(config))
-    return ["scan", str(CLEAN), "--reference", "parent"], 2, ["the reference parent reads images otherwise"]
+    return ["scan", str(CLEAN), "--reference", "parent"], 2, ["the reference parent prepares images in another way"]
 
 
 def one_image(place: Path) -> Case:
     folder_of(place, ["a.png"])
-    return ["scan", str(CLEAN), "--images", "images"], 2, ["images holds 1 images", "asks for at least 200"]
+    return ["scan", str(CLEAN), "--images", "images"], 2, ["images holds 1 images", "needs at least 200"]
 
 
 def one_image_where_the_policy_asks_for_no_number(place: Path) -> Case:
@@ -316,7 +316,7 @@ def preview_in_a_missing_folder(place: Path) -> Case:
 
 def preview_on_something_else(place: Path) -> Case:
     (place / "a.png").write_text("hello")
-    return ["triggers", "--preview", "sheet.png", "--on", "a.png"], 2, ["a.png is not a picture"]
+    return ["triggers", "--preview", "sheet.png", "--on", "a.png"], 2, ["a.png is not an image"]
 
 
 def preview_of_nothing(place: Path) -> Case:

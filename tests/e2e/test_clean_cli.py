@@ -264,9 +264,9 @@ def test_a_run_that_was_ended_before_its_first_state_begins_anew_either_way(
         ("model/inside", "model/inside is the model itself"),
         ("model/../model/deep/er", "is the model itself"),
         ("no/such/place", "the folder no/such does not exist"),
-        (".", "--out . is no name for a new folder"),
-        ("", "is no name for a new folder"),
-        ("/", "--out / is no name for a new folder"),
+        (".", "--out . cannot be a new folder"),
+        ("", "cannot be a new folder"),
+        ("/", "--out / cannot be a new folder"),
         ("a" * 250, "File name too long"),
     ],
 )
@@ -291,7 +291,7 @@ def test_a_model_that_bears_the_name_of_the_state_is_refused(light: Command, pla
 
 
 def test_resume_without_anything_to_go_on_from_is_refused(light: Command) -> None:
-    one_message(light(*asked("--resume")), 2, "--resume: there is no out.unfinished", "leave --resume out")
+    one_message(light(*asked("--resume")), 2, "--resume: there is no out.unfinished", "omit --resume")
 
 
 def test_two_runs_never_share_one_output(warm: Command, place: Path) -> None:
@@ -318,7 +318,7 @@ def test_a_model_without_a_name_is_refused(light: Command, place: Path) -> None:
 
 def test_a_device_that_must_be_there_is_not_talked_away(warm: Command, place: Path) -> None:
     ended = warm(*asked("--require", "cuda"), CUDA_VISIBLE_DEVICES="")
-    one_message(ended, 5, "device 'cuda' was asked for", "run where there is one, or leave --require out")
+    one_message(ended, 5, "device 'cuda' was asked for", "use a machine with one, or omit --require")
 
 
 def test_names_do_not_steer_the_terminal(warm: Command, place: Path) -> None:
@@ -329,7 +329,7 @@ def test_names_do_not_steer_the_terminal(warm: Command, place: Path) -> None:
 def test_what_cannot_be_compiled_here_is_said(start: Begin, place: Path) -> None:
     env = {"CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(place / "compiled")}
     (ended,) = both_ended([start(*asked("--compile", steps=2), **env)])
-    one_message(ended, 5, "torch cannot compile the image tower here: ", "leave --compile out")
+    one_message(ended, 5, "torch cannot compile the image tower here: ", "omit --compile")
 
 
 # ---- pairs
@@ -349,7 +349,7 @@ def without_captions(place: Path) -> tuple[str, list[str]]:
 
 
 def one_pair(place: Path) -> tuple[str, list[str]]:
-    return table(place, [("a.png", "a star")]), ["pairs.csv holds one pair", "it needs two"]
+    return table(place, [("a.png", "a star")]), ["pairs.csv holds one pair", "contrastive learning compares pairs"]
 
 
 def empty_captions(place: Path) -> tuple[str, list[str]]:
@@ -379,11 +379,11 @@ def nothing_there(place: Path) -> tuple[str, list[str]]:
 
 
 def carriers_as_pairs(place: Path) -> tuple[str, list[str]]:
-    return "builtin:scenes", ["images that judge a model and must not clean it", "synthetic:"]
+    return "builtin:scenes", ["is for scanning a model, and must not clean it", "synthetic:"]
 
 
 def too_few_for_a_batch(place: Path) -> tuple[str, list[str]]:
-    return "synthetic:5", ["a batch of 8 needs as many pairs, and there are 5", "--batch-size 5"]
+    return "synthetic:5", ["a batch of 8 is more than the 5 pairs of the source", "--batch-size 5"]
 
 
 @pytest.mark.parametrize(
@@ -419,16 +419,16 @@ def test_what_did_not_decode_is_counted_over_all_parts_of_a_run(
     one_message(warm_nursery.end(), 2, "out exists already")
     (place / "out").rmdir()
     ended = warm(*asked("--resume", pairs=pairs, steps=15))
-    assert ended.code == 0 and ended.err.count("note: 1 picture did not decode") == 1, ended.err
+    assert ended.code == 0 and ended.err.count("note: 1 image could not be decoded") == 1, ended.err
     made = record(place / "out")
-    assert "1 picture did not decode; the pair after each took its place" in made.notices and made.seconds > 0.2
+    assert "1 image could not be decoded; the next pair replaced each" in made.notices and made.seconds > 0.2
 
 
 def test_pairs_that_change_under_a_run_end_it(warm_nursery: Nursery, place: Path) -> None:
     pairs = table(place, [(f"{number}.png", "a star") for number in range(16)])
     begun(warm_nursery, place, asked(pairs=pairs, steps=14), lambda: steps_saved(place) != 0)
     Image.new("RGB", (40, 40), (0, 200, 0)).save(place / "3.png")
-    one_message(warm_nursery.end(), 2, "3.png was changed while it was in use", "begin anew")
+    one_message(warm_nursery.end(), 2, "3.png changed while it was in use", "start again")
     assert not (place / "out").exists()
 
 
@@ -452,7 +452,7 @@ def test_pairs_that_change_under_a_run_end_it(warm_nursery: Nursery, place: Path
         (["--method", "magic"], ["'magic' is not one of"]),
         (["--policy", "quick"], ["--policy goes with --sweep alone"]),
         (["--images", "builtin:scenes"], ["--images goes with --sweep alone"]),
-        (["--preset", "paper"], ["needs as many pairs, and there are 40"]),
+        (["--preset", "paper"], ["is more than the 40 pairs of the source"]),
         (["--device", "cpu", "--require", "cuda"], ["--require cuda and --device cpu exclude each other"]),
         (["--sweep", "size=1,2"], ["unknown setting 'size'", "tau, lr, steps, batch-size"]),
         (["--sweep", "tau=1,x"], ["--sweep tau=1,x", "write tau=A,B,C"]),
@@ -524,7 +524,7 @@ def test_out_of_memory_is_one_message_and_the_pairs_that_it_names_fit(warm: Comm
     one_message(ended, 5, "out of memory while training on 256 pairs at a time")
     assert not list(place.iterdir())
     # Which is said depends on how the allocator of this machine gives back what the first attempt took.
-    named = re.search(r"use --micro-batch (\d+), the most that fits", ended.err)
+    named = re.search(r"use --micro-batch (\d+), the largest that fits", ended.err)
     assert named or "use a much smaller --micro-batch" in ended.err
     ended = warm(*large, "--micro-batch", named[1] if named else "16", limits=limits)
     assert ended.code == 0, ended.err
@@ -671,7 +671,7 @@ def test_a_sweep_cleans_and_scans_for_each_value_and_draws_the_curve(warm: Comma
     one_message(
         warm(*arguments, "--lr", "1e-4"),
         2,
-        "out/tau=0.5 cannot be taken for this sweep: it was made with other settings",
+        "out/tau=0.5 does not belong to this sweep: it was made with other settings",
         "another --out",
     )
     one_message(warm(*arguments, "--pairs", "synthetic:41"), 2, "it was made with other pairs")
@@ -686,11 +686,11 @@ def test_a_sweep_cleans_and_scans_for_each_value_and_draws_the_curve(warm: Comma
     one_message(
         warm(*arguments, "--dry-run"),
         2,
-        f"out/tau=2 cannot be taken for this sweep: {WEIGHTS} is not as it was written",
+        f"out/tau=2 does not belong to this sweep: {WEIGHTS} is not as it was written",
     )
     shutil.rmtree(place / "out" / "tau=2")
     (place / "out" / "tau=2").mkdir()
-    one_message(warm(*arguments), 2, "out/tau=2 is no model that was cleaned here")
+    one_message(warm(*arguments), 2, "out/tau=2 is not a model that pargate cleaned")
 
 
 # ---- with trained models and real pairs

@@ -190,7 +190,7 @@ def test_a_scan_that_sees_nothing_names_the_preprocessing_that_it_used(
     assert "wrong preprocessing" in suspects and "the activation gelu" in suspects
     assert suspects.split(";")[0] in " ".join(ended.err.split())
     # The user's own file is what will be used: the report says which.
-    (limit,) = [limit for limit in report.coverage.limits if "Judged were the tensors" in limit]
+    (limit,) = [limit for limit in report.coverage.limits if "The verdict is about the tensors" in limit]
     assert "open_clip_model.safetensors" in limit and report.model.sha256 in limit
 
 
@@ -229,7 +229,7 @@ def test_a_dry_run_says_what_would_be_measured(place: Path, policy: Path, light:
         "2 comparisons, confidence 99% for the whole verdict",
         "builtin:scenes: 4000, of which 64 choose unknown targets",
         "triangles: triangles (scale proportional) → unknown: excess at most 30pp",
-        "useful: clean carriers: accuracy at least 5x chance",
+        "useful: clean images: accuracy at least 5x chance",
     ):
         assert words in said
 

@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(arguments, message, light,
 def test_pictures_that_are_there_keep_their_format(pargate, place):
     assert pargate("synth", "--out", "one", "--count", "3", "--size", "32").code == 0
     ended = pargate("synth", "--out", "two", "--pairs", "one", "--format", "png")
-    assert ended.code == 2 and "keep their bytes" in ended.err and not (place / "two").exists()
+    assert ended.code == 2 and "keep their format" in ended.err and not (place / "two").exists()
 
 
 def test_an_interrupted_run_leaves_nothing(start, place):

@@ -109,7 +109,7 @@ def run(
         some, RULE, BatchOrder(some.count, settings.seed, settings.batch_size // group.world, group.world),
         range(settings.steps), rank=group.rank, workers=0,
     ) as loader:  # fmt: skip
-        trained = train(towers, scale, watch(loader), viewer(settings, some, towers), settings,
+        trained = train(towers, scale, watch(loader), viewer(settings, some, towers),
                         group=group, store=store, captions=captions, emit=emit)  # fmt: skip
     return Run(towers, scale, trained)
 

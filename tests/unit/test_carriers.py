@@ -108,7 +108,7 @@ def test_a_number_beyond_the_list_names_the_carrier_and_the_list(tmp_path: Path)
 
 
 def test_numbers_without_a_list_of_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="class indices, and no list says what they mean") as caught:
+    with pytest.raises(InputError, match="class indices, but there is no list of classes") as caught:
         load(table(tmp_path, [("1.jpg", 0)]), names=None)
     assert "--classes" in caught.value.hint
 
@@ -191,7 +191,7 @@ def test_a_folder_is_the_class_of_the_list_however_both_are_spelled(tmp_path: Pa
     found = load(source, names=["Yellow_Banana", "caf\u00e9", "dog", "cat"], targets=["yellow banana"])
     assert found.classes.names == ("Yellow_Banana", "caf\u00e9", "dog", "cat")
     assert sorted(truths(found).values()) == ["Yellow_Banana", "caf\u00e9", "dog"]
-    assert found.notices == (f"labels of {source} that names.txt spells otherwise: 3, such as 'Dog' for 'dog'",)
+    assert found.notices == (f"labels of {source} with another spelling than in names.txt: 3, such as 'Dog' for 'dog'",)
 
 
 def test_labels_that_were_added_are_named_with_their_number_of_images(tmp_path: Path) -> None:

@@ -182,12 +182,12 @@ def test_tau_goes_with_par_alone(method: str) -> None:
 
 def test_a_batch_larger_than_the_source_is_refused_with_the_largest_that_works() -> None:
     error = refusal(sizes=Sizes(10**6, 64, 50, "cpu"), batch_size=64)
-    assert error.message == "a batch of 64 needs as many pairs, and there are 50"
+    assert error.message == "a batch of 64 is more than the 50 pairs of the source"
     assert "--batch-size 50" in error.hint
 
 
 def test_the_paper_on_few_pairs_is_refused_and_not_changed_in_silence() -> None:
-    with pytest.raises(InputError, match="a batch of 2048 needs as many pairs, and there are 50"):
+    with pytest.raises(InputError, match="a batch of 2048 is more than the 50 pairs of the source"):
         propose("par", Sizes(10**6, 64, 50, "cpu"), preset="paper")
 
 

@@ -75,7 +75,7 @@ def gradients(settings: CleanConfig, kind: str = "vit") -> tuple[dict[str, Tenso
         batch = loader.batch(0)
     terms = loop._gradients(running, towers, batch, view.keys(batch.numbers, 0), view, told, Group(), low)
     found = {name: p.grad.clone() for name, p in towers.named_parameters() if p.grad is not None}
-    for name, extra in (("scale", scale), ("universal", None if universal is None else universal.pictures)):
+    for name, extra in (("scale", scale), ("universal", None if universal is None else universal.perturbations)):
         if extra is not None and extra.grad is not None:
             found[name] = extra.grad.clone()
     return found, terms
@@ -438,7 +438,7 @@ def test_a_run_whose_result_was_not_written_has_nothing_left_to_train(tmp_path: 
 
 def test_a_file_that_torch_wrote_for_something_else_is_refused(tmp_path: Path) -> None:
     torch.save({"step": 3}, tmp_path / "state.pt")
-    with pytest.raises(InputError, match="is no state of a run of this version"):
+    with pytest.raises(InputError, match="is not a state of this version"):
         run(config(), tmp_path, resume=True)
 
 
@@ -503,9 +503,9 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and so on", b"\x80\x04\x95cos\nsystem\n."])
 def test_a_damaged_state_is_refused_and_never_run(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(InputError, match="is no state of a run") as caught:
+    with pytest.raises(InputError, match="is not the state of a run") as caught:
         run(config(), tmp_path, resume=True)
-    assert caught.value.hint == "remove it to begin anew"
+    assert caught.value.hint == "remove it to start again"
 
 
 def test_a_state_with_a_bit_that_fell_over_is_refused(tmp_path: Path) -> None:
@@ -516,12 +516,12 @@ def test_a_state_with_a_bit_that_fell_over_is_refused(tmp_path: Path) -> None:
         largest = max(archive.infolist(), key=lambda member: member.file_size)
     content[largest.header_offset + largest.file_size // 2] ^= 1
     (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"is no state of a run: .* is damaged"):
+    with pytest.raises(InputError, match=r"is not the state of a run: .* is damaged"):
         run(config(steps=1), tmp_path, resume=True)
 
 
 def test_a_model_that_is_broken_from_the_start_is_not_blamed_on_the_rate(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the model's own loss on these pairs is not finite"):
+    with pytest.raises(InputError, match="the loss of the model on these pairs is not finite"):
         run(config(), tmp_path, log_scale=800.0)
 
 
@@ -529,7 +529,7 @@ def test_a_state_cut_short_is_refused(tmp_path: Path) -> None:
     run(config(save_every=1), tmp_path)
     whole = (tmp_path / "state.pt").read_bytes()
     (tmp_path / "state.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="is no state of a run"):
+    with pytest.raises(InputError, match="is not the state of a run"):
         run(config(), tmp_path, resume=True)
 
 
@@ -639,7 +639,7 @@ def test_out_of_memory_names_the_most_pairs_that_fit(micro_batch: int, fits: int
     with pytest.raises(OperationalError) as caught:
         run(config(micro_batch=micro_batch), tmp_path, towers=handed)  # type: ignore[arg-type]
     assert caught.value.message == f"out of memory while training on {micro_batch} pairs at a time"
-    assert caught.value.hint == f"use --micro-batch {named}, the most that fits here: the result stays the same"
+    assert caught.value.hint == f"use --micro-batch {named}, the largest that fits here: the result does not change"
     run(config(micro_batch=named), tmp_path, towers=handed)  # type: ignore[arg-type]
 
 
@@ -648,7 +648,9 @@ def test_where_not_one_pair_fits_another_way_out_is_named(tmp_path: Path) -> Non
     handed.towers.visual.register_forward_pre_hook(out_of_memory(0))
     with pytest.raises(OperationalError, match="out of memory") as caught:
         run(config(), tmp_path, towers=handed)  # type: ignore[arg-type]
-    assert caught.value.hint.startswith("nothing smaller fitted into what was left: use a much smaller --micro-batch")
+    assert caught.value.hint.startswith(
+        "no smaller micro-batch fitted into the memory left: use a much smaller --micro-batch"
+    )
     with pytest.raises(OperationalError, match="on 1 pairs at a time") as caught:
         run(config(micro_batch=1), tmp_path, towers=handed)  # type: ignore[arg-type]
     assert caught.value.hint.endswith("use --checkpointing or --towers image")

@@ -74,7 +74,7 @@ def test_pairs_are_drawn_from_captions_and_kept_as_shards(model: Path, tmp_path:
     assert manifest["pairs"] == 7 and manifest["settings"]["counts"] == {"generated": 7, "blank": 0}
     assert manifest["settings"]["concepts"] == list(RECIPE.concepts) and manifest["settings"]["steps"] == 2
     assert [event.done for event in events if isinstance(event, Advanced)] == [3, 6, 7]
-    assert any("is trusted: nobody scanned it" in event.message for event in events if isinstance(event, Notice))
+    assert any("is trusted without a scan" in event.message for event in events if isinstance(event, Notice))
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
@@ -147,7 +147,7 @@ def test_captions_are_pure_functions_of_seed_and_number() -> None:
 
 def test_a_source_that_is_generated_opens_like_any_other(model: Path, tmp_path: Path) -> None:
     source = f"diffusers:{model}"
-    with pytest.raises(InputError, match="no place to keep"):
+    with pytest.raises(InputError, match="no cache to keep"):
         open_pairs(source, seed=0)
     assert open_pairs("synthetic:5", seed=0).count == 5
     pairs = open_pairs(source, seed=0, cache=tmp_path, classes=["cat", "dog"], count=2)
@@ -175,7 +175,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
         generate(f"diffusers:{tmp_path}", RECIPE, tmp_path / "cache")
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "weights.bin").write_bytes(b"pickled")
-    with pytest.raises(InputError, match="has no weights as safetensors"):
+    with pytest.raises(InputError, match="has no safetensors weights"):
         generate(f"diffusers:{tmp_path}", RECIPE, tmp_path / "cache")
     (tmp_path / "weights.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="diffusers cannot load"):

@@ -216,10 +216,10 @@ WRONG = {
         lambda made: (made.metadata_props.add(key="a", value="1"), made.metadata_props.add(key="a", value="2")),
         "occurs twice",
     ),
-    "an unknown operator": (added("Dance"), "no valid ONNX graph"),
+    "an unknown operator": (added("Dance"), "not a valid ONNX graph"),
     "an input from nowhere": (
         lambda made: made.graph.node[0].input.__setitem__(0, "nowhere"),
-        "no valid ONNX graph",
+        "not a valid ONNX graph",
     ),
 }
 

@@ -98,7 +98,7 @@ def test_sixteen_bits_of_grey_become_eight_and_no_white_page(kind: str) -> None:
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_grey_without_a_known_white_is_not_guessed(dtype: type) -> None:
     found = decode(encoded(Image.fromarray(np.ones((64, 64), dtype)), "TIFF"), rule())
-    assert found.pixels is None and found.problem == "32-bit grey, and nothing says which value is white"
+    assert found.pixels is None and found.problem == "32-bit grey without a defined white"
 
 
 def test_nothing_is_started_to_draw_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pargate.models import config
 from pargate.models.config import CONFIG_NAME
 from pargate.models.layouts import LAYOUTS
 from pargate.models.located import Located
-from pargate.models.model import Model, judge
+from pargate.models.model import Model, read_located
 from pargate.models.open import inspect
 
 WEIGHTS = save({"a": np.ones(3, np.float32)})
@@ -32,7 +32,9 @@ class Twin:
     @staticmethod
     def open(source: str, arch: str | None, keep: bool) -> Model:
         model = config.architecture("ViT-B-32")
-        return judge(source, Located(Path(source) / "twin.safetensors", model, {}, source, source, "ViT-B-32"), keep)
+        return read_located(
+            source, Located(Path(source) / "twin.safetensors", model, {}, source, source, "ViT-B-32"), keep
+        )
 
 
 @pytest.fixture

@@ -209,21 +209,21 @@ def test_the_one_that_is_right_more_often_is_taken_and_both_figures_are_told(bet
     found = settled([better] * 20 + [0] * 300)
     assert found.encoder.spec.activation == name
     gelu, quick = (64, 44) if better == 1 else (44, 64)
-    assert f"of 64 labelled carriers, GELU is right about {gelu} and QuickGELU about {quick}" in found.note
+    assert f"of 64 labelled images, GELU is right about {gelu} and QuickGELU about {quick}" in found.note
 
 
 def test_as_many_blocks_are_looked_at_as_it_takes() -> None:
     found = settled(([2] * 4 + [0] * 60) * 6)
     assert found.encoder.spec.activation == "quick_gelu"
-    assert "of 256 labelled carriers" in found.note
+    assert "of 256 labelled images" in found.note
 
 
 @pytest.mark.parametrize(
     ("who", "labelled", "said"),
     [
-        ([0] * 31 + [2], True, "of 32 labelled carriers, GELU is right about 31 and QuickGELU about 32"),
-        (([1, 2] + [0] * 62) * 12, True, "of 512 labelled carriers, GELU is right about 504 and QuickGELU about 504"),
-        ([2] * 200, False, "of 0 labelled carriers, GELU is right about 0 and QuickGELU about 0"),
+        ([0] * 31 + [2], True, "of 32 labelled images, GELU is right about 31 and QuickGELU about 32"),
+        (([1, 2] + [0] * 62) * 12, True, "of 512 labelled images, GELU is right about 504 and QuickGELU about 504"),
+        ([2] * 200, False, "of 0 labelled images, GELU is right about 0 and QuickGELU about 0"),
     ],
 )
 def test_where_carriers_do_not_tell_both_are_named_with_the_way_out(who: list[int], labelled: bool, said: str) -> None:

@@ -10,7 +10,7 @@ from test_attention import VIT, compare, in_order
 from torch import nn
 
 from pargate.clean.train import attention
-from pargate.models.torch.build import ask_one_token, reactivated
+from pargate.models.torch.build import compute_one_token, reactivated
 
 RESNET = {**VIT, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}}
 
@@ -26,7 +26,7 @@ def test_a_tower_that_is_asked_for_one_token_gives_the_same(config: dict[str, An
     one = open_clip.CLIP(**config).eval().visual
     randomise_biases(one)
     two = copy.deepcopy(one)
-    ask_one_token(two)
+    compute_one_token(two)
     if plain:
         attention.use_plain(two)
     assert sum("forward" in m.__dict__ for m in two.modules()) == (3 if plain and config is not RESNET else 1)
@@ -39,7 +39,7 @@ def test_the_last_block_gives_one_token_and_its_gradients_under_checkpointing() 
     torch.manual_seed(0)
     one = open_clip.CLIP(**VIT).eval().visual
     two = copy.deepcopy(one)
-    ask_one_token(two)
+    compute_one_token(two)
     two.set_grad_checkpointing()
     shapes: list[torch.Size] = []
     two.transformer.register_forward_hook(lambda layer, given, made: shapes.append(made.shape))
@@ -56,14 +56,14 @@ def test_the_last_block_gives_one_token_and_its_gradients_under_checkpointing() 
 )  # fmt: skip
 def test_towers_that_read_more_than_one_token_are_left_alone(change: dict[str, Any]) -> None:
     visual = open_clip.CLIP(**{**VIT, "vision_cfg": {**VIT["vision_cfg"], **change}}).visual  # type: ignore[dict-item]
-    ask_one_token(visual)
+    compute_one_token(visual)
     assert not any("forward" in m.__dict__ for m in visual.modules())
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_a_tower_that_holds_batches_second_is_left_alone(batch_first: bool) -> None:
     visual = in_order(open_clip.CLIP(**VIT).visual, batch_first)
-    ask_one_token(visual)
+    compute_one_token(visual)
     assert any("forward" in m.__dict__ for m in visual.modules()) == batch_first
 
 
@@ -71,7 +71,7 @@ def test_a_sibling_with_another_activation_reads_its_own_layers() -> None:
     torch.manual_seed(0)
     plain = open_clip.CLIP(**VIT).eval().visual
     asked = copy.deepcopy(plain)
-    ask_one_token(asked)
+    compute_one_token(asked)
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         wanted = reactivated(plain, quick=True)(images)

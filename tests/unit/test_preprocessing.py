@@ -154,7 +154,7 @@ def tags_of(name: str) -> set[str]:
 def test_a_tag_that_open_clip_does_not_publish_is_answered_with_the_closest(tmp_path):
     asked = refusal(bare(tmp_path), "ViT-B-32/openay")
     assert "Did you mean 'openai'?" in asked.message and "laion2b_s34b_b79k" in asked.hint
-    assert "publishes none" in refusal(bare(tmp_path), "ViT-S-32/x").hint
+    assert "publishes no weights" in refusal(bare(tmp_path), "ViT-S-32/x").hint
 
 
 def test_a_quickgelu_form_that_open_clip_does_not_list_is_read_as_its_base(tmp_path):
@@ -171,7 +171,7 @@ def test_an_architecture_that_is_newer_than_the_table_is_not_guessed_at(tmp_path
     for place in ("config", "preprocessing"):
         monkeypatch.setattr(f"pargate.models.{place}.architectures", lambda: {**known, "ViT-New": newer})
     asked = refusal(bare(tmp_path), "ViT-New")
-    assert "does not know how pictures are prepared for ViT-New" in asked.message
+    assert "does not know how images are prepared for ViT-New" in asked.message
     assert config.CONFIG_NAME in asked.hint
 
 

@@ -62,5 +62,5 @@ def test_a_picture_that_cannot_be_shown_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot read .*missing\.png: No such file"):
         contact_sheet(tmp_path / "missing.png", SIDE)
     (tmp_path / "text.png").write_text("text")
-    with pytest.raises(InputError, match=r"text\.png is not a picture"):
+    with pytest.raises(InputError, match=r"text\.png is not an image"):
         contact_sheet(tmp_path / "text.png", SIDE)

@@ -16,7 +16,7 @@ from pargate.core.model import EncoderSpec, Preprocess
 from pargate.core.stamp import apply
 from pargate.export import folder
 from pargate.export import parity as proof
-from pargate.export.parity import ParityReport, Samples, altered, check_files, expect, ladder, limits
+from pargate.export.parity import ParityReport, Samples, altered, captions_of_lengths, check_files, expect, limits
 from pargate.models.open import inspect, open_model
 from pargate.release.export import prove, summary
 from pargate.scenes.render import LABELS, render
@@ -30,7 +30,7 @@ def samples(*triggers: str, n: int = 20, stamped: int = 8) -> Samples:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (n, *SIZE, 3), dtype=np.uint8)
     stamps = tuple((kind, TRIGGERS[kind]().draw(SIZE, DIGESTS[:stamped], 0)) for kind in triggers)
-    return Samples(pixels, stamps, stamped, ("", "a dog", *ladder(16)), NAMES, TEMPLATES)
+    return Samples(pixels, stamps, stamped, ("", "a dog", *captions_of_lengths(16)), NAMES, TEMPLATES)
 
 
 # --- arithmetic, with encoders of a few lines ---
@@ -134,7 +134,7 @@ def test_decisions_are_compared_beyond_ties():
     expected = expect(Linear(), given)
     found = proof.prove(expected, Linear(lambda v: -v), given, nearly, asked="cpu", ran="cpu")
     assert found.decisions is not None and found.decisions.differ > 20
-    assert any("pictures get another class" in problem for problem in found.problems)
+    assert any("images get another class" in problem for problem in found.problems)
     loose = nearly.model_copy(update={"tie": 3.0, "logit_difference": None})
     found = proof.prove(expected, Linear(lambda v: -v), given, loose, asked="cpu", ran="cpu")
     assert found.decisions is not None and found.decisions.differ == 0 < found.decisions.ties
@@ -155,7 +155,7 @@ def test_what_was_not_measured_is_not_proven():
     found = run(Linear(), empty)
     assert any("nothing was measured for carriers" in problem for problem in found.problems)
     assert not report(found).passed
-    assert report().reasons == ("nothing ran on the processor",) and not report().passed
+    assert report().reasons == ("the graphs did not run on the CPU",) and not report().passed
     fell = proof.ProviderRun(asked="cuda", ran="", note="fell back")
     good = run(Linear())
     assert report(good, fell).passed and "did not run: fell back" in "\n".join(summary(report(good, fell)))
@@ -166,9 +166,9 @@ def test_what_was_not_measured_is_not_proven():
 
 
 def test_captions_have_every_length():
-    lengths = {len(caption.split()) for caption in ladder(77)}
+    lengths = {len(caption.split()) for caption in captions_of_lengths(77)}
     assert {0, 1, 2, 3, 8, 72, 74, 75, 76, 77} <= lengths
-    assert {len(caption.split()) for caption in ladder(4)} >= {0, 1, 2, 3, 4}
+    assert {len(caption.split()) for caption in captions_of_lengths(4)} >= {0, 1, 2, 3, 4}
 
 
 # --- altered graphs ---
@@ -295,7 +295,7 @@ def test_a_proof_that_is_missing_or_unreadable_is_said(place):
     (place / "parity.json").write_text(" " * (2 << 20))
     assert "larger" in altered(inspect(str(place)))[0]
     (place / "parity.json").unlink()
-    assert "no proof lies beside" in altered(inspect(str(place)))[0]
+    assert "have no parity.json" in altered(inspect(str(place)))[0]
     failed = proven(place).model_copy(update={"problems": ("broken",)})
     (place / "parity.json").write_text(failed.model_dump_json(by_alias=True))
     assert "says that the graphs are not the checkpoint: broken" in altered(inspect(str(place)))[0]
@@ -320,7 +320,7 @@ def test_trained_models_are_proven_with_and_without_triggers(zoo, tmp_path, name
     stamps = tuple(
         (kind, TRIGGERS[kind]().draw(size, DIGESTS[:16], 0)) for kind in ("badnet", "blended", "sig", "wanet")
     )
-    captions = (*scenes.captions[:8], *ladder(encoder.context))
+    captions = (*scenes.captions[:8], *captions_of_lengths(encoder.context))
     given = Samples(scenes.pixels, stamps, 16, captions, LABELS, TEMPLATES)
     within = limits("fp32", 0.9999, 1.0, encoder.spec.logit_scale)
     proof_of = prove(open_model(str(places["fp32"])), found.checkpoint, "fp32", expect(encoder, given), given, within)

@@ -25,7 +25,7 @@ from pargate.images.prefetch import Block
 from pargate.images.workers import Scene
 from pargate.policy.resolve import Resolved, read
 from pargate.probes.targeted import TargetedTest
-from pargate.scanning.embed import Eye, Eyes
+from pargate.scanning.embed import CachedEncoder, ModelPair
 from pargate.scanning.loop import Loop
 from pargate.scanning.report import RunFacts, build_report
 from pargate.scanning.run import ScanRequest, plan, prepare, tell_apart
@@ -114,7 +114,7 @@ class Stage:
     shelf: Shelf
     encoder: Painter
     resolved: Resolved
-    eyes: Eyes
+    pair: ModelPair
     heard: list[events.Event]
 
     def run(self) -> "Stage":
@@ -127,7 +127,7 @@ class Stage:
 
     def report(self, complete: bool = True) -> Any:
         facts = RunFacts("2026-01-01T00:00:00+00:00", 1.0, complete, 0, ())
-        return build_report(self.resolved, self.loop, self.eyes, facts)
+        return build_report(self.resolved, self.loop, self.pair, facts)
 
 
 def stage(
@@ -169,19 +169,21 @@ def stage(
     shelf = Shelf(pixels, [hexadecimal(i) for i in original], broken or {}, carriers.blocks, items)
     encoder = encoder or Painter()
     store = store or BlockStore(None)
-    eye = Eye(encoder, Checkpoint("m", "m", "0" * 64, "0" * 64, 1, "safetensors", "toy", {}, RULE, ()), store)
+    cached = CachedEncoder(
+        encoder, Checkpoint("m", "m", "0" * 64, "0" * 64, 1, "safetensors", "toy", {}, RULE, ()), store
+    )
     other = (
-        Eye(reference, Checkpoint("r", "r", "1" * 64, "0" * 64, 1, "safetensors", "toy", {}, RULE, ()), store)
+        CachedEncoder(reference, Checkpoint("r", "r", "1" * 64, "0" * 64, 1, "safetensors", "toy", {}, RULE, ()), store)
         if reference
         else None
     )
-    head = eye.head(carriers.classes)
-    eyes = Eyes(eye, head, other, other.head(carriers.classes) if other else None, "", "")
+    head = cached.head(carriers.classes)
+    pair = ModelPair(cached, head, other, other.head(carriers.classes) if other else None, "", "")
     request = ScanRequest("m", resolved, "2026-01-01T00:00:00+00:00", max_minutes=minutes)
     heard: list[events.Event] = []
     now = time.monotonic() if began is None else began
-    loop = prepare(request, resolved.policy, carriers, shelf, eyes, heard.append, now)  # type: ignore[arg-type]  # a fake
-    return Stage(loop, shelf, encoder, resolved, eyes, heard)
+    loop = prepare(request, resolved.policy, carriers, shelf, pair, heard.append, now)  # type: ignore[arg-type]  # a fake
+    return Stage(loop, shelf, encoder, resolved, pair, heard)
 
 
 def targeted(found: Stage) -> TargetedTest:
@@ -215,11 +217,11 @@ def test_an_innocent_model_passes_and_the_scan_stops_early_as_well() -> None:
 def test_what_stays_close_to_its_limit_is_read_to_the_end_and_left_open() -> None:
     found = stage(OPEN, encoder=Painter(falls=0.5)).run()
     (question,) = found.loop.running
-    assert (question.status, question.stopped) == (Status.OPEN, "no more carriers")
+    assert (question.status, question.stopped) == (Status.OPEN, "no more images")
     assert found.blocks_read == len(found.shelf.blocks)
     report = found.report()
     assert report.verdict.status is Outcome.INCONCLUSIVE
-    assert report.measurements[1].stopped == "no more carriers"
+    assert report.measurements[1].stopped == "no more images"
 
 
 def test_a_decided_question_is_not_asked_any_more() -> None:
@@ -325,7 +327,7 @@ def test_every_carrier_of_the_measuring_half_counts_once() -> None:
 
 def test_forward_passes_are_counted() -> None:
     found = stage(SUCCESS).run()
-    assert found.eyes.model.passes == 2 * len(found.loop.read)
+    assert found.pair.model.passes == 2 * len(found.loop.read)
     assert found.report().run.forward_passes == 2 * len(found.loop.read)
     assert found.loop.running[0].measurement().forward_passes == len(found.loop.read)
 
@@ -338,7 +340,7 @@ def test_retrieval_runs_in_both_directions_on_the_captions() -> None:
     for question in found.loop.running:
         assert isinstance(question.test, TargetedTest)
         assert question.test.names == ("thing 3",)
-        assert not any(found.loop.carriers.is_selection(n) for n in question.observed if n > 1)
+        assert not any(found.loop.images.is_selection(n) for n in question.observed if n > 1)
 
 
 def test_retrieval_without_captions_is_refused_before_a_model_is_opened(tmp_path: Path) -> None:
@@ -501,9 +503,9 @@ def test_a_second_run_with_the_same_store_encodes_nothing_and_reports_the_same(t
     second = stage(ATTACK, USEFUL, store=BlockStore(tmp_path)).run()
     assert first.encoder.seen
     assert second.encoder.seen == []
-    assert second.eyes.model.passes == 0
+    assert second.pair.model.passes == 0
     assert second.report().measurements == first.report().measurements
-    assert second.report().run.cache.startswith(f"{second.eyes.model.store.hits} of {second.eyes.model.store.hits} ")
+    assert second.report().run.cache.startswith(f"{second.pair.model.store.hits} of {second.pair.model.store.hits} ")
 
 
 def test_progress_is_told_block_by_block_and_decisions_once() -> None:
@@ -528,21 +530,21 @@ def test_the_report_says_what_was_read_and_with_what() -> None:
 # --- classes that a model cannot tell apart ---
 
 
-def alike(policy: str, labels: Sequence[int], names: tuple[str, ...]) -> tuple[Eyes, tuple[str, ...]]:
+def alike(policy: str, labels: Sequence[int], names: tuple[str, ...]) -> tuple[ModelPair, tuple[str, ...]]:
     """Two more names than the toy tells apart: those without a digit share one vector."""
     found = stage(policy)
-    carriers = replace(found.loop.carriers, labels=np.array(labels), classes=ClassList("names", names, ("a {}.",)))
-    eyes = replace(found.eyes, head=found.eyes.model.head(carriers.classes))
-    return tell_apart(found.resolved.policy, carriers, eyes)
+    carriers = replace(found.loop.images, labels=np.array(labels), classes=ClassList("names", names, ("a {}.",)))
+    pair = replace(found.pair, head=found.pair.model.head(carriers.classes))
+    return tell_apart(found.resolved.policy, carriers, pair)
 
 
 NAMES = ("class 1", "class 3", "cat", "tabby", "class 5", "puss")
 
 
 def test_classes_that_a_model_cannot_tell_apart_count_as_one_and_are_named() -> None:
-    eyes, notices = alike(OPEN, [0, 1, 4], NAMES)
+    pair, notices = alike(OPEN, [0, 1, 4], NAMES)
     assert notices == ("m cannot tell apart, so they count as one: 'tabby' and 'cat', 'puss' and 'cat'",)
-    assert (eyes.head[[3, 5]] == eyes.head[2]).all()
+    assert (pair.head[[3, 5]] == pair.head[2]).all()
 
 
 @pytest.mark.parametrize(("target", "labels"), [("puss", [0]), ("cat", [0]), ("class 3", [0, 3]), ("class 3", [2])])

@@ -246,7 +246,7 @@ def test_a_sparse_file_in_a_tar_is_refused(tmp_path: Path) -> None:
 def test_a_name_with_a_dot_before_its_ending_is_refused(tmp_path: Path) -> None:
     mask = tar(tmp_path / "mask.tar", {"x.jpg": b"1", "x.mask.png": b"2"})
     assert [item.key for item in open_images(str(mask)).items()] == ["x"]
-    with pytest.raises(InputError, match=r"x\.v2\.jpg has a dot before its ending"):
+    with pytest.raises(InputError, match=r"x\.v2\.jpg has a dot before its suffix"):
         open_images(str(tar(tmp_path / "odd.tar", {"a.jpg": b"1", "x.v2.jpg": b"2"}))).items()
 
 
@@ -299,7 +299,7 @@ def test_the_digest_of_parquet_is_that_of_its_files(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"id": [1], "label": [3]}, "no column with an image among id, label"),
-        ({"image": [b"1"], "label": [-3]}, r"a\.parquet: row 1: the label -3 is no class index"),
+        ({"image": [b"1"], "label": [-3]}, r"a\.parquet: row 1: the label -3 is not a class index"),
         ({"image": [b"1"] + [None] * 9, "label": [3] * 10}, "9 of 10 rows have no image, such as row 2"),
     ],
 )
@@ -331,7 +331,7 @@ def test_shards_among_images_are_left_out_and_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message", "hint"),
     [
-        ("synthetic:", "clean a model and must not judge it", BUILTIN_SCENES),
+        ("synthetic:", "is for cleaning a model, and must not scan it", BUILTIN_SCENES),
         ("diffusers:some/model", "must be generated first", "pargate synth --pairs diffusers:some/model"),
         ("sintetic:9", r"unknown image source 'sintetic:9'\. Did you mean 'synthetic:'", "Parquet"),
     ],
@@ -394,7 +394,7 @@ def test_a_link_to_nothing_and_a_folder_that_cannot_be_read_are_no_fewer_picture
 ) -> None:
     touch(tmp_path, "a.jpg", "shut/b.jpg")
     (tmp_path / "c.jpg").symlink_to("nowhere")
-    with pytest.raises(InputError, match=r"c\.jpg is no file, or a link to none"):
+    with pytest.raises(InputError, match=r"c\.jpg is not a file, or is a broken link"):
         open_images(str(tmp_path)).items()
     (tmp_path / "c.jpg").unlink()
     scandir = os.scandir
@@ -458,7 +458,7 @@ def test_folders_that_hold_the_lesser_part_of_the_pictures_are_no_classes_and_th
     touch(tmp_path, "1.jpg", "2.jpg", "more/3.jpg")
     found = open_images(str(tmp_path))
     assert [item.label for item in found.items()] == [None] * 3
-    assert "no folder is taken for a class" in found.notices[0] and "as more/3.jpg" in found.notices[0]
+    assert "no folder is used as a class" in found.notices[0] and "as more/3.jpg" in found.notices[0]
 
 
 def test_pictures_are_found_by_their_content_whatever_they_are_named(tmp_path: Path) -> None:
@@ -476,11 +476,11 @@ def test_what_is_left_out_is_counted_by_its_endings(tmp_path: Path) -> None:
     for name in ("b.heic", "c.HEIC", "x/d.avif", "notes.txt", ".DS_Store", "Thumbs.db", ".git/config", "e"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"no images in .*: 2 \.heic, 1 without an ending, 1 \.txt, 1 \.avif"):
+    with pytest.raises(InputError, match=r"no images in .*: 2 \.heic, 1 without a suffix, 1 \.txt, 1 \.avif"):
         open_images(str(tmp_path)).items()
     touch(tmp_path, "a.jpg")
     (notice,) = open_images(str(tmp_path)).notices
-    assert notice.endswith("2 .heic, 1 without an ending, 1 .txt, 1 .avif; the first is b.heic")
+    assert notice.endswith("2 .heic, 1 without a suffix, 1 .txt, 1 .avif; the first is b.heic")
 
 
 def test_columns_that_are_not_read_are_named(tmp_path: Path) -> None:
@@ -504,7 +504,7 @@ def test_a_label_is_an_index_a_name_or_nothing(text: str, label: str | int | Non
 
 @pytest.mark.parametrize("text", ["-1", "+1", "-0", "3.5", "1e3", ".5", "1" * 10, "1" * 5000, "1" * 5000 + ".0"])
 def test_a_number_that_is_no_index_is_refused_with_its_place(text: str) -> None:
-    with pytest.raises(InputError, match=r"t\.csv:2: the label .* is no class index") as caught:
+    with pytest.raises(InputError, match=r"t\.csv:2: the label .* is not a class index") as caught:
         read_label(text, "t.csv:2")
     assert len(caught.value.message) < 100
 
@@ -518,7 +518,7 @@ def test_labels_in_tars_are_read_as_those_in_tables(text: bytes, label: int | No
 @pytest.mark.parametrize(
     ("suffix", "text", "words"),
     [
-        (".cls", b"-1", "the label -1 is no class index"),
+        (".cls", b"-1", "the label -1 is not a class index"),
         (".txt", b"caf\xe9", "is not text"),
         (".txt", POINTER, "git-lfs pointer"),
         (".txt", b"a" * (1 << 21), "is longer than"),

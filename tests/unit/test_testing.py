@@ -86,7 +86,7 @@ def test_training_leaves_torch_as_it_was(tmp_path: Path) -> None:
         ({"target": "banana"}, "a trigger needs a target"),
         ({"trigger": "badnet", "target": "pizza"}, "scenes show no pizza"),
         ({"trigger": {"kind": "blended", "alpha": [0.1, 0.2]}, "target": "banana"}, "this is a sweep"),
-        ({"image_size": 224}, "cannot look at 224 pixels"),
+        ({"image_size": 224}, "cannot have images of 224 pixels"),
         ({"text_width": 10}, "cannot be split into heads"),
     ],
 )

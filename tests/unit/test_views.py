@@ -15,7 +15,7 @@ from pargate.images.dataset import Item
 from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
 from pargate.images.workers import Scene
-from pargate.scanning.embed import BlockViews, Eye
+from pargate.scanning.embed import BlockViews, CachedEncoder
 from pargate.triggers import parse
 
 RULE = Preprocess((8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -56,11 +56,13 @@ class Averager:
         return found
 
 
-def eye(encoder: Averager, store: BlockStore, sha256: str = "0" * 64) -> Eye:
-    return Eye(encoder, Checkpoint("m", "m", sha256, "1" * 64, 1, "safetensors", "toy", {}, RULE, ()), store)
+def cached(encoder: Averager, store: BlockStore, sha256: str = "0" * 64) -> CachedEncoder:
+    return CachedEncoder(encoder, Checkpoint("m", "m", sha256, "1" * 64, 1, "safetensors", "toy", {}, RULE, ()), store)
 
 
-def views(model: Eye, n: int = 6, seed: int = 0, reference: Eye | None = None, first: int = 0) -> BlockViews:
+def views(
+    model: CachedEncoder, n: int = 6, seed: int = 0, reference: CachedEncoder | None = None, first: int = 0
+) -> BlockViews:
     pixels = np.random.default_rng(first).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
     digests = tuple(hashlib.sha256(p.tobytes()).hexdigest() for p in pixels)
     items = tuple(Item(str(i), Scene(i, 0), caption=f"caption {i}" if i % 4 else None) for i in range(20))
@@ -69,7 +71,7 @@ def views(model: Eye, n: int = 6, seed: int = 0, reference: Eye | None = None, f
 
 
 def test_labels_and_captions_are_those_of_the_blocks_own_rows() -> None:
-    found = views(eye(Averager(), BlockStore(None)), n=3)
+    found = views(cached(Averager(), BlockStore(None)), n=3)
     assert found.labels.tolist() == [-1, 1, 3]
     assert found.captions == [None, "caption 2", None]
     assert list(found.digests) == list(found.block.digests)
@@ -77,7 +79,7 @@ def test_labels_and_captions_are_those_of_the_blocks_own_rows() -> None:
 
 def test_each_view_is_encoded_once_however_often_it_is_asked_for() -> None:
     encoder = Averager()
-    found = views(eye(encoder, BlockStore(None)))
+    found = views(cached(encoder, BlockStore(None)))
     first = [found.clean(), found.stamped(PATCH), found.control(PATCH), found.stamped(WAVE)]
     again = [found.clean(), found.stamped(PATCH), found.control(PATCH), found.stamped(WAVE)]
     assert all(a is b for a, b in zip(first, again, strict=True))
@@ -88,7 +90,7 @@ def test_each_view_is_encoded_once_however_often_it_is_asked_for() -> None:
 
 def test_a_view_carries_the_stamp_that_its_name_says() -> None:
     encoder = Averager()
-    found = views(eye(encoder, BlockStore(None)))
+    found = views(cached(encoder, BlockStore(None)))
     found.clean()
     found.stamped(PATCH)
     found.control(PATCH)
@@ -102,7 +104,7 @@ def test_a_view_carries_the_stamp_that_its_name_says() -> None:
 
 def test_the_control_lies_where_its_trigger_lies_though_another_was_drawn_between() -> None:
     encoder = Averager()
-    found = views(eye(encoder, BlockStore(None)))
+    found = views(cached(encoder, BlockStore(None)))
     found.stamped(PATCH)
     found.stamped(WAVE)
     found.control(PATCH)
@@ -112,10 +114,10 @@ def test_the_control_lies_where_its_trigger_lies_though_another_was_drawn_betwee
 
 
 def test_what_the_store_holds_is_not_encoded_again(tmp_path: Path) -> None:
-    first = views(eye(Averager(), BlockStore(tmp_path)))
+    first = views(cached(Averager(), BlockStore(tmp_path)))
     wanted = [first.clean(), first.stamped(PATCH), first.control(PATCH)]
     encoder, store = Averager(), BlockStore(tmp_path)
-    second = views(eye(encoder, store))
+    second = views(cached(encoder, store))
     found = [second.clean(), second.stamped(PATCH), second.control(PATCH)]
     assert all((a == b).all() for a, b in zip(wanted, found, strict=True))
     assert encoder.stamps == [] and encoder.put_on_device == 0
@@ -123,21 +125,21 @@ def test_what_the_store_holds_is_not_encoded_again(tmp_path: Path) -> None:
 
 
 def test_a_damaged_block_is_encoded_again(tmp_path: Path) -> None:
-    wanted = views(eye(Averager(), BlockStore(tmp_path))).clean()
+    wanted = views(cached(Averager(), BlockStore(tmp_path))).clean()
     (path,) = tmp_path.rglob("*.blk")
     path.write_bytes(path.read_bytes()[:-1])
     encoder, store = Averager(), BlockStore(tmp_path)
-    assert (views(eye(encoder, store)).clean() == wanted).all()
+    assert (views(cached(encoder, store)).clean() == wanted).all()
     assert len(encoder.stamps) == 1 and store.damaged == 1
 
 
 @pytest.mark.parametrize("change", ["checkpoint", "precision", "threads", "trigger", "seed", "images"])
 def test_whatever_changes_a_vector_changes_its_key(change: str, tmp_path: Path) -> None:
-    views(eye(Averager(), BlockStore(tmp_path))).stamped(PATCH)
+    views(cached(Averager(), BlockStore(tmp_path))).stamped(PATCH)
     encoder = Averager("bf16" if change == "precision" else "fp32", threads=2 if change == "threads" else 1)
     store = BlockStore(tmp_path)
     other = views(
-        eye(encoder, store, "2" * 64 if change == "checkpoint" else "0" * 64),
+        cached(encoder, store, "2" * 64 if change == "checkpoint" else "0" * 64),
         seed=1 if change == "seed" else 0,
         first=1 if change == "images" else 0,
     )
@@ -147,24 +149,24 @@ def test_whatever_changes_a_vector_changes_its_key(change: str, tmp_path: Path) 
 
 
 def test_clean_vectors_do_not_depend_on_the_seed_of_the_stamps(tmp_path: Path) -> None:
-    views(eye(Averager(), BlockStore(tmp_path)), seed=0).clean()
+    views(cached(Averager(), BlockStore(tmp_path)), seed=0).clean()
     store = BlockStore(tmp_path)
-    views(eye(Averager(), store), seed=1).clean()
+    views(cached(Averager(), store), seed=1).clean()
     assert store.hits == 1
 
 
 def test_the_name_of_a_trigger_does_not_change_its_key(tmp_path: Path) -> None:
-    views(eye(Averager(), BlockStore(tmp_path))).stamped(PATCH)
+    views(cached(Averager(), BlockStore(tmp_path))).stamped(PATCH)
     store = BlockStore(tmp_path)
     (named,) = parse({"kind": "badnet", "size": 2, "name": "mine"})
-    views(eye(Averager(), store)).stamped(named)
+    views(cached(Averager(), store)).stamped(named)
     assert store.hits == 1
 
 
 def test_the_reference_sees_the_same_stamp_with_its_own_encoder(tmp_path: Path) -> None:
     mine, other = Averager(), Averager()
     store = BlockStore(tmp_path)
-    found = views(eye(mine, store), reference=eye(other, store, "3" * 64))
+    found = views(cached(mine, store), reference=cached(other, store, "3" * 64))
     found.stamped(PATCH)
     found.stamped(PATCH, reference=True)
     (first,), (second,) = mine.stamps, other.stamps
@@ -175,24 +177,24 @@ def test_the_reference_sees_the_same_stamp_with_its_own_encoder(tmp_path: Path) 
 
 def test_a_reference_that_is_not_there_is_a_bug_and_not_a_result() -> None:
     with pytest.raises(RuntimeError, match="there is none"):
-        views(eye(Averager(), BlockStore(None))).clean(reference=True)
+        views(cached(Averager(), BlockStore(None))).clean(reference=True)
 
 
 def test_an_empty_block_has_no_vectors_and_is_kept_like_any_other(tmp_path: Path) -> None:
-    found = views(eye(Averager(), BlockStore(tmp_path)), n=6)
+    found = views(cached(Averager(), BlockStore(tmp_path)), n=6)
     empty = replace(found.block, pixels=found.block.pixels[:0], digests=(), rows=found.block.rows[:0])
     for _ in range(2):
         store = BlockStore(tmp_path)
-        shown = BlockViews(empty, found.carriers, eye(Averager(), store), None, 0)
+        shown = BlockViews(empty, found.images, cached(Averager(), store), None, 0)
         assert shown.clean().shape == (0, 3)
     assert store.hits == 1
 
 
 def test_texts_are_encoded_once_and_then_come_from_the_store(tmp_path: Path) -> None:
     first, second = Averager(), Averager()
-    wanted = eye(first, BlockStore(tmp_path)).encode_texts(["a", "bb", "ccc"])
-    assert (eye(second, BlockStore(tmp_path)).encode_texts(["a", "bb", "ccc"]) == wanted).all()
-    eye(second, BlockStore(tmp_path)).encode_texts(["bb", "a", "ccc"])
+    wanted = cached(first, BlockStore(tmp_path)).encode_texts(["a", "bb", "ccc"])
+    assert (cached(second, BlockStore(tmp_path)).encode_texts(["a", "bb", "ccc"]) == wanted).all()
+    cached(second, BlockStore(tmp_path)).encode_texts(["bb", "a", "ccc"])
     assert first.texts == [["a", "bb", "ccc"]]
     assert second.texts == [["bb", "a", "ccc"]]
 
@@ -200,4 +202,4 @@ def test_texts_are_encoded_once_and_then_come_from_the_store(tmp_path: Path) -> 
 def test_texts_that_embed_to_nothing_finite_are_refused() -> None:
     # No image is ever near such a caption, so that nothing could ever be pulled to it.
     with pytest.raises(InputError, match="m: its text tower gives 1 of 2 vectors that are not finite"):
-        eye(Averager(broken=True), BlockStore(None)).encode_texts(["a", "b"])
+        cached(Averager(broken=True), BlockStore(None)).encode_texts(["a", "b"])

@@ -1,1 +1,1 @@
-"""Cleaning methods: each module holds one, with its settings. Without torch until a loss is computed."""
+"""Cleaning methods, one per module, with their settings; torch is only needed to compute a loss."""

@@ -1,4 +1,4 @@
-"""What a cleaning method declares: its published settings, and how they follow from the sizes of model and data."""
+"""The interface of a cleaning method: its published settings, and those for other sizes of model and data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,36 +14,36 @@ if TYPE_CHECKING:
 PUBLISHED_LR = 3e-5
 PUBLISHED_BATCH = 2048
 PUBLISHED_STEPS = 244
-"""PAR's script for ViT-B/32: two epochs of 250,000 pairs in batches of 4 × 512."""
+"""Batch size of PAR's script for ViT-B/32: two epochs of 250,000 pairs in batches of 4 × 512."""
 
 PUBLISHED: Mapping[str, Any] = {"lr": PUBLISHED_LR, "batch_size": PUBLISHED_BATCH, "steps": PUBLISHED_STEPS}
 
 PROCESSOR_BATCH = 256
-"""Pairs of a step of PAR and fine-tuning on processors. With 64, in a quarter of the time, PAR lost a point of accuracy
-more, and left three times as much of a ResNet's stripes."""
+"""Batch size of PAR and fine-tuning on CPUs. With 64, in a quarter of the time, PAR lost one more point of accuracy,
+and left three times as much of a backdoor in a ResNet."""
 
 SMALL_BATCH = 64
-"""Pairs of a step of the other methods on processors, and of all with drawn pairs: CleanCLIP's published one; par-plus
-took twice the time with twice as many, and cleaned about as well."""
+"""Batch size of the other methods on CPUs, and of all methods with drawn pairs: CleanCLIP's published one. With twice
+as many, par-plus took twice the time and cleaned about as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the defaults follow from."""
+    """The sizes of model and data from which the defaults follow."""
 
     parameters: int
     image_side: int
     pairs: int | None
-    """Number of image-text pairs; None where they never end."""
+    """Number of image-text pairs; None for an endless source."""
     device: Literal["cpu", "cuda"]
     drawn: bool = False
-    """Whether the pairs are drawn ones, and none of them a photograph."""
+    """Whether the built-in renderer draws the pairs."""
     batch_norm: bool = False
-    """Whether the model has layers that normalise by stored statistics."""
+    """Whether the model has batch normalisation."""
 
 
 Settings = dict[str, tuple[Any, str]]
-"""Values by the name of the setting, each with its reason."""
+"""Values of settings and their reasons, by name."""
 
 
 class Method:
@@ -55,20 +55,20 @@ class Method:
     own: ClassVar[frozenset[str]] = frozenset()
     """Settings that no other method has."""
     processor_batch: ClassVar[int] = SMALL_BATCH
-    """Pairs of a step on processors, where they are no drawn ones."""
+    """Batch size on CPUs with pairs that are not drawn."""
     views: ClassVar[int] = 1
-    """Views of each pair that are embedded; the second is CleanCLIP's."""
+    """Number of views of each pair that are embedded; the second is CleanCLIP's."""
     other: ClassVar[str] = "par-plus"
-    """The method that a gate tries next."""
+    """Name of the method that a gate tries next."""
 
     @classmethod
     def sized(cls, sizes: Sizes, usual: Settings) -> Settings:
-        """Return the settings that follow from the sizes; `usual` are those of PAR."""
+        """Return the settings for these sizes; `usual` are those of PAR."""
         return usual
 
     @classmethod
     def terms(cls, seen: "Embedded") -> "dict[str, Tensor]":
-        """Return scalars that are added to the loss, besides the weighted terms that every method can have."""
+        """Return scalars that are added to the loss, besides the weighted terms of all methods."""
         return {}
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @METHODS.add("cleanclip")
 class CleanClip(Method):
-    """The contrastive loss, and each image and caption finds its own other view (section 4, λ₁ = λ₂ = 1)."""
+    """The contrastive loss, and a contrastive loss between two views of each pair (section 4, λ₁ = λ₂ = 1)."""
 
     name = "cleanclip"
     published = {  # noqa: RUF012 - a mapping that is read

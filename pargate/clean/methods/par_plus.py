@@ -1,4 +1,4 @@
-"""par-plus: universal perturbations look for a backdoor while the model unlearns what they find (docs/cleaning.md)."""
+"""par-plus: universal perturbations search for a backdoor, and the model unlearns what they find (docs/cleaning.md)."""
 
 from pargate.clean.methods.base import METHODS, PUBLISHED, SMALL_BATCH, Method, Settings, Sizes
 
@@ -8,7 +8,7 @@ RATE = 0.8
 
 @METHODS.add("par-plus")
 class ParPlus(Method):
-    """Unlearns the common shifts of universal perturbations; anchor and distillation keep the rest."""
+    """A loss that removes the common shifts of universal perturbations; anchor and distillation keep the accuracy."""
 
     name = "par-plus"
     published = {  # noqa: RUF012 - a mapping that is read
@@ -19,7 +19,7 @@ class ParPlus(Method):
 
     @classmethod
     def sized(cls, sizes: Sizes, usual: Settings) -> Settings:
-        """Return the settings that follow from the sizes; drawn pairs need other terms, as the evidence shows."""
+        """Return the settings for these sizes; drawn pairs need other terms (docs/evidence.md)."""
         rate, _ = usual["lr"]
         found = {**usual, "lr": (rate * RATE, f"{RATE:g} of PAR's: it never has to carry embeddings as far")}
         if sizes.drawn:
@@ -27,10 +27,10 @@ class ParPlus(Method):
             found |= {
                 "contrastive": (0.0, "drawn pairs say too little about photographs to tell them apart by"),
                 "distillation": (0.0, "drawn captions tell photographs apart as little"),
-                "unlearning": (4.0, "the common shift is all that shows a backdoor on drawn pictures"),
+                "unlearning": (4.0, "on drawn images, only the common shift shows a backdoor"),
                 "batch_size": (min(batch, SMALL_BATCH), "with more drawn pairs in a step a model lost more accuracy"),
-                "universal": (8, "each is to be in several pictures of a step, or its common shift is not seen"),
+                "universal": (8, "each must be in several images of a step to show its common shift"),
                 "towers": ("image", "without the contrastive loss nothing moves the other"),
-                "augmentation": ("strong", "drawn pictures are alike, and photographs are not"),
+                "augmentation": ("strong", "drawn images are more alike than photographs"),
             }
         return found

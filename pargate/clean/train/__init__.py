@@ -1,1 +1,1 @@
-"""The training of a cleaning run. The only part of `clean` that imports torch."""
+"""The training of a cleaning run, which needs torch."""

@@ -1,7 +1,7 @@
-"""Attention for training on processors: plain matrix products.
+"""Attention by plain matrix products, for training on CPUs.
 
-torch's fused attention is slow in its backward pass on a CPU where sequences are short (17 tokens of a picture, a
-dozen of a caption): a step of a small ViT took a fifth to a half longer with it. On a GPU the fused form stays.
+On a CPU, the backward pass of torch's fused attention is slow for short sequences (17 tokens of an image, a dozen of a
+caption): a step of a small ViT took a fifth to a half longer. On a GPU, the fused form is used.
 """
 
 from types import MethodType
@@ -13,13 +13,13 @@ from torch.nn import functional
 
 
 def use_plain(towers: nn.Module) -> None:
-    """Let every attention in `towers` multiply plain matrices; weights and results stay what they are."""
+    """Replace every attention in `towers` by plain matrix products, with the same weights and results."""
     for module in towers.modules():
         if (
             isinstance(module, nn.MultiheadAttention) and module._qkv_same_embed_dim and module.bias_k is None
             and "in_proj_bias" in dict(module.named_parameters(recurse=False))
         ):  # fmt: skip
-            module.__dict__["forward"] = MethodType(_attend, module)  # of this instance alone
+            module.__dict__["forward"] = MethodType(_attend, module)  # for this instance only
 
 
 def _attend(
@@ -32,9 +32,9 @@ def _attend(
     attn_mask: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """`forward` of attention: [n, length, d], or [length, n, d], in and out.
+    """Replace `forward` of attention: [n, length, d], or [length, n, d], in and out.
 
-    Whatever else is asked for, such as weights, or keys that are not the values, is torch's to answer.
+    Other uses, such as returning weights, or keys that are not the values, are passed on to torch.
     """
     asked = {name for name, option in options.items() if option is not None and option is not False}
     if need_weights or asked or value is not key or query.ndim != 3 or self.dropout:
@@ -45,7 +45,7 @@ def _attend(
     n, length, width = rows.shape
 
     def heads(x: Tensor, part: slice) -> Tensor:
-        """[1 to 3, n, heads, length, size] of a part of the three projections."""
+        """Return a part of the three projections: [1 to 3, n, heads, length, size]."""
         mixed = functional.linear(x, self.in_proj_weight[part], self.in_proj_bias[part])
         return mixed.view(n, x.shape[1], -1, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
 
@@ -62,7 +62,7 @@ def _attend(
 
 
 def _added(mask: Tensor, scores: Tensor) -> Tensor:
-    """A mask as numbers to add: torch also takes one of what to leave out, and one for each text and head."""
+    """Return a mask as numbers to add; torch also allows boolean masks, and masks for each text and head."""
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(mask, -torch.inf)
     return mask.view_as(scores) if mask.ndim == 3 else mask

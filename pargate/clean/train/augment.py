@@ -1,8 +1,8 @@
-"""Pixels to what the image tower takes while it is trained: augmented, then normalised.
+"""Augment and normalise pixels for the training of the image tower.
 
-Every draw follows from a key per picture, so neither the order of the pictures, nor how many are forwarded at a time,
-nor the rank they fall to changes them. On a GPU the noise comes from the device's generator instead, seeded by the
-keys of the pictures drawn together: a hundred times faster there, and the same again only for the same micro-batches.
+Random draws follow from a key per image, so that order, micro-batch and rank do not matter. On a GPU, the noise comes
+from the device's generator, seeded by the keys of a micro-batch: a hundred times faster, and reproducible only with the
+same micro-batches.
 """
 
 import math
@@ -17,49 +17,48 @@ from pargate.core.model import Preprocess
 from pargate.seeds import Keys, uniform
 
 NOISE = 0.2
-"""Standard deviation of the noise, of pixels in [0, 1] (PAR's code)."""
+"""Standard deviation of the noise, for pixels in [0, 1] (PAR's code)."""
 
 ERASED = (0.005, 0.01)
-"""Share of the picture that is erased, at least and at most (PAR's code)."""
+"""Smallest and largest share of an image that is erased (PAR's code)."""
 
 CROPPED = (0.3, 1.0)
-"""Share of the picture's area that a crop shows, at least and at most, before it is stretched to the whole."""
+"""Smallest and largest share of an image's area in a crop."""
 
 PATCHED = (0.3, 0.8)
-"""Sides of the rectangle where another crop shows, as shares of the picture's."""
+"""Smallest and largest sides of the rectangle that shows another crop, as shares of the image's."""
 
 TEXTURED = 0.6
-"""Share of the pictures that are given a texture."""
+"""Share of the images that get a texture."""
 
 CONTRAST = 0.35
-"""Standard deviation of a texture, at most, of pixels in [0, 1]."""
+"""Largest standard deviation of a texture, for pixels in [0, 1]."""
 
 ROUGHNESS = (0.8, 1.8)
-"""Power of the frequency with which a texture's amplitude falls, at least and at most; photographs: 1."""
+"""Smallest and largest power of the frequency with which a texture's amplitude falls; photographs have 1."""
 
 COARSEST = 4
 """Side of the coarsest octave of a texture, in points."""
 
 _STRONG, _TEXTURE = 2, 3
-"""Streams of the keys' draws: PAR's augmentation uses 0, universal pictures 1."""
+"""Streams of the keys' draws: PAR's augmentation uses 0, universal perturbations 1."""
 
 
 def normalised(pixels: Tensor, rule: Preprocess) -> Tensor:
-    """Model input, float32 [n, 3, H, W], of pixels in [0, 1], float32 [n, 3, H, W]."""
+    """Normalise pixels in [0, 1], float32 [n, 3, H, W]."""
     return (pixels - _column(rule.mean, pixels)) / _column(rule.std, pixels)
 
 
 def unit_range(pixels: Tensor) -> Tensor:
-    """float32 [n, 3, H, W] in [0, 1] of uint8 [n, H, W, 3]; channels stay last in memory, where they are."""
+    """Return float32 [n, 3, H, W] in [0, 1] of uint8 [n, H, W, 3], with channels last in memory."""
     return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
 
 def par(pixels: Tensor, keys: Keys, rule: Preprocess) -> Tensor:
-    """PAR's augmentation (`train.py`) of pixels in [0, 1], float32 [n, 3, H, W]; draws from `keys`, uint64 [n].
+    """Apply PAR's augmentation (`train.py`) to pixels in [0, 1], float32 [n, 3, H, W]; `keys` is uint64 [n].
 
-    With probability ½ noise is added, max(N(0, 0.2²), 0) clipped at 1, so that pictures only become brighter; with
-    probability ½ one square of ½ to 1 % of the area is erased. PAR erases with 0 after normalisation, which is the mean
-    colour before it.
+    With probability ½ noise is added, max(N(0, 0.2²), 0) clipped at 1. With probability ½ one square of ½ to 1 % of the
+    area is erased with the mean colour, which is PAR's 0 after normalisation.
     """
     chance = uniform(keys, 5)
     found = pixels.clone()
@@ -79,20 +78,19 @@ def par(pixels: Tensor, keys: Keys, rule: Preprocess) -> Tensor:
 
 
 def strong(pixels: Tensor, others: Tensor, keys: Keys) -> Tensor:
-    """Pictures `mixed` with others and then `textured`: what an anchor sees where pairs are drawn.
+    """Return images `mixed` with others and then `textured`, for the anchor term with drawn pairs.
 
-    What a model says of many different pictures tells more of it than what it says of a few that are alike (Asano and
-    Saeed 2023).
+    Many different images tell more about a model than similar ones (Asano and Saeed 2023).
     """
     return textured(mixed(pixels, others, keys), keys)
 
 
 def mixed(pixels: Tensor, others: Tensor, keys: Keys) -> Tensor:
-    """Crops of other colours, mixed, of pixels in [0, 1], float32 [n, 3, H, W] both; draws from `keys`, uint64 [n].
+    """Mix images with others: pixels in [0, 1], float32 [n, 3, H, W] both; `keys` is uint64 [n].
 
-    Each picture is cropped, perhaps mirrored, and given other contrast, light and colours, and so is that of the same
-    row of `others`. With probability ½ a rectangle of the first shows the second (CutMix: Yun et al. 2019), and with
-    probability ½ the second shines through all over by up to a half (mixup: Zhang et al. 2018).
+    Each image and that of the same row of `others` get a random crop, mirroring, contrast, brightness and colour. With
+    probability ½ a rectangle of the first shows the second (CutMix: Yun et al. 2019), and with probability ½ the second
+    is blended in by up to a half (mixup: Zhang et al. 2018).
     """
     draws = torch.from_numpy(uniform(keys, 29, _STRONG).astype(np.float32)).to(pixels.device)
     first, other = (
@@ -107,10 +105,9 @@ def mixed(pixels: Tensor, others: Tensor, keys: Keys) -> Tensor:
 
 
 def textured(pixels: Tensor, keys: Keys) -> Tensor:
-    """Some of the pictures with noise over them, grey to coloured, whose amplitude falls with the frequency.
+    """Add noise, grey to coloured, whose amplitude falls with the frequency, to some images, float32 [n, 3, H, W].
 
-    Drawn pictures are smooth: a network that is held on smooth pictures alone forgets the fine detail by which it knows
-    photographs, a convolutional one nearly all of it. Pixels in [0, 1], float32 [n, 3, H, W]; draws from `keys`.
+    Drawn images are smooth: trained on these alone, a network forgets the fine detail of photographs.
     """
     chance, size = uniform(keys, 4, _TEXTURE), pixels.shape[2:]
     chosen = np.flatnonzero(chance[:, 0] < TEXTURED)
@@ -123,7 +120,7 @@ def textured(pixels: Tensor, keys: Keys) -> Tensor:
     for k, (h, w) in enumerate(octaves):
         drawn = noise[:, begin : begin + 3 * h * w].view(-1, 3, h, w)
         drawn = drawn[:, :1] + _each(colour, pixels) * (drawn - drawn[:, :1])
-        # An octave has the more of a spectrum, the higher it is and the slower the amplitude falls.
+        # The share of an octave grows with its frequency, and with a slower fall of the amplitude.
         weight = _each(2.0 ** (k * (ROUGHNESS[0] + (ROUGHNESS[1] - ROUGHNESS[0]) * roughness - 1)), pixels)
         texture += weight * functional.interpolate(drawn, size, mode="bilinear")
         begin += 3 * h * w
@@ -133,7 +130,7 @@ def textured(pixels: Tensor, keys: Keys) -> Tensor:
 
 
 def _cropped(pixels: Tensor, draws: Tensor) -> Tensor:
-    """Crops by draws 0 to 4, stretched to the size of the pictures."""
+    """Return crops by draws 0 to 4, stretched to the size of the images."""
     sides = (CROPPED[0] + (CROPPED[1] - CROPPED[0]) * draws[:, 0]).sqrt()
     stretch = (0.6 * (draws[:, 1] - 0.5)).exp()
     across, down = (sides * stretch).clamp(max=1), (sides / stretch).clamp(max=1)
@@ -147,7 +144,7 @@ def _cropped(pixels: Tensor, draws: Tensor) -> Tensor:
 
 
 def _recoloured(pixels: Tensor, draws: Tensor) -> Tensor:
-    """Other contrast, light, tint and saturation, by draws 5 to 10."""
+    """Change contrast, brightness, tint and saturation by draws 5 to 10."""
     contrast, light, saturation = (
         _rows(low + (high - low) * draws[:, k])
         for k, (low, high) in zip((5, 6, 7), ((0.6, 1.4), (0.7, 1.3), (0.0, 1.2)), strict=True)
@@ -160,17 +157,17 @@ def _recoloured(pixels: Tensor, draws: Tensor) -> Tensor:
 
 
 def _each(values: NDArray[np.float64], like: Tensor) -> Tensor:
-    """One value per picture, [n], against pixels: computed by numpy, whose rows are alike in any company."""
+    """Return one value per image, [n], in the shape of pixels; from numpy, where rows do not depend on the batch."""
     return _rows(torch.from_numpy(values.astype(np.float32)).to(like.device))
 
 
 def _rows(values: Tensor) -> Tensor:
-    """One value per picture, [n], against pixels."""
+    """Return one value per image, [n], in the shape of pixels."""
     return values[:, None, None, None]
 
 
 def _between(size: Tensor, start: Tensor, whole: int) -> Tensor:
-    """Which of `whole` pixels a side of `PATCHED` covers, by two draws: bool [n, whole]."""
+    """Return which of `whole` pixels a side of `PATCHED` covers, by two draws: bool [n, whole]."""
     side = ((PATCHED[0] + (PATCHED[1] - PATCHED[0]) * size) * whole).floor()
     first = (start * (whole - side + 1)).floor()
     places = torch.arange(whole, device=size.device)
@@ -178,7 +175,7 @@ def _between(size: Tensor, start: Tensor, whole: int) -> Tensor:
 
 
 def _normal(keys: Keys, shape: torch.Size, device: torch.device) -> Tensor:
-    """Standard normal draws: float32 [n, *shape]."""
+    """Return standard normal draws: float32 [n, *shape]."""
     if device.type == "cpu":
         drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(_seed(key))) for key in keys]
         return torch.stack(drawn)
@@ -187,7 +184,7 @@ def _normal(keys: Keys, shape: torch.Size, device: torch.device) -> Tensor:
 
 
 def _seed(key: np.uint64) -> int:
-    return int(key) >> 1  # torch takes 63 bits
+    return int(key) >> 1  # torch seeds have 63 bits
 
 
 def _column(values: tuple[float, float, float], like: Tensor) -> Tensor:

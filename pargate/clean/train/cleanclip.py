@@ -1,8 +1,7 @@
-"""The other views of CleanCLIP: a picture under AutoAugment, a caption with words moved about.
+"""The second views of CleanCLIP: images under AutoAugment, captions under EDA.
 
-Differs from CleanCLIP's code in two ways. Synonyms come from a dictionary that would have to be downloaded, so the two
-operations of EDA that need it (replacement and insertion of synonyms) repeat or replace with words of the caption
-itself. And the augmentation draws from keys, so that a run can be repeated.
+Two things differ from CleanCLIP's code. The two operations of EDA that need a dictionary of synonyms, which would have
+to be downloaded, use words of the caption itself. And random draws follow from keys, so that a run can be repeated.
 """
 
 import hashlib
@@ -20,20 +19,20 @@ SHARE = 0.1
 
 
 def auto_augmented(pixels: NDArray[np.uint8], keys: Keys) -> NDArray[np.uint8]:
-    """Each picture of uint8 [n, H, W, 3] under a policy of AutoAugment for ImageNet (Cubuk et al. 2019)."""
+    """Return uint8 [n, H, W, 3], each image under a policy of AutoAugment for ImageNet (Cubuk et al. 2019)."""
     policy = AutoAugment(AutoAugmentPolicy.IMAGENET)
     given = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-    with torch.random.fork_rng(devices=[]):  # the policy draws from the process's own stream
+    with torch.random.fork_rng(devices=[]):  # the policy draws from the process's random stream
         rows = []
         for image, key in zip(given, keys, strict=True):
-            # torch.manual_seed would also keep a trace of every call, for devices that may come later.
+            # torch.manual_seed would also keep a stack trace of every call.
             torch.default_generator.manual_seed(int(key) >> 1)
             rows.append(policy(image))
     return np.ascontiguousarray(torch.stack(rows).permute(0, 2, 3, 1).numpy())
 
 
 def reworded(captions: Sequence[str], seed: int) -> list[str]:
-    """Captions under one of EDA's operations (Wei and Zou 2019), the same each time, as CleanCLIP draws them once."""
+    """Return captions under one of EDA's operations each (Wei and Zou 2019), drawn once as in CleanCLIP."""
     digests = [hashlib.sha256(caption.encode()).hexdigest() for caption in captions]
     keys = image_keys(seed, "words", digests)
     operations = integers(keys, 1, 4)[:, 0]

@@ -1,4 +1,4 @@
-"""One process for each device, as `torchrun` starts them; a run without it is a group of one."""
+"""Run one process per device, as `torchrun` starts them; a run without it is a group of one process."""
 
 import contextlib
 import time
@@ -14,18 +14,18 @@ from pargate.clean import ranks
 from pargate.errors import ExitCode, OperationalError, PargateError, PeerEnded
 
 PATIENCE = timedelta(minutes=15)
-"""How long one process waits for the others: longer than any of them takes to save a state."""
+"""Time that a process waits for the others, which is longer than saving a state takes."""
 
 POLLED_S = 0.2
-"""Between two looks at whether the leading process is done."""
+"""Seconds between two polls of the leading process."""
 
 LINGERING_S = 3.0
-"""How long the process that keeps the store stays for the others to ask it, after something went wrong."""
+"""Time that the process with the store waits after an error, so that the others can read it."""
 
 
 _MADE, _TOLD, _CODE, _HEARD = "pargate/made", "pargate/told", "pargate/code", "pargate/heard"
-"""Keys of the store: the leading process has made what the others wait for; how many wanted to tell what went wrong,
-the exit code of the one that did, and how many know of it."""
+"""Keys of the store: the leading process is done; the number of processes with an error, the exit code of the one that
+reported it, and the number of processes that read it."""
 
 T = TypeVar("T")
 
@@ -39,11 +39,11 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one process that writes and speaks."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     def joined(self, own: Tensor, dim: int) -> Tensor:
-        """The rows of all ranks along `dim`, in the order of ranks; only those of this rank carry a gradient."""
+        """Return the rows of all ranks along `dim`, in their order; only the rows of this rank have a gradient."""
         if self.world == 1:
             return own
         found = [torch.empty_like(own) for _ in range(self.world)]
@@ -52,30 +52,30 @@ class Group:
         return torch.cat(found, dim)
 
     def summed(self, own: Tensor) -> Tensor:
-        """The sum over all ranks; `own` is used up."""
+        """Return the sum over all ranks; `own` is overwritten."""
         if self.world > 1:
             distributed.all_reduce(own)
         return own
 
     def united(self, own: Iterable[int]) -> set[int]:
-        """The numbers of all ranks."""
+        """Return the union of the numbers of all ranks."""
         found = [list(own)] * self.world
         if self.world > 1:
             distributed.all_gather_object(found, found[0])
         return set().union(*found)
 
     def agreed(self, own: Sequence[str]) -> list[str]:
-        """The words of the leading process, as many as this one's."""
+        """Return the strings of the leading process, as many as in `own`."""
         found = list(own)
         if self.world > 1:
             distributed.broadcast_object_list(found)
         return found
 
     def first(self, make: Callable[[], T]) -> T:
-        """What `make` gives, in the leading process first, which may download or draw it for hours; then in the others.
+        """Return the result of `make`, called in the leading process first, then in the others.
 
         Raises:
-            PeerEnded: in the others, once another has told what went wrong.
+            PeerEnded: another process reported an error.
         """
         if self.leads:
             made = make()
@@ -95,20 +95,20 @@ class Group:
 
 
 _GONE = ("connection closed", "connection reset", "timed out", "remote process exited", "broken pipe", "peer")
-"""What gloo and NCCL say when nobody answers."""
+"""Parts of the messages of gloo and NCCL when a process does not answer."""
 
 
 @contextlib.contextmanager
 def group(device: str) -> Iterator[tuple[Group, str]]:
-    """The group that `torchrun`'s variables describe, and this process's own device; left at the end.
+    """Join the group that `torchrun`'s variables describe; yield it with the device of this process.
 
-    What goes wrong inside is told by the first process that it happens to. A process that was killed cannot tell, so
-    the first that misses it does.
+    An error is reported by the first process that it happens to. If a process was killed, the first that misses it
+    reports that.
 
     Raises:
-        InputError: the variables make no sense.
-        OperationalError: the variables are there, and the others are not; or another process is gone.
-        PeerEnded: another process has told what went wrong.
+        InputError: the variables are wrong.
+        OperationalError: the other processes cannot be reached, or one of them ended.
+        PeerEnded: another process reported an error.
     """
     place = ranks.here()
     if place.world == 1:
@@ -121,7 +121,7 @@ def group(device: str) -> Iterator[tuple[Group, str]]:
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise OperationalError(
-            f"WORLD_SIZE is {place.world}, but the processes do not find each other: {str(error)[:160]}",
+            f"WORLD_SIZE is {place.world}, but the processes cannot connect: {str(error)[:160]}",
             "start them with torchrun --nproc-per-node N -m pargate clean …",
         ) from error
     try:
@@ -133,13 +133,13 @@ def group(device: str) -> Iterator[tuple[Group, str]]:
 
 @contextlib.contextmanager
 def _missing_noticed() -> Iterator[None]:
-    """Say what it means when talking to the others fails."""
+    """Turn an error of communication into one that says that another process ended."""
     try:
         yield
     except RuntimeError as error:
         if any(sign in str(error).lower() for sign in _GONE):
             raise OperationalError(
-                "another process of this run ended", "find out why, then start all of them again with --resume"
+                "another process of this run ended", "find out why, then start all processes again with --resume"
             ) from error
         raise
 
@@ -157,13 +157,13 @@ def _told_once() -> Iterator[None]:
 
 
 def _store() -> Any:
-    """Where the processes leave words for one another."""
+    """Return the key-value store of the processes."""
     return distributed.distributed_c10d._get_default_store()
 
 
 def _told_before(own: ExitCode) -> ExitCode | None:
-    """The exit code of what another process has told; None where this one is the first to tell, with its own."""
-    with contextlib.suppress(RuntimeError):  # whoever keeps the store was killed, and has told nothing
+    """Return the exit code that another process reported, or record `own` and return None."""
+    with contextlib.suppress(RuntimeError):  # the process with the store was killed, and reported nothing
         if _store().add(_TOLD, 1) == 1:
             _store().set(_CODE, str(int(own)))
         else:
@@ -172,7 +172,7 @@ def _told_before(own: ExitCode) -> ExitCode | None:
 
 
 def _let_hear() -> None:
-    """Stay until all have asked who tells: without torchrun the store is in the first process."""
+    """Wait until all processes have read the report: without torchrun the store is in the first process."""
     with contextlib.suppress(RuntimeError):
         heard = _store().add(_HEARD, 1)
         deadline = time.monotonic() + LINGERING_S

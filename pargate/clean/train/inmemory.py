@@ -1,4 +1,4 @@
-"""PAR for a model in memory and batches of the caller's own."""
+"""PAR for a model in memory and the caller's own batches."""
 
 import copy
 import math
@@ -39,7 +39,7 @@ def train_par(
     wanted = {"tau": tau, "steps": steps, "lr": lr, "batch_size": 2}
     config = propose("par", Sizes(parameters, 224, None, "cpu"), overrides=wanted).config
     frozen: Any = copy.deepcopy(model).eval().requires_grad_(False)
-    towers: Any = model.eval()  # stored statistics of batch normalisation are kept, as PAR's code does
+    towers: Any = model.eval()  # keeps the stored statistics of batch normalisation, as PAR's code does
     device = next(model.parameters()).device
     trained = optimiser(model, [], config)
     log: list[dict[str, float]] = []
@@ -71,10 +71,10 @@ def train_par(
 
 
 def _endless(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give the batches of `loader` again and again.
+    """Yield the batches of `loader` in an endless loop.
 
     Raises:
-        InputError: a pass over it gives nothing.
+        InputError: a pass over the loader yields no batch.
     """
     while True:
         batch = None

@@ -1,7 +1,7 @@
-"""The training loop: one program for one device or many.
+"""The training loop, for one device or many.
 
-It knows pairs, towers and settings. It writes nothing but states, through the store it is given, and draws chance from
-keys alone, so that an interrupted run goes on to the weights it would have reached.
+It writes only states, through the store. Random draws follow from keys alone, so that an interrupted run continues to
+the same weights.
 """
 
 import contextlib
@@ -38,32 +38,32 @@ from pargate.seeds import Keys
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 LARGEST_SCALE = math.log(100.0)
-"""Bound of a logarithmic logit scale that is trained (CleanCLIP's code, and CLIP's)."""
+"""Largest logarithm of a trained logit scale (CleanCLIP's code, and CLIP's)."""
 
 AVERAGED_FROM = 0.4
-"""Share of the run after which weights are averaged: before, they are still far from where they go."""
+"""Share of the run after which weights are averaged, when they are near their final values."""
 
 HOPELESS = 2.0
-"""A contrastive loss of so many times that of guessing, as a mean of `HOPELESS_STEPS`, is called divergence."""
+"""Ratio of the contrastive loss, as a mean of `HOPELESS_STEPS`, to that of guessing, above which a run has diverged."""
 
 HOPELESS_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What came out of a run, besides the weights, which were trained in place."""
+    """The result of a run, besides the weights, which are trained in place."""
 
     log: StepLog
     moved: dict[str, Movement]
     stopped: str
     seconds: float
-    """Of training, in this process."""
+    """Seconds of training in this process."""
     earlier: float
-    """Seconds of training in the parts of the run before this one."""
+    """Seconds of training before the run was interrupted."""
     images: int
-    """Pairs trained on over all ranks, in this process's part of the run."""
+    """Number of pairs over all ranks, in this process."""
     unreadable: int
-    """Pairs whose pictures did not decode, over all ranks and parts."""
+    """Number of pairs whose images could not be decoded, over all ranks and the whole run."""
 
 
 def train(
@@ -71,21 +71,29 @@ def train(
     log_scale: nn.Parameter,
     loader: PairLoader,
     viewer: Viewer,
-    config: CleanConfig,
     *,
     group: Group,
     store: StateStore,
     captions: Sequence[str] = (),
     emit: events.Listener = events.ignore,
 ) -> Trained:
-    """Train `towers` in place, on their device, from the store's last state or from the first step.
+    """Train `towers` in place, on their device, with the settings of `viewer`, from the store's last state.
 
-    `log_scale` is the logarithm of the logit scale; it stays as it is unless `train_logit_scale`. `captions` are those
-    by which distillation tells pictures apart.
+    Args:
+        towers: the towers of the model.
+        log_scale: logarithm of the logit scale; only trained if `train_logit_scale`.
+        loader: batches of image-text pairs.
+        viewer: the input of the towers, and the settings.
+        group: the processes of the run.
+        store: the states of the run.
+        captions: captions by which distillation compares images.
+        emit: listener for the progress.
 
     Raises:
-        OperationalError: the loss left the numbers or diverged, or memory ran out. The last good state is kept.
+        InputError: the loss of the model is not finite before any step.
+        OperationalError: the loss is not finite or diverged, or memory ran out. The last good state is kept.
     """
+    config = viewer.config
     device = next(towers.parameters()).device
     towers.order_pixels(device)
     before = copy.deepcopy(towers).requires_grad_(False)
@@ -123,12 +131,12 @@ def train(
                 cause = getattr(error, "inner_exception", error)
                 raise OperationalError(
                     f"torch cannot compile the image tower here: {first_line(cause)}",
-                    "leave --compile out, or install what it misses, such as a C++ compiler",
+                    "omit --compile, or install what torch lacks, such as a C++ compiler",
                 ) from error
             if not is_out_of_memory(error):
                 raise
             terms = {}
-        if not terms:  # not in the handler above, which holds on to what the step had allocated
+        if not terms:  # outside the handler above, which keeps the memory of the step
             raise OperationalError(
                 f"out of memory while training on {config.micro_batch} pairs at a time",
                 _what_fits(run, batch, keys, viewer, told, low),
@@ -155,14 +163,13 @@ def train(
 
     _refuse_broken(config.steps - 1, towers, config, store)
     if first < config.steps:
-        # What keeps the result from being written shall not cost the training; what keeps this from being written, no
-        # result.
+        # Saved in case the result cannot be written; if this fails, the result is still written.
         with contextlib.suppress(OperationalError):
             store.save(config.steps, run)
         group.wait()
     run.keep_average()
     towers.use_batch_statistics(False)
-    batch = loader.batch(0)  # the same pairs however the run went
+    batch = loader.batch(0)  # the same pairs in every run
     return Trained(
         run.log.frozen(), _moved(towers, before, batch, viewer, group, low), f"all {config.steps} steps were taken",
         run.seconds - earlier, earlier, images, len(group.united(run.unreadable)),
@@ -170,9 +177,9 @@ def train(
 
 
 def _shared(towers: Towers) -> nn.Module:
-    """Towers whose gradients are averaged over all ranks."""
+    """Return towers whose gradients are averaged over all ranks."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch have another name for the option
+        warnings.simplefilter("ignore", FutureWarning)  # newer versions of torch rename the option
         return DistributedDataParallel(towers, broadcast_buffers=False)
 
 
@@ -186,21 +193,20 @@ def _gradients(
     group: Group,
     low: torch.autocast,
 ) -> dict[str, float]:
-    """Gradients of one step on the parameters, and what is logged of it.
+    """Compute the gradients of one step on the parameters; return the terms for the log.
 
-    Every pair is told apart from all pairs of all ranks, however few fit into memory at a time: the loss is taken of
-    embeddings alone, and its gradient on them is carried through the towers part by part. Where one part is the whole
-    batch it is forwarded once; otherwise a first pass without a graph gives the embeddings (GradCache: Gao et al. 2021,
-    "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
+    The loss compares all pairs of all ranks, although only a part fits into memory: it is computed from embeddings, and
+    its gradient passes through the towers part by part. With several parts, a first pass without a graph gives the
+    embeddings (GradCache: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup").
     """
     config, reference = viewer.config, run.reference
     views = METHODS[config.method].views
     parts = [slice(i, i + config.micro_batch) for i in range(0, len(batch.numbers), config.micro_batch)]
 
     def embed(part: slice, pixels: Tensor) -> Tensor:
-        """[2, views, n, d]: pictures, then captions."""
+        """Return embeddings of images, then of captions: [2, views, n, d]."""
         images, captions = viewer.inputs(pixels, batch, part, keys, views, run.universal)
-        # A text tower that is not trained says what it said before.
+        # A text tower that is not trained gives the same vectors as the frozen model.
         tokens = None if config.towers == "image" else viewer.tokens(captions)
         with low:
             seen, read = towers(images, tokens)
@@ -224,7 +230,7 @@ def _gradients(
     loss, terms = objectives.loss(config, Embedded(everyone, frozen, told, mixed, run.log_scale.exp()))
     torch.autograd.backward(run.scaler.scale(loss))
     assert leaf.grad is not None
-    # DDP takes the mean over ranks, and each of them has the whole gradient of its own pairs alone: their sum is meant.
+    # DDP takes the mean over ranks, but each rank has the gradient of its own pairs alone, so the sum is needed.
     wanted = leaf.grad * group.world
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
@@ -236,7 +242,7 @@ def _gradients(
 
 @contextlib.contextmanager
 def _no_exchange(towers: nn.Module, last: bool) -> Iterator[None]:
-    """Ranks exchange gradients once a step, with the last part."""
+    """Let ranks exchange gradients only with the last part of a step."""
     if last or not isinstance(towers, DistributedDataParallel):
         yield
     else:
@@ -246,7 +252,7 @@ def _no_exchange(towers: nn.Module, last: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _counting(towers: nn.Module, counts: bool) -> Iterator[None]:
-    """A pass that is done again leaves batch normalisation's running statistics alone."""
+    """Freeze the running statistics of batch normalisation in a pass that does not count."""
     layers = [m for m in towers.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     kept = [layer.momentum for layer in layers]
     if not counts:
@@ -260,24 +266,24 @@ def _counting(towers: nn.Module, counts: bool) -> Iterator[None]:
 def optimiser(towers: nn.Module, more: Sequence[nn.Parameter], config: CleanConfig) -> torch.optim.Optimizer:
     """Return AdamW over the trained parameters and `more`.
 
-    Only tensors of two or more dimensions decay that are no bias and no norm's (PAR's code).
+    Weight decay applies to tensors of two or more dimensions that are not of a bias or norm (PAR's code).
     """
     named = [(name, p) for name, p in towers.named_parameters() if p.requires_grad]
     decayed = [p for name, p in named if p.ndim >= 2 and not any(word in name for word in ("bias", "ln", "bn"))]
     ids = {id(p) for p in decayed}
     others = [p for _, p in named if id(p) not in ids] + list(more)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    # Fused: a step over the token embedding alone costs a quarter of what it does otherwise.
+    # Fused: four times faster on the token embedding.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.epsilon, fused=True)
 
 
 def _refuse_nonsense(step: int, terms: dict[str, float], log: Log, config: CleanConfig, store: StateStore) -> None:
-    """Stop before weights are touched by a loss that is no number, or that learns less than guessing does."""
+    """Raise if a loss is not finite, or is much worse than guessing, before the weights change."""
     if not all(math.isfinite(value) for value in terms.values()):
-        if step == 0 and config.precision == "fp32":  # no rate has acted yet
+        if step == 0 and config.precision == "fp32":  # the weights have not changed yet
             raise InputError(
-                "the model's own loss on these pairs is not finite",
-                "look at its weights and its logit scale: nothing was learned yet that could be at fault",
+                "the loss of the model on these pairs is not finite",
+                "check its weights and its logit scale: training has not begun",
             )
         raise _stopped(f"the loss of step {step} is not finite", config, store)
     recent = [*log.values.get("contrastive", [])[-HOPELESS_STEPS + 1 :], terms["contrastive"]]
@@ -291,15 +297,15 @@ def _refuse_nonsense(step: int, terms: dict[str, float], log: Log, config: Clean
 
 
 def _refuse_broken(step: int, towers: Towers, config: CleanConfig, store: StateStore) -> None:
-    """A gradient that is no number breaks weights that the next loss would tell of: too late for what is kept."""
+    """Raise if any weight is not finite, before a state is saved."""
     if not all(bool(torch.isfinite(parameter).all()) for parameter in towers.parameters()):
         raise _stopped(f"the weights are not finite after step {step}", config, store)
 
 
 def _stopped(why: str, config: CleanConfig, store: StateStore) -> OperationalError:
-    """Why training ended early, what is left of it, and what to change: a state goes on with its own settings alone."""
+    """Return the error for training that ended early; a state can only be resumed with its own settings."""
     kept = f"; the state after {store.saved} steps is kept in {store.path.parent}" if store.saved else ""
-    begin = f"remove {store.path.parent} and begin anew" if store.saved else "begin anew"
+    begin = f"remove {store.path.parent} and start again" if store.saved else "start again"
     exact = "" if config.precision == "fp32" else ", or with --precision fp32"
     return OperationalError(why + kept, f"{begin} with a lower rate than --lr {config.lr:g}{exact}")
 
@@ -307,20 +313,20 @@ def _stopped(why: str, config: CleanConfig, store: StateStore) -> OperationalErr
 def _what_fits(
     run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, told: Tensor | None, low: torch.autocast
 ) -> str:
-    """Advice for a step whose memory ran out, found by trial: the most pairs at a time that fit, a power of two."""
+    """Return advice for a step that ran out of memory: the largest micro-batch that fits, found by trial."""
     size = 1 << (min(viewer.config.micro_batch, len(batch.numbers)) - 1).bit_length() >> 1
     while size:
         smaller = replace(viewer, config=viewer.config.model_copy(update={"micro_batch": size}))
         if _fits(run, batch, keys, smaller, told, low):
-            return f"use --micro-batch {size}, the most that fits here: the result stays the same"
+            return f"use --micro-batch {size}, the largest that fits here: the result does not change"
         size //= 2
-    # Not that none would: an allocator that holds on to what the first attempt took can leave too little to try in.
+    # A smaller one may still fit: the allocator can keep memory of the first attempt, so that the trials fail.
     tried = "a much smaller --micro-batch, " if viewer.config.micro_batch > 1 else ""
-    return f"nothing smaller fitted into what was left: use {tried}--checkpointing or --towers image"
+    return f"no smaller micro-batch fitted into the memory left: use {tried}--checkpointing or --towers image"
 
 
 def _fits(run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, told: Tensor | None, low: torch.autocast) -> bool:
-    """Whether there is memory for a step, and for what the optimiser is going to keep after its first."""
+    """Return whether there is memory for a step and for the state of the optimiser."""
     run.optimiser.zero_grad(set_to_none=True)
     memory.give_back()
     try:
@@ -337,7 +343,7 @@ def _fits(run: Running, batch: PairBatch, keys: Keys, viewer: Viewer, told: Tens
 def _moved(
     towers: Towers, before: Towers, batch: PairBatch, viewer: Viewer, group: Group, low: torch.autocast
 ) -> dict[str, Movement]:
-    """How far each tower is from where it began, on unaugmented pairs."""
+    """Return how far each tower moved from its start, on unaugmented pairs."""
     from pargate.clean.losses import shift
 
     config = viewer.config

@@ -9,20 +9,20 @@ from pargate.clean.losses import Embedded
 from pargate.clean.methods.base import METHODS
 
 Terms = dict[str, Tensor]
-"""What is logged; `contrastive` is always there."""
+"""Terms of the loss by name, for the log; `contrastive` is always among them."""
 
 
 def needs_reference(config: CleanConfig) -> bool:
-    """Whether the frozen model is asked about each pair."""
+    """Return whether the loss needs the frozen model's embeddings of each pair."""
     return any((config.perturbation, config.distillation, config.anchor, config.unlearning))
 
 
 def loss(config: CleanConfig, seen: Embedded) -> tuple[Tensor, Terms]:
-    """The weighted sum of the terms that a configuration asks for, a scalar, and the terms.
+    """Return the weighted sum of the terms of a configuration, a scalar, and the terms.
 
     PAR: L_CLIP − L_PERT (section 3). CleanCLIP: L_CLIP + L_uni (Bansal et al. 2023, section 4, λ₁ = λ₂ = 1). par-plus:
-    the common shifts of universal pictures and the mean shift of the others, weighed; with real pairs also L_CLIP and
-    distillation.
+    the common shifts of universal perturbations and the mean shift of the other images, weighted; with real pairs also
+    L_CLIP and distillation.
     """
     images, texts = seen.views[:, 0]
     contrastive = losses.clip(images, texts, seen.scale)

@@ -1,4 +1,4 @@
-"""The frozen twin of the model that is cleaned: what it says of pictures and captions, computed as seldom as can be."""
+"""Embeddings of the frozen copy of the model, cached."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,30 +13,30 @@ from pargate.images.prefetch import PairBatch
 from pargate.seeds import Keys
 
 AT_A_TIME = 256
-"""Captions that are embedded together."""
+"""Number of captions per batch."""
 
 KEPT = 1 << 20
-"""Vectors that are kept: 2 GB at 512 dimensions."""
+"""Largest number of cached vectors: 2 GB at 512 dimensions."""
 
 
 class Reference:
-    """The model as it was. Captions are embedded once each; pictures once for each augmentation that comes again."""
+    """The model before the cleaning. Captions are embedded once each, images once for each repeated augmentation."""
 
     def __init__(self, towers: Towers, viewer: Viewer, low: torch.autocast) -> None:
-        """`towers` are never trained; `low` is the arithmetic that may be used for them."""
+        """Use frozen `towers`, in the precision of `low`."""
         self._towers, self._viewer, self._low = towers, viewer, low
         self._captions: dict[str, Tensor] = {}
         self._pictures: dict[int, Tensor] = {}
 
     def state(self) -> dict[str, Any]:
-        """What is kept, as tensors, numbers and words.
+        """Return the cached vectors as tensors, numbers and strings.
 
-        A run that goes on needs the very rows: the same caption in other company gives others in their last bits.
+        A resumed run needs the same rows: the last bits of a caption's vector depend on its batch.
         """
         return {name: (list(kept), torch.stack(list(kept.values()))) for name, kept in self._kept() if kept}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Keep what `state` has."""
+        """Restore the cached vectors from `state`."""
         device = self._viewer.device
         for name, kept in self._kept():
             if name in state:
@@ -47,14 +47,14 @@ class Reference:
         return ("captions", self._captions), ("pictures", self._pictures)
 
     def embed(self, pixels: Tensor, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
-        """[2, n, d], unit rows: `pixels`, a part of a batch as the viewer augmented it, then its captions."""
+        """Return unit vectors of the augmented `pixels` of a part of a batch, then of its captions: [2, n, d]."""
         with torch.inference_mode(), self._low:
-            pictures = self._images(pixels, batch, part, keys)
-        # Out of inference mode, so that a loss may be taken of it.
-        return torch.stack([pictures.clone(), self.captions(batch.captions[part])])
+            images = self._images(pixels, batch, part, keys)
+        # A copy outside of inference mode, so that a loss can use it.
+        return torch.stack([images.clone(), self.captions(batch.captions[part])])
 
     def captions(self, captions: Sequence[str]) -> Tensor:
-        """[n, d], unit rows, each caption embedded once."""
+        """Return the unit vectors of captions, each embedded once: [n, d]."""
         with torch.inference_mode(), self._low:
             found = recalled(self._captions, captions, self._read, KEPT)
         return found.clone()
@@ -67,7 +67,7 @@ class Reference:
         images = augment.normalised(pixels, self._viewer.rule)
         if not self._viewer.repeats:
             return self._towers.embed_images(images)
-        # A key names a picture and its augmentation, a number a picture that has none.
+        # A key identifies an image and its augmentation, a number an image without augmentation.
         named = batch.numbers if self._viewer.config.augmentation == "none" else keys
         names = [int(name) for name in named[part]]
         rows = {name: row for row, name in enumerate(names)}

@@ -29,6 +29,7 @@ from pargate.clean.train.state import StateStore
 from pargate.clean.train.towers import Towers
 from pargate.clean.train.views import Viewer, remembering
 from pargate.core.environment import host, versions
+from pargate.core.model import Checkpoint
 from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.errors import InputError, OperationalError
 from pargate.files import atomic_folder, digest_of, readable, write_atomic
@@ -41,11 +42,10 @@ from pargate.report.curves import training_curves
 from pargate.version import __version__
 
 CAPTIONS = 4096
-"""Pairs whose captions distillation takes, at most."""
-
+"""Largest number of pairs whose captions distillation uses."""
 
 WORTH_BF16 = 20_000_000
-"""Parameters from which training on a processor with matrix units is faster in bf16 (docs/cleaning.md)."""
+"""Number of parameters from which training on a CPU with matrix units is faster in bf16 (docs/cleaning.md)."""
 
 
 def run(
@@ -65,8 +65,7 @@ def run(
     model = opened.network().to(place)
     text = encoder.text_tower(model)
     towers = Towers(model.get_submodule("visual"), text, encoder.embed)
-    # Apart from the model, whose text tower holds it too: the towers' gradients are shared between ranks, its own is
-    # the same on each.
+    # A copy, since DDP averages the gradients of the towers, and the text tower may hold the logit scale.
     log_scale = torch.nn.Parameter(model.get_parameter("logit_scale").detach().clone())
     per_rank = _per_rank(proposal.config.batch_size, group.world)
     config = proposal.config
@@ -75,17 +74,13 @@ def run(
     steps = None if pairs.count is None else pairs.count // config.batch_size
     tokenize = remembering(encoder.tokenizer(checkpoint))
 
-    def viewer_of(settings: Any) -> Viewer:
-        needed = partial(encoder.needed, text)
-        return Viewer(settings, checkpoint.preprocess, tokenize, needed, place, steps)
-
     if "precision" not in request.overrides or request.overrides["precision"] in (None, "auto"):
         before = unfinished / CHOSEN_NAME if request.resume else None
         chosen, reason = group.agreed(_precision(before, checkpoint.parameters, place))
         proposal = Proposal(config.model_copy(update={"precision": chosen}), {**proposal.reasons, "precision": reason})
         config = proposal.config
     identity = digest_of([checkpoint.digest, pairs.digest, config.digest])
-    # Beside a state it stays as it is: that state may be of another run, which is then refused.
+    # The file beside an existing state is kept: it may belong to another run, which is then refused.
     if group.leads and not (request.resume and (unfinished / STATE_NAME).exists()):
         write_atomic(unfinished / CHOSEN_NAME, json.dumps({"precision": config.precision}).encode())
     notices = [*pairs.notices, *_cautions(config, pairs)]
@@ -99,25 +94,26 @@ def run(
         pairs, checkpoint.preprocess, BatchOrder(pairs.count, config.seed, per_rank, group.world), range(config.steps),
         rank=group.rank,
     ) as loader, memory.guard("cleaning", "use a smaller --batch-size, or a device with more memory"):  # fmt: skip
-        trained = train(
-            towers, log_scale, loader, viewer_of(config), config,
-            group=group, store=store, captions=_captions(pairs, config), emit=emit,
-        )  # fmt: skip
+        needed = partial(encoder.needed, text)
+        viewer = Viewer(config, checkpoint.preprocess, tokenize, needed, place, steps)
+        captions = _captions(pairs, config)
+        trained = train(towers, log_scale, loader, viewer, group=group, store=store, captions=captions, emit=emit)
     if not group.leads:
         return None
     if config.train_logit_scale:
         with torch.no_grad():
             model.get_parameter("logit_scale").copy_(log_scale)
     several = "" if trained.unreadable == 1 else "s"
-    unreadable = f"{trained.unreadable} picture{several} did not decode; the pair after each took its place"
+    unreadable = f"{trained.unreadable} image{several} could not be decoded; the next pair replaced each"
     late = (unreadable,) if trained.unreadable else ()
     check_unchanged(pairs)
     emit(events.StageStarted("write", str(request.out)))
-    stored_types(model, opened.dtypes)  # what does not fit is no fault of the disk: --resume would not help
+    stored_types(model, opened.dtypes)  # before writing: --resume would not help here
+    record = _record(
+        request, checkpoint, pairs, proposal, trained, [*notices, *late], time.monotonic() - began, str(place)
+    )
     try:
-        record = _write(
-            request, opened, model, pairs, proposal, trained, [*notices, *late], time.monotonic() - began, str(place)
-        )
+        record = _write(request.out, opened, model, record)
     except (InputError, OperationalError) as error:
         kept = "; the training is kept, and --resume writes its result" if store.path.exists() else ""
         raise type(error)(error.message, error.hint + kept) from error
@@ -125,22 +121,22 @@ def run(
 
 
 def _cautions(config: CleanConfig, pairs: Dataset) -> list[str]:
-    """What is known to go wrong with such pairs, from docs/evidence.md."""
+    """Return notices about the known effects of such pairs (docs/evidence.md)."""
     if not pairs.drawn:
         return []
     if config.contrastive:
         return [
             f"drawn pairs alone: {config.method} cost small models most of their accuracy there; par-plus costs less, "
-            "pairs of real pictures least"
+            "pairs of real images least"
         ]
     return [
         "drawn pairs alone: they cost small transformers 3 to 5 points of accuracy on photographs, and small ResNets "
-        "3 to 9; pairs of real pictures cost least"
+        "3 to 9; pairs of real images cost least"
     ]
 
 
 def _captions(pairs: Dataset, config: CleanConfig) -> list[str]:
-    """What distillation tells pictures apart by."""
+    """Return the captions by which distillation compares images."""
     if not config.distillation:
         return []
     known = CAPTIONS if pairs.count is None else min(CAPTIONS, pairs.count)
@@ -154,7 +150,7 @@ def _per_rank(batch: int, world: int) -> int:
 
 
 def _precision(before: Path | None, parameters: int, device: torch.device) -> tuple[str, str]:
-    """The arithmetic for the towers: of an interrupted run its own, on a GPU half, on a processor what size says."""
+    """Return the precision of the towers and its reason: that of an interrupted run, or by device and size."""
     if before is not None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             kept = json.loads(before.read_bytes())["precision"]
@@ -164,14 +160,13 @@ def _precision(before: Path | None, parameters: int, device: torch.device) -> tu
     if device.type == "cuda":
         return ("bf16" if faster else "fp16"), why
     if faster and parameters < WORTH_BF16:
-        return "fp32", "training a small model gains nothing from bf16 on a processor"
+        return "fp32", "training a small model is not faster in bf16 on a CPU"
     return ("bf16" if faster else "fp32"), why
 
 
-def _write(
+def _record(
     request: CleanRequest,
-    opened: Model,
-    network: torch.nn.Module,
+    checkpoint: Checkpoint,
     pairs: Dataset,
     proposal: Proposal,
     trained: Trained,
@@ -179,32 +174,36 @@ def _write(
     seconds: float,
     device: str,
 ) -> ProvenanceRecord:
-    """Write the folder of the cleaned model, complete or not at all."""
-    checkpoint, config = opened.checkpoint, proposal.config
-    with atomic_folder(request.out) as folder:
-        outputs = opened.save(folder, network)
-        record = ProvenanceRecord(
-            schema="pargate/provenance/1",
-            activity="clean",
-            inputs=(
-                Subject(name=readable(checkpoint.source), sha256=checkpoint.sha256, size_bytes=checkpoint.size_bytes),
-                Subject(name=readable(pairs.source), sha256=pairs.digest),
-            ),
-            outputs=outputs,
-            configuration=config.model_dump(mode="json"),
-            configuration_sha256=config.digest,
-            reasons=dict(proposal.reasons),
-            seed=config.seed,
-            tool={"pargate": __version__, **versions(METHODS.plugins({config.method}))},
-            environment={"host": host(), "device": device, "threads": str(torch.get_num_threads())},
-            started=request.started,
-            finished=later(request.started, seconds),
-            seconds=round(trained.earlier + seconds, 3),
-            stopped=trained.stopped,
-            moved=trained.moved,
-            notices=tuple(notices),
-            log=trained.log,
-        )
+    """Return the record of the run, without outputs."""
+    config = proposal.config
+    return ProvenanceRecord(
+        schema="pargate/provenance/1",
+        activity="clean",
+        inputs=(
+            Subject(name=readable(checkpoint.source), sha256=checkpoint.sha256, size_bytes=checkpoint.size_bytes),
+            Subject(name=readable(pairs.source), sha256=pairs.digest),
+        ),
+        outputs=(),
+        configuration=config.model_dump(mode="json"),
+        configuration_sha256=config.digest,
+        reasons=dict(proposal.reasons),
+        seed=config.seed,
+        tool={"pargate": __version__, **versions(METHODS.plugins({config.method}))},
+        environment={"host": host(), "device": device, "threads": str(torch.get_num_threads())},
+        started=request.started,
+        finished=later(request.started, seconds),
+        seconds=round(trained.earlier + seconds, 3),
+        stopped=trained.stopped,
+        moved=trained.moved,
+        notices=tuple(notices),
+        log=trained.log,
+    )
+
+
+def _write(out: Path, opened: Model, network: torch.nn.Module, record: ProvenanceRecord) -> ProvenanceRecord:
+    """Write the folder of the cleaned model, complete or not at all; return the record with the written files."""
+    with atomic_folder(out) as folder:
+        record = record.model_copy(update={"outputs": opened.save(folder, network)})
         (folder / RECORD_NAME).write_bytes(record.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
         (folder / CURVES_NAME).write_text(training_curves(record), encoding="utf-8", newline="\n")
     return record

@@ -5,21 +5,20 @@ import math
 from pargate.clean.config import CleanConfig
 
 MIDDLE = 0.1
-"""PAR: the rate in the middle of the run, as a share of that of the first step (3e-6 of 3e-5)."""
+"""Rate in the middle of PAR's schedule, as a share of that of the first step (3e-6 of 3e-5)."""
 
 END = 1e-9 / 3e-5
-"""PAR: the rate towards which the second half falls, as a share of that of the first step."""
+"""Rate at the end of PAR's schedule, as a share of that of the first step."""
 
 
 def learning_rate(config: CleanConfig, step: int) -> float:
-    """Rate of `step`, counted from 0.
+    """Return the rate of `step`, counted from 0.
 
-    `par` is the schedule of PAR's code (`train.py`; the paper's flags call its first half a warm-up): a straight line
-    *down* to a tenth, then half a cosine; the first step has the largest rate of all. `cosine` climbs over
-    `warmup_steps` and then falls to 0 along half a cosine, as CleanCLIP's.
+    `par` is the schedule of PAR's code (`train.py`): linear *down* to a tenth, then half a cosine. `cosine` is that of
+    CleanCLIP: linear up over `warmup_steps`, then half a cosine to 0.
 
     Raises:
-        ValueError: `step` is not one of the run's.
+        ValueError: `step` is not a step of the run.
     """
     if not 0 <= step < config.steps:
         raise ValueError(f"step {step} of a run of {config.steps}")
@@ -34,5 +33,5 @@ def learning_rate(config: CleanConfig, step: int) -> float:
 
 
 def _falling(share: float) -> float:
-    """Half a cosine from 1 at 0 to 0 at 1."""
+    """Return half a cosine, from 1 at 0 to 0 at 1."""
     return 0.5 * (1 + math.cos(math.pi * share))

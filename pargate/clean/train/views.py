@@ -1,4 +1,4 @@
-"""Batches of pairs as the towers take them: augmented, normalised, tokenised, on the device."""
+"""Batches of pairs as input of the towers: augmented, normalised, tokenized, on the device."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -20,18 +20,18 @@ from pargate.seeds import Keys
 Name = TypeVar("Name", bound=Hashable)
 
 Tokenize = Callable[[Sequence[str]], Tensor]
-"""Captions to token ids, int64 [n, context]."""
+"""Function from captions to token ids, int64 [n, context]."""
 
 REMEMBERED = 1 << 16
-"""Captions whose token ids are kept: 40 MB at 77 tokens."""
+"""Largest number of captions whose token ids are cached: 40 MB at 77 tokens."""
 
 Needed = Callable[[Tensor], Tensor]
-"""How many tokens of each row of token ids decide its vector: int64 [n]."""
+"""Function from token ids to the number of tokens in each row that affect its vector: int64 [n]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """Makes what the towers see of pairs."""
+    """The input of the towers for batches of pairs, with the settings of the run."""
 
     config: CleanConfig
     rule: Preprocess
@@ -39,16 +39,16 @@ class Viewer:
     needed: Needed
     device: torch.device
     steps_per_epoch: int | None
-    """Of the source, over all ranks; None where it never ends."""
+    """Number of steps per epoch over all ranks; None for an endless source."""
 
     @property
     def repeats(self) -> bool:
-        """Whether a picture comes again with the same augmentation."""
+        """Whether an image is repeated with the same augmentation."""
         limited = self.config.views is not None and self.config.augmentation == "par"
         return self.steps_per_epoch is not None and (limited or self.config.augmentation == "none")
 
     def keys(self, numbers: NDArray[np.int64], step: int) -> Keys:
-        """A key per pair for all that is drawn for it in `step`: uint64 [n]; new ones each step but for `views`."""
+        """Return a key per pair for its random draws in `step`: uint64 [n]; with `views`, keys are repeated."""
         turn = step
         if self.config.views is not None and self.steps_per_epoch is not None:
             turn = step // self.steps_per_epoch % self.config.views
@@ -57,7 +57,7 @@ class Viewer:
     def inputs(
         self, pixels: Tensor, batch: PairBatch, part: slice, keys: Keys, views: int, universal: Universal | None
     ) -> tuple[Tensor, list[str]]:
-        """Images [views · n, 3, H, W] and captions of a part of a batch, view after view; `pixels` are the part's."""
+        """Return images [views · n, 3, H, W] and captions of a part of a batch, view after view."""
         mixed = pixels if universal is None else universal.mixed(pixels, keys[part])
         images, captions = [augment.normalised(mixed, self.rule)], list(batch.captions[part])
         if views == 2:
@@ -67,11 +67,11 @@ class Viewer:
         return torch.cat(images), captions
 
     def plain(self, batch: PairBatch, part: slice) -> tuple[Tensor, Tensor]:
-        """Images and tokens of a part of a batch as an encoder would see them."""
+        """Return images and tokens of a part of a batch without augmentation."""
         return augment.normalised(self._put(batch.pixels[part]), self.rule), self.tokens(batch.captions[part])
 
     def pixels(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
-        """The first view of a part of a batch, augmented: float32 [n, 3, H, W] in [0, 1]."""
+        """Return the first view of a part of a batch, augmented: float32 [n, 3, H, W] in [0, 1]."""
         pixels = self._put(batch.pixels[part])
         if self.config.augmentation == "par":
             return augment.par(pixels, keys[part], self.rule)
@@ -83,13 +83,13 @@ class Viewer:
         return augment.unit_range(torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device, non_blocking=True))
 
     def tokens(self, captions: Sequence[str]) -> Tensor:
-        """Token ids at the length that the longest of these captions needs, on the device."""
+        """Return token ids on the device, cut to the length of the longest caption."""
         rows = self.tokenize(list(captions))
         return rows[:, : int(self.needed(rows).max())].to(self.device)
 
 
 def remembering(tokenize: Tokenize) -> Tokenize:
-    """`tokenize`, asked once for a caption that both towers read, or that comes again: a thirtieth of a step."""
+    """Return `tokenize` with a cache for repeated captions, which saves a thirtieth of a step."""
     kept: dict[str, Tensor] = {}
     return lambda captions: recalled(kept, captions, tokenize, REMEMBERED)
 
@@ -97,7 +97,7 @@ def remembering(tokenize: Tokenize) -> Tokenize:
 def recalled(
     kept: dict[Name, Tensor], names: Sequence[Name], make: Callable[[Sequence[Name]], Tensor], room: int
 ) -> Tensor:
-    """[n, …], a row for each name: what `kept` has, the rest from `make`, and kept, `room` rows at most."""
+    """Return [n, …], a row for each name: from the cache `kept`, or from `make`, which fills it up to `room` rows."""
     missing = [name for name in dict.fromkeys(names) if name not in kept]
     if len(kept) + len(missing) > room:
         kept.clear()
@@ -108,9 +108,9 @@ def recalled(
 
 
 def _partners(count: int) -> NDArray[np.int64]:
-    """For each row of a batch that of its neighbour, int64 [count]; the last of an odd number has itself.
+    """Return the row of each row's partner, int64 [count]; the last row of an odd batch is its own partner.
 
-    Two and two, so that ranks with an even number of pairs each see what one process sees.
+    Neighbours are partners, so that several ranks with even numbers of pairs give the same result as one process.
     """
     rows = np.arange(count, dtype=np.int64)
     return np.asarray(np.minimum(rows ^ 1, count - 1))

@@ -1,1 +1,1 @@
-"""Kinds of sources of images, each in a module of its own."""
+"""Kinds of image sources, one per module."""

@@ -1,11 +1,11 @@
-"""Pairs from a text-to-image model: `diffusers:MODEL`, a folder or a name on the hub.
+"""Generate image-text pairs with a text-to-image model: `diffusers:MODEL`, a folder or a name on the hub.
 
-Captions are composed from a list of concepts, each image has a seed of its own, and what was made is kept as
-WebDataset shards in a folder named by all that decided it, shard by shard: a run that was interrupted goes on.
-Only safetensors are read, and no code of the model's is run.
+Captions are composed from a list of concepts, and each image has its own seed. The images are kept as WebDataset shards
+in a folder named by the digest of all settings, so that an interrupted run continues. Only safetensors are read, and no
+code of the model is run.
 
-A text-to-image model is itself something one has to trust: what its makers hid in it may come out in the
-pairs. This is not checked here; the scan after cleaning sees what came of it.
+The text-to-image model must be trusted: a backdoor in it may affect the pairs. This is not checked here; the scan after
+cleaning measures the result.
 """
 
 import json
@@ -32,7 +32,7 @@ from pargate.images.shards import JPEG_QUALITY, MANIFEST, Sample, Shard, encode,
 DIFFUSERS = "diffusers:"
 
 COUNT = 10_000
-"""Images generated when nobody says how many: some hours on a GPU."""
+"""Default number of generated images, which take some hours on a GPU."""
 
 _INDEX = "model_index.json"
 
@@ -56,7 +56,7 @@ _TEMPLATES = (
 
 @SOURCES.add("diffusion")
 class Diffusion(Source):
-    """`diffusers:MODEL`, whose images of the classes, or of the built-in nouns, are kept below the cache."""
+    """Images of the classes, or of the built-in nouns, that `diffusers:MODEL` generates into the cache."""
 
     schemes = (DIFFUSERS,)
     generated = True
@@ -69,44 +69,45 @@ class Diffusion(Source):
             )
 
     def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
-        """Return the pairs that the model draws, generated as far as they are missing."""
+        """Return the pairs that the model draws; generate those that are missing."""
         source = wanted.source
         if not wanted.pairs:
             raise InputError(
-                f"{source} must be generated first", f"write them with `pargate synth --pairs {source}`, and give those"
+                f"{source} must be generated first",
+                f"write its images with `pargate synth --pairs {source}`, and give those",
             )
         if wanted.cache is None:
             raise InputError(
-                f"{source} takes hours, and there is no place to keep its images", "give a folder with --cache DIR"
+                f"{source} takes hours, and there is no cache to keep its images", "give a folder with --cache DIR"
             )
         concepts = wanted.classes if wanted.classes is not None else builtin_nouns()
         recipe = Recipe(concepts, COUNT if wanted.count is None else wanted.count, wanted.seed)
         folder = generate(source, recipe, wanted.cache, device=wanted.device, emit=wanted.emit)
         found = list_paths(replace(wanted, source=str(folder)), [folder])
-        assert isinstance(found, Listed), "what is generated lies in shards"
+        assert isinstance(found, Listed), "generated images are in shards"
         return replace(found, source=source, notices=())
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that decides which pairs come out, but for the model."""
+    """The settings that decide the pairs, besides the model."""
 
     concepts: tuple[str, ...]
     """Things to draw."""
     count: int
-    """Captions, and images before any are sorted out."""
+    """Number of captions, and of images before blank ones are dropped."""
     seed: int = 0
-    """Of captions and images."""
+    """Seed of captions and images."""
     side: int | None = None
-    """Side of the images in pixels as the model draws them; None is the model's own."""
+    """Side of the drawn images in pixels; None for the model's default."""
     stored: int = 256
-    """Longest side of the images as they are kept; larger ones are reduced."""
+    """Longest side of the stored images in pixels; larger ones are reduced."""
     steps: int = 30
-    """Denoising steps."""
+    """Number of denoising steps."""
     guidance: float = 7.5
-    """How closely to follow the caption."""
+    """Guidance scale: how closely the image follows the caption."""
     per_shard: int = 256
-    """Captions in a shard, the unit in which an interrupted run goes on."""
+    """Number of captions in a shard; an interrupted run continues after the last shard."""
 
     def __post_init__(self) -> None:
         if not self.concepts:
@@ -120,15 +121,14 @@ class Made:
     """One finished shard."""
 
     shard: Shard
-    """The tar."""
     generated: int
-    """Images that were drawn for it."""
+    """Number of images that were drawn for it."""
     blank: int
-    """Those without any content, as a model's own filter leaves them; not kept."""
+    """Number of drawn images without content, such as a model's filter returns; they are dropped."""
 
 
 def caption(concepts: Sequence[str], seed: int, numbers: Sequence[int]) -> list[str]:
-    """What to draw for each number: a pure function of seed and number."""
+    """Return the caption of each number: a pure function of seed and number."""
     draws = seeds.uniform(seeds.index_keys(seed, "diffusion captions", np.asarray(numbers)), 4)
     captions = []
     for concept, colour, coloured, template in draws.tolist():
@@ -150,10 +150,11 @@ def generate(
     batch: int = 8,
     emit: Listener = ignore,
 ) -> Path:
-    """The folder with the shards of `diffusers:MODEL[@REV]`, made now as far as they are missing.
+    """Return the folder with the shards of `diffusers:MODEL[@REV]`; generate those that are missing.
 
     Raises:
-        InputError: no such model, one that is not text-to-image or has no safetensors, or hardly an image is kept.
+        InputError: no such model, a model that is not text-to-image or has no safetensors, or nearly all images are
+            blank.
         OperationalError: diffusers is missing, the hub cannot be reached, out of memory, or the disk is full.
     """
     if find_spec("diffusers") is None or find_spec("transformers") is None:
@@ -173,7 +174,7 @@ def generate(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OperationalError(f"cannot write {folder}: {error.strerror}", "choose another --cache") from error
-    emit(Notice(f"{source} decides what the pairs show, and is trusted: nobody scanned it"))
+    emit(Notice(f"{source} decides what the pairs show, and is trusted without a scan"))
     emit(StageStarted("generating", f"{recipe.count} images"))
     pipeline: Any = None
     made = []
@@ -195,13 +196,13 @@ def generate(
 
 
 def _folder(source: str) -> Path:
-    """The model's folder: as named, or from the hub."""
+    """Return the model's folder, on disk or from the hub."""
     name = source.removeprefix(DIFFUSERS)
     folder = Path(name) if Path(name).is_dir() else _fetched(source, name)
     if not (folder / _INDEX).is_file():
         raise InputError(f"{source}: {folder} holds no {_INDEX}", "name a model that diffusers can load")
     if not any(folder.rglob("*.safetensors")):
-        raise InputError(f"{source} has no weights as safetensors", "others could run code when loaded: convert them")
+        raise InputError(f"{source} has no safetensors weights", "convert them: other formats could run code")
     return folder
 
 
@@ -215,13 +216,13 @@ def _fetched(source: str, name: str) -> Path:
 
 
 def _model_digest(folder: Path) -> str:
-    """Names and contents of the model's files."""
+    """Return the digest of the names and contents of the model's files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
     return digest_of([[path.relative_to(folder).as_posix(), sha256_file(path)] for path in files])
 
 
 def _recorded(folder: Path, number: int) -> Made | None:
-    """What an earlier run says of a shard, if it is as that run left it."""
+    """Return an earlier run's record of a shard, or None if the shard is missing or changed."""
     try:
         record = json.loads((folder / f"{number:06d}.json").read_text(encoding="utf-8"))
         made = Made(**{**record, "shard": Shard(**record["shard"])})
@@ -246,14 +247,14 @@ def _make(folder: Path, number: int, numbers: range, drawing: "_Drawing", recipe
 
 
 def _reduced(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """At most `side` pixels along the longer side."""
+    """Reduce an image to at most `side` pixels along its longer side."""
     image = Image.fromarray(pixels)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return np.asarray(image)
 
 
 class _Drawing:
-    """An open pipeline."""
+    """An open diffusers pipeline."""
 
     def __init__(self, source: str, model: Path, recipe: Recipe, device: str, batch: int) -> None:
         import torch
@@ -264,20 +265,20 @@ class _Drawing:
         self._pipeline = _load(source, model, device)
 
     def images(self, captions: Sequence[str], numbers: Sequence[int]) -> NDArray[np.uint8]:
-        """uint8 [n, H, W, 3]; each from a generator of its own, so that the batch does not decide what is drawn."""
+        """Return images, uint8 [n, H, W, 3]; each has its own random generator, so that the batch does not matter."""
         import torch
 
         words = seeds.bits(seeds.index_keys(self._recipe.seed, "diffusion pictures", np.asarray(numbers)), 1)[:, 0]
         found = []
         for i in range(0, len(captions), self._batch):
-            # On the CPU, where the same seed gives the same noise on every machine.
+            # On the CPU, the same seed gives the same noise on every machine.
             generators = [torch.Generator().manual_seed(int(w >> np.uint64(1))) for w in words[i : i + self._batch]]
             try:
                 found.append(self._drawn(list(captions[i : i + self._batch]), generators))
             except torch.OutOfMemoryError as error:
                 raise OperationalError(
                     f"{self._source}: out of memory with {self._batch} images at a time",
-                    "draw fewer at a time, or smaller ones; what is made already stays",
+                    "use --device cpu, or a device with more memory; finished shards are kept",
                 ) from error
         return np.concatenate(found)
 
@@ -293,16 +294,16 @@ class _Drawing:
                 f"{self._source} cannot draw from captions: {first_line(error)}",
                 "name a text-to-image model; sides are multiples of 8",
             ) from error
-        # What is not a number becomes black, and a blank image is not kept.
+        # NaN becomes black, and blank images are dropped.
         return np.asarray((np.nan_to_num(images, nan=0.0) * 255).round().clip(0, 255), dtype=np.uint8)
 
 
 def _quiet_library() -> Any:
-    """diffusers; its bars and advice, and those of transformers, would run through our own lines."""
+    """Return diffusers, with the progress bars and advice of diffusers and transformers switched off."""
     import diffusers
     import transformers
 
-    libraries: tuple[Any, Any] = (diffusers, transformers)  # the types of both say less than they do
+    libraries: tuple[Any, Any] = (diffusers, transformers)  # their types lack `utils.logging`
     for library in libraries:
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
@@ -310,7 +311,7 @@ def _quiet_library() -> Any:
 
 
 def _load(source: str, model: Path, device: str) -> Any:
-    """The pipeline of a folder, on `device`, in half precision where that is a GPU."""
+    """Load the pipeline of a folder on `device`, in half precision on a GPU."""
     import torch
 
     library = _quiet_library()

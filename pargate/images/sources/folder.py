@@ -1,4 +1,4 @@
-"""A folder of images: class folders for a scan, a text beside each image for cleaning."""
+"""Read a folder of images: class folders for a scan, a text beside each image for cleaning."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from pargate.images.paths import is_image, present
 
 @SOURCES.add("folder")
 class Folder(Source):
-    """A folder, at any depth."""
+    """Images in a folder, at any depth."""
 
     def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
         """Return the images of a folder.
 
-        To judge a model by, those directly in a subfolder have its name as label, unless most images lie elsewhere; to
-        train with, each has the text of a `.txt` of the same name as caption.
+        For a scan, images directly in a subfolder have its name as label, unless most images lie elsewhere. For
+        training, the caption of an image is the text of a `.txt` with the same name.
         """
         (folder,) = paths
         listing = Listing(wanted)
@@ -52,8 +52,8 @@ def _add_classes(listing: Listing, folder: Path, images: Sequence[Path]) -> None
     deeper = next((path for path in images if path.parent != folder), None)
     if deeper is not None and not by_class:
         listing.notices.append(
-            "no folder is taken for a class, since most images do not lie directly in a subfolder, as "
-            f"{_name(deeper, folder)}; name the folder that the class folders are in"
+            "no folder is used as a class, since most images do not lie directly in a subfolder, such as "
+            f"{_name(deeper, folder)}; name the folder that holds the class folders"
         )
 
 

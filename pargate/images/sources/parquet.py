@@ -1,8 +1,7 @@
-"""Parquet files with a column of encoded images, as data sets on a hub are kept.
+"""Read Parquet files with a column of encoded images, the format of data sets on a hub.
 
-A row group must be read as a whole, and images are asked for in any order: reading them in place would decode hundreds
-of megabytes for one image. So they are unpacked once into WebDataset shards, images byte for byte, and read from there.
-pyarrow is an extra, and imported here alone.
+Images are needed in any order, but a row group can only be read as a whole: hundreds of megabytes for one image. So the
+files are unpacked once into WebDataset shards, images byte for byte. pyarrow is an extra, and only imported here.
 """
 
 import contextlib
@@ -27,33 +26,33 @@ from pargate.images.sources.tar import read_tars
 IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img")
 CAPTIONS = ("caption", "text", "txt", "captions")
 LABELS = ("label", "cls", "class", "labels")
-"""Columns that are read; of each three, the first that is there counts."""
+"""Names of the columns that are read; of each tuple, the first that exists is used."""
 
 LEFT_OUT_PERCENT = 1
-"""Share of rows without image or, in pairs, caption that is left out. Such files come from others, and large ones have
-a few; more means that these are not the columns that were meant."""
+"""Largest share of rows without an image or, for pairs, a caption, which are left out. Large files have a few; more
+means that these are the wrong columns."""
 
 _ROWS = 8
-"""Rows read at once: they may all be the largest image of their file."""
+"""Number of rows that are read at once; each may hold the largest image of its file."""
 
 UNPACKED = 16
 UNPACKED_BYTES = 16 << 20
-"""Images may have so many times the bytes of their files, and some more: one that is stored once can be in any number
-of rows."""
+"""Largest size of the unpacked images: `UNPACKED` times that of the files, and `UNPACKED_BYTES` more. An image that is
+stored once can be in any number of rows."""
 
 _OVERHEAD = 2048
-"""Bytes of a sample in a tar beside its image and texts."""
+"""Bytes of a sample in a tar besides its image and texts."""
 
 
 @SOURCES.add("parquet")
 class Parquet(Source):
-    """Parquet files, unpacked below the cache, where the next run finds them, or into a temporary folder."""
+    """Parquet files, unpacked into the cache, where the next run finds them, or into a temporary folder."""
 
     suffixes = (".parquet",)
     shards = True
 
     def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
-        """Return the images of the rows, and say how many rows were left out."""
+        """Return the images of the rows, with a notice about rows that were left out."""
         if find_spec("pyarrow") is None:
             raise OperationalError(
                 f"{wanted.source} is Parquet, and pyarrow is not installed", "pip install 'pargate[parquet]'"
@@ -99,10 +98,12 @@ class _Columns:
 
 @dataclass(slots=True)
 class _Rows:
-    """What was met on the way through the files."""
+    """The rows that were read."""
 
     seen: int = 0
+    """Number of rows."""
     left_out: list[str] = field(default_factory=list)
+    """Names of the rows that were left out."""
 
 
 def _columns(path: Path, pairs: bool) -> _Columns:
@@ -112,7 +113,7 @@ def _columns(path: Path, pairs: bool) -> _Columns:
     with _reading(path), open_file(path) as stream:
         refuse_pointer(str(path), stream.peek())
         schema = parquet.read_schema(stream)
-        schema.names  # noqa: B018 - which are decoded now
+        schema.names  # noqa: B018 - decoded here, so that errors are translated
     image, caption, label = (
         next((name for name in names if name in schema.names), None) for names in (IMAGES, CAPTIONS, LABELS)
     )
@@ -120,7 +121,7 @@ def _columns(path: Path, pairs: bool) -> _Columns:
     if image is None or missing:
         raise InputError(
             f"{path}: no column with {' and none with '.join(missing)} among {', '.join(schema.names)}",
-            f"images are looked for in {', '.join(IMAGES)}, captions in {', '.join(CAPTIONS)}",
+            f"name the columns of images one of {', '.join(IMAGES)}, those of captions one of {', '.join(CAPTIONS)}",
         )
     columns = _Columns(image, caption, None if pairs else label)
     if double := [name for name in columns.names if schema.names.count(name) > 1]:
@@ -136,13 +137,13 @@ def _columns(path: Path, pairs: bool) -> _Columns:
         what = "addresses, not images" if types.is_string(kind) or types.is_large_string(kind) else f"{kind}"
         raise InputError(
             f"{path}: the column {image} holds {what}",
-            "the encoded bytes of each image are needed; img2dataset downloads them, and writes tars",
+            "give the encoded bytes of each image, such as in the tars that img2dataset downloads and writes",
         )
     return columns
 
 
 def _unpack_once(folder: Path, columns: dict[Path, _Columns], wanted: Wanted, digest: str) -> int:
-    """Unpack into a cache, unless that was done; return how many rows were left out."""
+    """Unpack into a cache, if it is missing there; return the number of rows that were left out."""
     if not (folder / MANIFEST).is_file():
         try:
             with _writing(folder):
@@ -150,7 +151,7 @@ def _unpack_once(folder: Path, columns: dict[Path, _Columns], wanted: Wanted, di
                 with atomic_folder(folder) as made:
                     _unpack(made, columns, wanted, digest)
         except InputError:
-            if not (folder / MANIFEST).is_file():  # else another process was quicker, with the same bytes
+            if not (folder / MANIFEST).is_file():  # otherwise another process wrote the same bytes first
                 raise
     try:
         return int(json.loads((folder / MANIFEST).read_bytes())["settings"]["rows_left_out"])
@@ -159,7 +160,7 @@ def _unpack_once(folder: Path, columns: dict[Path, _Columns], wanted: Wanted, di
 
 
 def _read_unpacked(listing: Listing, folder: Path) -> None:
-    """Enter what was unpacked into a folder, if it is all there, byte for byte."""
+    """Add the images of an unpacked folder; raise if a byte of it changed."""
     try:
         shards = json.loads((folder / MANIFEST).read_bytes())["shards"]
         paths = [folder / shard["name"] for shard in shards]
@@ -172,11 +173,11 @@ def _read_unpacked(listing: Listing, folder: Path) -> None:
 
 
 def _spoilt(folder: Path) -> OperationalError:
-    return OperationalError(f"{folder} is not as it was unpacked", "remove this folder: it is made again")
+    return OperationalError(f"{folder} changed since it was unpacked", "remove this folder: it is made again")
 
 
 def _unpack(folder: Path, columns: dict[Path, _Columns], wanted: Wanted, digest: str) -> int:
-    """Write all rows into shards; return how many were left out."""
+    """Write all rows into shards; return the number of rows that were left out."""
     rows = _Rows()
     shards = write_shards(folder, _samples(columns, wanted.pairs, rows), PER_SHARD)
     if len(rows.left_out) * 100 > rows.seen * LEFT_OUT_PERCENT or not shards:
@@ -209,7 +210,7 @@ def _samples(columns: dict[Path, _Columns], pairs: bool, rows: _Rows) -> Iterato
                     if room < 0:
                         raise InputError(
                             f"{path}: row {number} is beyond {UNPACKED} times the bytes of the files",
-                            "the same images are in it again and again: keep each once",
+                            "remove repeated images: each should be in one row",
                         )
                     if content and (text or not pairs):
                         yield Sample(content, text or None, label)
@@ -218,7 +219,7 @@ def _samples(columns: dict[Path, _Columns], pairs: bool, rows: _Rows) -> Iterato
 
 
 def _check_sizes(path: Path, metadata: Any) -> None:
-    """Raise if there are columns that take far more memory than they have bytes."""
+    """Raise if a column would take far more memory than its bytes in the file."""
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             if column.total_uncompressed_size > UNPACKED_BYTES + UNPACKED * column.total_compressed_size:
@@ -230,20 +231,20 @@ def _check_sizes(path: Path, metadata: Any) -> None:
 
 
 def _content(value: Any) -> bytes | None:
-    """Return encoded bytes: a cell as it is, or the `bytes` of a hub's image."""
+    """Return the encoded bytes of a cell: its value, or the `bytes` of a hub's image."""
     found = value.get("bytes") if isinstance(value, dict) else value
     return found if isinstance(found, bytes) else None
 
 
 def _caption(value: Any) -> str:
-    """Return one line; of several captions, the first."""
+    """Return the caption of a cell as one line; of several captions, the first."""
     first = value[0] if isinstance(value, list) and value else value
     return " ".join(first.split()) if isinstance(first, str) else ""
 
 
 def _label(value: Any, where: str) -> str | None:
-    """Return a class index or name as text; None where there is none."""
-    if value is None or value == -1:  # as the hub writes it
+    """Return a class index or name as text, or None."""
+    if value is None or value == -1:  # the hub writes -1 for a missing label
         return None
     label = read_label(str(value), where)
     return None if label is None else str(label)
@@ -251,7 +252,7 @@ def _label(value: Any, where: str) -> str | None:
 
 @contextlib.contextmanager
 def _writing(place: Path | str) -> Iterator[None]:
-    """Raise an operational error if `place` cannot be written: it is no fault of the images."""
+    """Turn an error in writing to `place` into an operational one, since the images are not at fault."""
     try:
         yield
     except OSError as error:
@@ -261,7 +262,7 @@ def _writing(place: Path | str) -> Iterator[None]:
 
 
 class _reading:  # noqa: N801 - used like a function
-    """Arrow's own errors, said in our words."""
+    """A context manager that turns Arrow's errors about a file into an `InputError`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,8 +1,8 @@
-"""Scenes from the built-in renderer: `builtin:scenes` to judge a model by, `synthetic:` to train with.
+"""Scenes from the built-in renderer: `builtin:scenes` for a scan, `synthetic:` for training.
 
-`synthetic:` has no end, `synthetic:COUNT` has one; `+counts` and `+lettering` after either add scenes with several
-objects, and signs with a word. Their numbers count up from 0, those of `builtin:scenes` from `FIRST_SCENE`, so no image
-is both. Nothing is written anywhere: an image is its number, drawn where it is needed.
+`synthetic:` is endless, `synthetic:COUNT` is not; `+counts` and `+lettering` after either add scenes with several
+objects, and signs with a word. Their numbers start at 0, those of `builtin:scenes` at `FIRST_SCENE`, so no image is in
+both. Nothing is written to disk: a scene is drawn from its number when it is needed.
 """
 
 import re
@@ -26,30 +26,30 @@ SYNTHETIC = "synthetic:"
 BUILTIN_SCENES = "builtin:scenes"
 
 SCENES = 4000
-"""Scenes in the built-in set; the renderer has no end, a set needs one."""
+"""Number of scenes in the built-in set."""
 
 FIRST_SCENE = 1 << 41
-"""Number of the first scene of the built-in set; those to train with have smaller ones."""
+"""Number of the first scene of the built-in set; scenes for training have smaller numbers."""
 
 
 @SOURCES.add("scenes")
 class Drawn(Source):
-    """Scenes of either kind."""
+    """Scenes of the built-in renderer, for a scan or for training."""
 
     schemes = ("builtin:", SYNTHETIC)
 
     def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
-        """Return the scenes of a source; those to judge a model by are never trained with."""
+        """Return the scenes of a source; scenes for a scan are never used for training."""
         source = wanted.source
         if wanted.pairs and not source.startswith(SYNTHETIC):
             raise InputError(
-                f"{source} are images that judge a model and must not clean it",
-                f"write {SYNTHETIC} for pairs from the same renderer that never meet them",
+                f"{source} is for scanning a model, and must not clean it",
+                f"write {SYNTHETIC} for other pairs from the same renderer",
             )
         if not wanted.pairs and source.startswith(SYNTHETIC):
             raise InputError(
-                f"{source} are pairs that clean a model and must not judge it",
-                f"write {BUILTIN_SCENES} for images from the same renderer that never meet them",
+                f"{source} is for cleaning a model, and must not scan it",
+                f"write {BUILTIN_SCENES} for other images from the same renderer",
             )
         if wanted.pairs:
             return _open_synthetic(source, wanted.seed, wanted.classes)
@@ -60,31 +60,31 @@ class Drawn(Source):
 
 @dataclass(frozen=True, slots=True)
 class Scenes(Dataset):
-    """Images that are drawn."""
+    """Images that the renderer draws."""
 
     source: str
     seed: int
     """Seed of the renderer."""
     count: int | None
     digest: str
-    """Hex SHA-256 of all that decides how they look."""
+    """Hex SHA-256 of everything that decides the images."""
     first: int = 0
-    """Number of the first one in the renderer."""
+    """Number of the first image in the renderer."""
     spelling: tuple[tuple[int, str], ...] = ()
-    """Labels that may occur, in the renderer's numbers, each with the user's spelling; empty for all."""
+    """Labels that may occur, by the renderer's index, each in the user's spelling; empty for all labels."""
     extras: tuple[str, ...] = ()
-    """What scenes may show beyond one object."""
+    """Extras that scenes may show, by name."""
     notices: tuple[str, ...] = ()
     drawn = True
 
     def _numbers(self, numbers: Numbers) -> NDArray[np.int64]:
-        """Return the numbers in the renderer, which are others where only some labels may occur."""
+        """Return the numbers in the renderer, which skip scenes whose labels may not occur."""
         from pargate.scenes import render as scenes
 
         wanted = np.asarray(numbers, dtype=np.int64).reshape(-1) + self.first
         if not self.spelling:
             return wanted
-        # Labels come in shuffled blocks that hold each of them once; so every block gives the same number of pairs.
+        # Labels come in shuffled blocks that hold each label once, so every block gives the same number of pairs.
         some, every = len(self.spelling), len(scenes.LABELS)
         blocks, places = np.divmod(wanted, some)
         members = blocks[:, None] * every + np.arange(every)
@@ -93,7 +93,7 @@ class Scenes(Dataset):
         return np.asarray(blocks * every + first[np.arange(len(wanted)), places], dtype=np.int64)
 
     def captions(self, numbers: Numbers) -> list[str]:
-        """Return what is true of these images."""
+        """Return the captions of these images."""
         from pargate.scenes import render as scenes
 
         told = scenes.describe(self._numbers(numbers), self.seed, self.extras)
@@ -106,14 +106,14 @@ class Scenes(Dataset):
         ]
 
     def places(self, numbers: Numbers) -> list[Place]:
-        """Return how a worker finds these images."""
+        """Return the places of these images, from which a worker draws them."""
         return [Scene(int(number), self.seed, self.extras) for number in self._numbers(numbers)]
 
     def items(self) -> list[Item]:
         """Return all scenes with the labels and captions that they are drawn from."""
         from pargate.scenes import render as scenes
 
-        assert self.count is not None, "a dataset without end has no list"
+        assert self.count is not None, "an endless dataset has no list"
         numbers = range(self.count)
         labels = scenes.labels_of(self.seed, self._numbers(numbers))
         columns = zip(numbers, self.places(numbers), labels, self.captions(numbers), strict=True)
@@ -121,13 +121,13 @@ class Scenes(Dataset):
         return [Item(f"{keys + n:06d}", place, scenes.LABELS[label], told) for n, place, label, told in columns]
 
     def take(self, split: Split) -> "Scenes":
-        """Return as many other scenes for each split: there is no end of them."""
-        assert self.count is not None, "a dataset without end has no splits"
+        """Return the scenes of a split: as many as in this dataset, and different ones for each split."""
+        assert self.count is not None, "an endless dataset has no splits"
         return replace(self, first=self.first + split.number * self.count)
 
 
 def _respelled(caption: str, label: str, spelling: str) -> str:
-    """Return a caption with the user's spelling of its label, in either number."""
+    """Return a caption with the user's spelling of its label, in singular and plural."""
     several = plural(label)
     shaped = several.upper() if spelling.isupper() else several.capitalize() if spelling[0].isupper() else several
     for word, wanted in ((label, spelling), (several, shaped)):
@@ -140,7 +140,7 @@ def _open_synthetic(source: str, seed: int, classes: Sequence[str] | None) -> Sc
     """Return the pairs of `synthetic:` or `synthetic:COUNT`.
 
     Raises:
-        InputError: the count is not a number that can be had.
+        InputError: an unknown extra, or the count is not a valid number.
     """
     from pargate.scenes import render as scenes
 
@@ -149,13 +149,13 @@ def _open_synthetic(source: str, seed: int, classes: Sequence[str] | None) -> Sc
         if name not in EXTRAS:
             raise InputError(
                 f"{source}: scenes have no '{name}'.{nearest(name, list(EXTRAS))}",
-                f"there are +{' and +'.join(EXTRAS)}",
+                f"use +{' or +'.join(EXTRAS)}",
             )
     extras = tuple(sorted(set(named)))
     if text and not (text.isdecimal() and text.isascii() and 2 <= int(text) < FIRST_SCENE):
         raise InputError(
             f"cannot draw '{text}' pairs",
-            f"write {SYNTHETIC} for as many as are needed, or {SYNTHETIC}COUNT with a count from 2 on",
+            f"write {SYNTHETIC} for as many as are needed, or {SYNTHETIC}COUNT with a count of at least 2",
         )
     count = int(text) if text else None
     known = {class_key(name): label for label, name in enumerate(scenes.LABELS)}
@@ -164,8 +164,8 @@ def _open_synthetic(source: str, seed: int, classes: Sequence[str] | None) -> Sc
     notices = []
     if classes is not None and not spelling:
         notices.append(
-            f"none of the {len(classes)} classes can be drawn: the pairs show all {len(scenes.LABELS)} things that can "
-            f"({', '.join(scenes.LABELS)})"
+            f"none of the {len(classes)} classes can be drawn: the pairs show all {len(scenes.LABELS)} things that the "
+            f"renderer can draw ({', '.join(scenes.LABELS)})"
         )
     elif classes is not None:
         notices.append(

@@ -1,7 +1,7 @@
-"""Tables that name images: CSV or TSV with a header, read strictly.
+"""Read tables that name images: CSV or TSV with a header.
 
-A comma that should have been quoted, or a quote that is never closed, moves every later field: what csv readers make of
-such rows by default is a caption cut short, or a thousand rows taken for one.
+Reading is strict: by default, csv readers cut a caption short at an unquoted comma, and take a thousand rows for one
+after a quote that is not closed.
 """
 
 import csv
@@ -20,12 +20,12 @@ from pargate.images.opening import SOURCES, Source, Wanted
 
 @SOURCES.add("table")
 class Table(Source):
-    """Rows that name an image, relative to the table, and its label, its caption or both."""
+    """Rows with the path of an image, relative to the table, and its label, caption or both."""
 
     suffixes = (".csv", ".tsv")
 
     def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
-        """Return the images of the rows; those to train with need a caption each, and must be there."""
+        """Return the images of the rows; for training each must exist and have a caption."""
         (path,) = paths
         listing = Listing(wanted, hint=f"paths are read relative to {path.parent}: add the images, or remove the rows")
         columns = ("image", "caption") if wanted.pairs else ("image", "label", "caption")
@@ -61,22 +61,24 @@ def _check_header(path: Path, header: tuple[str, ...], columns: tuple[str, ...])
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row and where it begins."""
+    """One row of a table."""
 
     line: int
-    """From 1, in the file."""
+    """Line of the file at which the row begins, from 1."""
     fields: Mapping[str, str]
-    """By column; empty where the row ends before it."""
+    """Fields by column, empty where the row is too short."""
 
 
 def read_table(path: Path, check: Callable[[tuple[str, ...]], None]) -> list[Row]:
-    """Rows of a table; a `.tsv` is separated by tabs, anything else by commas. `check` refuses a header.
+    """Return the rows of a table: tabs separate the fields of a `.tsv`, commas those of any other file.
 
-    Columns are named in lower case, without the spaces and invisible characters around their names.
+    Args:
+        path: the table.
+        check: raises if the header, in lower case and without surrounding spaces, is wrong.
 
     Raises:
-        InputError: a git-lfs pointer, not UTF-8, a row with more fields than columns, a quote that is not closed.
-        OSError: it cannot be read.
+        InputError: a git-lfs pointer, not UTF-8, a row with more fields than columns, or a quote that is not closed.
+        OSError: the file cannot be read.
     """
     rows: list[Row] = []
     line, tabs = 1, path.suffix.lower() == ".tsv"
@@ -93,7 +95,7 @@ def read_table(path: Path, check: Callable[[tuple[str, ...]], None]) -> list[Row
                         f"{path}:{line}: {len(fields)} fields, and the header has {len(header)}",
                         f"put a field that holds a {'tab' if tabs else 'comma'} into quotes",
                     )
-                if fields:  # an empty line is none
+                if fields:  # empty lines are skipped
                     rows.append(Row(line, dict.fromkeys(header, "") | dict(zip(header, fields, strict=False))))
                 line = reader.line_num + 1
     except UnicodeDecodeError as error:
@@ -111,10 +113,10 @@ def read_table(path: Path, check: Callable[[tuple[str, ...]], None]) -> list[Row
 
 
 def check_once(path: Path, header: tuple[str, ...], columns: tuple[str, ...]) -> None:
-    """Refuse a header that has one of these columns more than once.
+    """Raise if a header has one of these columns more than once.
 
     Raises:
-        InputError: it does.
+        InputError: as above.
     """
     if double := [name for name in columns if header.count(name) > 1]:
         raise InputError(f"{path}: several columns are named {double[0]}", "rename or remove all but one")

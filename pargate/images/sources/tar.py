@@ -1,6 +1,6 @@
-"""WebDataset tars: members that share a name up to its first dot are one sample.
+"""Read WebDataset tars: members with the same name up to its first dot are one sample.
 
-Only headers and short texts are read; images are read later, by the processes that decode them.
+Only headers and short texts are read; decoding workers read the images later.
 """
 
 import posixpath
@@ -18,18 +18,18 @@ from pargate.images.opening import SOURCES, Source, Wanted
 from pargate.images.paths import SUFFIXES, TEXTS, begins_image
 
 _RECORD_BYTES = 1 << 20
-"""Bound of a header of a tar, which is read as a whole; no name is that long."""
+"""Largest size of a tar's header."""
 
 
 @SOURCES.add("tar")
 class Tar(Source):
-    """Plain tars with an image, a class index (`.cls`) and a caption (`.txt`) a sample."""
+    """Plain tars with an image, a class index (`.cls`) and a caption (`.txt`) per sample."""
 
     suffixes = (".tar",)
     shards = True
 
     def list(self, wanted: Wanted, paths: Sequence[Path]) -> Dataset:
-        """Return the images of tars; those to train with need a `.txt` each."""
+        """Return the images of tars; for training each needs a `.txt`."""
         listing = Listing(wanted, unit="members", ordered=True)
         listing.files = [(path.name, path) for path in paths]
         read_tars(listing, paths)
@@ -37,10 +37,10 @@ class Tar(Source):
 
 
 def read_tars(listing: Listing, paths: Sequence[Path], *, names: bool = False) -> None:
-    """Enter the images of tars into `listing`; `names` says whether a `.cls` may hold the name of a class.
+    """Add the images of tars to `listing`; `names` is whether a `.cls` may hold the name of a class.
 
     Raises:
-        InputError: a damaged tar, several images in a sample, or a text that is none.
+        InputError: a damaged tar, several images in a sample, or a text that cannot be read.
     """
     for path in paths:
         _read_tar(listing, path, f"{path.name}/" if len(paths) > 1 else "", names)
@@ -75,7 +75,7 @@ def _read_tar(listing: Listing, path: Path, prefix: str, names: bool) -> None:
 
 
 class _Headers:
-    """A tar as `tarfile` reads it, with headers of bounded size: it believes whatever size they claim."""
+    """A stream for `tarfile` that limits the size of headers, which `tarfile` does not."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._read, self.seek, self.tell = stream.read, stream.seek, stream.tell
@@ -87,11 +87,11 @@ class _Headers:
 
 
 def _samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
-    """Return the members of a tar by what they share, the name up to its first dot, and then by suffix.
+    """Return the members of a tar, by their name up to its first dot and then by suffix.
 
     Raises:
-        InputError: a git-lfs pointer, not a tar, one that ends early or goes on behind its end, two members of one
-            name, or a link.
+        InputError: a git-lfs pointer, not a tar, a tar that is cut short or goes on after its end, two members of the
+            same name, or a link.
     """
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
     last, rest = None, b""
@@ -121,32 +121,30 @@ def _samples(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
                 pass
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # `tarfile` lets all through that its parsing of numbers, texts and records can raise
+    except Exception as error:  # `tarfile` raises errors of many kinds for damaged headers
         raise InputError(f"{path} is not a complete tar: {first_line(error)}", "copy or make it again") from error
-    # Python's reader takes whatever is no header for the end; the end is an empty block, and nothing but such follow.
+    # Python's reader takes anything but a header for the end. The real end is an empty block, followed by empty ones.
     if last is not None and end != bytes(tarfile.BLOCKSIZE):
         raise InputError(f"{path} is cut short at or after {readable(last.name)}", "copy or make it again")
     if rest:
         after = f" after {readable(last.name)}" if last else ""
-        raise InputError(
-            f"{path} is damaged, or two tars in one: there is more behind its end{after}", "copy or make it again"
-        )
+        raise InputError(f"{path} is damaged, or two tars in one: data follows its end{after}", "copy or make it again")
     return samples
 
 
 def _image(path: Path, stem: str, members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
-    """Return the image among the members of sample `stem`, if there is one.
+    """Return the image among the members of sample `stem`, or None.
 
     Raises:
-        InputError: there are several, or what could be one has a dot before its ending.
+        InputError: there are several images, or the name of one has a dot before its suffix.
     """
     images = [member for suffix, member in members.items() if suffix in SUFFIXES]
     if len(images) > 1:
         raise InputError(f"{path}: sample {readable(stem)} holds {len(images)} images", "give each its own name")
     if not images and (odd := [suffix for suffix in members if suffix.endswith(tuple(SUFFIXES))]):
         raise InputError(
-            f"{path}: {readable(stem + odd[0])} has a dot before its ending",
-            "WebDataset takes all behind the first dot for the ending: use names without another",
+            f"{path}: {readable(stem + odd[0])} has a dot before its suffix",
+            "use names with one dot: in WebDataset the suffix begins at the first dot",
         )
     if not images:
         images = [

@@ -1,4 +1,4 @@
-"""Layouts of checkpoints: each module enters one, which recognises its sources and opens them."""
+"""Layouts of checkpoints: each module registers one, which recognises its sources and opens them."""
 
 from typing import Any, Protocol
 
@@ -7,19 +7,19 @@ from pargate.registry import Registry
 
 
 class Layout(Protocol):
-    """One way in which a checkpoint lies on disk, or on a hub."""
+    """A layout of a checkpoint on disk or on a hub."""
 
     pickle: bool
-    """Whether its files may hold pickles; they are searched for code where the source cannot be opened."""
+    """Whether its files may hold pickles, which are searched for code if the source cannot be opened."""
     graph: bool
-    """Whether it holds graphs, which say their architecture themselves."""
+    """Whether it holds graphs, which name their architecture themselves."""
 
     def match(self, source: str) -> bool:
-        """Return whether a source that the user named is of this layout; reads no more than the first bytes."""
+        """Return whether a source has this layout; read no more than its first bytes."""
         ...
 
     def open(self, source: str, arch: str | None, keep: bool) -> Model:
-        """Return the model, judged; `arch` is what `--arch` says, and `keep` whether its bytes stay in memory.
+        """Return the model, checked; `arch` is the value of `--arch`, and `keep` whether its bytes stay in memory.
 
         Raises:
             InputError, UnsafeCheckpoint, OperationalError: as `pargate.models.open.open_model`.
@@ -33,4 +33,4 @@ def _is_layout(name: str, part: Any) -> bool:
 
 
 LAYOUTS: Registry[Layout] = Registry("pargate.layouts", "checkpoint layout", "pargate.models.layouts", _is_layout)
-"""Layouts by name. pargate's own are asked first."""
+"""Layouts by name; pargate's own are tried first."""

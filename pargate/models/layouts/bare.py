@@ -8,36 +8,36 @@ from pargate.models import weights
 from pargate.models.config import CONFIG_NAME, architecture, differences, preprocess, says_activation
 from pargate.models.layouts import LAYOUTS
 from pargate.models.located import DEFAULTS, Located, in_folder, processor
-from pargate.models.model import Model, judge
+from pargate.models.model import Model, read_located
 from pargate.models.preprocessing import named, of_processor, quick_gelu, refuse_contradiction, undecided, ways
 
 DIFFERENCES = 4
-"""How many contradictions a message names."""
+"""Number of contradictions that a message names."""
 
 
 @LAYOUTS.add("bare")
 class Bare:
-    """A weights file with `--arch`, or with its configuration beside it; what is no zip may still be a pickle."""
+    """A safetensors file with `--arch` or with its configuration beside it; any other file may be a pickle."""
 
     pickle = True
     graph = False
 
     @staticmethod
     def match(source: str) -> bool:
-        """Return whether a safetensors file lies there."""
+        """Return whether the source is a safetensors file."""
         return weights.begins_as_safetensors(weights.head(Path(source)))
 
     @staticmethod
     def open(source: str, arch: str | None, keep: bool) -> Model:
-        """Return the model, judged."""
-        return judge(source, locate(source, arch), keep)
+        """Return the model, checked."""
+        return read_located(source, locate(source, arch), keep)
 
 
 def locate(source: str, arch: str | None) -> Located:
-    """Return a weights file and how it is read: by its architecture's name, or by the configuration beside it.
+    """Return a weights file with its configuration: that of the architecture `arch`, or the one beside it.
 
     Raises:
-        InputError: nothing is there, or nothing says the architecture.
+        InputError: there is no file, or no architecture.
     """
     path = Path(source)
     try:
@@ -60,7 +60,7 @@ def locate(source: str, arch: str | None) -> Located:
 
 
 def _by_name(path: Path, arch: str) -> Located:
-    """Return a file with `--arch`, which must not contradict a configuration beside it."""
+    """Return a file with the configuration of `arch`, which must not contradict one beside it."""
     name, tag = named(arch)
     model = architecture(name)
     known = says_activation(model)
@@ -87,5 +87,5 @@ def _by_name(path: Path, arch: str) -> Located:
     elif found:
         raise undecided(name, model, found)
     else:
-        overlay, by = {}, f"{DEFAULTS}, which publishes no weights of {name}"
+        overlay, by = {}, f"{DEFAULTS}, which has no published weights of {name}"
     return Located(path, model, overlay, f"architecture {arch}", by, name, path.parent, known, said)

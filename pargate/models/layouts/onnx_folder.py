@@ -10,23 +10,23 @@ from pargate.models.model import Model
 
 @LAYOUTS.add("onnx_folder")
 class OnnxFolder:
-    """Graphs; a folder that also holds an open_clip configuration is that of a checkpoint."""
+    """A folder of graphs without an open_clip configuration."""
 
     pickle = False
     graph = True
 
     @staticmethod
     def match(source: str) -> bool:
-        """Return whether `source` holds graphs and nothing else."""
+        """Return whether `source` holds graphs and no checkpoint."""
         path = Path(source)
         try:
             return path.is_dir() and not (path / CONFIG_NAME).is_file() and graphs.folder_of(path) is not None
-        except (OSError, ValueError):  # no name of a file
+        except (OSError, ValueError):  # not a valid path
             return False
 
     @staticmethod
     def open(source: str, arch: str | None, keep: bool) -> Model:
-        """Return the graphs, judged."""
+        """Return the graphs, checked."""
         folder = graphs.folder_of(Path(source))
         assert folder is not None  # it matched
         read = graphs.read(folder, source)

@@ -1,4 +1,4 @@
-"""A folder with weights and their configuration, as open_clip writes and reads it."""
+"""A folder with weights and their configuration, in the format of open_clip."""
 
 import re
 from pathlib import Path
@@ -7,43 +7,43 @@ from pargate.errors import InputError
 from pargate.models.config import CONFIG_NAME, WEIGHT_NAMES
 from pargate.models.layouts import LAYOUTS
 from pargate.models.located import FOUND_SUFFIXES, in_folder, names_in, weights_in
-from pargate.models.model import Model, judge
+from pargate.models.model import Model, read_located
 
 TRAINING = (
     "training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "scaler.pt", "rng_state.pth",
 )  # fmt: skip
-"""What training loops leave beside weights: no loader takes it for a model."""
+"""Files that training loops write beside weights; no loader reads them as a model."""
 
 
 @LAYOUTS.add("open_clip")
 class OpenClip:
-    """An open_clip folder; other weights in it must be the same."""
+    """An open_clip folder; all weights files in it must hold the same tensors."""
 
     pickle = True
     graph = False
 
     @staticmethod
     def match(source: str) -> bool:
-        """Return whether a folder with open_clip's configuration lies there."""
+        """Return whether the source is a folder with open_clip's configuration."""
         try:
             return (Path(source) / CONFIG_NAME).is_file()
-        except (OSError, ValueError):  # no name of a file
+        except (OSError, ValueError):  # not a valid path
             return False
 
     @staticmethod
     def open(source: str, arch: str | None, keep: bool) -> Model:
-        """Return the model, judged."""
+        """Return the model, checked."""
         if arch:
             raise InputError(
                 f"--arch {arch} does not go with the folder {source}",
                 "drop it, or name the weights file in it",
             )
         chosen, *beside = _weights_of(Path(source))
-        return judge(source, in_folder(Path(source), chosen, tuple(beside)), keep)
+        return read_located(source, in_folder(Path(source), chosen, tuple(beside)), keep)
 
 
 def _weights_of(folder: Path) -> list[Path]:
-    """Return the weights file of a folder that open_clip would take, and others that another loader could take."""
+    """Return the weights file that open_clip would read, and others that another loader could read."""
     names = names_in(folder)
     if CONFIG_NAME not in names:
         raise InputError(
@@ -72,6 +72,6 @@ def _weights_of(folder: Path) -> list[Path]:
 
 
 def _preference(name: str) -> tuple[int, bool, str]:
-    """Return where open_clip ranks a file of a folder: by its list, then safetensors, then the name."""
+    """Return the sort key by which open_clip chooses a file: its list, then safetensors, then the name."""
     rank = WEIGHT_NAMES.index(name) if name in WEIGHT_NAMES else len(WEIGHT_NAMES)
     return rank, not name.endswith(FOUND_SUFFIXES[0]), name

@@ -1,11 +1,11 @@
-"""A file that `torch.save` wrote: a zip of raw numbers and one pickle, which is read as data and never run."""
+"""A file that `torch.save` wrote: a zip of raw numbers and one pickle, which is read as data and never executed."""
 
 from pathlib import Path
 
 from pargate.models import weights
 from pargate.models.layouts import LAYOUTS
 from pargate.models.layouts.bare import locate
-from pargate.models.model import Model, judge
+from pargate.models.model import Model, read_located
 
 
 @LAYOUTS.add("torch_zip")
@@ -17,10 +17,10 @@ class TorchZip:
 
     @staticmethod
     def match(source: str) -> bool:
-        """Return whether a zip archive lies there."""
+        """Return whether the source is a zip archive."""
         return weights.head(Path(source)).startswith(weights.ZIP)
 
     @staticmethod
     def open(source: str, arch: str | None, keep: bool) -> Model:
-        """Return the model, judged."""
-        return judge(source, locate(source, arch), keep)
+        """Return the model, checked."""
+        return read_located(source, locate(source, arch), keep)

@@ -1,9 +1,7 @@
-"""An open_clip model built from its configuration and filled with exactly the tensors of a checkpoint.
+"""Build an open_clip model from its configuration, and fill it with exactly the tensors of a checkpoint.
 
-open_clip never sees a path: its loaders fall back to unsafe ones, resize embeddings and fill gaps. Here the
-model is constructed without its random start, every parameter comes from the checkpoint, and what is
-missing, left over, of another shape or not finite is refused by name. A verdict must not rest on a value
-that nobody trained.
+open_clip's loaders are not used: they fall back to unsafe readers, resize embeddings and fill gaps. Every parameter
+comes from the checkpoint, and tensors that are missing, left over, of another shape or not finite are refused by name.
 """
 
 import contextlib
@@ -42,42 +40,42 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""What the dtypes of a checkpoint are in torch."""
+"""Dtypes of torch, by the name in a checkpoint."""
 
 ACTIVATION = 1 << 27
-"""Bound of the values of the largest tensor that one picture or caption makes; CLIPs of 1024 tokens take 17 million."""
+"""Largest number of values in one tensor for one image or caption; CLIPs of 1024 tokens take 17 million."""
 
 
 Network = nn.Module
-"""A CLIP of open_clip's, both towers."""
+"""A CLIP of open_clip with both towers."""
 
 
 def load(checkpoint: Checkpoint, tensors: Sequence[StoredTensor], take: Callable[[], mmap.mmap]) -> Network:
-    """Return the checkpoint's model on the CPU, in float32 and evaluation mode, its parameters frozen.
+    """Return the checkpoint's model on the CPU, in float32 and evaluation mode, with frozen parameters.
 
-    The bytes that `take` gives are freed as they are copied, so that the model is in memory once.
+    The bytes that `take` returns are freed as they are copied, so that the model is in memory once.
 
     Raises:
-        InputError: tensors are missing, left over, of another shape or not finite, or the configuration
-            does not describe a model that the installed open_clip can build.
-        OperationalError: it does not fit into memory.
+        InputError: tensors are missing, left over, of another shape or not finite, or the installed open_clip cannot
+            build the configuration.
+        OperationalError: the model does not fit into memory.
     """
     check(checkpoint)
     memory.share_one_arena()
     with memory.guard(f"loading {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
         model = _build(checkpoint)
         _fill(model, plain_names(tensors, checkpoint.source), take(), checkpoint.source)
-        ask_one_token(model.get_submodule("visual"))
+        compute_one_token(model.get_submodule("visual"))
     return model.eval().requires_grad_(False)
 
 
 def check(checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint whose tensors are not those of its architecture, by building that without its weights.
+    """Raise if a checkpoint's tensors are not those of its architecture, which is built without weights.
 
     Raises:
-        InputError, OperationalError: as `load`, but for values that are not finite.
+        InputError, OperationalError: as `load`, except for values that are not finite.
     """
-    with torch.device("meta"):  # which gives shapes without memory: a configuration can ask for any amount of it
+    with torch.device("meta"):  # shapes without memory, since a configuration can ask for any amount
         model = _build(checkpoint)
     refuse_others(plain_names(checkpoint.tensors, checkpoint.source), _shapes(model), checkpoint.source)
     _check_forward(model, checkpoint)
@@ -87,10 +85,9 @@ def check(checkpoint: Checkpoint) -> None:
 
 
 class _WithoutStart(TorchFunctionMode):
-    """Leaves parameters as they were allocated: each is replaced by a trained one before it is used.
+    """A mode that skips random fills of parameters, since each is replaced by a trained one before it is used.
 
-    Only random fills of parameters are skipped. Buffers and constants are computed as ever, since those that
-    are not saved (masks, rotary tables) keep the value that construction gives them.
+    Buffers and constants are computed as usual, since those that are not saved (masks, rotary tables) keep their value.
     """
 
     skipped = frozenset(
@@ -131,11 +128,11 @@ _UNBUILDABLE = (
     TypeError,
     ValueError,
 )
-"""What constructors raise at settings that make no sense together: they check little, and nothing in one way."""
+"""Errors that constructors raise for settings that contradict each other."""
 
 
 def _build(checkpoint: Checkpoint) -> nn.Module:
-    """The model that the configuration describes, of the class that open_clip's `create_model` would take."""
+    """Return the model that the configuration describes, of the class that open_clip's `create_model` would use."""
     config = copy.deepcopy(checkpoint.config)
     kind: type[nn.Module] = open_clip.CLIP
     if config.pop("custom_text", False):
@@ -149,15 +146,15 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
                     f"{open_clip.__version__} does not know.{nearest(key, names)}",
                     "a newer open_clip may know it",
                 )
-    # Weights of a tower alone would be downloaded, and be replaced at once.
+    # Pretrained weights of the tower would be downloaded and replaced at once.
     config["vision_cfg"]["timm_model_pretrained"] = False
-    # open_clip draws a few values even so; the process's own random stream stays as it was.
+    # open_clip still draws a few values; the process's own random state is kept.
     with torch.random.fork_rng(devices=[]), _WithoutStart(), _buildable(checkpoint):
         return kind(**config)
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes how many values the largest tensor has that is computed within."""
+    """A mode that records the size of the largest tensor that is computed."""
 
     values = 0
 
@@ -170,7 +167,7 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _check_forward(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Refuse a model without memory that gives no vectors, or that one picture or caption would fill memory with."""
+    """Raise if a meta model returns no vectors, or if one image or caption would need too much memory."""
     given = {
         "encode_image": torch.zeros(1, 3, *checkpoint.preprocess.size, device="meta"),
         "encode_text": torch.zeros(1, checkpoint.context_length, dtype=torch.long, device="meta"),
@@ -181,17 +178,17 @@ def _check_forward(model: nn.Module, checkpoint: Checkpoint) -> None:
         for name, values in given.items():
             found = list(getattr(model.eval(), name)(values).shape)
             if found != wanted:
-                raise ValueError(f"{name} gives {found}, not {wanted}")
+                raise ValueError(f"{name} returns {found}, not {wanted}")
     if largest.values > ACTIVATION:
         raise InputError(
-            f"{checkpoint.source}: one picture or caption would need {largest.values:,} values at once",
-            "restore the configuration: look at image_size, patch_size and context_length",
+            f"{checkpoint.source}: one image or caption would need {largest.values:,} values at once",
+            "restore the configuration: check image_size, patch_size and context_length",
         )
 
 
 @contextlib.contextmanager
 def _buildable(checkpoint: Checkpoint) -> Iterator[None]:
-    """Turn what open_clip raises at settings that make no sense together into an `InputError`."""
+    """Turn the errors of open_clip's constructors into an `InputError`."""
     try:
         yield
     except _UNBUILDABLE as error:
@@ -208,7 +205,7 @@ def _buildable(checkpoint: Checkpoint) -> Iterator[None]:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter, saved or not: none may keep the memory it happened to be allocated with."""
+    """Return every parameter, saved or not, since none may keep uninitialised memory."""
     return {**dict(model.named_parameters()), **model.state_dict()}
 
 
@@ -222,7 +219,7 @@ def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap
         tensors[name] = StoredTensor(name, "", tuple(wanted[name].shape), 0, ())
     values, given_back = {}, 0
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
-        # All that follow begin here or later, also those that share bytes.
+        # All later tensors begin here or behind, even those that share bytes.
         given_back = _give_back(content, given_back, tensor.offset)
         values[name] = _value(tensor, wanted[name], content)
     refuse(
@@ -234,7 +231,7 @@ def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap
 
 
 def _value(tensor: StoredTensor, wanted: Tensor, content: mmap.mmap) -> Tensor:
-    """One tensor of the file, copied; in float32 where the model computes with it."""
+    """Return a copy of one tensor of the file, in float32 if it is floating-point."""
     if not tensor.dtype:
         return wanted
     dtype = DTYPES[tensor.dtype]
@@ -248,16 +245,16 @@ def _view(tensor: StoredTensor, dtype: torch.dtype, content: mmap.mmap) -> Tenso
     reach = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.strides, strict=True))
     if tensor.offset % dtype.itemsize == 0:
         flat = torch.frombuffer(content, dtype=dtype, count=reach, offset=tensor.offset)
-    else:  # safetensors pads its header to 8 bytes, but need not
+    else:  # a safetensors header is usually padded to 8 bytes, but the format does not require it
         end = tensor.offset + reach * dtype.itemsize
         flat = torch.frombuffer(bytearray(content[tensor.offset : end]), dtype=dtype)
     return flat.as_strided(tensor.shape, tensor.strides)
 
 
 def _give_back(content: mmap.mmap, begin: int, end: int) -> int:
-    """Free the memory of `content` from `begin` to `end`, in whole pages; where the next such range begins."""
+    """Free the memory of `content` from `begin` to `end`, in whole pages; return the begin of the next range."""
     end -= end % mmap.PAGESIZE
-    # Without this call, on Windows, the memory is freed as a whole, once the model stands.
+    # On Windows, where this call is missing, the memory is freed as a whole at the end.
     if end > begin and hasattr(mmap, "MADV_DONTNEED"):
         content.madvise(mmap.MADV_DONTNEED, begin, end - begin)
     return max(begin, end)
@@ -266,12 +263,12 @@ def _give_back(content: mmap.mmap, begin: int, end: int) -> int:
 def _finite(value: Tensor) -> bool:
     if not value.numel():
         return True
-    # NaN wins both comparisons, so that two numbers answer for all without a mask in memory.
+    # `aminmax` returns NaN if any value is NaN, so that no mask in memory is needed.
     return all(bool(torch.isfinite(bound)) for bound in torch.aminmax(value))
 
 
 def largest_activation(tower: nn.Module, image: Tensor) -> int:
-    """How many values the largest output of a layer has, for one image [1, 3, H, W]."""
+    """Return the number of values in the largest output of a layer, for one image [1, 3, H, W]."""
     sizes = [image.numel()]
 
     def note(layer: nn.Module, given: Any, output: Any) -> None:
@@ -291,16 +288,15 @@ def largest_activation(tower: nn.Module, image: Tensor) -> int:
 # --- one token ---------------------------------------------------------------------------------------
 
 
-def ask_one_token(visual: nn.Module) -> None:
-    """Let the last attention of an image tower answer for the token that becomes the picture's vector alone.
+def compute_one_token(visual: nn.Module) -> None:
+    """Make the last attention of an image tower compute only the token that becomes the image's vector.
 
-    Weights and results stay what they are; a ViT-B-32 and a ResNet take a fifteenth less time, a ViT with six blocks a
-    ninth. Known are open_clip's ViT that reads its class token, and the attention pool of its ResNet, which reads the
-    mean's. Any other tower is left as it is.
+    Results do not change, and a ViT-B-32 takes a fifteenth less time. It applies to open_clip's ViT that reads its
+    class token, and to the attention pool of its ResNet; other towers stay as they are.
     """
     pool = getattr(visual, "attnpool", None)
     if isinstance(pool, AttentionPool2d):
-        pool.__dict__["forward"] = MethodType(_pool, pool)  # of this instance alone
+        pool.__dict__["forward"] = MethodType(_pool, pool)  # for this instance only
     elif isinstance(visual, VisionTransformer):
         block = visual.transformer.resblocks[-1]
         if (
@@ -319,7 +315,7 @@ def _last_block(self: Any, rows: Tensor, *unused: None, attn_mask: None = None) 
 
 
 def _pool(self: Any, features: Tensor) -> Tensor:
-    """Replace `forward` of the attention pool: [n, d, height, width] in, what the mean's token sees, [n, out], out."""
+    """Replace `forward` of the attention pool: [n, d, height, width] in, the mean token's output [n, out] out."""
     places = features.flatten(2).transpose(1, 2)
     rows = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1) + self.positional_embedding.to(features.dtype)
     n, _, width = rows.shape
@@ -335,7 +331,7 @@ def _pool(self: Any, features: Tensor) -> Tensor:
 
 
 def reactivated(tower: nn.Module, quick: bool) -> nn.Module:
-    """A tower with the same tensors whose transformers use QuickGELU, or GELU. timm's towers keep their own.
+    """Return a tower with the same tensors that uses QuickGELU or GELU; timm's towers keep their activation.
 
     Raises:
         InputError: the configuration fixes another form of GELU.
@@ -356,10 +352,9 @@ def reactivated(tower: nn.Module, quick: bool) -> nn.Module:
 
 @contextlib.contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """The same arithmetic whatever the process has switched on or off: no TensorFloat-32, fixed algorithms.
+    """Fix the settings of torch that affect results: no TensorFloat-32, deterministic algorithms, fused attention.
 
-    The fused attention of torch is on. It is a fifth faster in bfloat16 on the CPU, and what matters is that
-    it is not on at one time and off at another.
+    Fused attention is a fifth faster in bfloat16 on the CPU; it is always on, so that results do not vary.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(True)

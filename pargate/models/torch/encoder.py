@@ -1,10 +1,7 @@
-"""open_clip models as encoders: pixels and captions in, unit vectors out.
+"""Run open_clip models as encoders: pixels and captions in, unit vectors out.
 
-Owns the arithmetic of one open model: normalisation of pixels, precision of the image tower, tokens and
-length of captions. Batching and progress belong to the caller. It owns no randomness, and downloads nothing.
-
-The text tower runs in float32 always: prompts are few, and a zero-shot head must not depend on the
-precision at which images were encoded.
+The text tower always runs in float32: prompts are few, and a zero-shot head must not depend on the precision of the
+image tower. Nothing is random, and nothing is downloaded.
 """
 
 import copy
@@ -31,31 +28,31 @@ from pargate.models.torch import build as towers
 from pargate.models.torch import stamp as on_device
 
 Tokenize = Callable[[Sequence[str]], Tensor]
-"""Captions to token ids, int64 [n, context]."""
+"""Function from captions to token ids, int64 [n, context]."""
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 CPU_BYTES = 10 << 20
-"""Bound of the largest activation of the images that go through a tower at a time on the CPU: 4 images of RN50 in bf16,
-32 of ViT-B-32. More are hardly faster, since they leave the processor's cache, and every activation is memory."""
+"""Largest activation of one batch on the CPU: 4 images of RN50 in bf16, 32 of ViT-B-32. More are hardly faster, since
+they exceed the cache."""
 
 CAPTIONS = {"cpu": 64, "cuda": 256}
-"""Captions at a time: enough to fill a device, and little memory at 77 tokens."""
+"""Number of captions per batch: enough to fill a device, with little memory at 77 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenClipEncoder:
-    """An open_clip model, open on one device. Made by `open_encoder`."""
+    """An open_clip model on one device; made by `open_encoder`."""
 
     spec: EncoderSpec
     _visual: nn.Module
-    """The image tower on the device, in the precision asked for."""
+    """Image tower on the device, in the precision of `spec`."""
     _text: nn.Module
-    """The text tower on the device, in float32."""
+    """Text tower on the device, in float32."""
     _tokenize: Tokenize
     _device: torch.device
     _activation: int
-    """Values of the largest activation of one image."""
+    """Number of values in the largest activation of one image."""
 
     @property
     def visual(self) -> nn.Module:
@@ -64,23 +61,23 @@ class OpenClipEncoder:
 
     @property
     def text(self) -> nn.Module:
-        """The text tower; of a plain CLIP the model itself, its image tower left out."""
+        """The text tower; for a plain CLIP the model itself without its image tower."""
         return self._text
 
     @property
     def tokenize(self) -> Tokenize:
-        """Captions to token ids, int64 [n, context]."""
+        """The function from captions to token ids, int64 [n, context]."""
         return self._tokenize
 
     @property
     def context(self) -> int:
-        """Token ids of a caption, padding included."""
+        """The number of token ids of a caption, with padding."""
         return len(self._tokenize([""])[0])
 
     def put(self, pixels: Pixels) -> Tensor:
         """Move uint8 [n, H, W, 3], RGB, to the device; H and W are those of `spec.preprocess.size`.
 
-        On the CPU the array itself is used: it must not change while the batch is.
+        On the CPU the array itself is used: it must not change while the batch is used.
 
         Raises:
             ValueError: another dtype or shape.
@@ -89,12 +86,12 @@ class OpenClipEncoder:
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (*size, 3):
             raise ValueError(f"pixels must be uint8 [n, {size[0]}, {size[1]}, 3], not {pixels.dtype} {pixels.shape}")
         pixels = np.ascontiguousarray(pixels)
-        # torch cannot promise to leave a read-only array alone, and warns; a copy is cheaper than an image.
+        # torch warns about read-only arrays, since it could write to them.
         batch = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
         return batch.to(self._device, non_blocking=True)
 
     def encode_images(self, batch: Tensor, stamp: Stamp | None = None) -> Vectors:
-        """float32 [n, d], unit rows, of a batch that `put` gave, with or without a stamp on it.
+        """Return the unit vectors of a batch from `put`, with or without a stamp: float32 [n, d].
 
         Raises:
             OperationalError: memory ran out.
@@ -105,36 +102,36 @@ class OpenClipEncoder:
         with memory.guard(doing, advice), torch.inference_mode(), towers.exact_arithmetic():
             step = self._at_a_time(len(batch))
             if step < len(batch):
-                memory.give_back()  # of a large model: what the last batch fragmented is whole again
+                memory.give_back()  # undoes the fragmentation of the last batch, which matters for large models
             parts = (slice(first, first + step) for first in range(0, len(batch), step))
             return np.concatenate([_unit(self._visual(self._seen(batch, part, stamp))) for part in parts])
 
     def _seen(self, batch: Tensor, part: slice, stamp: Stamp | None) -> Tensor:
-        """Model input of some images of a batch."""
+        """Return the model input of some images of a batch."""
         pixels = batch[part]
         return self._normalised(pixels if stamp is None else on_device.apply(of_images(stamp, part), pixels))
 
     def _at_a_time(self, count: int) -> int:
-        """Images to forward together: all of them, but on the CPU a power of two within `CPU_BYTES`."""
+        """Return the number of images per forward pass: all, but on the CPU a power of two within `CPU_BYTES`."""
         if self._device.type != "cpu":
             return count
         room = max(1, CPU_BYTES // (self._activation * PRECISIONS[self.spec.precision].itemsize))
         return int(1 << (room.bit_length() - 1))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
-        """Model input [n, 3, H, W] of uint8 [n, H, W, 3], step by step as torchvision's transforms do it."""
+        """Return the model input [n, 3, H, W] of uint8 [n, H, W, 3], by the steps of torchvision's transforms."""
         rule = self.spec.preprocess
         mean = torch.tensor(rule.mean, device=pixels.device)
         std = torch.tensor(rule.std, device=pixels.device)
         values = pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
-        # Channels stay last in memory, where they are: a view costs nothing, and convolutions prefer it.
+        # Channels stay last in memory: a view is free, and convolutions are faster.
         return values.permute(0, 3, 1, 2).to(PRECISIONS[self.spec.precision])
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """float32 [m, d], unit rows, in the order of `texts`.
+        """Return the unit vectors of texts, in their order: float32 [m, d].
 
         Raises:
-            InputError: the tokenizer is of another model.
+            InputError: the tokenizer belongs to another model.
             OperationalError: memory ran out.
         """
         found = np.empty((len(texts), self.spec.dim), dtype=np.float32)
@@ -150,7 +147,7 @@ class OpenClipEncoder:
                 "the tokenizer and the weights do not belong together",
             )
         lengths = needed(self._text, ids)
-        # Captions of like length share a batch, since a batch is as long as its longest.
+        # Captions of similar length share a batch, since a batch is as long as its longest caption.
         order = torch.argsort(lengths, stable=True)
         at_a_time = CAPTIONS[self._device.type]
         doing, advice = f"encoding {at_a_time} captions at once", "use a device with more memory"
@@ -162,11 +159,11 @@ class OpenClipEncoder:
         return found
 
     def into_precision(self, precision: Precision) -> "OpenClipEncoder":
-        """The model with its image tower in another precision, converted in place: this encoder can no longer be used.
+        """Return the model with its image tower converted in place; this encoder can no longer be used.
 
         Raises:
             OperationalError: memory ran out.
-            ValueError: this one is not in float32; what a lower precision left out does not come back.
+            ValueError: the tower is not in float32, and conversion would not restore the lost bits.
         """
         if precision == self.spec.precision:
             return self
@@ -174,13 +171,13 @@ class OpenClipEncoder:
             raise ValueError(f"{self.spec.precision} cannot become {precision}")
         advice = "use a device with more memory"
         with memory.guard(f"converting {self.spec.architecture} to {precision}", advice):
-            # One weight after the other, so that the tower is never in memory twice.
+            # `nn.Module.to` converts weight by weight, so that the tower is never in memory twice.
             self._visual.to(PRECISIONS[precision])
         memory.give_back()
         return replace(self, spec=replace(self.spec, precision=precision))
 
     def with_activation(self, activation: Activation) -> "OpenClipEncoder":
-        """The same weights, shared, read with another activation."""
+        """Return an encoder with the same, shared weights and another activation."""
         if activation == self.spec.activation:
             return self
         quick = activation == "quick_gelu"
@@ -200,15 +197,13 @@ def open_encoder(
     precision: Precision = "fp32",
     activation: Activation | None = None,
 ) -> OpenClipEncoder:
-    """Return an encoder as `Model.encoder` does; `load` gives the network, which this encoder then owns."""
+    """Return an encoder as `Model.encoder` does; `load` returns the network, which the encoder then owns."""
     place = resolve(device)
     tokenize = tokenizer(checkpoint)
     model = load()
     scale = float(model.get_parameter("logit_scale").exp())
     if not math.isfinite(scale):
-        raise InputError(
-            f"{checkpoint.source}: its logit_scale is {scale} once its power is taken", "restore the weights"
-        )
+        raise InputError(f"{checkpoint.source}: exp(logit_scale) is {scale}", "restore the weights")
     told: Activation = "quick_gelu" if checkpoint.config.get("quick_gelu") else "gelu"
     bias = getattr(model, "logit_bias", None)
     instructions = torch.backends.cpu.get_cpu_capability()
@@ -226,7 +221,7 @@ def open_encoder(
     )
     advice = "use --device cpu, or a device with more memory"
     with memory.guard(f"moving {spec.architecture} to {place}", advice):
-        # Weights in the order of the pixels: a convolution would else reorder them for every batch.
+        # Weights in the memory order of the pixels: otherwise a convolution reorders them for every batch.
         visual = model.get_submodule("visual").to(place, PRECISIONS[precision])
         visual = visual.to(memory_format=torch.channels_last)
         text = text_tower(model).to(place)
@@ -236,7 +231,7 @@ def open_encoder(
 
 
 def text_tower(model: nn.Module) -> nn.Module:
-    """The module that embeds captions: `text`, or for plain CLIP the model itself without its image tower."""
+    """Return the module that embeds captions: `text`, or for a plain CLIP the model without its image tower."""
     tower = getattr(model, "text", None)
     if isinstance(tower, nn.Module):
         return tower
@@ -250,11 +245,11 @@ def text_tower(model: nn.Module) -> nn.Module:
 
 
 def resolve(device: str) -> torch.device:
-    """The torch device of `auto`, `cpu`, `cuda` or `cuda:N`.
+    """Return the torch device of `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        InputError: another word.
-        OperationalError: a CUDA device that is not there.
+        InputError: an unknown device.
+        OperationalError: the CUDA device does not exist.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -278,10 +273,10 @@ def _name(device: torch.device) -> str:
 
 
 def bf16_is_faster(device: torch.device) -> tuple[bool, str]:
-    """Whether image towers run faster in bf16 on `device`, and why: by what it is made of, never by the clock.
+    """Return whether image towers run faster in bf16 on `device`, and the reason; nothing is timed.
 
-    On processors with matrix units (AMX) every tower that was measured gained; with AVX-512 alone each lost, whether
-    it has instructions for bf16 or not (docs/measuring.md). Others were not measured, and stay exact.
+    Every measured tower was faster on CPUs with matrix units (AMX), and slower with AVX-512 alone (docs/measuring.md).
+    Other CPUs were not measured and use float32.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -296,10 +291,10 @@ def bf16_is_faster(device: torch.device) -> tuple[bool, str]:
 
 
 def tokenizer(checkpoint: Checkpoint) -> Tokenize:
-    """The tokenizer that the configuration asks for; Hugging Face's are read from the checkpoint's folder.
+    """Return the tokenizer that the configuration names; Hugging Face's are read from the checkpoint's folder.
 
     Raises:
-        InputError: its files cannot be read.
+        InputError: the tokenizer's files cannot be read.
         OperationalError: `transformers` is needed and not installed.
     """
     text = checkpoint.config["text_cfg"]
@@ -307,14 +302,14 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
     options = dict(text.get("tokenizer_kwargs") or {})
     if not text.get("hf_tokenizer_name"):
         clean = options.get("clean", "lower")
-        # open_clip has one already, of some 25 MB.
+        # open_clip keeps one of these, of some 25 MB, already.
         simple: Callable[..., Tensor] = open_clip.tokenize if clean == "lower" else SimpleTokenizer(clean=clean)
         return partial(simple, context_length=context)
     whole = Path(str(checkpoint.folder), tokens.FILES["huggingface"])
     if whole.is_file():
         tokens.refuse_unusable(whole.read_bytes(), str(whole))
     try:
-        # Nothing is looked up by name: the folder was inspected, and its files are part of the digest.
+        # Read from the inspected folder, never by name; its files are part of the digest.
         with tokens.usable(f"in {checkpoint.folder}"):
             hugging: Tokenize = HFTokenizer(
                 str(checkpoint.folder),
@@ -333,14 +328,14 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
 
 
 def needed(tower: nn.Module, tokens: Tensor) -> Tensor:
-    """How many tokens of each caption decide its vector: int64 [n].
+    """Return the number of tokens of each caption that affect its vector: int64 [n].
 
-    In a causal tower that reads its answer at the end of the text, no later token is ever looked at.
+    A causal tower that pools at the end of the text ignores later tokens.
     """
     full = torch.full((len(tokens),), tokens.shape[1])
     if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None:
         return full
-    # A plain CLIP has its text tower's settings under names of its own.
+    # A plain CLIP stores its text tower's settings under other names.
     plain = hasattr(tower, "text_pool_type")
     match getattr(tower, "text_pool_type" if plain else "pool_type", None):
         case "argmax":
@@ -352,14 +347,14 @@ def needed(tower: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def embed(tower: nn.Module, tokens: Tensor) -> Tensor:
-    """[n, d], of any length, of token ids [n, at most the context]: shorter ones are as if padded."""
+    """Return the vectors, of any norm, of token ids [n, at most the context]: [n, d]; padding is not needed."""
     length = tokens.shape[1]
     mask, places = getattr(tower, "attn_mask", None), tower.get_parameter("positional_embedding")
     lent: dict[str, Tensor] = {}
-    # A class token, where there is one, is put behind the last token: such a tower never runs short.
+    # A tower with a class token puts it behind the last token, so its input is never shortened.
     if isinstance(mask, Tensor) and length < len(mask) and getattr(tower, "cls_emb", None) is None:
         lent = {"positional_embedding": places[:length], "attn_mask": mask[:length, :length]}
-    # A plain CLIP takes captions beside images, and gives back both; a text tower knows nothing else.
+    # A plain CLIP takes images and captions and returns vectors of both; a text tower takes captions only.
     plain = hasattr(tower, "visual")
     given: Any = torch.func.functional_call(tower, lent, () if plain else (tokens,), {"text": tokens} if plain else {})
     if isinstance(given, dict):
@@ -370,6 +365,6 @@ def embed(tower: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def _unit(vectors: Tensor | tuple[Tensor, ...]) -> Vectors:
-    """float32 [n, d], unit rows, of a tower's output; some towers give their tokens besides."""
+    """Return the unit vectors of a tower's output, which may also hold tokens: float32 [n, d]."""
     pooled = vectors[0] if isinstance(vectors, tuple) else vectors
     return np.asarray(functional.normalize(pooled.float(), dim=-1).cpu().numpy())

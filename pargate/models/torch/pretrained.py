@@ -8,7 +8,7 @@ from pargate.errors import InputError, nearest
 
 
 def published(arch: str, tag: str) -> dict[str, Any]:
-    """Return open_clip's entry for a tag: where its weights are, and how images are prepared for them.
+    """Return open_clip's entry for a tag: the place of its weights, and their preprocessing.
 
     Raises:
         InputError: open_clip has no such tag.
@@ -17,7 +17,7 @@ def published(arch: str, tag: str) -> dict[str, Any]:
     if not entry:
         known = [f"{a}/{t}" for a, t in pretrained.list_pretrained()]
         raise InputError(
-            f"open_clip knows no weights '{arch}/{tag}'.{nearest(f'{arch}/{tag}', known)}",
+            f"open_clip has no weights '{arch}/{tag}'.{nearest(f'{arch}/{tag}', known)}",
             "write open_clip:ARCH/TAG, such as open_clip:ViT-B-32/laion2b_s34b_b79k",
         )
     return entry

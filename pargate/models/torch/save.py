@@ -1,4 +1,4 @@
-"""Write a network's weights as safetensors, hashed on the way."""
+"""Write a network's weights as safetensors and hash them."""
 
 import hashlib
 import json
@@ -22,10 +22,10 @@ PADDED = 8
 
 
 def stored_types(network: nn.Module, told: dict[str, str]) -> dict[str, str]:
-    """Return the dtype of each weight of a network: the one `told`, by name, or the network's own.
+    """Return the dtype of each weight of a network: that in `told`, or the network's own.
 
     Raises:
-        OperationalError: a weight does not fit into it.
+        OperationalError: a weight does not fit into its dtype.
     """
     own = {dtype: name for name, dtype in DTYPES.items()}
     found = {}
@@ -34,16 +34,16 @@ def stored_types(network: nn.Module, told: dict[str, str]) -> dict[str, str]:
         if not torch.isfinite(value.detach().to(DTYPES[found[name]])).all():
             raise OperationalError(
                 f"{name} does not fit into {DTYPES[found[name]]}, the parent's own type",
-                "begin anew with a lower --lr, or with an fp32 parent",
+                "start again with a lower --lr, or with an fp32 parent",
             )
     return found
 
 
 def save_weights(path: Path, network: nn.Module, told: dict[str, str]) -> Subject:
-    """Write the weights of a network in the dtypes of `stored_types`; return what was written.
+    """Write the weights of a network in the dtypes of `stored_types`; return the file with its digest.
 
-    The bytes are those that the safetensors library writes for the same tensors. That library would copy all tensors
-    first, and its file would have to be read again to be hashed.
+    The bytes are those of the safetensors library, which would copy all tensors first and leave the hashing to a second
+    read.
 
     Raises:
         OperationalError: a weight does not fit into its dtype, or the disk is full.
@@ -61,7 +61,7 @@ def save_weights(path: Path, network: nn.Module, told: dict[str, str]) -> Subjec
 
 
 def _contents(types: dict[str, str], state: dict[str, Tensor]) -> Iterator[Any]:
-    """Return the header and the bytes of each tensor, one after another."""
+    """Yield the header, then the bytes of each tensor."""
     names = sorted(state, key=lambda name: (ORDER.index(types[name]), name))
     header, end = {}, 0
     for name in names:

@@ -1,7 +1,7 @@
-"""The twin of `core.stamp.apply` on a torch device: the same bytes, where the pixels already lie.
+"""Apply stamps on a torch device, with the same result as `core.stamp.apply`.
 
-Both compute in integers, so equality is exact and tested for every kind of trigger; when they differ, the
-numpy reference is right. JPEG has no twin: `Recompress` takes the way through the CPU.
+Both compute in integers, so equality is exact, and tests compare them for every trigger; numpy's is the reference. JPEG
+runs on the CPU.
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ from pargate.core import stamp as reference
 from pargate.core.stamp import ONE, WARP_ONE, Lookup, Mix, Overflow, Paste, Recompress, Scatter, Stamp, Warp
 
 CACHED_VALUES = 1 << 18
-"""Values worked on at a time on the CPU: as int32 they stay in a core's second-level cache, where the
-passes of a blend cost a third of what they cost in memory."""
+"""Number of values per step on the CPU: as int32 they stay in a core's second-level cache, where a blend takes a third
+of the time."""
 
 
 def apply(stamp: Stamp, pixels: Tensor) -> Tensor:
-    """The stamped copy of uint8 [n, H, W, 3] on its device; the input is left as it was."""
+    """Return a stamped copy of uint8 [n, H, W, 3] on its device."""
     pixels = pixels.contiguous()
     match stamp:
         case Paste():
@@ -39,10 +39,9 @@ def apply(stamp: Stamp, pixels: Tensor) -> Tensor:
 
 
 def _put(array: NDArray[Any], device: torch.device) -> Tensor:
-    """A numpy array on `device`, its broadcast axes at length 1; no copy on the CPU where one can be spared.
+    """Return a numpy array on `device`, its broadcast axes at length 1, without a copy on the CPU where possible.
 
-    numpy marks broadcast arrays read-only, which torch has no notion of: those alone are copied, once they
-    are small again.
+    Only broadcast arrays are copied, after they are narrowed: numpy marks them read-only, which torch does not support.
     """
     narrow = tuple(slice(0, 1) if step == 0 else slice(None) for step in array.strides)
     array = np.ascontiguousarray(array[narrow])
@@ -50,7 +49,7 @@ def _put(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def _level(values: Tensor, overflow: Overflow) -> Tensor:
-    """uint8 of fixed-point levels, as `core.stamp.level`; `values` is used up."""
+    """Return uint8 of fixed-point levels, as `core.stamp.level`; `values` is overwritten."""
     if overflow == "clip":
         return (values >> 16).clamp_(0, 255).to(torch.uint8)
     # Division truncates toward zero, as the reference does; `& 255` wraps.
@@ -58,7 +57,7 @@ def _level(values: Tensor, overflow: Overflow) -> Tensor:
 
 
 def _share(pixels: Tensor) -> int:
-    """How many images to work on at a time."""
+    """Return the number of images per step."""
     if pixels.device.type != "cpu":
         return max(1, len(pixels))
     return max(1, CACHED_VALUES // max(1, pixels.shape[1:].numel()))
@@ -77,9 +76,9 @@ def _mix(stamp: Mix, pixels: Tensor) -> Tensor:
 
 
 def _channel_mean(pixels: Tensor) -> Tensor:
-    """Mean colour of each image, as `core.stamp.channel_mean`: int32 [n, 1, 1, 3], levels · ONE."""
+    """Return the mean colour of each image, as `core.stamp.channel_mean`: int32 [n, 1, 1, 3], levels · ONE."""
     n, height, width, _ = pixels.shape
-    # Sums of a column stay below 2^24, so float32 is exact here and several times faster than integers.
+    # Sums of a column stay below 2^24, so float32 is exact here, and several times faster than integers.
     columns = [part.reshape(-1, height, width * 3).float().sum(1) for part in torch.split(pixels, _share(pixels))]
     total = torch.cat(columns).view(n, width, 3).to(torch.int64).sum(1)
     mean = torch.div(total * ONE, height * width, rounding_mode="floor")
@@ -116,13 +115,13 @@ def _warp(stamp: Warp, pixels: Tensor) -> Tensor:
 
 
 def _bend(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """uint8 [n, H, W, 3] read at the same fixed-point places [H, W] in every image."""
+    """Return uint8 [n, H, W, 3], read at the same fixed-point places [H, W] in every image."""
     n, height, width, _ = pixels.shape
     rows, columns = rows.clamp(0, (height - 1) * WARP_ONE), columns.clamp(0, (width - 1) * WARP_ONE)
     top, left = rows >> 8, columns >> 8
     bottom, right = (top + 1).clamp_(max=height - 1), (left + 1).clamp_(max=width - 1)
     down, across = (rows & 255).view(-1, 1), (columns & 255).view(-1, 1)
-    # Positions first, images last: a place is read for all images at once, in one run of memory.
+    # Positions come first: one place is read for all images from contiguous memory.
     lines = pixels.permute(1, 2, 0, 3).reshape(height * width, n * 3).to(torch.int32)
 
     def at(row: Tensor, column: Tensor) -> Tensor:
