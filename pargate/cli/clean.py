@@ -209,5 +209,5 @@ def _sweep(
         f"[{point.low:.1%}, {point.high:.1%}]"
         for point in swept.points
     )
-    console.note(f"the curve: {swept.picture}")
+    console.note(f"the curve: {swept.chart}")
     return ExitCode.OK

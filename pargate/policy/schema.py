@@ -256,11 +256,16 @@ class ExportSection(PolicyModel):
 
 
 class Evidence(PolicyModel):
-    """What a release must be able to show."""
+    """Evidence that a release must have."""
 
     attest: tuple[Literal["test-result", "svr"], ...] = ()
     sbom: Literal["cyclonedx-1.6"] | None = None
     max_age: Annotated[str, Field(pattern=r"^\d{1,5}d$")] | None = None
+
+    @property
+    def max_age_days(self) -> int | None:
+        """Maximum age of measurements, in days."""
+        return None if self.max_age is None else int(self.max_age.removesuffix("d"))
 
 
 class Waiver(PolicyModel):

@@ -1,4 +1,4 @@
-"""What cleaning cost in accuracy: the original and what became of it, on the same labelled carriers."""
+"""The accuracy that cleaning costs: the original and the cleaned model on the same labelled images."""
 
 import contextlib
 import time
@@ -20,10 +20,10 @@ from pargate.scanning.run import ScanRequest, read_carriers
 
 
 def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Listener = events.ignore) -> AccuracyDrop:
-    """Whether `request.model` is right less often than `original` by more than `limit`.
+    """Measure whether the accuracy of `request.model` is lower than that of `original` by more than `limit`.
 
-    Reads carriers until that is decided, or they end, or the policy's budget is spent. Without labels nothing is
-    measured, and so nothing decided.
+    Images are read until the comparison is decided, the images end or the policy's budget is spent. Without labels
+    the comparison stays open.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `scan`.
@@ -41,7 +41,7 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
         store = BlockStore(request.cache)
         readable = partial(decoder.readable, source=carriers.source)
         eyes = open_eyes(after, original, carriers, readable, store, device=request.device, precision=request.precision)
-        assert eyes.reference is not None and eyes.reference_head is not None  # it was given
+        assert eyes.reference is not None and eyes.reference_head is not None  # `original` was given
         emit(events.StageStarted("compare", f"clean accuracy with {Path(original.checkpoint.source).name}'s"))
         seen: set[str] = set()
         found = drop(_pairs(0, 0, 0, 0), limit, confidence)
@@ -63,7 +63,7 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
             before_only += int((was & ~now).sum())
             after_only += int((~was & now).sum())
             found = drop(_pairs(n, both, before_only, after_only), limit, confidence)
-            emit(events.Advanced(number + 1, len(carriers.blocks), f"{n} carriers compared"))
+            emit(events.Advanced(number + 1, len(carriers.blocks), f"{n} images compared"))
             if found.status is not Status.OPEN:
                 break
         return found

@@ -83,5 +83,5 @@ def test_what_is_no_key_cannot_sign(tmp_path: Path) -> None:
     (tmp_path / "none.pem").write_text("no key")
     with pytest.raises(InputError, match="cannot sign"):
         signing.check_key(tmp_path / "none.pem")
-    with pytest.raises(InputError, match="no public key"):
+    with pytest.raises(InputError, match="not a public key"):
         signing.problem(files(tmp_path), tmp_path / "none.pem")
