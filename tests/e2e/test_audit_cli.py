@@ -193,11 +193,11 @@ def test_a_forged_report_is_not_believed_but_measured_again(audited: Path, warm:
     path = audited / "out" / "reports" / f"{state.measured}.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     seen = light("audit", "verify", "out")
-    assert seen.code == ExitCode.FAIL and "its report is not as it was written" in seen.err
+    assert seen.code == ExitCode.FAIL and "its report was changed" in seen.err
     ended = warm("audit", "inventory.yaml", "--out", "out")
     assert ended.code == ExitCode.OK
     (state,) = index(audited).models
-    assert not state.reused and state.remeasured == "the saved report is not as it was written"
+    assert not state.reused and state.remeasured == "the saved report was changed"
 
 
 def test_a_ledger_that_was_changed_stops_the_audit(audited: Path, light: Command) -> None:
@@ -207,7 +207,7 @@ def test_a_ledger_that_was_changed_stops_the_audit(audited: Path, light: Command
     assert seen.code == ExitCode.FAIL and "✗ line " in seen.err
     before = (audited / "out" / "index.json").read_bytes()
     ended = light("audit", "inventory.yaml", "--out", "out")
-    assert ended.code == ExitCode.INPUT and "is not as it was written" in ended.err
+    assert ended.code == ExitCode.INPUT and "was changed" in ended.err
     assert (audited / "out" / "index.json").read_bytes() == before
     assert light("audit", "history", "out").code == ExitCode.INPUT
 
