@@ -70,7 +70,7 @@ def github(
     from pargate.cli.console import Console
     from pargate.github.actions import own
     from pargate.github.repository import default_branch
-    from pargate.github.scaffold import Wish, plan, steps
+    from pargate.github.scaffold import Options, plan, steps
 
     pinned = action if action is not None else own()
     if pinned is None:
@@ -79,7 +79,7 @@ def github(
             f"write --action OWNER/REPO@COMMIT, with the 40 digits of the commit of version {__version__}: "
             f"git ls-remote https://github.com/OWNER/REPO v{__version__}",
         )
-    wish = Wish(
+    options = Options(
         action=pinned,
         branch=branch if branch is not None else default_branch(folder),
         models=tuple(model or ()),
@@ -89,7 +89,7 @@ def github(
         labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
         schedule=schedule,
     )
-    made = plan(folder, wish, force=force, keep=keep)
+    made = plan(folder, options, force=force, keep=keep)
     if not dry_run:
         made.write()
     would = "would be " if dry_run else ""
@@ -99,5 +99,5 @@ def github(
     if not made.new and not made.changed:
         lines.append("nothing to do: all of it is there already")
     lines.append("What only you can do:")
-    lines += [f"  {number}. {step}" for number, step in enumerate(steps(wish), start=1)]
+    lines += [f"  {number}. {step}" for number, step in enumerate(steps(options), start=1)]
     Console(quiet=False, verbose=False, color=not no_color).lines(lines)

@@ -333,7 +333,7 @@ def test_everything_that_is_wrong_with_an_inventory_is_said_at_once(place: Path,
         ("inventory: 2\nmodels: [{name: a, model: b}]", "write `inventory: 1`"),
         ("inventory: 1\nmodels: []", "at least one is needed"),
         ("inventory: 1\ninventory: 1\nmodels: []", "the key 'inventory' is here twice"),
-        ("inventory: 1\nmodels: [{name: a, model: b, revision: main}]", "a revision goes with hf-hub:ORG/NAME"),
+        ("inventory: 1\nmodels: [{name: a, model: b, revision: main}]", "a revision is for hf-hub:ORG/NAME"),
         ("inventory: 1\nmodels: &x [*x]", "anchors and aliases are not used here"),
     ],
 )
