@@ -34,23 +34,23 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
     with contextlib.ExitStack() as stack:
         after = stack.enter_context(opened(request.model))
         decoder = stack.enter_context(Decoder(after.checkpoint.preprocess))
-        carriers, _ = read_carriers(request)
-        decoder.start(carriers.items, carriers.blocks)
+        images, _ = read_carriers(request)
+        decoder.start(images.items, images.blocks)
         from pargate.scanning.choose import open_eyes
 
         store = BlockStore(request.cache)
-        readable = partial(decoder.readable, source=carriers.source)
-        eyes = open_eyes(after, original, carriers, readable, store, device=request.device, precision=request.precision)
+        readable = partial(decoder.readable, source=images.source)
+        eyes = open_eyes(after, original, images, readable, store, device=request.device, precision=request.precision)
         assert eyes.reference is not None and eyes.reference_head is not None  # `original` was given
         emit(events.StageStarted("compare", f"clean accuracy with {Path(original.checkpoint.source).name}'s"))
         seen: set[str] = set()
         found = drop(_pairs(0, 0, 0, 0), limit, confidence)
-        for number in range(len(carriers.blocks)):
+        for number in range(len(images.blocks)):
             spent = budget.minutes is not None and time.monotonic() > began + 60 * budget.minutes
             if spent or (budget.images is not None and len(seen) >= budget.images):
                 break
             block = decoder.block(number)
-            views = BlockViews(block, carriers, eyes.model, eyes.reference, request.seed)
+            views = BlockViews(block, images, eyes.model, eyes.reference, request.seed)
             labels = views.labels
             counts = labels >= 0
             for row, digest in enumerate(block.digests):
@@ -63,7 +63,7 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
             before_only += int((was & ~now).sum())
             after_only += int((~was & now).sum())
             found = drop(_pairs(n, both, before_only, after_only), limit, confidence)
-            emit(events.Advanced(number + 1, len(carriers.blocks), f"{n} images compared"))
+            emit(events.Advanced(number + 1, len(images.blocks), f"{n} images compared"))
             if found.status is not Status.OPEN:
                 break
         return found

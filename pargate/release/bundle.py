@@ -51,7 +51,6 @@ _SUMS_BYTES = 4 << 20
 _DOCUMENT_BYTES = 256 << 20
 _DEEPEST = 8
 
-STATEMENT = "https://in-toto.io/Statement/v1"
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 SVR_TYPE = "https://in-toto.io/attestation/svr/v0.2"
 PASSING = "PARGATE_POLICY_HOLDS"

@@ -189,14 +189,14 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
             raise InputError(f"{asked.source} is already a folder of graphs", "give the checkpoint")
         onnx.check_opset(_opset(request))
         emit(events.StageStarted("carriers", asked.image_source))
-        carriers, _ = read_carriers(asked)
+        images, _ = read_carriers(asked)
         if asked.reference_source:
             check_reference(model.checkpoint, inspect(asked.reference_source, arch=asked.arch))
-        decoder.start(carriers.items, carriers.blocks)
+        decoder.start(images.items, images.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
-        readable = partial(decoder.readable, source=carriers.source)
+        readable = partial(decoder.readable, source=images.source)
         settled = settle_activation(
-            model.encoder(device="cpu"), model.checkpoint, carriers, readable, BlockStore(asked.cache)
+            model.encoder(device="cpu"), model.checkpoint, images, readable, BlockStore(asked.cache)
         )
         encoder = settled.encoder
         if settled.note:
@@ -211,11 +211,11 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
             beside,
             precisions=_precisions(request),
             opset=_opset(request),
-            classes=carriers.classes.names,
-            templates=carriers.classes.templates,
+            classes=images.classes.names,
+            templates=images.classes.templates,
             digests=digests,
         )
-        samples = _samples(request, carriers, decoder, encoder)
+        samples = _samples(request, images, decoder, encoder)
         emit(events.StageStarted("prove", encoder.spec.backend))
         expected = proof.expect(encoder, samples, _counting(emit, "checkpoint"))
         found = []
@@ -229,10 +229,10 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
         return found
 
 
-def _samples(request: ExportRequest, carriers: LabelledImages, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:
+def _samples(request: ExportRequest, images: LabelledImages, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:
     """Return images, stamps of every trigger of the policy, and captions of every length."""
     most = request.scan.policy.policy.export.parity.samples
-    pixels, digests = _pictures(carriers, decoder, most)
+    pixels, digests = _images(images, decoder, most)
     stamped = min(STAMPED, len(pixels))
     policy = request.scan.policy.policy.read(request.scan.policy.folder)
     triggers = {trigger.id: trigger for rule in policy.rules for trigger in rule.parsed}
@@ -240,12 +240,12 @@ def _samples(request: ExportRequest, carriers: LabelledImages, decoder: Decoder,
         (trigger.label, trigger.draw(encoder.spec.preprocess.size, digests[:stamped], request.scan.seed))
         for trigger in triggers.values()
     )
-    told = [item.caption for item in carriers.items[: len(pixels)] if item.caption]
+    told = [item.caption for item in images.items[: len(pixels)] if item.caption]
     captions = (*dict.fromkeys(told[:CAPTIONS]), *ODD, *proof.ladder(encoder.context))
-    return Samples(pixels, stamps, stamped, captions, carriers.classes.names, carriers.classes.templates)
+    return Samples(pixels, stamps, stamped, captions, images.classes.names, images.classes.templates)
 
 
-def _pictures(carriers: LabelledImages, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
+def _images(images: LabelledImages, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
     """Return at most `most` images and their digests.
 
     Raises:
@@ -254,14 +254,14 @@ def _pictures(carriers: LabelledImages, decoder: Decoder, most: int) -> tuple[Pi
     pixels: list[Pixels] = []
     digests: list[str] = []
     unreadable: list[tuple[str, str]] = []
-    for number in range(len(carriers.blocks)):
+    for number in range(len(images.blocks)):
         if len(digests) >= most:
             break
         block = decoder.block(number)
         pixels.append(block.pixels)
         digests += block.digests
         unreadable += block.unreadable
-    check_readable(carriers.source, len(carriers.items), unreadable, len(digests))
+    check_readable(images.source, len(images.items), unreadable, len(digests))
     return np.concatenate(pixels)[:most], digests[:most]
 
 

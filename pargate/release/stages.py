@@ -204,10 +204,10 @@ class Run:
         reference = self._reference.checkpoint.digest if self._reference else ""
         classes = sha256_file(asked.classes) if asked.classes else ""
         previous = digest_of(asked.previous.to_json()) if asked.previous else ""
-        part = asked.part.digest if asked.part else ""
+        split = asked.part.digest if asked.part else ""
         return digest_of(
             [
-                __version__, digest, self.policy.sha256, asked.image_source, part, reference, classes, previous,
+                __version__, digest, self.policy.sha256, asked.image_source, split, reference, classes, previous,
                 asked.seed, asked.device, asked.precision, asked.max_minutes, asked.today.isoformat(), asked.waive,
                 asked.strict, asked.all_controls, *more,
             ]

@@ -170,7 +170,7 @@ def facts(audit: AuditIndex) -> Iterator[tuple[str, str]]:
 
 def model_facts(state: ModelState) -> Iterator[tuple[str, str]]:
     """Yield the facts of one model."""
-    yield "Owner", state.owner or "nobody is named"
+    yield "Owner", state.owner or "not set"
     yield "Source", state.source
     yield "Policy", state.policy
     if state.tags:

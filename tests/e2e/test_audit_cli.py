@@ -392,7 +392,7 @@ def test_a_report_counts_as_fresh_for_so_many_days(days_later: int, most: str, c
 @pytest.mark.parametrize("text", ["", "d", "35", "0d", "-1d", "3.5d", "35w", "1000000d"])
 def test_an_age_that_is_no_number_of_days_is_refused(text: str, light: Command) -> None:
     ended = light("report", REPORTS / "passing.json", "--check-freshness", text)
-    assert ended.code == ExitCode.INPUT and "is no number of days" in ended.err
+    assert ended.code == ExitCode.INPUT and "is not a number of days" in ended.err
 
 
 def test_an_old_report_fails_also_where_its_verdict_would_not_be_a_fail(light: Command, place: Path) -> None:

@@ -120,7 +120,7 @@ def test_sha256sum_agrees(passed: Path) -> None:
 def test_verify_needs_no_torch(passed: Path, light: Command) -> None:
     done = light("verify", passed)
     assert done.code == 0, done.err
-    assert "PASS" in done.err and "good until" in done.err and done.out == ""
+    assert "PASS" in done.err and "valid until" in done.err and done.out == ""
 
 
 def test_a_file_that_another_laid_out_ships_as_a_file_of_ours_that_was_scanned(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_verify_names_what_is_altered_missing_or_added(copied: Path, light: Comm
     (copied / "model" / "extra.bin").write_text("")
     done = light("verify", copied)
     assert done.code == 1
-    for name, word in (("onnx/classes.txt", "not what"), (bundle.CARD, "missing"), ("model/extra.bin", "added")):
+    for name, word in (("onnx/classes.txt", "changed"), (bundle.CARD, "missing"), ("model/extra.bin", "added")):
         assert any(name in line and word in line for line in done.err.splitlines()), done.err
 
 

@@ -126,9 +126,9 @@ def _meaning(report: ScanReport) -> str:
             )
         case Outcome.REMEDIATED:
             return (
-                "The original broke the policy. It was cleaned by a procedure that knows nothing of the triggers, and "
-                "what ships was then examined on carriers that nothing had seen before. This is evidence about what "
-                "was probed, and about nothing else."
+                "The original broke the policy. It was cleaned by a procedure that does not use the triggers, and what "
+                "ships was then scanned on held-out images. This is evidence about what was probed, and about nothing "
+                "else."
             )
         case Outcome.INCONCLUSIVE:
             return (
