@@ -187,6 +187,8 @@ def append_entry(folder: Path, make: Callable[[int, str], Record]) -> tuple[Reco
         line = canonical_json(_plain(entry))
         if isinstance(problem := _entry(line), str):
             raise ValueError(f"an entry that cannot be read back: it {problem}")
+        if not chain.digests:  # a crash after the first line must leave a head behind it too
+            _write_head(folder, 0, BEGIN)
         append(folder / LEDGER, line + b"\n")
         _write_head(folder, entry.sequence, hashlib.sha256(line).hexdigest())
     return entry, note

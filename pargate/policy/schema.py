@@ -256,7 +256,7 @@ class ExportSection(PolicyModel):
 
 
 class Evidence(PolicyModel):
-    """Evidence that a release must have."""
+    """What a release must be able to show."""
 
     attest: tuple[Literal["test-result", "svr"], ...] = ()
     sbom: Literal["cyclonedx-1.6"] | None = None

@@ -195,6 +195,19 @@ def test_a_crash_between_line_and_head_is_no_flaw(tmp_path: Path) -> None:
     assert len(sound(tmp_path).entries) == 7
 
 
+def test_a_crash_before_the_first_head_is_no_flaw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(folder: Path, sequence: int, digest: str) -> None:
+        if sequence:
+            raise KeyboardInterrupt
+        write_head(folder, sequence, digest)
+
+    write_head = ledger._write_head
+    monkeypatch.setattr(ledger, "_write_head", crash)
+    with pytest.raises(KeyboardInterrupt):
+        append_entry(tmp_path, entry)
+    assert len(sound(tmp_path).entries) == 1
+
+
 @pytest.mark.parametrize("lines", [0, 3])
 def test_a_line_that_a_crash_left_unfinished_is_moved_aside_with_a_note(lines: int, tmp_path: Path) -> None:
     path = written(tmp_path, lines) / LEDGER
