@@ -30,7 +30,7 @@ from pargate.files import digest_of, sha256_file, write_atomic
 from pargate.images.opening import open_pairs
 from pargate.models.open import inspect
 from pargate.policy.resolve import Resolved, read
-from pargate.release import escalation as ladder
+from pargate.release import escalation
 from pargate.release.gate import gate
 from pargate.release.stages import GateRequest
 from pargate.release.verify import verify
@@ -77,7 +77,7 @@ class Job:
         """Digest of everything that decides the result."""
         checkpoint, pairs, policy = inspect(str(self.model.folder)), open_pairs(self.source, seed=0), self.policy()
         rungs = [
-            ladder.proposed(policy.policy.clean, attempt, sizes_of(checkpoint, pairs, "cpu")).digest
+            escalation.proposed(policy.policy.clean, attempt, sizes_of(checkpoint, pairs, "cpu")).digest
             for attempt in range(1, policy.policy.clean.attempts + 1)
         ]
         carriers = sha256_file(self.data / "carriers-64.tar")

@@ -1,7 +1,7 @@
-"""How a command begins and ends: signals from the first moment, and the one place that decides the exit code.
+"""The start and end of a command: signal handlers, and the exit code.
 
-Everything else is imported within the one `try`, by `end_with`. Python itself ends with 1 where an import fails, and
-libraries written in C do where memory or threads run out; here 1 is a verdict.
+`end_with` imports everything else inside one `try`. Python ends with 1 if an import fails, and so do C libraries if
+memory or threads run out; for pargate 1 is a verdict.
 """
 
 import atexit
@@ -17,49 +17,49 @@ from pargate.errors import ExitCode, PargateError, PeerEnded, Terminated, explai
 from pargate.version import __version__
 
 _LIBRARY_ENDED = (
-    b"pargate: a library ended the process; memory, threads or processes are too few\n"
-    b"  \xe2\x86\x92 allow more (ulimit -v, ulimit -u, memory and pids of the container). The system's last error"
+    b"pargate: a library ended the process: not enough memory, threads or processes\n"
+    b"  \xe2\x86\x92 allow more (ulimit -v, ulimit -u, memory and pids of the container). Last error of the system"
 )
 
 _code: int = ExitCode.BUG
-"""What the process ends with; a bug until a command has ended."""
+"""Exit code of the process; `BUG` until a command has ended."""
 
 
 def end_with(load: Callable[[], Callable[[], int]]) -> NoReturn:
-    """Import a command with `load`, run it, and end the process with its exit code, or that of what went wrong."""
+    """Import a command with `load`, run it, and end the process with its exit code or that of its error."""
     global _code
-    _obey(_end_at_once)
-    if sys.stderr is None:  # closed by whoever started us
+    _handle_signals(_end_at_once)
+    if sys.stderr is None:  # closed by the parent process
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the whole run
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    # Threads that wait by spinning take the processor from the workers that decode pictures, and from whatever else
-    # runs; on two busy cores a layer then took ten times as long.
+    # Threads that wait by spinning take the cores from the decoding workers; on two busy cores a layer took ten times
+    # as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # numpy only multiplies small matrices here, for which its own threads cost more than they give.
+    # numpy multiplies only small matrices here, so its own threads cost more than they gain.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     atexit.register(_leave)
 
     def command() -> int:
-        _answer_for_libraries()
+        _set_exit_code_of_libraries()
         run = load()
         sys.unraisablehook = _send_again
-        _obey(_raise)
+        _handle_signals(_raise)
         return run()
 
     code = settled(command)
-    _obey(_end_at_once)
+    _handle_signals(_end_at_once)
     flushed = settled(_flush)
     _code = code or flushed
     sys.exit(_code)
 
 
 def settled(command: Callable[[], int]) -> int:
-    """Return the exit code of `command`; whatever it raises becomes one message on stderr."""
+    """Return the exit code of `command`; an exception becomes one message on stderr."""
     try:
         return command()
-    except BaseException as error:  # libraries have some that are no `Exception`
+    except BaseException as error:  # some libraries raise exceptions that are not an `Exception`
         found = explain(error)
         if isinstance(error, BrokenPipeError):
             drop_stdout()
@@ -70,14 +70,14 @@ def settled(command: Callable[[], int]) -> int:
 
 
 def say(error: PargateError, log: str = "") -> None:
-    """Print what went wrong, and what to do."""
+    """Print an error and its hint on stderr."""
     text = "\n".join(PargateError(error.lines, f"{error.hint} with {log}" if log else error.hint).told())
-    with contextlib.suppress(OSError, MemoryError):  # the code still says it
+    with contextlib.suppress(OSError, MemoryError):  # the exit code remains
         sys.stderr.write(f"pargate: {text}\n")
 
 
 def _log(error: BaseException) -> str:
-    """Write a traceback to a file, not to the screen; its place, or an empty text where none can be written."""
+    """Write a traceback to a file; return its path, or an empty text if it cannot be written."""
     import tempfile
     import traceback
 
@@ -90,8 +90,8 @@ def _log(error: BaseException) -> str:
     return log.name
 
 
-def _obey(handler: Callable[[int, FrameType | None], object]) -> None:
-    """Let `handler` answer SIGTERM and Ctrl-C; a shell makes what it starts in the background deaf to the latter."""
+def _handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Set the handler of SIGTERM and SIGINT; SIGINT stays ignored where a shell ignores it for background jobs."""
     signal.signal(signal.SIGTERM, handler)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, handler)
@@ -102,7 +102,7 @@ def _raise(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _send_again(dropped: "sys.UnraisableHookArgs") -> None:
-    """Send a signal again whose exception was raised where Python drops exceptions, such as in a destructor."""
+    """Send a signal again if its exception was raised where Python drops exceptions, such as in a destructor."""
     import threading
 
     if not isinstance(dropped.exc_value, Terminated | KeyboardInterrupt):
@@ -115,7 +115,7 @@ def _send_again(dropped: "sys.UnraisableHookArgs") -> None:
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
-    """Nothing is under way yet, or any more: an import may swallow an exception, or turn it into another."""
+    """End the process at once, before or after a command; an import may swallow an exception."""
     os.write(2, b"pargate: terminated\n" if number == signal.SIGTERM else b"pargate: interrupted\n")
     os._exit(128 + number)
 
@@ -127,22 +127,22 @@ def _flush() -> int:
 
 
 def drop_stdout() -> None:
-    """Point stdout at nothing, so that what is left in it makes no trouble later."""
+    """Redirect stdout to the null device, so that its buffer can be flushed later."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _leave() -> NoReturn:
-    """Run last of all that runs at the end, so that nothing in the end of an interpreter changes the code."""
+    """End the process with the exit code, as the last exit handler, so that no other one changes it."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()
     os._exit(_code)
 
 
-def _answer_for_libraries() -> None:
-    """Let a library that calls `exit` itself end the process with 5, not with the 1 that OpenBLAS and OpenMP give.
+def _set_exit_code_of_libraries() -> None:
+    """Make the process end with 5 if a library calls `exit`, not with the 1 of OpenBLAS and OpenMP.
 
-    Our own end does not go this way: `_leave` comes before it.
+    `_leave` runs before these handlers when a command ends.
     """
     if sys.platform != "win32":
         import ctypes
@@ -150,6 +150,6 @@ def _answer_for_libraries() -> None:
         system = ctypes.CDLL(None)
         register = getattr(system, "__cxa_atexit")
         register.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
-        # The last comes first.
+        # Handlers run in reverse order.
         register(ctypes.cast(system._exit, ctypes.c_void_p), int(ExitCode.OPERATIONAL), None)
         register(ctypes.cast(system.perror, ctypes.c_void_p), _LIBRARY_ENDED, None)

@@ -1,15 +1,15 @@
-"""Everything pargate raises on purpose, the one table of exit codes, and what any other exception means in it.
+"""The exceptions of pargate, their exit codes, and the translation of other exceptions.
 
     PargateError
     ├── InputError            2    wrong usage, or input that cannot be read: nothing was judged
-    ├── Undecided             3    what must be known before anything is measured is not
-    ├── UnsafeCheckpoint      1    the file itself is a finding: it could execute code, or means two models
+    ├── Undecided             3    a fact that the measurement needs is unknown: nothing was judged
+    ├── UnsafeCheckpoint      1    the file could execute code, or readers disagree about its content
     ├── PolicyError           4    the policy is invalid
-    ├── OperationalError      5    memory, disk, device, network: says what to change
+    ├── OperationalError      5    memory, disk, device or network
     ├── Interrupted         130    Ctrl-C (143 for SIGTERM); a partial report was written
-    └── PeerEnded                  any of these, of which another process of the same run has told
+    └── PeerEnded                  the code of an error that another process of the run reports
 
-A verdict is not an exception: `fail` and `inconclusive` are results with exit codes of their own.
+The verdicts `fail` and `inconclusive` are results with their own exit codes, not exceptions.
 """
 
 import errno
@@ -21,7 +21,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit status of every command; never depends on the output format."""
+    """Exit code of every command; it never depends on the output format."""
 
     OK = 0
     FAIL = 1
@@ -35,14 +35,14 @@ class ExitCode(IntEnum):
 
 
 class PargateError(Exception):
-    """Foreseen trouble: one message that says what, where, and what to do next."""
+    """An expected error: one message with what, where, and what to do."""
 
     exit_code: ExitCode = ExitCode.BUG
 
     def __init__(self, message: str | Sequence[str], hint: str = "") -> None:
-        """Keep `message` (what and where) apart from `hint` (what to do next).
+        """Keep `message` (what and where) and `hint` (what to do).
 
-        Only a sequence makes several lines: a line end within a text comes from a file, and is written out.
+        Only a sequence gives several lines; a line end within a text is foreign and is escaped.
         """
         self.lines = (message,) if isinstance(message, str) else tuple(message)
         self.message = "\n".join(self.lines)
@@ -50,24 +50,24 @@ class PargateError(Exception):
         super().__init__(self.message)
 
     def told(self) -> list[str]:
-        """Return what is said of it, line by line, with nothing in it that a terminal or a log obeys."""
+        """Return the lines of the message and the hint, safe for a terminal and a build log."""
         return [visible(line) for line in (*self.lines, *([f"  → {self.hint}"] if self.hint else []))]
 
 
 class InputError(PargateError):
-    """The command line or an input file is wrong; nothing was judged."""
+    """Wrong usage, or input that cannot be read; nothing was judged."""
 
     exit_code = ExitCode.INPUT
 
 
 class Undecided(PargateError):
-    """Something about the model must be known before it is measured, and nothing says it: nothing was judged."""
+    """A fact that the measurement needs is unknown; nothing was judged."""
 
     exit_code = ExitCode.INCONCLUSIVE
 
 
 class UnsafeCheckpoint(PargateError):
-    """The checkpoint could run code when loaded in the usual way, or means different models to different readers."""
+    """The checkpoint could run code when it is loaded, or readers disagree about its content."""
 
     exit_code = ExitCode.FAIL
 
@@ -79,30 +79,30 @@ class PolicyError(PargateError):
 
 
 class OperationalError(PargateError):
-    """The machine, not the input: out of memory, disk full, no such device, a worker killed."""
+    """A problem of the machine: out of memory, disk full, missing device, killed worker."""
 
     exit_code = ExitCode.OPERATIONAL
 
 
 class Interrupted(PargateError):
-    """A signal ended the run; `exit_code` says which."""
+    """A signal ended the run."""
 
     def __init__(self, message: str, hint: str = "", exit_code: ExitCode = ExitCode.SIGINT) -> None:
-        """Carry the exit code of the signal that was received."""
+        """Keep the exit code of the signal."""
         super().__init__(message, hint)
         self.exit_code = exit_code
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived; handled like Ctrl-C, with an exit code of its own."""
+    """SIGTERM; handled like Ctrl-C, with its own exit code."""
 
 
 class PeerEnded(PargateError):
-    """What ended a distributed run, in all processes but the one that says so: these end in silence."""
+    """An error of a distributed run that another process reports; this process prints nothing."""
 
     def __init__(self, exit_code: ExitCode) -> None:
-        """Carry the exit code of what another process tells."""
-        super().__init__("another process of the run says what went wrong")
+        """Keep the exit code of the other process."""
+        super().__init__("another process of the run reports the error")
         self.exit_code = exit_code
 
 
@@ -135,21 +135,21 @@ _SHORTAGES = (
     ),
     ((errno.EIO, errno.ESTALE), ("input/output error",), "check the disk, or the network that it is on"),
 )  # fmt: skip
-"""Of each thing that a machine can lack: what the system says, what libraries say, and what to do.
+"""Error numbers of the system, texts of libraries and the hint for each resource that a machine can lack.
 
-Libraries raise errors of many classes; only their words tell these from other errors.
+Libraries raise many classes, so only the texts identify these errors.
 """
 
 _REFUSED = (
     errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM
 )  # fmt: skip
-"""What the system says of a path that cannot be used."""
+"""Error numbers for a path that cannot be used."""
 
 
 def explain(error: BaseException) -> PargateError:
-    """Return what any exception means to a user: the message, what to do, and the exit code, which is never 1.
+    """Return any exception as an error with a message, a hint and an exit code; an unknown exception is a bug.
 
-    Only a verdict and `UnsafeCheckpoint` have 1. Whatever is not known here is a bug.
+    The code is never 1 except for `UnsafeCheckpoint`.
     """
     if isinstance(error, PargateError):
         return error
@@ -158,13 +158,13 @@ def explain(error: BaseException) -> PargateError:
     if isinstance(error, KeyboardInterrupt):
         return Interrupted("interrupted")
     if isinstance(error, BrokenPipeError):
-        return OperationalError("nobody reads the output any more")
+        return OperationalError("the reader of the output has ended")
     for link in _chain(error):
         for numbers, words, hint in _SHORTAGES:
             if _says(link, numbers, words):
                 return OperationalError(_said(link, _MEMORY if _MEMORY in words else ""), hint)
     if isinstance(error, ConnectionError | TimeoutError):
-        return OperationalError(_said(error), "try again once the network is there")
+        return OperationalError(_said(error), "check the network, and try again")
     if isinstance(error, OSError) and error.errno in _REFUSED:
         return InputError(_said(error), "name another place")
     if isinstance(error, ImportError) and not (error.name or "").startswith("pargate"):
@@ -173,13 +173,13 @@ def explain(error: BaseException) -> PargateError:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, of whatever library, says that memory ran out, on whichever device."""
+    """Return whether an error of any library means that memory ran out on any device."""
     numbers, words, _ = _SHORTAGES[0]
     return _says(error, numbers, words)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """Yield an error and its causes."""
     seen: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in seen:
@@ -195,7 +195,7 @@ def _says(error: BaseException, numbers: tuple[int, ...], words: tuple[str, ...]
 
 
 def _said(error: BaseException, kind: str = "") -> str:
-    """The words of an error, behind its `kind` where they do not name it."""
+    """Return the text of an error, after its `kind` if the text does not name it."""
     text = first_line(error) or kind or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
@@ -203,13 +203,13 @@ def _said(error: BaseException, kind: str = "") -> str:
 
 
 def together(problems: Sequence[PargateError]) -> PargateError:
-    """Return several problems as one that ends with the code of the last; each keeps its own hint."""
+    """Return several errors as one with the exit code of the last; each keeps its hint."""
     *before, last = problems
     return type(last)([*(line for problem in before for line in problem.told()), *last.lines], last.hint)
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """A did-you-mean clause for `name`, or an empty string when nothing known is close."""
+    """Return a did-you-mean sentence for `name`, or an empty text."""
     from difflib import get_close_matches
 
     found = get_close_matches(name, known, n=1, cutoff=0.5)
@@ -217,16 +217,15 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def first_line(error: BaseException, most: int = 160) -> str:
-    """The beginning of what a library says of an error; many go on with stacks and advice."""
+    """Return the first line of an error's text; many libraries add stacks and advice."""
     return str(error).strip().partition("\n")[0][:most]
 
 
 def visible(text: str) -> str:
-    """Return foreign text as one line that steers no terminal and holds no command of a build's log.
+    """Return foreign text as one line that is safe for a terminal and a build log.
 
-    Whatever is not read is written out, line ends included. GitHub, Azure and TeamCity obey a line that begins with
-    `::NAME`, or that holds `##[NAME]` or `##NAME[` anywhere; these are broken wherever they stand, since a long line
-    may be wrapped in front of them.
+    Unprintable characters are escaped, line ends included. The logs of GitHub, Azure and TeamCity execute `::NAME` at
+    the start of a line, and `##[NAME]` or `##NAME[` anywhere; these are broken everywhere, since a line may be wrapped.
     """
     if not text.isprintable():
         text = "".join(map(_written_out, text))
@@ -243,7 +242,7 @@ def _written_out(character: str) -> str:
 
 
 def visible_json(text: str) -> str:
-    """Return JSON text that stands for the same value, with whatever `visible` would change escaped in its strings."""
+    """Return JSON of the same value, with the characters that `visible` changes escaped in its strings."""
     return _STEERING.sub(lambda found: "".join(map(_escaped, found[0])), text)
 
 

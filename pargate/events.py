@@ -1,4 +1,4 @@
-"""Progress as small frozen values: use cases emit them, only the console draws them."""
+"""Progress events: use cases emit them, and the console shows them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage of the run begins."""
+    """A stage began."""
 
     stage: str
     detail: str = ""
@@ -14,7 +14,7 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """`done` of at most `total` units of the current stage."""
+    """`done` of at most `total` units of the current stage are complete."""
 
     done: int
     total: int
@@ -23,7 +23,7 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class RuleDecided:
-    """One comparison of a rule needs no more images."""
+    """A comparison of a rule is decided."""
 
     rule: str
     subject: str
@@ -38,7 +38,7 @@ class TrainStep:
     total: int
     learning_rate: float
     terms: Mapping[str, float]
-    """The loss and its parts."""
+    """The loss and its terms."""
     pairs_per_second: float
 
 
@@ -52,7 +52,7 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the user should know, whose report entry comes later."""
+    """A message to the user; the report holds it too."""
 
     message: str
     level: str = "info"
@@ -63,4 +63,4 @@ Listener = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The default listener."""
+    """Ignore an event; the default listener."""

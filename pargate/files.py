@@ -1,8 +1,7 @@
 """Digests, atomic files, and the content-addressed store of vectors.
 
-All writing goes through here: a file is written beside its place, flushed and renamed, so that it is
-either complete or absent, and two runs that share a folder never see half a file. A file that the system does not
-let replace, such as one that is mounted by itself, is overwritten.
+A file is written beside its place, flushed and renamed, so that it is complete or absent for every reader. A file that
+the system does not replace, such as a bind mount, is overwritten.
 """
 
 import contextlib
@@ -30,24 +29,24 @@ from pargate.errors import InputError, OperationalError
 _CHUNK = 1 << 20
 
 MOST_BYTES = 256 << 20
-"""Bound of a file that is read as a whole where nothing narrower is known of it."""
+"""Default maximum size of a file that is read as a whole."""
 
 _HOLES = 1 << 30
-"""Bytes of a file that may be missing on the disk."""
+"""Bytes of a file that may be holes."""
 
 
 def open_file(path: str | Path) -> io.BufferedReader:
     """Open a regular file for reading.
 
-    Whatever else is refused before it is opened: a pipe may wait for ever, a device may never end. So is a file that is
-    mostly holes: a copy that was not finished, or a small file that claims any size.
+    Pipes and devices are refused before they are opened, because a read may never end. A file of mostly holes is
+    refused as well: it is an unfinished copy, or claims a false size.
 
     Raises:
-        OSError: it is not there, not to be read, not a regular file, or mostly holes.
+        OSError: the file is missing, unreadable, not a regular file, or mostly holes.
     """
     try:
         _refuse_special(Path(path).stat(), path)
-        # Should a pipe have taken its place meanwhile, nothing waits for its writer.
+        # If a pipe has replaced the file since, opening it does not wait.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError as error:
         raise OSError(errno.EINVAL, str(error), str(path)) from error
@@ -74,7 +73,7 @@ def _refuse_holes(handle: int, size: int, path: str | Path) -> None:
     if size <= _HOLES or not hasattr(os, "SEEK_HOLE"):
         return
     missing = at = 0
-    for _ in range(10_000):  # what else is left counts as written
+    for _ in range(10_000):  # the rest counts as written
         hole = os.lseek(handle, at, os.SEEK_HOLE)
         try:
             at = os.lseek(handle, hole, os.SEEK_DATA)
@@ -89,10 +88,10 @@ def _refuse_holes(handle: int, size: int, path: str | Path) -> None:
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """The content of a regular file of at most `most` bytes.
+    """Return the content of a regular file of at most `most` bytes.
 
     Raises:
-        OSError: as `open_file`, or it is larger.
+        OSError: as `open_file`, or the file is larger.
     """
     with open_file(path) as stream:
         content = stream.read(most + 1)
@@ -102,7 +101,7 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def sha256_stream(stream: BinaryIO) -> str:
-    """Hex SHA-256 of everything that is left in `stream`."""
+    """Return the hex SHA-256 of the rest of `stream`."""
     digest = hashlib.sha256()
     while chunk := stream.read(_CHUNK):
         digest.update(chunk)
@@ -110,7 +109,7 @@ def sha256_stream(stream: BinaryIO) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file."""
     with open_file(path) as stream:
         return sha256_stream(stream)
 
@@ -130,40 +129,40 @@ def copy_hashed(source: Path, place: Path) -> str:
 
 
 def canonical_json(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes. Refuses NaN."""
+    """Return UTF-8 JSON with sorted keys and no spaces, so that equal values give equal bytes; refuse NaN."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
 def digest_of(value: Any) -> str:
-    """Hex SHA-256 of a value's canonical JSON."""
+    """Return the hex SHA-256 of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def readable(name: str) -> str:
-    """A path as text that any file can hold: bytes of its name that are not UTF-8 are written out."""
+    """Return a path as valid text: bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 LFS = b"version https://git-lfs"
-"""How a file begins that git-lfs left in the place of another."""
+"""Start of a git-lfs pointer."""
 
 
 def refuse_pointer(label: str, head: bytes) -> None:
     """Raise if a file that begins with `head` is a git-lfs pointer.
 
     Raises:
-        InputError: it is; `label` says which file.
+        InputError: the file is a pointer; `label` names it.
     """
     if head.startswith(LFS):
         raise InputError(f"{label} is a git-lfs pointer, not the file itself", "fetch it: git lfs pull")
 
 
 def portable(source: str) -> str:
-    """Return what a command calls a model or a policy as text that is the same on every machine.
+    """Return the source of a model or a policy as text that is the same on every machine.
 
-    A path is relative to the repository's root, or to the working folder where there is none. One that lies elsewhere
-    becomes its last part and a digest of its folder, so that two of one name differ. Names of a hub stay as they are.
+    A path becomes relative to the repository's root, or to the working folder. A path outside becomes its name and a
+    digest of its folder; names on a hub stay.
     """
     if re.match("[a-z][a-z_-]+:", source):
         return source
@@ -177,10 +176,10 @@ def portable(source: str) -> str:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All that is no folder below `folder`, sorted; links to folders are followed.
+    """Return all files below `folder`, sorted; links to folders are followed.
 
     Raises:
-        InputError: a link leads to a folder that is there already.
+        InputError: two paths are the same folder.
         OSError: a folder cannot be read.
     """
 
@@ -198,8 +197,8 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def leads_to_hub_blob(path: Path) -> bool:
-    """Return whether `path` ends among the blobs of the Hugging Face cache whose snapshot holds it, at any depth."""
-    real = Path(os.path.realpath(path))  # which takes a circle of links, too
+    """Return whether `path`, in a snapshot of the Hugging Face cache, leads to a blob of the same model."""
+    real = Path(os.path.realpath(path))  # unlike `resolve`, it accepts a circle of links
     folder = Path(os.path.realpath(path.parent))
     return any(
         above.parent.name == "snapshots"
@@ -210,16 +209,14 @@ def leads_to_hub_blob(path: Path) -> bool:
 
 
 def check_writable(path: Path) -> None:
-    """Fail now, before hours of measuring, if `path` could not be written at the end: write it, and remove it.
-
-    A file that is there stays as it is; it is only opened for writing.
+    """Raise if `path` cannot be written, before hours of measuring; an existing file is not changed.
 
     Raises:
-        InputError: the folder is missing, not a folder, or not writable, or `path` is a folder or cannot be a name.
+        InputError: the folder is missing or not writable, or `path` is a folder or not a valid name.
     """
     try:
         if path.is_dir():
-            raise InputError(f"cannot write {path}: it is a folder", "give the name of a file")
+            raise InputError(f"cannot write {path}: it is a folder", "give the path of a file")
         if _is_special(path):
             return
         if not path.parent.is_dir():
@@ -233,16 +230,16 @@ def check_writable(path: Path) -> None:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}", "choose another place") from error
     except ValueError as error:  # a null byte, or half a character
-        raise InputError(f"cannot write {path}: it is no name of a file", "choose another place") from error
+        raise InputError(f"cannot write {path}: it is not a valid file name", "choose another place") from error
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a device or a pipe is there, such as /dev/null or a shell's `>(command)`."""
+    """Return whether `path` is a device or a pipe, such as /dev/null or a shell's `>(command)`."""
     return path.exists() and not path.is_file()
 
 
 def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Write `content` beside `path`, flush it to disk (when `durable`), rename; or into what cannot be replaced.
+    """Write `content` to `path` atomically; flush it to disk if `durable`. Devices and pipes are written directly.
 
     Raises:
         OperationalError: the disk is full or the place cannot be written; nothing is left behind.
@@ -263,10 +260,9 @@ def write_atomic(path: Path, content: bytes, *, durable: bool = True) -> None:
 
 
 def write_elsewhere(name: str, content: bytes) -> Path | None:
-    """Write what cannot be written where it was asked for to a new file, and say where; None where that fails too.
+    """Write `content` to a new file whose name ends with `name`; return its path, or None if that fails.
 
-    The file lies in the working folder or, where that cannot be written, in the one for temporary files; its name ends
-    with `name`.
+    The file lies in the working folder or else in the temporary folder.
     """
     for folder in (Path.cwd, tempfile.gettempdir):
         with contextlib.suppress(OSError, OperationalError):
@@ -278,7 +274,7 @@ def write_elsewhere(name: str, content: bytes) -> Path | None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A stream into a file beside `path` that becomes `path` when the block ends, and is removed if it fails.
+    """Yield a stream to a file beside `path` that becomes `path` when the block ends, and is removed if it fails.
 
     Raises:
         OperationalError: the disk is full or the place cannot be written; nothing is left behind.
@@ -291,15 +287,15 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 _FIXED = (errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS)
-"""What the system says where a file may be written, but not replaced."""
+"""Error numbers of files that can be written but not replaced."""
 
 
 @contextlib.contextmanager
 def _replacing(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
-    """As `atomic_file`, with the system's own errors."""
+    """Yield a stream as `atomic_file`, but raise the system's errors."""
     beside = _beside(path)
     try:
-        # The mode is given here: some file systems refuse to change it later.
+        # Some file systems refuse to change the mode later.
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with os.fdopen(os.open(beside, flags, 0o644), "wb") as stream:
             yield stream
@@ -307,19 +303,19 @@ def _replacing(path: Path, *, durable: bool) -> Iterator[BinaryIO]:
                 stream.flush()
                 _sync(stream.fileno())
         beside.replace(path)
-    except BaseException:  # an interruption leaves nothing behind either
+    except BaseException:  # also after a signal
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
 
 
 def _beside(path: Path) -> Path:
-    """A new name in the folder of `path`; short, since that of `path` may be as long as the file system allows."""
+    """Return a new short name in the folder of `path`, since the name of `path` may have the maximum length."""
     return path.absolute().parent / f".{path.name[:32]}.{secrets.token_hex(8)}"
 
 
 def _sync(handle: int) -> None:
-    """Flush a file or a folder to disk, where the file system can."""
+    """Flush a file or a folder to disk if the file system supports it."""
     try:
         os.fsync(handle)
     except OSError as error:
@@ -329,14 +325,14 @@ def _sync(handle: int) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, beside `path`, that becomes `path` when the block ends, and is removed if it fails.
+    """Yield a folder beside `path` that becomes `path` when the block ends, and is removed if it fails.
 
-    Everything in it is flushed to disk before it gets its name. Nothing is replaced.
+    Its files are flushed to disk before the rename.
 
     Raises:
-        InputError: something is at `path`, or the folder it is to lie in is missing.
-        OperationalError: the disk is full or the place cannot be written; nothing is left behind, except where a
-            complete folder cannot be given its name.
+        InputError: `path` exists, or its parent folder is missing.
+        OperationalError: the disk is full or the place cannot be written; nothing is left behind, except a complete
+            folder that cannot be renamed.
     """
     check_new_folder(path)
     beside = _beside(path)
@@ -351,14 +347,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             _flush_tree(beside)
         except OSError as error:
             raise _unwritable(path, error) from error
-        _refuse_taken(path)  # a rename would take the place of an empty folder that appeared meanwhile
+        _refuse_taken(path)  # a rename would replace an empty folder that appeared since
         try:
             beside.rename(path)
             _flush(path.absolute().parent)
         except OSError as error:
             nameless = True
             raise OperationalError(
-                f"cannot give {path} its name: {error.strerror}", f"all of it is in {path if path.exists() else beside}"
+                f"cannot rename the folder to {path}: {error.strerror}",
+                f"all files are in {path if path.exists() else beside}",
             ) from error
     finally:
         if not nameless:
@@ -366,10 +363,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_new_folder(path: Path) -> None:
-    """Fail now, before hours of work, if the folder `path` could not be made at the end: make it, and remove it.
+    """Raise if the folder `path` cannot be created, before hours of work.
 
     Raises:
-        InputError: something is at `path`, or the folder it is to lie in is missing or cannot be written.
+        InputError: `path` exists, or its parent folder is missing or not writable.
     """
     _refuse_taken(path)
     beside = _beside(path)
@@ -386,12 +383,12 @@ def check_new_folder(path: Path) -> None:
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}", "choose another place") from error
     except ValueError as error:  # a null byte, or half a character
-        raise InputError(f"cannot write {path}: it is no name of a folder", "choose another place") from error
+        raise InputError(f"cannot write {path}: it is not a valid folder name", "choose another place") from error
 
 
 def _refuse_taken(path: Path) -> None:
     if os.path.lexists(path):
-        raise InputError(f"{path} exists already", "name a folder that does not, or remove it first")
+        raise InputError(f"{path} exists already", "give a new folder, or remove it first")
 
 
 def _unwritable(path: Path, error: OSError | ValueError) -> OperationalError:
@@ -409,7 +406,7 @@ def _flush(path: Path) -> None:
     """Flush a file, or the names in a folder, to disk."""
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
         return  # Windows has no handle for a folder
-    # Linux flushes through any handle, Windows only through one that may write.
+    # Linux flushes through any handle, Windows only through a writable one.
     handle = os.open(path, os.O_RDWR if sys.platform == "win32" else os.O_RDONLY)
     try:
         _sync(handle)
@@ -419,10 +416,10 @@ def _flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock file at `path`, alone among all processes; it stays there, empty, and means nothing by itself.
+    """Hold the lock file at `path`, alone among all processes; the empty file stays.
 
     Raises:
-        OperationalError: it cannot be made, or, without `wait`, another process holds it.
+        OperationalError: the file cannot be created or, without `wait`, another process holds the lock.
     """
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -435,7 +432,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
             raise OperationalError(f"another process holds {path}", "wait until it has ended") from error
         yield
     finally:
-        os.close(handle)  # which also lets go of the lock
+        os.close(handle)  # this also releases the lock
 
 
 if sys.platform == "win32":
@@ -447,7 +444,7 @@ if sys.platform == "win32":
                 msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
                 return
             except OSError:
-                if not wait:  # with it, Windows gives up after ten tries
+                if not wait:  # with `wait`, Windows gives up after ten tries
                     raise
 else:
     import fcntl
@@ -457,17 +454,17 @@ else:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add `content` to the end of a file and flush it to disk; the caller holds a lock.
+    """Append `content` to a file and flush it to disk; the caller holds a lock.
 
     Raises:
-        OperationalError: the disk is full or the place cannot be written; the file ends where it did.
+        OperationalError: the disk is full or the place cannot be written; the file is unchanged.
     """
     try:
         with path.open("ab", buffering=0) as stream:
             end = stream.tell()
             try:
                 if stream.write(content) != len(content):
-                    raise OSError(errno.ENOSPC, "no space left for the whole of it")
+                    raise OSError(errno.ENOSPC, "no space left")
                 _sync(stream.fileno())
             except OSError:
                 stream.truncate(end)
@@ -477,24 +474,23 @@ def append(path: Path, content: bytes) -> None:
 
 
 def _pour(path: Path, content: bytes) -> None:
-    """Write into what is there: a device or a pipe, which must not be replaced, or a file that cannot be."""
+    """Overwrite a device, a pipe or a file that cannot be replaced."""
     try:
         with path.open("wb") as stream:
             stream.write(content)
             stream.flush()
             _sync(stream.fileno())
     except BrokenPipeError:
-        return  # whoever reads has enough
+        return  # the reader has ended
 
 
 @dataclass(slots=True)
 class BlockStore:
-    """Vectors on disk, keyed by everything that determines them.
+    """Vectors on disk, keyed by the digest of all their inputs.
 
-    A block is its shape and float32 rows preceded by the SHA-256 of both: blocks that were cut short or
-    changed by chance are recomputed, which is also why they need not be flushed one by one. It is no defence
-    against someone who can write to the folder, who can forge a digest too; the report therefore says when a
-    store was used.
+    A block is the SHA-256 of its content, its shape and its float32 rows: a damaged block is computed again, so blocks
+    are not flushed one by one. Anyone who can write to the folder can forge a block, so the report says if a store was
+    used.
     """
 
     folder: Path | None
@@ -506,7 +502,7 @@ class BlockStore:
         return self.folder / key[:2] / f"{key}.blk" if self.folder else None
 
     def load(self, parts: Sequence[Any] | dict[str, Any]) -> NDArray[np.float32] | None:
-        """The block stored under the digest of `parts`, or None."""
+        """Return the block stored under the digest of `parts`, or None."""
         path = self._path(digest_of(parts))
         if path is None:
             return None

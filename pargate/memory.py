@@ -1,7 +1,6 @@
-"""Memory of the machine: said clearly when it runs out, and not held where nobody uses it.
+"""Memory of the process: fewer arenas, freed memory returned, and clear errors when memory runs out.
 
-glibc's allocator keeps what was freed, in an arena for each thread. With weights that are converted and
-activations of many sizes that was up to 300 MB beside a model of 400 MB.
+glibc keeps freed memory in an arena for each thread: up to 300 MB beside a model of 400 MB.
 """
 
 import contextlib
@@ -16,14 +15,14 @@ _ARENA_MAX = -8
 
 
 def share_one_arena() -> None:
-    """Let all threads allocate from one place; of use before they start."""
+    """Make all threads allocate from one arena; call it before they start."""
     with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
         if sys.platform == "linux":
             ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
 
 
 def give_back() -> None:
-    """Return to the system what the allocator holds and nobody uses."""
+    """Return the allocator's free memory to the system."""
     with contextlib.suppress(AttributeError, OSError):
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
@@ -31,7 +30,7 @@ def give_back() -> None:
 
 @contextlib.contextmanager
 def guard(doing: str, advice: str) -> Iterator[None]:
-    """Turn memory that ran out, on whichever device, into an `OperationalError` that says what was done."""
+    """Turn an out-of-memory error on any device into an `OperationalError`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

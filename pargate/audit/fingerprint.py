@@ -1,10 +1,9 @@
-"""What a model's measurements depend on, as digests taken before anything is measured; without torch.
+"""The fingerprint of a model's measurements: digests of all their inputs, taken without torch.
 
-Two audits that find the same digests would measure the same, so the second takes the saved measurements. Everything
-counts that a scan reads: the checkpoint with its configuration, the policy with all it extends, the pictures of
-triggers, carriers, classes, the reference, the seed, pargate and the libraries that compute. Measurements are taken
-only where the very bytes that the ledger names are still there; whatever is missing, changed, cut short, too old for
-the policy or about something else is measured again.
+Two audits with the same fingerprint would measure the same, so the second reuses the saved measurements. The inputs
+are the checkpoint with its configuration, the resolved policy, triggers, images, classes, the reference, the seed,
+pargate, its plug-ins and the libraries that compute. Saved measurements that are missing, changed, incomplete, too old
+for the policy or about other inputs are not used.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pargate.audit.inventory import Kept
+from pargate.audit.inventory import Entry
 from pargate.audit.ledger import report_path
 from pargate.core.environment import versions
 from pargate.core.report import ScanReport
@@ -31,8 +30,8 @@ from pargate.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """A model ready to be measured, or refused as unsafe."""
+class Fingerprint:
+    """The inputs of a model's measurements; `unsafe` if the checkpoint is refused."""
 
     request: ScanRequest
     inputs: dict[str, str]
@@ -46,38 +45,38 @@ class Subject:
 
     @property
     def policy(self) -> Resolved:
-        """What it is judged under."""
+        """The policy that judges the model."""
         return self.request.policy
 
 
 @dataclass(slots=True)
 class Sources:
-    """Digests of image sources, each taken once an audit."""
+    """Digests of image sources, each computed once in an audit."""
 
     _known: dict[str, str] = field(default_factory=dict)
 
     def digest(self, source: str) -> str:
-        """Hex SHA-256 of all that a scan reads from `source`.
+        """Return the hex SHA-256 of the images in `source`.
 
         Raises:
-            InputError: nothing is there, or it cannot be read.
+            InputError: the source is missing, or cannot be read.
         """
         if source not in self._known:
             self._known[source] = open_images(source).digest
         return self._known[source]
 
 
-def examine(kept: Kept, sources: Sources, *, today: date, started: str, seed: int) -> Subject:
-    """Everything that measuring the model depends on.
+def examine(item: Entry, sources: Sources, *, today: date, started: str, seed: int) -> Fingerprint:
+    """Return the fingerprint of a model's measurements.
 
     Raises:
-        InputError, PolicyError, OperationalError: as a scan would.
+        InputError, PolicyError, OperationalError: as `scan`.
     """
-    policy = resolve(kept.policy)
+    policy = resolve(item.policy)
     refuse_expired(policy, today)
     request = ScanRequest(
-        model=kept.source, policy=policy, started=started, arch=kept.arch, images=kept.images, classes=kept.classes,
-        reference=kept.reference, seed=seed, today=today,
+        model=item.source, policy=policy, started=started, arch=item.arch, images=item.images, classes=item.classes,
+        reference=item.reference, seed=seed, today=today,
     )  # fmt: skip
     inputs = {"pargate": __version__, "seed": str(seed), "policy": policy.sha256}
     inputs |= {f"library {name}": number for name, number in versions().items()}
@@ -88,51 +87,51 @@ def examine(kept: Kept, sources: Sources, *, today: date, started: str, seed: in
     inputs["classes"] = digest_of(names or builtin_nouns())
     inputs["images"] = sources.digest(request.image_source)
     if request.reference_source:
-        inputs["reference"] = _identity(request.reference_source, kept.arch)
+        inputs["reference"] = _identity(request.reference_source, item.arch)
     try:
-        inputs["model"] = _identity(kept.source, kept.arch)
+        inputs["model"] = _identity(item.source, item.arch)
     except UnsafeCheckpoint as unsafe:
-        return Subject(request, inputs, "", unsafe)
-    return Subject(request, inputs, digest_of(inputs))
+        return Fingerprint(request, inputs, "", unsafe)
+    return Fingerprint(request, inputs, digest_of(inputs))
 
 
 def _identity(source: str | Model, arch: str | None) -> str:
-    """Digests of weights and configuration, both in full."""
+    """Return the digests of weights and configuration."""
     found = inspect(source, arch=arch)
     return f"{found.sha256} {found.config_sha256}"
 
 
-def saved(out: Path, subject: Subject, digest: str, today: date) -> ScanReport | str:
-    """Saved measurements judged as of today, or why they are not used."""
+def saved(out: Path, fingerprint: Fingerprint, digest: str, today: date) -> ScanReport | str:
+    """Return the saved report judged as of today, or why it is not used."""
     path = report_path(out, digest)
     try:
         content = read_bytes(path)
     except OSError:
-        return "the saved report is not there"
+        return "the saved report is missing"
     if hashlib.sha256(content).hexdigest() != digest:
-        return "the saved report is not as it was written"
+        return "the saved report was changed"
     try:
         report = ScanReport.from_json(content)
     except ValidationError:
         return "the saved report cannot be read by this pargate"
     if not report.run.complete or any(m.stopped == "budget" for m in report.measurements):
-        return "the saved run was cut short"
-    if report.model.sha256 != subject.model or report.policy.sha256 != subject.policy.sha256:
-        return "the saved report is about something else"
+        return "the saved run is incomplete"
+    if report.model.sha256 != fingerprint.model or report.policy.sha256 != fingerprint.policy.sha256:
+        return "the saved report has other inputs"
     age = age_of(report, today)
-    most = subject.policy.policy.evidence.max_age
+    most = fingerprint.policy.policy.evidence.max_age_days
     if age is None or age < -1:
-        return "the saved report is not dated, or from the future"
-    if most is not None and age > int(most.removesuffix("d")):
-        return f"the saved measurements are {age} days old, and the policy lets them become {most}"
+        return "the saved report has no date, or one in the future"
+    if most is not None and age > most:
+        return f"the saved measurements are {age} days old, and the policy allows {most}"
     try:
-        return judge(report, subject.policy, today=today)
+        return judge(report, fingerprint.policy, today=today)
     except InputError as error:
         return error.message
 
 
 def age_of(report: ScanReport, today: date) -> int | None:
-    """Days since the measuring run began; negative for one in the future."""
+    """Return the days since the run began, negative if it is in the future; None without a date."""
     try:
         moment = datetime.fromisoformat(report.run.started)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What became of one model in an audit, beside the audit before: its entry for the ledger, its state for the pages."""
+"""The result of one model against the last complete audit: its entry for the ledger, and its state for the pages."""
 
 import contextlib
 import hashlib
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from pargate.audit.fingerprint import Subject, age_of
-from pargate.audit.inventory import Kept
+from pargate.audit.fingerprint import Fingerprint, age_of
+from pargate.audit.inventory import Entry
 from pargate.audit.ledger import report_path
 from pargate.core.audit import Change, Linked, ModelEntry, ModelState, Point, Previous, Rate, Standing
 from pargate.core.report import ScanReport
@@ -23,13 +23,13 @@ from pargate.policy.schema import Policy
 from pargate.report.text import subject
 
 LEVEL = 0.95
-"""Of the intervals in a trend."""
+"""Confidence level of the intervals in a trend."""
 
 LISTED = 20
-"""Changes of a policy that are listed, at most; the digest tells the others."""
+"""Maximum number of listed changes of a policy."""
 
 ORDER = (Standing.PASS, Standing.REMEDIATED, Standing.INCONCLUSIVE, Standing.ERROR, Standing.FAIL)
-"""From best to worst."""
+"""Standings from best to worst."""
 
 CODES = {
     Standing.PASS: ExitCode.OK,
@@ -39,24 +39,24 @@ CODES = {
 }
 
 MESSAGE = 4000
-"""Characters of a message that are kept, at most."""
+"""Maximum length of a message, in characters."""
 
 
 def attack(report: ScanReport) -> Rate | None:
-    """The attack success of the trigger that has the highest."""
+    """Return the highest attack success of any trigger."""
     found = [m for m in report.measurements if m.trigger and m.counts.get("attack_success", Count(n=0, successes=0)).n]
     return max((_rate(m, "attack_success") for m in found), key=lambda r: (r.rate, r.n), default=None)
 
 
 def accuracy(report: ScanReport) -> Rate | None:
-    """Zero-shot accuracy on clean carriers."""
+    """Return the zero-shot accuracy on clean images."""
     found = [m for m in report.measurements if m.probe == "utility" and m.counts.get("accuracy")]
     return _rate(found[0], "accuracy") if found and found[0].counts["accuracy"].n else None
 
 
 def _rate(measurement: Measurement, name: str) -> Rate:
     count = measurement.counts[name]
-    # Sampling stops when a rule is decided, so an interval for a fixed number of images would be too narrow.
+    # Sampling stops once a rule is decided, so a fixed-sample interval would be too narrow.
     low, high = interval(count, (1 - LEVEL) / 2, (1 - LEVEL) / 2)
     return Rate(
         subject=subject(measurement), n=count.n, successes=count.successes, low=low, high=high, level=LEVEL
@@ -64,21 +64,21 @@ def _rate(measurement: Measurement, name: str) -> Rate:
 
 
 def regression(now: ModelEntry, before: ModelEntry | None) -> str:
-    """Why a model counts as worse than the last finished audit found it; empty where it does not."""
+    """Return why a model is worse than in the last complete audit; empty if it is not."""
     if now.standing in (Standing.PASS, Standing.REMEDIATED):
         return ""
     if before is None:
-        return "no finished audit has judged it before"
+        return "no complete audit has judged it before"
     if now.standing is Standing.ERROR:
         same = before.standing is Standing.ERROR and (before.exit_code, before.message) == (now.exit_code, now.message)
-        return "" if same else "it could not be judged, which is not the error of the last audit"
+        return "" if same else "it could not be judged, and the last audit had no such error"
     if ORDER.index(now.standing) > ORDER.index(before.standing):
         return f"it was {before.standing} in the last audit"
     if now.standing is Standing.FAIL:
-        # Of a file that was refused as unsafe there is no digest, only what was found in it.
+        # A file that was refused as unsafe has no digest, only a message.
         refused_otherwise = not now.key and now.message != before.message
         if now.inputs.get("model") != before.inputs.get("model") or refused_otherwise:
-            return "another checkpoint than the one that failed in the last audit"
+            return "it is another checkpoint than the one that failed in the last audit"
         added = sorted(set(now.decided_by) - set(before.decided_by))
         return f"rules that did not fail in the last audit: {', '.join(added)}" if added else ""
     return ""
@@ -87,7 +87,7 @@ def regression(now: ModelEntry, before: ModelEntry | None) -> str:
 def between(
     now: ModelEntry, before: ModelEntry | None, report: ScanReport | None, old: ScanReport | None
 ) -> list[Change]:
-    """What differs from the last finished audit; of the policy value by value where both reports are at hand."""
+    """Return the changes since the last complete audit; those of the policy by value if both reports exist."""
     if before is None or not before.inputs or not now.inputs:
         return []
     return [
@@ -100,7 +100,7 @@ def between(
 
 def _of_model(now: ModelEntry, before: ModelEntry) -> Iterator[Change]:
     if now.source != before.source:
-        yield Change(about="model", text=f"It is taken from {now.source}, and was from {before.source}.")
+        yield Change(about="model", text=f"Its source is {now.source}, and was {before.source}.")
     new, old = now.inputs.get("model", ""), before.inputs.get("model", "")
     if new != old:
         names = ("weights", "configuration")
@@ -120,9 +120,9 @@ def _of_policy(
         if len(listed) > LISTED:
             yield Change(about="policy", text=f"And {len(listed) - LISTED} more changes of the policy.")
     elif now.inputs.get("triggers") != before.inputs.get("triggers"):
-        yield Change(about="probes", text="A picture that a trigger is made of, or the drawing of a trigger, changed.")
+        yield Change(about="probes", text="A trigger, or a file that it reads, changed.")
     if now.inputs.get("seed") != before.inputs.get("seed"):
-        text = f"The seed of order and stamps is {now.inputs.get('seed')}, and was {before.inputs.get('seed')}."
+        text = f"The seed is {now.inputs.get('seed')}, and was {before.inputs.get('seed')}."
         yield Change(about="probes", text=text)
 
 
@@ -131,7 +131,7 @@ def _policy_changes(report: ScanReport | None, old: ScanReport | None) -> list[C
         return []
     try:
         policies = [Policy.model_validate(r.policy.document) for r in (old, report)]
-    except ValidationError:  # written by another version; the digests say that it changed
+    except ValidationError:  # written by another version
         return []
     found = []
     for change in changes(*policies):
@@ -160,73 +160,73 @@ def _short(digest: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one model: a report, or an error."""
+class ModelResult:
+    """The result of one model: a report, or an error."""
 
-    kept: Kept
-    subject: Subject | None
+    item: Entry
+    fingerprint: Fingerprint | None
     report: ScanReport | None = None
     content: bytes = b""
-    """Of the report as it is judged now."""
+    """Bytes of the report as judged now."""
     measured: str = ""
     reused: bool = False
     remeasured: str = ""
     error: PargateError | None = None
 
 
-def entry_of(outcome: Outcome, digest: str, link: Linked) -> ModelEntry:
-    """The entry of the ledger; `digest` is of the report as it is judged now."""
-    report, subject, error = outcome.report, outcome.subject, outcome.error
+def entry_of(result: ModelResult, digest: str, link: Linked) -> ModelEntry:
+    """Return the entry of the ledger; `digest` is that of the report as judged now."""
+    report, fingerprint, error = result.report, result.fingerprint, result.error
     standing = Standing.ERROR if report is None else Standing(str(report.verdict.status))
     return ModelEntry(
         **link.model_dump(),
-        model=outcome.kept.name,
-        source=outcome.kept.source,
+        model=result.item.name,
+        source=result.item.source,
         standing=standing,
         exit_code=CODES[standing] if standing is not Standing.ERROR else (error.exit_code if error else ExitCode.BUG),
-        message=_kept(report.verdict.summary if report is not None else (error.message if error else "")),
+        message=_bounded(report.verdict.summary if report is not None else (error.message if error else "")),
         decided_by=report.verdict.decided_by if report is not None else (),
-        key=subject.key if subject is not None else "",
-        inputs=subject.inputs if subject is not None else {},
-        measured=outcome.measured,
+        key=fingerprint.key if fingerprint is not None else "",
+        inputs=fingerprint.inputs if fingerprint is not None else {},
+        measured=result.measured,
         report=digest,
         attack=attack(report) if report is not None else None,
         accuracy=accuracy(report) if report is not None else None,
     )
 
 
-def _kept(text: str) -> str:
-    """A message as a ledger can hold it: names of files in it may be no text, or as long as a file."""
+def _bounded(text: str) -> str:
+    """Return a message as valid text of at most `MESSAGE` characters."""
     return readable(text[:MESSAGE])
 
 
-def state_of(outcome: Outcome, entry: ModelEntry, past: Sequence[ModelEntry], out: Path, today: date) -> ModelState:
-    """What the pages say; `past` holds the model's entries of finished audits, and `out` their reports."""
-    kept, report = outcome.kept, outcome.report
+def state_of(result: ModelResult, entry: ModelEntry, past: Sequence[ModelEntry], out: Path, today: date) -> ModelState:
+    """Return the state of a model for the pages; `past` holds its entries of complete audits, `out` their reports."""
+    item, report = result.item, result.report
     before = past[-1] if past else None
     return ModelState(
-        name=kept.name,
-        slug=kept.slug,
-        source=kept.source,
-        owner=kept.owner,
-        tags=kept.tags,
-        policy=kept.policy,
+        name=item.name,
+        slug=item.slug,
+        source=item.source,
+        owner=item.owner,
+        tags=item.tags,
+        policy=item.policy,
         standing=entry.standing,
         exit_code=entry.exit_code,
         message=entry.message,
-        hint=_kept(outcome.error.hint) if outcome.error else "",
+        hint=_bounded(result.error.hint) if result.error else "",
         regression=regression(entry, before),
         key=entry.key,
         inputs=entry.inputs,
-        measured=outcome.measured,
+        measured=result.measured,
         report=entry.report,
         measured_at=report.run.started if report is not None else "",
-        reused=outcome.reused,
-        remeasured=outcome.remeasured,
+        reused=result.reused,
+        remeasured=result.remeasured,
         age_days=age_of(report, today) if report is not None else None,
-        max_age=(outcome.subject.policy.policy.evidence.max_age or "") if outcome.subject else "",
-        cadence_days=kept.cadence_days,
-        overdue=_overdue(kept, entry, past),
+        max_age=(result.fingerprint.policy.policy.evidence.max_age or "") if result.fingerprint else "",
+        cadence_days=item.cadence_days,
+        overdue=_overdue(item, entry, past),
         attack=entry.attack,
         accuracy=entry.accuracy,
         images_read=report.images.read if report is not None else 0,
@@ -243,7 +243,7 @@ def state_of(outcome: Outcome, entry: ModelEntry, past: Sequence[ModelEntry], ou
 
 
 def _report_of(entry: ModelEntry | None, out: Path) -> ScanReport | None:
-    """The report that an entry is of, if it is still there as it was."""
+    """Return the report of an entry; None if it is missing or changed."""
     if entry is None or not entry.report:
         return None
     with contextlib.suppress(OSError, ValidationError):
@@ -253,16 +253,16 @@ def _report_of(entry: ModelEntry | None, out: Path) -> ScanReport | None:
     return None
 
 
-def _overdue(kept: Kept, entry: ModelEntry, past: Sequence[ModelEntry]) -> str:
-    """How late a model was judged, or that it still is not, against what the inventory expects."""
-    if kept.cadence_days is None:
+def _overdue(item: Entry, entry: ModelEntry, past: Sequence[ModelEntry]) -> str:
+    """Return by how much a model misses the cadence of the inventory; empty if it does not."""
+    if item.cadence_days is None:
         return ""
     judged = [e for e in past if e.standing is not Standing.ERROR]
-    expected = f"expected every {kept.cadence_days} days"
+    expected = f"expected every {item.cadence_days} days"
     if not judged:
         return f"It has not been judged yet; {expected}." if entry.standing is Standing.ERROR else ""
     days = (date.fromisoformat(entry.as_of) - date.fromisoformat(judged[-1].as_of)).days
-    if days <= kept.cadence_days:
+    if days <= item.cadence_days:
         return ""
     if entry.standing is Standing.ERROR:
         return f"It was last judged {days} days ago; {expected}."

@@ -1,8 +1,7 @@
-"""The inventory of an audit: which models somebody answers for, under which policy, how often.
+"""The inventory of an audit: its models, with their policies, owners and cadence.
 
-YAML under the rules of a policy (`policy/yaml.py`): text alone, every key once, no unknown keys, everything that is
-wrong said at once and with its place. Paths are relative to the inventory. Names are foreign text: a folder of a model
-is called by its slug.
+The file follows the YAML rules of a policy (`policy/yaml.py`), and one error reports all problems with their places.
+Paths are relative to the inventory. Names are foreign text, so the folder of a model is named by a slug.
 """
 
 import hashlib
@@ -27,30 +26,30 @@ DEFAULT_POLICY = "audit"
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
 
-Place = Annotated[str, Field(min_length=1, max_length=4096)]
-"""A path, or what a hub calls a model."""
+PathOrHub = Annotated[str, Field(min_length=1, max_length=4096)]
+"""A path, or the name of a model on a hub."""
 
 Cadence = Annotated[str, Field(pattern=r"^[1-9]\d{0,3}d$")]
 
 
 class Settings(PolicyModel):
-    """What holds for one model, or for all that do not say otherwise."""
+    """Settings of one model, or defaults of all models."""
 
-    policy: Place | None = None
+    policy: PathOrHub | None = None
     owner: Word | None = None
     cadence: Cadence | None = None
-    images: Place | None = None
-    classes: Place | None = None
+    images: PathOrHub | None = None
+    classes: PathOrHub | None = None
 
 
 class Listed(Settings):
-    """One model."""
+    """One model as the file lists it."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
-    model: Place
+    model: PathOrHub
     revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] | None = None
     arch: Word | None = None
-    reference: Place | None = None
+    reference: PathOrHub | None = None
     tags: Words = ()
 
 
@@ -61,12 +60,12 @@ class _Document(PolicyModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """One model of an inventory, its paths as a scan takes them."""
+class Entry:
+    """One model of an inventory, with the paths that a scan takes."""
 
     name: str
     slug: str
-    """What its folder is called: different for different names, also where a file system ignores case."""
+    """Name of its folder, unique also on file systems that ignore case."""
     source: str
     policy: str
     owner: str
@@ -84,16 +83,16 @@ class Inventory:
 
     source: str
     sha256: str
-    models: tuple[Kept, ...]
+    models: tuple[Entry, ...]
 
 
 def load(path: Path) -> Inventory:
     """Read an inventory.
 
     Raises:
-        InputError: there is none, or it is invalid; the message holds every problem with its place.
+        InputError: the file is missing or invalid; the message lists every problem with its place.
     """
-    hint = "write one as in docs/audit.md"
+    hint = "docs/audit.md shows an inventory"
     try:
         content = read_bytes(path)
         refuse_pointer(str(path), content)
@@ -118,7 +117,7 @@ def load(path: Path) -> Inventory:
     return Inventory(
         str(path),
         hashlib.sha256(content).hexdigest(),
-        tuple(_kept(listed, found.defaults, path.parent) for listed in found.models),
+        tuple(_entry(listed, found.defaults, path.parent) for listed in found.models),
     )
 
 
@@ -131,7 +130,7 @@ def _complain(document: Document, path: KeyPath, message: str) -> Problem:
 
 
 def _doubled(document: Document) -> Iterator[Problem]:
-    """Names that stand twice, or whose folders would be the same."""
+    """Yield a problem for each name that is used twice, or whose folder is that of another name."""
     models = document.data.get("models")
     seen: dict[str, int] = {}
     for number, entry in enumerate(models if isinstance(models, list) else []):
@@ -144,7 +143,7 @@ def _doubled(document: Document) -> Iterator[Problem]:
 def _ill_named(document: Document, found: _Document) -> Iterator[Problem]:
     for number, listed in enumerate(found.models):
         if listed.revision is not None and (not listed.model.startswith("hf-hub:") or "@" in listed.model):
-            message = "a revision goes with hf-hub:ORG/NAME, and is named once"
+            message = "a revision is for hf-hub:ORG/NAME without @REV"
             yield _complain(document, ("models", number, "revision"), message)
 
 
@@ -167,7 +166,7 @@ def _problem(document: Document, error: dict[str, Any]) -> Problem:
     return _complain(document, path, message)
 
 
-def _kept(listed: Listed, defaults: Settings, folder: Path) -> Kept:
+def _entry(listed: Listed, defaults: Settings, folder: Path) -> Entry:
     def chosen(name: str) -> str | None:
         value = getattr(listed, name) or getattr(defaults, name)
         return None if value is None else str(value)
@@ -176,7 +175,7 @@ def _kept(listed: Listed, defaults: Settings, folder: Path) -> Kept:
     if policy.removeprefix("builtin:") not in shipped():
         policy = str(folder / policy)
     cadence, classes, images = chosen("cadence"), chosen("classes"), chosen("images")
-    return Kept(
+    return Entry(
         name=listed.name,
         slug=slug(listed.name),
         source=_beside(folder, listed.model) + (f"@{listed.revision}" if listed.revision else ""),
@@ -192,12 +191,12 @@ def _kept(listed: Listed, defaults: Settings, folder: Path) -> Kept:
 
 
 def _beside(folder: Path, source: str) -> str:
-    """A path relative to the inventory; what a hub keeps or pargate draws stays as it is."""
+    """Resolve a path relative to the inventory; names of a hub and built-in sources stay."""
     return source if source.startswith((*HUB_PREFIXES, "builtin:")) else str(folder / source)
 
 
 def slug(name: str) -> str:
-    """A folder's name for a model's: readable, harmless, and another one for every other name."""
+    """Return a readable and safe folder name for a model's name; different names get different slugs."""
     if _SLUG.fullmatch(name) and not name.endswith("."):
         return name
     words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-") or "model"

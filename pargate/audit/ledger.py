@@ -1,12 +1,11 @@
-"""The ledger: what audits found, line after line, each holding the digest of the one before.
+"""The ledger of audits: one line for each result, with the digest of the line before.
 
-Whoever changes, drops, repeats or reorders a line leaves a trace in the next one. Lines that were cut off the end can
-only be missed by someone who knows how far the ledger once reached: `ledger.head` beside it, or a digest that was kept
-elsewhere. The chain shows that nothing was changed since; it does not show who wrote it, and whoever can write to the
-folder can write the whole of it anew. That is what a digest kept elsewhere is for.
+A changed, dropped, repeated or moved line breaks the chain. Lines that were cut off the end show only against
+`ledger.head` beside the ledger, or against a digest that was kept elsewhere. Anyone who can write to the folder can
+write a new chain; only a digest kept elsewhere protects against that.
 
-One process appends at a time, under a lock. A line goes to disk before the head does, so that a crash leaves a ledger
-that is at most one line ahead of its head, or ends with a line that was never finished.
+One process appends at a time, under a lock. A line is flushed to disk before the head, so a crash leaves a ledger that
+is at most one line ahead of its head, or that ends with an unfinished line.
 """
 
 import hashlib
@@ -27,23 +26,23 @@ HEAD = "ledger.head"
 LOCK = "ledger.lock"
 
 BEGIN = "0" * 64
-"""What the first line has in the place of a digest."""
+"""Digest before the first line."""
 
 LONGEST = 1 << 20
-"""Bytes of a line, at most."""
+"""Maximum length of a line, in bytes."""
 
 MANY = 1 << 30
-"""Bytes of a ledger that is still read."""
+"""Maximum size of a ledger, in bytes."""
 
 Record = ModelEntry | AuditEntry
 
 
 @dataclass(frozen=True, slots=True)
 class Flaw:
-    """Something that is wrong with a ledger."""
+    """A problem of a ledger."""
 
     line: int
-    """Counted from 1; 0 for what is not about a line."""
+    """Number of the line, from 1; 0 if the problem concerns no line."""
     text: str
 
     def __str__(self) -> str:
@@ -52,14 +51,14 @@ class Flaw:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A ledger as it was found."""
+    """The content of a ledger."""
 
     entries: tuple[Record, ...]
     digests: tuple[str, ...]
     """SHA-256 of each line."""
     flaws: tuple[Flaw, ...]
     torn: bytes = b""
-    """What stands behind the last end of a line: an entry that was never finished."""
+    """Bytes after the last line end: an unfinished entry."""
 
     @property
     def head(self) -> str:
@@ -68,12 +67,12 @@ class Chain:
 
 
 def read(folder: Path, *, head: str | None = None) -> Chain:
-    """The ledger in `folder`, and everything that is wrong with it. A folder without one has an empty ledger.
+    """Read the ledger in `folder` with all its flaws; a folder without one has an empty ledger.
 
-    With `head`, the digest of a line that was kept elsewhere: that line must still be there.
+    `head` is the digest of a line that was kept elsewhere; that line must still exist.
 
     Raises:
-        InputError: it cannot be read at all, or is too large to be one.
+        InputError: the ledger cannot be read, or is too large.
     """
     path = folder / LEDGER
     try:
@@ -85,7 +84,7 @@ def read(folder: Path, *, head: str | None = None) -> Chain:
     chain = _chain(lines, torn)
     flaws = [*chain.flaws]
     if torn:
-        flaws.append(Flaw(len(lines) + 1, "was never finished, or was cut; an audit moves such a line aside"))
+        flaws.append(Flaw(len(lines) + 1, "is unfinished; an audit moves such a line aside"))
     flaws += _against_head(chain, kept)
     if head is not None and head.removeprefix("sha256:") not in chain.digests:
         flaws.append(Flaw(0, f"no line has the digest {head[:80]}: the end was cut off, or that line changed"))
@@ -126,7 +125,7 @@ def _misplaced(found: int, expected: int) -> str:
 
 
 def _entry(line: bytes) -> Record | str:
-    """The entry in a line, or what is wrong with it."""
+    """Return the entry in a line, or what is wrong with the line."""
     if len(line) > LONGEST:
         return "is too long to be an entry"
     try:
@@ -137,9 +136,9 @@ def _entry(line: bytes) -> Record | str:
         if isinstance(error, ValidationError):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            return f"is no entry of a ledger: {where}: {first['msg']}"
-        return "is no entry of a ledger: not JSON"
-    # A value that is left out, or a number written otherwise, would read as the same entry.
+            return f"is not an entry of a ledger: {where}: {first['msg']}"
+        return "is not an entry of a ledger: not JSON"
+    # A line that omits a value, or writes a number in another way, parses as the same entry.
     return entry if same and canonical_json(_plain(entry)) == line else "is not as pargate writes an entry"
 
 
@@ -148,7 +147,7 @@ def _plain(entry: Record) -> Any:
 
 
 def _against_head(chain: Chain, kept: bytes | None) -> list[Flaw]:
-    """What the head beside a ledger shows to be missing."""
+    """Return the flaws that the head beside the ledger shows."""
     if kept is None:
         return [Flaw(0, f"{HEAD} is missing: the end may have been cut off")] if chain.digests else []
     words = kept.split()
@@ -166,18 +165,18 @@ def _against_head(chain: Chain, kept: bytes | None) -> list[Flaw]:
 
 
 def append_entry(folder: Path, make: Callable[[int, str], Record]) -> tuple[Record, str]:
-    """Add the entry that `make` gives for a sequence number and the digest of the line before; and any note.
+    """Append the entry that `make` returns for a sequence number and the digest of the line before.
 
-    A last line that a crash left unfinished is moved to a file of its own first, which the note says.
+    A last line that a crash left unfinished is first moved to its own file; the returned note says so.
 
     Raises:
-        InputError: the ledger is not as it was written.
-        OperationalError: it cannot be written.
+        InputError: the ledger was changed.
+        OperationalError: the ledger cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OperationalError(f"cannot make {folder}: {error.strerror}", "choose another place") from error
+        raise OperationalError(f"cannot create {folder}: {error.strerror}", "choose another place") from error
     with locked(folder / LOCK):
         chain = read(folder)
         note = _mend(folder, chain)
@@ -188,16 +187,18 @@ def append_entry(folder: Path, make: Callable[[int, str], Record]) -> tuple[Reco
         line = canonical_json(_plain(entry))
         if isinstance(problem := _entry(line), str):
             raise ValueError(f"an entry that cannot be read back: it {problem}")
+        if not chain.digests:  # a crash after the first line must leave a head behind it too
+            _write_head(folder, 0, BEGIN)
         append(folder / LEDGER, line + b"\n")
         _write_head(folder, entry.sequence, hashlib.sha256(line).hexdigest())
     return entry, note
 
 
 def sound(folder: Path) -> Chain:
-    """The ledger in `folder`, which must be whole.
+    """Return the ledger in `folder`.
 
     Raises:
-        InputError: it is not; names the first things that are wrong.
+        InputError: the ledger has flaws; the message names the first ones.
     """
     chain = read(folder)
     _refuse(folder, chain)
@@ -208,13 +209,13 @@ def _refuse(folder: Path, chain: Chain) -> None:
     if chain.flaws:
         shown = "; ".join(map(str, chain.flaws[:3])) + (f"; and {len(chain.flaws) - 3} more" * (len(chain.flaws) > 3))
         raise InputError(
-            f"the ledger {folder / LEDGER} is not as it was written: {shown}",
-            "restore it from where it is kept, such as its git branch; to begin anew, move it and its head away",
+            f"the ledger {folder / LEDGER} was changed: {shown}",
+            "restore it, for example from its git branch; to start a new one, move it and its head away",
         )
 
 
 def mend(folder: Path) -> str:
-    """Move aside a last line that a crash left unfinished; what was done, or an empty text."""
+    """Move aside a last line that a crash left unfinished; return a note, or an empty text."""
     if not (folder / LEDGER).exists():
         return ""
     with locked(folder / LOCK):
@@ -223,13 +224,13 @@ def mend(folder: Path) -> str:
 
 def _mend(folder: Path, chain: Chain) -> str:
     if not chain.torn or len(chain.flaws) > 1:
-        return ""  # whole, or with more than a crash behind it: then nothing is touched
+        return ""  # a ledger with other flaws is not changed
     path = folder / LEDGER
     aside = folder / f"{LEDGER}.unfinished-{hashlib.sha256(chain.torn).hexdigest()[:12]}"
     write_atomic(aside, chain.torn)
     content = path.read_bytes()
     write_atomic(path, content[: len(content) - len(chain.torn)])
-    return f"the last line of {path} was never finished; it is now in {aside.name}"
+    return f"the last line of {path} was unfinished; it is now in {aside.name}"
 
 
 def _write_head(folder: Path, sequence: int, digest: str) -> None:
@@ -237,7 +238,7 @@ def _write_head(folder: Path, sequence: int, digest: str) -> None:
 
 
 def unfitting(folder: Path, entries: Sequence[Record]) -> list[Flaw]:
-    """Reports below `folder` that are not those of which the entries hold the digest."""
+    """Return a flaw for each report below `folder` that is missing or differs from the digest in its entry."""
     flaws = []
     for entry in entries:
         if not isinstance(entry, ModelEntry):
@@ -247,13 +248,13 @@ def unfitting(folder: Path, entries: Sequence[Record]) -> list[Flaw]:
             try:
                 found = sha256_file(path)
             except OSError:
-                flaws.append(Flaw(entry.sequence, f"its report is not there: {path}"))
+                flaws.append(Flaw(entry.sequence, f"its report is missing: {path}"))
                 continue
             if found != digest:
-                flaws.append(Flaw(entry.sequence, f"its report is not as it was written: {path}"))
+                flaws.append(Flaw(entry.sequence, f"its report was changed: {path}"))
     return flaws
 
 
 def report_path(folder: Path, digest: str) -> Path:
-    """Where an audit's folder keeps the report with this SHA-256."""
+    """Return the path of the report with this SHA-256 in an audit's folder."""
     return folder / "reports" / f"{digest}.json"

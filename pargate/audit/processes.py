@@ -1,8 +1,7 @@
-"""Scans in processes of their own, so that what kills one of them ends nothing else.
+"""Scans in their own processes, so that a crash ends one scan alone.
 
-Each is `pargate scan` as a person would run it, kept apart from the working folder (`-P`) and from settings in the
-environment that the audit has not taken into account. It leads a group of its own: a signal to the audit reaches it
-through the audit, which then ends the whole group, decoding workers included.
+Each process is a `pargate scan` that ignores modules in the working folder (`-P`) and `PARGATE_` variables. It leads
+its own process group: the audit passes signals on, and ends the whole group with its decoding workers.
 """
 
 import contextlib
@@ -20,24 +19,24 @@ from pargate.errors import ExitCode, OperationalError, PargateError
 from pargate.scanning.run import ScanRequest
 
 GRACE_S = 2.0
-"""Between asking a scan to end and ending it. What it keeps for the next time is complete or absent at any moment."""
+"""Seconds between SIGTERM and SIGKILL. The files that a scan keeps are complete or absent at any moment."""
 
-SAID = 1 << 16
-"""Bytes of what a scan said last, at most."""
+TAIL = 1 << 16
+"""Bytes that are read from the end of a scan's output."""
 
 
 class ScanEnded(PargateError):
-    """A scan ended without a verdict; it says why, with the code it ended with."""
+    """A scan ended without a verdict."""
 
     def __init__(self, message: str, hint: str, exit_code: ExitCode) -> None:
-        """Carry the exit code of the scan."""
+        """Keep the exit code of the scan."""
         super().__init__(message, hint)
         self.exit_code = exit_code
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A scan under way."""
+    """A running scan."""
 
     process: "subprocess.Popen[bytes]"
     report: Path
@@ -45,10 +44,10 @@ class Child:
 
 
 def start(request: ScanRequest, work: Path, name: str, *, cache: Path | None, threads: int) -> Child:
-    """Begin to scan; the report and what it says go to `work`.
+    """Start a scan; its report and its output go to `work`.
 
     Raises:
-        OperationalError: no process can be started.
+        OperationalError: the process cannot be started.
     """
     report, said = work / f"{name}.json", work / f"{name}.txt"
     options = [
@@ -72,18 +71,18 @@ def start(request: ScanRequest, work: Path, name: str, *, cache: Path | None, th
 
 
 def result(child: Child) -> tuple[ScanReport, bytes]:
-    """The report of a scan that has ended, and its bytes.
+    """Return the report of an ended scan, and its bytes.
 
     Raises:
-        ScanEnded: it did not come to a verdict.
+        ScanEnded: the scan has no verdict.
     """
     code = child.process.returncode
     if code < 0:
-        _end(child, signal.SIGTERM)  # what the scan itself had started
+        _end(child, signal.SIGTERM)  # the workers of the scan
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         raise ScanEnded(
             f"the scan was ended by {name}",
-            "out of memory, or ended by somebody; try with more memory, or --jobs 1",
+            "if memory ran out, give it more, or use --jobs 1",
             ExitCode.OPERATIONAL,
         )
     if code not in (ExitCode.OK, ExitCode.FAIL, ExitCode.INCONCLUSIVE):
@@ -103,9 +102,9 @@ def result(child: Child) -> tuple[ScanReport, bytes]:
 
 
 def _last_words(path: Path) -> tuple[str, str]:
-    """The message and the hint that a command ends with."""
+    """Return the last message of a command, and its hint."""
     try:
-        content = path.read_bytes()[-SAID:].decode("utf-8", "replace")
+        content = path.read_bytes()[-TAIL:].decode("utf-8", "replace")
     except OSError:
         return "", ""
     _, found, words = content.rpartition("pargate: ")
@@ -116,7 +115,7 @@ def _last_words(path: Path) -> tuple[str, str]:
 
 
 def stop(children: Sequence[Child]) -> None:
-    """End scans, with what they started."""
+    """End scans with their workers."""
     for child in children:
         _end(child, signal.SIGTERM)
     until = time.monotonic() + GRACE_S
@@ -124,12 +123,12 @@ def stop(children: Sequence[Child]) -> None:
         for child in children:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.process.wait(max(0.0, until - time.monotonic()))
-    finally:  # a second signal does not spare them
+    finally:  # also after a second signal
         for child in children:
-            # Also where the scan itself has ended: something that it started may be deaf.
+            # Also if the scan itself has ended: one of its workers may ignore SIGTERM.
             _end(child, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
         for child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # a disk or a device does not let go of it
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it may wait for a disk or a device
                 child.process.wait(GRACE_S)
 
 

@@ -1,11 +1,11 @@
-"""An audit: every model of an inventory judged as of today, and the result added to a ledger.
+"""An audit: judge every model of an inventory as of today, and add the results to a ledger.
 
-A model is measured only where something that it depends on changed; otherwise its saved measurements are judged again,
-since waivers end. What cannot be judged is an error of that model alone. Saved measurements are believed because the
-ledger holds their digest, and the ledger because its chain is whole.
+A model is measured again only if one of its inputs changed; otherwise its saved measurements are judged again, since
+waivers end. A model that cannot be judged does not stop the others. The ledger holds the digest of each saved report,
+and its chain shows that the digest did not change.
 
-One entry goes into the ledger for each model as soon as it is judged, and one at the end. Only an audit that has this
-last entry is compared with: what an interrupted one found is kept and reused, but never makes a regression look old.
+The ledger gets an entry for each model as soon as it is judged, and one at the end of the audit. Regressions are
+relative to the last audit that reached its end; results of an interrupted audit are reused for measurements alone.
 """
 
 import hashlib
@@ -17,11 +17,10 @@ from datetime import date, datetime
 from pathlib import Path
 
 from pargate import events
-from pargate.audit import ledger
-from pargate.audit import processes as children
-from pargate.audit.fingerprint import Sources, Subject, examine, saved
-from pargate.audit.history import Outcome, entry_of, state_of
-from pargate.audit.inventory import Inventory, Kept
+from pargate.audit import ledger, processes
+from pargate.audit.fingerprint import Fingerprint, Sources, examine, saved
+from pargate.audit.history import ModelResult, entry_of, state_of
+from pargate.audit.inventory import Entry, Inventory
 from pargate.audit.processes import Child
 from pargate.core.audit import AuditEntry, AuditIndex, Linked, ModelEntry, ModelState
 from pargate.core.choices import FailOn
@@ -35,37 +34,37 @@ from pargate.version import __version__
 POLL_S = 0.05
 
 WORST = (ExitCode.FAIL, ExitCode.BUG, ExitCode.OPERATIONAL, ExitCode.POLICY, ExitCode.INPUT, ExitCode.INCONCLUSIVE)
-"""Codes of an audit, the worst first: what was shown, then what could not be judged, then what is not decided."""
+"""Exit codes of an audit, the worst first."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRequest:
-    """Everything an audit depends on."""
+    """The inputs of an audit."""
 
     inventory: Inventory
     out: Path
     ledger: Path
     started: datetime
-    """In UTC: the clock is read by the caller."""
+    """Start of the audit, in UTC."""
     today: date
-    """For waivers and ages."""
+    """Date for waivers and ages."""
     now: Callable[[], datetime]
-    """The clock, for the entries of the ledger."""
+    """Clock for the entries of the ledger."""
     jobs: int = 1
     fail_on: FailOn = FailOn.ANY
     seed: int = 0
     device: str = "auto"
     cache: Path | None = None
-    """Of vectors, by which a scan that was killed resumes."""
+    """Folder of cached vectors; a killed scan resumes from them."""
     processors: int = 1
 
     @property
     def id(self) -> str:
-        """Names this audit in the ledger."""
+        """Identifier of this audit in the ledger."""
         return digest_of([self.started.isoformat(), self.inventory.sha256, str(self.out)])[:16]
 
     def link(self, sequence: int, previous: str) -> Linked:
-        """The place of a new entry in the ledger."""
+        """Return the fields that link a new entry to the ledger."""
         return Linked(
             sequence=sequence,
             previous=previous,
@@ -76,19 +75,19 @@ class AuditRequest:
 
 
 @dataclass(slots=True)
-class _Course:
-    """An audit under way."""
+class _Context:
+    """The state of an audit in progress."""
 
     request: AuditRequest
     emit: events.Listener
     entries: tuple[ledger.Record, ...]
     states: dict[str, ModelState] = field(default_factory=dict)
-    running: dict[str, tuple[Child, Subject, str]] = field(default_factory=dict)
+    running: dict[str, tuple[Child, Fingerprint, str]] = field(default_factory=dict)
     complete: bool = False
 
     @property
     def finished(self) -> list[ModelEntry]:
-        """Entries of audits that went through their inventory."""
+        """Entries of complete audits."""
         done = {entry.audit for entry in self.entries if isinstance(entry, AuditEntry)}
         return [e for e in self.entries if isinstance(e, ModelEntry) and e.audit in done]
 
@@ -98,131 +97,133 @@ def audit(
     emit: events.Listener = events.ignore,
     on_interrupt: Callable[[KeyboardInterrupt], None] | None = None,
 ) -> AuditIndex:
-    """Judge every model, write the pages into `request.out` and the entries into the ledger.
+    """Judge every model; write the pages into `request.out` and the entries into the ledger.
 
-    A KeyboardInterrupt is handed to `on_interrupt`, and the index of what was judged until then comes back, marked as
-    not complete; without `on_interrupt` it is raised. No scan goes on after either.
+    A KeyboardInterrupt goes to `on_interrupt`, and the index of the models judged so far is returned, marked as not
+    complete; without `on_interrupt` it is raised. Running scans are ended in both cases.
 
     Raises:
-        InputError: the ledger is not as it was written.
-        OperationalError: a folder cannot be written, or another audit is writing to it.
+        InputError: the ledger was changed.
+        OperationalError: a folder cannot be written, or another audit writes to it.
     """
     began = time.monotonic()
     try:
         for folder in (request.out / "models", request.out / "reports", request.ledger):
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OperationalError(f"cannot make {error.filename}: {error.strerror}", "choose another --out") from error
+        raise OperationalError(f"cannot create {error.filename}: {error.strerror}", "choose another --out") from error
     with locked(request.out / ".lock", wait=False):
         if note := ledger.mend(request.ledger):
             emit(events.Notice(note, "warning"))
-        course = _Course(request, emit, ledger.sound(request.ledger).entries)
+        context = _Context(request, emit, ledger.sound(request.ledger).entries)
         try:
-            _go_through(course)
-            course.complete = True
+            _judge_all(context)
+            context.complete = True
         except KeyboardInterrupt as signal:
             if on_interrupt is None:
                 raise
             on_interrupt(signal)
         finally:
-            children.stop([child for child, _, _ in course.running.values()])
+            processes.stop([child for child, _, _ in context.running.values()])
             shutil.rmtree(_work(request).parent, ignore_errors=True)
-        return _conclude(course, time.monotonic() - began)
+        return _conclude(context, time.monotonic() - began)
 
 
 def _work(request: AuditRequest) -> Path:
-    # One for each audit: a scan that a killed audit left behind must not write into this one.
+    # A folder for each audit: a scan that outlives a killed audit must not write into this one.
     return request.out / ".work" / request.id
 
 
-def _go_through(course: _Course) -> None:
-    request = course.request
-    shutil.rmtree(_work(request).parent, ignore_errors=True)  # of an audit that was killed
+def _judge_all(context: _Context) -> None:
+    request = context.request
+    shutil.rmtree(_work(request).parent, ignore_errors=True)  # left by a killed audit
     _work(request).mkdir(parents=True)
-    waiting: list[tuple[Kept, Subject, str]] = []
+    waiting: list[tuple[Entry, Fingerprint, str]] = []
     sources = Sources()
-    for kept in request.inventory.models:
-        course.emit(events.StageStarted("look", kept.name))
-        found = _without_measuring(course, kept, sources)
-        if isinstance(found, Outcome):
-            _record(course, found)
+    for item in request.inventory.models:
+        context.emit(events.StageStarted("look", item.name))
+        found = _reuse(context, item, sources)
+        if isinstance(found, ModelResult):
+            _record(context, found)
         else:
-            waiting.append((kept, *found))
-    _measure(course, waiting)
+            waiting.append((item, *found))
+    _measure(context, waiting)
 
 
-def _without_measuring(course: _Course, kept: Kept, sources: Sources) -> Outcome | tuple[Subject, str]:
-    """The outcome where nothing needs to be measured; otherwise what to measure, and why not what is saved."""
-    request = course.request
+def _reuse(context: _Context, item: Entry, sources: Sources) -> ModelResult | tuple[Fingerprint, str]:
+    """Return the result if nothing needs to be measured; else the inputs, and why saved measurements are not used."""
+    request = context.request
     try:
-        subject = _examined(request, kept, sources)
+        fingerprint = _fingerprint(request, item, sources)
     except PargateError as error:
-        return Outcome(kept, None, error=error)
-    if subject.unsafe is not None:
-        report = unsafe_report(subject.policy, subject.unsafe, kept.source, subject.request.started, request.seed)
+        return ModelResult(item, None, error=error)
+    if fingerprint.unsafe is not None:
+        report = unsafe_report(
+            fingerprint.policy, fingerprint.unsafe, item.source, fingerprint.request.started, request.seed
+        )
         content = report.to_json().encode()
-        return Outcome(kept, subject, report, content)
+        return ModelResult(item, fingerprint, report, content)
     why = ""
-    for entry in reversed(course.entries):
+    for entry in reversed(context.entries):
         if (
             isinstance(entry, ModelEntry)
-            and entry.key == subject.key
+            and entry.key == fingerprint.key
             and entry.measured
-            and entry.source == kept.source
+            and entry.source == item.source
         ):
-            found = saved(request.out, subject, entry.measured, request.today)
+            found = saved(request.out, fingerprint, entry.measured, request.today)
             if not isinstance(found, str):
                 content = found.to_json().encode()
-                return Outcome(kept, subject, found, content, entry.measured, reused=True)
+                return ModelResult(item, fingerprint, found, content, entry.measured, reused=True)
             why = why or found
-    return subject, why
+    return fingerprint, why
 
 
-def _measure(course: _Course, waiting: Sequence[tuple[Kept, Subject, str]]) -> None:
-    """Scan in processes of their own, so many at a time."""
-    request = course.request
+def _measure(context: _Context, waiting: Sequence[tuple[Entry, Fingerprint, str]]) -> None:
+    """Scan the waiting models, each in its own process."""
+    request = context.request
     left = list(reversed(waiting))
-    kept_by_name = {kept.name: kept for kept, _, _ in waiting}
-    # By the inventory, not by what is left to measure: sums of a model must not depend on what else changed.
+    by_name = {item.name: item for item, _, _ in waiting}
+    # The count is that of the inventory: the floating-point sums of a model must not depend on which others changed.
     threads = max(1, request.processors // max(1, min(request.jobs, len(request.inventory.models))))
-    while left or course.running:
-        while left and len(course.running) < request.jobs:
-            kept, subject, why = left.pop()
-            course.emit(events.StageStarted("scan", f"{kept.name}{f' ({why})' if why else ''}"))
+    while left or context.running:
+        while left and len(context.running) < request.jobs:
+            item, fingerprint, why = left.pop()
+            context.emit(events.StageStarted("scan", f"{item.name}{f' ({why})' if why else ''}"))
             try:
-                scan = replace(subject.request, device=request.device)
-                child = children.start(scan, _work(request), kept.slug, cache=request.cache, threads=threads)
+                scan = replace(fingerprint.request, device=request.device)
+                child = processes.start(scan, _work(request), item.slug, cache=request.cache, threads=threads)
             except OperationalError as error:
-                _record(course, Outcome(kept, subject, remeasured=why, error=error))
+                _record(context, ModelResult(item, fingerprint, remeasured=why, error=error))
                 continue
-            course.running[kept.name] = (child, subject, why)
-        for name, (child, subject, why) in list(course.running.items()):
+            context.running[item.name] = (child, fingerprint, why)
+        for name, (child, fingerprint, why) in list(context.running.items()):
             if child.process.poll() is not None:
-                del course.running[name]
-                _record(course, _measured(request, kept_by_name[name], subject, child, why))
+                del context.running[name]
+                _record(context, _result_of(request, by_name[name], fingerprint, child, why))
         time.sleep(POLL_S)
 
 
-def _measured(request: AuditRequest, kept: Kept, subject: Subject, child: Child, why: str) -> Outcome:
+def _result_of(request: AuditRequest, item: Entry, fingerprint: Fingerprint, child: Child, why: str) -> ModelResult:
     try:
-        report, content = children.result(child)
-        # The key is worth no more than that nothing moved between taking it and measuring.
-        if _examined(request, kept, Sources()).key != subject.key or report.model.sha256 != subject.model:
-            raise InputError("what is measured changed while it was audited", "audit again once nothing writes to it")
+        report, content = processes.result(child)
+        # The fingerprint holds only if nothing changed between taking it and measuring.
+        if _fingerprint(request, item, Sources()).key != fingerprint.key or report.model.sha256 != fingerprint.model:
+            raise InputError("an input of the scan changed during the audit", "audit again once nothing writes to it")
     except PargateError as error:
-        return Outcome(kept, subject, remeasured=why, error=error)
-    return Outcome(kept, subject, report, content, hashlib.sha256(content).hexdigest(), remeasured=why)
+        return ModelResult(item, fingerprint, remeasured=why, error=error)
+    return ModelResult(item, fingerprint, report, content, hashlib.sha256(content).hexdigest(), remeasured=why)
 
 
-def _examined(request: AuditRequest, kept: Kept, sources: Sources) -> Subject:
-    """What the model's measurements depend on.
+def _fingerprint(request: AuditRequest, item: Entry, sources: Sources) -> Fingerprint:
+    """Return the fingerprint of a model's measurements.
 
     Raises:
-        PargateError: it cannot be said, for whatever reason: one model must not stop the others.
+        PargateError: on any error, because one model must not stop the others.
     """
     started = request.started.isoformat(timespec="seconds")
     try:
-        return examine(kept, sources, today=request.today, started=started, seed=request.seed)
+        return examine(item, sources, today=request.today, started=started, seed=request.seed)
     except Exception as error:
         raise explain(error) from error
 
@@ -230,50 +231,50 @@ def _examined(request: AuditRequest, kept: Kept, sources: Sources) -> Subject:
 # --- one model ---------------------------------------------------------------------------------------
 
 
-def _record(course: _Course, outcome: Outcome) -> None:
-    """Write the report of a model, its entry in the ledger, and its state for the pages, in this order."""
-    request, kept = course.request, outcome.kept
-    folder = request.out / "models" / kept.slug
+def _record(context: _Context, result: ModelResult) -> None:
+    """Write the report of a model, then its entry in the ledger, then its state for the pages."""
+    request, item = context.request, result.item
+    folder = request.out / "models" / item.slug
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise OperationalError(f"cannot make {folder}: {error.strerror}", "choose another --out") from error
+        raise OperationalError(f"cannot create {folder}: {error.strerror}", "choose another --out") from error
     digest = ""
-    if outcome.report is not None:
-        digest = hashlib.sha256(outcome.content).hexdigest()
-        write_atomic(ledger.report_path(request.out, digest), outcome.content)
+    if result.report is not None:
+        digest = hashlib.sha256(result.content).hexdigest()
+        write_atomic(ledger.report_path(request.out, digest), result.content)
         for name, form in (("report.html", "html"), ("report.md", "markdown")):
-            write_atomic(folder / name, FORMATS[form].render(outcome.report).encode())
-        write_atomic(folder / "report.json", outcome.content)
+            write_atomic(folder / name, FORMATS[form].render(result.report).encode())
+        write_atomic(folder / "report.json", result.content)
     else:
         for name in ("report.html", "report.md", "report.json"):
-            (folder / name).unlink(missing_ok=True)  # a pass of an earlier audit must not stand for this one
+            (folder / name).unlink(missing_ok=True)  # a report of an earlier audit must not stay
     entry, note = ledger.append_entry(
-        request.ledger, lambda sequence, previous: entry_of(outcome, digest, request.link(sequence, previous))
+        request.ledger, lambda sequence, previous: entry_of(result, digest, request.link(sequence, previous))
     )
     if note:
-        course.emit(events.Notice(note, "warning"))
+        context.emit(events.Notice(note, "warning"))
     assert isinstance(entry, ModelEntry)
-    past = [e for e in course.finished if e.model == kept.name]
-    course.states[kept.name] = state_of(outcome, entry, past, request.out, request.today)
-    course.emit(events.StageFinished("judge", kept.name))
+    past = [e for e in context.finished if e.model == item.name]
+    context.states[item.name] = state_of(result, entry, past, request.out, request.today)
+    context.emit(events.StageFinished("judge", item.name))
 
 
-# --- the whole ---------------------------------------------------------------------------------------
+# --- the index ---------------------------------------------------------------------------------------
 
 
 def exit_code(states: Sequence[ModelState], fail_on: FailOn) -> ExitCode:
-    """The worst of the codes that count."""
+    """Return the worst exit code of the models that count under `fail_on`."""
     counted = {s.exit_code for s in states if fail_on is FailOn.ANY or s.regression}
     return next((code for code in WORST if code in counted), ExitCode.BUG if counted - {ExitCode.OK} else ExitCode.OK)
 
 
-def _conclude(course: _Course, seconds: float) -> AuditIndex:
-    """The last entry of a complete audit, and all pages."""
-    request = course.request
-    states = [course.states[kept.name] for kept in request.inventory.models if kept.name in course.states]
+def _conclude(context: _Context, seconds: float) -> AuditIndex:
+    """Write the last entry of a complete audit and all pages; return the index."""
+    request = context.request
+    states = [context.states[item.name] for item in request.inventory.models if item.name in context.states]
     code = exit_code(states, request.fail_on)
-    if course.complete:
+    if context.complete:
         standings: dict[str, int] = {}
         for state in states:
             standings[str(state.standing)] = standings.get(str(state.standing), 0) + 1
@@ -288,8 +289,8 @@ def _conclude(course: _Course, seconds: float) -> AuditIndex:
             ),
         )
     chain = ledger.sound(request.ledger)
-    audits = [e for e in course.entries if isinstance(e, AuditEntry)]
-    known = {kept.name for kept in request.inventory.models}
+    audits = [e for e in context.entries if isinstance(e, AuditEntry)]
+    known = {item.name for item in request.inventory.models}
     last = audits[-1].audit if audits else ""
     index = AuditIndex(
         schema="pargate/audit/1",
@@ -299,7 +300,7 @@ def _conclude(course: _Course, seconds: float) -> AuditIndex:
         started=request.started.isoformat(timespec="seconds"),
         as_of=request.today.isoformat(),
         seconds=round(seconds, 3),
-        complete=course.complete,
+        complete=context.complete,
         inventory=request.inventory.source,
         inventory_sha256=request.inventory.sha256,
         fail_on=request.fail_on,
@@ -307,7 +308,7 @@ def _conclude(course: _Course, seconds: float) -> AuditIndex:
         ledger_lines=len(chain.digests),
         ledger_head=chain.head,
         models=tuple(states),
-        gone=tuple(sorted({e.model for e in course.finished if e.audit == last} - known)),
+        gone=tuple(sorted({e.model for e in context.finished if e.audit == last} - known)),
     )
     for state in states:
         folder = request.out / "models" / state.slug

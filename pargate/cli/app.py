@@ -1,7 +1,6 @@
-"""The `pargate` command as one application.
+"""The `pargate` command.
 
-Command modules import nothing heavy at the top, so that `--help` stays quick; a test runs the light
-commands in an interpreter where importing torch raises.
+Command modules import nothing heavy at the top, so that `--help` stays quick.
 """
 
 import sys
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pargate.clean import ranks
-from pargate.cli import audit, clean, doctor, gate, init, model, offline, policy, release, reports, setup
+from pargate.cli import audit, clean, doctor, export, gate, init, offline, policy, reports, scan, synth
 from pargate.ending import drop_stdout, say, settled
 from pargate.errors import ExitCode, InputError
 from pargate.version import __version__
@@ -23,9 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("scan")(model.scan)
+app.command("scan")(scan.scan)
 app.command("clean")(clean.clean)
-app.command("export")(release.export)
+app.command("export")(export.export)
 app.command("gate")(gate.gate)
 app.command("verify")(offline.verify)
 app.add_typer(audit.app, name="audit")
@@ -34,7 +33,7 @@ app.add_typer(policy.app, name="policy")
 app.command("explain")(policy.explain)
 app.command("inspect")(offline.inspect)
 app.command("triggers")(offline.triggers)
-app.command("synth")(setup.synth)
+app.command("synth")(synth.synth)
 app.add_typer(init.app, name="init")
 app.command("doctor")(doctor.doctor)
 
@@ -55,25 +54,26 @@ def _root(
 
 
 def run(arguments: list[str]) -> int:
-    """Return the exit code of a command line; whatever goes wrong becomes one message on stderr."""
+    """Return the exit code of a command line; an error becomes one message on stderr."""
     return settled(lambda: _run(arguments))
 
 
 def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
-        # Not `command.main`, which has its own exit codes for signals and broken pipes.
+        # `command.main` has other exit codes for signals and broken pipes.
         with command.make_context("pargate", list(arguments)) as context:
             return int(command.invoke(context) or 0)
     except typer.Exit as stop:
         return stop.exit_code
     except typer.TyperException as error:
         if arguments:
-            # `clean` is what torchrun starts, with the same command for every process.
+            # torchrun starts `clean` with the same command line in every process.
             if arguments[0] != "clean" or ranks.first_here():
                 say(
                     InputError(
-                        error.format_message().replace("Value error, ", ""), "`pargate --help` lists what there is"
+                        error.format_message().replace("Value error, ", ""),
+                        "`pargate --help` lists the commands",
                     )
                 )
         else:
@@ -84,5 +84,5 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         if not {"--help", "--version"} & set(arguments):
             raise
-        drop_stdout()  # whoever read it has enough
+        drop_stdout()  # the reader has ended
         return ExitCode.OK

@@ -1,7 +1,6 @@
-"""Scheduled audits: every model of an inventory, their past, and the ledger that holds it.
+"""The command `audit` with its subcommands; torch is not imported, since scans run in their own processes.
 
-`pargate audit INVENTORY --out DIR` and `pargate audit history DIR` share a word: what is not the name of one of the
-commands is an inventory. Nothing here imports torch; scans that are needed run in processes of their own.
+In `pargate audit WORD`, a word that is not a subcommand is an inventory.
 """
 
 import json
@@ -14,7 +13,7 @@ from typer.core import TyperGroup
 
 from pargate.cli.options import NoColorOption, NowOption, OutputOption, cache_folder, read_outputs
 from pargate.core.choices import FailOn
-from pargate.errors import ExitCode, InputError, Terminated
+from pargate.errors import ExitCode, InputError, explain
 
 if TYPE_CHECKING:
     from pargate.audit.ledger import Chain
@@ -37,15 +36,19 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     subcommand_metavar="INVENTORY.yaml --out DIR | COMMAND ...",
-    help="Judge all models of an inventory: pargate audit INVENTORY.yaml --out DIR. Or look into what audits found.",
+    help="Judge all models of an inventory: pargate audit INVENTORY.yaml --out DIR. Or show the results of audits.",
 )
 
 FolderArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="What an audit wrote, or a folder with a ledger.", show_default=False)
+    Path, typer.Argument(metavar="DIR", help="The --out of an audit, or a folder with a ledger.", show_default=False)
 ]
 LedgerOption = Annotated[
     Path | None,
-    typer.Option("--ledger", metavar="FOLDER", help="Where the ledger is, if not in DIR: such as a git branch."),
+    typer.Option(
+        "--ledger",
+        metavar="FOLDER",
+        help="The folder of the ledger, if not DIR; such as a git branch.",
+    ),
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Only this model.")]
 
@@ -53,7 +56,8 @@ ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help
 @app.command()
 def run(
     inventory: Annotated[
-        Path, typer.Argument(metavar="INVENTORY.yaml", help="The models, as docs/audit.md says.", show_default=False)
+        Path,
+        typer.Argument(metavar="INVENTORY.yaml", help="The models, as in docs/audit.md.", show_default=False),
     ],
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Pages, reports and ledger; kept from one audit to the next.")
@@ -62,23 +66,26 @@ def run(
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=64, help="Scans at a time.")] = 1,
     fail_on: Annotated[
         FailOn,
-        typer.Option("--fail-on", help="any: whatever does not pass; new: what is worse than in the last audit."),
+        typer.Option("--fail-on", help="any: a model does not pass; new: a model is worse than in the last audit."),
     ] = FailOn.ANY,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of images and of every stamp.")] = 0,
     device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
     cache: Annotated[
         str | None,
         typer.Option(
-            "--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="Where vectors are kept: a killed scan resumes."
+            "--cache",
+            envvar="PARGATE_CACHE",
+            metavar="DIR|off",
+            help="Folder of cached vectors; killed scans resume.",
         ),
     ] = None,
     now: NowOption = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what does not pass, and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only models that do not pass, and errors.")] = False,
     no_color: NoColorOption = False,
 ) -> int:
-    """Judge every model of INVENTORY; measure only those of which something changed. The word `run` may be left out.
+    """Judge every model of INVENTORY; measure only the changed ones. The word `run` is optional.
 
-    Ends with the code of the worst model: 1 if one fails; else 70, 5, 4 or 2 if one could not be judged; else 3 if
+    The exit code is that of the worst model: 1 if one fails; else 70, 5, 4 or 2 if one could not be judged; else 3 if
     one is inconclusive.
     """
     import os
@@ -88,7 +95,7 @@ def run(
     from pargate.cli.console import Console
 
     if str(inventory) in ("", "."):
-        raise InputError("the inventory is not named", "pargate audit INVENTORY.yaml --out DIR")
+        raise InputError("no inventory is given", "pargate audit INVENTORY.yaml --out DIR")
     console = Console(quiet=quiet, verbose=False, color=not no_color)
     started = datetime.now(UTC)
     request = AuditRequest(
@@ -106,17 +113,14 @@ def run(
         processors=os.cpu_count() or 1,
     )
     signalled: list[ExitCode] = []
-
-    def remember(signal: KeyboardInterrupt) -> None:
-        signalled.append(ExitCode.SIGTERM if isinstance(signal, Terminated) else ExitCode.SIGINT)
-
-    index = audit(request, _teller(console), on_interrupt=remember)
+    listener = _listener(console)
+    index = audit(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
     _tell(index, console, out, quiet=quiet)
     return signalled[0] if signalled else ExitCode(index.exit_code)
 
 
-def _teller(console: "Console") -> Any:
-    """A listener that says which model is being scanned, and what went wrong on the way."""
+def _listener(console: "Console") -> Any:
+    """Return a listener that prints the scanned models and the notices."""
     from pargate import events
     from pargate.report.text import plain
 
@@ -145,7 +149,7 @@ def _tell(index: "AuditIndex", console: "Console", out: Path, *, quiet: bool) ->
         if state.overdue:
             console.lines([f"              overdue: {state.overdue}"])
     for name in index.gone:
-        console.lines([f"        gone  {plain(name, 100)}: it was in the last audit, and is not in the inventory"])
+        console.lines([f"        gone  {plain(name, 100)}: in the last audit, but not in the inventory"])
     console.lines([conclusion(index)])
     console.note(f"pages: {out / 'index.html'}; head of the ledger: {index.ledger_head}")
 
@@ -158,7 +162,7 @@ def history(
     output: OutputOption = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Print the entries of the ledger, the oldest first."""
+    """Print the entries of the ledger, oldest first."""
     from pargate.cli.console import Console
     from pargate.core.audit import ModelEntry
     from pargate.report.text import plain
@@ -216,12 +220,12 @@ def verify(
     head: Annotated[
         str | None,
         typer.Option(
-            "--head", metavar="HASH", help="Digest of a line that was kept elsewhere: it must still be there."
+            "--head", metavar="HASH", help="Digest of a line that you kept elsewhere; the line must still exist."
         ),
     ] = None,
     no_color: NoColorOption = False,
 ) -> int:
-    """Check the ledger line by line, and the reports against it. Ends with 1 if anything is not as it was written."""
+    """Check the ledger line by line, and the reports against it. The exit code is 1 if anything was changed."""
     import re
 
     from pargate.audit.ledger import unfitting
@@ -230,7 +234,7 @@ def verify(
 
     if head is not None and not re.fullmatch(r"(sha256:)?[0-9a-f]{64}", head):
         raise InputError(
-            f"--head {head[:80]} is no SHA-256", "64 hexadecimal digits, as an audit prints them at its end"
+            f"--head {head[:80]} is not a SHA-256", "give the 64 hexadecimal digits that an audit prints at its end"
         )
     console = Console(quiet=False, verbose=False, color=not no_color)
     chain = _found(ledger or folder, head)
@@ -239,17 +243,17 @@ def verify(
     console.lines(plain(f"✗ {flaw}", 600) for flaw in flaws)
     lines = plural(len(chain.digests), "line")
     if flaws:
-        console.lines([f"{ledger or folder}: {plural(len(flaws), 'thing')} out of order in {lines}."])
+        console.lines([f"{ledger or folder}: {plural(len(flaws), 'problem')} in {lines}."])
         return ExitCode.FAIL
-    reports = "every report as it was written" if kept else "no reports here, so only the chain was checked"
-    console.lines([f"{ledger or folder}: {lines}, each as the next one saw it; {reports}. Head: {chain.head}"])
+    reports = "every report is unchanged" if kept else "there are no reports, so only the chain was checked"
+    console.lines([f"{ledger or folder}: {lines}, the chain is intact; {reports}. Head: {chain.head}"])
     if head is None:
-        console.note("  → Who can write here can write it all anew: keep the head elsewhere, and give it with --head")
+        console.note("  → A new chain can replace the ledger: keep the head elsewhere, and give it with --head")
     return ExitCode.OK
 
 
 def _found(folder: Path, head: str | None = None) -> "Chain":
-    """The ledger of a folder, whole or not."""
+    """Return the ledger of a folder with its flaws."""
     from pargate.audit.ledger import HEAD, LEDGER, read
 
     if not (folder / LEDGER).exists() and not (folder / HEAD).exists():

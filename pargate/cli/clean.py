@@ -1,4 +1,4 @@
-"""The command that cleans a model."""
+"""The command `clean`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,14 +19,14 @@ from pargate.cli.options import (
     refuse_empty,
 )
 from pargate.core.choices import Preset, RequiredDevice, Towers
-from pargate.errors import ExitCode, InputError, Terminated, nearest
+from pargate.errors import ExitCode, InputError, explain, nearest
 
 if TYPE_CHECKING:
     from pargate.clean.request import CleanRequest
     from pargate.cli.console import Console
 
 SWEPT = {"tau": float, "lr": float, "steps": int, "batch-size": int}
-"""Settings that a sweep can go through."""
+"""Settings that a sweep can vary, with the types of their values."""
 
 
 def clean(
@@ -36,75 +36,75 @@ def clean(
         typer.Option(
             "--pairs",
             metavar="SOURCE",
-            help="Captioned pictures: CSV, folder, WebDataset tars, Parquet, hf:DATASET, synthetic:, diffusers:MODEL.",
+            help="Image-text pairs: CSV, folder, WebDataset tars, Parquet, hf:DATASET, synthetic:, diffusers:MODEL.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the cleaned model.")],
     method: Annotated[
         str,
-        typer.Option("--method", metavar="METHOD", help="par, par-plus, cleanclip, finetune, or one of a plug-in."),
+        typer.Option("--method", metavar="METHOD", help="par, par-plus, cleanclip, finetune, or that of a plug-in."),
     ] = "par",
     preset: Annotated[
-        Preset, typer.Option("--preset", help="Rate, batch and steps by size, or as published.")
+        Preset, typer.Option("--preset", help="Learning rate, batch and steps by size, or as published.")
     ] = "sized",
     tau: Annotated[
         float | None, typer.Option("--tau", help="How far PAR pushes embeddings away, from 0 to 4; published 2.15.")
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Highest learning rate.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps to take.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs told apart in one step.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs in the loss of one step.")] = None,
     micro_batch: Annotated[
-        int | None, typer.Option("--micro-batch", help="Pairs forwarded at a time: memory, not the result.")
+        int | None, typer.Option("--micro-batch", help="Pairs in one forward pass: changes memory, not the result.")
     ] = None,
     precision: PrecisionOption = "auto",
     towers: Annotated[
-        Towers | None, typer.Option("--towers", help="Which towers are trained; par-plus: image, others: both.")
+        Towers | None, typer.Option("--towers", help="Towers to train; par-plus: image, others: both.")
     ] = None,
     views: Annotated[
-        int | None, typer.Option("--views", help="Different augmentations of a picture; default: always a new one.")
+        int | None, typer.Option("--views", help="Augmentations of an image; default: a new one each time.")
     ] = None,
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Recompute activations: less memory, a third slower.")
     ] = False,
     compile_towers: Annotated[bool, typer.Option("--compile", help="Let torch compile the image tower.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Order of the pairs and every augmentation.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of pairs and of augmentations.")] = 0,
     classes: Annotated[
-        Path | None, typer.Option("--classes", metavar="FILE", help="Class names that drawn pairs are chosen by.")
+        Path | None, typer.Option("--classes", metavar="FILE", help="Class names of drawn pairs, one per line.")
     ] = None,
     arch: ArchOption = None,
     device: DeviceOption = "auto",
     require: Annotated[
-        RequiredDevice | None, typer.Option("--require", help="End with 5 where this device is not there.")
+        RequiredDevice | None, typer.Option("--require", help="Exit with 5 without this device.")
     ] = None,
     save_every: Annotated[
-        int | None, typer.Option("--save-every", help="Steps between two states that --resume goes on from.")
+        int | None, typer.Option("--save-every", help="Steps between two states that --resume can continue.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run of the same --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run with the same --out.")] = False,
     sweep: Annotated[
         str | None,
-        typer.Option("--sweep", metavar="NAME=A,B,…", help="One run for each value, then a scan of each: a curve."),
+        typer.Option("--sweep", metavar="NAME=A,B,…", help="Clean and scan once for each value; draw the curve."),
     ] = None,
     policy: Annotated[
-        str | None, typer.Option("--policy", "-p", metavar="POLICY", help="Of the scans of a sweep.")
+        str | None, typer.Option("--policy", "-p", metavar="POLICY", help="Policy of the scans of a sweep.")
     ] = None,
     images: Annotated[
-        str | None, typer.Option("--images", metavar="SOURCE", help="Carriers of the scans of a sweep.")
+        str | None, typer.Option("--images", metavar="SOURCE", help="Images of the scans of a sweep.")
     ] = None,
     cache: CacheOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     no_color: NoColorOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,
 ) -> int:
-    """Fine-tune MODEL on captioned pictures until its backdoors are gone, and write a new model.
+    """Remove backdoors from MODEL by fine-tuning on image-text pairs, and write a new model.
 
-    Nothing of this knows which triggers a scan uses: scan the result, which is what decides. Several devices:
+    Cleaning does not use the triggers of a scan, so scan the result. On several devices:
     torchrun --nproc-per-node N -m pargate clean …
     """
     import os
     from datetime import UTC, datetime
 
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no stack of C++ where another process is gone
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # no C++ stack if another process has ended
 
     from pargate.clean.methods.base import METHODS
     from pargate.clean.request import CleanRequest
@@ -146,7 +146,7 @@ def clean(
         for name, given in (("--policy", policy), ("--images", images)):
             if given is not None:
                 raise InputError(
-                    f"{name} goes with --sweep alone", "cleaning never sees an examination; scan its result"
+                    f"{name} needs --sweep", "leave it out: cleaning does not use the scan; scan the result"
                 )
         if dry_run:
             planned = plan(request)
@@ -159,14 +159,14 @@ def clean(
     except KeyboardInterrupt as stop:
         if speaks:
             raise
-        return ExitCode.SIGTERM if isinstance(stop, Terminated) else ExitCode.SIGINT
+        return explain(stop).exit_code
     if made is not None:
         console.cleaned(made.folder, made.record, made.late, made.pairs_per_second)
     return ExitCode.OK
 
 
 def _swept(text: str) -> tuple[str, list[Any]]:
-    """`tau=1,2` as a setting's name and its values."""
+    """Return the setting and the values of a text such as `tau=1,2`."""
     name, _, listed = text.partition("=")
     if name not in SWEPT:
         raise InputError(
@@ -177,7 +177,7 @@ def _swept(text: str) -> tuple[str, list[Any]]:
     except ValueError as error:
         raise InputError(f"--sweep {text}: {error}", f"write {name}=A,B,C") from error
     if len(set(values)) < len(values):
-        raise InputError(f"--sweep {text}: a value is there twice", "name each once")
+        raise InputError(f"--sweep {text}: a value is repeated", "give each value once")
     return name, values
 
 
@@ -196,7 +196,7 @@ def _sweep(
     from pargate.release.sweep import SweepRequest, planned, sweep
 
     if ranks.here().world > 1:
-        raise InputError("--sweep runs in one process", "leave torchrun out, or clean value by value and scan each")
+        raise InputError("--sweep runs in one process", "start it without torchrun, or clean each value yourself")
     resolved, _ = open_policy(policy, None, datetime.now(UTC).date(), console)
     asked = SweepRequest(request, name.replace("-", "_"), tuple(values), resolved, images)
     if dry_run:
@@ -209,5 +209,5 @@ def _sweep(
         f"[{point.low:.1%}, {point.high:.1%}]"
         for point in swept.points
     )
-    console.note(f"the curve: {swept.picture}")
+    console.note(f"the curve: {swept.chart}")
     return ExitCode.OK

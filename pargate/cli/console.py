@@ -1,6 +1,6 @@
-"""All that knows rich: progress, the verdict in a terminal, plain lines elsewhere.
+"""The console: progress, tables and the verdict on a terminal, plain lines elsewhere.
 
-People's text goes to stderr; stdout carries only what was asked for with `-o FORMAT`.
+Messages go to stderr; stdout gets only what `-o FORMAT` asks for.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pargate.triggers import Trigger
 
 PLAIN_EVERY_S = 10.0
-"""Seconds between progress lines where there is no terminal."""
+"""Seconds between progress lines without a terminal."""
 
 LOG_WIDTH = 240
 
@@ -47,7 +47,7 @@ WORDS = {
     "pairs": "listing pairs",
     "clean": "cleaning",
     "write": "writing",
-    "divide": "dividing images",
+    "divide": "splitting images",
     "pick": "scanning to pick",
     "certify": "certifying",
     "compare": "comparing",
@@ -71,40 +71,40 @@ VERDICTS = {
 }
 
 SHOWN = 12
-"""Rows of the table without --verbose; breaches and open rules are always shown."""
+"""Maximum number of met rows without --verbose; other rows are always shown."""
 
 
 class Shown(Text):
-    """One line in which names from files steer neither a terminal nor a log."""
+    """One line of text that is safe for a terminal and a log."""
 
     def __init__(self, text: str = "", style: str = "", **options: Any) -> None:
-        """Make `text` one line that nothing obeys."""
+        """Escape `text` and make it one line."""
         super().__init__(visible(text), style, **options)
 
     def append(self, text: "Text | str", style: "str | Style | None" = None) -> "Shown":
-        """Add to the end, written out likewise."""
+        """Append text, escaped as well."""
         super().append(visible(text) if isinstance(text, str) else text, style)
         return self
 
 
 class _Rich(RichConsole):
     def on_broken_pipe(self) -> None:
-        """Go on in silence when nobody reads any more; rich would end the process with the code of a failure."""
+        """Print nothing more once the reader has ended; rich would end the process with 1."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class Console:
-    """Speaks to people."""
+    """The output of a command for people."""
 
     def __init__(self, *, quiet: bool, verbose: bool, color: bool) -> None:
-        """Colours are off under NO_COLOR, TERM=dumb, a pipe, or `color=False`."""
+        """Choose colours and width; colours are off under NO_COLOR, TERM=dumb, a pipe, or `color=False`."""
         plain = not color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
         self._quiet = quiet
         self._verbose = verbose
-        # A pipe or a log has no width: rows stay on one line there.
+        # A pipe or a log has no width, so rows stay on one line.
         width = None if sys.stderr.isatty() else LOG_WIDTH
-        # `no_color` alone would leave bold and dim.
+        # `no_color` alone leaves bold and dim.
         terminal = False if plain else None
         self._rich = _Rich(stderr=True, no_color=plain, force_terminal=terminal, highlight=False, width=width)
         self._live = sys.stderr.isatty() and not os.environ.get("CI") and not plain and not quiet
@@ -113,12 +113,12 @@ class Console:
         self._rich.print(Shown(text, style=style))
 
     def note(self, text: str) -> None:
-        """One line that -q leaves out."""
+        """Print a line that -q leaves out."""
         if not self._quiet:
             self._print(text)
 
     def to_stdout(self, text: str) -> None:
-        """What was asked for with -o. A reader that has enough does not change the verdict."""
+        """Print to stdout; a reader that has ended does not change the verdict."""
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -126,7 +126,7 @@ class Console:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def json(self, outputs: "Iterable[Output]", text: str) -> bool:
-        """Write JSON to each of the places that were asked for; return whether there are any."""
+        """Write JSON to each output; return whether there is one."""
         targets, text = list(outputs), visible_json(text) + "\n"
         for target in targets:
             if target.path is None:
@@ -136,12 +136,12 @@ class Console:
         return bool(targets)
 
     def answer(self, lines: Iterable[str]) -> None:
-        """Print to stdout what was asked for, where it is text and no format."""
+        """Print lines of text to stdout."""
         self.to_stdout("".join(f"{visible(line)}\n" for line in lines))
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[events.Listener]:
-        """A listener that draws a bar on a terminal, and a plain line every ten seconds elsewhere."""
+        """Yield a listener that draws a bar on a terminal, and prints a line every ten seconds elsewhere."""
         if self._quiet:
             yield events.ignore
             return
@@ -189,28 +189,28 @@ class Console:
         return listen
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Text that is there to be read, also under -q."""
+        """Print lines, also under -q."""
         for line in lines:
             self._print(line)
 
     def cleaned(self, folder: Path, record: "ProvenanceRecord", late: Iterable[str], pairs_per_second: float) -> None:
-        """What became of a model, what was not said before, and what to do with it."""
+        """Print the result of a cleaning, late notices and the next step."""
         if self._quiet:
             return
         for name, moved in record.moved.items():
-            fate = "trained" if moved.trained else "not trained"
+            trained = "trained" if moved.trained else "not trained"
             self._print(
-                f"{name} tower  {fate}: embeddings moved by {moved.embedding_shift:.2f} of 4, "
+                f"{name} tower  {trained}: embeddings moved by {moved.embedding_shift:.2f} of 4, "
                 f"weights by {moved.weight_change:.1%}"
             )
         for notice in late:
             self._print(f"note: {notice}", style="yellow")
         rate = f", {pairs_per_second:.0f} pairs a second" if pairs_per_second else ""
         self._print(f"{folder}: {record.stopped} in {record.seconds:.0f} s{rate}")
-        self._print(f"  → A distance proves nothing: pargate scan {folder}")
+        self._print(f"  → The distance proves nothing; scan the model: pargate scan {folder}")
 
     def report(self, report: "ScanReport") -> None:
-        """Table worst first, summary, what to do next."""
+        """Print the table, the summary and the next steps of a report."""
         if not self._quiet:
             for line in _subject(report):
                 self._print(line, style="dim")
@@ -228,7 +228,7 @@ class Console:
                 self._print(f"  → {step}")
 
     def gated(self, report: "ScanReport", folder: Path | None) -> None:
-        """How a gate came to its verdict, stage by stage, and where the bundle is."""
+        """Print the stages of a gate and the folder of the bundle."""
         if not self._quiet:
             for stage, said in stages(report):
                 self._rich.print(Shown(f"{stage:>12}  ", style="dim").append(said, style="default"))
@@ -240,25 +240,25 @@ class Console:
                 self._print(f"  → pargate verify {folder}")
 
     def verified(self, found: "Verified", key: Path | None = None) -> None:
-        """What was found out about a bundle, worst first; `key` is the one that its signature was checked with."""
+        """Print the result of verifying a bundle; `key` is the public key that its signature was checked with."""
         for problem in found.problems:
             self._rich.print(Shown("✗ ", style=STYLES["breach"]).append(problem, style="default"))
         line = Shown()
         if found.problems:
             line.append(" REFUSED ", style=VERDICTS["fail"])
-            line.append(f" {found.folder}: {plural(len(found.problems), 'thing')} out of order.")
+            line.append(f" {found.folder}: {plural(len(found.problems), 'problem')}.")
         elif found.verdict is not None:
             line = _verdict(found.verdict)
-            until = f", good until {found.expires}" if found.expires else ""
-            line.append(f" {found.folder}: {found.files} files as they were written{until}. {found.verdict.summary}")
+            until = f", valid until {found.expires}" if found.expires else ""
+            line.append(f" {found.folder}: {found.files} files are unchanged{until}. {found.verdict.summary}")
         self._rich.print(line)
         if not found.problems and not self._quiet:
-            signed = "a signature is there: check it with --public-key" if found.signed else "nobody signed it"
-            said = f"This shows that nothing was changed since, not who made it; {signed}."
+            signed = "check the signature with --public-key" if found.signed else "it is not signed"
+            said = f"This shows that the bundle is unchanged, not where it comes from; {signed}."
             self._print(f"  → {f'Signed with the key of {key}.' if key else said}")
 
     def checkpoint(self, checkpoint: "Checkpoint") -> None:
-        """What inspection saw."""
+        """Print the facts of a checkpoint."""
         dtypes = sorted({t.dtype for t in checkpoint.tensors})
         for name, value in (
             ("source", checkpoint.source),
@@ -269,15 +269,15 @@ class Console:
             ("tensors", f"{len(checkpoint.tensors)} ({', '.join(dtypes)})"),
             ("parameters", f"{checkpoint.parameters / 1e6:.2f} M"),
             ("embedding", f"{checkpoint.dim} values"),
-            ("activation", checkpoint.activation or "gelu or quick_gelu: nothing says which"),
+            ("activation", checkpoint.activation or "gelu or quick_gelu: the checkpoint does not say"),
             ("images", str(checkpoint.preprocess)),
-            ("as said by", checkpoint.preprocess_from),
+            ("given by", checkpoint.preprocess_from),
             ("captions", f"{checkpoint.context_length} tokens, tokenizer {checkpoint.tokenizer}"),
         ):
             self._rich.print(Shown(f"{name:>12}  ", style="dim").append(value, style="default"))
 
     def diagnosis(self, found: "Diagnosis") -> None:
-        """What the machine has, and what works on it."""
+        """Print what the machine has, and what works on it."""
         width = max(len(fact.subject) for fact in found.facts)
         for fact in found.facts:
             mark, style = CONDITIONS[fact.condition]
@@ -293,7 +293,7 @@ class Console:
             )
 
     def triggers(self, table: "Mapping[str, type[Trigger]]", shared: "type[Trigger]") -> None:
-        """The catalogue with parameters and defaults; those that all have come last."""
+        """Print the triggers with their parameters and defaults; shared parameters come last."""
         for kind, cls in table.items():
             summary = (cls.__doc__ or "").splitlines()[0]
             self._rich.print(Shown(kind, style="bold").append(f"  {summary}", style="not bold"))
@@ -339,13 +339,13 @@ def _subject(report: "ScanReport") -> Iterator[str]:
     model, run = report.model, report.run
     if not report.measurements:
         yield model.source
-        yield f"policy {report.policy.name}; nothing was loaded, nothing measured"
+        yield f"policy {report.policy.name}; nothing was loaded or measured"
         return
     reference = f", reference {report.reference.source}" if report.reference else ""
     yield f"{model.source}  {model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}"
     yield (
         f"policy {report.policy.name} ({report.policy.source}){reference}; "
-        f"{report.images.read} of {report.images.listed} carriers from "
+        f"{report.images.read} of {report.images.listed} images from "
         f"{report.images.source}, {report.classes.count} classes; {run.forward_passes} forward passes in "
         f"{run.seconds:.1f} s ({run.device}, {run.precision})"
     )
@@ -380,7 +380,7 @@ def _interval(bound: "Bound") -> str:
 
 
 def _training(step: events.TrainStep) -> str:
-    """The state of a run in a few numbers."""
-    shown = {"loss": "loss", "image_shift": "pictures moved", "text_shift": "captions moved"}
+    """Return the state of a training in a few numbers."""
+    shown = {"loss": "loss", "image_shift": "images moved", "text_shift": "captions moved"}
     parts = [f"{label} {step.terms[name]:.2f}" for name, label in shown.items() if name in step.terms]
     return ", ".join([*parts, f"{step.pairs_per_second:.0f} pairs/s"])

@@ -1,4 +1,4 @@
-"""The command that looks at the machine: doctor. Torch is asked in another process, and may be broken."""
+"""The command `doctor`; torch runs in another process, because it may be broken."""
 
 import os
 from typing import Annotated
@@ -12,18 +12,18 @@ from pargate.errors import ExitCode
 def doctor(
     ci: Annotated[
         bool,
-        typer.Option("--ci", help="Also look at the runner; refuse a fork's pull request on a self-hosted one."),
+        typer.Option("--ci", help="Also check the runner; refuse a fork's pull request on a self-hosted one."),
     ] = False,
     output: OutputOption = None,
     cache: Annotated[
         str | None,
-        typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="The cache to look at."),
+        typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="The cache to check."),
     ] = None,
     no_color: NoColorOption = False,
 ) -> int:
-    """Say what this machine has, and what will and will not work.
+    """Show what this machine has, and what works on it.
 
-    Ends with 0 when `pargate scan` can work here, with 5 when it cannot, or under --ci when this job must not go on.
+    The exit code is 0 if `pargate scan` works here, and 5 if it does not, or if under --ci this job must not continue.
     """
     from pargate.cli.console import Console
     from pargate.doctor.checks import examine

@@ -1,4 +1,4 @@
-"""The command before a release: gate."""
+"""The command `gate`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,11 +39,11 @@ def gate(
     policy: PolicyOption = None,
     pairs: Annotated[
         str | None,
-        typer.Option("--pairs", metavar="SOURCE", help="Captioned pictures to clean with, not the policy's."),
+        typer.Option("--pairs", metavar="SOURCE", help="Image-text pairs that clean. Default: the policy's."),
     ] = None,
     require: Annotated[
         RequiredDevice | None,
-        typer.Option("--require", help="A device without which nothing is cleaned. Default: the policy's."),
+        typer.Option("--require", help="Do not clean without this device. Default: the policy's."),
     ] = None,
     images: ImagesOption = None,
     classes: ClassesOption = None,
@@ -64,7 +64,7 @@ def gate(
     ] = None,
     keep_state: Annotated[
         bool,
-        typer.Option("--keep-state", help="Leave OUT.unfinished after a verdict, for another policy to go on from."),
+        typer.Option("--keep-state", help="Keep OUT.unfinished after a verdict, for a gate under another policy."),
     ] = False,
     cache: CacheOption = None,
     quiet: QuietOption = False,
@@ -72,11 +72,11 @@ def gate(
     no_color: NoColorOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with expected minutes, and stop.")] = False,
 ) -> int:
-    """From MODEL to a bundle that was proven, or to a clear no.
+    """Turn MODEL into a proven bundle, or refuse it.
 
-    Scan; if it fails and the policy allows, clean and scan again; export, prove, scan what ships. Ends with 0 when a
-    bundle was written (pass, or remediated), 1 for fail, 3 for inconclusive: then nothing was. A gate that was killed
-    goes on where it was.
+    The gate scans MODEL; if it fails and the policy allows, it cleans and scans again; then it exports, proves and
+    scans what ships. The exit code is 0 if a bundle is written (pass or remediated), 1 for fail and 3 for inconclusive.
+    A killed gate resumes.
     """
     from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""Commands that bring the gate into somebody's repository: init github. Without torch."""
+"""The command `init github`; it needs no torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +9,12 @@ from pargate.cli.options import NoColorOption
 from pargate.errors import InputError
 from pargate.version import __version__
 
-app = typer.Typer(help="Bring the gate into a repository.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Add the gate to a repository.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()
 def _root() -> None:
-    pass  # with one command alone, Typer would take its name for an argument
+    pass  # with a single command, Typer takes its name for an argument
 
 
 @app.command()
@@ -30,56 +30,56 @@ def github(
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option(
-            "--policy", "-p", metavar="POLICY", help="A policy that is there; default: pargate.yaml is written."
-        ),
+        typer.Option("--policy", "-p", metavar="POLICY", help="An existing policy; default: pargate.yaml is written."),
     ] = None,
     images: Annotated[
-        str | None, typer.Option("--images", metavar="SOURCE", help="Carriers; default: the policy's.")
+        str | None, typer.Option("--images", metavar="SOURCE", help="Images to scan with; default: the policy's.")
     ] = None,
     classes: Annotated[
         str | None, typer.Option("--classes", metavar="FILE", help="Class names, one per line; default: the policy's.")
     ] = None,
     gpu_labels: Annotated[
         str | None,
-        typer.Option("--gpu-labels", metavar="LABELS", help="A runner with a GPU, e.g. self-hosted,gpu: clean on it."),
+        typer.Option(
+            "--gpu-labels", metavar="LABELS", help="Labels of a GPU runner that cleans, such as self-hosted,gpu."
+        ),
     ] = None,
     schedule: Annotated[
-        str, typer.Option("--schedule", metavar="CRON", help="When to audit, in UTC: Mondays at 04:17.")
+        str, typer.Option("--schedule", metavar="CRON", help="When to audit, in UTC; default: Mondays at 04:17.")
     ] = "17 4 * * 1",
     branch: Annotated[
-        str | None, typer.Option("--branch", metavar="NAME", help="The default branch; default: looked up.")
+        str | None,
+        typer.Option("--branch", metavar="NAME", help="The default branch; default: the repository's."),
     ] = None,
     action: Annotated[
         str | None,
         typer.Option(
-            "--action", metavar="OWNER/REPO@COMMIT", help="The pargate to run there; default: where this one came from."
+            "--action", metavar="OWNER/REPO@COMMIT", help="The pargate to run there; default: the installed commit."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there and differ.")] = False,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Leave a policy and an inventory that are there as they are.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files that differ.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave an existing policy and inventory unchanged.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and stop.")] = False,
     no_color: NoColorOption = False,
 ) -> None:
-    """Write a policy, an inventory and workflows for GitHub Actions; say what to set there.
+    """Write a policy, an inventory and workflows for GitHub Actions; print what to set there.
 
-    A second run with the same options changes nothing. Ends with 2 and writes nothing if a file is there and differs.
+    A second run with the same options changes nothing. The exit code is 2, and nothing is written, if an existing file
+    differs.
     """
     from pargate.cli.console import Console
     from pargate.github.actions import own
     from pargate.github.repository import default_branch
-    from pargate.github.scaffold import Wish, plan, steps
+    from pargate.github.scaffold import Options, plan, steps
 
     pinned = action if action is not None else own()
     if pinned is None:
         raise InputError(
-            "this pargate does not know from which commit it was installed, and workflows must name one",
+            "the commit of the installed pargate is not known, and workflows must name one",
             f"write --action OWNER/REPO@COMMIT, with the 40 digits of the commit of version {__version__}: "
             f"git ls-remote https://github.com/OWNER/REPO v{__version__}",
         )
-    wish = Wish(
+    options = Options(
         action=pinned,
         branch=branch if branch is not None else default_branch(folder),
         models=tuple(model or ()),
@@ -89,7 +89,7 @@ def github(
         labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
         schedule=schedule,
     )
-    made = plan(folder, wish, force=force, keep=keep)
+    made = plan(folder, options, force=force, keep=keep)
     if not dry_run:
         made.write()
     would = "would be " if dry_run else ""
@@ -97,7 +97,7 @@ def github(
     lines += [f"{would}replaced: {name}" for name in made.changed]
     lines += [f"unchanged: {name}" for name in made.same]
     if not made.new and not made.changed:
-        lines.append("nothing to do: all of it is there already")
+        lines.append("nothing to do: all files exist already")
     lines.append("What only you can do:")
-    lines += [f"  {number}. {step}" for number, step in enumerate(steps(wish), start=1)]
+    lines += [f"  {number}. {step}" for number, step in enumerate(steps(options), start=1)]
     Console(quiet=False, verbose=False, color=not no_color).lines(lines)

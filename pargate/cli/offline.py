@@ -1,4 +1,4 @@
-"""Commands without torch: inspect, triggers, verify."""
+"""The commands `inspect`, `triggers` and `verify`, which need no torch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,21 +17,21 @@ from pargate.cli.options import (
 from pargate.errors import ExitCode, InputError, PargateError, UnsafeCheckpoint, together
 
 DERIVED = ("parameters", "activation", "dim", "context_length", "tokenizer")
-"""What the JSON of `inspect` says besides a checkpoint's fields."""
+"""Properties of a checkpoint in the JSON of `inspect`, besides its fields."""
 
 
 def inspect(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="As of `scan`; several one after the other.", show_default=False),
+        typer.Argument(metavar="MODEL...", help="Models, as for `scan`.", show_default=False),
     ],
     arch: ArchOption = None,
     output: OutputOption = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Say what a checkpoint is, without loading or executing anything; refuse tensors of another architecture.
+    """Show what a checkpoint is, without loading or executing it; refuse tensors of another architecture.
 
-    Of several, all are looked at; ends with 1 if any could run code.
+    All models are inspected. The exit code is 1 if any of them could run code.
     """
     import json
     from dataclasses import asdict
@@ -51,7 +51,7 @@ def inspect(
         try:
             checkpoint = look(model, arch=arch)
             if not check(checkpoint):
-                # Of towers that are not open_clip's own, only building them tells the shapes.
+                # Only building shows the shapes of towers that are not open_clip's own.
                 from pargate.models.torch.build import check as build
 
                 build(checkpoint)
@@ -62,7 +62,7 @@ def inspect(
         console.json(outputs, json.dumps({**asdict(checkpoint), **derived}, indent=1))
         console.checkpoint(checkpoint)
     if problems:
-        # A file that could run code decides on the exit code.
+        # A file that could run code decides the exit code.
         raise together(sorted(problems, key=lambda problem: isinstance(problem, UnsafeCheckpoint)))
 
 
@@ -73,12 +73,12 @@ def triggers(
     ] = None,
     on: Annotated[
         Path | None,
-        typer.Option("--on", metavar="IMAGE", help="The picture to put them on; a drawn scene by default."),
+        typer.Option("--on", metavar="IMAGE", help="The image to stamp; default: a drawn scene."),
     ] = None,
-    size: Annotated[int, typer.Option("--size", min=32, max=512, help="Side in pixels.")] = 224,
+    size: Annotated[int, typer.Option("--size", min=32, max=512, help="Width and height in pixels.")] = 224,
     no_color: NoColorOption = False,
 ) -> None:
-    """List the triggers and their parameters, or draw them."""
+    """List the triggers with their parameters, or draw them."""
     from pargate.cli.console import Console
     from pargate.files import check_writable, write_atomic
     from pargate.scanning.preview import contact_sheet
@@ -87,19 +87,19 @@ def triggers(
     console = Console(quiet=False, verbose=False, color=not no_color)
     if preview is None:
         if on is not None:
-            raise InputError("--on needs --preview", "say where to draw: --preview OUT.png")
+            raise InputError("--on needs --preview", "add --preview OUT.png")
         console.triggers(TRIGGERS, Trigger)
         return
     check_writable(preview)
     write_atomic(preview, contact_sheet(on, size))
-    console.note(f"drew every trigger beside its control: {preview}")
+    console.note(f"wrote every trigger beside its control: {preview}")
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that gate wrote.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `gate` wrote.", show_default=False)],
     policy: Annotated[
         str | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="Also judge what was measured under this policy."),
+        typer.Option("--policy", "-p", metavar="POLICY", help="Also judge the measurements under this policy."),
     ] = None,
     now: NowOption = None,
     public_key: Annotated[
@@ -109,10 +109,10 @@ def verify(
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> int:
-    """Check a bundle, offline: bytes, statements, chain, expiry, and the verdict from the stored measurements.
+    """Check a bundle offline: bytes, statements, chain, expiry, and the verdict from the stored measurements.
 
-    Ends with 0 if all holds, with 1 for anything altered, missing, added or expired, and under --policy with the code
-    of its verdict.
+    The exit code is 0 if all holds, 1 if anything is changed, missing, added or expired, and under --policy that of the
+    new verdict.
     """
     from datetime import UTC, datetime
 

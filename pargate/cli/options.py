@@ -1,4 +1,4 @@
-"""Options that several commands share, and the small values they turn into."""
+"""Options that several commands share, and their parsed values."""
 
 import os
 import sys
@@ -43,8 +43,8 @@ PolicyRefOption = Annotated[
         help="Read the policy, its waivers and --previous from this git ref, not from the working tree.",
     ),
 ]
-NoWaiversOption = Annotated[bool, typer.Option("--no-waivers", help="Judge as if there were no waivers.")]
-StrictOption = Annotated[bool, typer.Option("--strict", help="Fail where a waiver accepts nothing.")]
+NoWaiversOption = Annotated[bool, typer.Option("--no-waivers", help="Ignore all waivers.")]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Fail if a waiver accepts nothing.")]
 NowOption = Annotated[
     datetime | None,
     typer.Option("--now", metavar="DATE", formats=["%Y-%m-%d"], help="Judge waivers as of this day; default today."),
@@ -75,7 +75,7 @@ ClassesOption = Annotated[
 ]
 ReferenceOption = Annotated[
     str | None,
-    typer.Option("--reference", metavar="MODEL", help="A trusted model, such as the parent: excess is over it."),
+    typer.Option("--reference", metavar="MODEL", help="A trusted model, such as the parent; the excess is over it."),
 ]
 PreviousOption = Annotated[
     Path | None,
@@ -86,19 +86,19 @@ PreviousOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Draws the order of carriers and every stamp.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of images and of every stamp.")]
 CacheOption = Annotated[
     str | None,
     typer.Option(
         "--cache",
         envvar="PARGATE_CACHE",
         metavar="DIR|off",
-        help="Where vectors and fetched pairs are kept, so that a killed run resumes.",
+        help="Folder of cached vectors and fetched pairs; a killed run resumes.",
     ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict and errors.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Every comparison, also the harmless ones, and what is being done.")
+    bool, typer.Option("--verbose", "-v", help="Every comparison, also met ones, and the progress of the run.")
 ]
 NoColorOption = Annotated[bool, typer.Option("--no-color", help="Plain text, as with NO_COLOR.")]
 
@@ -109,29 +109,29 @@ PrecisionOption = Annotated[
 
 
 def refuse_empty(given: Mapping[str, str | None]) -> None:
-    """Refuse arguments and options, by the names a user knows, that were given an empty text.
+    """Raise if an argument or option, by its name on the command line, has an empty value.
 
     Raises:
-        InputError: one of them is.
+        InputError: a value is empty.
     """
     for name, value in given.items():
         if value == "":
-            raise InputError(f"{name} is empty", "name something, or leave it out; is a variable not set?")
+            raise InputError(f"{name} is empty", "give a value, or leave it out; check that the variable is set")
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One requested report: a format, and where to; None is stdout."""
+    """One requested report: its format and its path; None is stdout."""
 
     format: str
     path: Path | None
 
 
 def read_outputs(values: list[str] | None, formats: list[str]) -> list[Output]:
-    """Requested reports; refuses now what could not be written at the end.
+    """Parse the requested reports; refuse a path that cannot be written.
 
     Raises:
-        InputError: unknown format, a place that cannot be written, or two reports for stdout.
+        InputError: the format is unknown, a path cannot be written, or two reports are for stdout.
     """
     from pargate.files import check_writable
 
@@ -141,21 +141,21 @@ def read_outputs(values: list[str] | None, formats: list[str]) -> list[Output]:
         if name not in formats:
             raise InputError(f"unknown report format '{name}'.{nearest(name, formats)}", f"one of {', '.join(formats)}")
         if equals and not place:
-            raise InputError(f"-o {value}: no file is named", f"write -o {name}=PATH")
+            raise InputError(f"-o {value}: the path is empty", f"write -o {name}=PATH")
         path = Path(place) if place else None
         if path is not None:
             check_writable(path)
         outputs.append(Output(name, path))
     to_stdout = sum(output.path is None for output in outputs)
     if to_stdout and sys.stdout is None:
-        raise InputError("stdout is closed, and a report was asked for there", "write -o FORMAT=PATH")
+        raise InputError("stdout is closed, so no report can go there", "write -o FORMAT=PATH")
     if to_stdout > 1:
-        raise InputError("two reports for stdout", "give all but one a place: -o FORMAT=PATH")
+        raise InputError("two reports for stdout", "give all but one a path: -o FORMAT=PATH")
     return outputs
 
 
 def cache_folder(value: str | None) -> Path | None:
-    """The folder of the store of vectors: as given, `off`, or the user's cache folder where there is a user."""
+    """Return the folder of cached vectors: as given, None for `off`, or the user's cache folder."""
     if value == "off":
         return None
     if value:

@@ -1,4 +1,4 @@
-"""Commands for the authors of policies: policy check, show, init, schema, diff, test; and explain. Without torch."""
+"""The commands `policy check`, `show`, `init`, `schema`, `diff` and `test`, and `explain`; they need no torch."""
 
 import os
 import sys
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pargate.cli.options import NoColorOption, NowOption, PolicyRefOption
+from pargate.cli.reports import reader_at
 from pargate.errors import ExitCode, InputError, PolicyError, nearest, together, visible
 
 if TYPE_CHECKING:
     from pargate.cli.console import Console
     from pargate.core.report import ScanReport
     from pargate.policy.explain import Entry
-    from pargate.policy.layers import Reader
     from pargate.policy.resolve import Resolved
     from pargate.policy.schema import Expected, Policy, Rule
 
@@ -35,21 +35,21 @@ PolicyArgument = Annotated[
 def check(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Policies. Default: the one that a scan here would take."),
+        typer.Argument(metavar="[FILE]...", help="Policies. Default: that of a scan here."),
     ] = None,
     now: NowOption = None,
     policy_ref: PolicyRefOption = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Say everything that is wrong with policies, or that nothing is.
+    """List all problems of policies.
 
-    Ends with 4 if any of them is invalid, or was valid until a day that is over.
+    The exit code is 4 if any of them is invalid or no longer valid.
     """
     from pargate.policy.resolve import refuse_expired, resolve
 
     console = _console(no_color)
     today = _today(now)
-    reader = _reader(policy_ref)
+    reader = reader_at(policy_ref)
     problems = []
     names: list[str | None] = [*files] if files else [None]
     for name in names:
@@ -65,16 +65,17 @@ def check(
 
 
 def _summary(resolved: "Resolved", today: date) -> str:
+    from pargate.report.text import plural
 
     policy = resolved.policy
     expired = sum(today > waiver.expires for waiver in policy.waivers)
     counts = [
-        _count(len(policy.rules), "rule"),
-        _count(len(policy.comparisons), "comparison"),
-        _count(len(policy.waivers), "waiver") + (f" ({expired} expired)" if expired else ""),
+        plural(len(policy.rules), "rule"),
+        plural(len(policy.comparisons), "comparison"),
+        plural(len(policy.waivers), "waiver") + (f" ({expired} expired)" if expired else ""),
     ]
     if resolved.overrides:
-        counts.append(_count(len(resolved.overrides), "override"))
+        counts.append(plural(len(resolved.overrides), "override"))
     return f"✓ {resolved.source}: {policy.name}, {', '.join(counts)}"
 
 
@@ -82,7 +83,8 @@ def _summary(resolved: "Resolved", today: date) -> str:
 def show(
     policy: PolicyArgument = None,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="With all that it extends and all defaults; each value with its origin.")
+        bool,
+        typer.Option("--resolved", help="With extended policies, defaults and the origin of each value."),
     ] = False,
     policy_ref: PolicyRefOption = None,
     no_color: NoColorOption = False,
@@ -92,7 +94,7 @@ def show(
     from pargate.policy.print import listed
     from pargate.policy.resolve import resolve
 
-    reader = _reader(policy_ref)
+    reader = reader_at(policy_ref)
     found = resolve(policy, reader)
     if resolved:
         text = listed(found)
@@ -105,23 +107,23 @@ def show(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The file to write.")] = Path("pargate.yaml"),
-    name: Annotated[
-        str | None, typer.Option("--name", help="How reports call it; the folder's name if left out.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the policy; default: that of the folder.")] = None,
     extends: Annotated[
-        str | None, typer.Option("--extends", metavar="POLICY", help="What it builds on: a built-in name or a path.")
+        str | None,
+        typer.Option("--extends", metavar="POLICY", help="The policy to extend: a built-in name or a path."),
     ] = None,
     images: Annotated[
-        str | None, typer.Option("--images", metavar="SOURCE", help="Carriers; those of the extended policy otherwise.")
+        str | None, typer.Option("--images", metavar="SOURCE", help="Images; default: those of the extended policy.")
     ] = None,
     classes: Annotated[
-        str | None, typer.Option("--classes", metavar="FILE", help="Class names, one per line; likewise.")
+        str | None,
+        typer.Option("--classes", metavar="FILE", help="Class names, one per line; default as for --images."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take the options and the defaults.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; use the options and the defaults.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     no_color: NoColorOption = False,
 ) -> None:
-    """Write a first policy. Asks on a terminal; takes options and defaults elsewhere, or with --yes."""
+    """Write a first policy. On a terminal it asks for missing options, unless --yes is given."""
     from pargate.files import check_writable, write_atomic
     from pargate.policy.draft import draft
     from pargate.policy.layers import BUILTIN, shipped
@@ -130,9 +132,9 @@ def init(
     if path.name in WORKING_FILES:
         for other in (path.with_name(name) for name in WORKING_FILES if name != path.name):
             if other.exists():
-                raise InputError(f"{other} is there, and a second policy in one folder is an error", "change that one")
+                raise InputError(f"{other} exists, and a folder may have one policy only", "change that one")
     if path.exists() and not force:
-        raise InputError(f"{path} is there already", "choose another name, or replace it with --force")
+        raise InputError(f"{path} exists already", "choose another name, or replace it with --force")
     check_writable(path)
     own = path.absolute().parent.name or "model"
     if not yes and sys.stdin.isatty() and sys.stderr.isatty():
@@ -149,7 +151,7 @@ def init(
 
 
 def _moved(value: str, path: Path) -> str:
-    """A path as given here, as the policy at `path` has to write it; names such as builtin:scenes stay."""
+    """Return a path relative to the policy at `path`; names such as builtin:scenes stay."""
     if ":" in value or Path(value).is_absolute():
         return value
     return Path(os.path.relpath(value, path.parent)).as_posix()
@@ -166,21 +168,21 @@ def schema(no_color: NoColorOption = False) -> None:
 @app.command()
 def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help="A YAML file or a built-in name.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The one to compare it with.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="The policy to compare it with.")],
     policy_ref: Annotated[
         str | None, typer.Option("--policy-ref", metavar="GITREF", help="Read OLD from this git ref.")
     ] = None,
     no_color: NoColorOption = False,
 ) -> ExitCode:
-    """Say what is tighter, looser or merely other in NEW than in OLD.
+    """Show what is tighter, looser or otherwise different in NEW than in OLD.
 
-    Both are compared with all that they extend. Ends with 1 if anything is looser.
+    Both are resolved before they are compared. The exit code is 1 if anything is looser.
     """
     from pargate.policy.compare import changes
     from pargate.policy.resolve import resolve
 
     console = _console(no_color)
-    found = changes(resolve(old, _reader(policy_ref)).policy, resolve(new).policy)
+    found = changes(resolve(old, reader_at(policy_ref)).policy, resolve(new).policy)
     found.sort(key=lambda change: ("looser", "tighter", "other").index(change.direction))
     colour = {"looser": "red", "tighter": "green", "other": "yellow"}
     plain = no_color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
@@ -192,7 +194,7 @@ def diff(
         values = f"{change.old or 'not set'} → {change.new or 'gone'}"
         console.to_stdout(f"{shown}  {visible(f'{change.name:<{width}}  {values}')}\n")
     if not found:
-        console.note("nothing that bears on a verdict differs")
+        console.note("no difference affects a verdict")
     return ExitCode.FAIL if any(change.direction == "looser" for change in found) else ExitCode.OK
 
 
@@ -208,19 +210,19 @@ def test(
 ) -> ExitCode:
     """Run a policy's own tests.
 
-    Judges the stored reports that it lists under `tests` again, and compares with what it expects.
-    Ends with 1 if any test ends otherwise, with 2 if there are none.
+    Each stored report under `tests` is judged again and compared with the expected verdict. The exit code is 1 if any
+    test fails, and 2 if there are none.
     """
     from pargate.cli.reports import load_report, open_policy
     from pargate.judge.rejudge import judge
-    from pargate.report.text import started
+    from pargate.report.text import plural, started
 
     console = _console(no_color)
     resolved, reader = open_policy(policy, policy_ref, _today(now), console)
     if not resolved.policy.tests:
         raise InputError(
             f"the policy {resolved.policy.name} has no tests",
-            "list stored reports under `tests`, each with the verdict that you expect",
+            "list stored reports under `tests`, each with its expected verdict",
         )
     failed = 0
     for case in resolved.policy.tests:
@@ -231,13 +233,13 @@ def test(
         failed += bool(wrong)
         console.lines([f"{'✗' if wrong else '✓'} {case.report} as of {day}: {judged.verdict.status}", *wrong])
     console.lines(
-        [f"{len(resolved.policy.tests) - failed} of {_count(len(resolved.policy.tests), 'test')} as expected"]
+        [f"{len(resolved.policy.tests) - failed} of {plural(len(resolved.policy.tests), 'test')} as expected"]
     )
     return ExitCode.FAIL if failed else ExitCode.OK
 
 
 def _mismatches(judged: "ScanReport", expected: "Expected", policy: "Policy") -> list[str]:
-    """What came out otherwise, one line each."""
+    """Return the differences from the expected results, one line each."""
     found = []
     if expected.verdict and judged.verdict.status != expected.verdict:
         found.append(f"    verdict: expected {expected.verdict}, got {judged.verdict.status}")
@@ -253,7 +255,7 @@ def _mismatches(judged: "ScanReport", expected: "Expected", policy: "Policy") ->
 
 
 def _rule_status(judged: "ScanReport", rule: str) -> tuple[str, str]:
-    """The word for a rule as a whole, and the message of the finding that decides it."""
+    """Return the result of a rule as a whole, and the message of the deciding finding."""
     from pargate.core.results import Status
 
     words = {Status.BREACH: "fail", Status.OPEN: "inconclusive", Status.WAIVED: "waived", Status.MET: "pass"}
@@ -262,21 +264,21 @@ def _rule_status(judged: "ScanReport", rule: str) -> tuple[str, str]:
         for finding in own:
             if finding.status is status:
                 return word, finding.message
-    return "inconclusive", "The report says nothing of it."
+    return "inconclusive", "The report has no such rule."
 
 
 # --- explain -----------------------------------------------------------------------------------------
 
 
 def explain(
-    rule: Annotated[str, typer.Argument(metavar="ID", help="A rule, or any other id that a report names.")],
+    rule: Annotated[str, typer.Argument(metavar="ID", help="A rule, or any other id in a report.")],
     policy: Annotated[
         str | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="Whose rule it is. Default: as for scan."),
+        typer.Option("--policy", "-p", metavar="POLICY", help="The policy of the rule. Default: as for scan."),
     ] = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Say what a rule or finding means, why it matters, and what to do about it."""
+    """Explain what a rule or finding means, why it matters, and what to do."""
     from pargate.policy.explain import entries
     from pargate.policy.resolve import resolve
 
@@ -285,7 +287,7 @@ def explain(
     try:
         rules = {found.id: found for found in resolve(policy).policy.rules}
     except PolicyError:
-        # A broken pargate.yaml must not be in the way of who wants to know what a remark means.
+        # A broken pargate.yaml must not stop the explanation of a remark.
         if policy is not None or rule not in known:
             raise
     if rule in rules:
@@ -295,14 +297,14 @@ def explain(
         lines = [f"{rule} ({entry.kind})", *_entry(rule, entry)]
     else:
         raise InputError(
-            f"nothing is called '{rule[:80]}'.{nearest(rule, [*rules, *known])}",
+            f"unknown id '{rule[:80]}'.{nearest(rule, [*rules, *known])}",
             "for a rule of your own: pargate explain ID -p POLICY",
         )
     _console(no_color).answer(lines)
 
 
 def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
-    """A policy's rule in its author's words, then in ours: of the shipped rule, or of what it measures."""
+    """Return a rule in the words of its policy, then the explanation of the shipped rule or of its probe."""
     from pargate.policy.explain import entries
     from pargate.report.text import plain
 
@@ -341,14 +343,3 @@ def _console(no_color: bool) -> "Console":
 
 def _today(now: datetime | None) -> date:
     return now.date() if now else datetime.now(UTC).date()
-
-
-def _reader(ref: str | None) -> "Reader":
-    from pargate.files import read_bytes
-    from pargate.policy.layers import from_git
-
-    return from_git(ref) if ref is not None else read_bytes
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

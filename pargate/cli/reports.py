@@ -1,4 +1,4 @@
-"""Saved reports: read, rendered, judged again; and what commands that make reports share."""
+"""The command `report`, and what commands that write reports share."""
 
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ def report(
     saved: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that -o json wrote.")],
     policy: Annotated[
         str | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="Judge what was measured again, under this policy."),
+        typer.Option("--policy", "-p", metavar="POLICY", help="Judge the measurements again under this policy."),
     ] = None,
     previous: PreviousOption = None,
     policy_ref: PolicyRefOption = None,
@@ -43,7 +43,7 @@ def report(
     now: NowOption = None,
     check_freshness: Annotated[
         str | None,
-        typer.Option("--check-freshness", metavar="DAYS", help="Fail where the run began longer ago, such as 35d."),
+        typer.Option("--check-freshness", metavar="DAYS", help="Fail if the run began longer ago, such as 35d."),
     ] = None,
     output: OutputOption = None,
     quiet: QuietOption = False,
@@ -52,8 +52,8 @@ def report(
 ) -> int:
     """Show a saved report in other formats, or judge it again.
 
-    Ends with 0 when it only renders; under --policy with the code of the new verdict, as `scan` would; with 1 where
-    --check-freshness finds it too old.
+    The exit code is 0 without --policy, else that of the new verdict; and 1 if the report is too old for
+    --check-freshness.
     """
     from pargate.cli.console import Console
     from pargate.report import FORMATS
@@ -64,13 +64,13 @@ def report(
         given = {"--policy-ref": policy_ref, "--previous": previous, "--no-waivers": no_waivers, "--strict": strict}
         for name, value in given.items():
             if value:
-                raise InputError(f"{name} needs --policy", "without one nothing is judged")
+                raise InputError(f"{name} needs --policy", "add --policy POLICY, or leave it out")
     most = None if check_freshness is None else _days(check_freshness)
     found = load_report(saved)
     today = now.date() if now else datetime.now(UTC).date()
     stale = "" if most is None else _stale(found, most, today)
     if policy is not None:
-        # Only here: rendering alone needs no statistics, which take longer to load than to use.
+        # Rendering alone needs no statistics, which take long to load.
         from pargate.judge.rejudge import judge
 
         resolved, reader = open_policy(policy, policy_ref, today, console)
@@ -92,32 +92,38 @@ def report(
 
 
 def _days(text: str) -> int:
-    """A number of days, as `35d`."""
+    """Parse a number of days such as `35d`."""
     number = text.removesuffix("d")
     if number == text or not number.isascii() or not number.isdecimal() or not 0 < int(number[:6]) < 100_000:
-        raise InputError(f"--check-freshness {text[:40]} is no number of days", "write it as 35d")
+        raise InputError(f"--check-freshness {text[:40]} is not a number of days", "write it as 35d")
     return int(number)
 
 
 def _stale(found: "ScanReport", most: int, today: date) -> str:
-    """Why a report is not from the last `most` days; empty where it is."""
+    """Return why a report is not from the last `most` days; empty if it is."""
     from pargate.report.text import started
 
     age = (today - started(found).date()).days
     if age < -1:
-        return f"its run began in the future, {-age} days after {today}: that shows nothing"
+        return f"its run began in the future, {-age} days after {today}"
     if age > most:
         return f"its run began {age} days ago, more than {most}: scan again"
     return ""
 
 
-def open_policy(name: str | None, ref: str | None, today: date, console: "Console") -> "tuple[Resolved, Reader]":
-    """The policy that a command works under, still valid today, and where its files come from."""
+def reader_at(ref: str | None) -> "Reader":
+    """Return the reader of files: at a git ref, or of the working tree."""
     from pargate.files import read_bytes
     from pargate.policy.layers import from_git
+
+    return from_git(ref) if ref is not None else read_bytes
+
+
+def open_policy(name: str | None, ref: str | None, today: date, console: "Console") -> "tuple[Resolved, Reader]":
+    """Return the policy of a command, which must be valid today, and the reader of its files."""
     from pargate.policy.resolve import refuse_expired, resolve
 
-    reader = from_git(ref) if ref is not None else read_bytes
+    reader = reader_at(ref)
     resolved = resolve(name, reader)
     if name is None and not resolved.remark:
         console.note(f"policy: {resolved.policy.name}, found in {resolved.source}" + (f" at {ref}" if ref else ""))
@@ -126,10 +132,10 @@ def open_policy(name: str | None, ref: str | None, today: date, console: "Consol
 
 
 def load_report(path: Path, reader: "Reader | None" = None) -> "ScanReport":
-    """A saved report.
+    """Read a saved report.
 
     Raises:
-        InputError: there is none, or it is not a report that this pargate reads.
+        InputError: the file is missing, or not a report that this pargate reads.
     """
     from pydantic import ValidationError
 
@@ -153,9 +159,10 @@ def load_report(path: Path, reader: "Reader | None" = None) -> "ScanReport":
 
 
 def write(outputs: list[Output], found: "ScanReport", console: "Console") -> ExitCode:
-    """Write each requested format to its place, or to another one that is then named; all are rendered before.
+    """Write each requested format to its path, or else to another one that is printed.
 
-    Returns what a command ends with that would else end with 0: 5 where a report is not in its place.
+    Returns:
+        0, or 5 if a report could not be written to its path.
     """
     from pargate.files import write_atomic, write_elsewhere
     from pargate.report import FORMATS
@@ -171,14 +178,14 @@ def write(outputs: list[Output], found: "ScanReport", console: "Console") -> Exi
             if target.path is None:
                 drop_stdout()
             place = write_elsewhere(f"report.{target.format}", text.encode())
-            kept = f"the report is in {place.absolute()}" if place else "it could be written nowhere else either"
+            kept = f"the report is in {place.absolute()}" if place else "it could not be written elsewhere"
             say(OperationalError(explain(error).message, kept))
             code = ExitCode.OPERATIONAL
     return code
 
 
 def exit_code(verdict: "Verdict") -> ExitCode:
-    """The exit code that stands for a verdict."""
+    """Return the exit code of a verdict."""
     from pargate.core.results import Outcome
 
     return {

@@ -1,7 +1,7 @@
-"""What this machine has, and what therefore works and what does not.
+"""The checks of `pargate doctor`: what the machine has, and which tasks work on it.
 
-Nothing heavy is imported here: each library is asked in a process of its own (`libraries`), so that one that is broken,
-or ends its process, is a finding like any other. Nothing is changed, and nothing is fetched.
+Each heavy library is checked in its own process (`libraries.py`), so that a library that crashes is a finding like any
+other. The checks change nothing and fetch nothing.
 """
 
 import json
@@ -24,58 +24,58 @@ from pargate.version import __version__
 
 
 class Condition(StrEnum):
-    """How a part of the machine is."""
+    """The condition of a part of the machine."""
 
     GOOD = "good"
     NOTICE = "notice"
-    """Something to know; nothing stops working because of it."""
+    """Information; everything works."""
     WARNING = "warning"
-    """Something is likely to fail, or to be slower than it could be."""
+    """Something may fail or be slow."""
     BROKEN = "broken"
 
 
 class Fact(Value):
-    """One thing that was looked at."""
+    """The finding of one check."""
 
     subject: str
-    """What: a package, a device, a folder."""
+    """Package, device or folder that was checked."""
     condition: Condition
     message: str
-    """What was found."""
+    """Finding."""
     hint: str = ""
-    """What to do about it; empty where there is nothing to do."""
+    """What to do; empty if nothing."""
 
 
 class Ability(Value):
-    """One thing that one could want to do here."""
+    """A task, and whether it works on this machine."""
 
     task: str
     works: bool
     reason: str = ""
-    """Why not, or by what."""
+    """Why the task does not work, or the device that does it."""
 
 
 class Diagnosis(Value):
-    """Everything, in the order in which it is read."""
+    """All findings, in the order in which they are shown."""
 
     schema_: Literal["pargate/doctor/1"] = Field(alias="schema")
     pargate: str
-    """The version."""
+    """Version of pargate."""
     facts: tuple[Fact, ...]
     abilities: tuple[Ability, ...]
     ready: bool
-    """Whether `pargate scan` can work here, and under --ci, whether this job may go on."""
+    """Whether `pargate scan` works here and, under --ci, whether this job may continue."""
 
 
 TORCH_FLOOR = (2, 11)
-"""As in pyproject.toml; below 2.10 even the weights-only reader can be made to corrupt memory."""
+"""Lowest version, as in pyproject.toml; below 2.10 a weights file can corrupt memory."""
 
 EXTRAS = {
     "diffusers": ("diffusers", "transformers"),
     "parquet": ("pyarrow",),
     "sign": ("model-signing", "pyopenssl"),
 }
-"""The distributions of each extra, as in pyproject.toml."""
+"""Distributions of each extra, as in pyproject.toml."""
 
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
@@ -83,17 +83,17 @@ CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 
 PATIENCE_S = 180.0
-"""For one library; from a cold disk torch takes most of a minute."""
+"""Maximum seconds for one library; from a cold disk torch takes most of a minute."""
 
 LOW_BYTES = 5 << 30
-"""Of free disk; a bundle of a large model, its graphs and the state of a cleaning take this much."""
+"""Free disk space that a gate of a large model may need, in bytes."""
 
 Answer = dict[str, Any]
 Ask = Callable[[str], Answer]
 
 
 def ask(question: str) -> Answer:
-    """The answer of a process of its own; {"error": …} where it gave none."""
+    """Return the answer of a child process, or {"error": …}."""
     command = [sys.executable, "-P", "-m", "pargate.doctor.libraries", question]
     try:
         done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
@@ -109,9 +109,9 @@ def ask(question: str) -> Answer:
 def examine(
     cache: Path | None, environ: Mapping[str, str], *, ci: bool, refused: str | None, ask: Ask = ask
 ) -> Diagnosis:
-    """Look at everything once; `ci` also at what a runner of GitHub has to offer.
+    """Run all checks; with `ci` also those of a GitHub runner.
 
-    `refused` says why this job must not go on, if it must not. Raises nothing that a broken machine could cause.
+    `refused` says why this job must not continue. A broken machine raises no error.
     """
     with ThreadPoolExecutor(max_workers=3) as asking:
         torch, clip, onnx = asking.map(ask, ("torch", "open_clip", "onnxruntime"))
@@ -162,19 +162,19 @@ def _of_torch(torch: Answer) -> Iterator[Fact]:
             "torch",
             Condition.BROKEN,
             f"{torch['version']} is older than {floor}",
-            f"pip install 'torch>={floor}': older ones can be made to corrupt memory by a weights file",
+            f"pip install 'torch>={floor}': with older versions a weights file can corrupt memory",
         )
     else:
-        built = f"built for CUDA {torch['cuda']}" if torch["cuda"] else "built for processors alone"
+        built = f"built for CUDA {torch['cuda']}" if torch["cuda"] else "built without CUDA"
         yield _fact("torch", Condition.GOOD, f"{torch['version']}, {built}")
     driver = _driver()
     if not torch["devices"]:
-        message = "no CUDA device that torch can use" + (f", though a driver is there ({driver})" if driver else "")
+        message = "torch can use no CUDA device" + (f", although driver {driver} is installed" if driver else "")
         yield _fact(
             "GPU",
             Condition.WARNING if driver else Condition.NOTICE,
             message,
-            "compare the CUDA of torch with the newest that the driver supports" if driver else "",
+            "install a torch whose CUDA version the driver supports" if driver else "",
         )
     for number, device in enumerate(torch["devices"]):
         size = f"{device['memory_bytes'] / 2**30:.0f} GiB"
@@ -191,7 +191,7 @@ def _too_old(torch: str) -> bool:
 
 
 def _driver() -> str:
-    """The version of NVIDIA's driver, or an empty text."""
+    """Return the version of NVIDIA's driver, or an empty text."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
@@ -218,7 +218,7 @@ def _of_onnx(onnx: Answer, torch: Answer) -> Iterator[Fact]:
         yield _fact(
             "ONNX Runtime",
             Condition.WARNING,
-            "both onnxruntime and onnxruntime-gpu are installed, in one folder: the last one won",
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
             "pip uninstall -y onnxruntime onnxruntime-gpu, then install onnxruntime-gpu alone "
             "(onnxruntime alone where there is no NVIDIA GPU)",
         )
@@ -238,12 +238,12 @@ def _of_onnx(onnx: Answer, torch: Answer) -> Iterator[Fact]:
             "CUDA",
             condition,
             f"torch is built for CUDA {torch['cuda']}, ONNX Runtime for CUDA {onnx['cuda']}",
-            "graphs run on processors until both are of one major version",
+            "graphs run on the CPU until both have the same major version",
         )
 
 
 def _version(name: str) -> str:
-    """The version of an installed distribution, or an empty text."""
+    """Return the version of an installed distribution, or an empty text."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -257,7 +257,7 @@ def _of_extras() -> Iterator[Fact]:
             f"pargate[{extra}]",
             Condition.NOTICE if missing else Condition.GOOD,
             f"not installed: {', '.join(missing)}" if missing else ", ".join(f"{n} {_version(n)}" for n in names),
-            f"pip install 'pargate[{extra}]', if it is wanted" if missing else "",
+            f"if you need it: pip install 'pargate[{extra}]'" if missing else "",
         )
 
 
@@ -282,15 +282,15 @@ def _abilities(torch: Answer, clip: Answer, onnx: Answer) -> Iterator[Ability]:
     )
     for task, extra in (
         ("sign", "sign"),
-        ("draw pairs by diffusion", "diffusers"),
-        ("read pairs from Parquet", "parquet"),
+        ("generate image-text pairs by diffusion", "diffusers"),
+        ("read images from Parquet", "parquet"),
     ):
         there = all(map(_version, EXTRAS[extra]))
         yield _ability(task, there, "" if there else f"pargate[{extra}] is not installed")
 
 
 def of_the_machine(torch: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Fact]:
-    """Processors and threads; `torch` is its answer, for the threads that it uses."""
+    """Yield the finding on processors and threads."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     message = f"{processors} processors"
     if "threads" in torch:
@@ -307,9 +307,9 @@ def of_the_machine(torch: Mapping[str, Any], environ: Mapping[str, str]) -> Iter
 
 
 def of_the_disk(cache: Path | None) -> Iterator[Fact]:
-    """The cache, and the room beside it and here."""
+    """Yield the findings on the cache and on the free disk space."""
     if cache is None:
-        yield _fact("cache", Condition.NOTICE, "off: every scan measures anew")
+        yield _fact("cache", Condition.NOTICE, "off: every scan measures everything")
     else:
         size, files = _size(cache)
         held = f"{size / 1e6:.0f} MB in {files} file{'' if files == 1 else 's'}" if files else "empty"
@@ -322,9 +322,9 @@ def of_the_disk(cache: Path | None) -> Iterator[Fact]:
         free = shutil.disk_usage(place).free
         low, writable = free < LOW_BYTES, os.access(place, os.W_OK)
         message = f"{free / 2**30:.1f} GiB free" + ("" if writable else f"; {place} cannot be written")
-        hint = "free some: a gate of a large model may need it" if low else ""
+        hint = "free space: a gate of a large model may need it" if low else ""
         if not writable:
-            hint = "choose another with --cache" if name == "cache disk" else "work where you may write"
+            hint = "choose another with --cache" if name == "cache disk" else "change to a folder that you can write"
         condition = Condition.WARNING if low or not writable else Condition.GOOD
         yield _fact(name, condition, message, hint)
 
@@ -342,19 +342,19 @@ def _size(folder: Path) -> tuple[int, int]:
 
 
 def of_the_runner(environ: Mapping[str, str]) -> Iterator[Fact]:
-    """What a job of GitHub Actions has to offer, without which results would get lost."""
+    """Yield the findings on a GitHub runner, without which results would be lost."""
     missing = [] if environ.get("GITHUB_ACTIONS") == "true" else ["GITHUB_ACTIONS"]
     for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY", "RUNNER_TEMP", "GITHUB_WORKSPACE"):
         value = environ.get(name)
         if not value or not os.access(value, os.W_OK):
             missing.append(name)
-    kind = environ.get("RUNNER_ENVIRONMENT") or "of a kind that it does not say"
+    kind = environ.get("RUNNER_ENVIRONMENT") or "of unknown kind"
     if missing:
         yield _fact(
             "runner",
             Condition.BROKEN,
             f"not set, or not writable: {', '.join(missing)}",
-            "--ci is for jobs of GitHub Actions; leave it out elsewhere",
+            "use --ci in jobs of GitHub Actions only",
         )
     else:
         yield _fact("runner", Condition.GOOD, f"{environ.get('RUNNER_OS', '')} {kind}".strip())
@@ -362,6 +362,6 @@ def of_the_runner(environ: Mapping[str, str]) -> Iterator[Fact]:
         yield _fact(
             "Python",
             Condition.WARNING,
-            "a file torch.py of the repository would pass for the library",
+            "a file torch.py in the repository would replace the library",
             "start it as `python -P -m pargate`",
         )

@@ -1,9 +1,8 @@
-"""The questions of `pargate doctor` that need heavy libraries, each answered in a process of its own.
+"""The checks of `pargate doctor` that import heavy libraries, each in its own process.
 
     python -P -m pargate.doctor.libraries torch|open_clip|onnxruntime
 
-The answer is one JSON object on the last line of stdout. A library that is broken can end its process in any way, and
-takes nothing else along.
+The answer is one JSON object on the last line of stdout.
 """
 
 import contextlib
@@ -14,7 +13,7 @@ from typing import Any
 
 
 def torch() -> dict[str, Any]:
-    """Version, what it was built for, and the devices on which it can add two numbers."""
+    """Return the version, the CUDA version and the devices of torch; each device is tried."""
     import torch
 
     answer: dict[str, Any] = {
@@ -28,9 +27,9 @@ def torch() -> dict[str, Any]:
             about = torch.cuda.get_device_properties(number)
             device = {"name": about.name, "memory_bytes": about.total_memory, "error": ""}
             try:
-                # A device can be listed for which this build has no kernels.
+                # torch may list a device for which it has no kernels.
                 total = float(torch.ones(2, device=f"cuda:{number}").sum())
-                device["error"] = "" if total == 2 else f"one and one is {total} there"
+                device["error"] = "" if total == 2 else f"it computes 1 + 1 = {total}"
             except RuntimeError as error:
                 device["error"] = str(error).splitlines()[0]
             answer["devices"].append(device)
@@ -38,17 +37,17 @@ def torch() -> dict[str, Any]:
 
 
 def open_clip() -> dict[str, Any]:
-    """Whether all that a scan imports can be imported."""
+    """Return the version of open_clip, once everything that a scan imports is imported."""
     import open_clip
 
     import pargate.models.torch.encoder
-    import pargate.scanning.run  # noqa: F401 - importing is the question
+    import pargate.scanning.run  # noqa: F401 - importing is the check
 
     return {"version": open_clip.__version__}
 
 
 def onnxruntime() -> dict[str, Any]:
-    """The providers that are built in, and of each whether a graph really runs on it."""
+    """Return the version and the providers of ONNX Runtime; a graph is run on each provider."""
     import numpy as np
     import onnx
     import onnxruntime
@@ -57,11 +56,11 @@ def onnxruntime() -> dict[str, Any]:
     one = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])
     two = helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "twice", [one], [two])
-    # Versions that every runtime we allow reads, rather than the newest that this `onnx` writes.
+    # Versions that every allowed runtime reads.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     content = model.SerializeToString()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # the answer says what did not work
+    options.log_severity_level = 4  # the answer reports failures
     available = onnxruntime.get_available_providers()
     onnxruntime.set_default_logger_severity(4)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -72,7 +71,7 @@ def onnxruntime() -> dict[str, Any]:
             try:
                 session = onnxruntime.InferenceSession(content, options, providers=[provider])
                 (doubled,) = session.run(None, {"x": np.ones(2, dtype=np.float32)})
-                # What is listed as available falls back to the processor without a word.
+                # An available provider may fall back to the CPU without a message.
                 running[provider] = session.get_providers()[0] == provider and doubled.tolist() == [2.0, 2.0]
             except Exception:  # the runtime's exceptions have no common base
                 running[provider] = False
@@ -89,7 +88,7 @@ QUESTIONS = {"torch": torch, "open_clip": open_clip, "onnxruntime": onnxruntime}
 
 
 def main(question: str) -> None:
-    """Answer one; an error of whichever kind is an answer too."""
+    """Print the answer to one check; any error is an answer too."""
     try:
         answer = QUESTIONS[question]()
     except BaseException as error:

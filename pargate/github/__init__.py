@@ -1,4 +1,1 @@
-"""What the GitHub Action does once it is installed: `python -P -m pargate.github`.
-
-`action.yml` installs; everything that needs thought is here, where it has tests and no shell.
-"""
+"""The GitHub Action after its installation by `action.yml` (`python -P -m pargate.github`), and `init github`."""

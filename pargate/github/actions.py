@@ -1,7 +1,6 @@
-"""Every action that our workflows use, and those that `pargate init github` writes, by commit.
+"""The commits of all actions in pargate's own workflows and in those of `pargate init github`.
 
-A tag can be moved to other code, and has been; a commit cannot. A test holds each `uses:` of both to this table, so a
-newer release is one line here and the same line in the files that differ.
+A tag can be moved to other code; a commit cannot. A test compares each `uses:` with this table.
 """
 
 import json
@@ -14,9 +13,9 @@ class Pin(NamedTuple):
     """One release of an action."""
 
     commit: str
-    """The full SHA-1, 40 hexadecimal digits."""
+    """Full SHA-1, 40 hexadecimal digits."""
     version: str
-    """What the release is called; it stands beside the commit as a remark."""
+    """Name of the release, for the comment behind the commit."""
 
 
 PINS = {
@@ -31,15 +30,15 @@ PINS = {
 
 
 def use(name: str) -> str:
-    """What to write after `uses:` for an action, or for one in a folder of its repository."""
+    """Return the text after `uses:` for an action, which may lie in a folder of its repository."""
     pin = PINS["/".join(name.split("/")[:2])]
     return f"{name}@{pin.commit} # {pin.version}"
 
 
 def own() -> str | None:
-    """OWNER/REPO@COMMIT that this pargate was installed from, or None where the installation does not say.
+    """Return the OWNER/REPO@COMMIT that this pargate was installed from, or None.
 
-    Installers write it down (PEP 610) when they were given a repository: `pip install git+https://github.com/…`.
+    Installers record it (PEP 610) after `pip install git+https://github.com/…`.
     """
     try:
         text = distribution("pargate").read_text("direct_url.json")
@@ -49,7 +48,7 @@ def own() -> str | None:
 
 
 def pinned(direct_url: str) -> str | None:
-    """What a `direct_url.json` says about a commit on GitHub; None where it says nothing of the kind."""
+    """Return the OWNER/REPO@COMMIT on GitHub in a `direct_url.json`, or None."""
     try:
         said = json.loads(direct_url)
         url, commit = said["url"], said["vcs_info"]["commit_id"]

@@ -1,7 +1,7 @@
-"""Which models a change touches, so that the others need not be judged again.
+"""The models that a change affects; the others are not judged again.
 
-In doubt a model counts as touched: what git does not hold, what the change does not name a base for, and every model
-where something changed that decides about all of them: policy, classes, images, workflows, or the gate itself.
+In doubt a model counts as changed: if git does not track it, if the event names no base, or if the policy, the classes,
+the images, a workflow or the gate itself changed.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from pargate import git
 from pargate.errors import InputError, PargateError
-from pargate.github.inputs import Asked
+from pargate.github.inputs import Inputs
 
 WORKFLOWS = ".github"
 
@@ -22,25 +22,25 @@ _WILD = re.compile(r"[*?\[{]")
 _NOTHING = re.compile(r"0*")
 
 
-def touched(asked: Asked, environ: Mapping[str, str], workspace: Path) -> tuple[tuple[str, ...], str]:
-    """The models to judge, in their order, and one sentence that says why these."""
-    base = asked.base or _base(environ)
+def changed_models(given: Inputs, environ: Mapping[str, str], workspace: Path) -> tuple[tuple[str, ...], str]:
+    """Return the models to judge, in order, and the reason in one sentence."""
+    base = given.base or _base(environ)
     if not base:
-        return asked.models, "all models are judged: the event names no commit to compare with"
+        return given.models, "all models are judged: the event names no commit to compare with"
     try:
         changed = _changed(base, workspace)
     except PargateError as error:
-        return asked.models, f"all models are judged: {error.message}; {error.hint}"
-    for reason, paths in _watched(asked, environ, workspace):
+        return given.models, f"all models are judged: {error.message}; {error.hint}"
+    for reason, paths in _watched(given, environ, workspace):
         for path in paths:
             if _hit(path, changed, workspace):
-                return asked.models, f"all models are judged: {reason} changed since {base}"
-    found = tuple(model for model in asked.models if _is_touched(model, changed, workspace))
-    return found, f"{len(found)} of {len(asked.models)} models are touched by what changed since {base}"
+                return given.models, f"all models are judged: {reason} changed since {base}"
+    found = tuple(model for model in given.models if _is_changed(model, changed, workspace))
+    return found, f"{len(found)} of {len(given.models)} models changed since {base}"
 
 
 def _base(environ: Mapping[str, str]) -> str:
-    """What the event says was there before; "" where it does not."""
+    """Return the base commit of the event, or an empty text."""
     try:
         payload = json.loads(Path(environ.get("GITHUB_EVENT_PATH", "")).read_bytes())
         event = environ.get("GITHUB_EVENT_NAME", "")
@@ -56,10 +56,10 @@ def _base(environ: Mapping[str, str]) -> str:
 
 
 def _changed(base: str, workspace: Path) -> set[Path]:
-    """Absolute paths that differ between `base` and what lies here now.
+    """Return the absolute paths that differ between `base` and the working tree.
 
     Raises:
-        PargateError: that cannot be told.
+        PargateError: git cannot compare them.
     """
     root, commit = git.root_of(workspace), git.commit_of(base, workspace)
     names = git.ask(
@@ -67,54 +67,54 @@ def _changed(base: str, workspace: Path) -> set[Path]:
         folder=workspace,
     )  # fmt: skip
     if names.refusal:
-        raise InputError(f"git cannot compare with {base}: {names.refusal}", "fetch it, or clone anew")
+        raise InputError(f"git cannot compare with {base}: {names.refusal}", "fetch it, or clone again")
     return {root / os.fsdecode(name) for name in names.out.split(b"\0") if name}
 
 
 def _hit(path: Path, changed: set[Path], workspace: Path) -> bool:
-    """Whether something at, within or above `path` changed; above, where a link or a submodule stands there."""
+    """Return whether something at, in or above `path` changed; above it may be a link or a submodule."""
     where = (workspace / path).absolute()
     ways = {where, where.resolve()}
     return any(way == one or way in one.parents or one in way.parents for way in ways for one in changed)
 
 
-def _is_touched(model: str, changed: set[Path], workspace: Path) -> bool:
+def _is_changed(model: str, changed: set[Path], workspace: Path) -> bool:
     if SOURCES.match(model):
-        return True  # what the name stands for may have moved
+        return True  # the content behind the name may have changed
     path = Path(model)
     held = git.ask("ls-files", "-z", "--", f":(literal){model}", folder=workspace).out
     where = workspace / path
     if not held or not where.resolve().is_relative_to(workspace.resolve()):
-        return True  # from elsewhere: git says nothing about it
+        return True  # git does not track it
     if where.is_symlink() or (where.is_dir() and any(entry.is_symlink() for entry in where.rglob("*"))):
         return True
     others = git.ask("ls-files", "-z", "--others", "--", f":(literal){model}", folder=workspace)
     if others.refusal or others.out:
-        return True  # a file that was put there by the job
-    # Beside a file may lie its configuration, or its other shards.
+        return True  # the job created a file in it
+        # The configuration or other shards may lie beside a file.
     return _hit(path if where.is_dir() else path.parent, changed, workspace)
 
 
-def _watched(asked: Asked, environ: Mapping[str, str], workspace: Path) -> Iterator[tuple[str, list[Path]]]:
-    """What decides about all models, by what to call it."""
+def _watched(given: Inputs, environ: Mapping[str, str], workspace: Path) -> Iterator[tuple[str, list[Path]]]:
+    """Yield the paths that affect all models, with a name for them."""
     from pargate.policy.resolve import WORKING_FILES
 
     yield "a workflow", [Path(WORKFLOWS)]
     action = environ.get("GITHUB_ACTION_PATH", "")
     if action and Path(action).resolve().is_relative_to(workspace.resolve()):
         yield "the gate itself", [Path(action)]
-    given = [asked.policy, asked.images, asked.classes, asked.pairs]
-    given += [argument.split("=", 1)[-1] for argument in asked.arguments]
-    yield "the policy or what it is measured with", [*map(Path, WORKING_FILES), *_places(given, workspace)]
+    sources = [given.policy, given.images, given.classes, given.pairs]
+    sources += [argument.split("=", 1)[-1] for argument in given.arguments]
+    yield "the policy or its inputs", [*map(Path, WORKING_FILES), *_places(sources, workspace)]
     try:
-        own = list(_of_policy(asked.policy, workspace))
+        own = list(_of_policy(given.policy, workspace))
     except (PargateError, OSError):
-        own = [workspace]  # what it is made of is unknown
-    yield "the policy or what it is measured with", own
+        own = [workspace]  # its files are unknown
+    yield "the policy or its inputs", own
 
 
 def _places(texts: list[str], folder: Path) -> list[Path]:
-    """Where sources of data lie: patterns at the folder that they begin in, lists of pictures at theirs."""
+    """Return the paths of sources: of a pattern the folder it begins in, of a table its folder."""
     found = []
     for text in texts:
         if text and not SOURCES.match(text):
@@ -125,10 +125,10 @@ def _places(texts: list[str], folder: Path) -> list[Path]:
 
 
 def _of_policy(name: str, workspace: Path) -> Iterator[Path]:
-    """The files that a policy is made of, and all that it names.
+    """Yield the files of a policy, and the paths in it.
 
     Raises:
-        PolicyError: it cannot be read.
+        PolicyError: the policy cannot be read.
     """
     from pargate.policy.resolve import resolve
 
@@ -145,7 +145,7 @@ def _of_policy(name: str, workspace: Path) -> Iterator[Path]:
     yield from _places([source for source in sources if isinstance(source, str)], folder)
     for text in _texts(policy.model_dump(mode="json")):
         path = (folder / text).resolve() if text.isprintable() and not _WILD.search(text) else folder
-        if path not in (folder, *folder.parents):  # a text such as `.` names no file
+        if path not in (folder, *folder.parents):  # a text such as `.` is not a file
             yield path
 
 

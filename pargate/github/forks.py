@@ -1,11 +1,11 @@
-"""Whether this job would run a stranger's change on a machine of one's own.
+"""The refusal of a fork's change on a self-hosted runner.
 
-A pull request from a fork can change everything that the job runs, the workflow included. GitHub's own runners are
-thrown away afterwards; one's own are not, and a GPU machine sits in a network that is worth reaching. What the event
-does not say counts as a fork: in doubt the answer is no.
+A pull request from a fork can change everything that the job runs, the workflow included. GitHub discards its own
+runners after a job; a self-hosted one stays, inside a private network. If the event does not name the origin, the
+change counts as a fork's.
 
-It looks at what GitHub wrote about the event, which the change itself cannot alter. It does not look at who commented
-on a pull request: the event of a comment does not say where the change comes from.
+The check reads the event file of GitHub, which the change cannot alter. It does not cover comments: their event does
+not name the origin of the change.
 """
 
 import json
@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 HOSTED = "github-hosted"
-"""What `RUNNER_ENVIRONMENT` says on a machine of GitHub's."""
+"""Value of `RUNNER_ENVIRONMENT` on GitHub's own runners."""
 
 _MOST_BYTES = 32 << 20
-"""Of an event; GitHub's own limit for a payload is 25 MB."""
+"""Maximum size of an event file; GitHub's limit for a payload is 25 MB."""
 
 
 def refused_fork(environ: Mapping[str, str]) -> str | None:
-    """Why a job with this environment must not go on, in one sentence; None where it may.
+    """Return why a job with this environment must not continue, or None.
 
-    Refused are the events `pull_request…` and `workflow_run` on any runner that is not GitHub's own, unless the event
-    says that the change comes from the same repository. Outside GitHub Actions nothing is.
+    The events `pull_request…` and `workflow_run` are refused on a self-hosted runner, unless the change comes from the
+    same repository.
     """
     event = environ.get("GITHUB_EVENT_NAME", "")
     if environ.get("GITHUB_ACTIONS") != "true" or environ.get("RUNNER_ENVIRONMENT") == HOSTED:
@@ -35,13 +35,13 @@ def refused_fork(environ: Mapping[str, str]) -> str | None:
     if origin is None:
         return None
     return (
-        f"this change comes from {origin}, and this runner is not one of GitHub's own: a stranger's change must not "
-        "run on it; let pull requests from forks run on GitHub's runners"
+        f"this change comes from {origin} and must not run on a self-hosted runner; run pull requests from forks on "
+        "GitHub's own runners"
     )
 
 
 def _origin(path: str, event: str) -> str | None:
-    """Where the change comes from, in words; None where it is the same repository."""
+    """Return a text for the origin of the change; None for the same repository."""
     try:
         with Path(path).open("rb") as stream:
             payload = json.loads(stream.read(_MOST_BYTES))
@@ -51,12 +51,12 @@ def _origin(path: str, event: str) -> str | None:
             head, base = payload["pull_request"]["head"]["repo"], payload["pull_request"]["base"]["repo"]
         return None if _identity(head) == _identity(base) else "a fork"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        # A fork that was deleted is `null`.
-        return "somewhere that the event does not name"
+        # A deleted fork is `null`.
+        return "an unknown repository"
 
 
 def _identity(repository: Any) -> int:
-    """The number of a repository, which stays when it is renamed."""
+    """Return the number of a repository, which does not change with its name."""
     number = repository["id"]
     if type(number) is not int:
         raise TypeError(number)

@@ -1,8 +1,7 @@
-"""What the Action was asked for: its inputs, read from the environment and checked before anything runs.
+"""The inputs of the Action, read from the environment and checked before anything runs.
 
-An input that is left empty and one that is absent look the same, so an empty one never overrides anything. Values go
-into a command line as arguments, never through a shell; those that begin with a dash would be taken for an option and
-are refused, as are control characters.
+An empty input is the same as an absent one. Values become arguments of a command line without a shell; control
+characters, and a dash at the start, are refused.
 """
 
 import glob
@@ -21,10 +20,10 @@ PREFIX = "PARGATE_ACTION_"
 COMMANDS = ("scan", "gate")
 
 SARIF = "sarif"
-"""The folder that holds the SARIF files alone."""
+"""Folder of the SARIF files alone."""
 
 FORGIVEN = {"inconclusive": frozenset[int](), "fail": frozenset({3}), "never": frozenset({1, 3})}
-"""Codes that become 0, by `fail-on`."""
+"""Exit codes that become 0, by the input `fail-on`."""
 
 _OURS = ("--output", "--out", "--exit-zero", "--dry-run", "--help", "--version", "--policy", "--images", "--classes")
 _WILD = re.compile(r"[*?\[]")
@@ -33,11 +32,11 @@ _LONGEST = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The inputs."""
+class Inputs:
+    """The inputs of the Action."""
 
     models: tuple[str, ...]
-    """As they are given to pargate."""
+    """Sources of the models."""
     command: str
     policy: str
     images: str
@@ -45,7 +44,7 @@ class Asked:
     pairs: str
     output: str
     formats: tuple[str, ...]
-    """Without those that are for this run alone; `json` is always among them."""
+    """Formats of the report files; `json` is always included."""
     forgiven: frozenset[int]
     changed_only: bool
     base: str
@@ -53,11 +52,11 @@ class Asked:
     arguments: tuple[str, ...]
 
 
-def read(environ: Mapping[str, str], workspace: Path) -> Asked:
-    """The inputs, from variables that begin with `PREFIX`.
+def read(environ: Mapping[str, str], workspace: Path) -> Inputs:
+    """Read the inputs from the variables that begin with `PREFIX`.
 
     Raises:
-        InputError: an input is wrong, or no model is there.
+        InputError: an input is wrong, or there is no model.
     """
     given = {name: environ.get(PREFIX + name.upper().replace("-", "_"), "") for name in _NAMES}
     for name in _NAMES:
@@ -67,7 +66,7 @@ def read(environ: Mapping[str, str], workspace: Path) -> Asked:
         raise InputError("the input 'pairs' is for the command gate", "leave it out, or set command: gate")
     output = given["output"] or "pargate-reports"
     _refuse_links(output, workspace)
-    return Asked(
+    return Inputs(
         models=_models(given["model"], workspace),
         command=command,
         policy=given["policy"],
@@ -125,7 +124,7 @@ def _arguments(text: str) -> tuple[str, ...]:
     for argument in found:
         name = argument.split("=")[0]
         if name in (*_OURS, "--", "-h", "-p") or re.match(r"-[A-Za-z]*[oph]", argument):
-            raise InputError(f"the input 'arguments' holds {argument}", "the Action sets that itself, see its inputs")
+            raise InputError(f"the input 'arguments' holds {argument}", "remove it: the Action sets it from its inputs")
     return found
 
 
@@ -137,26 +136,26 @@ def _models(text: str, workspace: Path) -> tuple[str, ...]:
         elif line:
             found[line] = None
     if not found:
-        raise InputError("the input 'model' is empty", "name a model, or several, one per line")
+        raise InputError("the input 'model' is empty", "give a model, or several, one per line")
     return tuple(found)
 
 
 def _matches(pattern: str, workspace: Path) -> list[str]:
-    """What a pattern stands for; names that no log should show are refused, and links that lead out."""
-    # Not `Path.glob`, which takes no absolute pattern.
+    """Return the matches of a pattern; refuse control characters, and links out of the workspace."""
+    # `Path.glob` takes no absolute pattern.
     found = sorted(glob.glob(pattern, root_dir=workspace, recursive=True))  # noqa: PTH207 - see above
     if not found:
-        raise InputError(f"no model matches '{pattern}'", f"it is looked for in {workspace}; is it checked out?")
+        raise InputError(f"no model matches '{pattern}'", f"check out the model in {workspace}")
     for name in found:
         if not name.isprintable():
             raise InputError(f"a name that '{pattern}' matches holds control characters: {name!a}", "rename it")
         if not Path(pattern).is_absolute() and not (workspace / name).resolve().is_relative_to(workspace.resolve()):
-            raise InputError(f"{name} leads out of the workspace", "name it itself if that is meant")
+            raise InputError(f"{name} leads out of the workspace", "give its path without a pattern")
     return [f"./{name}" if name.startswith("-") else name.rstrip("/") for name in found]
 
 
 def _refuse_links(output: str, workspace: Path) -> None:
-    """A link that a change brought along could have reports written anywhere."""
+    """Refuse an output folder behind a link, since a change could add one that leads anywhere."""
     if Path(output).is_absolute():
         return
     if ".." in Path(output).parts:
@@ -169,7 +168,7 @@ def _refuse_links(output: str, workspace: Path) -> None:
 
 
 def folders(models: tuple[str, ...]) -> dict[str, str]:
-    """The name of the folder for the reports of each model: short, plain, and of one model only."""
+    """Return a short, plain and unique report folder for each model."""
     names: dict[str, str] = {}
     taken = {SARIF}
     for model in models:

@@ -1,4 +1,4 @@
-"""A git repository, looked at without git: its root, its default branch, links on the way to a file."""
+"""Checks of a git repository without git: its root, its default branch and links in paths."""
 
 import contextlib
 from pathlib import Path
@@ -10,10 +10,9 @@ _HEAD = "ref: refs/heads/"
 
 
 def default_branch(root: Path) -> str:
-    """What the repository at `root` calls its default branch.
+    """Return the default branch of the repository at `root`.
 
-    That of the remote `origin` where it is known, else `main` or `master` if there is one, else the branch that is
-    checked out, else `main`. A second look from another branch gives the same answer in all but the last case.
+    It is that of the remote `origin` if known, else `main` or `master` if it exists, else the current branch.
     """
     git = _common(root)
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -34,7 +33,7 @@ def default_branch(root: Path) -> str:
 
 
 def _common(root: Path) -> Path:
-    """The folder of the references, which several working trees share."""
+    """Return the git folder that all working trees share."""
     git = root / ".git"
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if git.is_file():
@@ -44,29 +43,29 @@ def _common(root: Path) -> Path:
 
 
 def refuse_elsewhere(root: Path) -> None:
-    """Refuse a folder that is not the root of a working tree.
+    """Raise unless `root` is the root of a working tree.
 
     Raises:
-        InputError: it is not; the message says where the root is, if there is one above.
+        InputError: `root` is not the root of a working tree.
     """
     if not root.is_dir():
-        raise InputError(f"{root} is no folder", "name the root of a git repository")
+        raise InputError(f"{root} is not a folder", "give the root of a git repository")
     if (root / ".git").exists():
         return
     above = next((folder for folder in root.resolve().parents if (folder / ".git").exists()), None)
     if above is None:
-        raise InputError(f"{root.resolve()} is not a git repository", "run `git init` first, or name its root")
-    raise InputError(f"{root.resolve()} lies inside the repository {above}", "name its root: workflows belong there")
+        raise InputError(f"{root.resolve()} is not a git repository", "run `git init` first, or give the root of one")
+    raise InputError(f"{root.resolve()} lies inside the repository {above}", "give its root: workflows belong there")
 
 
 def refuse_links(root: Path, name: str) -> None:
-    """Refuse a place on whose way a link lies: it could lead out of the repository.
+    """Raise if the path `name` below `root` passes a link, which could lead out of the repository.
 
     Raises:
-        InputError: there is one.
+        InputError: the path passes a link.
     """
     place = root
     for part in Path(name).parts:
         place /= part
         if place.is_symlink():
-            raise InputError(f"{place.relative_to(root)} is a link", "replace it by what it points to")
+            raise InputError(f"{place.relative_to(root)} is a link", "replace it with its target")

@@ -1,7 +1,7 @@
-"""One model: pargate runs in a process of its own, and what it left behind is read.
+"""The run of pargate for one model, in its own process.
 
-The process prints between `::stop-commands::` lines and cannot reach the runner's files. Its exit code is believed only
-where the report agrees with it.
+The process prints between `::stop-commands::` lines and does not get the runner's files. Its exit code counts only if
+the report agrees with it.
 """
 
 import contextlib
@@ -20,21 +20,21 @@ from typing import IO, Any
 
 from pargate.errors import ExitCode, InputError, Interrupted, OperationalError
 from pargate.github import runner as workflow
-from pargate.github.inputs import PREFIX, Asked
+from pargate.github.inputs import PREFIX, Inputs
 from pargate.report import FORMATS
 
 CODES = {"pass": 0, "remediated": 0, "inconclusive": 3, "fail": 1}
-"""Verdicts from good to bad, with the exit code that belongs to each."""
+"""Verdicts from best to worst, with their exit codes."""
 
 BUNDLE = "bundle"
 
 SUMS = "SHA256SUMS"
 
 MOST_BYTES = 256 << 20
-"""Bound of a report."""
+"""Maximum size of a report, in bytes."""
 
 _GRACE_S = 6
-"""Seconds that a child has to write its partial report: GitHub kills everything 10 s after it cancels."""
+"""Seconds for a child to write its partial report; GitHub kills all processes 10 s after it cancels."""
 
 _TAIL = 1 << 14
 
@@ -42,27 +42,27 @@ _HIDDEN = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB
 
 
 class Stopped(Interrupted):
-    """The runner cancels; `number` is its signal."""
+    """The runner cancels the job; `number` is its signal."""
 
     def __init__(self, number: int) -> None:
-        """Carry the signal."""
+        """Keep the signal."""
         super().__init__(
-            "the runner cancelled; what was judged until then is in the reports", exit_code=ExitCode(128 + number)
+            "the runner cancelled the job; the reports hold the models judged so far", exit_code=ExitCode(128 + number)
         )
         self.number = number
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What came of one model."""
+class ModelRun:
+    """The result of one model."""
 
     model: str
     folder: Path
-    """Where its reports are."""
+    """Folder of its reports."""
     code: int
-    """As pargate ended, before `fail-on`."""
+    """Exit code of pargate, before `fail-on`."""
     verdict: str = ""
-    """Empty where nothing was judged."""
+    """Verdict; empty if nothing was judged."""
     weights: str = ""
     """SHA-256 of the weights."""
     report: str = ""
@@ -78,37 +78,37 @@ class Judged:
 
 
 def obey_signals() -> None:
-    """Make the signals by which a runner cancels raise `Stopped`."""
+    """Make the signals of a cancelling runner raise `Stopped`."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     for again in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(again, signal.SIG_IGN)  # the second comes 7.5 s later, when all is said
+        signal.signal(again, signal.SIG_IGN)  # the second signal comes 7.5 s later
     raise Stopped(number)
 
 
-def judge(model: str, asked: Asked, folder: Path, environ: Mapping[str, str]) -> Judged:
-    """Run pargate on `model`; its reports go to `folder`, and none of an earlier run stays there.
+def judge(model: str, given: Inputs, folder: Path, environ: Mapping[str, str]) -> ModelRun:
+    """Run pargate on `model`; its reports replace those in `folder`.
 
     Raises:
-        InputError, OperationalError: `folder` cannot be made ready.
-        Stopped: the runner cancels; the child had time to write what it had.
+        InputError, OperationalError: `folder` cannot be prepared.
+        Stopped: the runner cancels the job; the child may have written a partial report.
     """
     _clear(folder)
     with tempfile.TemporaryDirectory(dir=environ.get("RUNNER_TEMP") or None) as own:
         said, summary = Path(own, "annotations"), Path(own, "summary")
-        outputs = {folder / FORMATS[name].file: name for name in asked.formats} | {said: "github", summary: "markdown"}
-        command = [sys.executable, "-P", "-m", "pargate", asked.command]
+        outputs = {folder / FORMATS[name].file: name for name in given.formats} | {said: "github", summary: "markdown"}
+        command = [sys.executable, "-P", "-m", "pargate", given.command]
         command += [part for path, name in outputs.items() for part in ("-o", f"{name}={path}")]
         for name in ("policy", "images", "classes", "pairs"):
-            if value := getattr(asked, name):
+            if value := getattr(given, name):
                 command += [f"--{name}", value]
-        if asked.command == "gate":
+        if given.command == "gate":
             command += ["--out", str(folder / BUNDLE)]
-        code, tail = _run([*command, *asked.arguments, "--", model], environ)
-        found = Judged(model, folder, code, annotations=_text(said), markdown=_text(summary))
+        code, tail = _run([*command, *given.arguments, "--", model], environ)
+        found = ModelRun(model, folder, code, annotations=_text(said), markdown=_text(summary))
     return _with_report(found, tail)
 
 
@@ -125,7 +125,7 @@ def _clear(folder: Path) -> None:
 
 
 def _run(command: list[str], environ: Mapping[str, str]) -> tuple[int, str]:
-    """The exit code, 128 and more for a signal, and the end of what was printed."""
+    """Run a command; return its exit code, 128 and more for a signal, and the end of its output."""
     hidden = (*_HIDDEN, "PYTHONPATH", "PYTHONHOME")
     env = {
         name: value
@@ -133,7 +133,7 @@ def _run(command: list[str], environ: Mapping[str, str]) -> tuple[int, str]:
         if name not in hidden and not name.startswith((PREFIX, "ACTIONS_"))
     }
     with workflow.quoted():
-        # One stream, so that nothing arrives after commands are obeyed again.
+        # One stream, so that no output arrives after `::stop-commands::` ends.
         with subprocess.Popen(
             command, env={**env, "PYTHONSAFEPATH": "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -167,7 +167,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _with_report(found: Judged, tail: str) -> Judged:
+def _with_report(found: ModelRun, tail: str) -> ModelRun:
     path = found.folder / FORMATS["json"].file
     verdict, weights, digest = _read(path)
     if found.code in CODES.values() and CODES.get(verdict) != found.code:
@@ -181,7 +181,7 @@ def _with_report(found: Judged, tail: str) -> Judged:
 
 
 def _read(path: Path) -> tuple[str, str, str]:
-    """Verdict, digest of the weights, and digest of a JSON report; empty where there is none that can be read."""
+    """Return the verdict, the digest of the weights and the digest of a JSON report; empty if it cannot be read."""
     try:
         if path.stat().st_size > MOST_BYTES:
             return "", "", ""
@@ -195,11 +195,11 @@ def _read(path: Path) -> tuple[str, str, str]:
 
 
 def _last_words(tail: str, code: int) -> str:
-    """The last message of a child, which may go over several lines; a sentence about the code where it said none."""
+    """Return the last message of a child, or a sentence on its exit code."""
     lines = list(_lines(tail))
     starts = [number for number, line in enumerate(lines) if line.startswith("pargate: ")]
     if not starts:
-        return f"pargate ended with {code} and said nothing"
+        return f"pargate ended with {code} and printed no message"
     return " ".join(lines[starts[-1] :]).removeprefix("pargate: ")
 
 

@@ -1,7 +1,7 @@
-"""Speaking to a runner of GitHub's: outputs, annotations, the summary, and the silence around foreign text.
+"""The interface to a GitHub runner: outputs, annotations and the summary.
 
-Whatever a step prints is obeyed where a line begins like a command, so names that come from a model are printed only
-between `::stop-commands::TOKEN` and `::TOKEN::`, with a token that nobody could have guessed.
+A runner executes workflow commands in the output of a step, so foreign text is printed only between
+`::stop-commands::TOKEN` and `::TOKEN::` with a random token.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from pargate.files import readable
 
 SUMMARY_ROOM = 900_000
-"""Bytes of a summary. At 1 MiB GitHub drops all of it."""
+"""Maximum size of a summary, in bytes; GitHub drops one of more than 1 MiB."""
 
 KINDS = ("error", "warning", "notice")
 
@@ -23,16 +23,16 @@ _REST = re.compile(r"::[a-z]+ title=pargate::and (\d+) more of this kind; .*")
 
 
 def say(text: str) -> None:
-    """Print now, so that it stands before what a child prints."""
+    """Print and flush, so that the text comes before the output of a child."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 @contextlib.contextmanager
 def quoted() -> Iterator[None]:
-    """Nothing that is printed within is obeyed."""
+    """Make the runner ignore commands in the output of the block."""
     token = secrets.token_hex(16)
-    try:  # around the first line too: a signal may come right behind it
+    try:  # around the first line too: a signal may come right after it
         say(f"::stop-commands::{token}\n")
         yield
     finally:
@@ -40,18 +40,18 @@ def quoted() -> Iterator[None]:
 
 
 def annotations(of_models: Iterable[str]) -> Iterator[str]:
-    """The commands in several texts, at most ten of a kind; each text has its own sorted, the worst first.
+    """Yield the workflow commands in the texts of all models, at most ten of a kind.
 
-    The first of every text come before the second of any, so that no model is hidden by another.
+    The models take turns, so that no model hides another.
     """
-    from pargate.report.formats.github import MOST_SHOWN, command  # here: it takes long to load
+    from pargate.report.formats.github import MOST_SHOWN, command  # it takes long to load
 
     found = [
         [line for line in text.split("\n") if _COMMAND.fullmatch(line) and line.isprintable()] for text in of_models
     ]
     for kind in KINDS:
         own = [[line for line in lines if line.startswith(f"::{kind}")] for lines in found]
-        # What a report counted at its end stands for annotations that it did not write.
+        # The last annotation of a report counts those that it left out.
         rest = sum(int(match[1]) for lines in own for line in lines if (match := _REST.fullmatch(line)))
         own = [[line for line in lines if not _REST.fullmatch(line)] for lines in own]
         turns = max(map(len, own), default=0)
@@ -63,7 +63,7 @@ def annotations(of_models: Iterable[str]) -> Iterator[str]:
 
 
 def put(path: str, values: Mapping[str, str]) -> None:
-    """Append `values` to the file that `GITHUB_OUTPUT` names; nothing where it names none."""
+    """Append `values` to the file `path` of `GITHUB_OUTPUT`; do nothing if it is empty."""
     if not path:
         return
     text = ""
@@ -76,9 +76,9 @@ def put(path: str, values: Mapping[str, str]) -> None:
 
 
 def summarise(path: str, parts: Iterable[tuple[str, str]]) -> None:
-    """Append Markdown to the file that `GITHUB_STEP_SUMMARY` names: each part, or its stand-in where there is no room.
+    """Append Markdown to the file `path` of `GITHUB_STEP_SUMMARY`; do nothing if it is empty.
 
-    Each part is a text and a short sentence that says where to find it; sentences must all fit.
+    Each part is a text and a short sentence that replaces it if it does not fit.
     """
     if not path:
         return
@@ -94,6 +94,6 @@ def summarise(path: str, parts: Iterable[tuple[str, str]]) -> None:
 
 
 def _append(path: str, text: str) -> None:
-    # The runner's own file, which earlier steps of the same name may have begun: to append is its protocol.
+    # The runner's protocol is to append.
     with Path(path).open("a", encoding="utf-8", newline="\n") as stream:
         stream.write(text)

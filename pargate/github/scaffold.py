@@ -1,8 +1,7 @@
-"""The gate in somebody's repository: a policy, an inventory and two workflows, from a few options.
+"""The files of `init github`: a policy, an inventory and two workflows.
 
-What the options say ends up as values of YAML, quoted where YAML could take them for something else, and never inside
-a script: the workflows hand them to the action as inputs. Nothing is executed and nothing is fetched. A file that is
-there already and differs is never replaced unless that was asked for, and then nothing is written at all.
+The options become quoted YAML values that the workflows pass to the Action as inputs, never part of a script. Nothing
+is executed or fetched. If an existing file differs, nothing is written without `--force`.
 """
 
 import re
@@ -29,10 +28,10 @@ INVENTORY = "pargate-inventory.yaml"
 GATE = ".github/workflows/pargate.yml"
 AUDIT = ".github/workflows/pargate-audit.yml"
 ENVIRONMENT = "pargate-clean"
-"""Where the cleaning job waits for a reviewer; the template names it too."""
+"""Environment in which the cleaning job waits for a reviewer; the template names it too."""
 
 MARKER = "open_clip_config.json"
-"""What a folder that open_clip reads as a model has in it."""
+"""File in every open_clip folder."""
 
 _REMOTE = ("hf-hub:", "open_clip:")
 _ACTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+@[0-9a-f]{40}")
@@ -41,42 +40,42 @@ _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What somebody asks for, as it was typed."""
+class Options:
+    """The options of `init github`."""
 
     action: str
     """OWNER/REPO@COMMIT of the pargate that the workflows run."""
     branch: str
-    """The default branch: its pushes are released, and the audit runs on it."""
+    """Default branch: its pushes are released, and the audit runs on it."""
     models: tuple[str, ...] = ()
-    """Paths and globs inside the repository, or references to a hub; empty: those that are found."""
+    """Paths and globs inside the repository, or names on a hub; if empty, the open_clip folders that are found."""
     policy: str | None = None
-    """A policy that is there, or the name of a shipped one; None: one is written."""
+    """Existing policy file or name of a shipped policy; None to write one."""
     images: str | None = None
     classes: str | None = None
     labels: tuple[str, ...] = ()
-    """Of the runner with a GPU; empty: nothing is ever cleaned."""
+    """Labels of the runner with a GPU; if empty, nothing is cleaned."""
     schedule: str = "17 4 * * 1"
-    """Of the audit, as cron writes it, in UTC."""
+    """Cron expression of the audit, in UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be written, and what is there already."""
+    """The files to write, and those that exist."""
 
     root: Path
     new: dict[str, bytes]
-    """Files that are not there."""
+    """Files that do not exist."""
     same: tuple[str, ...]
-    """Files that are there, to the byte."""
+    """Files that exist with the same content."""
     changed: dict[str, bytes]
-    """Files that are there with another content."""
+    """Files that exist with other content."""
 
     def write(self) -> None:
-        """Write all of it.
+        """Write all files.
 
         Raises:
-            OperationalError: a place cannot be written; each file is complete or as it was.
+            OperationalError: a place cannot be written; each file is complete or unchanged.
         """
         for name, content in {**self.new, **self.changed}.items():
             place = self.root / name
@@ -84,18 +83,18 @@ class Plan:
             write_atomic(place, content)
 
 
-def plan(root: Path, wish: Wish, *, force: bool, keep: bool) -> Plan:
-    """What `wish` asks for in the repository at `root`, compared with what is there.
+def plan(root: Path, options: Options, *, force: bool, keep: bool) -> Plan:
+    """Compare the files for `options` with the repository at `root`.
 
-    `force` allows to replace files; `keep` leaves a policy and an inventory that are there as they are.
+    `force` allows to replace files; `keep` leaves an existing policy and inventory unchanged.
 
     Raises:
-        InputError: not the root of a git repository, a value that has no place in a workflow, no model, a link where a
-            file is to be, or files that differ and may not be replaced.
+        InputError: `root` is not the root of a repository, an option is not safe in a workflow, there is no model, a
+            path passes a link, or files differ without `force`.
         PolicyError: the policy cannot be read.
     """
     refuse_elsewhere(root)
-    texts = texts_of(root, wish)
+    texts = texts_of(root, options)
     new, same, changed = {}, [], {}
     for name, text in texts.items():
         refuse_links(root, name)
@@ -103,7 +102,7 @@ def plan(root: Path, wish: Wish, *, force: bool, keep: bool) -> Plan:
         if not place.exists():
             new[name] = content
         elif not place.is_file():
-            raise InputError(f"{name} is there and is no file", "move it away")
+            raise InputError(f"{name} exists and is not a file", "move it away")
         elif place.read_bytes() == content or (keep and name in (WORKING_FILE, INVENTORY)):
             same.append(name)
         else:
@@ -111,68 +110,66 @@ def plan(root: Path, wish: Wish, *, force: bool, keep: bool) -> Plan:
     if changed and not force:
         raise InputError(
             f"nothing was written: {', '.join(changed)} would change",
-            "replace with --force what is named; --keep leaves the policy and the inventory as they are",
+            "--force replaces these files; --keep leaves the policy and the inventory unchanged",
         )
     return Plan(root, new, tuple(same), changed)
 
 
-def texts_of(root: Path, wish: Wish) -> dict[str, str]:
-    """Every file by its place under `root`.
+def texts_of(root: Path, options: Options) -> dict[str, str]:
+    """Return the text of each file by its path under `root`.
 
     Raises:
-        InputError: a value that has no place in a workflow, or no model.
+        InputError: an option is not safe in a workflow, or there is no model.
         PolicyError: the policy cannot be read.
     """
-    _check(root, wish)
-    repository, _, commit = wish.action.partition("@")
-    models = _models(root, wish.models)
+    _check(root, options)
+    repository, _, commit = options.action.partition("@")
+    models = _models(root, options.models)
     texts = {}
     inputs = {"model": models}
-    if wish.policy is None:
+    if options.policy is None:
         name = root.resolve().name or "model"
         for other in WORKING_FILES:
             if other != WORKING_FILE and (root / other).exists():
-                raise InputError(
-                    f"{other} is there, and a second policy in one folder is an error", f"name it: --policy {other}"
-                )
-        text = draft(name, f"{BUILTIN}release", wish.images, wish.classes)
+                raise InputError(f"{other} exists, and a folder may have one policy only", f"use it: --policy {other}")
+        text = draft(name, f"{BUILTIN}release", options.images, options.classes)
         read(text, WORKING_FILE, root)
         texts[WORKING_FILE] = text
         inputs["policy"] = (WORKING_FILE,)
     else:
-        inputs |= {key: (value,) for key in ("policy", "images", "classes") if (value := getattr(wish, key))}
+        inputs |= {key: (value,) for key in ("policy", "images", "classes") if (value := getattr(options, key))}
     policy = inputs["policy"][0]
     version = f" # written by pargate {__version__}"
-    environment = _environment(inputs, f"{wish.action}{version}")
+    environment = _environment(inputs, f"{options.action}{version}")
     texts[INVENTORY] = environment.get_template("pargate-inventory.yaml.j2").render(
         models=_entries(root, models),
         policy=scalar(policy if policy in shipped() else f"./{policy.removeprefix('./')}"),
-        images=scalar(wish.images) if wish.policy and wish.images else None,
-        classes=scalar(wish.classes) if wish.policy and wish.classes else None,
+        images=scalar(options.images) if options.policy and options.images else None,
+        classes=scalar(options.classes) if options.policy and options.classes else None,
     )
     texts[GATE] = environment.get_template("pargate.yml.j2").render(
-        branch=scalar(wish.branch), labels=f"[{', '.join(map(scalar, wish.labels))}]" if wish.labels else ""
+        branch=scalar(options.branch), labels=f"[{', '.join(map(scalar, options.labels))}]" if options.labels else ""
     )
     texts[AUDIT] = environment.get_template("pargate-audit.yml.j2").render(
-        branch=wish.branch, schedule=scalar(wish.schedule), repository=repository, commit=commit, version=version
+        branch=options.branch, schedule=scalar(options.schedule), repository=repository, commit=commit, version=version
     )
     return texts
 
 
-def steps(wish: Wish) -> list[str]:
-    """What only the owner of the repository can set, one sentence each."""
+def steps(options: Options) -> list[str]:
+    """Return what only the owner of the repository can set, one sentence each."""
     said = [
         "commit these files, and require the status check `pargate` for the default branch (Settings, Rules)",
-        "let CODEOWNERS name who may change pargate*.yaml and .github: a pull request could loosen its own policy",
+        "in CODEOWNERS, list the owners of pargate*.yaml and .github: a pull request could loosen its own policy",
         "switch on code scanning, or remove the job `sarif` (private repositories need GitHub Code Security)",
         "attestations of a private repository need GitHub Enterprise Cloud; without it remove the job `attest`",
-        f"name the owners in {INVENTORY}; the audit makes the branch `pargate-ledger`, which nothing else should write",
+        f"name the owners in {INVENTORY}; only the audit should write to the branch `pargate-ledger`",
     ]
-    if wish.labels:
+    if options.labels:
         said.insert(
             1,
-            f"make the environment `{ENVIRONMENT}` with required reviewers, for the default branch alone, and a runner "
-            f"with the labels {', '.join(wish.labels)} that takes one job and is thrown away",
+            f"create the environment `{ENVIRONMENT}` with required reviewers, for the default branch only, and a "
+            f"single-use runner with the labels {', '.join(options.labels)}",
         )
     return said
 
@@ -180,28 +177,28 @@ def steps(wish: Wish) -> list[str]:
 # --- values ---------------------------------------------------------------------------------------------
 
 
-def _check(root: Path, wish: Wish) -> None:
-    if not _ACTION.fullmatch(wish.action):
+def _check(root: Path, options: Options) -> None:
+    if not _ACTION.fullmatch(options.action):
         raise InputError(
-            f"'{readable(wish.action)}' does not name a commit", "write --action OWNER/REPO@COMMIT, 40 digits"
+            f"'{readable(options.action)}' does not name a commit", "write --action OWNER/REPO@COMMIT, 40 digits"
         )
-    for option, value in (("--policy", wish.policy), ("--images", wish.images), ("--classes", wish.classes)):
+    for option, value in (("--policy", options.policy), ("--images", options.images), ("--classes", options.classes)):
         if value is not None:
             refuse_hostile(option, value)
-    if wish.classes is not None:
-        refuse_outside("--classes", wish.classes)
-        refuse_absent(root, "--classes", wish.classes)
-    if wish.policy is not None and wish.policy not in shipped():
-        refuse_outside("--policy", wish.policy)
-        refuse_absent(root, "--policy", wish.policy)
-    for label in wish.labels:
+    if options.classes is not None:
+        refuse_outside("--classes", options.classes)
+        refuse_absent(root, "--classes", options.classes)
+    if options.policy is not None and options.policy not in shipped():
+        refuse_outside("--policy", options.policy)
+        refuse_absent(root, "--policy", options.policy)
+    for label in options.labels:
         refuse_unlike(_LABEL, "--gpu-labels", label, "letters, digits, dots and dashes; commas between labels")
-    refuse_unlike(_BRANCH, "--branch", wish.branch, "the name of a branch")
-    refuse_schedule("--schedule", wish.schedule)
+    refuse_unlike(_BRANCH, "--branch", options.branch, "the name of a branch")
+    refuse_schedule("--schedule", options.schedule)
 
 
 def _environment(inputs: dict[str, tuple[str, ...]], action: str) -> "Environment":
-    """The templates, with delimiters that neither GitHub nor a shell uses."""
+    """Return the template engine, with delimiters that neither GitHub nor a shell uses."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -229,7 +226,7 @@ def _environment(inputs: dict[str, tuple[str, ...]], action: str) -> "Environmen
 
 
 def _inputs(inputs: dict[str, tuple[str, ...]]) -> list[str]:
-    """Inputs of the action, as lines of `with:`."""
+    """Return the inputs of the Action as lines of `with:`."""
     lines = []
     for key, values in inputs.items():
         if len(values) == 1:
@@ -247,14 +244,12 @@ def _models(root: Path, models: Sequence[str]) -> tuple[str, ...]:
         if not model.startswith(_REMOTE):
             refuse_outside("--model", model)
     if not models:
-        raise InputError(
-            f"no folder with {MARKER} is in this repository", "name the model: --model PATH, GLOB or hf-hub:…"
-        )
+        raise InputError(f"no folder in this repository has {MARKER}", "give the model: --model PATH, GLOB or hf-hub:…")
     return tuple(dict.fromkeys(models))
 
 
 def _found(root: Path) -> list[str]:
-    """Folders that open_clip reads as models, at most three deep, hidden ones left out."""
+    """Return the open_clip folders, at most three levels deep, without hidden ones."""
     found = {path.parent.relative_to(root) for depth in range(4) for path in root.glob("*/" * depth + MARKER)}
     return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
@@ -266,7 +261,7 @@ class _Entry:
 
 
 def _entries(root: Path, models: Sequence[str]) -> list[_Entry]:
-    """Models as the inventory lists them: one by one, each with a name of its own."""
+    """Return the entries of the inventory, each with a unique name."""
     sources: list[str] = []
     for model in models:
         if model.startswith(_REMOTE):
@@ -276,7 +271,7 @@ def _entries(root: Path, models: Sequence[str]) -> list[_Entry]:
             for path in matched:
                 refuse_hostile("--model", path)
             if not matched:
-                raise InputError(f"--model {model} matches nothing yet", "name a model that is there")
+                raise InputError(f"--model {model} matches nothing", "give a model that exists")
             sources += [f"./{path}" for path in matched]
         else:
             sources.append("./" if model == "." else f"./{model.removeprefix('./')}")
@@ -298,7 +293,7 @@ _RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 
 
 def refuse_hostile(option: str, value: str) -> None:
-    """Refuse what a line of a workflow cannot hold, or what GitHub would evaluate."""
+    """Raise if a workflow line cannot hold `value`, or GitHub would evaluate it."""
     if not value or value != value.strip():
         raise InputError(f"{option} '{value}' is empty, or begins or ends with a space", "write it without")
     if not value.isprintable():
@@ -310,30 +305,32 @@ def refuse_hostile(option: str, value: str) -> None:
 
 
 def refuse_unlike(pattern: re.Pattern[str], option: str, value: str, wanted: str) -> None:
-    """Refuse what the whole pattern does not fit."""
+    """Raise unless the whole value matches the pattern."""
     if not pattern.fullmatch(value):
-        raise InputError(f"{option} '{value}' is not understood", f"it takes {wanted}")
+        raise InputError(f"{option} '{value}' is not valid", f"give {wanted}")
 
 
 def refuse_outside(option: str, value: str) -> None:
-    """Refuse a path that a fresh check-out elsewhere does not have."""
+    """Raise if a path is outside the repository."""
     path = Path(value)
     if path.is_absolute() or ".." in path.parts or value.startswith("~"):
         raise InputError(f"{option} {value} leads out of the repository", "write a path from the repository's root")
 
 
 def refuse_absent(root: Path, option: str, value: str) -> None:
-    """Refuse the name of a file that is not in the repository."""
+    """Raise if the file is not in the repository."""
     if not (root / value).is_file():
-        raise InputError(f"{option} {value}: there is no such file in the repository", "name one, or leave it out")
+        raise InputError(
+            f"{option} {value}: there is no such file in the repository", "give an existing file, or leave it out"
+        )
 
 
 def refuse_schedule(option: str, value: str) -> None:
-    """Refuse what GitHub would not run: a schedule that it cannot read is left out without a word."""
+    """Raise if the cron expression is not valid; GitHub silently ignores such a schedule."""
     wanted = "five fields as cron has them, such as '17 4 * * 1'"
     refuse_unlike(_CRON, option, value, wanted)
     for field, (low, high) in zip(value.split(" "), _RANGES, strict=True):
-        # What follows a slash is a step, not a time.
+        # The number after a slash is a step, not a time.
         times = [int(number) for number in re.findall(r"(?<![/\d])\d+", field)]
         if any(not low <= time <= high for time in times) or re.search(r"/0*(?!\d)|[,/-]$|^[,/-]", field):
-            raise InputError(f"{option} '{value}' is not understood at '{field}'", f"it takes {wanted}")
+            raise InputError(f"{option} '{value}' is not valid at '{field}'", f"give {wanted}")

@@ -263,6 +263,11 @@ class Evidence(PolicyModel):
     sbom: Literal["cyclonedx-1.6"] | None = None
     max_age: Annotated[str, Field(pattern=r"^\d{1,5}d$")] | None = None
 
+    @property
+    def max_age_days(self) -> int | None:
+        """Maximum age of measurements, in days."""
+        return None if self.max_age is None else int(self.max_age.removesuffix("d"))
+
 
 class Waiver(PolicyModel):
     """An accepted breach of one rule by one model, for a limited time."""

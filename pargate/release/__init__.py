@@ -1,1 +1,1 @@
-"""Commands before a release: gate, convert, export, verify, sign and sweep."""
+"""The work before a release: gate, convert, export, verify, sign and sweep."""

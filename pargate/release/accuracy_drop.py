@@ -1,4 +1,4 @@
-"""What cleaning cost in accuracy: the original and what became of it, on the same labelled images."""
+"""The accuracy that cleaning costs: the original and the cleaned model on the same labelled images."""
 
 import contextlib
 import time
@@ -20,10 +20,10 @@ from pargate.scanning.run import ScanRequest, read_images
 
 
 def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Listener = events.ignore) -> AccuracyDrop:
-    """Whether `request.model` is right less often than `original` by more than `limit`.
+    """Measure whether the accuracy of `request.model` is lower than that of `original` by more than `limit`.
 
-    Reads images until that is decided, or they end, or the policy's budget is spent. Without labels nothing is
-    measured, and so nothing decided.
+    Images are read until the comparison is decided, the images end or the policy's budget is spent. Without labels
+    the comparison stays open.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `scan`.
@@ -41,7 +41,7 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
         store = BlockStore(request.cache)
         readable = partial(decoder.readable, source=images.source)
         pair = open_pair(after, original, images, readable, store, device=request.device, precision=request.precision)
-        assert pair.reference is not None and pair.reference_head is not None  # it was given
+        assert pair.reference is not None and pair.reference_head is not None  # `original` was given
         emit(events.StageStarted("compare", f"clean accuracy with {Path(original.checkpoint.source).name}'s"))
         seen: set[str] = set()
         found = drop(_pairs(0, 0, 0, 0), limit, confidence)

@@ -1,11 +1,10 @@
-"""A bundle: the files that ship together with the evidence for them, in one folder.
+"""A bundle: the files that ship and the evidence for them, in one folder.
 
-Owns the layout, the checksums, the in-toto statements and the model card, and reads all of it back as hostile. It
-knows no clock and no report format: what the documents say is the caller's. Whether the evidence holds is
-`pipeline/verify.py`'s to find out.
+This module defines the layout, the checksums, the in-toto statements and the model card, and reads them back as
+untrusted input. `verify.py` checks whether the evidence holds.
 
-Checksums show that nothing changed since they were written. Whoever can write to the folder can write new ones, too:
-against that only a signature helps, made where the gate ran.
+Checksums show that nothing changed since they were written. Anyone who can write to the folder can write new ones;
+only a signature made where the gate ran protects against that.
 """
 
 import hashlib
@@ -35,28 +34,27 @@ POLICY = "policy.resolved.yaml"
 BOM = "ml-bom.json"
 CARD = "MODEL_CARD.md"
 MODEL = "model"
-"""Folder of the checkpoint, as open_clip reads it."""
+"""Folder of the checkpoint, in open_clip's layout."""
 TEST_RESULT = "attestations/test-result.intoto.json"
 SVR = "attestations/svr.intoto.json"
 SIGNATURE = "model.sig"
-"""Of everything else in the bundle; beside the checksums, because it covers them."""
+"""Signature of all other files. It lies beside the checksums, because it covers them."""
 
 DOCUMENTS = (REPORT, HTML, SARIF, POLICY, BOM, CARD, TEST_RESULT)
-"""Files without which a folder is no bundle."""
+"""Files that every bundle has."""
 
 SHIPPED = re.compile(r"(model|onnx(-(fp16|int8))?)/.+")
-"""Files that others use; all else is about them."""
+"""Names of the files that ship; all other files describe them."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n\r\0]+)")
 _SUMS_BYTES = 4 << 20
 _DOCUMENT_BYTES = 256 << 20
 _DEEPEST = 8
 
-STATEMENT = "https://in-toto.io/Statement/v1"
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 SVR_TYPE = "https://in-toto.io/attestation/svr/v0.2"
 PASSING = "PARGATE_POLICY_HOLDS"
-"""The property that every simple verification result names."""
+"""Property in every simple verification result."""
 
 
 # --- checksums ---------------------------------------------------------------------------------------
@@ -64,23 +62,23 @@ PASSING = "PARGATE_POLICY_HOLDS"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a folder holds, as it was read: digests of all files, and the bytes of those that say something."""
+    """Content of a folder: digests of all files, and the bytes of the documents."""
 
     digests: Mapping[str, str]
-    """Hex SHA-256 by path in the folder, with slashes."""
+    """Hex SHA-256 by POSIX path relative to the folder."""
     documents: Mapping[str, bytes]
     problems: tuple[str, ...]
-    """What is no plain file or folder, or could not be read; each names it."""
+    """One message for each entry that is not a plain file or folder, or cannot be read."""
 
 
 def read(folder: Path) -> Held:
     """Digest every file below `folder`, following no link.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: the folder does not exist.
     """
     if not stat.S_ISDIR(_mode(folder)):
-        raise InputError(f"{folder} is no folder", "name a bundle that pargate gate wrote")
+        raise InputError(f"{folder} is not a folder", "give a bundle that pargate gate wrote")
     digests: dict[str, str] = {}
     documents: dict[str, bytes] = {}
     problems: list[str] = []
@@ -101,13 +99,13 @@ def _mode(path: Path) -> int:
         return path.stat().st_mode
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
-        raise InputError(f"no bundle at {path}: {reason}", "name a folder that pargate gate wrote") from error
+        raise InputError(f"no bundle at {path}: {reason}", "give a folder that pargate gate wrote") from error
 
 
 def _walk(folder: Path, prefix: str, problems: list[str], depth: int) -> Iterator[tuple[str, Path]]:
-    """Plain files with their names; anything else becomes a problem."""
+    """Yield plain files with their names; append a problem for anything else."""
     if depth == 0:
-        problems.append(f"{prefix}: a folder this deep is in no bundle")
+        problems.append(f"{prefix}: a bundle has no folder this deep")
         return
     try:
         entries = sorted(os.scandir(folder), key=lambda e: e.name)
@@ -115,22 +113,22 @@ def _walk(folder: Path, prefix: str, problems: list[str], depth: int) -> Iterato
         problems.append(f"{prefix or folder}: {error.strerror}")
         return
     if prefix and not entries:
-        problems.append(f"{prefix}: an empty folder is in no bundle")
+        problems.append(f"{prefix}: a bundle has no empty folder")
     for entry in entries:
         name = f"{prefix}{entry.name}"
         if entry.is_symlink():
-            problems.append(f"{name}: a link, which a bundle never holds")
+            problems.append(f"{name}: a link; a bundle has none")
         elif entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), f"{name}/", problems, depth - 1)
         elif entry.is_file(follow_symlinks=False):
             yield name, Path(entry.path)
         else:
-            problems.append(f"{name}: neither a file nor a folder")
+            problems.append(f"{name}: not a file or folder")
 
 
 def _digest(path: Path, kept: int) -> tuple[str, bytes | None]:
-    """Hex SHA-256 of a file, and its bytes if it has at most `kept`."""
-    # Whatever was put in its place since it was listed is not followed, and a pipe is not waited for.
+    """Return the hex SHA-256 of a file, and its bytes if they are at most `kept`."""
+    # The entry may have been replaced since it was listed: do not follow a link, do not wait for a pipe.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(handle, "rb") as stream:
         found = os.fstat(handle)
@@ -143,15 +141,15 @@ def _digest(path: Path, kept: int) -> tuple[str, bytes | None]:
 
 
 def sums(digests: Mapping[str, str]) -> str:
-    """The file of checksums, as `sha256sum --check` reads it."""
+    """Return the text of the checksum file, in the format of `sha256sum --check`."""
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
 
 
 def listed(content: bytes) -> dict[str, str]:
-    """Digests by name, from a file of checksums.
+    """Return the digests in a checksum file, by name.
 
     Raises:
-        ValueError: it is not exactly what `sums` writes, or names something outside of its folder.
+        ValueError: the content differs from what `sums` writes, or a name leads out of the folder.
     """
     if len(content) > _SUMS_BYTES:
         raise ValueError(f"it has more than {_SUMS_BYTES >> 20} MiB")
@@ -163,7 +161,7 @@ def listed(content: bytes) -> dict[str, str]:
             raise ValueError(f"line {number} is not a digest and a name")
         digest, name = match.groups()
         if not _is_inside(name):
-            raise ValueError(f"line {number} names '{name}', which is not a place in the bundle")
+            raise ValueError(f"line {number} names '{name}', which is outside the bundle")
         found[name] = digest
     if sums(found) != text:
         raise ValueError("it is not sorted, or names something twice")
@@ -176,34 +174,34 @@ def _is_inside(name: str) -> bool:
 
 
 def altered(held: Held) -> list[str]:
-    """What differs between a folder and its checksums, one sentence for each file, its name first."""
+    """Return one message for each file that differs from the checksums, its name first."""
     found = list(held.problems)
     content = held.documents.get(SUMS)
     if content is None:
         return [*found, f"{SUMS}: missing"]
     try:
         said = listed(content)
-    except ValueError as error:  # of decoding as well
+    except ValueError as error:  # also from decoding
         return [*found, f"{SUMS}: {error}"]
-    # What lies there must have been listed, whoever signed it.
+    # A signature does not excuse an unlisted file.
     there = {name: digest for name, digest in held.digests.items() if name not in (SUMS, SIGNATURE)}
     for name in sorted(said.keys() | there.keys()):
         if name not in there:
-            found.append(f"{name}: missing, but listed in {SUMS}")
+            found.append(f"{name}: listed in {SUMS}, but missing")
         elif name not in said:
-            found.append(f"{name}: added, as it is not listed in {SUMS}")
+            found.append(f"{name}: added: {SUMS} does not list it")
         elif said[name] != there[name]:
-            found.append(f"{name}: not what {SUMS} says; its SHA-256 is {there[name]}")
+            found.append(f"{name}: changed: its SHA-256 is {there[name]}, and {SUMS} says otherwise")
     return found + [f"{name}: missing" for name in DOCUMENTS if name not in said and name not in there]
 
 
 def shipped(digests: Mapping[str, str]) -> tuple[Subject, ...]:
-    """The files that others use, by name."""
+    """Return the files that ship, sorted by name."""
     return tuple(Subject(name=name, sha256=digests[name]) for name in sorted(digests) if SHIPPED.fullmatch(name))
 
 
 def graphs_sha256(digests: Mapping[str, str], folder: str) -> str:
-    """The digest by which a report knows a folder of graphs: over its graphs and their weights, by name."""
+    """Return the digest that a report gives for a folder of graphs: over the graphs and their weights, by name."""
     names = [name for tower in ("image", "text") for name in (f"{tower}.onnx", f"{tower}.onnx.data")]
     return digest_of({name: digests[f"{folder}/{name}"] for name in names if f"{folder}/{name}" in digests})
 
@@ -212,14 +210,14 @@ def graphs_sha256(digests: Mapping[str, str], folder: str) -> str:
 
 
 class Descriptor(Value):
-    """in-toto's ResourceDescriptor, as far as we use it."""
+    """The fields of in-toto's ResourceDescriptor that pargate uses."""
 
     name: str
     digest: dict[Literal["sha256"], str]
 
 
 class TestResult(Value):
-    """Predicate `test-result/v0.1`: which rules hold. There is no word for undecided; that is FAILED."""
+    """Predicate `test-result/v0.1`: which rules hold. It has no value for undecided, so that is FAILED."""
 
     __test__ = False  # pytest takes the name for its own
 
@@ -231,21 +229,21 @@ class TestResult(Value):
 
 
 class Verifier(Value):
-    """Who verified, and by which policies."""
+    """The verifier and its policies."""
 
     id: str
     policies: tuple[Descriptor, ...]
 
 
 class VerificationResult(Value):
-    """Predicate `svr/v0.2`: what was found to hold. There is none for a model that does not pass."""
+    """Predicate `svr/v0.2`: the properties that hold. A model that does not pass has none."""
 
     verifier: Verifier
     time_created: str = Field(alias="timeCreated")
     properties: tuple[str, ...]
     expires: str | None = None
-    """RFC 3339, UTC: from then on the measurements are too old for the policy. An extension of ours, which readers that
-    do not know it ignore; for them a property says the same."""
+    """RFC 3339, UTC: when the measurements become too old for the policy. This field is an extension; a property says
+    the same to readers that ignore it."""
 
 
 class Statement(Value):
@@ -257,15 +255,15 @@ class Statement(Value):
     predicate: TestResult | VerificationResult
 
     def to_json(self) -> str:
-        """Indented JSON with a final newline."""
+        """Return indented JSON with a final newline."""
         return self.model_dump_json(by_alias=True, indent=1, exclude_none=True) + "\n"
 
 
 def statement(content: bytes) -> Statement:
-    """A statement that was read back.
+    """Parse a statement.
 
     Raises:
-        ValueError: it is none of ours; says where.
+        ValueError: the content is not a statement that pargate writes; the message says where.
     """
     try:
         return Statement.model_validate_json(content)
@@ -275,7 +273,7 @@ def statement(content: bytes) -> Statement:
 
 
 def test_result(report: ScanReport, subjects: Sequence[Subject], policy_sha256: str) -> Statement:
-    """How each rule of the policy was answered by the scan of what ships."""
+    """Return the result of each rule in the scan of the model that ships."""
     by_rule: dict[str, list[Status]] = {}
     lenient: set[str] = set()
     for finding in report.findings:
@@ -309,7 +307,7 @@ def test_result(report: ScanReport, subjects: Sequence[Subject], policy_sha256: 
 def verification_result(
     report: ScanReport, subjects: Sequence[Subject], policy_sha256: str, max_age_days: int | None
 ) -> Statement:
-    """That the policy holds for these files, and until when the measurements may be relied on."""
+    """State that the policy holds for these files, and until when the measurements are valid."""
     tested = test_result(report, subjects, policy_sha256).predicate
     assert isinstance(tested, TestResult)
     properties = [PASSING, *(f"PARGATE_RULE_{_constant(rule)}_HOLDS" for rule in tested.passed_tests)]
@@ -333,13 +331,13 @@ def verification_result(
 
 
 def last_moment(report: ScanReport, max_age_days: int) -> str:
-    """When the oldest measurement of what ships becomes too old, RFC 3339 in UTC."""
+    """Return when the oldest measurement becomes too old, RFC 3339 in UTC."""
     moment = datetime.fromisoformat(report.run.started) + timedelta(days=max_age_days)
     return moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def days_over(report: ScanReport, max_age_days: int, today: date) -> int:
-    """How many days ago the measurements became too old; 0 or less while they are not."""
+    """Return how many days ago the measurements became too old; 0 or less while they are valid."""
     return (today - datetime.fromisoformat(last_moment(report, max_age_days)).date()).days
 
 
@@ -357,11 +355,11 @@ _FOREIGN = re.compile(r"[^\w .,:;/@%+=()'-]")
 
 
 def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | None) -> str:
-    """What whoever finds the folder should know, as Markdown."""
+    """Return the model card as Markdown."""
     model, policy = report.model, report.policy
     first = report.stages[0].examined if report.stages else None
     source = first.model if first is not None else model
-    until = "" if max_age_days is None else f" They are good until {last_moment(report, max_age_days)}."
+    until = "" if max_age_days is None else f" The measurements are valid until {last_moment(report, max_age_days)}."
     steps = [
         f"| {s.name}{f' {s.attempt}' if s.attempt else ''} | {_plain(s.summary)} | {s.seconds:.0f} s |"
         for s in report.stages
@@ -369,7 +367,7 @@ def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | No
     files = [f"| `{_plain(subject.name)}` | `{subject.sha256}` |" for subject in subjects]
     graphs = any(subject.name.startswith("onnx/") for subject in subjects)
     use = (
-        "`onnx/example.py IMAGE` classifies a picture with numpy, onnxruntime, Pillow and tokenizers alone. "
+        "`onnx/example.py IMAGE` classifies an image with numpy, onnxruntime, Pillow and tokenizers alone. "
         if graphs
         else ""
     )
@@ -413,5 +411,5 @@ def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | No
 
 
 def _plain(text: str) -> str:
-    """Foreign text on one line, with nothing in it that Markdown takes for its own."""
+    """Return foreign text as one line without Markdown syntax."""
     return _FOREIGN.sub(" ", " ".join(text.split()))[:600]

@@ -1,4 +1,4 @@
-"""What ships besides a cleaned model: one that passed as it was, and graphs; each with the record of its making."""
+"""The model files that ship without cleaning: a converted checkpoint and ONNX graphs, each with its record."""
 
 import tempfile
 import time
@@ -22,21 +22,21 @@ from pargate.release import bundle
 
 @dataclass(slots=True)
 class Candidate:
-    """A model that may ship: a folder that this gate wrote, and the record of it."""
+    """A model that may ship: a folder that this gate wrote, and its record."""
 
     folder: Path
     record: ProvenanceRecord
     parent: Checkpoint
-    """What it was made of, whose configuration it has."""
+    """The checkpoint it was made from; the configuration is the same."""
     opened: Model | None = None
-    """The model, where it is open."""
+    """The opened model; None until it is needed."""
 
     @classmethod
     def read(cls, folder: Path, parent: Checkpoint) -> "Candidate":
         """Return the candidate in `folder`.
 
         Raises:
-            InputError: its record is not that of a model with the configuration of `parent`.
+            InputError: the record does not describe a model with the configuration of `parent`.
         """
         try:
             record = ProvenanceRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
@@ -47,19 +47,19 @@ class Candidate:
 
     @property
     def weights(self) -> Subject:
-        """The weights file, as it was written."""
+        """The weights file, as written."""
         return self.record.outputs[0]
 
     @property
     def digest(self) -> str:
-        """Identity of the model, as `Checkpoint.digest`; the file need not be read for it."""
+        """Identity of the model, as `Checkpoint.digest`, without reading the file."""
         return replace(self.parent, sha256=self.weights.sha256).digest
 
     def model(self) -> Model:
         """Return the model, opened once.
 
         Raises:
-            InputError: what lies there is no longer what was written.
+            InputError: the files changed since they were written.
         """
         if self.opened is None:
             self.opened = open_model(str(self.folder), digest=self.digest)
@@ -67,7 +67,7 @@ class Candidate:
 
 
 def convert(model: Model, out: Path, started: str) -> None:
-    """Write `model` to the new folder `out`: a file of ours, made of the tensors that were read.
+    """Write the tensors of `model` and a record to the new folder `out`.
 
     Raises:
         InputError, OperationalError: as `Model.save`.
@@ -98,7 +98,7 @@ def record(
     seconds: float,
     configuration: dict[str, Any],
 ) -> ProvenanceRecord:
-    """The record of a step in which nothing was drawn."""
+    """Return the record of a step without random draws."""
     return ProvenanceRecord(
         schema="pargate/provenance/1",
         activity=activity,
@@ -117,10 +117,10 @@ def record(
 
 
 def try_export(model: Model, opset: int, place: Path) -> None:
-    """Write the graphs of `model` below `place`, and throw them away.
+    """Write the graphs of `model` to a temporary folder below `place`, and delete it.
 
     Raises:
-        InputError: a part of it has no ONNX form, or not in this opset.
+        InputError: part of the model has no ONNX form, or none in this opset.
         OperationalError: as `Model.encoder`.
     """
     from pargate.export import folder, onnx
@@ -132,31 +132,31 @@ def try_export(model: Model, opset: int, place: Path) -> None:
 
 
 def parity_of(path: Path) -> ParityReport:
-    """The proof that lies beside graphs."""
+    """Read the proof in the folder of graphs."""
     return ParityReport.model_validate_json(path.read_bytes())
 
 
 def proof_of(proven: ParityReport) -> Proof:
-    """A proof as the report of a gate holds it: what the processor showed, and whether all held."""
+    """Return a proof as the report of a gate holds it: the numbers of the CPU run, and whether all runs passed."""
     run = next((run for run in proven.runs if run.ran == "cpu"), None)
     decided = run.decisions if run is not None else None
-    pictures, differ = (decided.pictures, decided.differ) if decided is not None else (0, 0)
+    images, differ = (decided.pictures, decided.differ) if decided is not None else (0, 0)
     cosine = run.min_cosine if run is not None and run.min_cosine is not None else -1.0
     vectors = sum(check.n for check in run.checks) if run is not None else 0
     said = (
         f"graphs in {proven.precision}: least cosine {cosine:.7f} over {vectors} vectors, "
-        f"{pictures - differ} of {pictures} pictures of the same class"
+        f"{images - differ} of {images} images of the same class"
         if proven.passed
         else f"graphs in {proven.precision} are not proven: {'; '.join(proven.reasons)}"
     )
     return Proof(
-        precision=proven.precision, min_cosine=cosine, top1_same=pictures - differ, top1_of=pictures,
+        precision=proven.precision, min_cosine=cosine, top1_same=images - differ, top1_of=images,
         passed=proven.passed, summary=said,
     )  # fmt: skip
 
 
 def export_record(weights: Subject, folder: Path, started: str, seconds: float) -> ProvenanceRecord:
-    """Return the record of a step from the weights of a checkpoint to all that lies in `folder`."""
+    """Return the record of the export from the weights of a checkpoint to the files in `folder`."""
     return record(
         "export",
         inputs=(weights.model_copy(update={"name": f"{bundle.MODEL}/{weights.name}"}),),

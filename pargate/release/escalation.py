@@ -1,7 +1,7 @@
-"""The ladder: which cleanings a gate tries, one after another, until a candidate passes the scan that picks.
+"""The escalation: the cleanings that a gate tries in order, until a candidate passes the scan that picks.
 
-The list is published and short, and the policy says how far up it may be climbed: each rung is one more look at the
-carriers that pick, and none at those that certify.
+The list is published and short, and the policy limits the number of attempts: each attempt looks once more at the
+images of the split `pick`, and never at those of `certify`.
 """
 
 from dataclasses import dataclass, replace
@@ -13,72 +13,69 @@ from pargate.policy.schema import CleanSection
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
-    """How a cleaning differs from the policy's method with its own settings for this model and data."""
+class Step:
+    """The difference of an attempt from the policy's method with the settings proposed for this model and data."""
 
     name: str
     steps: float = 1
-    """Times as many."""
+    """Factor of the number of training steps."""
     lr: float = 1
-    """Times as high."""
+    """Factor of the learning rate."""
     unlearning: float = 1
-    """Times the weight of what universal pictures show."""
+    """Factor of the weight of the unlearning loss."""
     other: bool = False
-    """Whether the other method is taken, with what follows from the sizes and larger batches."""
+    """Whether the other method is used, with its proposed settings and larger batches."""
 
 
-RUNGS = (
-    Rung("the settings that follow from the sizes of model and data"),
-    Rung("the other method", other=True),
-    Rung("twice as many steps", steps=2),
-    Rung("twice as many steps at twice the rate", steps=2, lr=2),
+STEPS = (
+    Step("the settings for the sizes of model and data"),
+    Step("the other method", other=True),
+    Step("twice as many steps", steps=2),
+    Step("twice as many steps at twice the learning rate", steps=2, lr=2),
 )
-"""The other method first: each of the two cleans what the other leaves. Its batches are
-`LARGER`, as far as a GPU would have them: they cost time, and with them PAR lost less accuracy and cleaned a ResNet
-better. Then more steps before a higher rate: steps cost time, a rate costs accuracy."""
+"""Attempts in order. The other method comes first, because each of the two removes backdoors that the other leaves.
+More steps come before a higher learning rate, because steps cost time and the rate costs accuracy."""
 
-LARGER = PROCESSOR_BATCH
-"""Pairs in a step of the other method, at least, where the device alone made them few."""
-
-
-DRAWN = (
-    RUNGS[0],
-    Rung("twice the weight of what universal pictures show", unlearning=2),
-    Rung("twice that weight and twice as many steps", unlearning=2, steps=2),
-    RUNGS[1],
+DRAWN_STEPS = (
+    STEPS[0],
+    Step("twice the weight of the unlearning loss", unlearning=2),
+    Step("twice that weight and twice as many steps", unlearning=2, steps=2),
+    STEPS[1],
 )
-"""Steps of methods that unlearn, with drawn pairs: the other method costs most of the accuracy there: it comes last."""
+"""Attempts of a method with an unlearning loss on drawn image-text pairs. The other method comes last, because it costs
+most accuracy there."""
 
 
-def rung(section: CleanSection, attempt: int, sizes: Sizes) -> Rung:
-    """What is done at an attempt, from 1."""
-    return (DRAWN if sizes.drawn and "unlearning" in METHODS[section.method].published else RUNGS)[attempt - 1]
+def step(section: CleanSection, attempt: int, sizes: Sizes) -> Step:
+    """Return the step for an attempt, from 1."""
+    return (DRAWN_STEPS if sizes.drawn and "unlearning" in METHODS[section.method].published else STEPS)[attempt - 1]
 
 
 def method(section: CleanSection, attempt: int, sizes: Sizes) -> str:
-    """The method of an attempt, from 1: the policy's, or the one that comes after it."""
-    if not rung(section, attempt, sizes).other:
+    """Return the method of an attempt, from 1."""
+    if not step(section, attempt, sizes).other:
         return section.method
     return METHODS[section.method].other
 
 
 def settings(section: CleanSection, attempt: int, sizes: Sizes) -> dict[str, Any]:
-    """What the cleaner is told at an attempt, from 1, by the names of its settings.
+    """Return the overrides of the cleaner's settings at an attempt, from 1, by name.
 
     Raises:
-        InputError: a setting of the policy does not go with its method.
+        InputError: a setting of the policy does not fit its method.
     """
     given = {name: value for name, value in section.settings.model_dump().items() if value is not None}
     seed = section.pairs.seed if section.pairs is not None else 0
     own = propose(section.method, sizes, overrides={**given, "seed": seed}).config
-    taken = rung(section, attempt, sizes)
-    if taken.other:  # a rate or a distance is of one method
+    taken = step(section, attempt, sizes)
+    if taken.other:  # `lr` and `tau` belong to one method
         given = {name: value for name, value in given.items() if name not in ("lr", "tau")}
         usual, on_gpu = (
             propose(method(section, attempt, sizes), some).config.batch_size
             for some in (sizes, replace(sizes, device="cuda"))
         )
-        given.setdefault("batch_size", min(max(usual, LARGER), on_gpu))
+        # Larger batches cost time; with them PAR lost less accuracy and cleaned a ResNet better.
+        given.setdefault("batch_size", min(max(usual, PROCESSOR_BATCH), on_gpu))
     if taken.steps != 1:
         given["steps"] = round(own.steps * taken.steps)
     if taken.lr != 1:
@@ -89,7 +86,7 @@ def settings(section: CleanSection, attempt: int, sizes: Sizes) -> dict[str, Any
 
 
 def proposed(section: CleanSection, attempt: int, sizes: Sizes) -> CleanConfig:
-    """All settings of an attempt.
+    """Return all settings of an attempt.
 
     Raises:
         InputError: as `settings`.

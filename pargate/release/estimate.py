@@ -1,7 +1,6 @@
-"""How long a gate may take, from sizes alone: for a plan, before any model is opened.
+"""Estimate the duration of a gate from sizes alone, before any model is opened.
 
-Good to a factor of about three: what a machine really does shows once it has begun. Rates are those of a plain
-machine, so that surprises are pleasant ones.
+The estimate is good to a factor of about three. The rates are those of a slow machine, so that most gates end sooner.
 """
 
 from dataclasses import dataclass
@@ -11,47 +10,47 @@ from pargate.core.model import Checkpoint
 from pargate.policy.schema import Policy
 
 FLOPS = {"cpu": 30e9, "cuda": 10e12}
-"""Operations a second that towers reach on one core (fp32), or on a GPU (bf16)."""
+"""Floating-point operations per second of the towers on one core (fp32) or on a GPU (bf16)."""
 
 READ = 400.0
-"""Pictures a second that one core decodes, or draws."""
+"""Images per second that one core decodes or draws."""
 
-CARRIERS = 192
-"""Of a comparison, until it is decided."""
+IMAGES = 192
+"""Images until a comparison is decided."""
 
 EXPORT_S = 20.0
-"""Writing graphs of a small model; large ones take as long as their weights take to write."""
+"""Seconds to write the graphs of a small model; the time of a large one is that of writing its weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Minutes:
-    """Expected of each kind of stage."""
+    """Expected minutes of each kind of stage."""
 
     scan: float
-    """With controls only where they are needed."""
+    """A scan that measures controls only where they are needed."""
     certify: float
-    """With all controls, and the comparison of accuracies."""
+    """A scan that measures all controls, and the comparison of accuracies."""
     export: float
 
 
 def minutes(checkpoint: Checkpoint, policy: Policy, kind: Literal["cpu", "cuda"], cores: int) -> Minutes:
-    """Expected minutes on a machine with so many cores."""
+    """Estimate the minutes of each stage on a machine with `cores` cores."""
     image, rate = _operations(checkpoint), _rate(kind, cores)
-    looked = len([c for c in policy.comparisons if c.trigger is not None])
+    triggered = len([c for c in policy.comparisons if c.trigger is not None])
 
-    def seconds(passes: float, carriers: float) -> float:
-        return passes * image / rate + carriers / (READ * cores) + 5
+    def seconds(passes: float, images: float) -> float:
+        return passes * image / rate + images / (READ * cores) + 5
 
     return Minutes(
-        scan=seconds((looked + 1) * CARRIERS, CARRIERS) / 60,
-        certify=(seconds((2 * looked + 1) * CARRIERS, CARRIERS) + seconds(2 * 5 * CARRIERS, 5 * CARRIERS)) / 60,
+        scan=seconds((triggered + 1) * IMAGES, IMAGES) / 60,
+        certify=(seconds((2 * triggered + 1) * IMAGES, IMAGES) + seconds(2 * 5 * IMAGES, 5 * IMAGES)) / 60,
         export=(EXPORT_S + checkpoint.size_bytes / 50e6) / 60,
     )
 
 
 def cleaning_minutes(checkpoint: Checkpoint, kind: Literal["cpu", "cuda"], cores: int, pairs: int) -> float:
-    """Expected minutes of training on so many pairs, those that come again counted again."""
-    # Forward and backward pass, and a frozen twin's; captions cost less than pictures.
+    """Estimate the minutes of training on `pairs` image-text pairs; repeated pairs count again."""
+    # Forward and backward pass, and that of the frozen model; captions cost less than images.
     each = 5 * _operations(checkpoint) / _rate(kind, cores) + 1 / (READ * cores)
     return (pairs * each + 10) / 60
 
@@ -61,7 +60,7 @@ def _rate(kind: Literal["cpu", "cuda"], cores: int) -> float:
 
 
 def _operations(checkpoint: Checkpoint) -> float:
-    """Operations of one picture: each weight of the tower is used at every patch."""
+    """Return the operations of one image: each weight of the image tower is used at every patch."""
     tower = sum(t.elements for t in checkpoint.tensors if ".visual." in f".{t.name}")
     patch = (checkpoint.config.get("vision_cfg") or {}).get("patch_size") or 32
     height, width = checkpoint.preprocess.size

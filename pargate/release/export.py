@@ -1,7 +1,7 @@
-"""Export: a checkpoint in, proven graphs out, or nothing.
+"""Export a checkpoint as ONNX graphs that are proven equal to it.
 
-Inspect, open, write the graphs beside their place, prove them against the checkpoint, examine them by the whole
-policy as any model, and only then give them their name. Whatever fails on the way leaves nothing behind.
+The graphs are written to a temporary folder, compared with the checkpoint and scanned by the policy; only then does
+the folder get its name. A failure leaves nothing behind.
 """
 
 from dataclasses import dataclass, replace
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from pargate.models.torch.encoder import OpenClipEncoder
 
 REPORT = "report.json"
-"""What the scan of the graphs is called, in their folder."""
+"""File name of the scan of the graphs, in their folder."""
 
 STAMPED = 32
-"""Carriers that each trigger is put on: a dozen triggers double what the proof costs."""
+"""Images that each trigger is stamped on; a dozen triggers double the cost of the proof."""
 
 INT8_AGREEMENT = 0.9
-"""Least share of pictures that get the same class from weights of 8 bits, where the policy says none. Among a thousand
-nouns a small model decides by hairs: of 1,120 pictures, 6 % went to another class."""
+"""Default least share of images that get the same class from 8-bit weights. With a thousand classes a small model has
+close decisions: 6 % of 1,120 images got another class."""
 
 CAPTIONS = 64
-"""Captions of the images that are compared, besides those of every length."""
+"""Captions of the images that are compared, besides captions of every length."""
 
 ODD = (
     "",
@@ -56,43 +56,43 @@ ODD = (
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """Everything that an export depends on."""
+    """The inputs of an export."""
 
     scan: ScanRequest
-    """The model, and the examination that its graphs must pass."""
+    """The model, and the scan that its graphs must pass."""
     out: Path
-    """The folder to write, which must not exist."""
+    """Folder to write; it must not exist."""
     precisions: tuple[GraphPrecision, ...] = ()
-    """The policy's, if empty."""
+    """Precisions of the graphs; those of the policy if empty."""
     opset: int | None = None
-    """The policy's, if None."""
+    """Version of the operators; that of the policy if None."""
     rescan: bool | None = None
-    """Whether the graphs are scanned; the policy's, if None."""
+    """Whether the graphs are scanned; as the policy says if None."""
     report_sha256: str | None = None
-    """Digest of the checkpoint's own report, where there is one, for the graphs' metadata."""
+    """Digest of the checkpoint's report for the metadata of the graphs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What came of an export."""
+    """The result of an export."""
 
     folder: Path | None
-    """Where the graphs are; None where they were refused, and nothing was written."""
+    """Folder of the graphs; None if they were refused and nothing was written."""
     parity: tuple[ParityReport, ...]
-    """The proof of each precision, up to the first that fails."""
+    """Proof of each precision, up to the first that fails."""
     reports: tuple[ScanReport, ...]
-    """The scan of each precision, up to the first that does not pass."""
+    """Scan of each precision, up to the first that does not pass."""
 
 
 class _Refused(Exception):
-    """Ends the folder under way; nothing of it stays."""
+    """The graphs are refused; the temporary folder is removed."""
 
 
 def export(request: ExportRequest, emit: events.Listener = events.ignore) -> Exported:
     """Write graphs of a checkpoint, prove them, scan them.
 
     Raises:
-        InputError: the model cannot be exported, or the place is taken.
+        InputError: the model cannot be exported, or `out` exists.
         UnsafeCheckpoint, PolicyError, OperationalError: as `scan`.
     """
     check_new_folder(request.out)
@@ -119,7 +119,7 @@ def export(request: ExportRequest, emit: events.Listener = events.ignore) -> Exp
 
 
 def summary(proven: ParityReport) -> tuple[str, ...]:
-    """A proof in a few lines."""
+    """Return a proof as a few lines of text."""
     lines = []
     for run in proven.runs:
         if not run.ran:
@@ -131,7 +131,7 @@ def summary(proven: ParityReport) -> tuple[str, ...]:
         lines.append(
             f"{proven.precision} on {run.ran}: least cosine {worst} over {compared} vectors"
             + (
-                f"; {decided.pictures - decided.differ - decided.ties} of {decided.pictures} pictures get the same "
+                f"; {decided.pictures - decided.differ - decided.ties} of {decided.pictures} images get the same "
                 f"class, {decided.ties} tie, {decided.differ} differ"
                 if decided
                 else ""
@@ -186,7 +186,7 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
         Decoder(model.checkpoint.preprocess) as decoder,
     ):
         if model.checkpoint.format == "onnx":
-            raise InputError(f"{asked.source} is a folder of graphs already", "give the checkpoint")
+            raise InputError(f"{asked.source} is already a folder of graphs", "give the checkpoint")
         onnx.check_opset(_opset(request))
         emit(events.StageStarted("images", asked.image_source))
         images, _ = read_images(asked)
@@ -230,9 +230,9 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
 
 
 def _samples(request: ExportRequest, images: LabelledImages, decoder: Decoder, encoder: "OpenClipEncoder") -> Samples:
-    """Carriers, stamps of every trigger of the policy, and captions of every length."""
+    """Return images, stamps of every trigger of the policy, and captions of every length."""
     most = request.scan.policy.policy.export.parity.samples
-    pixels, digests = _pictures(images, decoder, most)
+    pixels, digests = _images(images, decoder, most)
     stamped = min(STAMPED, len(pixels))
     policy = request.scan.policy.policy.read(request.scan.policy.folder)
     triggers = {trigger.id: trigger for rule in policy.rules for trigger in rule.parsed}
@@ -245,11 +245,11 @@ def _samples(request: ExportRequest, images: LabelledImages, decoder: Decoder, e
     return Samples(pixels, stamps, stamped, captions, images.classes.names, images.classes.templates)
 
 
-def _pictures(images: LabelledImages, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
-    """At most so many images, and their digests.
+def _images(images: LabelledImages, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:
+    """Return at most `most` images and their digests.
 
     Raises:
-        InputError: too many cannot be read.
+        InputError: too many images cannot be read.
     """
     pixels: list[Pixels] = []
     digests: list[str] = []
@@ -274,7 +274,7 @@ def prove(
     within: Limits,
     emit: events.Listener = events.ignore,
 ) -> ParityReport:
-    """Compare graphs with what their checkpoint gave, on every provider that this machine runs."""
+    """Compare graphs with the output of their checkpoint on every provider that runs on this machine."""
     from pargate.models.onnx import accelerators
 
     runs = [_run(graphs, device, expected, samples, within, emit) for device in ("cpu", *accelerators())]
@@ -315,9 +315,9 @@ def _counting(emit: events.Listener, what: str) -> "proof.Progress":
 
 
 def _rescan(request: ExportRequest, graphs: Model, emit: events.Listener) -> ScanReport:
-    """Return the report on the graphs themselves: they are what ships, and their own attack success decides."""
+    """Return the scan of the graphs; they ship, so their own attack success decides."""
     report = scan(replace(request.scan, model=graphs, arch=None, precision="auto"), emit)
-    # Measured beside its place; the reader finds it where it belongs.
+    # The report names the final folder, not the temporary one that was scanned.
     place = request.out / Path(graphs.checkpoint.source).name
     named = report.model.model_copy(update={"source": readable(str(place))})
     return report.model_copy(update={"model": named})

@@ -1,4 +1,4 @@
-"""The end of a gate: one report of all its stages, and the bundle."""
+"""The end of a gate: the report of all stages, and the bundle."""
 
 import hashlib
 from pathlib import Path
@@ -19,10 +19,10 @@ from pargate.report import FORMATS
 
 
 def report_of(policy: Resolved, stages: list[Stage], reports: list[ScanReport], name: str) -> ScanReport:
-    """The report of the whole gate: the last scan's, with all stages and the verdict on them."""
+    """Return the report of the gate: that of the last scan, with all stages and their verdict."""
     scans = [i for i, stage in enumerate(stages) if stage.examined is not None]
     rescans = [i for i in scans if stages[i].name == "rescan"]
-    # Of several sets of graphs the first is the exact one.
+    # Of several precisions the first is the exact one.
     chosen = rescans[0] if rescans and all(_passed(stages[i]) for i in rescans) else scans[-1]
     own = reports[scans.index(chosen)]
     found = conclude(policy.policy, stages, own.examined)
@@ -37,7 +37,7 @@ def report_of(policy: Resolved, stages: list[Stage], reports: list[ScanReport], 
 
     shown = [placed(stage) for stage in stages]
     last = shown[chosen].examined
-    assert last is not None  # it was chosen for that
+    assert last is not None  # only stages with a scan are chosen
     shown[chosen] = shown[chosen].model_copy(update={"examined": None})
     return own.model_copy(
         update={
@@ -61,14 +61,13 @@ def write(
     """Write the bundle, complete or absent.
 
     Raises:
-        InputError: a file is no longer the one that was judged.
+        InputError: a file changed since it was judged.
         OperationalError: the disk is full.
     """
     records = [stage.record for stage in report.stages if stage.name == "export" and stage.record is not None]
     judged = {f"{bundle.MODEL}/{made.name}": made.sha256 for made in candidate.record.outputs}
     judged |= {made.name: made.sha256 for record in records for made in record.outputs}
-    age = policy.policy.evidence.max_age
-    days = None if age is None else int(age.removesuffix("d"))
+    days = policy.policy.evidence.max_age_days
     with atomic_folder(request.out) as folder:
         try:
             digests = _copy(candidate.folder, folder, bundle.MODEL)
@@ -105,7 +104,7 @@ def write(
 
 
 def _refuse_others(digests: dict[str, str], judged: dict[str, str], report: ScanReport, state: Path) -> None:
-    """Raise unless what was copied is exactly what was judged, graphs that were scanned included."""
+    """Raise unless the copied files are exactly the judged ones, scanned graphs included."""
     beside = {f"{bundle.MODEL}/{name}" for name in (RECORD_NAME, CURVES_NAME)}
     wrong = [name for name in {*digests, *judged} - beside if digests.get(name) != judged.get(name)]
     scanned = {(s.examined or report.examined).model.sha256 for s in report.stages if s.name == "rescan"}
@@ -116,9 +115,9 @@ def _refuse_others(digests: dict[str, str], judged: dict[str, str], report: Scan
 
 
 def _copy(source: Path, bundle_folder: Path, name: str) -> dict[str, str]:
-    """Copy all files below `source` into the folder `name` of a bundle; return the digest of each by its name there.
+    """Copy all files below `source` into the folder `name` of a bundle; return their digests by name.
 
-    Modes are not copied: some file systems refuse to take them.
+    File modes are not copied, because some file systems refuse to change them.
     """
     digests = {}
     for path in files_below(source):

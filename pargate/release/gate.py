@@ -1,11 +1,11 @@
-"""Gate: from a suspect checkpoint to a bundle that was proven, or to a clear no.
+"""Gate: from an untrusted checkpoint to a proven bundle, or to a clear refusal.
 
-Scan; if it fails and the policy allows, clean, and scan again to pick a candidate; certify what was picked on carriers
-that nothing has looked at, with stamps drawn anew and every control measured; export, prove, scan the graphs; write the
-bundle. What picks never certifies, and the verdict is about the very bytes that ship.
+The stages are: scan; if it fails and the policy allows, clean, and scan again to pick a candidate; certify the
+candidate on images of its own, with new stamps and every control; export, prove and scan the graphs; write the bundle.
+The images that pick never certify, and the verdict is about the bytes that ship.
 
-Each stage is kept in `OUT.unfinished` under the digest of all it depends on, so that a gate that was killed goes on
-where it was. The folder goes when there is a verdict.
+The result of each stage is kept in `OUT.unfinished` under the digest of its inputs, so that a killed gate resumes.
+The folder is removed once there is a verdict.
 """
 
 import shutil
@@ -29,27 +29,27 @@ from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved
 from pargate.policy.resolve import read as read_policy
 from pargate.policy.schema import PairsSource
-from pargate.release import escalation as ladder
+from pargate.release import escalation
 from pargate.release.estimate import cleaning_minutes, minutes
 from pargate.release.finish import report_of, write
-from pargate.release.stages import PARTS, GateRequest, Run
+from pargate.release.stages import SPLITS, GateRequest, Run
 from pargate.triggers import build
 
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """What came of a gate."""
+    """The result of a gate."""
 
     report: ScanReport
     folder: Path | None
-    """The bundle; None where nothing ships."""
+    """Folder of the bundle; None if nothing ships."""
 
 
 def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
-    """Scan, clean, certify, export, prove, bundle: as far as the verdicts on the way allow.
+    """Scan, clean, certify, export, prove and bundle, as far as the verdicts of the stages allow.
 
     Raises:
-        InputError, PolicyError, OperationalError: see `errors.py`. What was done is kept, and the next run goes on.
+        InputError, PolicyError, OperationalError: see `errors.py`. Finished stages are kept for the next run.
     """
     fresh = not request.state.exists()
     try:
@@ -61,7 +61,7 @@ def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
             emit(events.StageStarted("write", str(request.out)))
             write(request, run.policy, report, candidate, exported)
     except InputError:
-        if fresh:  # whatever was kept depends on what will have to change
+        if fresh:  # the kept stages depend on the wrong input
             shutil.rmtree(request.state, ignore_errors=True)
         raise
     if not request.keep:
@@ -70,10 +70,10 @@ def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
 
 
 def plan(request: GateRequest) -> tuple[str, ...]:
-    """What a gate would do and how long it may take, line by line; opens no model.
+    """Return the stages of a gate and their expected minutes, line by line, without loading a model.
 
     Raises:
-        InputError, UnsafeCheckpoint, PolicyError, OperationalError: as `gate`, where it shows before a model is opened.
+        InputError, UnsafeCheckpoint, PolicyError, OperationalError: as `gate`, if found before a model is loaded.
     """
     run, model = _prepared(request, events.ignore, keep=False)
     policy = run.policy.policy
@@ -84,7 +84,7 @@ def plan(request: GateRequest) -> tuple[str, ...]:
     lines = [
         f"model   {checkpoint.source}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M parameters",
         f"policy  {run.policy.source}, {len(policy.rules)} rules",
-        f"images  {request.scan.image_source}, in disjoint parts: {', '.join(part.name for part in run.parts)}",
+        f"images  {request.scan.image_source}, in disjoint splits: {', '.join(split.name for split in run.splits)}",
     ]
     kind, cores = run.kind(), _cores()
     sizes = sizes_of(checkpoint, run.pairs(), kind) if policy.clean.when == "fail" else None
@@ -92,15 +92,15 @@ def plan(request: GateRequest) -> tuple[str, ...]:
     lines.append(f"expected on {'one GPU' if kind == 'cuda' else f'{cores} cores'}, from sizes alone:")
     lines.append(f"  scan the model                      {took.scan:6.1f} min")
     if sizes is not None:
-        lines.append("  if it fails, at most so often:")
+        lines.append("  if it fails, at most these attempts:")
         for attempt in range(1, policy.clean.attempts + 1):
-            rung = ladder.rung(policy.clean, attempt, sizes)
-            lines.append(f"    {ladder.method(policy.clean, attempt, sizes)}: {rung.name}")
-            config = ladder.proposed(policy.clean, attempt, sizes)
+            step = escalation.step(policy.clean, attempt, sizes)
+            lines.append(f"    {escalation.method(policy.clean, attempt, sizes)}: {step.name}")
+            config = escalation.proposed(policy.clean, attempt, sizes)
             cleaning = cleaning_minutes(checkpoint, kind, cores, config.steps * config.batch_size)
             lines.append(f"      clean                           {cleaning:6.1f} min")
             lines.append(f"      scan, to pick                   {took.scan:6.1f} min")
-        lines.append(f"    certify what was picked           {took.certify:6.1f} min")
+        lines.append(f"    certify the picked candidate      {took.certify:6.1f} min")
     if policy.export.onnx is not None:
         lines.append(f"  export and prove                    {took.export:6.1f} min")
         lines.append(f"  scan the graphs                     {took.certify if policy.export.rescan else 0.0:6.1f} min")
@@ -112,17 +112,19 @@ def plan(request: GateRequest) -> tuple[str, ...]:
 
 
 def frozen(request: GateRequest) -> Resolved:
-    """The policy as the bundle holds it: in one piece, with what the command line decides and the digests of files.
+    """Return the policy of the bundle: resolved, with the options of the command line and the digests of files.
 
     Raises:
-        InputError: the picture of a trigger cannot be read, or pairs have a name that no policy can hold.
+        InputError: the image of a trigger cannot be read, or `--pairs` is not valid text.
     """
     given = request.scan.policy
     policy, remarks = given.policy, []
     clean_section = policy.clean
     if request.pairs is not None:
         if request.pairs != readable(request.pairs):
-            raise InputError(f"--pairs {request.pairs}: the name is not UTF-8", "rename it: a bundle has to name it")
+            raise InputError(
+                f"--pairs {request.pairs}: the name is not UTF-8", "rename it: the bundle's policy names it"
+            )
         seed = clean_section.pairs.seed if clean_section.pairs is not None else 0
         own = clean_section.pairs.source if clean_section.pairs is not None else "not set"
         clean_section = clean_section.model_copy(update={"pairs": PairsSource(source=request.pairs, seed=seed)})
@@ -142,13 +144,13 @@ def frozen(request: GateRequest) -> Resolved:
 
 
 def _pinned(spec: Any, folder: Path) -> Any:
-    """Return a trigger's description with the digests of its files, which then stand for them where they are not."""
+    """Return a trigger's description with the digests of its files, which replace the files in the bundle."""
     pin = build(spec, folder)[0].pin
     return {**spec, **pin} if pin else spec
 
 
 def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True) -> "tuple[Run, Model | None]":
-    """Refuse everything that can be refused before a model is loaded; the model is None where it is unsafe."""
+    """Refuse every wrong input that shows before a model is loaded; the model is None if it is unsafe."""
     asked = request.scan
     check_new_folder(request.out)
     if not request.state.exists():
@@ -158,27 +160,27 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
     asked = replace(asked, policy=policy)
     if policy.policy.clean.when == "fail" and policy.policy.clean.pairs is None:
         raise InputError(
-            f"the policy {policy.policy.name} asks for cleaning, and says nothing of pairs",
-            "give captioned pictures with --pairs SOURCE; synthetic: draws them",
+            f"the policy {policy.policy.name} asks for cleaning, but names no image-text pairs",
+            "give image-text pairs with --pairs SOURCE; synthetic: draws them",
         )
     emit(events.StageStarted("inspect", asked.source))
     try:
         model = open_model(asked.source, arch=asked.arch, keep=keep)
     except UnsafeCheckpoint:
-        model = None  # the scan will say it in its report
+        model = None  # the scan reports it
     if model is not None and model.checkpoint.format == "onnx":
-        raise InputError(f"{asked.source} is a folder of graphs", "give the checkpoint that they were made from")
+        raise InputError(f"{asked.source} is a folder of graphs", "give the checkpoint they were made from")
     emit(events.StageStarted("divide", asked.image_source))
-    names = PARTS if policy.policy.clean.when == "fail" else (PARTS[0], PARTS[2])
-    parts = divide(open_images(asked.image_source, seed=asked.seed, cache=asked.cache), names)
-    run = Run(replace(request, scan=asked), policy, parts, emit)
+    names = SPLITS if policy.policy.clean.when == "fail" else (SPLITS[0], SPLITS[2])
+    splits = divide(open_images(asked.image_source, seed=asked.seed, cache=asked.cache), names)
+    run = Run(replace(request, scan=asked), policy, splits, emit)
     if model is not None:
         _check_space(request, policy, model.checkpoint)
         source = policy.policy.clean.pairs.source if policy.policy.clean.pairs is not None else ""
         check_source(source)
         kind = kind_of(source)
         if policy.policy.clean.when == "fail" and not (kind and (kind.fetched or kind.generated)):
-            run.pairs()  # what has to be fetched, or takes hours, waits until it is needed
+            run.pairs()  # pairs that are fetched or generated are opened only when they are needed
     return run, model
 
 
@@ -186,12 +188,12 @@ def _refuse_inside(request: GateRequest) -> None:
     source = Path(request.scan.source)
     if source.is_dir() and request.out.resolve().is_relative_to(source.resolve()):
         raise InputError(
-            f"--out {request.out} lies in the model", "name a folder elsewhere: the input is never touched"
+            f"--out {request.out} lies in the model", "name a folder elsewhere: the input is never changed"
         )
 
 
 def _check_space(request: GateRequest, policy: Resolved, checkpoint: Checkpoint) -> None:
-    """Refuse what would fill the disk after hours."""
+    """Raise if the free disk space is too small for the whole gate."""
     single = 4 * checkpoint.parameters
     need = 2 * checkpoint.size_bytes
     if policy.policy.export.onnx is not None:

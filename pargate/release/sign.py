@@ -1,7 +1,6 @@
-"""Signing a bundle as a whole, with OpenSSF model signing and a key: the one thing that shows who made it.
+"""Sign a bundle with OpenSSF model signing and a key; needs the extra `pargate[sign]`.
 
-An extra, `pargate[sign]`: without the package nothing else changes. The signature lies beside the checksums and covers
-every other file.
+Only a signature shows where a bundle comes from. It lies beside the checksums and covers every other file.
 """
 
 from pathlib import Path
@@ -19,23 +18,23 @@ def _package() -> tuple[Any, Any, Any]:
         from model_signing import hashing, signing, verifying
     except ImportError as error:
         raise OperationalError(
-            f"signing needs a package that is not here: {error}", "pip install 'pargate[sign]', or leave --sign-key out"
+            f"signing needs a missing package: {error}", "pip install 'pargate[sign]', or leave --sign-key out"
         ) from error
     return hashing, signing, verifying
 
 
 def check_key(key: Path) -> None:
-    """Fail now, before hours of work, if nothing could be signed at the end.
+    """Raise if `key` cannot sign, before hours of work.
 
     Raises:
-        InputError: the key cannot be read, or is none that can sign.
+        InputError: the key cannot be read or cannot sign.
         OperationalError: the package is missing.
     """
     _signer(key)
 
 
 def sign(folder: Path, key: Path) -> None:
-    """Write the signature of everything in `folder`.
+    """Sign all files in `folder`.
 
     Raises:
         InputError, OperationalError: as `check_key`.
@@ -45,10 +44,10 @@ def sign(folder: Path, key: Path) -> None:
 
 
 def problem(folder: Path, key: Path) -> str | None:
-    """What is wrong with the signature of a bundle under a public key; None where it holds.
+    """Return what is wrong with the signature of a bundle under a public key, or None.
 
     Raises:
-        InputError: the key cannot be read, or is none.
+        InputError: the key cannot be read or is not a public key.
         OperationalError: the package is missing.
     """
     _, _, verifying = _package()
@@ -56,13 +55,13 @@ def problem(folder: Path, key: Path) -> str | None:
     try:
         config = verifying.Config().use_elliptic_key_verifier(public_key=key)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{key} is no public key: {error}", KIND) from error
+        raise InputError(f"{key} is not a public key: {error}", KIND) from error
     place = folder / SIGNATURE
     if not place.is_file():
         return f"{SIGNATURE}: missing"
     try:
         _of_all_but(config, place).verify(folder, place)
-    except Exception as error:  # each kind of broken signature raises something of its own, and all mean the same
+    except Exception as error:  # each kind of broken signature raises its own class
         return f"{SIGNATURE}: does not hold under {key.name}: {' '.join(str(error).split())[:200]}"
     return None
 
@@ -77,7 +76,7 @@ def _signer(key: Path) -> Any:
 
 
 def _of_all_but(config: Any, place: Path) -> Any:
-    """The same, of every file but the signature itself."""
+    """Return `config` set to cover every file except the signature at `place`."""
     hashing, _, _ = _package()
     return config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[place], ignore_git_paths=False))
 

@@ -1,7 +1,7 @@
-"""The stages of a gate, one after another: each is a scan, a cleaning or an export, done once and kept.
+"""The stages of a gate: each is a scan, a cleaning, a conversion or an export.
 
-A stage is kept in `OUT.unfinished` under the digest of all it depends on; what is there is not done again. Which of
-them are taken follows from the verdicts on the way, which `conclusion.py` draws.
+The result of a stage is kept in `OUT.unfinished` under the digest of its inputs and is not computed again. The verdict
+of each stage (`judge/release.py`) decides which stage follows.
 """
 
 import time
@@ -33,43 +33,42 @@ from pargate.models.model import Model
 from pargate.models.open import open_model
 from pargate.models.save import changed
 from pargate.policy.resolve import Resolved
-from pargate.release import accuracy_drop as drop
-from pargate.release import escalation as ladder
+from pargate.release import accuracy_drop, escalation
 from pargate.release.convert import Candidate, convert, export_record, parity_of, proof_of, try_export
 from pargate.release.export import REPORT as GRAPHS_REPORT
 from pargate.release.export import ExportRequest, export
 from pargate.scanning.run import ScanRequest, scan
 from pargate.version import __version__
 
-PARTS = ("scan", "pick", "certify")
-"""What the carriers are divided into: none of them is ever used for another purpose."""
+SPLITS = ("scan", "pick", "certify")
+"""Disjoint splits of the images, each for one purpose only."""
 
 
 @dataclass(frozen=True, slots=True)
 class GateRequest:
-    """Everything a gate depends on."""
+    """The inputs of a gate."""
 
     scan: ScanRequest
-    """The model, and the examination that it must pass."""
+    """The model, and the scan that it must pass."""
     out: Path
-    """The bundle to write, which must not exist."""
+    """Bundle to write; it must not exist."""
     pairs: str | None = None
-    """Wins over the policy's."""
+    """Source of image-text pairs; replaces that of the policy."""
     require: RequiredDevice | None = None
-    """Wins over the policy's."""
+    """Device without which nothing is cleaned; replaces that of the policy."""
     keep: bool = False
-    """Whether the stages stay in `OUT.unfinished` after a verdict: another policy may then go on from them."""
+    """Whether the stages stay in `OUT.unfinished` after a verdict, for a gate under another policy."""
     key: Path | None = None
-    """Private key to sign the bundle with."""
+    """Private key that signs the bundle."""
 
     @property
     def state(self) -> Path:
-        """Where stages are kept."""
+        """Folder of the kept stages."""
         return self.out.with_name(f"{self.out.name}.unfinished")
 
 
-class Kept(Value):
-    """A scan under way, as the state folder holds it."""
+class StageRecord(Value):
+    """The kept result of a scan."""
 
     report: ScanReport
     drop: AccuracyDrop | None = None
@@ -78,26 +77,26 @@ class Kept(Value):
 
 @dataclass(slots=True)
 class Run:
-    """One gate under way."""
+    """A gate in progress."""
 
     request: GateRequest
     policy: Resolved
-    parts: tuple[Split, ...]
+    splits: tuple[Split, ...]
     emit: events.Listener
     done: list[Stage] = field(default_factory=list)
     reports: list[ScanReport] = field(default_factory=list)
-    """Of the scans in `done`, in their order."""
+    """Reports of the scans in `done`, in order."""
     _pairs: Dataset | None = None
     _reference: Model | None = None
 
     def stages(self, model: Model | None) -> tuple[Candidate | None, Path | None]:
-        """Take all stages; return the checkpoint that may ship, and its graphs. `model` is None where it is unsafe."""
+        """Run all stages; return the checkpoint that may ship and its graphs. `model` is None if it is unsafe."""
         policy = self.policy.policy
         source, arch = self.request.scan.source, self.request.scan.arch
         first = self.scan("scan", source, lambda: model or source, model.checkpoint.digest if model else "unsafe")
         if model is None:
             return None, None
-        model.release()  # where the scan was kept, nothing has used the bytes up
+        model.release()  # a kept scan has not used the bytes
         settled = first.report.model.activation
         if not model.checkpoint.activation_known and settled:
             arch = with_activation(model.checkpoint.architecture, cast(Activation, settled))
@@ -110,7 +109,7 @@ class Run:
             candidate, same = self.converted(model)
             if same and arch == self.request.scan.arch:
                 candidate.opened = model.moved(candidate.folder)
-            else:  # what ships is read by its own configuration
+            else:  # the written model has another configuration or other bytes
                 self.check_exportable(model)
                 model.release()
                 self.certify(candidate)
@@ -125,32 +124,32 @@ class Run:
         return candidate, self.exported(candidate) if policy.export.onnx is not None else None
 
     def certify(self, candidate: Candidate, original: Model | None = None) -> None:
-        """Scan what may ship on the carriers that nothing has looked at."""
+        """Scan the model that may ship on the held-out split `certify`."""
         self.scan("certify", str(candidate.folder), candidate.model, candidate.digest, original=original)
 
     def still_passing(self) -> bool:
-        """Whether the verdict of what was done so far is one with which it is worth going on."""
+        """Return whether the stages so far pass."""
         without_graphs = self.policy.policy.model_copy(
             update={"export": self.policy.policy.export.model_copy(update={"onnx": None})}
         )
         found = conclude(without_graphs, self.done, self.reports[-1].examined)
         return found.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
 
-    def part(self, name: str) -> Split:
-        """The carriers of that name."""
-        return next(part for part in self.parts if part.name == name)
+    def split(self, name: str) -> Split:
+        """Return the split with this name."""
+        return next(split for split in self.splits if split.name == name)
 
-    def asked(self, stage: str, model: str, attempt: int = 0) -> ScanRequest:
-        """The scan of a stage: its own carriers, and its own draws."""
+    def scan_request(self, stage: str, model: str, attempt: int = 0) -> ScanRequest:
+        """Return the scan of a stage, with its own split of the images and its own seed."""
         own = self.request.scan
         named = f"gate {stage} {attempt}" if attempt else f"gate {stage}"
         return replace(
             own,
             model=model,
             reference=self.reference(),
-            # The first scan is the one that `pargate scan` makes, on the scenes that it looks at.
+            # The first scan is the same as that of `pargate scan`.
             seed=own.seed if stage == "scan" else seeds.derived(own.seed, named),
-            split=self.part(stage if stage in ("scan", "pick") else "certify"),
+            split=self.split(stage if stage in ("scan", "pick") else "certify"),
             all_controls=stage not in ("scan", "pick"),
             pictures=own.pictures and stage != "pick",
             cache=own.cache or self.request.state / "vectors",
@@ -159,12 +158,12 @@ class Run:
     def scan(
         self, stage: Literal["scan", "pick", "certify"], source: str, model: Callable[[], str | Model], digest: str, *,
         attempt: int = 0, original: Model | None = None,
-    ) -> Kept:  # fmt: skip
-        """Scan, and compare accuracies with the `original` of what was cleaned; read the result where that was done.
+    ) -> StageRecord:  # fmt: skip
+        """Scan, and compare the accuracy with that of `original`; reuse the kept result if there is one.
 
-        `model` opens it where it has to be scanned; `digest` is what it is known by.
+        `model` opens the model if a scan is needed; `digest` identifies it.
         """
-        asked = self.asked(stage, source, attempt)
+        asked = self.scan_request(stage, source, attempt)
         limit = self.policy.policy.clean.budget.accuracy_drop if original else None
         place = self.request.state / f"{stage}-{self.key(asked, digest, limit is not None)[:24]}.json"
         kept = _load(place)
@@ -175,8 +174,8 @@ class Run:
             report = scan(asked, self.emit)
             found = None
             if original is not None and limit is not None and report.verdict.status is Outcome.PASS:
-                found = drop.measure(asked, original, limit, self.emit)
-            kept = Kept(report=report, drop=found, seconds=round(time.monotonic() - began, 3))
+                found = accuracy_drop.measure(asked, original, limit, self.emit)
+            kept = StageRecord(report=report, drop=found, seconds=round(time.monotonic() - began, 3))
             self.keep(place, kept)
         said = f"{kept.report.verdict.status}: {kept.report.verdict.summary}"
         if kept.drop is not None:
@@ -194,38 +193,38 @@ class Run:
         return kept
 
     def reference(self) -> Model | None:
-        """Return the trusted model, opened once; its bytes are freed once they are used."""
+        """Return the trusted model, opened once."""
         source = self.request.scan.reference_source
         if self._reference is None and source is not None:
             self._reference = source if isinstance(source, Model) else open_model(source, arch=self.request.scan.arch)
         return self._reference
 
     def key(self, asked: ScanRequest, digest: str, *more: Any) -> str:
-        """Digest of everything that a scan depends on."""
+        """Return the digest of all inputs of a scan."""
         reference = self._reference.checkpoint.digest if self._reference else ""
         classes = sha256_file(asked.classes) if asked.classes else ""
         previous = digest_of(asked.previous.to_json()) if asked.previous else ""
-        part = asked.split.digest if asked.split else ""
+        split = asked.split.digest if asked.split else ""
         return digest_of(
             [
-                __version__, digest, self.policy.sha256, asked.image_source, part, reference, classes, previous,
+                __version__, digest, self.policy.sha256, asked.image_source, split, reference, classes, previous,
                 asked.seed, asked.device, asked.precision, asked.max_minutes, asked.today.isoformat(), asked.waive,
                 asked.strict, asked.all_controls, *more,
             ]
         )  # fmt: skip
 
-    def keep(self, place: Path, kept: Kept) -> None:
-        """Write a scan down, complete or not at all."""
+    def keep(self, place: Path, kept: StageRecord) -> None:
+        """Write the result of a scan atomically."""
         self.request.state.mkdir(exist_ok=True)
         write_atomic(place, kept.model_dump_json(by_alias=True).encode())
 
     # --- cleaning ---
 
     def kind(self) -> Literal["cpu", "cuda"]:
-        """The kind of device that cleans.
+        """Return the kind of device that cleans.
 
         Raises:
-            OperationalError: the one that is asked for, or required, is not there.
+            OperationalError: the requested or required device is missing.
         """
         device, require = self.request.scan.device, self.policy.policy.clean.require
         if device == "cpu" and require != "cuda":
@@ -236,13 +235,13 @@ class Run:
         return "cuda" if resolve(wanted).type == "cuda" else "cpu"
 
     def pairs(self) -> Dataset:
-        """The pairs to clean with, none of which is a carrier.
+        """Return the image-text pairs that clean; none of their images is scanned.
 
         Raises:
-            InputError: they cannot be used, or show a carrier.
+            InputError: the pairs cannot be used, or share an image with the scan.
         """
         pairs = self.policy.policy.clean.pairs
-        assert pairs is not None, "a policy that cleans without pairs was refused"
+        assert pairs is not None  # `gate` refuses a policy that cleans without pairs
         if self._pairs is not None:
             return self._pairs
         source = self.pairs_source()
@@ -254,14 +253,14 @@ class Run:
         place = shared(open_images(asked.image_source, seed=asked.seed, cache=asked.cache), found)
         if place is not None:
             raise InputError(
-                f"{source} and {asked.image_source} share a picture: {place}",
-                "clean with other pictures than those that judge: an examination that is known beforehand is none",
+                f"{source} and {asked.image_source} share an image: {place}",
+                "clean with other images than those of the scan: a scan on training images shows nothing",
             )
         self._pairs = found
         return found
 
     def pairs_source(self) -> str:
-        """Where the pairs are; a path in the policy is relative to its folder, one on the command line is not."""
+        """Return the source of the pairs; a path in the policy is relative to the policy's folder."""
         pairs = self.policy.policy.clean.pairs
         source = pairs.source if pairs is not None else ""
         if self.request.pairs is not None or ":" in source:
@@ -269,13 +268,13 @@ class Run:
         return str(self.policy.folder / source)
 
     def cleaned(self, model: Model) -> Candidate | None:
-        """The first candidate of the ladder that passes the scan that picks; None where none does."""
+        """Return the first candidate of the escalation that passes the scan `pick`, or None."""
         section = self.policy.policy.clean
         try:
             kind = self.kind()
         except OperationalError as error:
             raise OperationalError(
-                f"the model fails and is to be cleaned, but {error.message}",
+                f"the model fails and needs cleaning, but {error.message}",
                 f"use a machine with {section.require or self.request.scan.device}, or another --require; the scan is "
                 f"kept in {self.request.state}",
             ) from error
@@ -283,7 +282,9 @@ class Run:
         spent = 0.0
         for attempt in range(1, section.attempts + 1):
             if section.budget.minutes is not None and spent >= 60 * section.budget.minutes:
-                self.emit(events.Notice(f"the policy's {section.budget.minutes:g} minutes of cleaning are spent"))
+                self.emit(
+                    events.Notice(f"the policy's budget of {section.budget.minutes:g} minutes for cleaning is spent")
+                )
                 break
             sizes = sizes_of(model.checkpoint, pairs, kind)
             candidate = self.clean(model, attempt, sizes, kind)
@@ -296,11 +297,11 @@ class Run:
         return None
 
     def clean(self, model: Model, attempt: int, sizes: Sizes, kind: Literal["cpu", "cuda"]) -> Candidate:
-        """One rung: a cleaned model."""
+        """Return the cleaned model of one attempt."""
         section, asked = self.policy.policy.clean, self.request.scan
-        overrides = ladder.settings(section, attempt, sizes)
+        overrides = escalation.settings(section, attempt, sizes)
         pairs = self.pairs()
-        config = ladder.proposed(section, attempt, sizes).digest
+        config = escalation.proposed(section, attempt, sizes).digest
         key = digest_of([__version__, model.checkpoint.digest, pairs.digest, config, kind])
         folder = self.request.state / f"clean-{key[:24]}"
         if not (folder / RECORD_NAME).is_file():
@@ -311,7 +312,7 @@ class Run:
                     pairs=self.pairs_source(),
                     out=folder,
                     started=asked.started,
-                    method=ladder.method(section, attempt, sizes),
+                    method=escalation.method(section, attempt, sizes),
                     overrides=overrides,
                     device=asked.device,
                     require=section.require,
@@ -322,8 +323,8 @@ class Run:
             )
         candidate = Candidate.read(folder, model.checkpoint)
         record = candidate.record
-        rung = ladder.rung(section, attempt, sizes).name
-        said = f"{ladder.method(section, attempt, sizes)}, {rung}: {record.stopped}"
+        step = escalation.step(section, attempt, sizes).name
+        said = f"{escalation.method(section, attempt, sizes)}, {step}: {record.stopped}"
         self.done.append(Stage(name="clean", attempt=attempt, seconds=record.seconds, summary=said, record=record))
         self.emit(events.Notice(f"clean {attempt}: {said}"))
         return candidate
@@ -331,7 +332,7 @@ class Run:
     # --- what ships ---
 
     def converted(self, model: Model) -> tuple[Candidate, bool]:
-        """The model as a folder of ours, and whether its weights are the very bytes that were scanned."""
+        """Return the converted model, and whether its weights are the scanned bytes."""
         folder = self.request.state / f"model-{digest_of([__version__, model.checkpoint.digest])[:24]}"
         if not folder.exists():
             self.request.state.mkdir(exist_ok=True)
@@ -339,29 +340,31 @@ class Run:
         candidate = Candidate.read(folder, model.checkpoint)
         record = candidate.record
         same = candidate.digest == model.checkpoint.digest
-        said = "written from the tensors that were read: " + ("the same bytes" if same else "other bytes, scanned anew")
+        said = "written from the tensors that were read: " + (
+            "the same bytes" if same else "other bytes, scanned again"
+        )
         self.done.append(Stage(name="convert", seconds=record.seconds, summary=said, record=record))
         return candidate, same
 
     def check_exportable(self, model: Model) -> None:
-        """Refuse now, and not after hours of cleaning, a model that has no ONNX form, where graphs are wanted.
+        """Raise before hours of cleaning if the policy wants graphs and the model has no ONNX form.
 
         Raises:
-            InputError: says which part of it.
+            InputError: part of the model has no ONNX form.
         """
         onnx = self.policy.policy.export.onnx
         if onnx is None:
             return
         known = self.request.state / f"exportable-{digest_of([__version__, model.checkpoint.digest, onnx.opset])[:24]}"
         if not known.exists():
-            self.emit(events.StageStarted("export", "once, to see whether it can be done"))
+            self.emit(events.StageStarted("export", "to see whether it works"))
             self.request.state.mkdir(exist_ok=True)
             try_export(model, onnx.opset, self.request.state)
             write_atomic(known, b"")
 
     def exported(self, candidate: Candidate) -> Path | None:
-        """The folder of graphs, proven and scanned; None where they were refused."""
-        asked = self.asked("rescan", str(candidate.folder))
+        """Return the folder of proven and scanned graphs; None if they were refused."""
+        asked = self.scan_request("rescan", str(candidate.folder))
         folder = self.request.state / f"export-{self.key(asked, candidate.digest)[:24]}"
         began = time.monotonic()
         if folder.exists():
@@ -390,9 +393,9 @@ class Run:
         return folder if folder.exists() else None
 
 
-def _load(place: Path) -> Kept | None:
-    """A scan that was kept, unless it cannot be read any more."""
+def _load(place: Path) -> StageRecord | None:
+    """Return the kept result of a scan, or None if it cannot be read."""
     try:
-        return Kept.model_validate_json(place.read_bytes())
+        return StageRecord.model_validate_json(place.read_bytes())
     except (OSError, ValidationError):
         return None

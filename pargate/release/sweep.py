@@ -1,7 +1,6 @@
-"""Sweep: one cleaning for each value of a setting, a scan of each, and the curve of what is traded for what.
+"""Sweep: a cleaning and a scan for each value of a setting, and the curve of accuracy against attack success.
 
-The scans are outside the cleaner, and choose nothing here: which point is good enough is for whoever reads the curve,
-and a model chosen from it is certified by another scan with other carriers.
+The sweep chooses no model. A model that the user chooses from the curve needs another scan on other images.
 """
 
 import json
@@ -21,15 +20,15 @@ from pargate.report.curves import TradePoint, trade_off
 from pargate.scanning.run import ScanRequest, scan
 
 RESULT_NAME = "sweep.json"
-PICTURE_NAME = "sweep.svg"
+CHART_NAME = "sweep.svg"
 
 
 @dataclass(frozen=True, slots=True)
 class SweepRequest:
-    """A cleaning, and the values of one of its settings."""
+    """The inputs of a sweep: a cleaning, and the values of one of its settings."""
 
     clean: CleanRequest
-    """Its `out` holds one folder for each value."""
+    """The cleaning; its `out` gets one folder for each value."""
     name: str
     values: tuple[Any, ...]
     policy: Resolved
@@ -38,20 +37,20 @@ class SweepRequest:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What came out: the model as it was first, then one point for each value."""
+    """The result of a sweep: a point for the original model, then one for each value."""
 
     points: tuple[TradePoint, ...]
-    picture: Path
+    chart: Path
 
 
 def sweep(request: SweepRequest, emit: events.Listener = events.ignore) -> Swept:
-    """Clean and scan for each value; what an earlier sweep has cleaned in the same way is taken, so that one resumes.
+    """Clean and scan for each value; models that an earlier sweep cleaned in the same way are reused.
 
     Raises:
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `errors.py`.
     """
     out = request.clean.out
-    _planned(request, look(request.clean, emit))  # what is wrong with the last value is said before the first is run
+    _planned(request, look(request.clean, emit))  # refuse a wrong value before the first one is run
     out.mkdir(exist_ok=True)
     points = [_point("as it was", _scanned(request, request.clean.source, emit))]
     for value in request.values:
@@ -61,12 +60,12 @@ def sweep(request: SweepRequest, emit: events.Listener = events.ignore) -> Swept
         points.append(_point(f"{request.name} {_shown(value)}", _scanned(request, str(run.out), emit)))
     write_atomic(out / RESULT_NAME, json.dumps([asdict(point) for point in points], indent=1).encode() + b"\n")
     title = f"{request.clean.method} on {Path(request.clean.source).name}, by {request.name}"
-    write_atomic(out / PICTURE_NAME, trade_off(points, title).encode())
-    return Swept(tuple(points), out / PICTURE_NAME)
+    write_atomic(out / CHART_NAME, trade_off(points, title).encode())
+    return Swept(tuple(points), out / CHART_NAME)
 
 
 def planned(request: SweepRequest) -> tuple[str, ...]:
-    """What a sweep would do, line by line; refuses what its runs would refuse.
+    """Return the runs of a sweep, line by line; refuse what its runs would refuse.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `sweep`.
@@ -85,21 +84,21 @@ def _planned(request: SweepRequest, known: Inputs) -> tuple[str, ...]:
         run = _run(request, value)
         if run.out.exists():
             check_made(run, known)
-            lines.append(f"out     {run.out}: there already")
+            lines.append(f"out     {run.out}: exists already")
         else:
             lines += plan(run, out, known)
     return tuple(lines)
 
 
 def _run(request: SweepRequest, value: Any) -> CleanRequest:
-    """The cleaning for one value; it goes on where an earlier sweep was interrupted."""
+    """Return the cleaning for one value; it resumes an interrupted sweep."""
     folder = request.clean.out / f"{request.name}={_shown(value)}"
     overrides = {**request.clean.overrides, request.name: value}
     return replace(request.clean, out=folder, overrides=overrides, resume=left_over(folder).exists())
 
 
 def _shown(value: int | float) -> str:
-    """A value as short as can be, and never as another's."""
+    """Return the shortest text that no other value has."""
     if isinstance(value, int):
         return str(value)
     return short if float(short := f"{value:g}") == value else repr(value)
@@ -123,18 +122,18 @@ def _scanned(request: SweepRequest, model: str, emit: events.Listener) -> ScanRe
 
 
 def _point(label: str, report: ScanReport) -> TradePoint:
-    """Accuracy, and the largest attack success of any trigger.
+    """Return the accuracy, and the largest attack success of any trigger.
 
     Raises:
-        InputError: the policy measures neither.
+        InputError: accuracy or attack success was not measured.
     """
     attacks = [m.counts["attack_success"] for m in report.measurements if "attack_success" in m.counts]
     worst = max((count for count in attacks if count.n), key=lambda count: count.rate or 0.0, default=None)
     seen = next((m.counts.get("accuracy") for m in report.measurements if m.id == "clean"), None)
     if worst is None or worst.rate is None or seen is None or seen.rate is None:
         raise InputError(
-            "the sweep's policy measures no attack success, or its carriers have no labels to measure accuracy with",
-            "give a policy with attack rules, and labelled carriers with --images",
+            "the sweep's policy measures no attack success, or its images have no labels for accuracy",
+            "give a policy with attack rules, and labelled images with --images",
         )
     low, high = interval(worst, 0.025, 0.025)
     return TradePoint(label, seen.rate, worst.rate, low, high)

@@ -1,8 +1,8 @@
-"""Verify: is a bundle what a gate wrote, does its evidence hold, and does it hold today?
+"""Verify that a bundle is unchanged, that its evidence holds, and that it holds today.
 
-Offline, without torch, and without trust: bytes against checksums, statements against bytes, the chain of records from
-the original to the graphs, and the verdict, which is derived again from the measurements that are stored. What this
-cannot see is a bundle that was forged as a whole; only a signature shows that.
+The check is offline and needs no torch: bytes against checksums, statements against bytes, the chain of records from
+the original to the graphs, and the verdict from the stored measurements. It cannot detect a bundle that was forged as
+a whole; only a signature shows that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,50 +25,50 @@ from pargate.release import bundle
 from pargate.release.bundle import Held
 
 RECORD = "provenance.json"
-"""Of the step that made `model/`, beside it."""
+"""Record of the stage that wrote `model/`, in that folder."""
 
 BESIDE = (RECORD, "training.svg")
-"""What may lie in `model/` without being an output of that step."""
+"""Files in `model/` that are not outputs of that stage."""
 
 WEIGHTS = f"{bundle.MODEL}/open_clip_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What was found out about a bundle."""
+    """The result of verifying a bundle."""
 
     folder: Path
     files: int
     problems: tuple[str, ...]
-    """One sentence each, the file's name first; none where all is as it should be."""
+    """One message each, the file's name first."""
     report: ScanReport | None = None
-    """As it was written; None where it cannot be read."""
+    """The bundle's report; None if it cannot be read."""
     verdict: Verdict | None = None
-    """Derived again, under the policy that was asked for; None where nothing could be judged."""
+    """Verdict from the stored measurements under the requested policy; None if nothing could be judged."""
     expires: str | None = None
-    """RFC 3339, UTC."""
+    """When the measurements become too old, RFC 3339 in UTC."""
     signed: bool = False
-    """Whether a signature lies there, which is not checked here."""
+    """Whether the bundle has a signature. `verify` does not check it."""
 
 
 def verify(folder: Path, *, today: date, policy: Resolved | None = None) -> Verified:
-    """Check everything that a bundle says. `today`, in UTC, decides on expiry and waivers.
+    """Check a bundle; `today`, in UTC, decides on expiry and waivers.
 
-    `policy` is asked besides the bundle's own: its verdict on the same measurements comes back.
+    With `policy`, the returned verdict is that of `policy` on the same measurements.
 
     Raises:
-        InputError: there is no bundle at all.
+        InputError: the folder is not a bundle.
         PolicyError: `policy` names files that cannot be read.
     """
     held = bundle.read(folder)
     if not held.digests.keys() & {bundle.SUMS, bundle.REPORT}:
         raise InputError(
-            f"{folder} is no bundle: it holds neither {bundle.SUMS} nor {bundle.REPORT}",
-            "name a folder that pargate gate wrote",
+            f"{folder} is not a bundle: it has neither {bundle.SUMS} nor {bundle.REPORT}",
+            "give a folder that pargate gate wrote",
         )
     problems = bundle.altered(held)
     signed = bundle.SIGNATURE in held.digests
-    if problems:  # nothing that such a folder says is worth reading
+    if problems:  # the documents of a changed bundle prove nothing
         return Verified(folder, len(held.digests), tuple(problems), signed=signed)
     read, problems = _documents(held, folder)
     if read is None:
@@ -80,20 +80,20 @@ def verify(folder: Path, *, today: date, policy: Resolved | None = None) -> Veri
     problems += others
     if verdict is not None and verdict.status is not report.verdict.status:
         problems.append(
-            f"{bundle.REPORT}: says {report.verdict.status}, but on {today} its measurements amount to "
+            f"{bundle.REPORT}: says {report.verdict.status}, but on {today} the verdict of its measurements is "
             f"{verdict.status}: {verdict.summary}"
         )
     if policy is not None:
         verdict, others = _again(report, policy, today, read_files=True)
         problems += [*others, *_too_old(report, policy, today)]
-    days = _days(own)
+    days = own.policy.evidence.max_age_days
     return Verified(
         folder, len(held.digests), tuple(dict.fromkeys(problems)), report, verdict,
         None if days is None else bundle.last_moment(report, days), signed,
     )  # fmt: skip
 
 
-# --- what it says ------------------------------------------------------------------------------------
+# --- documents ---------------------------------------------------------------------------------------
 
 
 class _Read(NamedTuple):
@@ -102,14 +102,14 @@ class _Read(NamedTuple):
 
 
 def _documents(held: Held, folder: Path) -> tuple[_Read | None, list[str]]:
-    """The report and the policy, and that they belong together."""
+    """Return the report and its policy, or why they cannot be used."""
     try:
         report = ScanReport.from_json(held.documents[bundle.REPORT])
     except KeyError:
         return None, [f"{bundle.REPORT}: larger than any report"]
     except ValidationError as error:
         first = error.errors()[0]
-        return None, [f"{bundle.REPORT}: no report that this pargate reads: {first['loc']}: {first['msg']}"]
+        return None, [f"{bundle.REPORT}: not a report that this pargate reads: {first['loc']}: {first['msg']}"]
     try:
         text = held.documents[bundle.POLICY].decode()
         policy = read_policy(text, bundle.POLICY, folder)
@@ -122,7 +122,7 @@ def _documents(held: Held, folder: Path) -> tuple[_Read | None, list[str]]:
     if not report.stages or sum(_scans_itself(stage) for stage in report.stages) != 1:
         return None, [f"{bundle.REPORT}: not the report of a gate"]
     if report.verdict.status not in (Outcome.PASS, Outcome.REMEDIATED):
-        return None, [f"{bundle.REPORT}: says {report.verdict.status}, with which nothing ships"]
+        return None, [f"{bundle.REPORT}: says {report.verdict.status}, and such a model does not ship"]
     return _Read(report, policy), []
 
 
@@ -131,7 +131,7 @@ def _scans_itself(stage: Stage) -> bool:
 
 
 def _named(report: ScanReport, *names: str) -> list[tuple[Stage, Examined]]:
-    """Scans by the name of their stage, in order."""
+    """Return the scans of the stages with these names, in order."""
     return [(stage, stage.examined or report.examined) for stage in report.stages if stage.name in names]
 
 
@@ -139,7 +139,7 @@ def _named(report: ScanReport, *names: str) -> list[tuple[Stage, Examined]]:
 
 
 def _chain(held: Held, report: ScanReport) -> Iterator[str]:
-    """Original, checkpoint, graphs: each made from the one before, and the files there are what was made."""
+    """Yield a problem for each break in the chain of original, checkpoint, graphs and the files in the bundle."""
     made = [s.record for s in report.stages if s.name in ("clean", "convert") and s.record is not None][-1:]
     records = [*made, *(s.record for s in report.stages if s.name == "export" and s.record is not None)]
     first = _named(report, "scan")
@@ -155,21 +155,21 @@ def _chain(held: Held, report: ScanReport) -> Iterator[str]:
     for record in records[1:]:
         yield from _outputs(held, record, "", ())
         graphs -= {made.name for made in record.outputs}
-    yield from (f"{name}: no step says that it made this file" for name in sorted(graphs))
+    yield from (f"{name}: no stage wrote this file" for name in sorted(graphs))
     beside = held.documents.get(f"{bundle.MODEL}/{RECORD}")
     if beside is None or not _is_record(beside, made[0]):
-        yield f"{bundle.MODEL}/{RECORD}: not the record that {bundle.REPORT} holds"
+        yield f"{bundle.MODEL}/{RECORD}: not the record in {bundle.REPORT}"
 
 
 def _outputs(held: Held, record: ProvenanceRecord, prefix: str, beside: Sequence[str]) -> Iterator[str]:
-    """What differs between the outputs of a step and the files there."""
+    """Yield a problem for each difference between the outputs of a stage and the files in the bundle."""
     said = {f"{prefix}{made.name}": made.sha256 for made in record.outputs}
     for name, sha256 in said.items():
         if held.digests.get(name) != sha256:
-            yield f"{name}: not the file that its record ({record.activity}) says was made"
+            yield f"{name}: not the file in its record ({record.activity})"
     if prefix:
         there = {name for name in held.digests if name.startswith(prefix)} - {f"{prefix}{name}" for name in beside}
-        yield from (f"{name}: no step says that it made this file" for name in sorted(there - said.keys()))
+        yield from (f"{name}: no stage wrote this file" for name in sorted(there - said.keys()))
 
 
 def _is_record(content: bytes, record: ProvenanceRecord) -> bool:
@@ -180,7 +180,7 @@ def _is_record(content: bytes, record: ProvenanceRecord) -> bool:
 
 
 def _scans(held: Held, report: ScanReport) -> Iterator[str]:
-    """Whether the scans were of the files there."""
+    """Yield a problem for each scan of other files than those in the bundle."""
     scans = _named(report, "certify") or _named(report, "scan")
     if scans[-1][1].model.sha256 != held.digests.get(WEIGHTS):
         yield f"{bundle.REPORT}: the report of another model than {WEIGHTS}"
@@ -201,7 +201,7 @@ def _statements(held: Held, report: ScanReport, policy: Resolved) -> Iterator[st
     sha256 = held.digests[bundle.POLICY]
     wanted = {
         bundle.TEST_RESULT: bundle.test_result(report, subjects, sha256),
-        bundle.SVR: bundle.verification_result(report, subjects, sha256, _days(policy)),
+        bundle.SVR: bundle.verification_result(report, subjects, sha256, policy.policy.evidence.max_age_days),
     }
     for name, expected in wanted.items():
         content = held.documents.get(name)
@@ -211,7 +211,7 @@ def _statements(held: Held, report: ScanReport, policy: Resolved) -> Iterator[st
         try:
             found = bundle.statement(content)
         except ValueError as error:
-            yield f"{name}: no statement of ours: {error}"
+            yield f"{name}: not a statement that pargate writes: {error}"
             continue
         said = {item.name: item.digest["sha256"] for item in found.subject}
         other = [s.name for s in subjects if said.get(s.name) != s.sha256] + sorted(said.keys() - held.digests.keys())
@@ -221,11 +221,6 @@ def _statements(held: Held, report: ScanReport, policy: Resolved) -> Iterator[st
             yield f"{name}: does not say what {bundle.REPORT} says"
 
 
-def _days(policy: Resolved) -> int | None:
-    age = policy.policy.evidence.max_age
-    return None if age is None else int(age.removesuffix("d"))
-
-
 def _expired(report: ScanReport, policy: Resolved, today: date) -> Iterator[str]:
     if policy.policy.expired(today):
         yield f"{bundle.POLICY}: the policy was valid until {policy.policy.valid_until}"
@@ -233,7 +228,7 @@ def _expired(report: ScanReport, policy: Resolved, today: date) -> Iterator[str]
 
 
 def _too_old(report: ScanReport, policy: Resolved, today: date) -> Iterator[str]:
-    days = _days(policy)
+    days = policy.policy.evidence.max_age_days
     try:
         over = 0 if days is None else bundle.days_over(report, days, today)
     except (ValueError, OverflowError):
@@ -250,7 +245,7 @@ def _too_old(report: ScanReport, policy: Resolved, today: date) -> Iterator[str]
 
 
 def _again(report: ScanReport, policy: Resolved, today: date, *, read_files: bool) -> tuple[Verdict | None, list[str]]:
-    """The verdict of a policy on all scans, from their measurements alone."""
+    """Return the verdict of a policy on all scans, from their measurements alone."""
     try:
         stages = [
             stage
@@ -267,5 +262,5 @@ def _again(report: ScanReport, policy: Resolved, today: date, *, read_files: boo
 
 
 def judged(examined: Examined, report: ScanReport, policy: Resolved, today: date, read_files: bool) -> Examined:
-    """A scan under a policy, as of a day."""
+    """Return a scan judged under a policy, as of a day."""
     return rejudge.judge(examined.within(report), policy, today=today, read_files=read_files).examined

@@ -1,4 +1,4 @@
-"""Reports for people and machines, rendered from one value."""
+"""Report formats, charts and pages, rendered from a report."""
 
 from pargate.report.formats.base import FORMATS
 

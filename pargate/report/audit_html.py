@@ -1,7 +1,7 @@
-"""The pages of an audit: one of all models, and one of each with its past. No script, nothing loaded from elsewhere.
+"""The HTML pages of an audit: one for all models, and one for each. They load nothing and run no script.
 
-As in `html`, foreign text passes `plain` and the template's escaping where values enter the page. A page of a model is
-about the audit; the report of its scan stands beside it.
+As in `formats/html.py`, foreign text passes `plain` and the template's escaping. The page of a model describes its
+audits; the report of its scan lies beside it.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ WORDS = {
     Standing.REMEDIATED: "Remediated",
     Standing.PASS: "Pass",
 }
-"""What people call a standing, the worst first."""
+"""Names of the standings, the worst first."""
 
 LIMIT = (
     "This is evidence for what was probed, on these images and within the stated confidence, and for nothing else. "
@@ -43,7 +43,7 @@ INPUTS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A model on the page of all."""
+    """One model on the page of all models."""
 
     state: ModelState
     word: str
@@ -55,7 +55,7 @@ class Row:
 
 
 def index(audit: AuditIndex) -> str:
-    """The page of all models, the worst first."""
+    """Return the page of all models, the worst first."""
     return page(
         "audit.html.j2",
         audit=audit,
@@ -68,13 +68,13 @@ def index(audit: AuditIndex) -> str:
 
 
 def worst_first(audit: AuditIndex) -> list[ModelState]:
-    """Return the models by their standing."""
+    """Return the models sorted by standing."""
     rank = list(WORDS)
     return sorted(audit.models, key=lambda state: rank.index(state.standing))
 
 
 def model(audit: AuditIndex, state: ModelState) -> str:
-    """The page of one model: where it stands, what changed, and its past."""
+    """Return the page of one model: its standing, its changes and its history."""
     return page(
         "audit_model.html.j2",
         audit=audit,
@@ -92,7 +92,7 @@ def model(audit: AuditIndex, state: ModelState) -> str:
 
 
 def plots(state: ModelState) -> tuple[Plot | None, Plot | None]:
-    """Attack success and clean accuracy over time."""
+    """Return the plots of attack success and clean accuracy."""
     return (
         plot("Highest attack success", state.history, lambda p: p.attack),
         plot("Accuracy on clean images", state.history, lambda p: p.accuracy),
@@ -112,14 +112,14 @@ def _row(state: ModelState) -> Row:
 
 
 def said(rate: Rate | None) -> str:
-    """A rate with its interval and count."""
+    """Return a rate with its interval and count."""
     if rate is None:
         return "not measured"
     return f"{share(rate.rate)} ({share(rate.low)} to {share(rate.high)}; n = {rate.n})"
 
 
 def measured(state: ModelState) -> str:
-    """When the measurements were made, and whether now."""
+    """Return when the measurements were made, and whether in this audit."""
     if not state.measured_at:
         return "nothing was measured"
     moment = minute(state.measured_at)
@@ -130,7 +130,7 @@ def measured(state: ModelState) -> str:
 
 
 def _until(state: ModelState) -> str:
-    """The last day on which the policy lets the measurements count."""
+    """Return the last day on which the policy accepts the measurements."""
     days = state.max_age.removesuffix("d")
     try:
         last = date.fromisoformat(state.measured_at[:10]) + timedelta(days=int(days))
@@ -140,7 +140,7 @@ def _until(state: ModelState) -> str:
 
 
 def conclusion(audit: AuditIndex) -> str:
-    """The audit in one sentence."""
+    """Return the result of the audit in one sentence."""
     count = plural(len(audit.models), "model")
     bad = [m for m in audit.models if m.exit_code]
     new = [m for m in bad if m.regression]
@@ -155,7 +155,7 @@ def conclusion(audit: AuditIndex) -> str:
 
 
 def facts(audit: AuditIndex) -> Iterator[tuple[str, str]]:
-    """What an auditor asks about the audit itself."""
+    """Yield the facts of the audit."""
     yield "Inventory", audit.inventory
     yield "Digest of the inventory", f"sha256:{audit.inventory_sha256}"
     yield "Started", f"{minute(audit.started)} UTC"
@@ -169,8 +169,8 @@ def facts(audit: AuditIndex) -> Iterator[tuple[str, str]]:
 
 
 def model_facts(state: ModelState) -> Iterator[tuple[str, str]]:
-    """What an auditor asks about one model."""
-    yield "Owner", state.owner or "nobody is named"
+    """Yield the facts of one model."""
+    yield "Owner", state.owner or "not set"
     yield "Source", state.source
     yield "Policy", state.policy
     if state.tags:

@@ -1,4 +1,4 @@
-"""An audit as Markdown: a page of all models, and one of each. Foreign text forms no syntax."""
+"""The Markdown pages of an audit: one for all models, and one for each. Foreign text is escaped."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,14 +20,14 @@ HEADER = (
 )
 
 ROOM = 600_000
-"""Bytes of the table of models; GitHub drops a summary of more than 1 MiB."""
+"""Maximum size of the table of models, in bytes; GitHub drops a summary of more than 1 MiB."""
 
 PAST = 200
-"""Audits in the table of a model, at most, the latest."""
+"""Maximum number of audits in the table of a model; the latest are kept."""
 
 
 def index(audit: AuditIndex) -> str:
-    """All models, the worst first; below 900 000 bytes."""
+    """Return the page of all models, the worst first, of less than 900 000 bytes."""
     blocks = [
         "<!-- pargate:audit -->",
         f"## pargate audit, {escape(audit.started[:10])}",
@@ -71,7 +71,7 @@ def _details(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def model(audit: AuditIndex, state: ModelState) -> str:
-    """One model: where it stands, what changed, and its past."""
+    """Return the page of one model: its standing, its changes and its history."""
     return "\n\n".join(_blocks(audit, state)) + "\n"
 
 

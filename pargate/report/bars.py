@@ -1,7 +1,6 @@
-"""Limits against intervals, laid out as bars: where on an axis each part stands, and what is written beside it.
+"""The layout of bars that show an interval against its limit.
 
-A bar is geometry and words alone; the page that draws it gives it colours. Places and widths are percent of the
-width, so a bar fits any screen while its text keeps its size.
+A bar has positions and labels; the page adds colours. Positions and widths are percent of the width of the bar.
 """
 
 import math
@@ -12,7 +11,7 @@ from pargate.core.results import Bound, Metric, Status
 from pargate.report.text import percent, plain, plural
 
 WORDS = {Status.BREACH: "Breach", Status.OPEN: "Not decided", Status.WAIVED: "Waived", Status.MET: "Met"}
-"""What people call a status."""
+"""Names of the statuses."""
 
 METRICS: dict[str, str] = {
     Metric.ATTACK_SUCCESS: "Attack success",
@@ -25,13 +24,13 @@ AGAINST = {"previous": "change since the previous report", "cap": "cap of the wa
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The scale that all bars of one quantity within a rule share, so that they can be compared by eye."""
+    """The scale of all bars of one quantity within a rule."""
 
     low: float
     high: float
 
     def at(self, value: float) -> float:
-        """Place of a value in percent of the width; what lies outside, or is no number, sits on the edge."""
+        """Return the position of a value in percent of the width; values outside, and NaN, lie on the edge."""
         if math.isnan(value):
             return 0.0
         return round(100 * (min(max(value, self.low), self.high) - self.low) / (self.high - self.low), 2)
@@ -39,7 +38,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A labelled place on an axis."""
+    """A labelled position on an axis."""
 
     x: float
     text: str
@@ -48,7 +47,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One limit against one interval, ready to be drawn. Places and widths are percent of the width."""
+    """An interval against its limit. Positions and widths are percent of the width."""
 
     name: str
     note: str
@@ -69,31 +68,31 @@ class Bar:
 
 
 def share(value: float) -> str:
-    """A share with a true minus sign, as 12.3%."""
+    """Return a share as `12.3%`, with a typographic minus sign."""
     return percent(value).replace("-", "−") if math.isfinite(value) else "not known"
 
 
 def axes_of(bounds: Sequence[Bound]) -> dict[tuple[str, str], Axis]:
-    """One axis for each quantity, by its metric and by what it is compared with."""
+    """Return an axis for each pair of a metric and what it is compared with."""
     axes = {}
     for key in {(b.metric, b.against) for b in bounds}:
         alike = [b for b in bounds if (b.metric, b.against) == key]
-        # Without an estimate the low end says only that nothing is known of it.
+        # Without an estimate the low end is not known.
         values = [b.low for b in alike if b.estimate is not None] + [b.limit for b in alike]
         high = 1.0
-        if key[1] == "previous":  # differences, and mostly small ones
+        if key[1] == "previous":  # differences are mostly small
             high = _step(max([*(b.high for b in alike), *values]))
         axes[key] = Axis(0.0 - _step(-min(values)), high or 0.25)
     return axes
 
 
 def _step(size: float) -> float:
-    """The smallest round axis end that holds a size."""
+    """Return the smallest round end of an axis that holds `size`."""
     return next((end for end in (0.0, 0.25, 0.5) if size <= end), 1.0)
 
 
 def bar_of(bound: Bound, baseline: str, axis: Axis) -> Bar:
-    """Lay out one bound; `baseline` is what an excess is over, as in `PairedCounts`."""
+    """Return the bar of a bound; `baseline` is that of the excess, as in `PairedCounts`."""
     measured = bound.n > 0
     edge = axis.at(bound.limit)
     low = axis.low if bound.estimate is None else bound.low
@@ -122,7 +121,7 @@ def bar_of(bound: Bound, baseline: str, axis: Axis) -> Bar:
         spoken=f"{name}{f' ({note})' if note else ''}: {numbers}, {plural(bound.n, 'image')}. {WORDS[bound.status]}.",
         measured=measured,
         start=start,
-        # Even an interval of no width must be seen.
+        # An interval of no width must be visible.
         width=max(round(end - start, 2), 0.5),
         point=axis.at(bound.estimate) if measured and bound.estimate is not None else None,
         zone_start=edge if bound.upper else 0.0,

@@ -1,4 +1,4 @@
-"""Charts as SVG: how a cleaning ran, and what its settings trade for what."""
+"""SVG charts: the course of a cleaning, and the trade-off of a sweep."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,17 +21,17 @@ _NAMES = {
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 _WIDTH, _HEIGHT = 880, 190
-"""Width of the picture and height of one panel, in pixels."""
+"""Width of the chart and height of one panel, in pixels."""
 _LEFT, _RIGHT, _TOP, _BELOW = 70, 620, 46, 48
-"""Ends of the horizontal axis, room above each panel, room below the last. The legend is right of the axis."""
+"""Ends of the horizontal axis, margin above each panel, margin below the last. The legend is right of the axis."""
 
 _DRAWN = 600
-"""Parts that a long line is cut into; the lowest and the highest point of each are drawn."""
+"""Sections of a long line; the lowest and the highest point of each are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class TradePoint:
-    """One cleaned model on the trade-off curve; shares in [0, 1]."""
+    """One model on the trade-off curve; rates in [0, 1]."""
 
     label: str
     accuracy: float
@@ -39,7 +39,7 @@ class TradePoint:
     """Largest attack success rate of the policy's triggers."""
     low: float
     high: float
-    """Ends of its interval."""
+    """Ends of the interval of `success`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class _Axis:
     end: float
 
     def at(self, value: float) -> float:
-        """Return the place of a value in pixels."""
+        """Return the position of a value in pixels."""
         return round(self.begin + (self.end - self.begin) * (value - self.low) / (self.high - self.low), 1)
 
     def ticks(self) -> list[float]:
@@ -74,7 +74,7 @@ class _Axis:
 
 
 def training_curves(record: ProvenanceRecord) -> str:
-    """Return losses, squared distances from the old embeddings with τ, and the learning rate, by step."""
+    """Return the chart of losses, squared distances from the old embeddings with τ, and the learning rate, by step."""
     log = record.log
     lines = {
         name: _Line(_NAMES.get(name, name), list(zip(log.steps, log.values[name], strict=True))) for name in log.values
@@ -100,7 +100,7 @@ def training_curves(record: ProvenanceRecord) -> str:
 
 
 def trade_off(points: Sequence[TradePoint], title: str) -> str:
-    """Return clean accuracy against attack success, in per cent, a point with its interval for each setting."""
+    """Return the chart of clean accuracy against attack success, in percent, a point with its interval per model."""
     across = _axis([100 * point.accuracy for point in points], _LEFT, _RIGHT, edge=0.1)
     up = _Axis(-2, 102, _TOP + _HEIGHT, _TOP)
     drawn = list(_panel(f"{title}: attack success, %, with interval", across, up))
@@ -115,7 +115,7 @@ def trade_off(points: Sequence[TradePoint], title: str) -> str:
 
 
 def _axis(values: Iterable[float], begin: float, end: float, edge: float = 0.0) -> _Axis:
-    """Return the axis that holds all finite values; `edge` is the room at its ends as a share of their range."""
+    """Return the axis that holds all finite values; `edge` is the margin at its ends as a share of their range."""
     finite = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(finite), max(finite)
     room = (high - low) * edge if high > low else abs(high) / 10 or 1.0
@@ -147,7 +147,7 @@ def _curves(lines: Sequence[_Line], across: _Axis, up: _Axis) -> Iterator[str]:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    """Give the finite points; of a long line the lowest and the highest of each part, so that no peak is lost."""
+    """Yield the finite points; of a long line the lowest and the highest of each section, so that no peak is lost."""
     finite = [point for point in points if math.isfinite(point[1])]
     size = -(-len(finite) // _DRAWN) or 1
     for start in range(0, len(finite), size):

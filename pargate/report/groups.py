@@ -1,4 +1,4 @@
-"""The rules of a report with their comparisons, worst first, in the words and the order in which a page shows them."""
+"""The rules of a report with their comparisons, worst first, as the HTML page shows them."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from pargate.report.bars import WORDS, Axis, Bar, axes_of, bar_of, share
 from pargate.report.text import by_id, plain, plural, rules
 
 SHOWN_MET = 3
-"""Met comparisons of a rule that are drawn openly; the others are folded, as there are often dozens."""
+"""Met comparisons of a rule that are shown; the others are folded."""
 
 BASELINES = {
     "control:flat": "Plain patch as control",
@@ -49,7 +49,7 @@ _SEVERITIES = list(Severity)
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """How many of the images one kind of stamp pulls to a class."""
+    """The share of images that one kind of stamp moves to a class."""
 
     name: str
     kind: str
@@ -61,7 +61,7 @@ class Pull:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One finding with all that belongs to it."""
+    """A finding with its bars and details."""
 
     title: str
     target: str
@@ -96,12 +96,12 @@ class Group:
 
 
 def tally(findings: Sequence[Finding]) -> tuple[tuple[str, str, int], ...]:
-    """How many findings have each status, with its word, worst first."""
+    """Return each status, its name and its number of findings, worst first."""
     return tuple((str(s), WORDS[s], sum(f.status is s for f in findings)) for s in RANK)
 
 
 def grouped(report: ScanReport) -> tuple[Group, ...]:
-    """All rules of the policy and of the findings, worst first."""
+    """Return all rules of the policy and of the findings, worst first."""
     written = rules(report)
     by_rule: dict[str, list[Finding]] = {id: [] for id in written}
     for finding in report.findings:
@@ -116,7 +116,7 @@ def _rank(finding: Finding) -> tuple[int, int, int]:
 
 
 def _closeness(finding: Finding) -> float:
-    """How near the interval comes to its limit; beyond it is positive."""
+    """Return the distance of the interval's end beyond the limit; negative if the limit is kept."""
     return max(((b.high - b.limit) if b.upper else (b.limit - b.low) for b in finding.bounds), default=0.0)
 
 
@@ -127,7 +127,7 @@ def _group(
     axes = axes_of([bound for finding in ordered for bound in finding.bounds])
     views = [_comparison(f, measurements.get(f.measurement or ""), axes) for f in ordered]
     met = sum(f.status is Status.MET for f in ordered)
-    # One or two folded rows would save no room.
+    # Folding one or two rows saves no space.
     hidden = met - SHOWN_MET if met > SHOWN_MET + 2 else 0
     cut = len(views) - hidden
     link = str(rule.get("help") or "")

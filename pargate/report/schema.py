@@ -1,4 +1,4 @@
-"""The JSON Schema of reports, for those who read them with other tools than pargate."""
+"""The JSON Schema of reports."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pargate.core.report import SCHEMA, ScanReport
 
 
 def schema() -> dict[str, Any]:
-    """Draft 2020-12, generated from the values themselves; `pargate/report/pargate-report-1.schema.json` is a copy."""
+    """Return the JSON Schema, draft 2020-12, of `ScanReport`."""
     found = ScanReport.model_json_schema(by_alias=True, mode="serialization")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -1,7 +1,7 @@
-"""What several report formats say alike: clean text, numbers, order, identity and place of a finding.
+"""Text that several report formats share: clean text, numbers, and the order, identity and place of findings.
 
-Class names, labels, paths and reasons come from models and policies, so every format passes them through `plain`
-before it escapes them in its own way. Nothing here knows a format.
+Class names, labels, paths and reasons are foreign text, so every format passes them through `plain` before it escapes
+them.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _CONSEQUENCES = list(Consequence)
 
 def plain(text: str, most: int = 2000) -> str:
     """Return `text` with single spaces, as `visible` writes it, of at most `most` characters."""
-    # Cut first: a name may be as long as its file, but is never shown at that length.
+    # Cut first: a name may be as long as a file.
     shown = visible(" ".join(text[: 4 * most].split()))
     return shown if len(shown) <= most else shown[: most - 1] + CUT
 
@@ -35,17 +35,17 @@ def plural(n: int, one: str) -> str:
 
 
 def minute(time: str) -> str:
-    """Return a time of RFC 3339 to the minute, as people write it."""
+    """Return an RFC 3339 time to the minute, as `2026-01-31 12:00`."""
     return time[:16].replace("T", " ")
 
 
 def percent(share: float) -> str:
-    """A share or a difference of shares, as 12.3%."""
+    """Return a share or a difference of shares, as `12.3%`."""
     return f"{share:.1%}"
 
 
 def measured(bound: Bound) -> str:
-    """Metric, estimate and interval of a bound, as `excess 87.9% [77.6%, 94.6%]`."""
+    """Return metric, estimate and interval of a bound, as `excess 87.9% [77.6%, 94.6%]`."""
     name = bound.metric.replace("_", " ")
     if not bound.n:
         return f"{name} not measured"
@@ -55,13 +55,13 @@ def measured(bound: Bound) -> str:
 
 
 def limit(bound: Bound) -> str:
-    """The limit of a bound with its direction, as `≤ 30pp`."""
+    """Return the limit of a bound with its direction, as `≤ 30pp`."""
     against = "" if bound.against == "limit" else f" ({bound.against})"
     return plain(f"{'≤' if bound.upper else '≥'} {bound.limit_text}{against}", 200)
 
 
 def subject(measurement: Measurement | None) -> str:
-    """What a finding is about, as `badnet → banana`."""
+    """Return the trigger and target of a measurement, as `badnet → banana`."""
     if measurement is None:
         return "not measured"
     if measurement.facts is not None:
@@ -73,24 +73,24 @@ def subject(measurement: Measurement | None) -> str:
 
 
 def by_id(report: ScanReport) -> dict[str, Measurement]:
-    """The measurements by their id."""
+    """Return the measurements by id."""
     return {measurement.id: measurement for measurement in report.measurements}
 
 
 def about(finding: Finding, measurements: dict[str, Measurement]) -> str:
-    """`subject` of a finding, which may have no measurement."""
+    """Return the `subject` of a finding, which may have no measurement."""
     if finding.rule == UNSAFE_FILE:
         return "file"
     return subject(measurements.get(finding.measurement or ""))
 
 
 def headline(finding: Finding) -> str:
-    """One sentence with the rule, the number and the limit; lists of results show no more than it."""
+    """Return the rule and the message of a finding as one line."""
     return plain(f"{finding.rule}: {finding.message}")
 
 
 def acceptance(finding: Finding) -> str:
-    """Why and for how long a waiver accepts a breach; empty where none does."""
+    """Return why and for how long a waiver accepts a breach; empty without a waiver."""
     use = finding.waiver
     if use is None:
         return ""
@@ -100,7 +100,7 @@ def acceptance(finding: Finding) -> str:
 
 
 def rules(report: ScanReport) -> dict[str, dict[str, Any]]:
-    """The rules of the policy as it was applied, by their id, in its order."""
+    """Return the rules of the applied policy by id, in order."""
     listed = report.policy.document.get("rules")
     return {
         str(rule["id"]): rule
@@ -110,34 +110,34 @@ def rules(report: ScanReport) -> dict[str, dict[str, Any]]:
 
 
 def worst_first(report: ScanReport) -> list[Finding]:
-    """Breaches by their consequence, then what is open, accepted and met; within each in the order of the report."""
+    """Return the findings by status, then by consequence, then in the order of the report."""
     return sorted(report.findings, key=lambda f: (RANK[f.status], _CONSEQUENCES.index(f.consequence)))
 
 
 def deciding(finding: Finding) -> Bound | None:
-    """The bound that gave the finding its status; for an accepted breach the one that is broken."""
+    """Return the bound that gave the finding its status; of a waived breach the broken one."""
     wanted = Status.BREACH if finding.status is Status.WAIVED else finding.status
     return next((bound for bound in finding.bounds if bound.status is wanted), None)
 
 
 def original(report: ScanReport) -> ModelInfo:
-    """Return the model that the command names; the report of a gate may be of what was made of it."""
+    """Return the model that the command names; the report of a gate may describe a cleaned or exported one."""
     first = report.stages[0].examined if report.stages else None
     return first.model if first is not None else report.model
 
 
 def model_name(report: ScanReport) -> str:
-    """Return the name of the model that the command names: the same on every runner, another for every model."""
+    """Return the name of the model that the command names, the same on every machine."""
     return plain(report.subject, 200) or source_name(original(report).source)
 
 
 def policy_name(report: ScanReport) -> str:
-    """Return where the policy comes from, likewise: two policies may call themselves the same."""
+    """Return where the policy comes from, the same on every machine; two policies may have one name."""
     return plain(report.policy.place, 200) or source_name(report.policy.source)
 
 
 def source_name(source: str) -> str:
-    """Return a source without the folders of one machine."""
+    """Return a source without absolute folders."""
     source = source.replace("\\", "/")
     if source.startswith("/") or re.match("[A-Za-z]:/", source):
         source = source.rstrip("/").rpartition("/")[2]
@@ -147,16 +147,15 @@ def source_name(source: str) -> str:
 
 
 def fingerprints(report: ScanReport) -> list[str]:
-    """For each finding, in order, what stays the same from one run and one training to the next.
+    """Return an identity for each finding, in order, that stays the same for other runs and other weights.
 
-    Made of the comparison and the model's name alone: with a number or a digest in it, every retraining would open
-    its alerts anew.
+    It depends on the comparison and the model's name alone, so that a retrained model opens no new alerts.
     """
     seen: Counter[tuple[str, str]] = Counter()
     found = []
     for finding in report.findings:
         comparison = (finding.rule, finding.comparison or finding.measurement or "")
-        # In a report from before comparisons had ids, those that were not measured differ in their order alone.
+        # In old reports without ids of comparisons, unmeasured ones differ in their order alone.
         identity = [*comparison, seen[comparison], model_name(report)]
         seen[comparison] += 1
         found.append(hashlib.sha256(json.dumps(identity).encode()).hexdigest())
@@ -164,7 +163,7 @@ def fingerprints(report: ScanReport) -> list[str]:
 
 
 def in_repository(place: SourceSpan | None) -> SourceSpan | None:
-    """`place` with a normal, relative POSIX path, or None where a repository does not hold its file."""
+    """Return `place` with a normal, relative POSIX path; None if its file is not in a repository."""
     if place is None or place.file.startswith("builtin:") or not place.file:
         return None
     path = posixpath.normpath(place.file.replace("\\", "/"))
@@ -174,7 +173,7 @@ def in_repository(place: SourceSpan | None) -> SourceSpan | None:
 
 
 def place_of(report: ScanReport, finding: Finding) -> SourceSpan | None:
-    """Where the repository's policy writes the limit that decided, or the rule; None for what is built in."""
+    """Return the place of the deciding limit or of the rule in the repository's policy; None if it is built in."""
     keys = [f"rules.{finding.rule}"]
     bound = deciding(finding)
     if bound is not None:
@@ -184,30 +183,30 @@ def place_of(report: ScanReport, finding: Finding) -> SourceSpan | None:
 
 
 def started(report: ScanReport) -> datetime:
-    """When the run began, in UTC, to the second.
+    """Return when the run began, in UTC, to the second.
 
     Raises:
-        InputError: the report says nothing that can be read.
+        InputError: the report has no valid time.
     """
     try:
         moment = datetime.fromisoformat(report.run.started)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).replace(microsecond=0)
     except (ValueError, OverflowError) as error:
         raise InputError(
-            f"the report says that its run began at '{plain(report.run.started, 40)}', which is no time",
-            "give a report as pargate wrote it",
+            f"the start of the run in the report is not a time: '{plain(report.run.started, 40)}'",
+            "give a report that pargate wrote",
         ) from error
 
 
 def stages(report: ScanReport) -> Iterator[tuple[str, str]]:
-    """What each stage of a gate is called, and what came of it."""
+    """Yield the name and the result of each stage of a gate."""
     for stage in report.stages:
         attempt = f" {stage.attempt}" if stage.attempt else ""
         yield f"{stage.name}{attempt}", f"{stage.summary} ({stage.seconds:.0f} s)"
 
 
 def next_steps(report: ScanReport) -> Iterator[str]:
-    """What to do after this verdict, or how far a pass reaches."""
+    """Yield what to do after this verdict."""
     match report.verdict.status:
         case Outcome.PASS | Outcome.REMEDIATED:
             triggers = plural(len(report.coverage.probed), "trigger")

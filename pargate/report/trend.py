@@ -1,6 +1,6 @@
-"""A share over time, laid out as a plot: dots with their intervals, in percent of the width and pixels of height.
+"""The layout of a plot of a rate over time: dots with intervals, in percent of the width and pixels of height.
 
-Geometry and words alone, as in `bars`: the page gives it colours, so one plot serves light, dark and paper.
+As in `bars`, the page adds the colours.
 """
 
 import itertools
@@ -13,16 +13,16 @@ from pargate.report.bars import share
 from pargate.report.text import minute, plural
 
 TOP, BOTTOM = 14.0, 114.0
-"""Where 100% and 0% stand, in pixels from above."""
+"""Positions of 100% and 0%, in pixels from the top."""
 
 LEFT, RIGHT = 12.0, 97.0
-"""Where the first and the last audit stand, in percent of the width; the words of the scale are left of them."""
+"""Positions of the first and the last audit, in percent of the width; the labels of the scale are left of them."""
 
 SPOKEN = 12
-"""Audits that are read out, at most, the latest."""
+"""Maximum number of audits in the spoken text; the latest are kept."""
 
 SHOWN = 60
-"""Audits that are drawn, at most, the latest."""
+"""Maximum number of drawn audits; the latest are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Dot:
     y: float
     high: float
     low: float
-    """Ends of the interval; the high end is above, so it is the smaller number."""
+    """Ends of the interval in pixels from the top, so `high` is the smaller number."""
     standing: str
 
 
@@ -49,7 +49,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A share over time, ready to be drawn."""
+    """A rate over time."""
 
     name: str
     now: str
@@ -61,12 +61,12 @@ class Plot:
     dots: tuple[Dot, ...]
     steps: tuple[Step, ...]
     first: str
-    """When the first audit that is drawn was; empty where it is also the last."""
+    """Time of the first drawn audit; empty if it is also the last."""
     last: str
 
 
 def plot(name: str, points: Sequence[Point], pick: Callable[[Point], Rate | None]) -> Plot | None:
-    """The measured ones of `points`, oldest first; None where nothing was measured."""
+    """Return the plot of the measured points, oldest first; None if nothing was measured."""
     found = [(point, rate) for point in points if (rate := pick(point)) is not None][-SHOWN:]
     if not found:
         return None
@@ -74,7 +74,7 @@ def plot(name: str, points: Sequence[Point], pick: Callable[[Point], Rate | None
     begin, length = moments[0], moments[-1] - moments[0]
     dots = [
         Dot(
-            # Audits that began at once, as far as is known, stand side by side.
+            # Audits with the same time stand side by side.
             x=round(
                 (LEFT + RIGHT) / 2
                 if len(found) == 1
@@ -89,7 +89,7 @@ def plot(name: str, points: Sequence[Point], pick: Callable[[Point], Rate | None
         for number, (moment, (point, rate)) in enumerate(zip(moments, found, strict=True))
     ]
     latest = found[-1][1]
-    # The day is enough, unless it is the same for all.
+    # The day is enough, unless all audits have the same.
     when: Callable[[str], str] = _day if _day(found[0][0].time) != _day(found[-1][0].time) else minute
     told = "; ".join(f"{_day(p.time)} {_said(r)}" for p, r in found[-SPOKEN:])
     return Plot(

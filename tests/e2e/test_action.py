@@ -268,7 +268,7 @@ def test_only_models_that_the_change_touches_are_judged(use: Use, machine: Machi
     commit(machine.workspace)
     job = use(model="models/*", changed_only="true", base=base)
     assert (job.code, job.outputs["verdict"], job.outputs["judged"]) == (0, "", "0"), job.log
-    assert said(job, "notice") == [f"0 of 2 models are touched by what changed since {base}"]
+    assert said(job, "notice") == [f"0 of 2 models changed since {base}"]
 
 
 def test_the_installation_that_fails_is_no_failed_policy(machine: Machine) -> None:

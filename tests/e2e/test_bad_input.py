@@ -275,7 +275,7 @@ def output_below_a_file(place: Path) -> Case:
 
 
 def output_without_a_name(place: Path) -> Case:
-    return ["scan", str(CLEAN), "-o", "json="], 2, ["-o json=: no file is named", "write -o json=PATH"]
+    return ["scan", str(CLEAN), "-o", "json="], 2, ["-o json=: the path is empty", "write -o json=PATH"]
 
 
 def unknown_format(place: Path) -> Case:

@@ -78,7 +78,7 @@ def test_the_command_ends_well_and_says_what_became_of_the_model(cleaned: tuple[
     _, ended = cleaned
     assert (ended.code, ended.out) == (0, "")
     for words in ("steps        14  (asked for)", "step 14 of 14: loss", "image tower  trained", "text tower  trained",
-                  "out: all 14 steps were taken", "A distance proves nothing: pargate scan out"):  # fmt: skip
+                  "out: all 14 steps were taken", "scan the model: pargate scan out"):  # fmt: skip
         assert words in ended.err
     assert "Warning" not in ended.err
 
@@ -450,13 +450,13 @@ def test_pairs_that_change_under_a_run_end_it(warm_nursery: Nursery, place: Path
         (["--save-every", "0"], ["--save-every is 0"]),
         (["--method", "finetune", "--tau", "1"], ["--tau does not go with finetune"]),
         (["--method", "magic"], ["'magic' is not one of"]),
-        (["--policy", "quick"], ["--policy goes with --sweep alone"]),
-        (["--images", "builtin:scenes"], ["--images goes with --sweep alone"]),
+        (["--policy", "quick"], ["--policy needs --sweep"]),
+        (["--images", "builtin:scenes"], ["--images needs --sweep"]),
         (["--preset", "paper"], ["is more than the 40 pairs of the source"]),
         (["--device", "cpu", "--require", "cuda"], ["--require cuda and --device cpu exclude each other"]),
         (["--sweep", "size=1,2"], ["unknown setting 'size'", "tau, lr, steps, batch-size"]),
         (["--sweep", "tau=1,x"], ["--sweep tau=1,x", "write tau=A,B,C"]),
-        (["--sweep", "tau=1,1"], ["a value is there twice"]),
+        (["--sweep", "tau=1,1"], ["a value is repeated"]),
         (["--device", "cpu", "--sweep", "steps=" + "9" * 400], ["--steps is 9999"]),
         (["--pairs", "diffusers:", "--dry-run"], ["diffusers: names no model"]),
         (["--device", "cpu", "--sweep", "tau=1,9"], ["--tau is 9.0: input should be less than or equal to 4"]),
@@ -606,7 +606,7 @@ def test_what_is_wrong_for_all_processes_is_said_once(start: Begin, place: Path)
     one_message(ended[0], 2, "taken exists already")
     for wrong, words in (
         (["clean", POISONED, "--pairs", "synthetic:40"], "--out"),
-        (asked("--images", "builtin:scenes"), "--images goes with --sweep alone"),
+        (asked("--images", "builtin:scenes"), "--images needs --sweep"),
         (asked("--pairs", ""), "--pairs is empty"),
         (asked(pairs="nowhere.tar"), "no such file or folder: nowhere.tar"),
         (asked("--micro-batch", "0"), "--micro-batch is 0"),

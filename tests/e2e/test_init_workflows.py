@@ -15,7 +15,7 @@ import pytest
 from conftest import MODELS, ROOT
 from runner import Job, Machine
 
-from pargate.github.scaffold import AUDIT, GATE, INVENTORY, Wish, plan
+from pargate.github.scaffold import AUDIT, GATE, INVENTORY, Options, plan
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ACTION = "someone/pargate"
@@ -98,8 +98,8 @@ def start(tmp_path: Path, store: Store) -> Start:
     runs = [0]
 
     def publish(**options: Any) -> None:
-        wish = Wish(action=f"{ACTION}@{COMMIT}", branch="main", policy="pargate.yaml", **options)
-        plan(home, wish, force=True, keep=False).write()
+        options = Options(action=f"{ACTION}@{COMMIT}", branch="main", policy="pargate.yaml", **options)
+        plan(home, options, force=True, keep=False).write()
         git(home, "add", "--all")
         git(home, "commit", "--quiet", "--allow-empty", "--message", "change")
         git(home, "push", "--quiet", str(origin), "HEAD:main")

@@ -181,7 +181,7 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(write: Callable[..., N
     write(pargate=GOOD)
     ended = light("policy", "init")
     assert ended.code == 2
-    assert "pargate.yaml is there already" in ended.err and "--force" in ended.err
+    assert "pargate.yaml exists already" in ended.err and "--force" in ended.err
     assert light("policy", "show").out == GOOD
     assert light("policy", "init", "--force").code == 0
     assert light("policy", "show").out != GOOD
@@ -222,7 +222,7 @@ def test_what_is_not_looser_ends_with_zero(write: Callable[..., None], light: Co
     assert light("policy", "diff", "a.yaml", "b.yaml").code == 0
     ended = light("policy", "diff", "a.yaml", "a.yaml")
     assert (ended.code, ended.out) == (0, "")
-    assert "nothing that bears on a verdict differs" in ended.err
+    assert "no difference affects a verdict" in ended.err
     assert light("policy", "diff", "a.yaml", "nowhere").code == 4
     assert light("policy", "diff", "a.yaml").code == 2
 
@@ -340,4 +340,4 @@ def test_a_broken_policy_here_does_not_hide_what_a_remark_means(write: Callable[
 def test_an_unknown_id_is_answered_with_the_closest(light: Command) -> None:
     ended = light("explain", "waiver-expird")
     assert (ended.code, ended.out) == (2, "")
-    assert "nothing is called 'waiver-expird'. Did you mean 'waiver-expired'?" in ended.err
+    assert "unknown id 'waiver-expird'. Did you mean 'waiver-expired'?" in ended.err

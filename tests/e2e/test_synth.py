@@ -76,8 +76,8 @@ def test_another_source_is_repacked_with_its_bytes(pargate, place):
     [
         (["--out", "taken"], "taken exists already"),
         (["--out", "no/such/place"], "the folder no/such does not exist"),
-        (["--out", "x", "--size", "16"], "pictures of 16 pixels cannot be drawn"),
-        (["--out", "x", "--format", "gif"], "unknown picture format 'gif'"),
+        (["--out", "x", "--size", "16"], "images of 16 pixels cannot be drawn"),
+        (["--out", "x", "--format", "gif"], "unknown image format 'gif'"),
         (["--out", "x", "--pairs", "syntetic:"], "Did you mean 'synthetic:'?"),
         (["--out", "x", "--pairs", "synthetic:5", "--count", "6"], "synthetic:5 holds 5 pairs, not 6"),
         (["--out", "x", "--classes", "none.txt"], "cannot read the classes in none.txt"),
@@ -87,7 +87,7 @@ def test_another_source_is_repacked_with_its_bytes(pargate, place):
         (["--out", "x", "--shard-size", "9" * 23], "--shard-size"),
         (["--out", "x", "--pairs", ""], "--pairs is empty"),
         (["--out", "x", "--pairs", "diffusers:"], "diffusers: names no model"),
-        (["--out", "x", "--device", "cpu"], "--device cpu goes with diffusers: alone"),
+        (["--out", "x", "--device", "cpu"], "--device cpu is for diffusers: only"),
         ([], "--out"),
     ],
 )

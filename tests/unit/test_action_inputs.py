@@ -8,16 +8,16 @@ import pytest
 import yaml
 
 from pargate.errors import InputError
-from pargate.github import inputs as asked
+from pargate.github import inputs as action_inputs
 from pargate.github import runner as workflow
 from pargate.github.action import overall, worst
-from pargate.github.changes import touched
-from pargate.github.run import Judged
+from pargate.github.changes import changed_models
+from pargate.github.run import ModelRun
 from pargate.report.formats.github import MOST_TEXT, command
 
 
-def read(tmp_path: Path, **given: str) -> asked.Asked:
-    return asked.read({asked.PREFIX + name.upper(): value for name, value in given.items()}, tmp_path)
+def read(tmp_path: Path, **given: str) -> action_inputs.Inputs:
+    return action_inputs.read({action_inputs.PREFIX + name.upper(): value for name, value in given.items()}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_models_are_lines_and_patterns_each_once(tmp_path: Path) -> None:
 
 
 def test_folders_are_plain_and_of_one_model_each() -> None:
-    names = asked.folders(("a/b", "a-b", "A/B", "..", "sarif", "x" * 200, "./c", "$(touch x)"))
+    names = action_inputs.folders(("a/b", "a-b", "A/B", "..", "sarif", "x" * 200, "./c", "$(touch x)"))
     assert len({name.lower() for name in names.values()}) == len(names)
     assert names["a/b"] == "a-b" and names["./c"] == "c" and names["$(touch x)"] == "touch-x"
     for name in names.values():
@@ -74,8 +74,8 @@ def test_the_worst_code_and_verdict_decide() -> None:
     assert worst([0, 3]) == 3 and worst([3, 1, 2]) == 2 and worst([70, 5]) == 70 and worst([70, 137]) == 137
     assert worst([1, 3]) == 1 and worst([0, 0]) == 0
 
-    def one(verdict: str) -> Judged:
-        return Judged("m", Path(), 0, verdict)
+    def one(verdict: str) -> ModelRun:
+        return ModelRun("m", Path(), 0, verdict)
 
     assert overall([]) == "" and overall([one("")]) == ""
     assert overall([one("pass"), one("remediated")]) == "remediated"
@@ -152,7 +152,7 @@ def models_after(repository: Path, changed: str, model: str = "models/*") -> tup
     (repository / changed).parent.mkdir(parents=True, exist_ok=True)
     (repository / changed).write_text("new")
     commit(repository)
-    return touched(read(repository, model=model, base=before), {}, repository)[0]
+    return changed_models(read(repository, model=model, base=before), {}, repository)[0]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_what_git_does_not_hold_is_always_judged(repository: Path) -> None:
 
 def test_without_a_commit_to_compare_with_all_are_judged(repository: Path) -> None:
     found = read(repository, model="models/*")
-    assert touched(found, {}, repository) == (
+    assert changed_models(found, {}, repository) == (
         ("models/a", "models/b"),
         "all models are judged: the event names no commit to compare with",
     )
@@ -191,7 +191,7 @@ def test_without_a_commit_to_compare_with_all_are_judged(repository: Path) -> No
     for payload in ({"before": "0" * 40}, {"before": "1" * 40}, {"before": "--output=x"}, []):
         event.write_text(json.dumps(payload))
         environ = {"GITHUB_EVENT_NAME": "push", "GITHUB_EVENT_PATH": str(event)}
-        assert touched(found, environ, repository)[0] == ("models/a", "models/b")
+        assert changed_models(found, environ, repository)[0] == ("models/a", "models/b")
     assert not (repository / "x").exists()
 
 
@@ -203,7 +203,7 @@ def test_the_event_names_the_commit_to_compare_with(repository: Path, tmp_path: 
     payload = {"before": before, "pull_request": {"base": {"sha": before}}, "merge_group": {"base_sha": before}}
     (tmp_path / ".git" / "event").write_text(json.dumps(payload))
     environ = {"GITHUB_EVENT_NAME": event, "GITHUB_EVENT_PATH": str(tmp_path / ".git" / "event")}
-    assert touched(read(repository, model="models/*"), environ, repository)[0] == ("models/b",)
+    assert changed_models(read(repository, model="models/*"), environ, repository)[0] == ("models/b",)
 
 
 # --- action.yml --------------------------------------------------------------------------------------
@@ -217,8 +217,8 @@ def test_every_input_reaches_the_step_and_every_one_is_documented() -> None:
     for name in (*action["inputs"], *action["outputs"]):
         assert f"`{name}`" in page, name
     judge = next(step for step in action["runs"]["steps"] if step.get("id") == "judge")
-    given = {name for name in judge["env"] if name.startswith(asked.PREFIX)}
-    inputs = {asked.PREFIX + name.upper().replace("-", "_") for name in action["inputs"] if name != "python"}
+    given = {name for name in judge["env"] if name.startswith(action_inputs.PREFIX)}
+    inputs = {action_inputs.PREFIX + name.upper().replace("-", "_") for name in action["inputs"] if name != "python"}
     assert given == inputs
     for step in action["runs"]["steps"]:
         assert "${{" not in step.get("run", ""), "what is filled in there is executed"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pargate.audit.fingerprint import Sources, Subject, age_of, examine, saved
-from pargate.audit.history import Outcome, entry_of
-from pargate.audit.inventory import Kept, load
+from pargate.audit.fingerprint import Fingerprint, Sources, age_of, examine, saved
+from pargate.audit.history import ModelResult, entry_of
+from pargate.audit.inventory import Entry, load
 from pargate.core.audit import Linked, Standing
 from pargate.core.report import ScanReport
 from pargate.errors import InputError, PolicyError
@@ -49,11 +49,11 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def kept(folder: Path) -> Kept:
+def kept(folder: Path) -> Entry:
     return load(folder / "inventory.yaml").models[0]
 
 
-def key(folder: Path, seed: int = 0) -> Subject:
+def key(folder: Path, seed: int = 0) -> Fingerprint:
     return examine(kept(folder), Sources(), today=TODAY, started="2026-11-25T00:00:00+00:00", seed=seed)
 
 
@@ -149,11 +149,11 @@ def test_saved_measurements_count_for_as_long_as_the_policy_lets_them(place: Pat
     day = TODAY - timedelta(days=age_of(report, TODAY) or 0)
     assert isinstance(saved(place, subject, digest, day + timedelta(days=35)), ScanReport)
     assert "36 days old" in str(saved(place, subject, digest, day + timedelta(days=36)))
-    assert "from the future" in str(saved(place, subject, digest, day - timedelta(days=2)))
+    assert "in the future" in str(saved(place, subject, digest, day - timedelta(days=2)))
     (place / "reports" / f"{digest}.json").write_bytes(content + b" ")
-    assert saved(place, subject, digest, day) == "the saved report is not as it was written"
+    assert saved(place, subject, digest, day) == "the saved report was changed"
     (place / "reports" / f"{digest}.json").unlink()
-    assert saved(place, subject, digest, day) == "the saved report is not there"
+    assert saved(place, subject, digest, day) == "the saved report is missing"
 
 
 @pytest.mark.parametrize("spoil", ["incomplete", "budget", "model", "policy"])
@@ -173,8 +173,8 @@ def test_a_saved_run_that_shows_less_is_not_reused(spoil: str, place: Path) -> N
     (place / "reports" / f"{digest}.json").write_bytes(content)
     day = date.fromisoformat(data["run"]["started"][:10])
     assert saved(place, subject, digest, day) in (
-        "the saved run was cut short",
-        "the saved report is about something else",
+        "the saved run is incomplete",
+        "the saved report has other inputs",
     )
 
 
@@ -184,6 +184,6 @@ def test_a_saved_run_that_shows_less_is_not_reused(spoil: str, place: Path) -> N
 def test_an_error_with_names_that_are_no_text_still_fits_into_the_ledger(place: Path) -> None:
     error = InputError("no file \udcff" + "x" * 100_000)
     link = Linked(sequence=1, previous="0" * 64, audit="a", time="2026-11-25T00:00:00+00:00", as_of="2026-11-25")
-    entry = entry_of(Outcome(kept(place), None, error=error), "", link)
+    entry = entry_of(ModelResult(kept(place), None, error=error), "", link)
     assert (entry.standing, entry.exit_code) == (Standing.ERROR, 2)
     assert len(canonical_json(entry.model_dump(mode="json"))) < 10_000

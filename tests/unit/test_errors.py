@@ -82,7 +82,7 @@ def of_the_system(number: int, *path: str) -> OSError:
         (of_the_system(errno.EROFS, "x"), 5, "Read-only file system: x"),
         (of_the_system(errno.EIO, "x"), 5, "Input/output error: x"),
         (no_temporary_folder(), 5, "No usable temporary directory"),
-        (BrokenPipeError(), 5, "nobody reads"),
+        (BrokenPipeError(), 5, "has ended"),
         (ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), 5, "reset by peer"),
         (TimeoutError("timed out"), 5, "timed out"),
         (ModuleNotFoundError("No module named 'typer'", name="typer"), 5, "No module named 'typer'"),

@@ -6,8 +6,8 @@ import pytest
 
 from pargate import git
 from pargate.errors import InputError, OperationalError, PolicyError
-from pargate.github import inputs as asked
-from pargate.github.changes import touched
+from pargate.github import inputs as action_inputs
+from pargate.github.changes import changed_models
 from pargate.policy.layers import from_git
 
 IDENTITY = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
@@ -42,8 +42,8 @@ def read_policy(folder: Path, monkeypatch: pytest.MonkeyPatch, ref: str = "HEAD~
 
 def why_all(folder: Path, base: str) -> str:
     """Why `changed-only` judges all models."""
-    found = asked.read({f"{asked.PREFIX}MODEL": "model", f"{asked.PREFIX}BASE": base}, folder)
-    models, why = touched(found, {}, folder)
+    found = action_inputs.read({f"{action_inputs.PREFIX}MODEL": "model", f"{action_inputs.PREFIX}BASE": base}, folder)
+    models, why = changed_models(found, {}, folder)
     assert models == ("model",)
     return why
 
@@ -81,7 +81,7 @@ Trouble = Callable[[Path, pytest.MonkeyPatch], None]
     ("trouble", "cause", "advice"),
     [
         (distrusted, "git does not trust {folder}", "git config --global --add safe.directory {folder}"),
-        (without_git, "git is needed here, and is not installed", "install git"),
+        (without_git, "git is not installed", "install git"),
         (no_repository, "{folder} is not in a git repository", "clone"),
         (slow, "git did not answer within 0.2 s", "try again"),
         (no_working_tree, "git finds no working tree at {folder}: fatal: this operation", "check out"),
@@ -107,7 +107,7 @@ def test_a_clone_without_history_is_told_from_a_ref_that_nobody_made(
     shallow = tmp_path / "shallow"
     run(tmp_path, "clone", "-q", "--depth", "1", f"file://{repository}", str(shallow))
     refused = read_policy(shallow, monkeypatch)
-    assert refused.message == "there is no git ref 'HEAD~1' here, in a clone without its history"
+    assert refused.message == "there is no git ref 'HEAD~1' here, in a shallow clone"
     assert "--unshallow" in refused.hint and "fetch-depth: 0" in why_all(shallow, base)
     refused = read_policy(repository, monkeypatch, "mian")
     assert refused.message == "there is no git ref 'mian' here" and "fetch-depth" not in refused.hint

@@ -139,7 +139,7 @@ def test_each_attack_is_found_and_its_line_named(name: str, tmp_path: Path) -> N
     path.write_bytes(b"".join(line + b"\n" for line in attack(list(before))))
     flaws = read(tmp_path).flaws
     assert lines & {flaw.line for flaw in flaws}, flaws
-    with pytest.raises(InputError, match=r"is not as it was written"):
+    with pytest.raises(InputError, match=r"was changed"):
         sound(tmp_path)
     with pytest.raises(InputError):
         append_entry(tmp_path, entry)
@@ -195,14 +195,27 @@ def test_a_crash_between_line_and_head_is_no_flaw(tmp_path: Path) -> None:
     assert len(sound(tmp_path).entries) == 7
 
 
+def test_a_crash_before_the_first_head_is_no_flaw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(folder: Path, sequence: int, digest: str) -> None:
+        if sequence:
+            raise KeyboardInterrupt
+        write_head(folder, sequence, digest)
+
+    write_head = ledger._write_head
+    monkeypatch.setattr(ledger, "_write_head", crash)
+    with pytest.raises(KeyboardInterrupt):
+        append_entry(tmp_path, entry)
+    assert len(sound(tmp_path).entries) == 1
+
+
 @pytest.mark.parametrize("lines", [0, 3])
 def test_a_line_that_a_crash_left_unfinished_is_moved_aside_with_a_note(lines: int, tmp_path: Path) -> None:
     path = written(tmp_path, lines) / LEDGER
     with path.open("ab") as stream:
         stream.write(b'{"kind":"mod')
-    assert "was never finished" in str(read(tmp_path).flaws[0])
+    assert "is unfinished" in str(read(tmp_path).flaws[0])
     _, note = append_entry(tmp_path, entry)
-    assert "never finished" in note
+    assert "unfinished" in note
     assert len(sound(tmp_path).entries) == lines + 1
     (aside,) = tmp_path.glob(f"{LEDGER}.unfinished-*")
     assert aside.read_bytes() == b'{"kind":"mod'
@@ -259,9 +272,9 @@ def test_a_report_that_changed_or_is_gone_is_found_by_its_entry(tmp_path: Path) 
     digest = hashlib.sha256(content).hexdigest()
     (tmp_path / "reports").mkdir()
     found = entry(3, ledger.BEGIN).model_copy(update={"report": digest, "measured": digest})
-    assert "is not there" in str(unfitting(tmp_path, [found])[0])
+    assert "is missing" in str(unfitting(tmp_path, [found])[0])
     report_path(tmp_path, digest).write_bytes(content)
     assert unfitting(tmp_path, [found]) == []
     report_path(tmp_path, digest).write_bytes(b"{ }")
     (flaw,) = unfitting(tmp_path, [found])
-    assert (flaw.line, "not as it was written" in flaw.text) == (3, True)
+    assert (flaw.line, "was changed" in flaw.text) == (3, True)

@@ -124,7 +124,7 @@ def test_a_report_without_its_time_is_refused_where_the_format_needs_it(
     render: Callable[[ScanReport], str], when: str
 ) -> None:
     report = failing()
-    with pytest.raises(InputError, match="no time"):
+    with pytest.raises(InputError, match="not a time"):
         render(report.model_copy(update={"run": report.run.model_copy(update={"started": when})}))
 
 

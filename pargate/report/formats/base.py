@@ -1,4 +1,4 @@
-"""What a report format is, and the registry of all formats."""
+"""The registry of report formats."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from pargate.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A way to write a report. The console is none: `cli/console.py` draws it."""
+    """A report format."""
 
     render: Callable[[ScanReport], str]
-    """A pure function from a report to text, which ends with a newline."""
+    """Pure function from a report to text that ends with a newline."""
     file: str
-    """Name of the report in a folder of its own; empty for what is only printed."""
+    """File name of the report; empty if the format is only printed."""
     media_type: str
 
 

@@ -1,7 +1,7 @@
-"""A report as workflow commands of GitHub: annotations on the lines of the policy, worst first.
+"""A report as GitHub workflow commands: annotations on the lines of the policy, worst first.
 
-A step shows ten annotations of each kind and drops the rest in silence, so the tenth counts the rest. Everything that
-is printed here is obeyed, therefore nothing foreign may begin a command or end the part of one that it stands in.
+A step shows ten annotations of each kind and silently drops the rest, so the tenth counts the rest. GitHub executes
+the printed commands, so foreign text is escaped.
 """
 
 import re
@@ -14,10 +14,10 @@ from pargate.report import text as texts
 from pargate.report.formats.base import FORMATS, Format
 
 MOST_SHOWN = 9
-"""Annotations of a kind before the one that counts the rest."""
+"""Maximum number of annotations of a kind, besides the one that counts the rest."""
 
 MOST_TEXT = 4096
-"""Characters of a message that GitHub keeps."""
+"""Maximum length of a message, in characters."""
 
 COMMANDS = {Consequence.FAIL: "error", Consequence.WARN: "warning", Consequence.NOTE: "notice"}
 
@@ -33,7 +33,7 @@ class Annotation:
 
 
 def render(report: ScanReport) -> str:
-    """Workflow commands, one in a line."""
+    """Return the workflow commands, one per line."""
     kinds: dict[str, list[Annotation]] = {command: [] for command in COMMANDS.values()}
     for annotation in _annotations(report):
         kinds[annotation.command].append(annotation)
@@ -49,7 +49,7 @@ def _most(annotations: list[Annotation]) -> list[Annotation]:
 
 
 def _annotations(report: ScanReport) -> Iterator[Annotation]:
-    """All there is to say, the worst of each kind first."""
+    """Yield all annotations, the worst of each kind first."""
     verdict = report.verdict
     yield Annotation("notice", f"pargate: {verdict.status}", verdict.summary)
     for finding in texts.worst_first(report):
@@ -86,7 +86,7 @@ def _line(annotation: Annotation) -> str:
 
 
 def command(kind: str, message: str, **properties: str) -> str:
-    """Return a workflow command; nothing in a property or the message ends its part of it or begins another."""
+    """Return a workflow command with its message and properties escaped."""
     joined = ",".join(
         f"{key}={_escape(value).replace(':', '%3A').replace(',', '%2C')}" for key, value in properties.items()
     )
@@ -94,7 +94,7 @@ def command(kind: str, message: str, **properties: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Data of a command, at most `MOST_TEXT` long in its escaped form too."""
+    """Return escaped text of at most `MOST_TEXT` characters."""
     clean = texts.plain(text, MOST_TEXT)
     escaped = clean.replace("%", "%25")
     if len(escaped) <= MOST_TEXT:

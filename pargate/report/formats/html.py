@@ -1,8 +1,7 @@
-"""The report as one page for people: open it from a disk, print it, send it on.
+"""A report as one self-contained HTML page without scripts.
 
-Nothing here judges or measures, and no script runs in the page. What a model or a policy brought in is foreign text:
-every value passes `plain` and the template's escaping, at the one point where values enter the page. Pictures are
-embedded only after they were decoded as base64 and found to be PNG.
+Names from models and policies are foreign text: every value passes `plain` and the template's escaping when it enters
+the page. An image is embedded only if it decodes as base64 of a PNG.
 """
 
 import base64
@@ -42,7 +41,7 @@ HEADLINES = {
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An image without and with a trigger; both as base64 of a PNG."""
+    """An image without and with a trigger, as base64 of PNG."""
 
     trigger: str
     label: str
@@ -53,7 +52,7 @@ class Example:
 
 
 def render(report: ScanReport) -> str:
-    """One self-contained page: no script, nothing loaded from elsewhere."""
+    """Return the page of a report."""
     groups = grouped(report)
     return page(
         "report.html.j2",
@@ -78,14 +77,14 @@ def render(report: ScanReport) -> str:
 
 
 def page(template: str, **values: Any) -> str:
-    """A template of this folder with its values, each made plain and escaped."""
+    """Return a filled template; each value is made plain and escaped."""
     return _environment().get_template(template).render(**values)
 
 
 @cache
 def _environment() -> "Environment":
-    """Once for all pages: templates take longer to compile than to fill in."""
-    # Only pages need the template engine.
+    """Return the template engine; it is cached, because compiling templates takes longer than filling them."""
+    # Other formats do not need the engine.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
@@ -100,7 +99,7 @@ def _environment() -> "Environment":
 
 
 def _shown(value: Any) -> Any:
-    """Text made plain; what the template made itself, and pictures, pass as they are."""
+    """Return text made plain; markup of the template, and images, stay unchanged."""
     return plain(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
@@ -127,9 +126,9 @@ def _meaning(report: ScanReport) -> str:
             )
         case Outcome.REMEDIATED:
             return (
-                "The original broke the policy. It was cleaned by a procedure that knows nothing of the triggers, and "
-                "what ships was then examined on carriers that nothing had seen before. This is evidence about what "
-                "was probed, and about nothing else."
+                "The original broke the policy. It was cleaned by a procedure that does not use the triggers, and what "
+                "ships was then scanned on held-out images. This is evidence about what was probed, and about nothing "
+                "else."
             )
         case Outcome.INCONCLUSIVE:
             return (
@@ -156,7 +155,7 @@ def _meaning(report: ScanReport) -> str:
 
 
 def _over(report: ScanReport, findings: Sequence[Finding], baseline: str) -> bool:
-    """Whether an excess over such a baseline is among what these findings found to be broken."""
+    """Return whether these findings break a limit of the excess over such a baseline."""
     pairs = {m.id: m.pairs.baseline for m in report.measurements if m.pairs is not None}
     return any(
         pairs.get(f.measurement or "", "").startswith(baseline)
@@ -181,19 +180,19 @@ def _examples(report: ScanReport) -> Iterator[Example]:
 
 
 def _png(text: str) -> str:
-    """The picture encoded anew, or nothing where it is no PNG: no byte of the given text itself gets into the page."""
+    """Return the image encoded again, or an empty text if it is not a PNG, so that no foreign byte enters the page."""
     from markupsafe import Markup
 
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return ""
-    # Markup, as `plain` would cut it short; base64 has nothing that needs escaping.
+    # Markup, because `plain` would cut it; base64 needs no escaping.
     return Markup(base64.b64encode(data).decode("ascii")) if data.startswith(PNG) else ""
 
 
 def _indented(document: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-    """The lines of a document with their depth, since the text alone loses its leading spaces."""
+    """Yield the lines of a document with their depth, since HTML drops leading spaces."""
     for line in json.dumps(document, indent=1, ensure_ascii=False).split("\n"):
         yield len(line) - len(line.lstrip(" ")), line
 
@@ -270,7 +269,7 @@ def _digest(text: str) -> str:
 
 
 def _rows(*rows: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-    """Rows that say something."""
+    """Return the rows that are not empty."""
     return tuple(row for row in rows if row[1])
 
 

@@ -1,4 +1,4 @@
-"""A report as JSON: everything that other formats show, and the only one that is read back."""
+"""A report as JSON, the only format that pargate reads back."""
 
 from pargate.core.report import ScanReport
 from pargate.report.formats.base import FORMATS, Format

@@ -1,8 +1,8 @@
 """A report as JUnit XML: one suite for the model, one case for each rule.
 
-Jenkins and the stricter Ant form disagree on what is required; this satisfies both. A breach is a failure whatever
-the policy makes of it, for JUnit has no word for a warning; what was not decided is an error, so that no reader
-takes it for a pass. Which rule took how long is not known: the time is the suite's, and the cases' is 0.
+The document satisfies both Jenkins and the stricter Ant schema. A breach is a failure and an undecided rule an error,
+so that no reader takes either for a pass; where the policy only warns, the case is skipped. The suite has the time of
+the run, and each case has 0.
 """
 
 import io
@@ -18,21 +18,21 @@ from pargate.report.formats.base import FORMATS, Format
 
 
 class ModelSuite(TestSuite):
-    """A suite with the attributes that the Ant form demands."""
+    """A suite with the attributes that the Ant schema requires."""
 
     id = Attr()
     package = Attr()
 
 
 def render(report: ScanReport) -> str:
-    """JUnit XML, UTF-8 with its declaration.
+    """Return JUnit XML with its UTF-8 declaration.
 
     Raises:
-        InputError: the report does not say when its run began.
+        InputError: the start of the run is not a time.
     """
     suite = ModelSuite(texts.model_name(report))
     suite.id, suite.package = "0", "pargate"
-    # Ant's form takes no zone, and asks for this name where none is known; a report never holds one.
+    # The Ant schema allows no time zone, and requires this name if the host is not known.
     suite.timestamp, suite.hostname = f"{texts.started(report):%Y-%m-%dT%H:%M:%S}", "localhost"
     for name, value in _properties(report).items():
         suite.add_property(name, texts.plain(value))
@@ -61,7 +61,7 @@ def _properties(report: ScanReport) -> dict[str, str]:
 
 
 def _rules(report: ScanReport) -> list[tuple[str, str, list[Finding]]]:
-    """Id, probe and findings of each rule, in the order of the policy, and of those found beyond it."""
+    """Return id, probe and findings of each rule: those of the policy in order, then others."""
     probes = {id: str(rule.get("probe", "")) for id, rule in texts.rules(report).items()}
     found: dict[str, list[Finding]] = {id: [] for id in probes}
     for finding in texts.worst_first(report):
@@ -78,7 +78,7 @@ def _case(rule: str, probe: str, findings: Sequence[Finding]) -> TestCase:
 
 
 def _answer(findings: Sequence[Finding]) -> FinalResult | None:
-    """The worst finding in the attribute, all that are like it in the text; None where the rule holds."""
+    """Return the worst finding, with all of its status in the text; None if the rule holds."""
     if not findings:
         return Error("Not measured.", "open")
     worst = findings[0]
@@ -93,7 +93,7 @@ def _answer(findings: Sequence[Finding]) -> FinalResult | None:
         case Status.OPEN if worst.consequence is Consequence.FAIL:
             answer = Error(message, "open")
         case Status.BREACH | Status.OPEN:
-            # It does not fail the verdict, so it must not fail the build of whoever reads this file.
+            # It does not fail the verdict, so it must not fail a build that reads this file.
             answer = Skipped(f"{message} The policy only warns of it.")
         case Status.WAIVED:
             answer = Skipped(f"{message} Accepted: {texts.acceptance(worst)}")
@@ -102,7 +102,7 @@ def _answer(findings: Sequence[Finding]) -> FinalResult | None:
 
 
 def _lines(parts: Iterable[str]) -> str:
-    # The file may be printed to a log, where a line that begins with two colons is obeyed.
+    # The file may be printed to a log, where a line that begins with two colons is a command.
     return "\n".join(f"- {texts.plain(part)}" for part in parts)
 
 

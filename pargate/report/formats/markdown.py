@@ -1,8 +1,7 @@
 """A report as Markdown, for the summary of a step or a comment on a pull request.
 
-A hidden marker comes first, by which a later run finds the comment to update. GitHub drops a summary of more than
-1 MiB, so each part has its room and says what it left out. What comes from outside is written in character
-references: they never form syntax, not in a table, a heading or a block of HTML either.
+A hidden marker comes first; a later run finds the comment by it. GitHub drops a summary of more than 1 MiB, so each
+section has a maximum size and says what it leaves out. Syntax in foreign text is written as character references.
 """
 
 import re
@@ -14,10 +13,10 @@ from pargate.report import text as texts
 from pargate.report.formats.base import FORMATS, Format
 
 TABLE_ROOM = 600_000
-"""Bytes of the table of findings."""
+"""Maximum size of the table of findings, in bytes."""
 
 PART_ROOM = 40_000
-"""Bytes of each other list, of which there are seven: 880 000 with the table, and little besides."""
+"""Maximum size of each of the seven other lists, in bytes: 880 000 with the table."""
 
 VERDICTS = {
     Outcome.PASS: "✅ pass",
@@ -32,13 +31,13 @@ LEVELS = {Consequence.FAIL: "fails", Consequence.WARN: "warning", Consequence.NO
 
 HEADER = ("| | rule | trigger → target | measured | limit | n |", "|---|---|---|---|---|--:|")
 
-# Links and mentions are looked for after references are resolved, so those need more than a reference.
+# GitHub finds links and mentions after it resolves references, so those need more than a reference.
 _SYNTAX = re.compile(r"[&<>|\\`*_\[\]#~$]|@|://|www\.")
 _APART = {"@": "&#64;&#8203;", "://": "&#58;&#8203;//", "www.": "www&#8203;&#46;"}
 
 
 def render(report: ScanReport) -> str:
-    """GitHub's Markdown, below 900 000 bytes."""
+    """Return GitHub Markdown of less than 900 000 bytes."""
     measurements = texts.by_id(report)
     blocks = [
         _marker(report),
@@ -57,18 +56,18 @@ def render(report: ScanReport) -> str:
 
 
 def escape(text: str, most: int = 1000) -> str:
-    """Foreign text that forms no syntax anywhere in GitHub's Markdown, on one line."""
+    """Return foreign text as one line without GitHub Markdown syntax."""
     return _SYNTAX.sub(lambda m: _APART.get(m[0]) or f"&#{ord(m[0])};", texts.plain(text, most))
 
 
 def _marker(report: ScanReport) -> str:
     about = f"{texts.model_name(report)}:{texts.policy_name(report)}"
-    # Two dashes would end a comment.
+    # Two dashes end a comment.
     return f"<!-- pargate:{re.sub(r'-{2,}', '-', re.sub(r'[^A-Za-z0-9._/:-]+', '-', about))} -->"
 
 
 def fitting(lines: Iterable[str], room: int) -> tuple[list[str], int]:
-    """The first lines that fit into `room` bytes, and how many do not."""
+    """Return the lines that fit into `room` bytes, and the number of the others."""
     shown: list[str] = []
     left_out = 0
     for line in lines:

@@ -1,8 +1,7 @@
 """A report as a machine-learning bill of materials: CycloneDX 1.6, JSON.
 
-cyclonedx-python-lib makes all of it but the model card, for which it has no types: that is put into the component
-after the library has written it. In a model card all numbers are strings. The library is imported when a document is
-asked for, since it takes about as long as the rest of pargate's light half.
+cyclonedx-python-lib has no types for the model card, so it is added to the JSON of the library. In a model card all
+numbers are strings. The library is imported late, because it takes long to load.
 """
 
 import json
@@ -26,14 +25,14 @@ TYPES: dict[str, str] = {
     Metric.ACCURACY: "accuracy",
     Metric.RECALL: "recall",
 }
-"""What a model card calls our metrics."""
+"""Names of the metrics in a model card."""
 
 
 def render(report: ScanReport) -> str:
-    """CycloneDX 1.6 as JSON text, equal for equal reports.
+    """Return CycloneDX 1.6 as JSON, equal for equal reports.
 
     Raises:
-        InputError: the report does not say when its run began.
+        InputError: the start of the run is not a time.
     """
     from cyclonedx.model.bom import Bom, BomMetaData
     from cyclonedx.model.component import Component, ComponentType
@@ -59,7 +58,7 @@ def _component(report: ScanReport) -> "Component":
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
 
-    # A file that was refused may have no digest.
+    # A refused file may have no digest.
     digest = report.model.sha256 if re.fullmatch("[0-9a-f]{64}", report.model.sha256) else ""
     hub = re.fullmatch(r"hf-hub:(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(@(?P<revision>[\w.-]+))?", report.model.source)
     return Component(
@@ -76,14 +75,14 @@ def _component(report: ScanReport) -> "Component":
 
 
 def _pedigree(report: ScanReport) -> "Pedigree | None":
-    """What a cleaned or exported model was made from, the nearest first."""
+    """Return the ancestors of a cleaned or exported model, the nearest first."""
     from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.component import Component, ComponentType, Pedigree
 
     parents = [(s.record.activity, s.record.inputs[0]) for s in report.stages if s.record is not None]
     if not parents:
         return None
-    # The library orders them by name, so a number comes first.
+    # The library sorts them by name, so the name begins with a number.
     return Pedigree(
         ancestors=[
             Component(
@@ -149,11 +148,11 @@ def _parameters(model: ModelInfo) -> dict[str, Any]:
 
 
 def _metrics(report: ScanReport) -> Iterator[dict[str, Any]]:
-    """What was measured, each with the interval that a rule was judged by, where one was."""
+    """Yield each measured metric, with the interval that a rule was judged by."""
     bounds = {(f.measurement, b.metric): b for f in report.findings for b in f.bounds if b.against == "limit"}
     for measurement in report.measurements:
         part = texts.subject(measurement)
-        if measurement.trigger is not None:  # one trigger may be measured for several rules, and both ways
+        if measurement.trigger is not None:  # one trigger may have several measurements
             part = texts.plain(f"{part}, {measurement.id}", 400)
         others = {metric for id, metric in bounds if id == measurement.id} - TYPES.keys()
         for metric in (*TYPES, *sorted(others)):

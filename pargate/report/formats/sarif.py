@@ -1,8 +1,8 @@
 """A report as SARIF 2.1.0, for code scanning.
 
-The schema asks for little and GitHub for more: whole rules, a first location with all four numbers of its region, no
-empty strings, one stable fingerprint. What holds is left out, since GitHub opens an alert for every result. A model
-is no text file, so a result points at the line of the policy that it answers, and names the model beside it.
+GitHub requires more than the schema: complete rules, a first location with all four numbers of its region, no empty
+strings and a stable fingerprint. Findings that are met are left out, since GitHub opens an alert for every result. A
+result points at the line of the policy, because a model is not a text file.
 """
 
 import json
@@ -21,21 +21,21 @@ from pargate.report.formats.base import FORMATS, Format
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 MOST_RESULTS = 25_000
-"""GitHub rejects a file with more in one run."""
+"""Maximum number of results in a run that GitHub accepts."""
 
 MOST_ID = 255
-"""Characters of a rule's id that GitHub accepts."""
+"""Maximum length of a rule's id that GitHub accepts, in characters."""
 
 MOST_TEXT = 1024
-"""Characters of a rule's descriptions that GitHub accepts."""
+"""Maximum length of a rule's description that GitHub accepts, in characters."""
 
 NOWHERE = SourceSpan(file="pargate.yaml", line=1, column=1, end_column=2)
-"""GitHub drops a result without a place. A rule that is built in points at the file where a policy would be written."""
+"""SourceSpan of the findings of built-in rules; GitHub drops a result without a place."""
 
 LEVELS = {Consequence.FAIL: "error", Consequence.WARN: "warning", Consequence.NOTE: "note"}
 
 SCORES = {Severity.CRITICAL: "9.5", Severity.HIGH: "8.0", Severity.MEDIUM: "5.5", Severity.LOW: "2.0"}
-"""GitHub names a score from 9.0 critical, from 7.0 high, from 4.0 medium; it must be a string."""
+"""Scores as strings; GitHub shows a score from 9.0 as critical, from 7.0 as high and from 4.0 as medium."""
 
 UNSAFE_RULE = {
     "probe": "file",
@@ -43,18 +43,16 @@ UNSAFE_RULE = {
     "why": "A model file must not be able to run code when it is loaded.",
     "help": "Nothing of such a file is loaded. Ask its author for safetensors or ONNX.",
 }
-"""What refuses a file before any policy is asked, in the form of a policy's rules."""
-
+"""The rule that refuses a file before a policy is applied."""
 
 Object = dict[str, Any]
-"""An object of SARIF."""
 
 
 def render(report: ScanReport) -> str:
-    """SARIF 2.1.0 with one run, as JSON text.
+    """Return SARIF 2.1.0 with one run, as JSON.
 
     Raises:
-        InputError: the report does not say when its run began.
+        InputError: the start of the run is not a time.
     """
     name = texts.model_name(report)
     rules = {rule["id"]: rule for rule in _rules(report)}
@@ -98,7 +96,7 @@ def render(report: ScanReport) -> str:
 
 
 def _pruned(value: Any) -> Any:
-    """Return the document without None, empty texts, tuples and objects, which GitHub refuses; an empty list stays."""
+    """Return the document without None, empty strings, tuples and objects, which GitHub refuses; empty lists stay."""
     if isinstance(value, dict):
         return {key: _pruned(item) for key, item in value.items() if item is not None and item not in ("", (), {})}
     if isinstance(value, list | tuple):
@@ -107,7 +105,7 @@ def _pruned(value: Any) -> Any:
 
 
 def _rules(report: ScanReport) -> Iterator[Object]:
-    """Every rule of the policy, whatever was found, then the one that no policy writes."""
+    """Yield every rule of the policy, then the built-in one and those of the findings alone."""
     documents = texts.rules(report) | {UNSAFE_FILE: UNSAFE_RULE}
     for finding in report.findings:  # a saved report may name others
         documents.setdefault(finding.rule, {"severity": finding.severity})
@@ -125,14 +123,14 @@ def _rules(report: ScanReport) -> Iterator[Object]:
             "properties": {
                 "security-severity": SCORES.get(rule.get("severity", ""), SCORES[Severity.HIGH]),
                 "tags": ["security", "machine-learning", f"probe/{probe}"],
-                # What inspection reads is there or not; the rest is sampled.
+                # Inspection is exact; other probes sample.
                 "precision": "very-high" if probe == "file" else "high",
             },
         }
 
 
 def _asks(rule: dict[str, Any], probe: str) -> str:
-    """What a rule of a policy asks, in one sentence."""
+    """Return the requirement of a rule in one sentence."""
     parts = [f"The probe {probe}"]
     triggers = [t if isinstance(t, str) else str(t.get("kind", "")) for t in rule.get("triggers") or ()]
     if triggers:
@@ -148,7 +146,7 @@ def _asks(rule: dict[str, Any], probe: str) -> str:
 
 def _result(report: ScanReport, finding: Finding, rule_index: int, fingerprint: str) -> Object:
     name = texts.model_name(report)
-    # Standard SARIF knows a level for failures only; GitHub shows no result without one.
+    # The standard has a level for failures only, but GitHub requires one for every result.
     open_ = finding.status is Status.OPEN
     bound = texts.deciding(finding)
     numbers = (
@@ -175,7 +173,7 @@ def _result(report: ScanReport, finding: Finding, rule_index: int, fingerprint: 
 
 def _location(place: SourceSpan | None, name: str) -> Object:
     place = place or NOWHERE
-    region = {  # counted from 1; the end column is the first one behind
+    region = {  # counted from 1; the end column is exclusive
         "startLine": place.line,
         "startColumn": place.column,
         "endLine": place.line,

@@ -1,4 +1,4 @@
-"""Commands that prepare a run: synth."""
+"""The command `synth`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,31 +15,33 @@ def synth(
         typer.Option("--out", metavar="DIR", help="The new folder for the shards.", show_default=False),
     ],
     count: Annotated[
-        int | None, typer.Option("--count", min=2, help="Pairs to write; 10000, or all of a source that ends.")
+        int | None, typer.Option("--count", min=2, help="Pairs to write; default: 10000, or all of a finite source.")
     ] = None,
-    size: Annotated[int | None, typer.Option("--size", metavar="PX", help="Side of drawn pictures; 224.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Other seeds give other pictures.")] = 0,
+    size: Annotated[
+        int | None, typer.Option("--size", metavar="PX", help="Side of drawn images; default: 224.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the images.")] = 0,
     shard_size: Annotated[
         int, typer.Option("--shard-size", min=1, max=10**9, metavar="K", help="Pairs in a shard.")
     ] = 10_000,
-    picture_format: Annotated[
-        str | None, typer.Option("--format", metavar="jpg|png", help="How drawn pictures are stored; jpg.")
+    image_format: Annotated[
+        str | None, typer.Option("--format", metavar="jpg|png", help="Format of drawn images; default: jpg.")
     ] = None,
     classes: Annotated[
         Path | None,
-        typer.Option("--classes", metavar="FILE", help="Draw only what this list names, one per line."),
+        typer.Option("--classes", metavar="FILE", help="Class names to draw, one per line."),
     ] = None,
     pairs: Annotated[
-        str, typer.Option("--pairs", metavar="SOURCE", help="Where pairs come from; any source is repacked as shards.")
+        str, typer.Option("--pairs", metavar="SOURCE", help="Source of the pairs; any source is repacked as shards.")
     ] = "synthetic:",
     cache: CacheOption = None,
     device: Annotated[
-        str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where diffusers: draws.")
+        str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Device of diffusers:.")
     ] = "auto",
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> None:
-    """Write caption-image pairs as WebDataset shards, drawn by the built-in renderer."""
+    """Write image-text pairs as WebDataset shards, by default drawn ones."""
     from pargate.cli.console import Console
     from pargate.images.classes import read_classes
     from pargate.images.opening import is_generated, open_pairs
@@ -49,24 +51,24 @@ def synth(
     refuse_empty({"--pairs": pairs})
     generated = is_generated(pairs)
     if not generated and device != "auto":
-        raise InputError(f"--device {device} goes with diffusers: alone", "all else is drawn and packed by processors")
-    if picture_format not in (None, "jpg", "png"):
-        raise InputError(f"unknown picture format '{picture_format}'", "write --format jpg or --format png")
+        raise InputError(f"--device {device} is for diffusers: only", "leave it out: other sources use the CPU")
+    if image_format not in (None, "jpg", "png"):
+        raise InputError(f"unknown image format '{image_format}'", "write --format jpg or --format png")
     if size is not None and size not in SIZES:
-        raise InputError(f"pictures of {size} pixels cannot be drawn", f"--size goes from {SIZES[0]} to {SIZES[-1]}")
+        raise InputError(f"images of {size} pixels cannot be drawn", f"give --size from {SIZES[0]} to {SIZES[-1]}")
     names = read_classes(classes) if classes is not None else None
     console = Console(quiet=quiet, verbose=False, color=not no_color)
     with console.progress() as emit:
         source = open_pairs(
             pairs, seed=seed, cache=cache_folder(cache), classes=names, count=count, device=device, emit=emit
         )
-        count = None if generated else count  # of those that were generated, all that were kept
+        count = None if generated else count  # write all generated pairs that were kept
         written = write_pairs(
             source,
             out,
             count=count,
             size=size,
-            suffix=f".{picture_format}" if picture_format else None,
+            suffix=f".{image_format}" if image_format else None,
             per_shard=shard_size,
             seed=seed,
             emit=emit,

@@ -1,4 +1,4 @@
-"""Commands that open a model: scan."""
+"""The command `scan`."""
 
 from typing import Annotated
 
@@ -28,7 +28,7 @@ from pargate.cli.options import (
     read_outputs,
     refuse_empty,
 )
-from pargate.errors import ExitCode, InputError, Terminated
+from pargate.errors import ExitCode, InputError, explain
 
 
 def scan(
@@ -43,7 +43,7 @@ def scan(
     seed: SeedOption = 0,
     max_minutes: Annotated[
         float | None,
-        typer.Option("--max-minutes", min=0.0, help="Stop measuring after so long; undecided is not passed."),
+        typer.Option("--max-minutes", min=0.0, help="Stop measuring after this time; undecided rules do not pass."),
     ] = None,
     previous: PreviousOption = None,
     policy_ref: PolicyRefOption = None,
@@ -51,22 +51,22 @@ def scan(
     strict: StrictOption = False,
     now: NowOption = None,
     pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Put small pictures of moved carriers into the report.")
+        bool, typer.Option("--pictures/--no-pictures", help="Put small copies of moved images into the report.")
     ] = True,
     output: OutputOption = None,
     cache: CacheOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     no_color: NoColorOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be measured, and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be measured, and stop.")] = False,
     exit_zero: Annotated[
-        bool, typer.Option("--exit-zero", help="End with 0 also when the verdict is fail or inconclusive.")
+        bool, typer.Option("--exit-zero", help="Exit with 0 also if the verdict is fail or inconclusive.")
     ] = False,
 ) -> int:
     """Measure the attack success of the policy's triggers on MODEL, and judge it.
 
-    Ends with 0 for pass, 1 for fail, 3 for inconclusive; 2, 4 and 5 say that nothing was judged: wrong
-    input, invalid policy, or trouble with the machine.
+    The exit code is 0 for pass, 1 for fail and 3 for inconclusive. With 2 (wrong input), 4 (invalid policy) and 5
+    (problem of the machine) nothing was judged.
     """
     from datetime import UTC, datetime
 
@@ -107,15 +107,11 @@ def scan(
         console.lines(plan(request))
         return ExitCode.OK
     signalled: list[ExitCode] = []
-
-    def remember(signal: KeyboardInterrupt) -> None:
-        signalled.append(ExitCode.SIGTERM if isinstance(signal, Terminated) else ExitCode.SIGINT)
-
     with console.progress() as listener:
-        report = run_scan(request, listener, on_interrupt=remember)
+        report = run_scan(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
     missed = write(outputs, report, console)
     console.report(report)
     if signalled:
-        console.note("interrupted: this is what was measured until then")
+        console.note("interrupted: the report holds what was measured so far")
         return signalled[0]
     return (ExitCode.OK if exit_zero else exit_code(report.verdict)) or missed

@@ -1,4 +1,4 @@
-"""Commands that make what is shipped: export."""
+"""The command `export`."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -39,7 +39,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write; it must not exist.")],
     precision: Annotated[
         list[GraphChoice] | None,
-        typer.Option("--precision", help="Graphs in this precision; repeatable. Default: the policy's, else fp32."),
+        typer.Option("--precision", help="Precision of the graphs; repeatable. Default: the policy's, else fp32."),
     ] = None,
     opset: Annotated[
         int | None,
@@ -62,10 +62,10 @@ def export(
     verbose: VerboseOption = False,
     no_color: NoColorOption = False,
 ) -> int:
-    """Write MODEL as ONNX graphs that are proven to be it.
+    """Write MODEL as ONNX graphs that are proven equal to it.
 
-    Ends with 0 once the graphs are written; with 1 where they differ from the checkpoint or break the policy, with 3
-    where the policy cannot be decided: then nothing is written.
+    The exit code is 0 if the graphs are written, 1 if they differ from the checkpoint or break the policy, and 3 if the
+    policy is not decided. Nothing is written unless it is 0.
     """
     from datetime import UTC, datetime
 
@@ -103,6 +103,6 @@ def export(
         console.note(f"written: {made.folder}")
         return ExitCode.OK
     same = all(proven.passed for proven in made.parity)
-    why = "the graphs do not pass the policy" if same else "the graphs are not the checkpoint"
+    why = "the graphs do not pass the policy" if same else "the graphs differ from the checkpoint"
     console.lines([f"nothing was written: {why}"])
     return exit_code(made.reports[-1].verdict) if same else ExitCode.FAIL

@@ -11,14 +11,14 @@ from pargate.audit.inventory import load
 from pargate.errors import InputError, PargateError
 from pargate.github.actions import PINS, pinned, use
 from pargate.github.repository import default_branch
-from pargate.github.scaffold import AUDIT, GATE, INVENTORY, Wish, plan, texts_of
+from pargate.github.scaffold import AUDIT, GATE, INVENTORY, Options, plan, texts_of
 from pargate.policy.resolve import WORKING_FILE, resolve
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ACTION = f"someone/pargate@{COMMIT}"
-WISH = Wish(action=ACTION, branch="main")
-LABELLED = Wish(action=ACTION, branch="main", labels=("self-hosted", "gpu"))
+OPTIONS = Options(action=ACTION, branch="main")
+LABELLED = Options(action=ACTION, branch="main", labels=("self-hosted", "gpu"))
 
 USES = re.compile(r"^\s*(?:- )?uses: (\S+)(?: # (\S+))?", re.MULTILINE)
 
@@ -43,21 +43,21 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def written(folder: Path, wish: Wish, *, force: bool = False, keep: bool = False) -> None:
-    plan(folder, wish, force=force, keep=keep).write()
+def written(folder: Path, options: Options, *, force: bool = False, keep: bool = False) -> None:
+    plan(folder, options, force=force, keep=keep).write()
 
 
 # --- what the files say ---
 
 
 def test_the_policy_that_is_written_loads(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written(repository, WISH)
+    written(repository, OPTIONS)
     monkeypatch.chdir(repository)
     assert resolve(None).policy.name == "repository"
 
 
 def test_the_inventory_that_is_written_loads(repository: Path) -> None:
-    written(repository, Wish(action=ACTION, branch="main", models=("model", "hf-hub:org/model@v1")))
+    written(repository, Options(action=ACTION, branch="main", models=("model", "hf-hub:org/model@v1")))
     first, second = load(repository / INVENTORY).models
     assert (first.name, Path(first.source), Path(first.policy)) == (
         "model",
@@ -67,10 +67,10 @@ def test_the_inventory_that_is_written_loads(repository: Path) -> None:
     assert (second.name, second.source, second.cadence_days) == ("model-2", "hf-hub:org/model@v1", 8)
 
 
-@pytest.mark.parametrize("wish", [WISH, LABELLED], ids=["without a GPU", "with a GPU"])
+@pytest.mark.parametrize("options", [OPTIONS, LABELLED], ids=["without a GPU", "with a GPU"])
 @pytest.mark.parametrize("name", [GATE, AUDIT])
-def test_workflows_grant_little_and_say_why(repository: Path, wish: Wish, name: str) -> None:
-    text = texts_of(repository, wish)[name]
+def test_workflows_grant_little_and_say_why(repository: Path, options: Options, name: str) -> None:
+    text = texts_of(repository, options)[name]
     workflow = loaded(text)
     assert workflow["permissions"] == {}
     assert "concurrency" in workflow
@@ -112,12 +112,12 @@ def test_strangers_reach_no_runner_of_ones_own(repository: Path) -> None:
 
 
 def test_without_labels_nothing_is_cleaned(repository: Path) -> None:
-    assert "clean" not in loaded(texts_of(repository, WISH)[GATE])["jobs"]
+    assert "clean" not in loaded(texts_of(repository, OPTIONS)[GATE])["jobs"]
 
 
-@pytest.mark.parametrize("wish", [WISH, LABELLED], ids=["without a GPU", "with a GPU"])
-def test_what_a_job_takes_from_another_is_checked_by_digest(repository: Path, wish: Wish) -> None:
-    texts = texts_of(repository, wish)
+@pytest.mark.parametrize("options", [OPTIONS, LABELLED], ids=["without a GPU", "with a GPU"])
+def test_what_a_job_takes_from_another_is_checked_by_digest(repository: Path, options: Options) -> None:
+    texts = texts_of(repository, options)
     for name in (GATE, AUDIT):
         for job in loaded(texts[name])["jobs"].values():
             uses = [step.get("uses", "").split("@")[0] for step in job["steps"]]
@@ -127,9 +127,9 @@ def test_what_a_job_takes_from_another_is_checked_by_digest(repository: Path, wi
                 assert "needs." in after["env"]["EXPECTED"]
 
 
-@pytest.mark.parametrize("wish", [WISH, LABELLED], ids=["without a GPU", "with a GPU"])
-def test_every_action_is_one_of_the_table(repository: Path, wish: Wish) -> None:
-    texts = texts_of(repository, wish)
+@pytest.mark.parametrize("options", [OPTIONS, LABELLED], ids=["without a GPU", "with a GPU"])
+def test_every_action_is_one_of_the_table(repository: Path, options: Options) -> None:
+    texts = texts_of(repository, options)
     found = [match for name in (GATE, AUDIT) for match in USES.findall(texts[name])]
     assert found
     for used, version in found:
@@ -152,15 +152,15 @@ def test_models_are_found(repository: Path) -> None:
     for name in ("b/deep", ".hidden/model"):
         (repository / name).mkdir(parents=True)
         (repository / name / "open_clip_config.json").write_text("{}")
-    step = loaded(texts_of(repository, WISH)[GATE])["jobs"]["gate"]["steps"][1]
+    step = loaded(texts_of(repository, OPTIONS)[GATE])["jobs"]["gate"]["steps"][1]
     assert step["with"]["model"].split("\n")[:-1] == ["b/deep", "model"]
 
 
 def test_the_inventory_lists_models_one_by_one(repository: Path) -> None:
     (repository / "models" / "a b").mkdir(parents=True)
     (repository / "models" / "model").mkdir()
-    wish = Wish(action=ACTION, branch="main", models=("models/*", "model", "hf-hub:org/model@v1"))
-    models = loaded(texts_of(repository, wish)[INVENTORY])["models"]
+    options = Options(action=ACTION, branch="main", models=("models/*", "model", "hf-hub:org/model@v1"))
+    models = loaded(texts_of(repository, options)[INVENTORY])["models"]
     assert [(m["name"], m["model"]) for m in models] == [
         ("a-b", "./models/a b"),
         ("model", "./models/model"),
@@ -172,8 +172,8 @@ def test_the_inventory_lists_models_one_by_one(repository: Path) -> None:
 def test_a_policy_that_is_there_is_used(repository: Path) -> None:
     (repository / "own.yaml").write_text("pargate: 1\n")
     (repository / "classes.txt").write_text("cat\ndog\n")
-    wish = Wish(action=ACTION, branch="main", policy="own.yaml", images="val", classes="classes.txt")
-    texts = texts_of(repository, wish)
+    options = Options(action=ACTION, branch="main", policy="own.yaml", images="val", classes="classes.txt")
+    texts = texts_of(repository, options)
     assert WORKING_FILE not in texts
     given_to = loaded(texts[GATE])["jobs"]["gate"]["steps"][1]["with"]
     assert (given_to["policy"], given_to["images"], given_to["classes"]) == ("own.yaml", "val", "classes.txt")
@@ -207,10 +207,12 @@ NASTY = [
 def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.getbasetemp() / "adopting"
     root.mkdir(exist_ok=True)
-    wish = Wish(action=ACTION, branch="main", models=("hf-hub:" + value, "hf-hub:x"), policy="release", images=value)
-    alone = Wish(action=ACTION, branch="main", models=("hf-hub:" + value,), policy="release", images=value)
+    options = Options(
+        action=ACTION, branch="main", models=("hf-hub:" + value, "hf-hub:x"), policy="release", images=value
+    )
+    alone = Options(action=ACTION, branch="main", models=("hf-hub:" + value,), policy="release", images=value)
     try:
-        texts, single = texts_of(root, wish), texts_of(root, alone)
+        texts, single = texts_of(root, options), texts_of(root, alone)
     except InputError:
         assert value != value.strip() or not value.isprintable() or "${{" in value or value.startswith("-")
         return
@@ -221,7 +223,7 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
     assert loaded(single[GATE])["jobs"]["gate"]["steps"][1]["with"]["model"] == f"hf-hub:{value}"
     assert loaded(texts[INVENTORY])["models"][0]["model"] == f"hf-hub:{value}"
     assert loaded(texts[INVENTORY])["defaults"]["images"] == value
-    plain = Wish(action=ACTION, branch="main", models=("hf-hub:x", "hf-hub:y"), policy="release", images="val")
+    plain = Options(action=ACTION, branch="main", models=("hf-hub:x", "hf-hub:y"), policy="release", images="val")
     usual = loaded(texts_of(root, plain)[GATE])["jobs"]
     for key, job in jobs.items():
         assert [step.get("run") for step in job["steps"]] == [step.get("run") for step in usual[key]["steps"]]
@@ -238,7 +240,7 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
         ({"models": ("../other",)}, "leads out of the repository"),
         ({"models": ("/etc",)}, "leads out of the repository"),
         ({"models": ("-x",)}, "begins with a dash"),
-        ({"models": ("nothing/*",)}, "matches nothing yet"),
+        ({"models": ("nothing/*",)}, "matches nothing"),
         ({"images": "\x1b[2J"}, "control character"),
         ({"images": ""}, "is empty"),
         ({"images": "a\u2028b"}, "control character"),
@@ -261,13 +263,13 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
 def test_what_has_no_place_in_a_workflow_is_refused(repository: Path, change: dict[str, Any], said: str) -> None:
     before = snapshot(repository)
     with pytest.raises(InputError, match=re.escape(said)):
-        plan(repository, Wish(**{"action": ACTION, "branch": "main", **change}), force=True, keep=False)
+        plan(repository, Options(**{"action": ACTION, "branch": "main", **change}), force=True, keep=False)
     assert snapshot(repository) == before
 
 
 @pytest.mark.parametrize("schedule", ["17 4 * * 1", "*/90 0-6/2 1,15 JAN-MAR MON", "0 0 31 12 6"])
 def test_a_schedule_of_cron_is_taken(repository: Path, schedule: str) -> None:
-    texts = texts_of(repository, Wish(action=ACTION, branch="main", schedule=schedule))
+    texts = texts_of(repository, Options(action=ACTION, branch="main", schedule=schedule))
     assert loaded(texts[AUDIT])[True]["schedule"] == [{"cron": schedule}]
 
 
@@ -288,21 +290,21 @@ def test_files_that_differ_stop_everything(repository: Path) -> None:
     (repository / WORKING_FILE).write_text("mine\n")
     before = snapshot(repository)
     with pytest.raises(InputError, match=r"nothing was written: pargate\.yaml would change"):
-        written(repository, WISH)
+        written(repository, OPTIONS)
     assert snapshot(repository) == before
-    written(repository, WISH, force=True)
+    written(repository, OPTIONS, force=True)
     assert (repository / WORKING_FILE).read_text() != "mine\n"
 
 
 def test_policy_and_inventory_can_be_kept_while_workflows_are_brought_up_to_date(repository: Path) -> None:
-    written(repository, WISH)
+    written(repository, OPTIONS)
     for name in (WORKING_FILE, INVENTORY, GATE):
         with (repository / name).open("a") as stream:
             stream.write("# mine\n")
-    made = plan(repository, WISH, force=True, keep=True)
+    made = plan(repository, OPTIONS, force=True, keep=True)
     assert set(made.changed) == {GATE}
     with pytest.raises(InputError, match=r"pargate\.yml would change"):
-        plan(repository, WISH, force=False, keep=True)
+        plan(repository, OPTIONS, force=False, keep=True)
 
 
 @pytest.mark.parametrize("linked", [".github", ".github/workflows", GATE, WORKING_FILE])
@@ -312,7 +314,7 @@ def test_links_are_not_followed(repository: Path, tmp_path: Path, linked: str) -
     (repository / linked).parent.mkdir(parents=True, exist_ok=True)
     (repository / linked).symlink_to(outside)
     with pytest.raises(InputError, match="is a link"):
-        written(repository, WISH, force=True)
+        written(repository, OPTIONS, force=True)
     assert not list(outside.iterdir())
 
 
@@ -320,17 +322,17 @@ def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path, repository: P
     bare = tmp_path / "bare"
     bare.mkdir()
     with pytest.raises(InputError, match="is not a git repository"):
-        written(bare, WISH)
+        written(bare, OPTIONS)
     with pytest.raises(InputError, match="lies inside the repository"):
-        written(repository / "model", WISH)
-    with pytest.raises(InputError, match="is no folder"):
-        written(tmp_path / "absent", WISH)
+        written(repository / "model", OPTIONS)
+    with pytest.raises(InputError, match="is not a folder"):
+        written(tmp_path / "absent", OPTIONS)
 
 
 def test_a_repository_without_a_model_says_how_to_name_one(repository: Path) -> None:
     (repository / "model" / "open_clip_config.json").unlink()
     with pytest.raises(PargateError) as caught:
-        written(repository, WISH)
+        written(repository, OPTIONS)
     assert "--model" in caught.value.hint
 
 
