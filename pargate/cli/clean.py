@@ -29,72 +29,92 @@ SWEPT = {"tau": float, "lr": float, "steps": int, "batch-size": int}
 """Settings that a sweep can vary, with the types of their values."""
 
 
+PairsOption = Annotated[
+    str,
+    typer.Option(
+        "--pairs",
+        metavar="SOURCE",
+        help="Image-text pairs: CSV, folder, WebDataset tars, Parquet, hf:DATASET, synthetic:, diffusers:MODEL.",
+    ),
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the cleaned model.")]
+MethodOption = Annotated[
+    str,
+    typer.Option("--method", metavar="METHOD", help="par, par-plus, cleanclip, finetune, or that of a plug-in."),
+]
+PresetOption = Annotated[
+    Preset, typer.Option("--preset", help="Learning rate, batch and steps by size, or as published.")
+]
+TauOption = Annotated[
+    float | None, typer.Option("--tau", help="How far PAR pushes embeddings away, from 0 to 4; published 2.15.")
+]
+LrOption = Annotated[float | None, typer.Option("--lr", help="Highest learning rate.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", help="Steps to take.")]
+BatchSizeOption = Annotated[int | None, typer.Option("--batch-size", help="Pairs in the loss of one step.")]
+MicroBatchOption = Annotated[
+    int | None, typer.Option("--micro-batch", help="Pairs in one forward pass: changes memory, not the result.")
+]
+TowersOption = Annotated[
+    Towers | None, typer.Option("--towers", help="Towers to train; par-plus: image, others: both.")
+]
+ViewsOption = Annotated[
+    int | None, typer.Option("--views", help="Augmentations of an image; default: a new one each time.")
+]
+CheckpointingOption = Annotated[
+    bool, typer.Option("--checkpointing", help="Recompute activations: less memory, a third slower.")
+]
+CompileTowersOption = Annotated[bool, typer.Option("--compile", help="Let torch compile the image tower.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of pairs and of augmentations.")]
+ClassesOption = Annotated[
+    Path | None, typer.Option("--classes", metavar="FILE", help="Class names of drawn pairs, one per line.")
+]
+RequireOption = Annotated[RequiredDevice | None, typer.Option("--require", help="Exit with 5 without this device.")]
+SaveEveryOption = Annotated[
+    int | None, typer.Option("--save-every", help="Steps between two states that --resume can continue.")
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run with the same --out.")]
+SweepOption = Annotated[
+    str | None,
+    typer.Option("--sweep", metavar="NAME=A,B,…", help="Clean and scan once for each value; draw the curve."),
+]
+PolicyOption = Annotated[
+    str | None, typer.Option("--policy", "-p", metavar="POLICY", help="Policy of the scans of a sweep.")
+]
+ImagesOption = Annotated[str | None, typer.Option("--images", metavar="SOURCE", help="Images of the scans of a sweep.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")]
+
+
 def clean(
     model: ModelArgument,
-    pairs: Annotated[
-        str,
-        typer.Option(
-            "--pairs",
-            metavar="SOURCE",
-            help="Image-text pairs: CSV, folder, WebDataset tars, Parquet, hf:DATASET, synthetic:, diffusers:MODEL.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the cleaned model.")],
-    method: Annotated[
-        str,
-        typer.Option("--method", metavar="METHOD", help="par, par-plus, cleanclip, finetune, or that of a plug-in."),
-    ] = "par",
-    preset: Annotated[
-        Preset, typer.Option("--preset", help="Learning rate, batch and steps by size, or as published.")
-    ] = "sized",
-    tau: Annotated[
-        float | None, typer.Option("--tau", help="How far PAR pushes embeddings away, from 0 to 4; published 2.15.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Highest learning rate.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps to take.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs in the loss of one step.")] = None,
-    micro_batch: Annotated[
-        int | None, typer.Option("--micro-batch", help="Pairs in one forward pass: changes memory, not the result.")
-    ] = None,
+    pairs: PairsOption,
+    out: OutOption,
+    method: MethodOption = "par",
+    preset: PresetOption = "sized",
+    tau: TauOption = None,
+    lr: LrOption = None,
+    steps: StepsOption = None,
+    batch_size: BatchSizeOption = None,
+    micro_batch: MicroBatchOption = None,
     precision: PrecisionOption = "auto",
-    towers: Annotated[
-        Towers | None, typer.Option("--towers", help="Towers to train; par-plus: image, others: both.")
-    ] = None,
-    views: Annotated[
-        int | None, typer.Option("--views", help="Augmentations of an image; default: a new one each time.")
-    ] = None,
-    checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Recompute activations: less memory, a third slower.")
-    ] = False,
-    compile_towers: Annotated[bool, typer.Option("--compile", help="Let torch compile the image tower.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of pairs and of augmentations.")] = 0,
-    classes: Annotated[
-        Path | None, typer.Option("--classes", metavar="FILE", help="Class names of drawn pairs, one per line.")
-    ] = None,
+    towers: TowersOption = None,
+    views: ViewsOption = None,
+    checkpointing: CheckpointingOption = False,
+    compile_towers: CompileTowersOption = False,
+    seed: SeedOption = 0,
+    classes: ClassesOption = None,
     arch: ArchOption = None,
     device: DeviceOption = "auto",
-    require: Annotated[
-        RequiredDevice | None, typer.Option("--require", help="Exit with 5 without this device.")
-    ] = None,
-    save_every: Annotated[
-        int | None, typer.Option("--save-every", help="Steps between two states that --resume can continue.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run with the same --out.")] = False,
-    sweep: Annotated[
-        str | None,
-        typer.Option("--sweep", metavar="NAME=A,B,…", help="Clean and scan once for each value; draw the curve."),
-    ] = None,
-    policy: Annotated[
-        str | None, typer.Option("--policy", "-p", metavar="POLICY", help="Policy of the scans of a sweep.")
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option("--images", metavar="SOURCE", help="Images of the scans of a sweep.")
-    ] = None,
+    require: RequireOption = None,
+    save_every: SaveEveryOption = None,
+    resume: ResumeOption = False,
+    sweep: SweepOption = None,
+    policy: PolicyOption = None,
+    images: ImagesOption = None,
     cache: CacheOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     no_color: NoColorOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")] = False,
+    dry_run: DryRunOption = False,
 ) -> int:
     """Remove backdoors from MODEL by fine-tuning on image-text pairs, and write a new model.
 
@@ -108,7 +128,6 @@ def clean(
 
     from pargate.clean.methods.base import METHODS
     from pargate.clean.request import CleanRequest
-    from pargate.clean.run import clean as run_clean
     from pargate.clean.run import plan
     from pargate.cli.console import Console
 
@@ -125,20 +144,10 @@ def clean(
         "save_every": save_every,
     }  # fmt: skip
     request = CleanRequest(
-        model=model,
-        pairs=pairs,
-        out=out,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        arch=arch,
-        method=method,
-        preset=preset,
-        overrides=overrides,
-        classes=classes,
-        device=device,
-        require=require,
-        resume=resume,
-        cache=cache_folder(cache),
-    )
+        model=model, pairs=pairs, out=out, started=datetime.now(UTC).isoformat(timespec="seconds"), arch=arch,
+        method=method, preset=preset, overrides=overrides, classes=classes, device=device, require=require,
+        resume=resume, cache=cache_folder(cache),
+    )  # fmt: skip
     with ranks.told_by_one():
         refuse_empty({"MODEL": model, "--pairs": pairs, "--arch": arch})
         if sweep is not None:
@@ -153,6 +162,13 @@ def clean(
             if speaks:
                 console.lines(planned)
             return ExitCode.OK
+    return _cleaned(request, console, speaks)
+
+
+def _cleaned(request: "CleanRequest", console: "Console", speaks: bool) -> int:
+    """Clean, and print the result in the process that `speaks`."""
+    from pargate.clean.run import clean as run_clean
+
     try:
         with console.progress() as listener:
             made = run_clean(request, listener)

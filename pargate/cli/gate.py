@@ -32,19 +32,32 @@ from pargate.cli.options import (
 from pargate.core.choices import RequiredDevice
 from pargate.errors import ExitCode
 
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to write; it must not exist.")]
+PairsOption = Annotated[
+    str | None,
+    typer.Option("--pairs", metavar="SOURCE", help="Image-text pairs that clean. Default: the policy's."),
+]
+RequireOption = Annotated[
+    RequiredDevice | None,
+    typer.Option("--require", help="Do not clean without this device. Default: the policy's."),
+]
+SignKeyOption = Annotated[
+    Path | None,
+    typer.Option("--sign-key", metavar="PEM", help="Sign the bundle with this private key; needs pargate[sign]."),
+]
+KeepStateOption = Annotated[
+    bool,
+    typer.Option("--keep-state", help="Keep OUT.unfinished after a verdict, for a gate under another policy."),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan with expected minutes, and stop.")]
+
 
 def gate(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to write; it must not exist.")],
+    out: OutOption,
     policy: PolicyOption = None,
-    pairs: Annotated[
-        str | None,
-        typer.Option("--pairs", metavar="SOURCE", help="Image-text pairs that clean. Default: the policy's."),
-    ] = None,
-    require: Annotated[
-        RequiredDevice | None,
-        typer.Option("--require", help="Do not clean without this device. Default: the policy's."),
-    ] = None,
+    pairs: PairsOption = None,
+    require: RequireOption = None,
     images: ImagesOption = None,
     classes: ClassesOption = None,
     arch: ArchOption = None,
@@ -58,19 +71,13 @@ def gate(
     strict: StrictOption = False,
     now: NowOption = None,
     output: OutputOption = None,
-    sign_key: Annotated[
-        Path | None,
-        typer.Option("--sign-key", metavar="PEM", help="Sign the bundle with this private key; needs pargate[sign]."),
-    ] = None,
-    keep_state: Annotated[
-        bool,
-        typer.Option("--keep-state", help="Keep OUT.unfinished after a verdict, for a gate under another policy."),
-    ] = False,
+    sign_key: SignKeyOption = None,
+    keep_state: KeepStateOption = False,
     cache: CacheOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     no_color: NoColorOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with expected minutes, and stop.")] = False,
+    dry_run: DryRunOption = False,
 ) -> int:
     """Turn MODEL into a proven bundle, or refuse it.
 

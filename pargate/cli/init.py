@@ -17,49 +17,61 @@ def _root() -> None:
     pass  # with a single command, Typer takes its name for an argument
 
 
+FolderArgument = Annotated[Path, typer.Argument(metavar="[DIR]", help="The root of the repository.")]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="A path, glob, hf-hub:… or open_clip:…. Repeatable; default: all open_clip folders here.",
+    ),
+]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option("--policy", "-p", metavar="POLICY", help="An existing policy; default: pargate.yaml is written."),
+]
+ImagesOption = Annotated[
+    str | None, typer.Option("--images", metavar="SOURCE", help="Images to scan with; default: the policy's.")
+]
+ClassesOption = Annotated[
+    str | None, typer.Option("--classes", metavar="FILE", help="Class names, one per line; default: the policy's.")
+]
+GpuLabelsOption = Annotated[
+    str | None,
+    typer.Option("--gpu-labels", metavar="LABELS", help="Labels of a GPU runner that cleans, such as self-hosted,gpu."),
+]
+ScheduleOption = Annotated[
+    str, typer.Option("--schedule", metavar="CRON", help="When to audit, in UTC; default: Mondays at 04:17.")
+]
+BranchOption = Annotated[
+    str | None,
+    typer.Option("--branch", metavar="NAME", help="The default branch; default: the repository's."),
+]
+ActionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--action", metavar="OWNER/REPO@COMMIT", help="The pargate to run there; default: the installed commit."
+    ),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files that differ.")]
+KeepOption = Annotated[bool, typer.Option("--keep", help="Leave an existing policy and inventory unchanged.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and stop.")]
+
+
 @app.command()
 def github(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The root of the repository.")] = Path(),
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="A path, glob, hf-hub:… or open_clip:…. Repeatable; default: all open_clip folders here.",
-        ),
-    ] = None,
-    policy: Annotated[
-        str | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="An existing policy; default: pargate.yaml is written."),
-    ] = None,
-    images: Annotated[
-        str | None, typer.Option("--images", metavar="SOURCE", help="Images to scan with; default: the policy's.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option("--classes", metavar="FILE", help="Class names, one per line; default: the policy's.")
-    ] = None,
-    gpu_labels: Annotated[
-        str | None,
-        typer.Option(
-            "--gpu-labels", metavar="LABELS", help="Labels of a GPU runner that cleans, such as self-hosted,gpu."
-        ),
-    ] = None,
-    schedule: Annotated[
-        str, typer.Option("--schedule", metavar="CRON", help="When to audit, in UTC; default: Mondays at 04:17.")
-    ] = "17 4 * * 1",
-    branch: Annotated[
-        str | None,
-        typer.Option("--branch", metavar="NAME", help="The default branch; default: the repository's."),
-    ] = None,
-    action: Annotated[
-        str | None,
-        typer.Option(
-            "--action", metavar="OWNER/REPO@COMMIT", help="The pargate to run there; default: the installed commit."
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing files that differ.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave an existing policy and inventory unchanged.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and stop.")] = False,
+    folder: FolderArgument = Path(),
+    model: ModelOption = None,
+    policy: PolicyOption = None,
+    images: ImagesOption = None,
+    classes: ClassesOption = None,
+    gpu_labels: GpuLabelsOption = None,
+    schedule: ScheduleOption = "17 4 * * 1",
+    branch: BranchOption = None,
+    action: ActionOption = None,
+    force: ForceOption = False,
+    keep: KeepOption = False,
+    dry_run: DryRunOption = False,
     no_color: NoColorOption = False,
 ) -> None:
     """Write a policy, an inventory and workflows for GitHub Actions; print what to set there.

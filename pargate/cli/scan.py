@@ -30,6 +30,18 @@ from pargate.cli.options import (
 )
 from pargate.errors import ExitCode, InputError, explain
 
+MaxMinutesOption = Annotated[
+    float | None,
+    typer.Option("--max-minutes", min=0.0, help="Stop measuring after this time; undecided rules do not pass."),
+]
+PicturesOption = Annotated[
+    bool, typer.Option("--pictures/--no-pictures", help="Put small copies of moved images into the report.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be measured, and stop.")]
+ExitZeroOption = Annotated[
+    bool, typer.Option("--exit-zero", help="Exit with 0 also if the verdict is fail or inconclusive.")
+]
+
 
 def scan(
     model: ModelArgument,
@@ -41,27 +53,20 @@ def scan(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     seed: SeedOption = 0,
-    max_minutes: Annotated[
-        float | None,
-        typer.Option("--max-minutes", min=0.0, help="Stop measuring after this time; undecided rules do not pass."),
-    ] = None,
+    max_minutes: MaxMinutesOption = None,
     previous: PreviousOption = None,
     policy_ref: PolicyRefOption = None,
     no_waivers: NoWaiversOption = False,
     strict: StrictOption = False,
     now: NowOption = None,
-    pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Put small copies of moved images into the report.")
-    ] = True,
+    pictures: PicturesOption = True,
     output: OutputOption = None,
     cache: CacheOption = None,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
     no_color: NoColorOption = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be measured, and stop.")] = False,
-    exit_zero: Annotated[
-        bool, typer.Option("--exit-zero", help="Exit with 0 also if the verdict is fail or inconclusive.")
-    ] = False,
+    dry_run: DryRunOption = False,
+    exit_zero: ExitZeroOption = False,
 ) -> int:
     """Measure the attack success of the policy's triggers on MODEL, and judge it.
 

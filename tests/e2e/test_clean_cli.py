@@ -449,7 +449,7 @@ def test_pairs_that_change_under_a_run_end_it(warm_nursery: Nursery, place: Path
         (["--views", "0"], ["--views is 0"]),
         (["--save-every", "0"], ["--save-every is 0"]),
         (["--method", "finetune", "--tau", "1"], ["--tau does not go with finetune"]),
-        (["--method", "magic"], ["'magic' is not one of"]),
+        (["--method", "magic"], ["unknown method 'magic'"]),
         (["--policy", "quick"], ["--policy needs --sweep"]),
         (["--images", "builtin:scenes"], ["--images needs --sweep"]),
         (["--preset", "paper"], ["is more than the 40 pairs of the source"]),
