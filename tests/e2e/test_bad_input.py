@@ -179,7 +179,7 @@ def no_images(place: Path) -> Case:
 
 
 def images_of_an_unset_variable(place: Path) -> Case:
-    return ["scan", str(CLEAN), "--images", ""], 2, ["--images is empty", "is a variable not set?"]
+    return ["scan", str(CLEAN), "--images", ""], 2, ["--images is empty", "check that the variable is set"]
 
 
 def reference_of_an_unset_variable(place: Path) -> Case:

@@ -313,7 +313,7 @@ def test_a_folder_of_that_name_keeps_what_is_not_of_a_run(warm: Command, place: 
 
 
 def test_a_model_without_a_name_is_refused(light: Command, place: Path) -> None:
-    one_message(light("clean", "", *asked()[2:]), 2, "MODEL is empty", "is a variable not set?")
+    one_message(light("clean", "", *asked()[2:]), 2, "MODEL is empty", "check that the variable is set")
 
 
 def test_a_device_that_must_be_there_is_not_talked_away(warm: Command, place: Path) -> None:
