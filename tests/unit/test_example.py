@@ -67,7 +67,7 @@ def test_it_runs_where_neither_torch_nor_open_clip_nor_pargate_is(tmp_path):
 def test_classes_may_be_given(tmp_path, capsys):
     found = example.probabilities(picture(tmp_path), ["dog", "cat"], exported("vit"))
     assert found.shape == (2,) and found.sum() == pytest.approx(1)
-    assert example.main([]) == 2 and "PICTURE" in capsys.readouterr().err
+    assert example.main([]) == 2 and "IMAGE" in capsys.readouterr().err
 
 
 RULES = st.builds(
