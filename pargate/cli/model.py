@@ -1,5 +1,6 @@
 """Commands that open a model: scan."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -53,6 +54,10 @@ def scan(
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Put small pictures of moved carriers into the report.")
     ] = True,
+    found: Annotated[
+        Path | None,
+        typer.Option("--found", metavar="DIR", help="Write triggers that a rule of the probe search finds there."),
+    ] = None,
     output: OutputOption = None,
     cache: CacheOption = None,
     quiet: QuietOption = False,
@@ -84,6 +89,11 @@ def scan(
     resolved, reader = open_policy(policy, policy_ref, today, console)
     if max_minutes is not None and max_minutes <= 0:
         raise InputError("--max-minutes must be more than 0")
+    if found is not None and not any(rule.families for rule in resolved.policy.rules):
+        raise InputError(
+            f"--found {found}: the policy {resolved.policy.name} has no rule of the probe search, which finds triggers",
+            "add one, or leave the option out",
+        )
     request = ScanRequest(
         model=model,
         policy=resolved,
@@ -115,6 +125,10 @@ def scan(
         report = run_scan(request, listener, on_interrupt=remember)
     missed = write(outputs, report, console)
     console.report(report)
+    if found is not None:
+        from pargate.scanning.found import write_found
+
+        console.note(f"found triggers written to {found}: {write_found(report, found)}")
     if signalled:
         console.note("interrupted: this is what was measured until then")
         return signalled[0]

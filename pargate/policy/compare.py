@@ -135,6 +135,7 @@ def _rule(key: Path, old: Rule, new: Rule) -> Iterator[Change]:
     if old.probe != new.probe:
         yield Change((*key, "probe"), old.probe, new.probe, "looser")
     yield from _kept((*key, "triggers"), _triggers(old), _triggers(new))
+    yield from _kept((*key, "families"), _named(old.families), _named(new.families))
     # Named targets are looked at on their own: neither they nor the unknown one stand for the other.
     yield from _kept((*key, "target"), *({class_key(t): t for t in rule.target} for rule in (old, new)))
     yield from _limits((*key, "max"), old.max, new.max, "down")

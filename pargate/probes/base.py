@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate.core.found import Family, Found
 from pargate.core.model import Vectors
 from pargate.core.results import Finding, Measurement
 from pargate.registry import Registry
@@ -135,12 +136,22 @@ class Scene(Protocol):
         """Return float32 [images, d]: clean images of the selection half."""
         ...
 
+    def search(self, family: Family) -> Found | str:
+        """Return the trigger of a family that moves the model most on the selection half, or why none can be searched.
+
+        Raises:
+            InputError: the selection half is too small.
+        """
+        ...
+
 
 class Test(ABC):
     """One comparison under way: blocks in, counts out."""
 
     compared: Trigger | None = None
     """The trigger under which model and reference are compared; None where the reference is not asked."""
+    stopped: str = ""
+    """Why nothing can be measured; empty where it can."""
 
     @abstractmethod
     def observe(self, number: int, selection: bool, views: Views) -> None:
@@ -182,6 +193,8 @@ class Probe:
     """Whether a rule's target is one of the classes."""
     directions: ClassVar[tuple[str, ...]] = ("",)
     """Each is a comparison of its own."""
+    families: ClassVar[tuple[str, ...]] = ()
+    """Families of triggers that the probe searches; a rule names some, and each is a comparison of its own."""
     measures: ClassVar[str] = ""
     """Id of the one measurement that answers all rules of the probe; empty where each comparison has its own."""
     about: ClassVar[Words]

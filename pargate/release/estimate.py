@@ -19,6 +19,9 @@ READ = 400.0
 CARRIERS = 192
 """Of a comparison, until it is decided."""
 
+SEARCHED = 6500
+"""Passes that the search of one family costs, a pass backward counted as two."""
+
 EXPORT_S = 20.0
 """Writing graphs of a small model; large ones take as long as their weights take to write."""
 
@@ -37,14 +40,16 @@ class Minutes:
 def minutes(checkpoint: Checkpoint, policy: Policy, kind: Literal["cpu", "cuda"], cores: int) -> Minutes:
     """Expected minutes on a machine with so many cores."""
     image, rate = _operations(checkpoint), _rate(kind, cores)
-    looked = len([c for c in policy.comparisons if c.trigger is not None])
+    looked = len([c for c in policy.comparisons if c.trigger is not None or c.rule.families])
+    searched = SEARCHED * sum(len(rule.families) for rule in policy.rules)
 
     def seconds(passes: float, carriers: float) -> float:
         return passes * image / rate + carriers / (READ * cores) + 5
 
+    certified = (2 * looked + 1) * CARRIERS + searched
     return Minutes(
-        scan=seconds((looked + 1) * CARRIERS, CARRIERS) / 60,
-        certify=(seconds((2 * looked + 1) * CARRIERS, CARRIERS) + seconds(2 * 5 * CARRIERS, 5 * CARRIERS)) / 60,
+        scan=seconds((looked + 1) * CARRIERS + searched, CARRIERS) / 60,
+        certify=(seconds(certified, CARRIERS) + seconds(2 * 5 * CARRIERS, 5 * CARRIERS)) / 60,
         export=(EXPORT_S + checkpoint.size_bytes / 50e6) / 60,
     )
 

@@ -7,6 +7,7 @@ The text tower runs in float32 always: prompts are few, and a zero-shot head mus
 precision at which images were encoded.
 """
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pargate import memory
 from pargate.core.model import Activation, Checkpoint, EncoderSpec, Pixels, Precision, Vectors
@@ -56,6 +58,11 @@ class OpenClipEncoder:
     _device: torch.device
     _activation: int
     """Values of the largest activation of one image."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the towers."""
+        return self._device
 
     @property
     def visual(self) -> nn.Module:
@@ -129,6 +136,19 @@ class OpenClipEncoder:
         values = pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
         # Channels stay last in memory, where they are: a view costs nothing, and convolutions prefer it.
         return values.permute(0, 3, 1, 2).to(PRECISIONS[self.spec.precision])
+
+    def embed_values(self, values: Tensor) -> Tensor:
+        """Return unit vectors, float32 [n, d], of float32 [n, H, W, 3] in [0, 1]; gradients reach `values` alone."""
+        rule = self.spec.preprocess
+        mean, std = (torch.tensor(numbers, device=values.device) for numbers in (rule.mean, rule.std))
+        batch = ((values - mean) / std).permute(0, 3, 1, 2).to(PRECISIONS[self.spec.precision])
+        weights = {name: weight.detach() for name, weight in self._visual.named_parameters()}
+        # On the CPU the backward pass of the fused attention takes longer than all others together.
+        kernel = sdpa_kernel(SDPBackend.MATH) if values.device.type == "cpu" else contextlib.nullcontext()
+        with towers.exact_arithmetic(), kernel:
+            vectors = torch.func.functional_call(self._visual, weights, (batch,))
+        pooled = vectors[0] if isinstance(vectors, tuple) else vectors
+        return functional.normalize(pooled.float(), dim=-1)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """float32 [m, d], unit rows, in the order of `texts`.
