@@ -73,10 +73,12 @@ PIXELS = {"cpu": 1 << 19, "cuda": 1 << 25}
 
 def differentiable(encoder: OpenClipEncoder) -> bool:
     """Return whether the image tower passes a finite gradient back to its pixels."""
-    values = encoder.put(np.full((1, *encoder.spec.preprocess.size, 3), 128, np.uint8)).float().div(255)
-    values.requires_grad_()
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(2, *encoder.spec.preprocess.size, 3, generator=generator).to(encoder.device).requires_grad_()
     try:
-        (gradient,) = torch.autograd.grad(encoder.embed_values(values)[:, 0].sum(), values)
+        vectors = encoder.embed_values(values)
+        # The sum of squares of unit vectors never changes, so the difference of two is taken.
+        (gradient,) = torch.autograd.grad((vectors[0] - vectors[1].detach()).square().sum(), values)
     except (NotImplementedError, RuntimeError, TypeError):
         # torch raises these where an operation has no derivative, or where the tower leaves torch on the way.
         return False
