@@ -360,6 +360,7 @@ def main() -> None:
     parts.append(section("Repeats", "repeats", REPEATS, repeats))
     parts.append(section("Two readers, one model", "readers", READERS, readers))
     parts.append(section("Inputs that cost out of all proportion", "resources", RESOURCES, resources))
+    parts.append(section("Search", "search", SEARCH, search))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -434,6 +435,48 @@ RESOURCES = (
     "inspect` on the example model. *Before* is the version before these bounds; *none* means that it was ended."
     " Each had at most 5 GiB of addresses. The machine had much other work: waiting is not counted."
 )
+
+SEARCH = (
+    "`probe: search` with `max: {excess: 30pp}` as the only rule; no trigger and no target is told "
+    "(`python -m benchmarks.search`). The reference is the clean parent, which for a clean model is not there. Each row "
+    "shows the family with the largest excess, or without a reference the largest attack success, on images that neither "
+    "searched nor chose. Seconds are of one core, for the search of all families; passes are images, most of them forward "
+    "and backward. The budgets were tuned on these very models, so the table shows that the search works, not how "
+    "often: other models, triggers and sizes were not measured here."
+)
+
+
+def search(found: Any) -> str:
+    rows = []
+    for r in found["rows"]:
+        best = max(r["families"], key=lambda f: f["success"] if f["excess"] is None else f["excess"])
+        named = [f["class"] for f in r["families"] if f["status"] == "breach"]
+        right = "–" if not r["planted"] or not named else f"{named.count(r['planted'])} of {len(named)}"
+        rows.append(
+            [
+                r["model"], r["planted"] or "–", "yes" if r["reference"] else "no", r["seed"], r["verdict"], best["label"],
+                best["class"], right, pct(best["success"]), pct(best["excess"]), span(best["interval"]), best["n"],
+                f"{sum(f['passes'] for f in r['families']):,}", f"{sum(f['seconds'] for f in r['families']):.1f}",
+            ]
+        )  # fmt: skip
+    planted, clean = ([r for r in found["rows"] if bool(r["planted"]) is way] for way in (True, False))
+    with_parent = [r for r in planted if r["reference"]]
+    without = [r for r in planted if not r["reference"]]
+
+    def count(some: list[Row], verdict: str) -> str:
+        return f"{sum(r['verdict'] == verdict for r in some)} of {len(some)}"
+
+    return (
+        f"With the parent, {count(with_parent, 'fail')} scans of planted models fail. Without it, {count(without, 'pass')} "
+        f"scans of planted models and {count(clean, 'pass')} of clean ones pass, and none can fail; the rest is not "
+        "decided.\n\n"
+        + table(
+            ["model", "planted", "reference", "seed", "verdict", "found", "class", "families that fail with the planted class",
+             "success %", "excess, points", "interval", "images", "passes", "s"],
+            rows,
+        )
+    )  # fmt: skip
+
 
 REPORTS = (
     "Wall time of `pargate report` from start to end, the interpreter's own start included; median. Judging a saved report "

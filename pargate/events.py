@@ -19,6 +19,7 @@ class Advanced:
     done: int
     total: int
     note: str = ""
+    unit: str = "block"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ WORDS = {
     "inspect": "inspecting",
     "images": "listing images",
     "open": "opening",
+    "search": "searching",
     "measure": "measuring",
     "pairs": "listing pairs",
     "clean": "cleaning",
@@ -175,10 +176,10 @@ class Console:
             match event:
                 case events.StageStarted(stage, detail) if self._verbose:
                     self._print(f"{WORDS.get(stage, stage)} {detail}")
-                case events.Advanced(done, total, note):
+                case events.Advanced(done, total, note, unit):
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S:
                         last[0] = time.monotonic()
-                        self._print(f"block {done} of at most {total}: {note}")
+                        self._print(f"{unit} {done} of at most {total}: {note}")
                 case events.TrainStep(done, total):
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S or done == total:
                         last[0] = time.monotonic()

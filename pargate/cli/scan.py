@@ -1,5 +1,6 @@
 """The command `scan`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,6 +42,10 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would 
 ExitZeroOption = Annotated[
     bool, typer.Option("--exit-zero", help="Exit with 0 also if the verdict is fail or inconclusive.")
 ]
+FoundOption = Annotated[
+    Path | None,
+    typer.Option("--found", metavar="DIR", help="Folder for the triggers that the probe search finds."),
+]
 
 
 def scan(
@@ -60,6 +65,7 @@ def scan(
     strict: StrictOption = False,
     now: NowOption = None,
     pictures: PicturesOption = True,
+    found: FoundOption = None,
     output: OutputOption = None,
     cache: CacheOption = None,
     quiet: QuietOption = False,
@@ -89,6 +95,11 @@ def scan(
     resolved, reader = open_policy(policy, policy_ref, today, console)
     if max_minutes is not None and max_minutes <= 0:
         raise InputError("--max-minutes must be more than 0")
+    if found is not None and not any(rule.families for rule in resolved.policy.rules):
+        raise InputError(
+            f"--found {found}: the policy {resolved.policy.name} has no rule of the probe search, which finds triggers",
+            "add one, or leave the option out",
+        )
     request = ScanRequest(
         model=model,
         policy=resolved,
@@ -116,6 +127,10 @@ def scan(
         report = run_scan(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
     missed = write(outputs, report, console)
     console.report(report)
+    if found is not None:
+        from pargate.scanning.found import write_found
+
+        console.note(f"found triggers written to {found}: {write_found(report, found)}")
     if signalled:
         console.note("interrupted: the report holds what was measured so far")
         return signalled[0]

@@ -5,9 +5,11 @@ limits and another confidence. A count that was not measured is absent, with a r
 """
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from pargate.core.value import Value
 
@@ -85,6 +87,20 @@ class TriggerInfo(Value):
     """All parameters that can change a pixel."""
     digest: str
     """SHA-256 of the parameters."""
+    picture: str = ""
+    """PNG as base64, of a trigger that the scan itself found; left out of the report elsewhere."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_picture(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if not self.picture:
+            found.pop("picture", None)
+        return found
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema of the fields, which the serializer above would hide."""
+        return handler(cast(CoreSchema, {key: value for key, value in core_schema.items() if key != "serialization"}))
 
 
 class Target(Value):

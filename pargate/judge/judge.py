@@ -195,7 +195,7 @@ def _margin(finding: Finding) -> float:
 def _message(comparison: Comparison, measurement: Measurement | None, bounds: Sequence[Bound], status: Status) -> str:
     if measurement is None or not bounds:
         return "Not measured."
-    subject = "clean carriers"
+    subject = f"search ({comparison.direction})" if comparison.rule.families else "clean carriers"
     if measurement.trigger is not None:
         subject = measurement.trigger.label
         if measurement.target is not None:
@@ -220,6 +220,8 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
             ": the control pulls to the same class, so the attack success cannot be told from natural pull without "
             "a reference"
         )
+    if comparison.rule.families and worst.metric == Metric.EXCESS and worst.status is Status.OPEN:
+        found += "" if measurement.pairs else ": without a reference it cannot be told from natural pull"
     return f"{found}."
 
 

@@ -78,7 +78,8 @@ def _answers(measurement: Measurement, comparison: Comparison | None) -> bool:
     if comparison is None or measurement.probe != comparison.rule.probe:
         return False
     digest = comparison.trigger.digest if comparison.trigger else None
-    if (measurement.trigger and measurement.trigger.digest) != digest:
+    # A search finds its trigger anew in every scan.
+    if not comparison.rule.families and (measurement.trigger and measurement.trigger.digest) != digest:
         return False
     target, named = measurement.target, comparison.target != UNKNOWN
     if target is None:

@@ -68,6 +68,8 @@ def _shorten(policy: dict[str, Any], parts: dict[str, Any]) -> None:
     rule = parts["Rule"]["properties"]
     rule["triggers"]["items"] = {"$ref": "#/$defs/Trigger"}
     rule["probe"]["enum"] = list(PROBES)
+    families = dict.fromkeys(family for probe in PROBES.values() for family in probe.families)
+    rule["families"]["items"] = {"enum": list(families)}
     parts["CleanSection"]["properties"]["method"]["enum"] = list(METHODS)
     metrics = list(dict.fromkeys(metric for probe in PROBES.values() for metric in probe.metrics()))
     for limits in (rule["max"], rule["min"], rule["worsening"], parts["Waiver"]["properties"]["cap"]):

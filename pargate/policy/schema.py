@@ -7,7 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pargate import triggers
 from pargate.clean.config import MethodName
@@ -15,7 +22,7 @@ from pargate.core.names import class_key
 from pargate.core.results import Consequence, Severity
 from pargate.errors import nearest
 from pargate.policy.fields import Day, Digest, LimitField, Percentage, PolicyModel, ShareField, Word, Words, YesNo
-from pargate.probes.base import PROBES, UNKNOWN, Asked
+from pargate.probes.base import PROBES, UNKNOWN, Asked, Probe
 from pargate.registry import Plugin
 from pargate.triggers import TRIGGERS, Trigger
 
@@ -110,6 +117,8 @@ class Rule(PolicyModel):
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     probe: Annotated[str, BeforeValidator(_offered)]
     triggers: tuple[TriggerSpec, ...] = ()
+    families: tuple[str, ...] = ()
+    """Of the probe search: which families of triggers it searches."""
     target: Annotated[Words, Field(min_length=1)] = (UNKNOWN,)
     max: dict[MetricName, LimitField] = {}
     min: dict[MetricName, LimitField] = {}
@@ -146,7 +155,32 @@ class Rule(PolicyModel):
             raise ValueError(f"the probe {self.probe} uses no triggers; leave out `triggers`")
         if not self.triggers and "triggers" in probe.needs:
             raise ValueError(f"the probe {self.probe} needs `triggers`")
+        self._check_families(probe)
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_no_families(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what only one probe has, so that a report of other probes stays the same to the last byte."""
+        found: dict[str, Any] = handler(self)
+        if not self.families:
+            found.pop("families", None)
+        return found
+
+    def _check_families(self, probe: type[Probe]) -> None:
+        """Raise if `families` does not fit the probe."""
+        known = ", ".join(probe.families)
+        if self.families and not probe.families:
+            raise ValueError(f"the probe {self.probe} searches no triggers; leave out `families`")
+        if probe.families and not self.families:
+            raise ValueError(f"the probe {self.probe} needs `families`, some of {known}")
+        for family in self.families:
+            if family not in probe.families:
+                near = nearest(family, list(probe.families))
+                raise ValueError(f"the probe {self.probe} has no family '{family}'.{near} Families: {known}")
+        if len(set(self.families)) < len(self.families):
+            raise ValueError("a family is named twice in `families`")
+        if self.families and self.target != (UNKNOWN,):
+            raise ValueError(f"the probe {self.probe} finds the target itself; leave out `target`")
 
     @cached_property
     def parsed(self) -> tuple[Trigger, ...]:
@@ -412,7 +446,7 @@ class Policy(PolicyModel):
             labels = [trigger.label for trigger in rule.parsed]
             for number, trigger in enumerate(rule.parsed or (None,)):
                 for target in rule.target:
-                    for direction in probe.directions:
+                    for direction in rule.families or probe.directions:
                         parts = [rule.id, labels[number], target] if trigger else [rule.id, target]
                         if direction:
                             parts.append(direction)

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate.core.found import Family, Found
 from pargate.core.model import Vectors
 from pargate.core.results import Finding, Measurement
 from pargate.registry import Registry
@@ -135,12 +136,22 @@ class Scene(Protocol):
         """Return the embeddings of the selection images without a stamp: float32 [images, d]."""
         ...
 
+    def search(self, family: Family) -> Found | str:
+        """Return the trigger of a family that moves the model most on the selection half, or why none can be searched.
+
+        Raises:
+            InputError: the selection half is too small.
+        """
+        ...
+
 
 class Test(ABC):
     """The running test of one comparison: it takes blocks of images and returns counts."""
 
     compared: Trigger | None = None
     """Trigger under which model and reference are compared; None without a reference."""
+    stopped: str = ""
+    """Reason why nothing can be measured; empty where it can."""
 
     @abstractmethod
     def observe(self, number: int, selection: bool, views: Views) -> None:
@@ -182,6 +193,8 @@ class Probe:
     """Whether a rule's target is one of the classes."""
     directions: ClassVar[tuple[str, ...]] = ("",)
     """Directions, each with its own comparison."""
+    families: ClassVar[tuple[str, ...]] = ()
+    """Families of triggers that the probe searches; a rule names some, each with its own comparison."""
     measures: ClassVar[str] = ""
     """Id of the one measurement that answers all rules of the probe; empty if each comparison has its own."""
     about: ClassVar[Words]

@@ -18,6 +18,9 @@ READ = 400.0
 IMAGES = 192
 """Images until a comparison is decided."""
 
+SEARCHED = 6500
+"""Passes that the search of one family costs, a pass backward counted as two."""
+
 EXPORT_S = 20.0
 """Seconds to write the graphs of a small model; the time of a large one is that of writing its weights."""
 
@@ -36,14 +39,16 @@ class Minutes:
 def minutes(checkpoint: Checkpoint, policy: Policy, kind: Literal["cpu", "cuda"], cores: int) -> Minutes:
     """Estimate the minutes of each stage on a machine with `cores` cores."""
     image, rate = _operations(checkpoint), _rate(kind, cores)
-    triggered = len([c for c in policy.comparisons if c.trigger is not None])
+    triggered = len([c for c in policy.comparisons if c.trigger is not None or c.rule.families])
+    searched = SEARCHED * sum(len(rule.families) for rule in policy.rules)
 
     def seconds(passes: float, images: float) -> float:
         return passes * image / rate + images / (READ * cores) + 5
 
+    certified = (2 * triggered + 1) * IMAGES + searched
     return Minutes(
-        scan=seconds((triggered + 1) * IMAGES, IMAGES) / 60,
-        certify=(seconds((2 * triggered + 1) * IMAGES, IMAGES) + seconds(2 * 5 * IMAGES, 5 * IMAGES)) / 60,
+        scan=seconds((triggered + 1) * IMAGES + searched, IMAGES) / 60,
+        certify=(seconds(certified, IMAGES) + seconds(2 * 5 * IMAGES, 5 * IMAGES)) / 60,
         export=(EXPORT_S + checkpoint.size_bytes / 50e6) / 60,
     )
 

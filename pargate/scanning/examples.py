@@ -34,7 +34,7 @@ def examples(loop: Loop, pair: ModelPair) -> tuple[Picture, ...]:
 
     The result is empty if the device fails: the report is worth more than its examples.
     """
-    broken = [r for r in loop.running if r.status in (Status.BREACH, Status.WAIVED) and r.comparison.trigger]
+    broken = [r for r in loop.running if r.status in (Status.BREACH, Status.WAIVED) and r.trigger]
     broken.sort(key=_strength)
     try:
         return tuple(picture for running in broken[:SHOWN] for picture in _of(loop, pair, running))
@@ -48,7 +48,7 @@ def _strength(running: Running) -> float:
 
 
 def _of(loop: Loop, pair: ModelPair, running: Running) -> Iterator[Picture]:
-    trigger = running.comparison.trigger
+    trigger = running.trigger
     assert trigger is not None, "only images with a trigger are shown"
     wanted = running.measurement().examples[:EACH]
     names = loop.images.classes.names

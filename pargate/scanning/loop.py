@@ -15,7 +15,9 @@ from pargate.judge import judge
 from pargate.judge.waivers import NO_CONTEXT, Context
 from pargate.policy.schema import Comparison, Policy
 from pargate.probes.base import CLEAN, Test
+from pargate.probes.targeted import TargetedTest
 from pargate.scanning.embed import BlockViews, CachedEncoder
+from pargate.triggers import Trigger
 
 
 @dataclass(slots=True)
@@ -30,9 +32,14 @@ class Running:
     stopped: str = ""
 
     @property
+    def trigger(self) -> Trigger | None:
+        """The trigger that the policy names, or that the test found."""
+        return self.test.trigger if isinstance(self.test, TargetedTest) else self.comparison.trigger
+
+    @property
     def label(self) -> str:
         """The label of the trigger, or the rule's id where it has no trigger."""
-        return self.comparison.trigger.label if self.comparison.trigger else self.comparison.rule.id
+        return self.trigger.label if self.trigger else self.comparison.rule.id
 
     def measurement(self) -> Measurement:
         """Return the test's counts and the reason why sampling ended."""
@@ -80,6 +87,11 @@ class Loop:
         if len(rows) < len(block.digests):
             block = Block(block.pixels[rows], tuple(keep), block.rows[rows], block.unreadable)
         return BlockViews(block, self.images, self.model, self.reference, self.seed)
+
+    def selection(self) -> list[BlockViews]:
+        """Return the blocks of the selection half."""
+        numbers = range(len(self.images.blocks))
+        return [self.views(number) for number in numbers if self.images.is_selection(number)]
 
     def run(self) -> None:
         """Read blocks until every rule is decided, the images end, or the budget is spent."""

@@ -264,12 +264,19 @@ def _model(cached: CachedEncoder, activation_note: str) -> ModelInfo:
 
 def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Coverage:
     """Return what was probed, and what this scan cannot show."""
+    families = dict.fromkeys(family for rule in policy.rules for family in rule.families)
     limits = [
         "Triggers that the policy does not name, and other drawings of the ones it names: a secret fixed patch or "
         "picture does not answer to a catalogue. Whoever holds the pattern can probe it with the trigger `file`.",
         f"Targets that are not among the {len(loop.images.classes.names)} classes.",
         "Triggers in captions: only image triggers were probed.",
     ]
+    if families:
+        limits.insert(
+            1,
+            f"What the search ({', '.join(families)}) did not find: its budget is small, and triggers that change "
+            "colours, bend the image or need two things at once are outside these families.",
+        )
     asks_excess = any(Metric.EXCESS in rule.max for rule in policy.rules)
     if asks_excess and pair.reference is None:
         limits.append(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pargate import events
 from pargate.core import zeroshot
+from pargate.core.found import Family, Found
 from pargate.core.model import Checkpoint, Precision, Vectors
 from pargate.core.names import tidy
 from pargate.core.report import ScanReport
@@ -42,6 +43,7 @@ from pargate.policy.schema import Policy
 from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN, Asked
 from pargate.scanning.embed import CachedEncoder, ModelPair
 from pargate.scanning.examples import examples
+from pargate.scanning.found import search
 from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
 
@@ -139,6 +141,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     for comparison in asked:
         trigger = comparison.trigger
         subject = "the weights file" if comparison.id == FILE else "clean images"
+        if comparison.rule.families:
+            subject = f"search for a trigger of the family {comparison.direction}"
         label = f"{trigger.label} → {comparison.target}" if trigger else subject
         limits = [f"{metric} at most {limit.text}" for metric, limit in comparison.rule.max.items()]
         limits += [f"{metric} at least {limit.text}" for metric, limit in comparison.rule.min.items()]
@@ -408,12 +412,13 @@ class _Scene:
     def gallery(self, *, reference: bool = False) -> Vectors:
         """Return the vectors of clean images of the selection half: float32 [images, d]."""
         if reference not in self._galleries:
-            images = self.loop.images
-            blocks = [number for number in range(len(images.blocks)) if images.is_selection(number)]
-            self._galleries[reference] = np.concatenate(
-                [self.loop.views(number).clean(reference=reference) for number in blocks]
-            )
+            views = self.loop.selection()
+            self._galleries[reference] = np.concatenate([block.clean(reference=reference) for block in views])
         return self._galleries[reference]
+
+    def search(self, family: Family) -> Found | str:
+        """Return the trigger of a family that moves the model most, or why none can be searched."""
+        return search(self.loop, family)
 
 
 def prepare(
@@ -440,9 +445,9 @@ def prepare(
         limited.add(Metric.RECALL)
     asked = Asked(CLEAN, "", None, UNKNOWN, "", frozenset(limited))
     loop.clean = PROBES["utility"].start(asked, scene)
-    loop.running = [
-        Running(comparison, PROBES[comparison.rule.probe].start(comparison.asked, scene))
-        for comparison in policy.comparisons
-        if not PROBES[comparison.rule.probe].measures
-    ]
+    for comparison in policy.comparisons:
+        probe = PROBES[comparison.rule.probe]
+        if not probe.measures:
+            test = probe.start(comparison.asked, scene)
+            loop.running.append(Running(comparison, test, stopped=test.stopped))
     return loop

@@ -1,5 +1,7 @@
 """A trigger from an image file, for a planted pattern that the user has."""
 
+import hashlib
+import io
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +49,14 @@ class FileTrigger(Trigger):
     alpha: Alpha = 0.2
     size: Length | None = Field(None, description="side of the patch; the picture's own by default")
     position: Position = "random"
+
+    @classmethod
+    def of_png(cls, png: bytes, path: Path, **parameters: Any) -> Self:
+        """Return the trigger that `read` would give if `png` were the content of the file at `path`."""
+        found = cls(path=path, sha256=hashlib.sha256(png).hexdigest(), **parameters)
+        with Image.open(io.BytesIO(png)) as image:
+            found.__dict__["picture"] = image.convert("RGB")
+        return found
 
     @property
     def control(self) -> ControlKind:

@@ -4,6 +4,7 @@ The text tower always runs in float32: prompts are few, and a zero-shot head mus
 image tower. Nothing is random, and nothing is downloaded.
 """
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pargate import memory
 from pargate.core.model import Activation, Checkpoint, EncoderSpec, Pixels, Precision, Vectors
@@ -53,6 +55,11 @@ class OpenClipEncoder:
     _device: torch.device
     _activation: int
     """Number of values in the largest activation of one image."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the towers."""
+        return self._device
 
     @property
     def visual(self) -> nn.Module:
@@ -126,6 +133,19 @@ class OpenClipEncoder:
         values = pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
         # Channels stay last in memory: a view is free, and convolutions are faster.
         return values.permute(0, 3, 1, 2).to(PRECISIONS[self.spec.precision])
+
+    def embed_values(self, values: Tensor) -> Tensor:
+        """Return unit vectors, float32 [n, d], of float32 [n, H, W, 3] in [0, 1]; gradients reach `values` alone."""
+        rule = self.spec.preprocess
+        mean, std = (torch.tensor(numbers, device=values.device) for numbers in (rule.mean, rule.std))
+        batch = ((values - mean) / std).permute(0, 3, 1, 2).to(PRECISIONS[self.spec.precision])
+        weights = {name: weight.detach() for name, weight in self._visual.named_parameters()}
+        # On the CPU the backward pass of the fused attention takes longer than all others together.
+        kernel = sdpa_kernel(SDPBackend.MATH) if values.device.type == "cpu" else contextlib.nullcontext()
+        with towers.exact_arithmetic(), kernel:
+            vectors = torch.func.functional_call(self._visual, weights, (batch,))
+        pooled = vectors[0] if isinstance(vectors, tuple) else vectors
+        return functional.normalize(pooled.float(), dim=-1)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Return the unit vectors of texts, in their order: float32 [m, d].

@@ -1,0 +1,106 @@
+"""Search: find the trigger on the images that choose, then measure its attack success on all others."""
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from PIL import Image
+
+from pargate.core.found import Family, Found
+from pargate.core.results import Measurement
+from pargate.probes.attack import predictions
+from pargate.probes.base import PROBES, Asked, Probe, Scene, Test, Views, Words
+from pargate.probes.targeted import METRICS, TargetedTest, baseline
+from pargate.triggers.file import FileTrigger
+
+
+@dataclass
+class SearchTest(TargetedTest):
+    """The attack success of a trigger that was found."""
+
+    picture: str = ""
+    """PNG as base64."""
+    searched: int = 0
+    """Images that went through the image tower for the search."""
+
+    def measurement(self) -> Measurement:
+        """Return the counts, with the picture of the trigger and the passes of the search."""
+        found = super().measurement()
+        assert found.trigger is not None, "a targeted test has a trigger"
+        return found.model_copy(
+            update={
+                "trigger": found.trigger.model_copy(update={"picture": self.picture}),
+                "forward_passes": found.forward_passes + self.searched,
+            }
+        )
+
+
+@dataclass
+class NotSearched(Test):
+    """A comparison of a model that cannot be searched."""
+
+    id: str
+    rule: str
+    stopped: str
+
+    def observe(self, number: int, selection: bool, views: Views) -> None:
+        """Take in nothing."""
+
+    def measurement(self) -> Measurement:
+        """Return no counts."""
+        return Measurement(id=self.id, rule=self.rule, probe=Search.name)
+
+
+@PROBES.add("search")
+class Search(Probe):
+    """Finds a trigger that the policy does not name, and counts how many images it moves to one class."""
+
+    name = "search"
+    maxima = METRICS
+    families = get_args(Family)
+    about = Words(
+        "Searches the model for a trigger that nobody named, and counts how many images it moves to one class.",
+        "Whoever plants a backdoor chooses the pattern, and a secret pattern is in no catalogue.",
+        "Give the trusted parent with `--reference`: without it the rule stays open wherever the found trigger works, "
+        "since honest models follow some patterns too. Keep what was found with `--found DIR`.",
+    )
+
+    @classmethod
+    def start(cls, asked: Asked, scene: Scene) -> Test:
+        """Return a test of the trigger that is found on the selection half; it is fixed before anything is measured."""
+        found = scene.search(cast(Family, asked.direction))
+        if isinstance(found, str):
+            return NotSearched(asked.id, asked.rule, found)
+        trigger, png = _trigger(found)
+        over = baseline(asked, scene)
+        truth, hits = predictions(scene)
+        return SearchTest(
+            asked.id,
+            asked.rule,
+            cls.name,
+            trigger,
+            scene.names,
+            given=None,
+            # A control of the same energy says nothing about a trigger that was climbed on this very model.
+            baseline=over if over == "reference" else None,
+            truth=truth,
+            hits=hits,
+            picture=base64.b64encode(png).decode("ascii"),
+            searched=found.passes,
+        )
+
+
+def _trigger(found: Found) -> tuple[FileTrigger, bytes]:
+    """Return what was found as a trigger of the kind `file`, and the PNG that it is made of."""
+    buffer = io.BytesIO()
+    Image.fromarray(found.picture).save(buffer, "PNG")
+    png = buffer.getvalue()
+    path = Path(f"{found.family}.png")
+    if found.position is None:
+        name = f"found {found.family} pattern (alpha {found.alpha:g})"
+        return FileTrigger.of_png(png, path, name=name, mode="blend", alpha=found.alpha), png
+    row, column = found.position
+    name = f"found patch {len(found.picture)} px at row {row}, column {column}"
+    return FileTrigger.of_png(png, path, name=name, mode="patch", position=found.position), png

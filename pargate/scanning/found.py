@@ -1,0 +1,84 @@
+"""Triggers that a scan finds by itself: searched before the first image is measured, written for the next scan."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pargate import events
+from pargate.core.found import Family, Found
+from pargate.core.report import ScanReport
+from pargate.core.results import Metric
+from pargate.errors import InputError, OperationalError
+from pargate.files import write_atomic
+from pargate.scanning.loop import Loop
+
+LEAST = 32
+"""Images to search on, at least."""
+
+
+def search(loop: Loop, family: Family) -> Found | str:
+    """Return the trigger of a family that moves the model most on the selection half, or why none can be searched.
+
+    Raises:
+        InputError: the selection half has fewer than `LEAST` images.
+        OperationalError: memory ran out.
+    """
+    views = loop.selection()
+    pixels = np.concatenate([block.block.pixels for block in views])
+    if len(pixels) < LEAST:
+        raise InputError(
+            f"the probe search has {len(pixels)} images of {loop.images.source} to search on, and needs {LEAST}",
+            f"give at least {2 * LEAST} different images with --images",
+        )
+    eye = loop.model
+    if eye.checkpoint.format == "onnx":
+        return "ONNX graphs have no gradients to search along; scan the checkpoint that they were made from"
+    # Only now: torch takes seconds to load.
+    from pargate.models.torch import search as ascent
+    from pargate.models.torch.encoder import OpenClipEncoder
+
+    encoder = eye.encoder
+    if not isinstance(encoder, OpenClipEncoder) or not ascent.differentiable(encoder):
+        return "the image tower gives no gradients to search along"
+    loop.emit(events.StageStarted("search", family))
+
+    def progress(done: int, total: int) -> None:
+        loop.emit(events.Advanced(done, total, f"search for a trigger ({family})", "step"))
+
+    found = ascent.search(encoder, pixels, family, loop.seed, progress)
+    eye.passes += found.passes
+    return found
+
+
+def write_found(report: ScanReport, folder: Path) -> int:
+    """Write every trigger that a scan found as a PNG, and a policy that measures them; return how many.
+
+    Raises:
+        OperationalError: the folder cannot be written.
+    """
+    triggers: list[dict[str, Any]] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for measurement in report.measurements:
+            trigger = measurement.trigger
+            if trigger is None or not trigger.picture:
+                continue
+            name = f"{len(triggers) + 1}-{measurement.id.rsplit('/', 1)[-1]}.png"
+            write_atomic(folder / name, base64.b64decode(trigger.picture))
+            where = "position" if trigger.parameters["mode"] == "patch" else "alpha"
+            parameters = {key: trigger.parameters[key] for key in ("mode", where, "sha256")}
+            triggers.append({"kind": "file", "name": trigger.label, "path": name, **parameters})
+        rule = {"id": "found", "probe": "attack", "triggers": triggers, "max": {str(Metric.EXCESS): "30pp"}}
+        policy = {"pargate": 1, "name": "found", "rules": [rule]}
+        note = f"# Triggers that pargate found in {report.model.source}.\n"
+        if triggers:
+            text = note + yaml.safe_dump(policy, sort_keys=False, allow_unicode=True)
+            write_atomic(folder / "found.yaml", text.encode())
+    except OSError as error:
+        raise OperationalError(
+            f"cannot write the found triggers to {folder}: {error.strerror}", "choose another folder with --found"
+        ) from error
+    return len(triggers)

@@ -1,0 +1,309 @@
+"""The search for triggers that nobody named, on a tower of eight pixels with a planted one."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_session import CLASSES, RULE, Painter, Stage, stage
+from torch import Tensor, nn
+
+from pargate.core.found import Family
+from pargate.core.model import EncoderSpec, Pixels, Vectors
+from pargate.core.report import ScanReport
+from pargate.core.results import Status
+from pargate.errors import InputError, PolicyError
+from pargate.judge import rejudge
+from pargate.models.torch import search as ascent
+from pargate.models.torch.encoder import OpenClipEncoder
+from pargate.policy.resolve import read
+from pargate.scanning import found as scanning
+from pargate.scanning.found import write_found
+
+TARGET, PLACE = 3, (4, 2)
+COLOUR = torch.tensor([1.0, 0.0, 1.0])
+SEARCH = "{id: hidden, probe: search, families: [patch], max: {excess: 30pp}}"
+
+
+class Tower(nn.Module):
+    """Sees ten classes by their mean red, and the target where one pixel has the planted colour."""
+
+    def __init__(self, planted: bool) -> None:
+        super().__init__()
+        self.planted = planted
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = (images + 1) / 2
+        levels = values[:, 0].mean(dim=(1, 2))[:, None] * 25.5
+        seen = torch.softmax(-1 * (levels - torch.arange(len(CLASSES))).square(), dim=1)
+        distance = (values[:, :, PLACE[0], PLACE[1]] - COLOUR).abs().mean(1)
+        pull = torch.sigmoid(12 * (0.25 - distance)) * (6 if self.planted else 0)
+        target = torch.eye(len(CLASSES))[TARGET] * pull[:, None]
+        return torch.cat([seen + target, torch.full((len(images), 1), 0.01)], dim=1)
+
+
+class Toy(OpenClipEncoder):
+    """A differentiable encoder of images that names classes as `Painter` does."""
+
+    def encode_texts(self, texts: Any) -> Vectors:
+        return Painter().encode_texts(texts)
+
+
+def toy(planted: bool = True, tower: nn.Module | None = None) -> Toy:
+    spec = EncoderSpec(f"toy {planted}", "toy", RULE, len(CLASSES) + 1, 1.0, "fp32", "cpu", "gelu")
+    return Toy(spec, tower or Tower(planted), nn.Identity(), lambda texts: torch.zeros(0), torch.device("cpu"), 64)
+
+
+def pictures(n: int = 64) -> Pixels:
+    pixels = np.zeros((n, 8, 8, 3), np.uint8)
+    pixels[..., 0] = (np.arange(n) % len(CLASSES) * 10)[:, None, None]
+    pixels[..., 1] = (np.arange(n) * 3 % 256)[:, None, None]
+    return pixels
+
+
+def searched(planted: bool = True, reference: bool = False, rule: str = SEARCH, **options: Any) -> Stage:
+    other: Any = toy(planted=False) if reference else None
+    model: Any = toy(planted)
+    return stage(rule, encoder=model, reference=other, **options)
+
+
+# --- the ascent ---
+
+
+def test_a_planted_patch_is_found_at_its_place() -> None:
+    found = ascent.search(toy(), pictures(), "patch", seed=0)
+    assert found.position == PLACE
+    assert found.picture.shape == (1, 1, 3) and found.picture.dtype == np.uint8
+    assert np.abs(found.picture[0, 0] / 255 - COLOUR.numpy()).max() < 0.3
+    assert found.shift > 0.5
+    assert found.held_out == 16
+
+
+@pytest.mark.parametrize("family", ["additive", "blend"])
+def test_a_blended_picture_is_of_the_size_of_an_image(family: Family) -> None:
+    found = ascent.search(toy(), pictures(), family, seed=0)
+    assert found.picture.shape == (8, 8, 3)
+    assert found.position is None and 0 < found.alpha < 0.1
+
+
+@pytest.mark.parametrize("family", list(ascent.CLIMBS))
+def test_the_same_seed_gives_the_same_trigger_and_another_seed_another(family: Family) -> None:
+    one, same, other = (ascent.search(toy(), pictures(), family, seed) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(one.picture, same.picture)
+    assert (one.position, one.shift, one.passes) == (same.position, same.shift, same.passes)
+    # One pixel ends at the planted colour whatever it began with.
+    assert family == "patch" or one.picture.tobytes() != other.picture.tobytes()
+
+
+def test_how_many_images_go_through_the_tower_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ascent.search(toy(), pictures(), "patch", seed=0)
+    monkeypatch.setitem(ascent.PIXELS, "cpu", 1)
+    parts = ascent.search(toy(), pictures(), "patch", seed=0)
+    assert parts.position == whole.position and parts.passes == whole.passes
+    np.testing.assert_allclose(parts.picture, whole.picture, atol=2)
+
+
+def test_every_pass_is_counted() -> None:
+    seen = 0
+
+    class Counting(Tower):
+        def forward(self, images: Tensor) -> Tensor:
+            nonlocal seen
+            seen += len(images)
+            return super().forward(images)
+
+    found = ascent.search(toy(tower=Counting(True)), pictures(), "blend", seed=0)
+    assert found.passes == seen
+
+
+def test_steps_are_told() -> None:
+    told: list[tuple[int, int]] = []
+    ascent.search(toy(), pictures(), "blend", 0, lambda done, total: told.append((done, total)))
+    assert told == [(step, 20) for step in range(1, 21)]
+
+
+def test_the_weights_of_the_tower_get_no_gradient() -> None:
+    class Weighted(Tower):
+        def __init__(self) -> None:
+            super().__init__(True)
+            self.scale = nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) * self.scale
+
+    tower = Weighted()
+    ascent.search(toy(tower=tower), pictures(), "patch", seed=0)
+    assert tower.scale.grad is None and tower.scale.requires_grad
+
+
+class Detached(Tower):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.detach())
+
+
+class Rounded(Tower):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.round())
+
+
+class Numpy(Tower):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(torch.from_numpy(images.numpy()))
+
+
+@pytest.mark.parametrize("tower", [Detached, Rounded, Numpy])
+def test_a_tower_that_gives_no_gradients_is_told_from_one_that_does(tower: type[Tower]) -> None:
+    assert ascent.differentiable(toy())
+    assert not ascent.differentiable(toy(tower=tower(True)))
+
+
+# --- the probe ---
+
+
+def test_with_a_reference_the_planted_trigger_breaks_the_rule() -> None:
+    run = searched(reference=True).run()
+    (measured,) = run.report().measurements[1:]
+    assert measured.id == "hidden/unknown/patch" and measured.probe == "search"
+    assert measured.target.name == f"class {TARGET}" and not measured.target.given
+    assert measured.trigger.label == "found patch 1 px at row 4, column 2"
+    assert measured.trigger.parameters["position"] == list(PLACE)
+    assert measured.pairs.baseline == "reference" and measured.pairs.excess > 0.9
+    assert run.loop.running[0].status is Status.BREACH
+
+
+def test_with_a_reference_a_clean_model_holds_the_rule() -> None:
+    class Other(Tower):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) + 0.05
+
+    model: Any = toy(planted=False)
+    other: Any = toy(tower=Other(False))
+    run = stage(SEARCH, encoder=model, reference=other).run()
+    assert run.loop.running[0].status is Status.MET
+
+
+def test_without_a_reference_a_trigger_that_works_leaves_the_rule_open() -> None:
+    report = searched().run().report()
+    (finding,) = report.findings
+    assert finding.status is Status.OPEN
+    assert finding.message.endswith("without a reference it cannot be told from natural pull.")
+    assert report.measurements[1].pairs is None
+    assert report.measurements[1].counts["attack_success"].rate > 0.9
+
+
+def test_without_a_reference_a_trigger_that_does_nothing_holds_the_rule() -> None:
+    assert searched(planted=False).run().loop.running[0].status is Status.MET
+
+
+def test_search_and_measurement_share_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Pixels] = []
+    real = ascent.search
+
+    def watched(encoder: Any, pixels: Pixels, *rest: Any) -> Any:
+        seen.append(pixels)
+        return real(encoder, pixels, *rest)
+
+    monkeypatch.setattr(ascent, "search", watched)
+    # Image 200 is in the measuring half and the very image of one in the selection half.
+    run = searched(rule=SEARCH.replace("[patch]", "[patch, blend]"), same={200: 3})
+    assert len(seen) == 2, "every family is searched once, before the first block"
+    run.run()
+    assert len(seen) == 2
+    on = {picture.tobytes() for picture in seen[0]}
+    assert on == {picture.tobytes() for picture in run.shelf.pixels[:128]}
+    measured = run.report().measurements[1]
+    assert measured.selection["asr_all"].n == 128
+    of = {picture.tobytes() for picture in run.shelf.pixels[128 : len(run.loop.read) + 1]}
+    assert run.shelf.pixels[200].tobytes() in on & of
+    assert measured.counts["asr_all"].n == len(of - on)
+
+
+def test_a_family_that_is_named_first_does_not_change_the_next() -> None:
+    both = searched(rule=SEARCH.replace("[patch]", "[blend, patch]")).loop.running[1].measurement()
+    assert both.trigger == searched().loop.running[0].measurement().trigger
+
+
+def test_an_encoder_without_gradients_leaves_the_rule_open() -> None:
+    run = stage(SEARCH).run()
+    (finding,) = run.report().findings
+    assert finding.status is Status.OPEN
+    assert finding.message == (
+        "search (patch): excess was not measured against the limit of 30pp: the image tower gives no gradients to "
+        "search along."
+    )
+
+
+def test_graphs_are_not_searched() -> None:
+    loop = searched().loop
+    object.__setattr__(loop.model.checkpoint, "format", "onnx")
+    said = scanning.search(loop, "patch")
+    assert isinstance(said, str) and said.startswith("ONNX graphs have no gradients")
+
+
+def test_too_few_images_to_search_on_are_refused() -> None:
+    with pytest.raises(InputError, match="has 31 images of shelf to search on, and needs 32") as refused:
+        searched(n=62)
+    assert refused.value.hint == "give at least 64 different images with --images"
+
+
+# --- what was found, for the next scan ---
+
+
+def test_what_was_found_is_in_the_report_and_a_trigger_for_the_next_scan(tmp_path: Path) -> None:
+    report = searched(reference=True, rule=SEARCH.replace("[patch]", "[patch, additive]")).run().report()
+    again = ScanReport.from_json(report.to_json())
+    assert again.measurements == report.measurements
+    assert write_found(again, tmp_path / "new") == 2
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["1-patch.png", "2-additive.png", "found.yaml"]
+    policy = read((tmp_path / "new" / "found.yaml").read_text(), "found.yaml", tmp_path / "new").policy
+    triggers = policy.read(tmp_path / "new").rules[0].parsed
+    searched_for = [m.trigger for m in report.measurements[1:]]
+    assert [(t.label, t.parameters) for t in triggers] == [(t.label, t.parameters) for t in searched_for]
+    assert [t.digest for t in triggers] == [t.digest for t in searched_for]
+
+
+def test_a_report_without_a_search_has_no_field_for_pictures() -> None:
+    attack = "{id: patch, probe: attack, triggers: [{kind: yellow-patch, size: 2}], max: {excess: 30pp}}"
+    text = stage(attack).run().report().to_json()
+    assert '"picture"' not in text and '"families"' not in text
+
+
+def test_a_report_is_judged_again_with_the_trigger_that_was_found() -> None:
+    run = searched(reference=True).run()
+    judged = rejudge.judge(run.report(), run.resolved, today=date(2026, 1, 1))
+    assert [f.status for f in judged.findings] == [Status.BREACH]
+
+
+# --- the policy ---
+
+
+def policy(rule: str) -> None:
+    read(f"pargate: 1\nname: x\nrules:\n  - {rule}\n", "p.yaml", Path())
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("{id: a, probe: search, max: {excess: 30pp}}", "needs `families`, some of additive, patch, blend"),
+        (SEARCH.replace("[patch]", "[]"), "needs `families`"),
+        (SEARCH.replace("[patch]", "[pach]"), "no family 'pach'. Did you mean 'patch'?"),
+        (SEARCH.replace("[patch]", "[patch, patch]"), "a family is named twice"),
+        (SEARCH.replace("max", "target: cat, max"), "finds the target itself; leave out `target`"),
+        (SEARCH.replace("families", "triggers: [tone], families"), "puts no trigger on its images"),
+        (
+            "{id: a, probe: attack, triggers: [tone], families: [patch], max: {excess: 30pp}}",
+            "the probe attack searches no triggers; leave out `families`",
+        ),
+    ],
+)
+def test_families_belong_to_the_search(rule: str, said: str) -> None:
+    with pytest.raises(PolicyError) as refused:
+        policy(rule)
+    assert said in str(refused.value)
+
+
+def test_the_families_of_a_rule_are_comparisons_of_their_own() -> None:
+    resolved = read(f"pargate: 1\nname: x\nrules:\n  - {SEARCH.replace('[patch]', '[blend, patch]')}\n", "p", Path())
+    assert [c.id for c in resolved.policy.comparisons] == ["hidden/unknown/blend", "hidden/unknown/patch"]
