@@ -291,7 +291,7 @@ def policy(rule: str) -> None:
         (SEARCH.replace("[patch]", "[pach]"), "no family 'pach'. Did you mean 'patch'?"),
         (SEARCH.replace("[patch]", "[patch, patch]"), "a family is named twice"),
         (SEARCH.replace("max", "target: cat, max"), "finds the target itself; leave out `target`"),
-        (SEARCH.replace("families", "triggers: [tone], families"), "puts no trigger on its images"),
+        (SEARCH.replace("families", "triggers: [tone], families"), "uses no triggers"),
         (
             "{id: a, probe: attack, triggers: [tone], families: [patch], max: {excess: 30pp}}",
             "the probe attack searches no triggers; leave out `families`",
