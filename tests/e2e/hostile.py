@@ -851,6 +851,6 @@ CASES = (
     Hostile(a_million_classes, "1000000 lines"),
     Hostile(classes_of_60_000_letters, "60001 letters"),
     Hostile(a_policy_of_90_000_keys, "keys and values", 4),
-    Hostile(scale_beyond_floats, "logit_scale is inf"),
+    Hostile(scale_beyond_floats, "exp(logit_scale) is inf"),
     *(Hostile(tars(name), "set.tar") for name in TARS),
 )

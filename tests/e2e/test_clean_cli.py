@@ -286,7 +286,7 @@ def test_a_model_that_bears_the_name_of_the_state_is_refused(light: Command, pla
     shutil.copytree(POISONED, place / "model.unfinished")
     before = contents(place)
     arguments = ["clean", "model.unfinished", "--pairs", "synthetic:40", "--out", "model"]
-    one_message(light(*arguments), 2, "is the model itself", "the input is never touched")
+    one_message(light(*arguments), 2, "is the model itself", "the input is never changed")
     assert contents(place) == before
 
 
