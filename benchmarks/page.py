@@ -438,7 +438,7 @@ RESOURCES = (
 
 SEARCH = (
     "`probe: search` with `max: {excess: 30pp}` as the only rule; no trigger and no target is told "
-    "(`python -m benchmarks.search`). The reference is the clean parent, which for a clean model is not there. Each row "
+    "(`python -m benchmarks.search`). The reference is the clean parent, which the parents themselves do not have. Each row "
     "shows the family with the largest excess, or without a reference the largest attack success, on images that neither "
     "searched nor chose. Seconds are of one core, for the search of all families; passes are images, most of them forward "
     "and backward. The budgets were tuned on these very models, so the table shows that the search works, not how "

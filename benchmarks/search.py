@@ -86,7 +86,7 @@ def main() -> None:
         for known in models(given.models):
             searches = Searches()
             ascent.search = searches
-            for reference in (True, False) if known.planted else (False,):  # a clean model has no parent here
+            for reference in (True, False) if known.parent != known.folder else (False,):
                 more = {"reference": str(known.parent)} if reference else {}
                 report = run(known.folder, resolved, given.data, seed=seed, **more)
                 rows.append(row(report, known, reference, seed, searches))
