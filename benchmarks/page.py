@@ -438,8 +438,9 @@ RESOURCES = (
 
 SEARCH = (
     "`probe: search` with `max: {excess: 30pp}` as the only rule; no trigger and no target is told "
-    "(`python -m benchmarks.search`). The reference is the clean parent, which for a clean model is not there. Each row "
-    "shows the family with the largest excess, or without a reference the largest attack success, on images that neither "
+    "(`python -m benchmarks.search`). The reference is the clean parent, which the parents themselves do not have; a `child` is a parent after "
+    "100 steps of `pargate clean --method finetune --batch-size 128` on clean pairs. Each row shows "
+    "the family with the largest excess, or without a reference the largest attack success, on images that neither "
     "searched nor chose. Seconds are of one core, for the search of all families; passes are images, most of them forward "
     "and backward. The budgets were tuned on these very models, so the table shows that the search works, not how "
     "often: other models, triggers and sizes were not measured here."
@@ -455,7 +456,8 @@ def search(found: Any) -> str:
         rows.append(
             [
                 r["model"], r["planted"] or "–", "yes" if r["reference"] else "no", r["seed"], r["verdict"], best["label"],
-                best["class"], right, pct(best["success"]), pct(best["excess"]), span(best["interval"]), best["n"],
+                best["class"], right, pct(best["success"]), pct(best["excess"]),
+                span(best["interval"]) if r["reference"] else f"… {pct(best['interval'][1])}", best["n"],
                 f"{sum(f['passes'] for f in r['families']):,}", f"{sum(f['seconds'] for f in r['families']):.1f}",
             ]
         )  # fmt: skip

@@ -1,8 +1,8 @@
 """Search models whose backdoors are known for their triggers, with and without the clean parent.
 
-    python -m benchmarks.search [--models DIR] [--data DIR] [--seeds N]
+    python -m benchmarks.search [--models DIR] [--data DIR] [--only TEXT] [--seeds N]
 
-Writes `docs/evidence/search.json` after every model. The search does not see the reference, so that one search serves
+Writes `docs/evidence/search.json` after every model, and keeps the rows of models that were not searched again. The search does not see the reference, so that one search serves
 both scans of a model; its seconds are of the processor, since the wall clock also counts what else the machine does.
 """
 
@@ -79,20 +79,23 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=SHARED / "zoo" / "dev")
     parser.add_argument("--data", type=Path, default=SHARED / "data")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", default="", help="models with this in their name")
     given = parser.parse_args()
     resolved = policy([RULE])
-    rows = []
+    path = STORE / "search.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     for seed in range(given.seeds):
-        for known in models(given.models):
+        for known in [model for model in models(given.models) if given.only in model.name]:
+            rows = [r for r in rows if (r["model"], r["seed"]) != (known.name, seed)]
             searches = Searches()
             ascent.search = searches
-            for reference in (True, False) if known.planted else (False,):  # a clean model has no parent here
+            for reference in (True, False) if known.parent != known.folder else (False,):
                 more = {"reference": str(known.parent)} if reference else {}
                 report = run(known.folder, resolved, given.data, seed=seed, **more)
                 rows.append(row(report, known, reference, seed, searches))
             ascent.search = searches._search
             content = {"machine": machine(), "version": __version__, "rows": rows}
-            (STORE / "search.json").write_text(json.dumps(content, indent=1) + "\n")
+            path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
