@@ -199,6 +199,7 @@ NASTY = [
     "[% x %]",
     "*",
     "&a",
+    "x",
 ]
 
 
@@ -219,7 +220,8 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
     jobs = loaded(texts[GATE])["jobs"]
     given_to = jobs["gate"]["steps"][1]["with"]
     assert given_to["images"] == value
-    assert given_to["model"] == f"hf-hub:{value}\nhf-hub:x\n"
+    both = dict.fromkeys((f"hf-hub:{value}", "hf-hub:x"))  # the same model twice is one
+    assert given_to["model"] == ("".join(f"{model}\n" for model in both) if len(both) > 1 else "hf-hub:x")
     assert loaded(single[GATE])["jobs"]["gate"]["steps"][1]["with"]["model"] == f"hf-hub:{value}"
     assert loaded(texts[INVENTORY])["models"][0]["model"] == f"hf-hub:{value}"
     assert loaded(texts[INVENTORY])["defaults"]["images"] == value
