@@ -139,7 +139,11 @@ class Registry(Mapping[str, T]):
                 f"the {self._what} '{point.name}' of {_plugin(point).key} cannot be loaded: {first_line(error)}",
                 "repair or uninstall it",
             ) from error
-        if not self._accept(point.name, part):
+        try:
+            fits = self._accept(point.name, part)
+        except AttributeError:  # it lacks what a part declares
+            fits = False
+        if not fits:
             raise OperationalError(
                 f"{_plugin(point).key} offers {point.value} as the {self._what} '{point.name}', but it is none",
                 "repair or uninstall it; docs/plugins.md describes each kind of part",

@@ -27,6 +27,10 @@ UNSAFE_FILE = "unsafe-file"
 """Rule of the finding that a file could run code; it holds under every policy."""
 
 
+METRIC_NAME = "[a-z][a-z0-9_]{0,63}"
+"""Pattern of a metric's name, which stands in logs."""
+
+
 class Metric(StrEnum):
     """Quantities that pargate's own probes measure; plug-ins may add others."""
 
@@ -211,7 +215,7 @@ class Measurement(Value):
 class Bound(Value):
     """One limit of a rule, the interval compared with it, and the answer."""
 
-    metric: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    metric: str = Field(pattern=f"^{METRIC_NAME}$")
     """One of `Metric`, or a metric of a plug-in."""
     limit: float
     limit_text: str

@@ -1,16 +1,17 @@
 """The interface of probes: declarations, the images as the models see them, and tests."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pargate.core.found import Family, Found
 from pargate.core.model import Vectors
-from pargate.core.results import Finding, Measurement
+from pargate.core.results import METRIC_NAME, Finding, Measurement
 from pargate.registry import Registry
 from pargate.triggers import Trigger
 
@@ -214,10 +215,14 @@ class Probe:
         raise NotImplementedError(f"the probe {cls.name} measures nothing on images")
 
 
-PROBES: Registry[type[Probe]] = Registry(
-    "pargate.probes",
-    "probe",
-    "pargate.probes",
-    lambda name, part: isinstance(part, type) and issubclass(part, Probe) and part.name == name,
-)
+def _is_probe(name: str, part: Any) -> bool:
+    """Return whether `part` is the probe `name`, can be started, and has metrics that a report can name."""
+    if not (isinstance(part, type) and issubclass(part, Probe)) or part.name != name:
+        return False
+    started = part.measures or part.start.__func__ is not Probe.start.__func__  # type: ignore[attr-defined]  # a method
+    named = all(re.fullmatch(METRIC_NAME, metric) for metric in part.metrics())
+    return bool(started and part.about and named)
+
+
+PROBES: Registry[type[Probe]] = Registry("pargate.probes", "probe", "pargate.probes", _is_probe)
 """Probes by name."""

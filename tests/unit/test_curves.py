@@ -44,7 +44,8 @@ def test_a_cleaning_without_shifts_has_no_panel_of_them() -> None:
 
 @pytest.mark.parametrize("loss", [0.0, -2.0, math.nan, math.inf, 1e-30, 1e30])
 def test_a_single_step_and_odd_values_are_drawn(loss: float) -> None:
-    ElementTree.fromstring(training_curves(record({"learning_rate": [0.0], "loss": [loss]})))
+    root = ElementTree.fromstring(training_curves(record({"learning_rate": [0.0], "loss": [loss]})))
+    assert root.tag.endswith("svg") and len(root) > 0
 
 
 def test_a_long_log_stays_small_and_keeps_its_peak() -> None:

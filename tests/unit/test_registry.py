@@ -1,11 +1,13 @@
 """Parts by name: pargate's own, and those of installed distributions."""
 
 from importlib.metadata import EntryPoint
+from typing import ClassVar
 
 import pytest
 
 from pargate import registry
 from pargate.errors import OperationalError
+from pargate.probes.base import PROBES, Asked, Probe, Scene, Test, Words
 from pargate.registry import Plugin, Registry, UnknownPart
 from pargate.triggers.base import TRIGGERS
 
@@ -76,6 +78,36 @@ def test_what_is_no_part_or_not_the_only_one_is_refused(
         list(numbers)
         numbers["a"]
     assert said in caught.value.message and caught.value.hint
+
+
+def test_a_part_that_lacks_what_it_must_declare_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = offered(monkeypatch, ("a", "sys:maxsize", "far"))
+    numbers._accept = lambda name, part: part.name == name
+    with pytest.raises(OperationalError, match="but it is none"):
+        numbers["a"]
+
+
+class Named(Probe):
+    name = "mine"
+    about = Words("What.", "Why.", "Do.")
+
+
+class Started(Named):
+    @classmethod
+    def start(cls, asked: Asked, scene: Scene) -> Test:
+        raise AssertionError("not started here")
+
+
+class Loud(Started):
+    maxima: ClassVar = {"::error": Started.about}
+
+
+@pytest.mark.parametrize(("part", "fits"), [(Started, True), (Named, False), (Loud, False), (Probe, False), (3, False)])
+def test_a_probe_can_be_started_and_has_metrics_that_a_log_may_show(part: object, fits: bool) -> None:
+    try:
+        assert PROBES._accept("mine", part) is fits
+    except AttributeError:
+        assert part is Probe
 
 
 def test_two_parts_of_one_name_are_a_mistake_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
