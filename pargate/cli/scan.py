@@ -43,7 +43,7 @@ ExitZeroOption = Annotated[
     bool, typer.Option("--exit-zero", help="Exit with 0 also if the verdict is fail or inconclusive.")
 ]
 FoundOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--found", metavar="DIR", help="Folder for the triggers that the probe search finds."),
 ]
 
@@ -87,7 +87,7 @@ def scan(
     from pargate.scanning.run import ScanRequest, plan
     from pargate.scanning.run import scan as run_scan
 
-    refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch})
+    refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch, "--found": found})
     outputs = read_outputs(output, list(FORMATS))
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
     started = datetime.now(UTC)
@@ -122,6 +122,10 @@ def scan(
     if dry_run:
         console.lines(plan(request))
         return ExitCode.OK
+    if found is not None:
+        from pargate.scanning.found import make_folder
+
+        make_folder(Path(found))
     signalled: list[ExitCode] = []
     with console.progress() as listener:
         report = run_scan(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
@@ -130,7 +134,7 @@ def scan(
     if found is not None:
         from pargate.scanning.found import write_found
 
-        console.note(f"found triggers written to {found}: {write_found(report, found)}")
+        console.note(f"found triggers written to {found}: {write_found(report, Path(found))}")
     if signalled:
         console.note("interrupted: the report holds what was measured so far")
         return signalled[0]

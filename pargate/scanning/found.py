@@ -12,8 +12,11 @@ from pargate.core.found import Family, Found
 from pargate.core.report import ScanReport
 from pargate.core.results import Metric
 from pargate.errors import InputError, OperationalError
-from pargate.files import write_atomic
+from pargate.files import check_writable, write_atomic
 from pargate.scanning.loop import Loop
+
+POLICY = "found.yaml"
+"""Name of the policy that measures the found triggers."""
 
 LEAST = 32
 """Images to search on, at least."""
@@ -53,6 +56,20 @@ def search(loop: Loop, family: Family) -> Found | str:
     return found
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder for found triggers before anything is measured, if it is not there.
+
+    Raises:
+        InputError: it cannot be made, or not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a valid name"
+        raise InputError(f"cannot make the folder {folder}: {reason}", "choose another one with --found") from error
+    check_writable(folder / POLICY)
+
+
 def write_found(report: ScanReport, folder: Path) -> int:
     """Write every trigger that a scan found as a PNG, and a policy that measures them; return how many.
 
@@ -61,7 +78,6 @@ def write_found(report: ScanReport, folder: Path) -> int:
     """
     triggers: list[dict[str, Any]] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for measurement in report.measurements:
             trigger = measurement.trigger
             if trigger is None or not trigger.picture:
@@ -76,7 +92,7 @@ def write_found(report: ScanReport, folder: Path) -> int:
         note = f"# Triggers that pargate found in {report.model.source}.\n"
         if triggers:
             text = note + yaml.safe_dump(policy, sort_keys=False, allow_unicode=True)
-            write_atomic(folder / "found.yaml", text.encode())
+            write_atomic(folder / POLICY, text.encode())
     except OSError as error:
         raise OperationalError(
             f"cannot write the found triggers to {folder}: {error.strerror}", "choose another folder with --found"

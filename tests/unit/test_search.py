@@ -20,7 +20,7 @@ from pargate.models.torch import search as ascent
 from pargate.models.torch.encoder import OpenClipEncoder
 from pargate.policy.resolve import read
 from pargate.scanning import found as scanning
-from pargate.scanning.found import write_found
+from pargate.scanning.found import make_folder, write_found
 
 TARGET, PLACE = 3, (4, 2)
 COLOUR = torch.tensor([1.0, 0.0, 1.0])
@@ -255,6 +255,8 @@ def test_what_was_found_is_in_the_report_and_a_trigger_for_the_next_scan(tmp_pat
     report = searched(reference=True, rule=SEARCH.replace("[patch]", "[patch, additive]")).run().report()
     again = ScanReport.from_json(report.to_json())
     assert again.measurements == report.measurements
+    make_folder(tmp_path / "new")
+    assert [*(tmp_path / "new").iterdir()] == []
     assert write_found(again, tmp_path / "new") == 2
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["1-patch.png", "2-additive.png", "found.yaml"]
     policy = read((tmp_path / "new" / "found.yaml").read_text(), "found.yaml", tmp_path / "new").policy
@@ -307,3 +309,10 @@ def test_families_belong_to_the_search(rule: str, said: str) -> None:
 def test_the_families_of_a_rule_are_comparisons_of_their_own() -> None:
     resolved = read(f"pargate: 1\nname: x\nrules:\n  - {SEARCH.replace('[patch]', '[blend, patch]')}\n", "p", Path())
     assert [c.id for c in resolved.policy.comparisons] == ["hidden/unknown/blend", "hidden/unknown/patch"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / ("n" * 300), tmp_path / "a\0b"):
+        with pytest.raises(InputError, match="cannot make the folder"):
+            make_folder(folder)
