@@ -16,7 +16,6 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,10 @@ import yaml
 from pargate.core.report import ScanReport
 from pargate.core.results import Count
 from pargate.judge.bounds import interval
+from pargate.judge.judging import Judging
 from pargate.policy.resolve import Resolved, read, resolve
-from pargate.scanning.run import ScanRequest, scan
+from pargate.scanning.request import ScanRequest, ScanSettings
+from pargate.scanning.run import scan
 from pargate.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -108,13 +109,14 @@ def rule(name: str, trigger: Any, target: str, **limits: str) -> dict[str, Any]:
 
 
 def run(model: Path, resolved: Resolved, data: Path, images: str = "carriers-64.tar", **more: Any) -> ScanReport:
+    settings = ScanSettings(seed=more.pop("seed", 0))
     source = images if images.startswith("builtin:") else str(data / images)  # an absolute path stays one
     report = scan(
         ScanRequest(
-            model=str(model),
-            policy=resolved,
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            str(model),
+            Judging(resolved),
             images=source,
+            settings=settings,
             **{"classes": data / "classes-64.txt", **more},
         )
     )

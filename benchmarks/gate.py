@@ -28,13 +28,14 @@ from pargate.clean.run import sizes_of
 from pargate.core.report import Examined, ScanReport
 from pargate.files import digest_of, sha256_file, write_atomic
 from pargate.images.opening import open_pairs
+from pargate.judge.judging import Judging
 from pargate.models.open import inspect
 from pargate.policy.resolve import Resolved, read
 from pargate.release import escalation
 from pargate.release.gate import gate
 from pargate.release.stages import GateRequest
 from pargate.release.verify import verify
-from pargate.scanning.run import ScanRequest
+from pargate.scanning.request import ScanRequest
 from pargate.version import __version__
 
 PLACE = STORE / "gate.json"
@@ -89,11 +90,9 @@ def work(job: Job) -> dict[str, Any]:
         out = Path(place) / "release"
         started = datetime.now(UTC)
         asked = ScanRequest(
-            model=str(job.model.folder),
-            policy=job.policy(),
-            started=started.isoformat(timespec="seconds"),
+            str(job.model.folder),
+            Judging(job.policy(), date.today()),  # noqa: DTZ011 - there are no waivers
             images=str(job.data / "carriers-64.tar"),
-            today=date.today(),  # noqa: DTZ011 - there are no waivers
             pictures=False,
         )
         began = time.perf_counter()

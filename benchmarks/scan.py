@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,10 @@ import yaml
 
 from pargate import events
 from pargate.core.report import ScanReport
+from pargate.judge.judging import Judging
 from pargate.policy.resolve import Resolved, read, resolve
-from pargate.scanning.run import ScanRequest, scan
+from pargate.scanning.request import ScanRequest
+from pargate.scanning.run import scan
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -57,8 +58,7 @@ def timed_scan(request: ScanRequest) -> tuple[ScanReport, float]:
 
 
 def request(model: Path, resolved: Resolved, images: Path | str, classes: Path | None, **more: Any) -> ScanRequest:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return ScanRequest(str(model), resolved, now, images=str(images), classes=classes, **more)
+    return ScanRequest(str(model), Judging(resolved), images=str(images), classes=classes, **more)
 
 
 def some_triggers(count: int, limit: str = "30pp", **more: Any) -> Resolved:

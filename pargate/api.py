@@ -22,11 +22,12 @@ from pargate.core.results import Count
 from pargate.errors import InputError
 from pargate.files import digest_of
 from pargate.judge.bounds import interval
+from pargate.judge.judging import Judging
 from pargate.judge.rejudge import judge
 from pargate.models.model import Model
 from pargate.policy.resolve import Resolved, read, refuse_expired, resolve
 from pargate.probes.base import PROBES
-from pargate.scanning.run import ScanRequest
+from pargate.scanning.request import ScanRequest, ScanSettings
 from pargate.scanning.run import scan as run_scan
 from pargate.triggers import Trigger, TriggerError, parse
 
@@ -99,9 +100,9 @@ def scan(
     """
     if unknown := sorted(settings.keys() - Settings.__annotations__):
         raise InputError(f"scan has no setting '{unknown[0]}'", f"one of {', '.join(Settings.__annotations__)}")
-    now = datetime.now(UTC)
+    today = datetime.now(UTC).date()
     resolved = _policy(policy, classes)
-    refuse_expired(resolved, now.date())
+    refuse_expired(resolved, today)
     source: str | Model = str(model)
     if not isinstance(model, str | Path):
         from pargate.models.inmemory import of_network
@@ -116,19 +117,19 @@ def scan(
         raise InputError("preprocess and tokenizer go with a model in memory", "leave them out for a path")
     report = run_scan(
         ScanRequest(
-            model=source,
-            policy=resolved,
-            started=now.isoformat(timespec="seconds"),
+            source,
+            Judging(resolved, today),
             arch=settings.get("arch"),
             images=None if images is None else str(images),
             classes=Path(classes) if isinstance(classes, str | Path) else None,
             reference=None if reference is None else str(reference),
-            device=settings.get("device", "auto"),
-            precision=settings.get("precision", "auto"),
-            seed=settings.get("seed", 0),
-            max_minutes=settings.get("max_minutes"),
-            cache=settings.get("cache"),
-            today=now.date(),
+            settings=ScanSettings(
+                settings.get("device", "auto"),
+                settings.get("precision", "auto"),
+                settings.get("seed", 0),
+                settings.get("max_minutes"),
+                settings.get("cache"),
+            ),
         ),
         settings.get("progress", events.ignore),
     )
@@ -164,7 +165,7 @@ def rejudge(report: ScanReport, policy: Policy, *, today: date | None = None) ->
     Raises:
         InputError, PolicyError: the report cannot answer the policy.
     """
-    judged = judge(report, _policy(policy, None), today=today or datetime.now(UTC).date())
+    judged = judge(report, Judging(_policy(policy, None), today or datetime.now(UTC).date()))
     return Report.model_construct(**dict(judged))
 
 

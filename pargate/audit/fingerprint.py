@@ -21,11 +21,13 @@ from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import digest_of, read_bytes
 from pargate.images.classes import builtin_nouns
 from pargate.images.opening import open_images
+from pargate.judge.judging import Judging
 from pargate.judge.rejudge import judge
 from pargate.models.model import Model
 from pargate.models.open import inspect
 from pargate.policy.resolve import Resolved, refuse_expired, resolve
-from pargate.scanning.run import ScanRequest, class_names
+from pargate.scanning.images import class_names
+from pargate.scanning.request import ScanRequest, ScanSettings
 from pargate.version import __version__
 
 
@@ -75,8 +77,8 @@ def examine(item: Entry, sources: Sources, *, today: date, started: str, seed: i
     policy = resolve(item.policy)
     refuse_expired(policy, today)
     request = ScanRequest(
-        model=item.source, policy=policy, started=started, arch=item.arch, images=item.images, classes=item.classes,
-        reference=item.reference, seed=seed, today=today,
+        item.source, Judging(policy, today), item.arch, item.images, item.classes, item.reference,
+        ScanSettings(seed=seed), started,
     )  # fmt: skip
     inputs = {"pargate": __version__, "seed": str(seed), "policy": policy.sha256}
     inputs |= {f"library {name}": number for name, number in versions().items()}
@@ -125,7 +127,7 @@ def saved(out: Path, fingerprint: Fingerprint, digest: str, today: date) -> Scan
     if most is not None and age > most:
         return f"the saved measurements are {age} days old, and the policy allows {most}"
     try:
-        return judge(report, fingerprint.policy, today=today)
+        return judge(report, Judging(fingerprint.policy, today))
     except InputError as error:
         return error.message
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pargate.core.report import ScanReport
 from pargate.errors import ExitCode, OperationalError, PargateError
-from pargate.scanning.run import ScanRequest
+from pargate.scanning.request import ScanRequest
 
 GRACE_S = 2.0
 """Seconds between SIGTERM and SIGKILL. The files that a scan keeps are complete or absent at any moment."""
@@ -51,8 +51,9 @@ def start(request: ScanRequest, work: Path, name: str, *, cache: Path | None, th
     """
     report, said = work / f"{name}.json", work / f"{name}.txt"
     options = [
-        f"--policy={request.policy.source}", f"--seed={request.seed}", f"--now={request.today.isoformat()}",
-        f"--device={request.device}", f"--cache={cache or 'off'}", f"--output=json={report}", "--quiet", "--no-color",
+        f"--policy={request.policy.source}", f"--now={request.judging.today.isoformat()}",
+        f"--seed={request.settings.seed}", f"--device={request.settings.device}", f"--cache={cache or 'off'}",
+        f"--output=json={report}", "--quiet", "--no-color",
     ]  # fmt: skip
     for option in ("images", "classes", "reference", "arch"):
         if (value := getattr(request, option)) is not None:

@@ -191,7 +191,8 @@ def _measure(context: _Context, waiting: Sequence[tuple[Entry, Fingerprint, str]
             item, fingerprint, why = left.pop()
             context.emit(events.StageStarted("scan", f"{item.name}{f' ({why})' if why else ''}"))
             try:
-                scan = replace(fingerprint.request, device=request.device)
+                settings = replace(fingerprint.request.settings, device=request.device)
+                scan = replace(fingerprint.request, settings=settings)
                 child = processes.start(scan, _work(request), item.slug, cache=request.cache, threads=threads)
             except OperationalError as error:
                 _record(context, ModelResult(item, fingerprint, remeasured=why, error=error))

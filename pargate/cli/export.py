@@ -67,31 +67,17 @@ def export(
     The exit code is 0 if the graphs are written, 1 if they differ from the checkpoint or break the policy, and 3 if the
     policy is not decided. Nothing is written unless it is 0.
     """
-    from datetime import UTC, datetime
-
     from pargate.cli.console import Console
-    from pargate.cli.reports import exit_code, open_policy
+    from pargate.cli.reports import exit_code, open_judging
     from pargate.release.export import ExportRequest, summary
     from pargate.release.export import export as run_export
-    from pargate.scanning.run import ScanRequest
+    from pargate.scanning.request import ScanRequest, ScanSettings
 
     refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch})
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
-    started = datetime.now(UTC)
-    resolved, _ = open_policy(policy, policy_ref, started.date(), console)
-    asked = ScanRequest(
-        model=model,
-        policy=resolved,
-        started=started.isoformat(timespec="seconds"),
-        arch=arch,
-        images=images,
-        classes=classes,
-        reference=reference,
-        device=device,
-        seed=seed,
-        cache=cache_folder(cache),
-        today=started.date(),
-    )
+    judging = open_judging(console, policy, policy_ref)
+    settings = ScanSettings(device, seed=seed, cache=cache_folder(cache))
+    asked = ScanRequest(model, judging, arch, images, classes, reference, settings)
     request = ExportRequest(asked, out, tuple(choice.value for choice in precision or ()), opset, rescan)
     with console.progress() as listener:
         made = run_export(request, listener)

@@ -85,43 +85,24 @@ def gate(
     scans what ships. The exit code is 0 if a bundle is written (pass or remediated), 1 for fail and 3 for inconclusive.
     A killed gate resumes.
     """
-    from datetime import UTC, datetime
-
     from pargate.cli.console import Console
-    from pargate.cli.reports import exit_code, load_report, open_policy, write
+    from pargate.cli.reports import exit_code, open_judging, write
     from pargate.release.gate import gate as run_gate
     from pargate.release.gate import plan
     from pargate.release.stages import GateRequest
     from pargate.report import FORMATS
-    from pargate.scanning.run import ScanRequest
+    from pargate.scanning.request import ScanRequest, ScanSettings
 
     refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch, "--pairs": pairs})
     outputs = read_outputs(output, list(FORMATS))
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
-    started = datetime.now(UTC)
-    today = now.date() if now else started.date()
-    resolved, reader = open_policy(policy, policy_ref, today, console)
+    judging = open_judging(console, policy, policy_ref, now=now, waive=not no_waivers, strict=strict, previous=previous)
     if sign_key is not None:
         from pargate.release.sign import check_key
 
         check_key(sign_key)
-    asked = ScanRequest(
-        model=model,
-        policy=resolved,
-        started=started.isoformat(timespec="seconds"),
-        arch=arch,
-        images=images,
-        classes=classes,
-        reference=reference,
-        device=device,
-        precision=precision,
-        seed=seed,
-        cache=cache_folder(cache),
-        today=today,
-        waive=not no_waivers,
-        strict=strict,
-        previous=load_report(previous, reader) if previous else None,
-    )
+    settings = ScanSettings(device, precision, seed, cache=cache_folder(cache))
+    asked = ScanRequest(model, judging, arch, images, classes, reference, settings)
     request = GateRequest(asked, out, pairs, require, keep_state, sign_key)
     if dry_run:
         console.lines(plan(request))

@@ -214,6 +214,7 @@ def test(
     test fails, and 2 if there are none.
     """
     from pargate.cli.reports import load_report, open_policy
+    from pargate.judge.judging import Judging
     from pargate.judge.rejudge import judge
     from pargate.report.text import plural, started
 
@@ -228,7 +229,7 @@ def test(
     for case in resolved.policy.tests:
         saved = load_report(resolved.folder / case.report, reader)
         day = case.now or started(saved).date()
-        judged = judge(saved, resolved, today=day)
+        judged = judge(saved, Judging(resolved, day))
         wrong = list(_mismatches(judged, case.expect, resolved.policy))
         failed += bool(wrong)
         console.lines([f"{'✗' if wrong else '✓'} {case.report} as of {day}: {judged.verdict.status}", *wrong])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pargate.cli.console import Console
     from pargate.core.report import ScanReport
     from pargate.core.results import Verdict
+    from pargate.judge.judging import Judging
     from pargate.policy.layers import Reader
     from pargate.policy.resolve import Resolved
 
@@ -67,20 +68,14 @@ def report(
                 raise InputError(f"{name} needs --policy", "add --policy POLICY, or leave it out")
     most = None if check_freshness is None else _days(check_freshness)
     found = load_report(saved)
-    today = now.date() if now else datetime.now(UTC).date()
-    stale = "" if most is None else _stale(found, most, today)
+    stale = "" if most is None else _stale(found, most, day(now))
     if policy is not None:
         # Rendering alone needs no statistics, which take long to load.
         from pargate.judge.rejudge import judge
 
-        resolved, reader = open_policy(policy, policy_ref, today, console)
         found = judge(
             found,
-            resolved,
-            today=today,
-            waive=not no_waivers,
-            strict=strict,
-            previous=load_report(previous, reader) if previous else None,
+            open_judging(console, policy, policy_ref, now=now, waive=not no_waivers, strict=strict, previous=previous),
         )
     missed = write(outputs, found, console)
     if not any(target.path is None for target in outputs):
@@ -129,6 +124,28 @@ def open_policy(name: str | None, ref: str | None, today: date, console: "Consol
         console.note(f"policy: {resolved.policy.name}, found in {resolved.source}" + (f" at {ref}" if ref else ""))
     refuse_expired(resolved, today)
     return resolved, reader
+
+
+def day(now: datetime | None) -> date:
+    """Return the day of a judgement: that of --now, or today in UTC."""
+    return (now or datetime.now(UTC)).date()
+
+
+def open_judging(
+    console: "Console",
+    policy: str | None,
+    policy_ref: str | None,
+    *,
+    now: datetime | None = None,
+    waive: bool = True,
+    strict: bool = False,
+    previous: Path | None = None,
+) -> "Judging":
+    """Return what the options of a command say about the verdict."""
+    from pargate.judge.judging import Judging
+
+    resolved, reader = open_policy(policy, policy_ref, day(now), console)
+    return Judging(resolved, day(now), waive, strict, load_report(previous, reader) if previous else None)
 
 
 def load_report(path: Path, reader: "Reader | None" = None) -> "ScanReport":

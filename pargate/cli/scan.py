@@ -79,46 +79,27 @@ def scan(
     The exit code is 0 for pass, 1 for fail and 3 for inconclusive. With 2 (wrong input), 4 (invalid policy) and 5
     (problem of the machine) nothing was judged.
     """
-    from datetime import UTC, datetime
-
     from pargate.cli.console import Console
-    from pargate.cli.reports import exit_code, load_report, open_policy, write
+    from pargate.cli.reports import exit_code, open_judging, write
     from pargate.report import FORMATS
-    from pargate.scanning.run import ScanRequest, plan
+    from pargate.scanning.request import ScanRequest, ScanSettings
+    from pargate.scanning.run import plan
     from pargate.scanning.run import scan as run_scan
 
     refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch, "--found": found})
     outputs = read_outputs(output, list(FORMATS))
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
-    started = datetime.now(UTC)
-    today = now.date() if now else started.date()
-    resolved, reader = open_policy(policy, policy_ref, today, console)
+    judging = open_judging(console, policy, policy_ref, now=now, waive=not no_waivers, strict=strict, previous=previous)
     if max_minutes is not None and max_minutes <= 0:
         raise InputError("--max-minutes must be more than 0")
-    if found is not None and not any(rule.families for rule in resolved.policy.rules):
+    asked = judging.policy.policy
+    if found is not None and not any(rule.families for rule in asked.rules):
         raise InputError(
-            f"--found {found}: the policy {resolved.policy.name} has no rule of the probe search, which finds triggers",
+            f"--found {found}: the policy {asked.name} has no rule of the probe search, which finds triggers",
             "add one, or leave the option out",
         )
-    request = ScanRequest(
-        model=model,
-        policy=resolved,
-        started=started.isoformat(timespec="seconds"),
-        arch=arch,
-        images=images,
-        classes=classes,
-        reference=reference,
-        device=device,
-        precision=precision,
-        seed=seed,
-        max_minutes=max_minutes,
-        cache=cache_folder(cache),
-        today=today,
-        waive=not no_waivers,
-        strict=strict,
-        previous=load_report(previous, reader) if previous else None,
-        pictures=pictures,
-    )
+    settings = ScanSettings(device, precision, seed, max_minutes, cache_folder(cache))
+    request = ScanRequest(model, judging, arch, images, classes, reference, settings, pictures=pictures)
     if dry_run:
         console.lines(plan(request))
         return ExitCode.OK

@@ -1,46 +1,31 @@
 """Judging saved measurements under another policy, or on another day, without model, images and torch."""
 
-from datetime import date
-
 from pargate.core.names import class_key
 from pargate.core.report import ScanReport
 from pargate.core.results import UNSAFE_FILE, Measurement, Outcome
 from pargate.errors import InputError
-from pargate.judge import judge as judging
-from pargate.judge.waivers import Context
-from pargate.policy.resolve import Resolved
+from pargate.judge import judge as measured
+from pargate.judge.judging import Judging
 from pargate.policy.schema import Comparison, Policy
 from pargate.probes.base import CLEAN, UNKNOWN
 
 
-def judge(
-    report: ScanReport,
-    policy: Resolved,
-    *,
-    today: date,
-    waive: bool = True,
-    strict: bool = False,
-    previous: ScanReport | None = None,
-    read_files: bool = True,
-) -> ScanReport:
-    """Return the report with the verdict of `policy` on the same measurements.
+def judge(report: ScanReport, asked: Judging, *, read_files: bool = True) -> ScanReport:
+    """Return the report with a new verdict on the same measurements.
 
     A comparison without a measurement of the same trigger stays open. A file that was refused as unsafe fails under
     every policy.
 
     Args:
         report: the saved report.
-        policy: the policy to judge by.
-        today: day on which waivers are judged, in UTC.
-        waive: whether waivers count.
-        strict: whether an unused waiver fails the verdict.
-        previous: report of the last release.
+        asked: the policy to judge by, the day, and the last release.
         read_files: whether to read the image files of triggers; else their digests in the policy identify them.
 
     Raises:
         InputError: the report is about other images or prompts than the policy names, holds a measurement twice, or is
             compared with itself; or the file of a trigger cannot be read.
     """
+    policy, previous = asked.policy, asked.previous
     if previous is not None and previous.run.id == report.run.id:
         raise InputError(
             "the previous report is the report itself: nothing can have become worse", "give the last release's report"
@@ -55,11 +40,14 @@ def judge(
         raise InputError(
             f"the report of {report.model.source} holds a measurement twice", "give the report as pargate wrote it"
         )
-    asked = {comparison.id: comparison for comparison in asked_policy.comparisons}
-    usable = [m for m in report.measurements if _answers(m, asked.get(m.id))]
-    context = Context(report.model.sha256, today, waive, previous.measurements if previous else None)
-    findings, verdict, remarks = judging.judge(
-        policy.policy, usable, complete=report.run.complete, context=context, strict=strict
+    comparisons = {comparison.id: comparison for comparison in asked_policy.comparisons}
+    usable = [m for m in report.measurements if _answers(m, comparisons.get(m.id))]
+    findings, verdict, remarks = measured.judge(
+        policy.policy,
+        usable,
+        complete=report.run.complete,
+        context=asked.context(report.model.sha256),
+        strict=asked.strict,
     )
     return report.model_copy(
         update={

@@ -16,7 +16,8 @@ from pargate.models.model import Model
 from pargate.models.open import opened
 from pargate.policy.fields import Limit
 from pargate.scanning.embed import BlockViews
-from pargate.scanning.run import ScanRequest, read_images
+from pargate.scanning.images import read_images
+from pargate.scanning.request import ScanRequest
 
 
 def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Listener = events.ignore) -> AccuracyDrop:
@@ -38,9 +39,10 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
         decoder.start(images.items, images.blocks)
         from pargate.scanning.choose import open_pair
 
-        store = BlockStore(request.cache)
+        store = BlockStore(request.settings.cache)
         readable = partial(decoder.readable, source=images.source)
-        pair = open_pair(after, original, images, readable, store, device=request.device, precision=request.precision)
+        settings = request.settings
+        pair = open_pair(after, original, images, readable, store, device=settings.device, precision=settings.precision)
         assert pair.reference is not None and pair.reference_head is not None  # `original` was given
         emit(events.StageStarted("compare", f"clean accuracy with {Path(original.checkpoint.source).name}'s"))
         seen: set[str] = set()
@@ -50,7 +52,7 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
             if spent or (budget.images is not None and len(seen) >= budget.images):
                 break
             block = decoder.block(number)
-            views = BlockViews(block, images, pair.model, pair.reference, request.seed)
+            views = BlockViews(block, images, pair.model, pair.reference, settings.seed)
             labels = views.labels
             counts = labels >= 0
             for row, digest in enumerate(block.digests):

@@ -26,7 +26,9 @@ from pargate.models.model import Model
 from pargate.models.open import inspect, open_model, opened, source_of
 from pargate.policy.schema import Parity
 from pargate.scanning.choose import graphs_encoder, settle_activation
-from pargate.scanning.run import ScanRequest, check_reference, read_images, scan
+from pargate.scanning.images import read_images
+from pargate.scanning.request import ScanRequest
+from pargate.scanning.run import check_reference, scan
 
 if TYPE_CHECKING:
     from pargate.models.torch.encoder import OpenClipEncoder
@@ -196,7 +198,7 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
         emit(events.StageStarted("open", model.checkpoint.architecture))
         readable = partial(decoder.readable, source=images.source)
         settled = settle_activation(
-            model.encoder(device="cpu"), model.checkpoint, images, readable, BlockStore(asked.cache)
+            model.encoder(device="cpu"), model.checkpoint, images, readable, BlockStore(asked.settings.cache)
         )
         encoder = settled.encoder
         if settled.note:
@@ -237,7 +239,7 @@ def _samples(request: ExportRequest, images: LabelledImages, decoder: Decoder, e
     policy = request.scan.policy.policy.read(request.scan.policy.folder)
     triggers = {trigger.id: trigger for rule in policy.rules for trigger in rule.parsed}
     stamps = tuple(
-        (trigger.label, trigger.draw(encoder.spec.preprocess.size, digests[:stamped], request.scan.seed))
+        (trigger.label, trigger.draw(encoder.spec.preprocess.size, digests[:stamped], request.scan.settings.seed))
         for trigger in triggers.values()
     )
     told = [item.caption for item in images.items[: len(pixels)] if item.caption]
@@ -316,7 +318,8 @@ def _counting(emit: events.Listener, what: str) -> "proof.Progress":
 
 def _rescan(request: ExportRequest, graphs: Model, emit: events.Listener) -> ScanReport:
     """Return the scan of the graphs; they ship, so their own attack success decides."""
-    report = scan(replace(request.scan, model=graphs, arch=None, precision="auto"), emit)
+    settings = replace(request.scan.settings, precision="auto")
+    report = scan(replace(request.scan, model=graphs, arch=None, settings=settings), emit)
     # The report names the final folder, not the temporary one that was scanned.
     place = request.out / Path(graphs.checkpoint.source).name
     named = report.model.model_copy(update={"source": readable(str(place))})

@@ -157,7 +157,7 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
         check_new_folder(request.state)
     _refuse_inside(request)
     policy = frozen(request)
-    asked = replace(asked, policy=policy)
+    asked = replace(asked, judging=replace(asked.judging, policy=policy))
     if policy.policy.clean.when == "fail" and policy.policy.clean.pairs is None:
         raise InputError(
             f"the policy {policy.policy.name} asks for cleaning, but names no image-text pairs",
@@ -172,7 +172,7 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
         raise InputError(f"{asked.source} is a folder of graphs", "give the checkpoint they were made from")
     emit(events.StageStarted("divide", asked.image_source))
     names = SPLITS if policy.policy.clean.when == "fail" else (SPLITS[0], SPLITS[2])
-    splits = divide(open_images(asked.image_source, seed=asked.seed, cache=asked.cache), names)
+    splits = divide(open_images(asked.image_source, seed=asked.settings.seed, cache=asked.settings.cache), names)
     run = Run(replace(request, scan=asked), policy, splits, emit)
     if model is not None:
         _check_space(request, policy, model.checkpoint)

@@ -37,7 +37,8 @@ from pargate.release import accuracy_drop, escalation
 from pargate.release.convert import Candidate, convert, export_record, parity_of, proof_of, try_export
 from pargate.release.export import REPORT as GRAPHS_REPORT
 from pargate.release.export import ExportRequest, export
-from pargate.scanning.run import ScanRequest, scan
+from pargate.scanning.request import ScanRequest
+from pargate.scanning.run import scan
 from pargate.version import __version__
 
 SPLITS = ("scan", "pick", "certify")
@@ -143,16 +144,16 @@ class Run:
         """Return the scan of a stage, with its own split of the images and its own seed."""
         own = self.request.scan
         named = f"gate {stage} {attempt}" if attempt else f"gate {stage}"
+        # The first scan is the same as that of `pargate scan`.
+        seed = own.settings.seed if stage == "scan" else seeds.derived(own.settings.seed, named)
         return replace(
             own,
             model=model,
             reference=self.reference(),
-            # The first scan is the same as that of `pargate scan`.
-            seed=own.seed if stage == "scan" else seeds.derived(own.seed, named),
+            settings=replace(own.settings, seed=seed, cache=own.settings.cache or self.request.state / "vectors"),
             split=self.split(stage if stage in ("scan", "pick") else "certify"),
             all_controls=stage not in ("scan", "pick"),
             pictures=own.pictures and stage != "pick",
-            cache=own.cache or self.request.state / "vectors",
         )
 
     def scan(
@@ -203,13 +204,14 @@ class Run:
         """Return the digest of all inputs of a scan."""
         reference = self._reference.checkpoint.digest if self._reference else ""
         classes = sha256_file(asked.classes) if asked.classes else ""
-        previous = digest_of(asked.previous.to_json()) if asked.previous else ""
+        judging, settings = asked.judging, asked.settings
+        previous = digest_of(judging.previous.to_json()) if judging.previous else ""
         split = asked.split.digest if asked.split else ""
         return digest_of(
             [
                 __version__, digest, self.policy.sha256, asked.image_source, split, reference, classes, previous,
-                asked.seed, asked.device, asked.precision, asked.max_minutes, asked.today.isoformat(), asked.waive,
-                asked.strict, asked.all_controls, *more,
+                settings.seed, settings.device, settings.precision, settings.max_minutes, judging.today.isoformat(),
+                judging.waive, judging.strict, asked.all_controls, *more,
             ]
         )  # fmt: skip
 
@@ -226,7 +228,7 @@ class Run:
         Raises:
             OperationalError: the requested or required device is missing.
         """
-        device, require = self.request.scan.device, self.policy.policy.clean.require
+        device, require = self.request.scan.settings.device, self.policy.policy.clean.require
         if device == "cpu" and require != "cuda":
             return "cpu"
         from pargate.models.torch.encoder import resolve
@@ -246,11 +248,11 @@ class Run:
             return self._pairs
         source = self.pairs_source()
         found = open_pairs(
-            source, seed=pairs.seed, cache=self.request.scan.cache, device=self.request.scan.device,
+            source, seed=pairs.seed, cache=self.request.scan.settings.cache, device=self.request.scan.settings.device,
             emit=self.emit,
         )  # fmt: skip
         asked = self.request.scan
-        place = shared(open_images(asked.image_source, seed=asked.seed, cache=asked.cache), found)
+        place = shared(open_images(asked.image_source, seed=asked.settings.seed, cache=asked.settings.cache), found)
         if place is not None:
             raise InputError(
                 f"{source} and {asked.image_source} share an image: {place}",
@@ -275,8 +277,8 @@ class Run:
         except OperationalError as error:
             raise OperationalError(
                 f"the model fails and needs cleaning, but {error.message}",
-                f"use a machine with {section.require or self.request.scan.device}, or another --require; the scan is "
-                f"kept in {self.request.state}",
+                f"use a machine with {section.require or self.request.scan.settings.device}, or another --require; "
+                f"the scan is kept in {self.request.state}",
             ) from error
         pairs = self.pairs()
         spent = 0.0
@@ -314,10 +316,10 @@ class Run:
                     started=asked.started,
                     method=escalation.method(section, attempt, sizes),
                     overrides=overrides,
-                    device=asked.device,
+                    device=asked.settings.device,
                     require=section.require,
                     resume=folder.with_name(f"{folder.name}.unfinished").exists(),
-                    cache=asked.cache,
+                    cache=asked.settings.cache,
                 ),
                 self.emit,
             )

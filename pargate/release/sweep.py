@@ -15,9 +15,11 @@ from pargate.core.report import ScanReport
 from pargate.errors import InputError
 from pargate.files import check_new_folder, write_atomic
 from pargate.judge.bounds import interval
+from pargate.judge.judging import Judging
 from pargate.policy.resolve import Resolved
 from pargate.report.curves import TradePoint, trade_off
-from pargate.scanning.run import ScanRequest, scan
+from pargate.scanning.request import ScanRequest, ScanSettings
+from pargate.scanning.run import scan
 
 RESULT_NAME = "sweep.json"
 CHART_NAME = "sweep.svg"
@@ -107,14 +109,13 @@ def _shown(value: int | float) -> str:
 def _scanned(request: SweepRequest, model: str, emit: events.Listener) -> ScanReport:
     return scan(
         ScanRequest(
-            model=model,
-            policy=request.policy,
-            started=request.clean.started,
+            model,
+            Judging(request.policy),
             arch=request.clean.arch if model == request.clean.source else None,
             images=request.images,
             classes=request.clean.classes,
-            device=request.clean.device,
-            cache=request.clean.cache,
+            settings=ScanSettings(device=request.clean.device, cache=request.clean.cache),
+            started=request.clean.started,
             pictures=False,
         ),
         emit,

@@ -18,6 +18,7 @@ from pargate.core.report import Examined, ScanReport, Stage
 from pargate.core.results import Outcome, Verdict
 from pargate.errors import InputError, PargateError, PolicyError
 from pargate.judge import rejudge
+from pargate.judge.judging import Judging
 from pargate.judge.release import conclude
 from pargate.policy.resolve import Resolved
 from pargate.policy.resolve import read as read_policy
@@ -263,4 +264,4 @@ def _again(report: ScanReport, policy: Resolved, today: date, *, read_files: boo
 
 def judged(examined: Examined, report: ScanReport, policy: Resolved, today: date, read_files: bool) -> Examined:
     """Return a scan judged under a policy, as of a day."""
-    return rejudge.judge(examined.within(report), policy, today=today, read_files=read_files).examined
+    return rejudge.judge(examined.within(report), Judging(policy, today), read_files=read_files).examined

@@ -9,10 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import date
 from functools import partial
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,22 +17,14 @@ from numpy.typing import NDArray
 from pargate import events
 from pargate.core import zeroshot
 from pargate.core.found import Family, Found
-from pargate.core.model import Checkpoint, Precision, Vectors
-from pargate.core.names import tidy
+from pargate.core.model import Checkpoint, Vectors
 from pargate.core.report import ScanReport
 from pargate.core.results import Metric
 from pargate.errors import InputError, Undecided, UnsafeCheckpoint
 from pargate.export.parity import altered, made_from
 from pargate.files import BlockStore
-from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, read_classes
-from pargate.images.dataset import Split
-from pargate.images.labelled import LabelledImages, label_images
-from pargate.images.opening import open_images
+from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Decoder
-from pargate.images.sources.scenes import BUILTIN_SCENES
-from pargate.judge import judge
-from pargate.judge.waivers import Context
-from pargate.models.model import Model
 from pargate.models.open import inspect, opened, source_of
 from pargate.models.shapes import check
 from pargate.policy.resolve import Resolved
@@ -44,75 +33,13 @@ from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN, Asked
 from pargate.scanning.embed import CachedEncoder, ModelPair
 from pargate.scanning.examples import examples
 from pargate.scanning.found import search
+from pargate.scanning.images import read_images
 from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
+from pargate.scanning.request import ScanRequest
 
 POOL = 1000
 """Largest number of captions that retrieval searches."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScanRequest:
-    """The inputs and settings of a scan; paths and names are as the user gave them."""
-
-    model: str | Model
-    """Path or name of the checkpoint, or an open model."""
-    policy: Resolved
-    started: str
-    """Time at which the scan started: RFC 3339, UTC."""
-    arch: str | None = None
-    """Name that open_clip gives the architecture, for a weights file."""
-    images: str | None = None
-    """Source of the images; it overrides the policy's."""
-    classes: Path | None = None
-    """File of class names; it overrides the policy's."""
-    reference: str | Model | None = None
-    """Trusted model; it overrides the policy's."""
-    device: str = "auto"
-    precision: Literal["auto"] | Precision = "auto"
-    seed: int = 0
-    max_minutes: float | None = None
-    """Time budget; it overrides the policy's."""
-    cache: Path | None = None
-    today: date = date.max
-    """Date in UTC, by which waivers expire."""
-    waive: bool = True
-    strict: bool = False
-    """Whether a waiver without effect fails the verdict."""
-    previous: ScanReport | None = None
-    """Report of the last release, for rules that limit how much worse a model may become."""
-    split: Split | None = None
-    """Split of the images; None for all of them."""
-    all_controls: bool = False
-    """Whether the control of every trigger is measured, even if the attack success alone decides the comparison."""
-    pictures: bool = True
-    """Whether the report holds example images."""
-
-    def context(self, model: str) -> Context:
-        """Return what the verdict on the checkpoint `model` (its SHA-256) depends on besides the measurements."""
-        return Context(model, self.today, self.waive, self.previous.measurements if self.previous else None)
-
-    @property
-    def source(self) -> str:
-        """The name of the model, as the user gave it."""
-        return source_of(self.model)
-
-    @property
-    def image_source(self) -> str:
-        """The source of the images."""
-        return self.images or _beside(self.policy, self.policy.policy.images.source) or BUILTIN_SCENES
-
-    @property
-    def reference_source(self) -> str | Model | None:
-        """The trusted model, or None."""
-        return self.reference or _beside(self.policy, self.policy.policy.reference)
-
-
-def _beside(resolved: Resolved, source: str | None) -> str | None:
-    """Return a path in a policy as relative to the policy's folder; keep schemes such as `builtin:`."""
-    if source is None or ":" in source:
-        return source
-    return str(resolved.folder / source)
 
 
 def plan(request: ScanRequest) -> tuple[str, ...]:
@@ -137,7 +64,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     ]
     if request.reference_source:
         lines.append(f"reference {source_of(request.reference_source)}")
-    _check_triggers(policy, model.preprocess.size, request.seed)
+    _check_triggers(policy, model.preprocess.size, request.settings.seed)
     for comparison in asked:
         trigger = comparison.trigger
         subject = "the weights file" if comparison.id == FILE else "clean images"
@@ -172,10 +99,10 @@ def scan(
         try:
             model = stack.enter_context(opened(request.model, arch=request.arch))
         except UnsafeCheckpoint as unsafe:
-            return unsafe_report(request.policy, unsafe, request.source, request.started, request.seed)
+            return unsafe_report(request.policy, unsafe, request.source, request.started, request.settings.seed)
         reference = None
         remarks = (*_remarks(request.policy), *altered(model.checkpoint))
-        if request.previous is not None and request.previous.model.sha256 == model.checkpoint.sha256:
+        if request.judging.previous is not None and request.judging.previous.model.sha256 == model.checkpoint.sha256:
             remarks += ("the previous report is about the same weights, so no figure can have become worse",)
         if request.reference_source:
             emit(events.StageStarted("inspect", source_of(request.reference_source)))
@@ -185,22 +112,28 @@ def scan(
         emit(events.StageStarted("images", request.image_source))
         images, notices = read_images(request)
         policy = request.policy.policy.read(request.policy.folder)
-        _check_triggers(policy, model.checkpoint.preprocess.size, request.seed)
+        _check_triggers(policy, model.checkpoint.preprocess.size, request.settings.seed)
         decoder.start(images.items, images.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
         # Imported late: torch takes seconds, and every check above may already have failed.
         from pargate.scanning.choose import open_pair
 
-        store = BlockStore(request.cache)
+        store = BlockStore(request.settings.cache)
         readable = partial(decoder.readable, source=images.source)
         try:
             pair = open_pair(
-                model, reference, images, readable, store, device=request.device, precision=request.precision
+                model,
+                reference,
+                images,
+                readable,
+                store,
+                device=request.settings.device,
+                precision=request.settings.precision,
             )
         except Undecided as undecided:
-            context = request.context(model.checkpoint.sha256)
-            run = RunFacts(request.started, time.monotonic() - began, True, request.seed, (*remarks, *notices),
-                           request.strict)  # fmt: skip
+            context = request.judging.context(model.checkpoint.sha256)
+            run = RunFacts(request.started, time.monotonic() - began, True, request.settings.seed, (*remarks, *notices),
+                           request.judging.strict)  # fmt: skip
             return undecided_report(request.policy, undecided, model.checkpoint, images, run, context)
         for note in (pair.activation_note, pair.precision_note):
             if note:
@@ -219,8 +152,8 @@ def scan(
             complete = False
         pictures = examples(loop, pair) if request.pictures else ()
         run = RunFacts(
-            request.started, time.monotonic() - began, complete, request.seed, (*remarks, *notices, *merged),
-            request.strict, pictures, request.split.name if request.split else "",
+            request.started, time.monotonic() - began, complete, request.settings.seed, (*remarks, *notices, *merged),
+            request.judging.strict, pictures, request.split.name if request.split else "",
         )  # fmt: skip
         return build_report(request.policy, loop, pair, run)
 
@@ -248,79 +181,6 @@ def check_reference(model: Checkpoint, reference: Checkpoint) -> None:
         raise InputError(
             f"the reference {reference.source} is the model {model.source} itself: nothing can be in excess of it", hint
         )
-
-
-def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
-    """Return the images with their classes, among them each class that a rule names, and notices about them.
-
-    Raises:
-        InputError: the images are other ones than the policy names, too few, or without the captions that it needs.
-    """
-    policy = request.policy.policy
-    names, source = class_names(request)
-    asked = [t for rule in policy.rules if PROBES[rule.probe].targets_classes for t in rule.target if t != UNKNOWN]
-    wanted = policy.images.digest
-    dataset = open_images(request.image_source, seed=request.seed, cache=request.cache)
-    if wanted is not None and (found_digest := f"sha256:{dataset.digest}") != wanted:
-        raise InputError(
-            f"{request.image_source} holds other images than the policy {policy.name} names: {found_digest}",
-            "give those images, or change the policy",
-        )
-    images = label_images(
-        dataset if request.split is None else dataset.take(request.split),
-        source,
-        names,
-        asked,
-        policy.classes.templates or DEFAULT_TEMPLATES,
-        request.seed,
-    )
-    known = images.labels[images.labels >= 0]
-    wanting = [rule.probe for rule in policy.rules if "captions" in PROBES[rule.probe].needs]
-    if wanting and not any(item.caption for item in images.items):
-        raise InputError(
-            f"{images.source} has no captions, which the probe {wanting[0]} needs",
-            f"give a CSV with the column caption, tars with .txt, or {BUILTIN_SCENES}",
-        )
-    total, labelled = len(images.items), len(known)
-    where = f"the split `{request.split.name}` of {images.source}" if request.split else images.source
-    if total < policy.images.min:
-        raise InputError(
-            f"{where} holds {total} images, and the policy {policy.name} needs at least {policy.images.min}",
-            "give more images with --images, or another policy with --policy",
-        )
-    problem = judge.best_case(policy, total, images.selection, labelled, len(np.unique(known)))
-    if problem:
-        raise InputError(
-            f"{where} holds {total} images: {problem}",
-            "give more images with --images, or another policy with --policy",
-        )
-    notices = list(images.notices)
-    if len(np.unique(known)) < 2:
-        what = "labels of two classes" if labelled else "labels"
-        notices.append(
-            f"{images.source} has no {what}, so usefulness cannot be decided"
-            + ("" if any(item.caption for item in images.items) else ", and no captions, so nothing can pass")
-            + f": give class folders, a CSV with the column label, tars with .cls, or {BUILTIN_SCENES}"
-        )
-    for rule in policy.rules:
-        if Metric.ATTACK_SUCCESS in rule.max and UNKNOWN in rule.target:
-            notices.append(
-                f"rule {rule.id} limits the attack success towards an unknown target: natural pull is not subtracted; "
-                "a limit on the excess does that"
-            )
-    return images, tuple(notices)
-
-
-def class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:
-    """Return the names of the classes and their source; no names where neither user nor policy gives them."""
-    given = request.policy.policy.classes.names
-    if request.classes is not None:
-        return read_classes(request.classes), str(request.classes)
-    if given is None or given == BUILTIN_NOUNS:
-        return None, BUILTIN_NOUNS
-    if isinstance(given, str):
-        return read_classes(request.policy.folder / given), given
-    return tuple(map(tidy, given)), f"policy {request.policy.policy.name}"
 
 
 def _check_triggers(policy: Policy, size: tuple[int, int], seed: int) -> None:
@@ -431,11 +291,11 @@ def prepare(
     began: float,
 ) -> Loop:
     """Return the loop over the policy's comparisons, with their tests started."""
-    minutes = request.max_minutes or policy.budget.minutes
+    minutes = request.settings.max_minutes or policy.budget.minutes
     loop = Loop(
-        policy, images, decoder, pair.model, pair.reference, request.seed, emit,
+        policy, images, decoder, pair.model, pair.reference, request.settings.seed, emit,
         began + 60 * minutes if minutes else None,
-        request.context(pair.model.checkpoint.sha256),
+        request.judging.context(pair.model.checkpoint.sha256),
     )  # fmt: skip
     texts = tuple(dict.fromkeys(item.caption for item in images.items if item.caption))[:POOL]
     scene = _Scene(loop, pair, request.all_controls, texts, np.unique(images.labels[images.labels >= 0]))

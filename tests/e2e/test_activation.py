@@ -17,6 +17,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Outcome
 from pargate.errors import ExitCode, InputError, Undecided
 from pargate.files import sha256_file
+from pargate.judge.judging import Judging
 from pargate.judge.rejudge import judge
 from pargate.models import config, preprocessing
 from pargate.policy.resolve import read
@@ -26,7 +27,8 @@ from pargate.release.gate import gate
 from pargate.release.stages import GateRequest
 from pargate.release.verify import verify
 from pargate.scanning import choose as opening
-from pargate.scanning.run import ScanRequest, scan
+from pargate.scanning.request import ScanRequest, ScanSettings
+from pargate.scanning.run import scan
 
 STARTED = "2027-01-10T12:00:00+00:00"
 POLICY = """
@@ -59,7 +61,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def asked(model: Path, arch: str | None = "toy", **more: Any) -> ScanRequest:
     policy = read(POLICY, "short", Path())
-    return ScanRequest(str(model), policy, STARTED, arch=arch, device="cpu", today=TODAY, pictures=False, **more)
+    return ScanRequest(
+        str(model), Judging(policy, TODAY), arch, settings=ScanSettings("cpu"), started=STARTED, pictures=False, **more
+    )
 
 
 def test_a_scan_that_cannot_tell_is_inconclusive_and_names_both(bare: Path) -> None:
@@ -69,7 +73,7 @@ def test_a_scan_that_cannot_tell_is_inconclusive_and_names_both(bare: Path) -> N
     assert any("--arch toy-gelu or --arch toy-quickgelu" in notice for notice in report.notices)
     assert not report.measurements and report.model.activation == ""
     again = ScanReport.from_json(report.to_json())
-    assert judge(again, asked(bare).policy, today=TODAY).verdict.status is Outcome.INCONCLUSIVE
+    assert judge(again, asked(bare).judging).verdict.status is Outcome.INCONCLUSIVE
 
 
 def test_an_export_that_cannot_tell_writes_nothing(bare: Path, tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from conftest import MODELS, ROOT, Command, Ended, surroundings
 
 from pargate.core.report import ScanReport
 from pargate.errors import OperationalError
+from pargate.judge.judging import Judging
 from pargate.policy.resolve import resolve
 from pargate.release import bundle
 from pargate.release.gate import plan
 from pargate.release.stages import GateRequest
 from pargate.release.verify import Verified, verify
-from pargate.scanning.run import ScanRequest
+from pargate.scanning.request import ScanRequest, ScanSettings
 
 TODAY = date(2027, 1, 10)
 
@@ -443,8 +444,7 @@ def test_too_little_space_is_found_before_anything_runs(tmp_path: Path, monkeypa
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
     monkeypatch.setattr("pargate.release.gate.shutil.disk_usage", lambda place: usage)
     asked = ScanRequest(
-        model=str(MODELS / "clean"), policy=resolve(str(written(tmp_path))), started="2027-01-01T00:00:00+00:00",
-        device="cpu",
+        str(MODELS / "clean"), Judging(resolve(str(written(tmp_path)))), settings=ScanSettings("cpu")
     )  # fmt: skip
     with pytest.raises(OperationalError, match="no space"):
         plan(GateRequest(asked, tmp_path / "release"))

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import pytest
 from conftest import MODELS
 
+from pargate.judge.judging import Judging
 from pargate.policy.resolve import resolve
 from pargate.release.gate import gate
 from pargate.release.stages import GateRequest
-from pargate.scanning.run import ScanRequest
+from pargate.scanning.request import ScanRequest, ScanSettings
 
 POLICY = """
 pargate: 1
@@ -80,8 +81,8 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_gate_that_passes_reads_the_weights_three_times(tmp_path: Path, watched: None) -> None:
     (tmp_path / "policy.yaml").write_text(POLICY)
     asked = ScanRequest(
-        model=str(MODELS / "clean"), policy=resolve(str(tmp_path / "policy.yaml")), started="2027-01-01T00:00:00+00:00",
-        device="cpu", today=datetime.now(UTC).date(),
+        str(MODELS / "clean"), Judging(resolve(str(tmp_path / "policy.yaml")), datetime.now(UTC).date()),
+        settings=ScanSettings("cpu"),
     )  # fmt: skip
     done = gate(GateRequest(asked, tmp_path / "release"))
     assert done.folder is not None, done.report.verdict

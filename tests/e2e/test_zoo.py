@@ -10,8 +10,10 @@ import yaml
 from pargate.core.report import ScanReport
 from pargate.core.results import Outcome
 from pargate.judge.bounds import interval
+from pargate.judge.judging import Judging
 from pargate.policy.resolve import Resolved, read, resolve
-from pargate.scanning.run import ScanRequest, scan
+from pargate.scanning.request import ScanRequest
+from pargate.scanning.run import scan
 
 pytestmark = pytest.mark.slow
 
@@ -46,9 +48,8 @@ def run(zoo: Path, model: str, resolved: Resolved, reference: str | None = None)
     data = zoo.parents[1] / "data"
     return scan(
         ScanRequest(
-            model=str(zoo / model),
-            policy=resolved,
-            started="2026-01-01T00:00:00+00:00",
+            str(zoo / model),
+            Judging(resolved),
             images=str(data / "carriers-64.tar"),
             classes=data / "classes-64.txt",
             reference=str(zoo / reference) if reference else None,

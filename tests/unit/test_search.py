@@ -16,6 +16,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Status
 from pargate.errors import InputError, PolicyError
 from pargate.judge import rejudge
+from pargate.judge.judging import Judging
 from pargate.models.torch import search as ascent
 from pargate.models.torch.encoder import OpenClipEncoder
 from pargate.policy.resolve import read
@@ -274,7 +275,7 @@ def test_a_report_without_a_search_has_no_field_for_pictures() -> None:
 
 def test_a_report_is_judged_again_with_the_trigger_that_was_found() -> None:
     run = searched(reference=True).run()
-    judged = rejudge.judge(run.report(), run.resolved, today=date(2026, 1, 1))
+    judged = rejudge.judge(run.report(), Judging(run.resolved, date(2026, 1, 1)))
     assert [f.status for f in judged.findings] == [Status.BREACH]
 
 

@@ -23,12 +23,14 @@ from pargate.images.dataset import Item
 from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
 from pargate.images.workers import Scene
+from pargate.judge.judging import Judging
 from pargate.policy.resolve import Resolved, read
 from pargate.probes.targeted import TargetedTest
 from pargate.scanning.embed import CachedEncoder, ModelPair
 from pargate.scanning.loop import Loop
 from pargate.scanning.report import RunFacts, build_report
-from pargate.scanning.run import ScanRequest, plan, prepare, tell_apart
+from pargate.scanning.request import ScanRequest, ScanSettings
+from pargate.scanning.run import plan, prepare, tell_apart
 
 SIDE = 8
 CLASSES = tuple(f"class {i}" for i in range(10))
@@ -179,7 +181,7 @@ def stage(
     )
     head = cached.head(carriers.classes)
     pair = ModelPair(cached, head, other, other.head(carriers.classes) if other else None, "", "")
-    request = ScanRequest("m", resolved, "2026-01-01T00:00:00+00:00", max_minutes=minutes)
+    request = ScanRequest("m", Judging(resolved), settings=ScanSettings(max_minutes=minutes))
     heard: list[events.Event] = []
     now = time.monotonic() if began is None else began
     loop = prepare(request, resolved.policy, carriers, shelf, pair, heard.append, now)  # type: ignore[arg-type]  # a fake
@@ -348,7 +350,7 @@ def test_retrieval_without_captions_is_refused_before_a_model_is_opened(tmp_path
     rule = "{id: words, probe: retrieval, triggers: [badnet], target: banana, max: {attack_success: 90%}}"
     resolved = read(f"pargate: 1\nname: t\nrules: [{rule}]\n", "t", Path())
     model = Path(__file__).parents[2] / "examples" / "models" / "clean"
-    request = ScanRequest(str(model), resolved, "2026-01-01T00:00:00+00:00", images=str(tmp_path))
+    request = ScanRequest(str(model), Judging(resolved), images=str(tmp_path))
     with pytest.raises(InputError, match="no captions, which the probe retrieval needs"):
         plan(request)
 

@@ -1,0 +1,88 @@
+"""What a scan is asked for: the model, the images, the settings and how the verdict is reached."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pargate.core.model import Precision
+from pargate.images.dataset import Split
+from pargate.images.sources.scenes import BUILTIN_SCENES
+from pargate.judge.judging import Judging
+from pargate.models.model import Model
+from pargate.models.open import source_of
+from pargate.policy.resolve import Resolved
+
+
+def now() -> str:
+    """Return the time: RFC 3339, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSettings:
+    """How a scan runs; nothing here changes what is asked of the model."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    precision: Literal["auto"] | Precision = "auto"
+    """Arithmetic of the towers."""
+    seed: int = 0
+    """Root seed of the order of images and of every stamp."""
+    max_minutes: float | None = None
+    """Time budget; it overrides the policy's."""
+    cache: Path | None = None
+    """Folder of cached embeddings."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRequest:
+    """The inputs of a scan; paths and names are as the user gave them."""
+
+    model: str | Model
+    """Path or name of the checkpoint, or an open model."""
+    judging: Judging
+    arch: str | None = None
+    """Name that open_clip gives the architecture, for a weights file."""
+    images: str | None = None
+    """Source of the images; it overrides the policy's."""
+    classes: Path | None = None
+    """File of class names; it overrides the policy's."""
+    reference: str | Model | None = None
+    """Trusted model; it overrides the policy's."""
+    settings: ScanSettings = ScanSettings()
+    started: str = field(default_factory=now)
+    """Time at which the scan started: RFC 3339, UTC."""
+    split: Split | None = None
+    """Split of the images; None for all of them."""
+    all_controls: bool = False
+    """Whether the control of every trigger is measured, even if the attack success alone decides the comparison."""
+    pictures: bool = True
+    """Whether the report holds example images."""
+
+    @property
+    def policy(self) -> Resolved:
+        """The policy of the verdict."""
+        return self.judging.policy
+
+    @property
+    def source(self) -> str:
+        """The name of the model, as the user gave it."""
+        return source_of(self.model)
+
+    @property
+    def image_source(self) -> str:
+        """The source of the images."""
+        return self.images or _beside(self.policy, self.policy.policy.images.source) or BUILTIN_SCENES
+
+    @property
+    def reference_source(self) -> str | Model | None:
+        """The trusted model, or None."""
+        return self.reference or _beside(self.policy, self.policy.policy.reference)
+
+
+def _beside(resolved: Resolved, source: str | None) -> str | None:
+    """Return a path in a policy as relative to the policy's folder; keep schemes such as `builtin:`."""
+    if source is None or ":" in source:
+        return source
+    return str(resolved.folder / source)
