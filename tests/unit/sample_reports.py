@@ -108,7 +108,7 @@ MODEL = ModelInfo(
 
 IMAGES = ImagesInfo(
     source="eval/images", listed=1000, read=998, labelled=998, captioned=998,
-    unreadable=(("a/1.jpg", "truncated"), ("b/ü.png", "cannot identify the kind of picture")), duplicates=1,
+    unreadable=(("a/1.jpg", "truncated"), ("b/ü.png", "cannot identify the image format")), duplicates=1,
     digest="c" * 64,
 )  # fmt: skip
 
