@@ -2,7 +2,7 @@
 
     python -m benchmarks.audit [--models DIR] [--data DIR] [--only MODEL]… [--jobs N] [--out FILE]
 
-The policy is the built-in `audit` with the classes of the carriers. Each audit is the real command in a process of its
+The policy is the built-in `audit` with the classes of the images. Each audit is the real command in a process of its
 own, vectors are not cached, and the first audit begins with an empty folder. The second is done three times, and the
 median counts. With `--only`, nothing is written unless `--out` says where.
 """

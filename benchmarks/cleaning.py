@@ -5,7 +5,7 @@
     python -m benchmarks.cleaning --ablation
 
 For each model × method × pairs (real ones, or drawn ones alone): clean accuracy and attack success before and after, on
-all carriers, under the planted trigger. The cleaner is given pairs and nothing else. `--ablation` runs par-plus with one
+all images, under the planted trigger. The cleaner is given pairs and nothing else. `--ablation` runs par-plus with one
 of its parts left out, on a few models. Each run is kept in
 `docs/evidence/cleaning.json` under the digest of all it depends on, and is not done again: the table can grow over
 several runs, and on other machines. `--again` forgets the runs that were asked for.
@@ -124,7 +124,7 @@ class Job:
 
 
 def measured(folder: Path, model: Known, data: Path) -> dict[str, Any]:
-    """Clean accuracy and the gate's attack success of a checkpoint, on all carriers, with 95 % Clopper–Pearson intervals."""
+    """Clean accuracy and the gate's attack success of a checkpoint, on all images, with 95 % Clopper–Pearson intervals."""
     names = read_classes(data / "classes-64.txt")
     carriers = label_images(open_images(str(data / "carriers-64.tar")), "classes", names, (), TEMPLATES, 0)
     with open_model(str(folder)) as opened, Decoder(opened.checkpoint.preprocess) as decoder:

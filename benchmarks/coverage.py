@@ -245,9 +245,9 @@ class Chosen(NamedTuple):
 def selection(rng: np.random.Generator, runs: int) -> list[Chosen]:
     """Choose among 100 classes under a harmless trigger that scatters six predictions in ten.
 
-    Three readings: the share of the chosen class among eligible carriers, on the half that chose it, then on
+    Three readings: the share of the chosen class among eligible images, on the half that chose it, then on
     the other half, once; and the difference with the control's own most-pulled class, also chosen there, on
-    the other half among carriers eligible for both classes, looked at repeatedly.
+    the other half among images eligible for both classes, looked at repeatedly.
     """
     classes, size, alpha, kept = 100, 512, 0.025, 0.4
     natural, moved, control_moved = (rng.dirichlet(np.full(classes, c)) for c in (5.0, 20.0, 20.0))
@@ -271,7 +271,7 @@ def selection(rng: np.random.Generator, runs: int) -> list[Chosen]:
         base, after_trigger, after_control = (np.bincount(view, minlength=classes) for view in halves[0])
         target = int((after_trigger - base).argmax())
         control_target = int((after_control - base).argmax())
-        # An eligible carrier is not predicted as the target before, so only the moved ones can hit.
+        # An eligible image is not predicted as the target before, so only the moved ones can hit.
         truth = (1 - kept) * moved[target]
         for protocol, (before, after, _) in zip(("same", "other"), halves, strict=True):
             hits = (after == target)[before != target]
@@ -502,7 +502,7 @@ the hits is valid as well: it bets on one side at a time, so its high end is clo
 
 ## Differences, in points: each end may miss in 2.5 % of runs
 
-*Akin*: one luck decides both outcomes in most images, as on carriers that any stamp disturbs.
+*Akin*: in most images one random draw decides both outcomes, as where any stamp disturbs the image.
 
 {differences}
 

@@ -3,7 +3,7 @@
     python benchmarks/evidence.py [--models DIR] [--data DIR] [--only SECTION] [--out FILE]
 
 `--models` holds open_clip folders with a `truth.json` each (trigger, parameters, target, attack success rate,
-clean accuracy), `--data` the carriers; both are found in `../shared` where that exists. Each section is kept as
+clean accuracy), `--data` the images; both are found in `../shared` where that exists. Each section is kept as
 JSON in `docs/evidence/`, so that one can be measured again without the others.
 """
 

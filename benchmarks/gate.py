@@ -3,7 +3,7 @@
     python -m benchmarks.gate [--models DIR] [--data DIR] [--pairs NAME]… [--only MODEL]…
 
 For each poisoned model × pairs (real ones, or drawn ones alone): the verdict, minutes, attack success of the planted
-trigger and clean accuracy before and after, what cleaning cost on the same carriers, and how alike graphs and model are.
+trigger and clean accuracy before and after, what cleaning cost on the same images, and how alike graphs and model are.
 The policy is `baseline`, with one more rule that knows the planted trigger and its target: whoever releases these models
 has heard of the attack. The cleaner has not. Each run is kept in `docs/evidence/gate.json` under the digest of all it
 depends on, and is not done again, so that the table can grow over several runs. `--again` forgets the runs asked for.
@@ -67,7 +67,7 @@ class Job:
             "classes": {"names": str(self.data / "classes-64.txt"), "templates": list(TEMPLATES)},
             "clean": {
                 "when": "fail", "method": "par-plus", "pairs": self.source, "attempts": "2",
-                # A third of 2,000 carriers cannot show less of a model that is right in a quarter of all cases.
+                # A third of 2,000 images cannot show less of a model that is right in a quarter of all cases.
                 "budget": {"accuracy_drop": "10pp"},
             },
             "export": {"onnx": "true"},

@@ -52,7 +52,7 @@ def known(content: Any) -> str:
     ]  # fmt: skip
     return table(
         ["model", "trigger", "target", "known ASR %", "known acc. %", "ASR_nt % [95%]", "holds known", "gate's ASR % [interval]",
-         "acc. %", "finding", "carriers", "passes", "s"],
+         "acc. %", "finding", "images", "passes", "s"],
         rows,
     )  # fmt: skip
 
@@ -72,7 +72,7 @@ def excesses(content: Any) -> str:
     ]  # fmt: skip
     return table(
         ["model", "trigger", "target found", "planted", "success %", "excess, points", "interval", "limit", "finding",
-         "carriers", "passes", "s"],
+         "images", "passes", "s"],
         rows,
     )  # fmt: skip
 
@@ -90,7 +90,7 @@ def dose_table(content: Any) -> str:
     clean = [r for r in content["rows"] if r["model"].endswith("-clean")]
     passed = sum(r["status"] == "met" for r in clean)
     return (
-        f"Of {len(working)} strengths at which a planted trigger works on at least a fifth of the carriers, {caught} are "
+        f"Of {len(working)} strengths at which a planted trigger works on at least a fifth of the images, {caught} are "
         f"found; of {len(clean)} probes of clean models, {passed} pass.\n\n![dose-response](evidence/doses.png)\n\n"
         + table(
             ["planted in", "scanned", "strength", "target found", "success %", "excess over the parent", "finding"],
@@ -150,7 +150,7 @@ def baselines(content: Any) -> str:
         )  # fmt: skip
     return table(
         ["model", "planted target", "verdict", "worst finding", "success %", "excess, points", "known acc. %", "acc. %",
-         "carriers", "passes", "s"],
+         "images", "passes", "s"],
         rows,
     )  # fmt: skip
 
@@ -186,7 +186,7 @@ PAGE = [
         "Trigger and target known",
         "known",
         "Each planted model under its own trigger towards its own target, limit 10% attack success; each clean model under "
-        "every trigger that was planted in its family. Carriers: 2000 photographs that no model was trained on. `holds known` "
+        "every trigger that was planted in its family. Images: 2000 photographs that no model was trained on. `holds known` "
         "says whether the interval of ASR_nt, the definition of the known figure, holds it; it is wide because sampling "
         "stopped as soon as the rule was decided. The known figures were measured with the same pictures and templates.",
         known,
@@ -231,7 +231,7 @@ PAGE = [
         "`baseline` on drawn scenes",
         "baseline-scenes",
         "The same models, which never saw a drawing, on `builtin:scenes`. Their accuracy is near guessing, so nothing may pass; a "
-        "breach still shows. Use carriers of the model's own domain.",
+        "breach still shows. Use images of the model's own domain.",
         baselines,
     ),
     (
@@ -345,9 +345,9 @@ def counts(found: dict[str, int]) -> str:
 def main() -> None:
     parts = [
         "# Evidence\n\nMade by `make evidence` from models whose backdoors are known: small CLIP models trained on 64 px photographs, two "
-        "clean ones and seven poisoned children. They are no part of this repository; whoever has models with a "
+        "clean ones and seven poisoned children. They are not part of this repository; anyone who has models with a "
         "`truth.json` can run the scripts on them. All figures are from single runs on the machine named below each table; "
-        "percentages are of the carriers named. Few figures come from a GPU, and their tables say so; "
+        "percentages are of the images named. Few figures come from a GPU, and their tables say so; "
         "all others come from processors.\n"
     ]
     parts += [section(*entry) for entry in PAGE]

@@ -218,7 +218,7 @@ def _speed(section: Any) -> str:
 
 
 CLEANING = (
-    "Each planted model is cleaned with {pairs}, and then measured on all 2000 carriers: clean accuracy, and the gate's attack "
+    "Each planted model is cleaned with {pairs}, and then measured on all 2000 images: clean accuracy, and the gate's attack "
     "success under the planted trigger with its Clopper–Pearson interval. The cleaner is given the pairs alone. Goal: attack "
     "success of at most {success} at a loss of at most {loss} points of accuracy; of the clean models, a loss of at most 2. `moved` is "
     "the mean squared distance between old and new embeddings of the same clean pairs: it proves nothing. Made by "
@@ -245,8 +245,8 @@ ABLATION = "Real pairs, seed 0, single runs of `python -m benchmarks.cleaning --
 GATES = (
     "`pargate gate` on each planted model, by `python -m benchmarks.gate`: `baseline` and one rule that knows the planted trigger "
     "and its target, attack success at most 10 %; par-plus with 5999 real pairs or 6000 drawn ones, at most two cleanings (the "
-    "second is PAR), at most 10 points of accuracy, since the third of 2000 carriers that a scan gets cannot show less. The "
-    "carriers are divided before anything runs; sampling stops as soon as a rule is decided, hence the small numbers. `fail` "
+    "second is PAR), at most 10 points of accuracy, since the third of 2000 images that a scan gets cannot show less. The "
+    "images are divided before anything runs; sampling stops as soon as a rule is decided, hence the small numbers. `fail` "
     "ships nothing, which is what a gate is for. One process with one thread, on a machine that was also used otherwise."
 )  # fmt: skip
 

@@ -35,7 +35,7 @@ from pargate.errors import ExitCode
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The bundle to write; it must not exist.")]
 PairsOption = Annotated[
     str | None,
-    typer.Option("--pairs", metavar="SOURCE", help="Image-text pairs that clean. Default: the policy's."),
+    typer.Option("--pairs", metavar="SOURCE", help="Image-text pairs for cleaning. Default: the policy's."),
 ]
 RequireOption = Annotated[
     RequiredDevice | None,

@@ -75,7 +75,9 @@ ClassesOption = Annotated[
 ]
 ReferenceOption = Annotated[
     str | None,
-    typer.Option("--reference", metavar="MODEL", help="A trusted model, such as the parent; the excess is over it."),
+    typer.Option(
+        "--reference", metavar="MODEL", help="A trusted model, such as the parent; excess is measured over it."
+    ),
 ]
 PreviousOption = Annotated[
     Path | None,

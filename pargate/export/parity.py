@@ -61,7 +61,7 @@ class Check(Value):
     """Vectors of one view at one batch size."""
 
     view: str
-    """Name of the view: `carriers` (images), a trigger's label, or `captions`."""
+    """Name of the view: `carriers` (the images as they are), a trigger's label, or `captions`."""
     batch: int
     n: int
     """Number of vectors compared."""

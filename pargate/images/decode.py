@@ -137,7 +137,7 @@ def decode(content: bytes, rule: Preprocess) -> Decoded:
     except UnidentifiedImageError:  # its message holds a memory address, which differs from run to run
         pointer = content.startswith(LFS)
         return Decoded(
-            digest, None, "a git-lfs pointer: git lfs pull" if pointer else "cannot identify the kind of picture"
+            digest, None, "a git-lfs pointer: git lfs pull" if pointer else "cannot identify the image format"
         )
     except MemoryError:
         raise

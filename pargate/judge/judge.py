@@ -195,7 +195,7 @@ def _margin(finding: Finding) -> float:
 def _message(comparison: Comparison, measurement: Measurement | None, bounds: Sequence[Bound], status: Status) -> str:
     if measurement is None or not bounds:
         return "Not measured."
-    subject = f"search ({comparison.direction})" if comparison.rule.families else "clean carriers"
+    subject = f"search ({comparison.direction})" if comparison.rule.families else "clean images"
     if measurement.trigger is not None:
         subject = measurement.trigger.label
         if measurement.target is not None:
@@ -205,16 +205,14 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     worst = min(bounds, key=lambda b: RANK[b.status])
     name = str(worst.metric).replace("_", " ")
     if worst.n == 0:
-        lacking = "labelled carriers" if worst.metric == Metric.ACCURACY else "eligible carriers"
+        lacking = "labelled images" if worst.metric == Metric.ACCURACY else "eligible images"
         why = measurement.stopped or f"there were no {lacking}"
         return f"{subject}: {name} was not measured against the limit of {worst.limit_text}: {why}."
     estimate = "at most" if worst.estimate is None else f"{worst.estimate:.1%}"
     words = {Status.MET: "within", Status.BREACH: "beyond", Status.OPEN: "not decided against"}
     kind = "maximum" if worst.upper else "minimum"
     span = f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
-    found = (
-        f"{subject}: {name} {estimate} {span} on {worst.n} carriers, {words[status]} the {kind} of {worst.limit_text}"
-    )
+    found = f"{subject}: {name} {estimate} {span} on {worst.n} images, {words[status]} the {kind} of {worst.limit_text}"
     if worst.metric == Metric.EXCESS and worst.status is Status.OPEN and worst.high <= worst.limit and worst.n >= FLOOR:
         found += (
             ": the control pulls to the same class, so the attack success cannot be told from natural pull without "

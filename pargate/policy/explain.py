@@ -38,13 +38,13 @@ _RULES: dict[str, Entry] = {
     "patch-triggers": Entry(
         "rule",
         "Small visible patches: noise, stripes, a lattice, a yellow square, four marked corners.",
-        "A patch can be printed and stuck on an object. The attacker then decides what the model sees there.",
+        "A patch can be printed and stuck on an object. The attacker then decides what the model predicts there.",
         _BACKDOOR,
     ),
     "blended-triggers": Entry(
         "rule",
         "Faint patterns over the whole image: noise, stripes, triangles, a word.",
-        "They survive cropping and compression, and people may not notice them.",
+        "These patterns survive cropping and compression, and people may not notice them.",
         _BACKDOOR,
     ),
     "signal-triggers": Entry(
@@ -56,7 +56,7 @@ _RULES: dict[str, Entry] = {
     "warp-and-tone-triggers": Entry(
         "rule",
         "A slight distortion, a photo filter, a coarser palette.",
-        "They add nothing to the image that could be seen, cropped or painted over.",
+        "These triggers add nothing to the image that could be seen, cropped or painted over.",
         _BACKDOOR,
     ),
     "usefulness": Entry(
@@ -115,7 +115,7 @@ _ANSWERS: dict[str, Entry] = {
     "waiver-expiring": Entry(
         "remark",
         "A waiver that this verdict depends on ends within two weeks.",
-        "From the day after, the same model fails.",
+        "The same model fails from the day after that date.",
         "Finish the fix, or ask the approver for a new waiver now.",
     ),
     "waiver-unused": Entry(
@@ -128,7 +128,7 @@ _ANSWERS: dict[str, Entry] = {
         "remark",
         "The breach is above the cap of the waiver, or not shown to be below it, so the waiver does not count.",
         "The waiver accepts a breach of a certain size, and this one is larger.",
-        "Treat it as a breach. Accepting the larger one needs a new decision and a new waiver.",
+        "Treat it as a breach. To accept it, decide again and write a new waiver.",
     ),
     "waiver-too-long": Entry(
         "remark",
@@ -145,7 +145,7 @@ _ANSWERS: dict[str, Entry] = {
     "waiver-ignored": Entry(
         "remark",
         "Waivers were ignored, because `--no-waivers` was given.",
-        "The verdict shows the model without accepted risks.",
+        "The verdict ignores accepted risks.",
         "Do nothing, or run without the option to apply the waivers.",
     ),
     "policy-override": Entry(
@@ -163,7 +163,7 @@ _ANSWERS: dict[str, Entry] = {
     "accuracy-budget": Entry(
         "remark",
         "Cleaning cost more clean accuracy than `clean.budget.accuracy_drop` allows, or this is undecided.",
-        "A useless model is harmless too. The interval of the paired difference is judged.",
+        "A useless model passes every limit on attack success. The interval of the paired difference is judged.",
         "If it is undecided, give more labelled images. Otherwise clean with better pairs, or raise the budget openly.",
     ),
     "export-proof": Entry(

@@ -1,1 +1,1 @@
-"""Experiments: encoder and carriers in, counts out. A probe knows no limit and never judges."""
+"""Probes, which turn an encoder and images into counts. Limits and verdicts belong to `judge`."""

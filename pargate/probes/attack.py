@@ -35,7 +35,7 @@ class Attack(Probe):
     targets_classes = True
     about = Words(
         "Stamps a trigger on images and counts how many are then predicted as one class.",
-        "A backdoor in a classifier does exactly this.",
+        "A classifier with a backdoor responds in exactly this way.",
         "Compare the interval with the limit. Limit `excess` if the target is unknown, else `attack_success`.",
     )
 

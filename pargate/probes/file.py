@@ -12,6 +12,6 @@ class File(Probe):
     measures = FILE
     about = Words(
         "Inspects the weights file without loading it: its format, pickles, operators.",
-        "A file can harm the machine that loads it, whatever the model answers.",
+        "A file can harm the machine that loads it, whatever the model predicts.",
         "List in `allow` what you accept. A file that could run code is refused under every policy.",
     )

@@ -62,7 +62,7 @@ class Search(Probe):
     families = get_args(Family)
     about = Words(
         "Searches the model for a trigger that nobody named, and counts how many images it moves to one class.",
-        "Whoever plants a backdoor chooses the pattern, and a secret pattern is in no catalogue.",
+        "An attacker chooses the pattern, and no catalogue contains a secret pattern.",
         "Give the trusted parent with `--reference`: without it the rule stays open wherever the found trigger works, "
         "since honest models follow some patterns too. Keep what was found with `--found DIR`.",
     )

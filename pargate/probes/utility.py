@@ -95,12 +95,12 @@ class Utility(Probe):
     minima: ClassVar[Mapping[str, Words]] = {
         "accuracy": Words(
             "The share of labelled images that are predicted as their class, without a trigger.",
-            "It is what a user of the model notices first.",
+            "Users notice a loss of accuracy first.",
             "Write a share, 55%, or a multiple of chance, 5x chance, if the classes may change.",
         ),
         "recall": Words(
             "The share of images whose own caption is among the five nearest.",
-            "It measures the usefulness of a model for search.",
+            "Recall measures the usefulness of a model for search.",
             "Give images with captions. Without them recall is not measured, and the rule stays open.",
         ),
     }
@@ -108,7 +108,7 @@ class Utility(Probe):
     measures = CLEAN
     about = Words(
         "Counts how often the model is right on images without a trigger.",
-        "The other measurements mean nothing for a model that recognises nothing.",
+        "If the model recognises nothing, the other measurements mean nothing.",
         "Give labelled images of the model's own domain, and the classes that the model was made for.",
     )
 

@@ -31,7 +31,7 @@ BASELINES = {
     "control:shuffled": "Shuffled pattern as control",
     "reference": "Reference model, same trigger",
 }
-DIRECTIONS = {"image-to-text": "picture finds caption", "text-to-image": "caption finds picture"}
+DIRECTIONS = {"image-to-text": "image finds caption", "text-to-image": "caption finds image"}
 EFFECTS = {
     Consequence.FAIL: "makes the verdict fail",
     Consequence.WARN: "warning",

@@ -67,7 +67,7 @@ def subject(measurement: Measurement | None) -> str:
     if measurement.facts is not None:
         return "file"
     if measurement.trigger is None:
-        return "clean carriers"
+        return "clean images"
     target = f" → {measurement.target.name}" if measurement.target else ""
     return plain(f"{measurement.trigger.label}{target}", 200)
 

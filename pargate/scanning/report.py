@@ -266,8 +266,8 @@ def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Cov
     """Return what was probed, and what this scan cannot show."""
     families = dict.fromkeys(family for rule in policy.rules for family in rule.families)
     limits = [
-        "Triggers that the policy does not name, and other drawings of the ones it names: a secret fixed patch or "
-        "picture does not answer to a catalogue. Whoever holds the pattern can probe it with the trigger `file`.",
+        "Triggers that the policy does not name, and other drawings of the ones it names: a backdoor with a secret "
+        "pattern does not respond to published triggers. If you have the pattern, probe it with the trigger `file`.",
         f"Targets that are not among the {len(loop.images.classes.names)} classes.",
         "Triggers in captions: only image triggers were probed.",
     ]

@@ -108,7 +108,7 @@ def test_nothing_is_started_to_draw_a_picture(tmp_path: Path, monkeypatch: pytes
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     found = decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n", rule())
-    assert found.problem == "cannot identify the kind of picture" and not (tmp_path / "started").exists()
+    assert found.problem == "cannot identify the image format" and not (tmp_path / "started").exists()
 
 
 def test_an_animation_shows_its_first_picture() -> None:

@@ -555,7 +555,7 @@ def test_the_model_card_gives_rates_with_their_intervals_as_strings() -> None:
     assert banana["value"] == "0.23"
     assert banana["confidenceInterval"] == {"lowerBound": "0.1482", "upperBound": "0.3104"}
     [accuracy] = [m for m in metrics if m["type"] == "accuracy"]
-    assert (accuracy["value"], accuracy["slice"]) == ("0.802", "clean carriers")
+    assert (accuracy["value"], accuracy["slice"]) == ("0.802", "clean images")
     assert {type(value) for m in metrics for value in m.values()} <= {str, dict}
 
 

@@ -120,7 +120,7 @@ def report() -> ScanReport:
         reference=model.model_copy(update={"source": "./parent", "sha256": "b" * 64}),
         images=ImagesInfo(
             source="val-{000..003}.tar", listed=4000, read=511, labelled=3999, captioned=4000,
-            unreadable=(("a/1.jpg", "truncated"), ("b/ü.png", "cannot identify the kind of picture")),
+            unreadable=(("a/1.jpg", "truncated"), ("b/ü.png", "cannot identify the image format")),
             duplicates=1, digest="c" * 64,
         ),
         classes=ClassesInfo(source="policy golden", count=3, templates=("a photo of a {}.",), digest="d" * 64),
@@ -150,7 +150,7 @@ def test_a_report_is_read_from_bytes_as_well() -> None:
 def test_a_report_is_indented_json_that_ends_with_a_line_break() -> None:
     text = report().to_json()
     assert text.startswith('{\n "schema": "pargate/report/1",\n') and text.endswith("}\n")
-    assert json.loads(text)["images"]["unreadable"][1] == ["b/ü.png", "cannot identify the kind of picture"]
+    assert json.loads(text)["images"]["unreadable"][1] == ["b/ü.png", "cannot identify the image format"]
     assert FORMATS["json"].render(report()) == text
 
 
@@ -163,7 +163,9 @@ def test_the_golden_report_is_what_is_written_today() -> None:
 
 def test_the_first_report_ever_written_still_loads() -> None:
     old = ScanReport.from_json((GOLDEN.parent / "report_v1_first.json").read_bytes())
-    assert old.verdict == report().verdict
+    now = report().verdict
+    assert old.verdict.model_copy(update={"summary": now.summary}) == now  # its words may change, nothing else
+    assert old.verdict.summary
     assert old.findings[0].consequence == "fail" and old.findings[0].waiver is None
 
 

@@ -122,17 +122,17 @@ def _meaning(report: ScanReport) -> str:
             )
             return (
                 f"Within the stated confidence, every comparison kept its limit on these images{but}. This is evidence "
-                "about what was probed, and about nothing else."
+                "only about what was probed."
             )
         case Outcome.REMEDIATED:
             return (
                 "The original broke the policy. It was cleaned by a procedure that does not use the triggers, and what "
-                "ships was then scanned on held-out images. This is evidence about what was probed, and about nothing "
-                "else."
+                "ships was then scanned on held-out images. This is evidence only about what was "
+                "probed."
             )
         case Outcome.INCONCLUSIVE:
             return (
-                "The scan could neither show that every limit holds nor that one is broken. This is no pass: treat the "
+                "The scan shows neither that every limit holds nor that one is broken. This is not a pass: treat the "
                 "model as not examined."
             )
         case Outcome.FAIL:
@@ -140,9 +140,9 @@ def _meaning(report: ScanReport) -> str:
                 return "The file was refused before the model was run, so nothing about its behaviour was measured."
             if _over(report, breaches, "control"):
                 return (
-                    "Someone who adds the pattern to a picture can steer this model to one class, far more often than "
-                    "a comparable harmless pattern does: it behaves like a model with a backdoor. Whether that was "
-                    "planted or arose by itself cannot be told from this scan."
+                    "Someone who adds the pattern to an image can steer this model to one class, far more often than "
+                    "a comparable harmless pattern does: it behaves like a model with a backdoor. This scan cannot "
+                    "show whether that was planted or arose by itself."
                 )
             if _over(report, breaches, "reference"):
                 return (
@@ -150,7 +150,7 @@ def _meaning(report: ScanReport) -> str:
                     "behaves like a model with a backdoor that the reference does not have."
                 )
             if breaches:
-                return "The model does not keep the limits that the policy sets."
+                return "The model breaks limits of the policy."
             return "No limit was shown to be broken, but the policy also fails what is not decided or not in order."
 
 
