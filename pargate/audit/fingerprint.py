@@ -78,7 +78,7 @@ def examine(item: Entry, sources: Sources, *, today: date, started: str, seed: i
     refuse_expired(policy, today)
     request = ScanRequest(
         item.source, Judging(policy, today), item.arch, item.images, item.classes, item.reference,
-        ScanSettings(seed=seed), started,
+        settings=ScanSettings(seed=seed), started=started,
     )  # fmt: skip
     inputs = {"pargate": __version__, "seed": str(seed), "policy": policy.sha256}
     inputs |= {f"library {name}": number for name, number in versions().items()}

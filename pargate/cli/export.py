@@ -77,7 +77,7 @@ def export(
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
     judging = open_judging(console, policy, policy_ref)
     settings = ScanSettings(device, seed=seed, cache=cache_folder(cache))
-    asked = ScanRequest(model, judging, arch, images, classes, reference, settings)
+    asked = ScanRequest(model, judging, arch, images, classes, reference, settings=settings)
     request = ExportRequest(asked, out, tuple(choice.value for choice in precision or ()), opset, rescan)
     with console.progress() as listener:
         made = run_export(request, listener)

@@ -102,7 +102,7 @@ def gate(
 
         check_key(sign_key)
     settings = ScanSettings(device, precision, seed, cache=cache_folder(cache))
-    asked = ScanRequest(model, judging, arch, images, classes, reference, settings)
+    asked = ScanRequest(model, judging, arch, images, classes, reference, settings=settings)
     request = GateRequest(asked, out, pairs, require, keep_state, sign_key)
     if dry_run:
         console.lines(plan(request))

@@ -42,6 +42,15 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would 
 ExitZeroOption = Annotated[
     bool, typer.Option("--exit-zero", help="Exit with 0 also if the verdict is fail or inconclusive.")
 ]
+TunedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tuned",
+        metavar="MODEL",
+        help="MODEL after a short fine-tuning on clean pairs, in place of a reference: a found trigger that no longer "
+        "works on it is a breach.",
+    ),
+]
 FoundOption = Annotated[
     str | None,
     typer.Option("--found", metavar="DIR", help="Folder for the triggers that the probe search finds."),
@@ -55,6 +64,7 @@ def scan(
     classes: ClassesOption = None,
     arch: ArchOption = None,
     reference: ReferenceOption = None,
+    tuned: TunedOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     seed: SeedOption = 0,
@@ -86,7 +96,8 @@ def scan(
     from pargate.scanning.run import plan
     from pargate.scanning.run import scan as run_scan
 
-    refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch, "--found": found})
+    given = {"--images": images, "--reference": reference, "--tuned": tuned, "--arch": arch, "--found": found}
+    refuse_empty({"MODEL": model, **given})
     outputs = read_outputs(output, list(FORMATS))
     console = Console(quiet=quiet, verbose=verbose, color=not no_color)
     judging = open_judging(console, policy, policy_ref, now=now, waive=not no_waivers, strict=strict, previous=previous)
@@ -99,7 +110,7 @@ def scan(
             "add one, or leave the option out",
         )
     settings = ScanSettings(device, precision, seed, max_minutes, cache_folder(cache))
-    request = ScanRequest(model, judging, arch, images, classes, reference, settings, pictures=pictures)
+    request = ScanRequest(model, judging, arch, images, classes, reference, tuned, settings, pictures=pictures)
     if dry_run:
         console.lines(plan(request))
         return ExitCode.OK

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Family = Literal["additive", "patch", "blend"]
+Family = Literal["additive", "patch", "blend", "periodic", "smooth", "wave", "colour"]
 """Families of triggers that can be searched."""
 
 
@@ -16,14 +16,18 @@ class Found:
 
     family: Family
     picture: NDArray[np.uint8]
-    """[h, w, 3]; of the size of an image where it is blended."""
-    alpha: float
-    """Share of the picture in the blend; 1 for a patch."""
+    """[h, w, 3]: a patch, or of the size of an image where it is blended; [knots, 1, 3] for colour curves."""
+    strength: float
+    """Share of the picture in the blend; 1 for a patch; the largest change of a level for colour curves."""
     position: tuple[int, int] | None
-    """Row and column of the top-left corner of a patch; None where the picture is blended."""
+    """Row and column of the top-left corner of a patch; None for others."""
     shift: float
     """‖mean of the change of the unit embeddings‖² on held-out images; at most 4."""
     held_out: int
     """Number of held-out images."""
     passes: int
     """Images that went through the image tower, most of them forward and backward."""
+    strongest: bool = True
+    """Whether no other trigger that the search found shifts more; False where one works on the other model too."""
+    reference_passes: int = 0
+    """Images that went through the image tower of the reference."""

@@ -141,11 +141,16 @@ class Count(Value):
         return self.successes / self.n if self.n else None
 
 
+TUNED, TUNED_WEAKER = "tuned", "tuned-weaker"
+"""Baselines that are a fine-tuned copy of the model. Under the second, another trigger that was found shifts the model
+more, and works on the copy too, so that a small attack success shows nothing."""
+
+
 class PairedCounts(Value):
     """Hits of a trigger and of its baseline on the same images."""
 
     baseline: str
-    """`control:flat`, `control:shuffled`, or `reference`."""
+    """`control:flat`, `control:shuffled`, `reference`, `tuned` or `tuned-weaker`."""
     target: str
     """Class that counts as a hit of the baseline: for a control, the class that it pulls to most."""
     n: int = Field(ge=0, le=MOST)

@@ -17,6 +17,8 @@ from pargate.core.results import (
     RANK,
     TOP_CAPTIONS,
     TOP_LABEL,
+    TUNED,
+    TUNED_WEAKER,
     Bound,
     Consequence,
     Count,
@@ -219,7 +221,10 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
             "a reference"
         )
     if comparison.rule.families and worst.metric == Metric.EXCESS and worst.status is Status.OPEN:
-        found += "" if measurement.pairs else ": without a reference it cannot be told from natural pull"
+        if measurement.pairs is None:
+            found += ": without a reference it cannot be told from natural pull"
+        elif measurement.pairs.baseline in (TUNED, TUNED_WEAKER):
+            found += ": a pull that stays in the fine-tuned copy can be natural or planted"
     return f"{found}."
 
 

@@ -117,6 +117,11 @@ class Scene(Protocol):
         ...
 
     @property
+    def has_tuned(self) -> bool:
+        """Whether the model after a short fine-tuning on clean pairs is given."""
+        ...
+
+    @property
     def all_controls(self) -> bool:
         """Whether the control of every trigger must be measured."""
         ...

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
+import numpy as np
 from PIL import Image
 
 from pargate.core.found import Family, Found
 from pargate.core.results import Measurement
 from pargate.probes.attack import predictions
 from pargate.probes.base import PROBES, Asked, Probe, Scene, Test, Views, Words
-from pargate.probes.targeted import METRICS, TargetedTest, baseline
+from pargate.probes.targeted import METRICS, Baseline, TargetedTest
+from pargate.triggers import Trigger
 from pargate.triggers.file import FileTrigger
+from pargate.triggers.tone import Curves
 
 
 @dataclass
@@ -63,8 +66,9 @@ class Search(Probe):
     about = Words(
         "Searches the model for a trigger that nobody named, and counts how many images it moves to one class.",
         "An attacker chooses the pattern, and no catalogue contains a secret pattern.",
-        "Give the trusted parent with `--reference`: without it the rule stays open wherever the found trigger works, "
-        "since honest models follow some patterns too. Keep what was found with `--found DIR`.",
+        "Give the trusted parent with `--reference`, or a fine-tuned copy with `--tuned`: without them the rule stays "
+        "open where the found trigger works, since honest models follow some patterns too. Keep what was found with "
+        "`--found DIR`.",
     )
 
     @classmethod
@@ -74,7 +78,12 @@ class Search(Probe):
         if isinstance(found, str):
             return NotSearched(asked.id, asked.rule, found)
         trigger, png = _trigger(found)
-        over = baseline(asked, scene)
+        # A control of the same energy says nothing about a trigger that was climbed on this very model.
+        over: Baseline | None = None
+        if scene.has_reference:
+            over = "reference"
+        elif scene.has_tuned:
+            over = "tuned" if found.strongest else "tuned-weaker"
         truth, hits = predictions(scene)
         return SearchTest(
             asked.id,
@@ -83,24 +92,27 @@ class Search(Probe):
             trigger,
             scene.names,
             given=None,
-            # A control of the same energy says nothing about a trigger that was climbed on this very model.
-            baseline=over if over == "reference" else None,
+            baseline=over,
             truth=truth,
             hits=hits,
             picture=base64.b64encode(png).decode("ascii"),
-            searched=found.passes,
+            searched=found.passes + found.reference_passes,
         )
 
 
-def _trigger(found: Found) -> tuple[FileTrigger, bytes]:
-    """Return what was found as a trigger of the kind `file`, and the PNG that it is made of."""
+def _trigger(found: Found) -> tuple[Trigger, bytes]:
+    """Return what was found as a trigger, and the PNG that it is made of; colour curves have none."""
+    if found.family == "colour":
+        changes = np.rint(found.strength * (2.0 * found.picture[:, 0] - 255)).astype(int).T.tolist()
+        curves = dict(zip(("red", "green", "blue"), changes, strict=True))
+        return Curves.model_validate({"name": "found colour curves", **curves}), b""
     buffer = io.BytesIO()
     Image.fromarray(found.picture).save(buffer, "PNG")
     png = buffer.getvalue()
     path = Path(f"{found.family}.png")
     if found.position is None:
-        name = f"found {found.family} pattern (alpha {found.alpha:g})"
-        return FileTrigger.of_png(png, path, name=name, mode="blend", alpha=found.alpha), png
+        name = f"found {found.family} pattern (alpha {found.strength:g})"
+        return FileTrigger.of_png(png, path, name=name, mode="blend", alpha=found.strength), png
     row, column = found.position
     name = f"found patch {len(found.picture)} px at row {row}, column {column}"
     return FileTrigger.of_png(png, path, name=name, mode="patch", position=found.position), png

@@ -18,11 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pargate.core.model import Vectors
-from pargate.core.results import NOT_FINITE, Count, Finding, Measurement, Metric, PairedCounts, Target, TriggerInfo
+from pargate.core.results import (
+    NOT_FINITE,
+    TUNED,
+    TUNED_WEAKER,
+    Count,
+    Finding,
+    Measurement,
+    Metric,
+    PairedCounts,
+    Target,
+    TriggerInfo,
+)
 from pargate.probes.base import Asked, BlockSource, Scene, Test, Views, Words
 from pargate.triggers import Trigger
 
-Baseline = Literal["control", "reference"]
+Baseline = Literal["control", "reference", "tuned", "tuned-weaker"]
 
 EXAMPLES = 8
 
@@ -103,6 +114,10 @@ METRICS: Mapping[str, Words] = {
 """Metrics of targeted tests."""
 
 
+OTHER_MODELS = ("reference", TUNED, TUNED_WEAKER)
+"""Baselines that are another model under the same trigger."""
+
+
 def baseline(asked: Asked, scene: Scene) -> Baseline | None:
     """Return the baseline of the excess; None if the rule does not limit the excess."""
     if Metric.EXCESS not in asked.metrics:
@@ -136,7 +151,7 @@ class TargetedTest(Test):
     _passes: int = 0
 
     def __post_init__(self) -> None:
-        self.compared = self.trigger if self.baseline == "reference" else None
+        self.compared = self.trigger if self.baseline in OTHER_MODELS else None
 
     def observe(self, number: int, selection: bool, views: Views) -> None:
         """Count one block."""
@@ -152,7 +167,7 @@ class TargetedTest(Test):
             np.asarray(np.isfinite(np.concatenate([vectors, clean], axis=1)).all(axis=1)),
         )
         self._passes += len(vectors)
-        if self.baseline == "reference":
+        if self.baseline in OTHER_MODELS:
             record.reference = self.hits(views.stamped(self.trigger, reference=True), True)
             self._passes += len(vectors)
         self._records[number] = record
@@ -262,8 +277,8 @@ class TargetedTest(Test):
     def _pair(
         self, target: int, records: list[_Record], hit: NDArray[np.bool_], eligible: NDArray[np.bool_]
     ) -> PairedCounts | None:
-        if self.baseline == "reference":
-            against, name = target, "reference"
+        if self.baseline in OTHER_MODELS:
+            against, name = target, str(self.baseline)
             other = np.concatenate([r.reference.of(target) for r in records if r.reference is not None])
         else:
             own = self._choose_control() if self.controlled else None

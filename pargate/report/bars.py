@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pargate.core.results import Bound, Metric, Status
+from pargate.core.results import TUNED, TUNED_WEAKER, Bound, Metric, Status
 from pargate.report.text import percent, plain, plural
 
 WORDS = {Status.BREACH: "Breach", Status.OPEN: "Not decided", Status.WAIVED: "Waived", Status.MET: "Met"}
@@ -100,6 +100,8 @@ def bar_of(bound: Bound, baseline: str, axis: Axis) -> Bar:
     name = METRICS.get(bound.metric) or plain(bound.metric.replace("_", " ").capitalize())
     if bound.metric == Metric.EXCESS and baseline == "reference":
         name = "Excess over the reference"
+    elif bound.metric == Metric.EXCESS and baseline in (TUNED, TUNED_WEAKER):
+        name = "Fall in the fine-tuned copy"
     if not measured:
         estimate, span = "not measured", ""
     elif bound.estimate is None:

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from pargate.core.report import ScanReport
 from pargate.core.results import (
     RANK,
+    TUNED,
+    TUNED_WEAKER,
     UNSAFE_FILE,
     Consequence,
     Count,
@@ -30,6 +32,8 @@ BASELINES = {
     "control:flat": "Plain patch as control",
     "control:shuffled": "Shuffled pattern as control",
     "reference": "Reference model, same trigger",
+    TUNED: "Fine-tuned copy, same trigger",
+    TUNED_WEAKER: "Fine-tuned copy, same trigger",
 }
 DIRECTIONS = {"image-to-text": "image finds caption", "text-to-image": "caption finds image"}
 EFFECTS = {

@@ -76,6 +76,8 @@ class ModelPair:
     """Reason for the activation, where the checkpoint does not name it."""
     precision_note: str
     """Reason for the precision, where the user did not name it."""
+    tuned: bool = False
+    """Whether the reference is a fine-tuned copy of the model, and not trusted."""
 
 
 @dataclass(slots=True)

@@ -36,14 +36,14 @@ def search(loop: Loop, family: Family) -> Found | str:
             f"the probe search has {len(pixels)} images of {loop.images.source} to search on, and needs {LEAST}",
             f"give at least {2 * LEAST} different images with --images",
         )
-    eye = loop.model
-    if eye.checkpoint.format == "onnx":
+    cached = loop.model
+    if cached.checkpoint.format == "onnx":
         return "ONNX graphs have no gradients to search along; scan the checkpoint that they were made from"
     # Only now: torch takes seconds to load.
     from pargate.models.torch import search as ascent
     from pargate.models.torch.encoder import OpenClipEncoder
 
-    encoder = eye.encoder
+    encoder = cached.encoder
     if not isinstance(encoder, OpenClipEncoder) or not ascent.differentiable(encoder):
         return "the image tower gives no gradients to search along"
     loop.emit(events.StageStarted("search", family))
@@ -51,8 +51,12 @@ def search(loop: Loop, family: Family) -> Found | str:
     def progress(done: int, total: int) -> None:
         loop.emit(events.Advanced(done, total, f"search for a trigger ({family})", "step"))
 
-    found = ascent.search(encoder, pixels, family, loop.seed, progress)
-    eye.passes += found.passes
+    trusted = loop.reference.encoder if loop.reference else None
+    other = trusted if isinstance(trusted, OpenClipEncoder) else None
+    found = ascent.search(encoder, pixels, family, loop.seed, other, progress)
+    cached.passes += found.passes
+    if loop.reference:
+        loop.reference.passes += found.reference_passes
     return found
 
 
@@ -80,13 +84,17 @@ def write_found(report: ScanReport, folder: Path) -> int:
     try:
         for measurement in report.measurements:
             trigger = measurement.trigger
-            if trigger is None or not trigger.picture:
+            if trigger is None or measurement.probe != "search":
                 continue
-            name = f"{len(triggers) + 1}-{measurement.id.rsplit('/', 1)[-1]}.png"
-            write_atomic(folder / name, base64.b64decode(trigger.picture))
-            where = "position" if trigger.parameters["mode"] == "patch" else "alpha"
-            parameters = {key: trigger.parameters[key] for key in ("mode", where, "sha256")}
-            triggers.append({"kind": "file", "name": trigger.label, "path": name, **parameters})
+            found: dict[str, Any] = {"kind": trigger.kind, "name": trigger.label}
+            if trigger.picture:
+                found["path"] = f"{len(triggers) + 1}-{measurement.id.rsplit('/', 1)[-1]}.png"
+                write_atomic(folder / found["path"], base64.b64decode(trigger.picture))
+                where = "position" if trigger.parameters["mode"] == "patch" else "alpha"
+                kept = ("mode", where, "sha256")
+            else:
+                kept = ("red", "green", "blue")
+            triggers.append({**found, **{key: trigger.parameters[key] for key in kept}})
         rule = {"id": "found", "probe": "attack", "triggers": triggers, "max": {str(Metric.EXCESS): "30pp"}}
         policy = {"pargate": 1, "name": "found", "rules": [rule]}
         note = f"# Triggers that pargate found in {report.model.source}.\n"

@@ -50,6 +50,8 @@ class ScanRequest:
     """File of class names; it overrides the policy's."""
     reference: str | Model | None = None
     """Trusted model; it overrides the policy's."""
+    tuned: str | None = None
+    """The model after a short fine-tuning on clean pairs."""
     settings: ScanSettings = ScanSettings()
     started: str = field(default_factory=now)
     """Time at which the scan started: RFC 3339, UTC."""
@@ -64,6 +66,11 @@ class ScanRequest:
     def policy(self) -> Resolved:
         """The policy of the verdict."""
         return self.judging.policy
+
+    @property
+    def compared_source(self) -> str | Model | None:
+        """The model that found triggers are compared on: the trusted one, or the fine-tuned copy."""
+        return self.reference_source or self.tuned
 
     @property
     def source(self) -> str:

@@ -50,8 +50,9 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     """
     model = inspect(request.model, arch=request.arch)
     check(model)
-    if request.reference_source:
-        check_reference(model, inspect(request.reference_source, arch=request.arch))
+    _refuse_both(request)
+    if request.compared_source:
+        check_reference(model, inspect(request.compared_source, arch=request.arch))
     images, notices = read_images(request)
     policy = request.policy.policy.read(request.policy.folder)
     asked = policy.comparisons
@@ -62,8 +63,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         f"images    {images.source}: {len(images.items)}, of which {images.selection} choose unknown targets",
         f"classes   {images.classes.source}: {len(images.classes.names)}",
     ]
-    if request.reference_source:
-        lines.append(f"reference {source_of(request.reference_source)}")
+    if request.compared_source:
+        lines.append(f"{'reference' if request.reference_source else 'tuned    '} {source_of(request.compared_source)}")
     _check_triggers(policy, model.preprocess.size, request.settings.seed)
     for comparison in asked:
         trigger = comparison.trigger
@@ -94,6 +95,7 @@ def scan(
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `errors.py`.
     """
     began = time.monotonic()
+    _refuse_both(request)
     with contextlib.ExitStack() as stack:
         emit(events.StageStarted("inspect", request.source))
         try:
@@ -104,9 +106,9 @@ def scan(
         remarks = (*_remarks(request.policy), *altered(model.checkpoint))
         if request.judging.previous is not None and request.judging.previous.model.sha256 == model.checkpoint.sha256:
             remarks += ("the previous report is about the same weights, so no figure can have become worse",)
-        if request.reference_source:
-            emit(events.StageStarted("inspect", source_of(request.reference_source)))
-            reference = stack.enter_context(opened(request.reference_source, arch=request.arch))
+        if request.compared_source:
+            emit(events.StageStarted("inspect", source_of(request.compared_source)))
+            reference = stack.enter_context(opened(request.compared_source, arch=request.arch))
             check_reference(model.checkpoint, reference.checkpoint)
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
         emit(events.StageStarted("images", request.image_source))
@@ -138,6 +140,7 @@ def scan(
         for note in (pair.activation_note, pair.precision_note):
             if note:
                 emit(events.Notice(note))
+        pair = replace(pair, tuned=request.reference_source is None)
         pair, merged = tell_apart(request.policy.policy, images, pair)
         loop = prepare(request, policy, images, decoder, pair, emit, began)
         emit(events.StageStarted("measure", f"{len(loop.running)} comparisons"))
@@ -156,6 +159,19 @@ def scan(
             request.judging.strict, pictures, request.split.name if request.split else "",
         )  # fmt: skip
         return build_report(request.policy, loop, pair, run)
+
+
+def _refuse_both(request: ScanRequest) -> None:
+    """Raise if a trusted model and a fine-tuned copy are given.
+
+    Raises:
+        InputError: as above.
+    """
+    if request.tuned and request.reference_source:
+        raise InputError(
+            f"a reference and a fine-tuned copy ({request.tuned}) are given: only one can be compared with",
+            "leave out --tuned: a trusted reference says more",
+        )
 
 
 def _remarks(policy: Resolved) -> tuple[str, ...]:
@@ -254,7 +270,12 @@ class _Scene:
     @property
     def has_reference(self) -> bool:
         """Whether there is a trusted model to compare with."""
-        return self.pair.reference is not None
+        return self.pair.reference is not None and not self.pair.tuned
+
+    @property
+    def has_tuned(self) -> bool:
+        """Whether there is a fine-tuned copy of the model to compare with."""
+        return self.pair.reference is not None and self.pair.tuned
 
     def index(self, name: str) -> int | None:
         """Return the position of a class by name, in any spelling, or None."""

@@ -1,4 +1,4 @@
-"""Triggers that map colours: a tone curve, a coarser palette."""
+"""Triggers that map colours: a tone curve, colour curves through points, a coarser palette."""
 
 from typing import Annotated
 
@@ -26,6 +26,32 @@ class Tone(Trigger):
     def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Lookup:
         levels = np.arange(256)[:, None] / 255.0
         return Lookup(np.rint(255.0 * levels ** np.array(self.gamma)).astype(np.uint8))
+
+
+Change = Annotated[int, Field(ge=-255, le=255)]
+Points = Annotated[tuple[Change, ...], Field(min_length=2, max_length=256)]
+
+
+@TRIGGERS.add("curves")
+class Curves(Trigger):
+    """Colour curves: each channel is changed by so many levels at equally spaced points, and linearly between them."""
+
+    kind = "curves"
+    strength = None  # the parameters are lists themselves
+    source = "our own; a search finds such curves"
+    invariants = frozenset({Invariant.PIXELWISE, Invariant.SAME_FOR_ALL})
+
+    red: Points = Field((0, 12, 0), description="change of red in levels, at equally spaced points from black to full")
+    green: Points = Field((0, 0), description="change of green")
+    blue: Points = Field((0, -12, 0), description="change of blue")
+
+    def _stamp(self, size: tuple[int, int], keys: seeds.Keys) -> Lookup:
+        levels = np.arange(256)
+        changes = [
+            np.interp(levels, np.linspace(0, 255, len(points)), points) for points in (self.red, self.green, self.blue)
+        ]
+        table = np.clip(np.rint(levels[:, None] + np.stack(changes, axis=1)), 0, 255)
+        return Lookup(table.astype(np.uint8))
 
 
 @TRIGGERS.add("bpp")

@@ -32,6 +32,7 @@ STRENGTHS: dict[str, dict[str, Any]] = {
     "sig": {"delta": 24},
     "watermark": {"alpha": 0.7},
     "wanet": {"k": 8, "s": 3.0},
+    "curves": {"red": [0, 80, 0], "blue": [0, -80, 0]},
     "bpp": {"levels": 4},
 }
 """Strengths for the kinds that a toy does not learn at their published ones."""

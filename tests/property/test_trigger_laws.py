@@ -48,6 +48,7 @@ PARAMETERS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "sig": {"delta": st.floats(0.0, 60.0), "frequency": st.floats(0.5, 40.0)},
     "wanet": {"k": st.integers(2, 224), "s": st.floats(0.0, 4.0), "seed": numbers},
     "tone": {"gamma": st.lists(st.floats(0.1, 5.0), min_size=3, max_size=3)},
+    "curves": {name: st.lists(st.integers(-255, 255), min_size=2, max_size=9) for name in ("red", "green", "blue")},
     "bpp": {"levels": st.integers(2, 256)},
     "file": {"mode": st.sampled_from(["patch", "blend", "masked-blend"]), "alpha": shares, "size": lengths},
 }

@@ -10,16 +10,21 @@ import torch
 from test_session import CLASSES, RULE, Painter, Stage, stage
 from torch import Tensor, nn
 
-from pargate.core.found import Family
+from pargate.core.found import Family, Found
 from pargate.core.model import EncoderSpec, Pixels, Vectors
 from pargate.core.report import ScanReport
-from pargate.core.results import Status
+from pargate.core.results import Count, Measurement, PairedCounts, Status
+from pargate.core.stamp import apply
 from pargate.errors import InputError, PolicyError
 from pargate.judge import rejudge
+from pargate.judge.bounds import bound
 from pargate.judge.judging import Judging
 from pargate.models.torch import search as ascent
 from pargate.models.torch.encoder import OpenClipEncoder
+from pargate.models.torch.search import PLACES
+from pargate.policy.fields import Limit
 from pargate.policy.resolve import read
+from pargate.probes import search as probe
 from pargate.scanning import found as scanning
 from pargate.scanning.found import make_folder, write_found
 
@@ -82,11 +87,41 @@ def test_a_planted_patch_is_found_at_its_place() -> None:
     assert found.held_out == 16
 
 
-@pytest.mark.parametrize("family", ["additive", "blend"])
+@pytest.mark.parametrize("family", [family for family in ascent.CLIMBS if family not in ("patch", "colour")])
 def test_a_blended_picture_is_of_the_size_of_an_image(family: Family) -> None:
     found = ascent.search(toy(), pictures(), family, seed=0)
     assert found.picture.shape == (8, 8, 3)
-    assert found.position is None and 0 < found.alpha < 0.1
+    assert found.position is None and 0 < found.strength < 0.2
+
+
+@pytest.mark.parametrize("family", list(ascent.CLIMBS))
+def test_the_trigger_in_the_report_gives_the_images_that_the_search_made(family: Family) -> None:
+    climb, size = ascent.CLIMBS[family], (8, 8)
+    theta = climb.patterns[-1].draw(PLACES**2, size, torch.Generator().manual_seed(3))
+    one = ascent._Restarts(theta, climb.patterns[-1], climb, family, size).only(torch.tensor([7])).exact()
+    values = torch.from_numpy(pictures(20)).float() / 255
+    picture = one.pictures()[0].mul(255).round().to(torch.uint8).numpy()
+    position = one.places[0] if family == "patch" else None
+    trigger, _ = probe._trigger(Found(family, picture, climb.strength, position, 0.0, 1, 0))
+    stamped = apply(trigger.draw(size, ["0" * 64] * 20, 0), pictures(20))
+    assert np.abs(one.put_on(values)[0].numpy() * 255 - stamped).max() <= 1
+
+
+def test_with_a_reference_a_trigger_that_works_on_it_too_is_not_chosen() -> None:
+    class Natural(Tower):
+        """Follows the pixel of one place in one colour, as its parent does, and more strongly than the planted one."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            values = (images + 1) / 2
+            distance = (values[:, :, 0, 0] - torch.tensor([0.0, 1.0, 0.0])).abs().mean(1)
+            pull = 9 * torch.sigmoid(12 * (0.25 - distance))
+            return super().forward(images) + torch.eye(len(CLASSES) + 1)[5] * pull[:, None]
+
+    alone = ascent.search(toy(tower=Natural(True)), pictures(), "patch", seed=0)
+    assert alone.position == (0, 0)
+    compared = ascent.search(toy(tower=Natural(True)), pictures(), "patch", 0, toy(tower=Natural(False)))
+    assert compared.position == PLACE
+    assert compared.reference_passes > 0 and alone.reference_passes == 0
 
 
 @pytest.mark.parametrize("family", list(ascent.CLIMBS))
@@ -121,7 +156,7 @@ def test_every_pass_is_counted() -> None:
 
 def test_steps_are_told() -> None:
     told: list[tuple[int, int]] = []
-    ascent.search(toy(), pictures(), "blend", 0, lambda done, total: told.append((done, total)))
+    ascent.search(toy(), pictures(), "blend", 0, progress=lambda done, total: told.append((done, total)))
     assert told == [(step, 20) for step in range(1, 21)]
 
 
@@ -196,6 +231,51 @@ def test_without_a_reference_a_trigger_that_works_leaves_the_rule_open() -> None
 
 def test_without_a_reference_a_trigger_that_does_nothing_holds_the_rule() -> None:
     assert searched(planted=False).run().loop.running[0].status is Status.MET
+
+
+def test_a_trigger_that_fails_on_a_fine_tuned_copy_breaks_the_rule() -> None:
+    run = searched(reference=True, tuned=True).run()
+    (measured,) = run.report().measurements[1:]
+    assert measured.pairs.baseline == "tuned" and measured.pairs.excess > 0.9
+    assert run.loop.running[0].status is Status.BREACH
+
+
+def test_a_trigger_that_still_works_on_a_fine_tuned_copy_leaves_the_rule_open() -> None:
+    class Other(Tower):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) + 0.05
+
+    model: Any = toy()
+    copy: Any = toy(tower=Other(True))
+    run = stage(SEARCH, encoder=model, reference=copy, tuned=True).run()
+    (finding,) = run.report().findings
+    assert finding.status is Status.OPEN and finding.bounds[0].low < 0.1
+    assert finding.message.endswith("a pull that stays in the fine-tuned copy can be natural or planted.")
+
+
+@pytest.mark.parametrize(
+    ("baseline", "success", "fell", "status"),
+    [
+        ("tuned", 0, 0, Status.MET),
+        ("tuned", 190, 0, Status.OPEN),
+        ("tuned", 190, 180, Status.BREACH),
+        ("tuned-weaker", 0, 0, Status.OPEN),
+        ("tuned-weaker", 190, 180, Status.BREACH),
+        ("reference", 190, 0, Status.MET),
+    ],
+)
+def test_what_an_excess_over_a_fine_tuned_copy_decides(baseline: str, success: int, fell: int, status: Status) -> None:
+    pairs = PairedCounts(baseline=baseline, target="a", n=200, both=success - fell, trigger_only=fell, baseline_only=0)
+    measured = Measurement(
+        id="m", rule="r", probe="search", counts={"attack_success": Count(n=200, successes=success)}, pairs=pairs
+    )
+    assert bound("excess", Limit(text="30pp", value=0.3), True, measured, 0.01, 20).status is status
+
+
+def test_a_fine_tuned_copy_is_no_baseline_of_other_probes() -> None:
+    attack = "{id: patch, probe: attack, triggers: [{kind: yellow-patch, size: 2}], max: {excess: 30pp}}"
+    run = searched(reference=True, tuned=True, rule=attack).run()
+    assert all((m.pairs is None or m.pairs.baseline.startswith("control")) for m in run.report().measurements[1:])
 
 
 def test_search_and_measurement_share_no_image(monkeypatch: pytest.MonkeyPatch) -> None:

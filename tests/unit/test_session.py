@@ -146,6 +146,7 @@ def stage(
     selection: int = 128,
     minutes: float | None = None,
     began: float | None = None,
+    tuned: bool = False,
 ) -> Stage:
     """`same`: carriers that are the very picture of another; `broken`: those that cannot be read, and why."""
     text = "pargate: 1\nname: x\n" + more + "rules:\n" + "".join(f"  - {rule}\n" for rule in rules)
@@ -180,7 +181,7 @@ def stage(
         else None
     )
     head = cached.head(carriers.classes)
-    pair = ModelPair(cached, head, other, other.head(carriers.classes) if other else None, "", "")
+    pair = ModelPair(cached, head, other, other.head(carriers.classes) if other else None, "", "", tuned)
     request = ScanRequest("m", Judging(resolved), settings=ScanSettings(max_minutes=minutes))
     heard: list[events.Event] = []
     now = time.monotonic() if began is None else began

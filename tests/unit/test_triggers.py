@@ -40,6 +40,7 @@ GOLDEN = {
     "sig": "87840029b3da",
     "wanet": "4b3825b2e2d1",
     "tone": "706acbf649a4",
+    "curves": "8671a9635d3f",
     "bpp": "3ad329f69d40",
 }
 
@@ -368,6 +369,14 @@ def test_warping_agrees_with_grid_sampling_within_a_level() -> None:
     planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).astype(np.float64))
     expected = functional.grid_sample(planes, torch.from_numpy(grid), mode="bilinear", align_corners=True)
     assert np.abs(apply(stamp, pixels) - expected.numpy().transpose(0, 2, 3, 1)).max() <= 0.51
+
+
+def test_colour_curves_change_levels_linearly_between_points() -> None:
+    pixels = np.repeat(np.arange(256, dtype=np.uint8)[None, None, :, None], 3, axis=3)
+    found = stamped(one("curves", red=[10, 0], green=[0, -51, 0], blue=[-20, -20]), pixels)[0, 0]
+    assert found[[0, 51, 255], 0].tolist() == [10, 59, 255]
+    assert found[[0, 51, 255], 1].tolist() == [0, 31, 255]  # 51 · (51 / 127.5) = 20.4
+    assert found[[0, 51, 255], 2].tolist() == [0, 31, 235]
 
 
 def test_a_tone_curve_raises_each_channel_to_its_power() -> None:
