@@ -114,8 +114,10 @@ def test_with_a_reference_a_trigger_that_works_on_it_too_is_not_chosen() -> None
         def forward(self, images: Tensor) -> Tensor:
             values = (images + 1) / 2
             distance = (values[:, :, 0, 0] - torch.tensor([0.0, 1.0, 0.0])).abs().mean(1)
-            pull = 9 * torch.sigmoid(12 * (0.25 - distance))
-            return super().forward(images) + torch.eye(len(CLASSES) + 1)[5] * pull[:, None]
+            pull = 9 * torch.sigmoid(12 * (0.4 - distance))
+            weaker = torch.ones(len(CLASSES) + 1)
+            weaker[TARGET] = 0.3
+            return super().forward(images) * weaker + torch.eye(len(CLASSES) + 1)[5] * pull[:, None]
 
     alone = ascent.search(toy(tower=Natural(True)), pictures(), "patch", seed=0)
     assert alone.position == (0, 0)
