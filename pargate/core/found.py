@@ -9,6 +9,11 @@ from numpy.typing import NDArray
 Family = Literal["additive", "patch", "blend", "periodic", "smooth", "wave", "colour"]
 """Families of triggers that can be searched."""
 
+PASSES: dict[Family, int] = {
+    "additive": 2368, "patch": 2576, "blend": 1120, "periodic": 4480, "smooth": 1120, "wave": 2400, "colour": 1120,
+}  # fmt: skip
+"""Images that go forward and backward through the image tower for the search of a family."""
+
 
 @dataclass(frozen=True, slots=True)
 class Found:

@@ -175,6 +175,12 @@ class PairedCounts(Value):
         return (self.trigger_only - self.baseline_only) / self.n if self.n else None
 
 
+NO_REFERENCE = "no reference was given"
+GRAPHS_OF_CHECKPOINT = "the checkpoint that these graphs were proven to equal was searched"
+LEFT_OUT = (NO_REFERENCE, GRAPHS_OF_CHECKPOINT)
+"""Reasons why a comparison of a search is left out of a scan; it has no finding then."""
+
+
 class FileFacts(Value):
     """Facts about the weights file from inspection."""
 

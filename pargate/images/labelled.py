@@ -61,6 +61,7 @@ def label_images(
     targets: Sequence[str],
     templates: Sequence[str],
     seed: int,
+    selection: int = SELECTION,
 ) -> LabelledImages:
     """Assign the classes of a dataset, and put its images in their seeded order.
 
@@ -74,6 +75,7 @@ def label_images(
         targets: classes that rules name.
         templates: prompts with {} for a class's name.
         seed: seed of the order.
+        selection: number of images that choose unknown targets; beyond `SELECTION` at most a quarter of all.
 
     Raises:
         InputError: the classes do not fit the images.
@@ -102,7 +104,7 @@ def label_images(
         tuple(items[i] for i in order),
         labels[order],
         classes,
-        min(SELECTION, len(items) // 2),
+        max(min(SELECTION, len(items) // 2), min(selection, len(items) // 4)),
         notices,
         dataset,
     )

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pargate.core.results import (
+    GRAPHS_OF_CHECKPOINT,
+    NO_REFERENCE,
     NOT_FINITE,
     RANK,
     TOP_CAPTIONS,
@@ -113,6 +115,14 @@ def find(
     return waived(policy, finding, measurement, m, context) if status is Status.BREACH and measurement else finding
 
 
+def left_out(comparison: Comparison, measurement: Measurement | None) -> bool:
+    """Return whether a scan left a search out: the policy allows it, or its graphs equal a searched checkpoint."""
+    if measurement is None or not comparison.rule.families:
+        return False
+    without = measurement.stopped == NO_REFERENCE and comparison.rule.needs_reference
+    return without or measurement.stopped == GRAPHS_OF_CHECKPOINT
+
+
 def _static(rule: Rule, facts: FileFacts) -> tuple[Status, str]:
     """Return the status of the weights file under the rule's `allow`, and a message."""
     allow = rule.allow
@@ -162,6 +172,8 @@ def judge(
         doubt += " (give labels: class folders, a CSV with the column label, tars with .cls; or captions)"
     findings = []
     for comparison in policy.comparisons:
+        if left_out(comparison, by_id.get(comparison.id)):
+            continue
         finding = find(policy, comparison, by_id.get(comparison.id), m, context)
         if finding.status is Status.OPEN and any(b.against == "cap" for b in finding.bounds):
             # While measuring, more images may show that it is below the cap; at the end a breach is a breach.

@@ -59,6 +59,18 @@ _RULES: dict[str, Entry] = {
         "These triggers add nothing to the image that could be seen, cropped or painted over.",
         _BACKDOOR,
     ),
+    "hidden-triggers": Entry(
+        "rule",
+        "Patterns that a search found on this very model: patches, faint pictures, lines and tiles, smooth fields, waves.",
+        "An attacker chooses the pattern, and no catalogue contains a secret one.",
+        f"{_BACKDOOR} Keep the found trigger with `--found DIR`, and share it.",
+    ),
+    "hidden-colours": Entry(
+        "rule",
+        "Mild colour curves that a search found on this very model.",
+        "A photo filter is not noticed as a trigger. Honest models follow some curves too, so the limit is higher.",
+        f"{_BACKDOOR} Without a trusted reference the rule stays open where a found curve works.",
+    ),
     "usefulness": Entry(
         "rule",
         "The model still recognises things, on images without a trigger.",

@@ -119,6 +119,8 @@ class Rule(PolicyModel):
     triggers: tuple[TriggerSpec, ...] = ()
     families: tuple[str, ...] = ()
     """Of the probe search: which families of triggers it searches."""
+    needs_reference: YesNo = False
+    """Of the probe search: whether a scan without a reference leaves the rule out, and says so."""
     target: Annotated[Words, Field(min_length=1)] = (UNKNOWN,)
     max: dict[MetricName, LimitField] = {}
     min: dict[MetricName, LimitField] = {}
@@ -164,13 +166,15 @@ class Rule(PolicyModel):
         found: dict[str, Any] = handler(self)
         if not self.families:
             found.pop("families", None)
+            found.pop("needs_reference", None)
         return found
 
     def _check_families(self, probe: type[Probe]) -> None:
         """Raise if `families` does not fit the probe."""
         known = ", ".join(probe.families)
-        if self.families and not probe.families:
-            raise ValueError(f"the probe {self.probe} searches no triggers; leave out `families`")
+        for name in ("families", "needs_reference"):
+            if getattr(self, name) and not probe.families:
+                raise ValueError(f"the probe {self.probe} searches no triggers; leave out `{name}`")
         if probe.families and not self.families:
             raise ValueError(f"the probe {self.probe} needs `families`, some of {known}")
         for family in self.families:

@@ -176,6 +176,23 @@ class Test(ABC):
         raise NotImplementedError
 
 
+@dataclass
+class NotMeasured(Test):
+    """The test of a comparison that a scan cannot measure, or leaves out."""
+
+    id: str
+    rule: str
+    probe: str
+    stopped: str
+
+    def observe(self, number: int, selection: bool, views: Views) -> None:
+        """Take in nothing."""
+
+    def measurement(self) -> Measurement:
+        """Return no counts."""
+        return Measurement(id=self.id, rule=self.rule, probe=self.probe)
+
+
 class BlockSource(Protocol):
     """Function that returns an earlier block."""
 

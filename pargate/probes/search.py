@@ -12,7 +12,7 @@ from PIL import Image
 from pargate.core.found import Family, Found
 from pargate.core.results import Measurement
 from pargate.probes.attack import predictions
-from pargate.probes.base import PROBES, Asked, Probe, Scene, Test, Views, Words
+from pargate.probes.base import PROBES, Asked, NotMeasured, Probe, Scene, Test, Words
 from pargate.probes.targeted import METRICS, Baseline, TargetedTest
 from pargate.triggers import Trigger
 from pargate.triggers.file import FileTrigger
@@ -40,22 +40,6 @@ class SearchTest(TargetedTest):
         )
 
 
-@dataclass
-class NotSearched(Test):
-    """A comparison of a model that cannot be searched."""
-
-    id: str
-    rule: str
-    stopped: str
-
-    def observe(self, number: int, selection: bool, views: Views) -> None:
-        """Take in nothing."""
-
-    def measurement(self) -> Measurement:
-        """Return no counts."""
-        return Measurement(id=self.id, rule=self.rule, probe=Search.name)
-
-
 @PROBES.add("search")
 class Search(Probe):
     """Finds a trigger that the policy does not name, and counts how many images it moves to one class."""
@@ -76,7 +60,7 @@ class Search(Probe):
         """Return a test of the trigger that is found on the selection half; it is fixed before anything is measured."""
         found = scene.search(cast(Family, asked.direction))
         if isinstance(found, str):
-            return NotSearched(asked.id, asked.rule, found)
+            return NotMeasured(asked.id, asked.rule, cls.name, found)
         trigger, png = _trigger(found)
         # A control of the same energy says nothing about a trigger that was climbed on this very model.
         over: Baseline | None = None

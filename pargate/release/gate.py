@@ -30,9 +30,10 @@ from pargate.policy.resolve import Resolved
 from pargate.policy.resolve import read as read_policy
 from pargate.policy.schema import PairsSource
 from pargate.release import escalation
-from pargate.release.estimate import cleaning_minutes, minutes
 from pargate.release.finish import report_of, write
 from pargate.release.stages import SPLITS, GateRequest, Run
+from pargate.scanning.choose import processor_threads
+from pargate.scanning.estimate import cleaning_minutes, minutes
 from pargate.triggers import build
 
 
@@ -86,10 +87,11 @@ def plan(request: GateRequest) -> tuple[str, ...]:
         f"policy  {run.policy.source}, {len(policy.rules)} rules",
         f"images  {request.scan.image_source}, in disjoint splits: {', '.join(split.name for split in run.splits)}",
     ]
-    kind, cores = run.kind(), _cores()
+    kind, count = run.kind(), processor_threads()
+    compared = request.scan.compared_source is not None
     sizes = sizes_of(checkpoint, run.pairs(), kind) if policy.clean.when == "fail" else None
-    took = minutes(checkpoint, policy, kind, cores)
-    lines.append(f"expected on {'one GPU' if kind == 'cuda' else f'{cores} cores'}, from sizes alone:")
+    took = minutes(checkpoint, policy, kind, count, reference=compared)
+    lines.append(f"expected on {'one GPU' if kind == 'cuda' else f'{count} cores'}, from sizes alone:")
     lines.append(f"  scan the model                      {took.scan:6.1f} min")
     if sizes is not None:
         lines.append("  if it fails, at most these attempts:")
@@ -97,7 +99,7 @@ def plan(request: GateRequest) -> tuple[str, ...]:
             step = escalation.step(policy.clean, attempt, sizes)
             lines.append(f"    {escalation.method(policy.clean, attempt, sizes)}: {step.name}")
             config = escalation.proposed(policy.clean, attempt, sizes)
-            cleaning = cleaning_minutes(checkpoint, kind, cores, config.steps * config.batch_size)
+            cleaning = cleaning_minutes(checkpoint, kind, count, config.steps * config.batch_size)
             lines.append(f"      clean                           {cleaning:6.1f} min")
             lines.append(f"      scan, to pick                   {took.scan:6.1f} min")
         lines.append(f"    certify the picked candidate      {took.certify:6.1f} min")
@@ -206,9 +208,3 @@ def _check_space(request: GateRequest, policy: Resolved, checkpoint: Checkpoint)
             f"no space for {request.out}: about {need / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free",
             "free space or choose another place",
         )
-
-
-def _cores() -> int:
-    from pargate.scanning.choose import processor_threads
-
-    return processor_threads()

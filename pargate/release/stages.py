@@ -374,7 +374,7 @@ class Run:
             reports = [ScanReport.from_json(path.read_bytes()) for path in sorted(folder.glob(f"*/{GRAPHS_REPORT}"))]
         else:
             self.request.state.mkdir(exist_ok=True)
-            made = export(ExportRequest(replace(asked, model=candidate.model()), folder), self.emit)
+            made = export(ExportRequest(replace(asked, model=candidate.model(), proven=True), folder), self.emit)
             parity, reports = list(made.parity), list(made.reports)
         seconds = round(time.monotonic() - began, 3)
         record = export_record(candidate.weights, folder, asked.started, seconds) if folder.exists() else None

@@ -6,12 +6,16 @@ from pargate.core.names import tidy
 from pargate.core.results import Metric
 from pargate.errors import InputError
 from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, read_classes
-from pargate.images.labelled import LabelledImages, label_images
+from pargate.images.labelled import SELECTION, LabelledImages, label_images
 from pargate.images.opening import open_images
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.judge import judge
+from pargate.policy.schema import Rule
 from pargate.probes.base import PROBES, UNKNOWN
 from pargate.scanning.request import ScanRequest
+
+SEARCHED = 128
+"""Number of images that triggers are searched on, where there are four times as many."""
 
 
 def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
@@ -30,13 +34,16 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
             f"{request.image_source} holds other images than the policy {policy.name} names: {found_digest}",
             "give those images, or change the policy",
         )
+    searching = any(rule.families for rule in policy.rules if not _left_out(rule, request))
+    dataset = dataset if request.split is None else dataset.take(request.split)
     images = label_images(
-        dataset if request.split is None else dataset.take(request.split),
+        dataset,
         source,
         names,
         asked,
         policy.classes.templates or DEFAULT_TEMPLATES,
         request.settings.seed,
+        SEARCHED if searching else SELECTION,
     )
     known = images.labels[images.labels >= 0]
     wanting = [rule.probe for rule in policy.rules if "captions" in PROBES[rule.probe].needs]
@@ -67,12 +74,22 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
             + f": give class folders, a CSV with the column label, tars with .cls, or {BUILTIN_SCENES}"
         )
     for rule in policy.rules:
+        if _left_out(rule, request):
+            notices.append(
+                f"rule {rule.id} was left out: a search for triggers that nobody named needs --reference, a trusted "
+                "model such as the parent, or --tuned"
+            )
         if Metric.ATTACK_SUCCESS in rule.max and UNKNOWN in rule.target:
             notices.append(
                 f"rule {rule.id} limits the attack success towards an unknown target: natural pull is not subtracted; "
                 "a limit on the excess does that"
             )
     return images, tuple(notices)
+
+
+def _left_out(rule: Rule, request: ScanRequest) -> bool:
+    """Return whether a scan leaves a rule out, since it has no reference."""
+    return rule.needs_reference and request.compared_source is None
 
 
 def class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:

@@ -18,6 +18,8 @@ from pargate.core.report import (
     Tool,
 )
 from pargate.core.results import (
+    LEFT_OUT,
+    NO_REFERENCE,
     UNSAFE_FILE,
     FileFacts,
     Finding,
@@ -264,18 +266,23 @@ def _model(cached: CachedEncoder, activation_note: str) -> ModelInfo:
 
 def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Coverage:
     """Return what was probed, and what this scan cannot show."""
-    families = dict.fromkeys(family for rule in policy.rules for family in rule.families)
     limits = [
         "Triggers that the policy does not name, and other drawings of the ones it names: a backdoor with a secret "
         "pattern does not respond to published triggers. If you have the pattern, probe it with the trigger `file`.",
         f"Targets that are not among the {len(loop.images.classes.names)} classes.",
         "Triggers in captions: only image triggers were probed.",
     ]
+    left_out = [q.comparison.rule.id for q in loop.running if q.comparison.rule.families and q.stopped == NO_REFERENCE]
+    families = dict.fromkeys(
+        q.comparison.direction for q in loop.running if q.comparison.rule.families and q.stopped not in LEFT_OUT
+    )
+    if left_out:
+        limits.insert(1, f"Triggers that nobody named: the rule {left_out[0]} was left out, for want of a reference.")
     if families:
         limits.insert(
             1,
-            f"What the search ({', '.join(families)}) did not find: its budget is small, and triggers that change "
-            "colours, bend the image or need two things at once are outside these families.",
+            f"What the search ({', '.join(families)}) did not find: its budget is small, and triggers that bend the "
+            "image, need two things at once or are stronger or fainter than these families are outside it.",
         )
     asks_excess = any(Metric.EXCESS in rule.max for rule in policy.rules)
     if asks_excess and pair.reference is None:

@@ -59,6 +59,8 @@ class ScanRequest:
     """Split of the images; None for all of them."""
     all_controls: bool = False
     """Whether the control of every trigger is measured, even if the attack success alone decides the comparison."""
+    proven: bool = False
+    """Whether the model is graphs that were proven to equal a checkpoint of the same gate, which was searched."""
     pictures: bool = True
     """Whether the report holds example images."""
 

@@ -19,7 +19,7 @@ from pargate.core import zeroshot
 from pargate.core.found import Family, Found
 from pargate.core.model import Checkpoint, Vectors
 from pargate.core.report import ScanReport
-from pargate.core.results import Metric
+from pargate.core.results import GRAPHS_OF_CHECKPOINT, NO_REFERENCE, Metric
 from pargate.errors import InputError, Undecided, UnsafeCheckpoint
 from pargate.export.parity import altered, made_from
 from pargate.files import BlockStore
@@ -28,9 +28,11 @@ from pargate.images.prefetch import Decoder
 from pargate.models.open import inspect, opened, source_of
 from pargate.models.shapes import check
 from pargate.policy.resolve import Resolved
-from pargate.policy.schema import Policy
-from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN, Asked
+from pargate.policy.schema import Comparison, Policy
+from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN, Asked, NotMeasured
+from pargate.scanning.choose import open_pair, processor_threads
 from pargate.scanning.embed import CachedEncoder, ModelPair
+from pargate.scanning.estimate import minutes, searched_passes
 from pargate.scanning.examples import examples
 from pargate.scanning.found import search
 from pargate.scanning.images import read_images
@@ -66,6 +68,14 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     if request.compared_source:
         lines.append(f"{'reference' if request.reference_source else 'tuned    '} {source_of(request.compared_source)}")
     _check_triggers(policy, model.preprocess.size, request.settings.seed)
+    left_out = {rule.id for rule in policy.rules if rule.needs_reference and not request.compared_source}
+    compared = request.compared_source is not None
+    if passes := searched_passes(policy, reference=compared):
+        expected = minutes(model, policy, "cpu", processor_threads(), reference=compared).scan
+        lines.append(
+            f"search    {passes:,} images forward and backward; on the processor the scan takes about "
+            f"{expected:.1f} min, within a factor of three"
+        )
     for comparison in asked:
         trigger = comparison.trigger
         subject = "the weights file" if comparison.id == FILE else "clean images"
@@ -77,6 +87,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         limits += [f"{metric} at most {limit.text} worse" for metric, limit in comparison.rule.worsening.items()]
         if comparison.rule.allow is not None:
             limits.append(f"one of {', '.join(comparison.rule.allow.formats)}")
+        if comparison.rule.id in left_out:
+            limits = ["left out: the rule needs --reference or --tuned"]
         lines.append(f"  {comparison.rule.id}: {label}: {', '.join(limits)}")
     return (*lines, *(f"note: {notice}" for notice in (*_remarks(request.policy), *notices)))
 
@@ -117,9 +129,6 @@ def scan(
         _check_triggers(policy, model.checkpoint.preprocess.size, request.settings.seed)
         decoder.start(images.items, images.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
-        # Imported late: torch takes seconds, and every check above may already have failed.
-        from pargate.scanning.choose import open_pair
-
         store = BlockStore(request.settings.cache)
         readable = partial(decoder.readable, source=images.source)
         try:
@@ -302,6 +311,15 @@ class _Scene:
         return search(self.loop, family)
 
 
+def _left_out(comparison: Comparison, request: ScanRequest, pair: ModelPair) -> str:
+    """Return why a search is left out; empty if it is not."""
+    if not comparison.rule.families:
+        return ""
+    if request.proven:
+        return GRAPHS_OF_CHECKPOINT
+    return NO_REFERENCE if comparison.rule.needs_reference and pair.reference is None else ""
+
+
 def prepare(
     request: ScanRequest,
     policy: Policy,
@@ -329,6 +347,8 @@ def prepare(
     for comparison in policy.comparisons:
         probe = PROBES[comparison.rule.probe]
         if not probe.measures:
-            test = probe.start(comparison.asked, scene)
+            why = _left_out(comparison, request, pair)
+            asked = comparison.asked
+            test = NotMeasured(asked.id, asked.rule, probe.name, why) if why else probe.start(asked, scene)
             loop.running.append(Running(comparison, test, stopped=test.stopped))
     return loop

@@ -1,11 +1,12 @@
-"""Estimate the duration of a gate from sizes alone, before any model is opened.
+"""Estimate the duration of a scan and of a gate from sizes alone, before any model is opened.
 
-The estimate is good to a factor of about three. The rates are those of a slow machine, so that most gates end sooner.
+The estimate is good to a factor of about three. The rates are those of a slow machine, so that most runs end sooner.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
+from pargate.core.found import PASSES, Family
 from pargate.core.model import Checkpoint
 from pargate.policy.schema import Policy
 
@@ -17,9 +18,6 @@ READ = 400.0
 
 IMAGES = 192
 """Images until a comparison is decided."""
-
-SEARCHED = 6500
-"""Passes that the search of one family costs, a pass backward counted as two."""
 
 EXPORT_S = 20.0
 """Seconds to write the graphs of a small model; the time of a large one is that of writing its weights."""
@@ -36,11 +34,13 @@ class Minutes:
     export: float
 
 
-def minutes(checkpoint: Checkpoint, policy: Policy, kind: Literal["cpu", "cuda"], cores: int) -> Minutes:
+def minutes(
+    checkpoint: Checkpoint, policy: Policy, kind: Literal["cpu", "cuda"], cores: int, *, reference: bool
+) -> Minutes:
     """Estimate the minutes of each stage on a machine with `cores` cores."""
     image, rate = _operations(checkpoint), _rate(kind, cores)
     triggered = len([c for c in policy.comparisons if c.trigger is not None or c.rule.families])
-    searched = SEARCHED * sum(len(rule.families) for rule in policy.rules)
+    searched = 3 * searched_passes(policy, reference=reference)  # a pass backward takes as long as two forward
 
     def seconds(passes: float, images: float) -> float:
         return passes * image / rate + images / (READ * cores) + 5
@@ -51,6 +51,12 @@ def minutes(checkpoint: Checkpoint, policy: Policy, kind: Literal["cpu", "cuda"]
         certify=(seconds(certified, IMAGES) + seconds(2 * 5 * IMAGES, 5 * IMAGES)) / 60,
         export=(EXPORT_S + checkpoint.size_bytes / 50e6) / 60,
     )
+
+
+def searched_passes(policy: Policy, *, reference: bool) -> int:
+    """Return how many images go forward and backward through the image tower for the policy's searches."""
+    rules = [rule for rule in policy.rules if reference or not rule.needs_reference]
+    return sum(PASSES[cast(Family, family)] for rule in rules for family in rule.families)
 
 
 def cleaning_minutes(checkpoint: Checkpoint, kind: Literal["cpu", "cuda"], cores: int, pairs: int) -> float:
