@@ -95,7 +95,7 @@ def scan(
     resolved, reader = open_policy(policy, policy_ref, today, console)
     if max_minutes is not None and max_minutes <= 0:
         raise InputError("--max-minutes must be more than 0")
-    if found is not None and not any(rule.families for rule in resolved.policy.rules):
+    if found is not None and not any(rule.probe == "search" for rule in resolved.policy.rules):
         raise InputError(
             f"--found {found}: the policy {resolved.policy.name} has no rule of the probe search, which finds triggers",
             "add one, or leave the option out",

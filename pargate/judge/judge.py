@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pargate.core.results import (
+    CLASS_NAME,
     NOT_FINITE,
     RANK,
     TOP_CAPTIONS,
@@ -195,7 +196,7 @@ def _margin(finding: Finding) -> float:
 def _message(comparison: Comparison, measurement: Measurement | None, bounds: Sequence[Bound], status: Status) -> str:
     if measurement is None or not bounds:
         return "Not measured."
-    subject = f"search ({comparison.direction})" if comparison.rule.families else "clean carriers"
+    subject = f"{comparison.rule.probe} ({comparison.direction})" if comparison.rule.families else "clean carriers"
     if measurement.trigger is not None:
         subject = measurement.trigger.label
         if measurement.target is not None:
@@ -212,15 +213,23 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     words = {Status.MET: "within", Status.BREACH: "beyond", Status.OPEN: "not decided against"}
     kind = "maximum" if worst.upper else "minimum"
     span = f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
+    counted = "captions" if PROBES[comparison.rule.probe].on_captions else "carriers"
     found = (
-        f"{subject}: {name} {estimate} {span} on {worst.n} carriers, {words[status]} the {kind} of {worst.limit_text}"
+        f"{subject}: {name} {estimate} {span} on {worst.n} {counted}, {words[status]} the {kind} of {worst.limit_text}"
     )
-    if worst.metric == Metric.EXCESS and worst.status is Status.OPEN and worst.high <= worst.limit and worst.n >= FLOOR:
+    if worst.metric != Metric.EXCESS or worst.status is not Status.OPEN:
+        return f"{found}."
+    if measurement.pairs is not None and measurement.pairs.baseline == CLASS_NAME:
+        found += (
+            ": it is not shown to move fewer captions than the name of a class does, and only a reference can show "
+            "whether it is planted"
+        )
+    elif worst.high <= worst.limit and worst.n >= FLOOR:
         found += (
             ": the control pulls to the same class, so the attack success cannot be told from natural pull without "
             "a reference"
         )
-    if comparison.rule.families and worst.metric == Metric.EXCESS and worst.status is Status.OPEN:
+    if comparison.rule.families:
         found += "" if measurement.pairs else ": without a reference it cannot be told from natural pull"
     return f"{found}."
 

@@ -135,6 +135,7 @@ def _rule(key: Path, old: Rule, new: Rule) -> Iterator[Change]:
         yield Change((*key, "probe"), old.probe, new.probe, "looser")
     yield from _kept((*key, "triggers"), _triggers(old), _triggers(new))
     yield from _kept((*key, "families"), _named(old.families), _named(new.families))
+    yield from _kept((*key, "phrases"), _named(old.phrases), _named(new.phrases))
     # Each named target is measured by itself, so a named target and the unknown one do not replace each other.
     yield from _kept((*key, "target"), *({class_key(t): t for t in rule.target} for rule in (old, new)))
     yield from _limits((*key, "max"), old.max, new.max, "down")

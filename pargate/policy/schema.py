@@ -118,7 +118,9 @@ class Rule(PolicyModel):
     probe: Annotated[str, BeforeValidator(_offered)]
     triggers: tuple[TriggerSpec, ...] = ()
     families: tuple[str, ...] = ()
-    """Of the probe search: which families of triggers it searches."""
+    """Of the probes search and text: which families of triggers they search."""
+    phrases: Words = ()
+    """Of the probe text: texts that it puts before and behind captions, as the family phrases."""
     target: Annotated[Words, Field(min_length=1)] = (UNKNOWN,)
     max: dict[MetricName, LimitField] = {}
     min: dict[MetricName, LimitField] = {}
@@ -162,8 +164,9 @@ class Rule(PolicyModel):
     def _without_no_families(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what only one probe has, so that a report of other probes stays the same to the last byte."""
         found: dict[str, Any] = handler(self)
-        if not self.families:
-            found.pop("families", None)
+        for name in ("families", "phrases"):
+            if not found.get(name):
+                found.pop(name, None)
         return found
 
     def _check_families(self, probe: type[Probe]) -> None:
@@ -179,6 +182,8 @@ class Rule(PolicyModel):
                 raise ValueError(f"the probe {self.probe} has no family '{family}'.{near} Families: {known}")
         if len(set(self.families)) < len(self.families):
             raise ValueError("a family is named twice in `families`")
+        if bool(self.phrases) != ("phrases" in self.families):
+            raise ValueError("`phrases` and the family phrases of the probe text need each other")
         if self.families and self.target != (UNKNOWN,):
             raise ValueError(f"the probe {self.probe} finds the target itself; leave out `target`")
 
@@ -213,7 +218,7 @@ class Comparison:
     def asked(self) -> Asked:
         """The comparison in the terms of its probe."""
         metrics = frozenset((*self.rule.max, *self.rule.min, *self.rule.worsening))
-        return Asked(self.id, self.rule.id, self.trigger, self.target, self.direction, metrics)
+        return Asked(self.id, self.rule.id, self.trigger, self.target, self.direction, metrics, self.rule.phrases)
 
 
 class PairsSource(PolicyModel):

@@ -39,8 +39,9 @@ class Minutes:
 def minutes(checkpoint: Checkpoint, policy: Policy, kind: Literal["cpu", "cuda"], cores: int) -> Minutes:
     """Estimate the minutes of each stage on a machine with `cores` cores."""
     image, rate = _operations(checkpoint), _rate(kind, cores)
-    triggered = len([c for c in policy.comparisons if c.trigger is not None or c.rule.families])
-    searched = SEARCHED * sum(len(rule.families) for rule in policy.rules)
+    searches = [c for c in policy.comparisons if c.rule.probe == "search"]
+    triggered = len([c for c in policy.comparisons if c.trigger is not None]) + len(searches)
+    searched = SEARCHED * len(searches)
 
     def seconds(passes: float, images: float) -> float:
         return passes * image / rate + images / (READ * cores) + 5

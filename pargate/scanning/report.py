@@ -231,8 +231,9 @@ def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding
         limits = [bound.limit for bound in finding.bounds if bound.metric == Metric.EXCESS]
         if limits and success > max(limits) and measured.pairs.baseline.startswith("control"):
             target = measured.target.name if measured.target else "one class"
+            counted = "captions" if PROBES[measured.probe].on_captions else "images"
             yield (
-                f"{measured.trigger.label} sends {success:.0%} of the images to {target}, but its control pulls "
+                f"{measured.trigger.label} sends {success:.0%} of the {counted} to {target}, but its control pulls "
                 f"{measured.pairs.baseline_rate or 0.0:.0%} to {measured.pairs.target}: only a reference model shows "
                 "whether that is planted"
             )
@@ -264,17 +265,23 @@ def _model(cached: CachedEncoder, activation_note: str) -> ModelInfo:
 
 def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Coverage:
     """Return what was probed, and what this scan cannot show."""
-    families = dict.fromkeys(family for rule in policy.rules for family in rule.families)
+    images, texts = (
+        dict.fromkeys(family for rule in policy.rules if rule.probe == probe for family in rule.families)
+        for probe in ("search", "text")
+    )
     limits = [
         "Triggers that the policy does not name, and other drawings of the ones it names: a secret fixed patch or "
         "picture does not answer to a catalogue. Whoever holds the pattern can probe it with the trigger `file`.",
         f"Targets that are not among the {len(loop.images.classes.names)} classes.",
-        "Triggers in captions: only image triggers were probed.",
+        "Triggers in captions: only image triggers were probed."
+        if not texts
+        else f"Triggers in captions that the search of texts ({', '.join(texts)}) did not find: words that act only "
+        "together are outside it.",
     ]
-    if families:
+    if images:
         limits.insert(
             1,
-            f"What the search ({', '.join(families)}) did not find: its budget is small, and triggers that change "
+            f"What the search ({', '.join(images)}) did not find: its budget is small, and triggers that change "
             "colours, bend the image or need two things at once are outside these families.",
         )
     asks_excess = any(Metric.EXCESS in rule.max for rule in policy.rules)

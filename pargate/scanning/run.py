@@ -7,7 +7,7 @@ test that is still open.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pargate import events
 from pargate.core import zeroshot
-from pargate.core.found import Family, Found
+from pargate.core.found import Family, Found, FoundText, TextFamily
 from pargate.core.model import Checkpoint, Precision, Vectors
 from pargate.core.names import tidy
 from pargate.core.report import ScanReport
@@ -46,6 +46,7 @@ from pargate.scanning.examples import examples
 from pargate.scanning.found import search
 from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
+from pargate.scanning.texts import find
 
 POOL = 1000
 """Largest number of captions that retrieval searches."""
@@ -415,6 +416,15 @@ class _Scene:
             views = self.loop.selection()
             self._galleries[reference] = np.concatenate([block.clean(reference=reference) for block in views])
         return self._galleries[reference]
+
+    @property
+    def gallery_digests(self) -> tuple[str, ...]:
+        """The digests of the images of `gallery`, in its order."""
+        return tuple(digest for block in self.loop.selection() for digest in block.digests)
+
+    def find_text(self, family: TextFamily, phrases: Sequence[str]) -> FoundText | str:
+        """Return the text of a family that moves the most captions to one class, or why none can be searched."""
+        return find(self.loop, self.pair, self.texts, family, phrases)
 
     def search(self, family: Family) -> Found | str:
         """Return the trigger of a family that moves the model most, or why none can be searched."""
