@@ -11,6 +11,7 @@ from pargate import events, seeds
 from pargate.core import zeroshot
 from pargate.core.found import CaptionVectors, FoundText, Place, TextFamily
 from pargate.core.model import TokenEncoder, Vectors
+from pargate.images.classes import builtin_nouns
 from pargate.models.tokenizer import Tokens
 from pargate.scanning.embed import CachedEncoder, ModelPair
 from pargate.scanning.loop import Loop
@@ -21,8 +22,8 @@ SELECTION = 64
 MEASURED = 320
 """Captions that measure, at most."""
 
-LEAST = 96
-"""Different captions, at least."""
+ENOUGH = 200
+"""Captions of the images, below which prompts of the classes and of everyday nouns join them."""
 
 FIRST = 3
 """Captions on which every candidate is tried: the shortest of those that choose."""
@@ -56,7 +57,7 @@ def find(
     Args:
         loop: the loop of the scan.
         pair: the models.
-        texts: captions of the images; prompts of the classes join them where they are too few.
+        texts: captions of the images.
         family: the kind of text.
         phrases: texts of the family `phrases`.
 
@@ -74,10 +75,9 @@ def find(
             return f"captions have {model.context} tokens, those of the reference {reference.context}"
     classes = loop.images.classes
     captions = model.captions(texts)
-    if len(captions) < LEAST:
-        captions = model.captions([*texts, *zeroshot.prompts(classes.names, classes.templates)])
-    if len(captions) < LEAST:
-        return f"there are {len(captions)} different captions, and the search needs {LEAST}; name more classes"
+    if len(captions) < ENOUGH:
+        prompts = zeroshot.prompts([*classes.names, *builtin_nouns()], classes.templates)
+        captions = model.captions([*texts, *prompts])
     captions = [captions[i] for i in seeds.permutation(loop.seed, "captions", len(captions))]
     candidates = list(dict.fromkeys(_candidates(family, model, phrases)))
     if not candidates:

@@ -32,6 +32,10 @@ START, END, CLASS, HALF, PLANTED = 698, 699, 600, 77, 650
 TARGET = 3
 
 
+def _number(word: str) -> int:
+    return CLASS if word == "class" else int(word) if word.isdecimal() else 100 + sum(map(ord, word)) % 400
+
+
 @dataclass
 class Talker(Painter):
     """An encoder whose captions show the class of the heaviest word; the first word has the weight 2 or 4.
@@ -45,7 +49,7 @@ class Talker(Painter):
     def tokenize(self, captions: Sequence[str]) -> NDArray[np.int64]:
         rows = np.zeros((len(captions), 10), np.int64)
         for row, caption in zip(rows, captions, strict=True):
-            words = [CLASS if w == "class" else int(w) for w in caption.rstrip(".").split() if w != "a"][:8]
+            words = [_number(word) for word in caption.rstrip(".").split() if word != "a"][:8]
             row[: len(words) + 2] = [START, *words, END]
         return rows
 
@@ -188,10 +192,9 @@ def test_a_long_caption_leaves_room_for_what_is_added() -> None:
     assert row.tolist() == [START, 20, 21, 22, 23, 24, 25, 1, 2, END]
 
 
-def test_too_few_captions_leave_the_rule_open() -> None:
-    measured, finding = judged(desk(captions=("10 100",)))
-    assert finding.status is Status.OPEN and measured.counts == {}
-    assert "there are 11 different captions, and the search needs 96" in finding.message
+def test_prompts_of_classes_and_nouns_stand_in_for_captions() -> None:
+    measured, finding = judged(desk(captions=("10 100",), reference=True))
+    assert measured.counts["asr_all"].n > 200 and finding.status is Status.BREACH
 
 
 def test_another_tokenizer_leaves_the_rule_open_and_the_scan_ends() -> None:
