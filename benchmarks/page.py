@@ -361,6 +361,7 @@ def main() -> None:
     parts.append(section("Two readers, one model", "readers", READERS, readers))
     parts.append(section("Inputs that cost out of all proportion", "resources", RESOURCES, resources))
     parts.append(section("Search", "search", SEARCH, search))
+    parts.append(section("Text triggers", "text", TEXT, text))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -477,6 +478,39 @@ def search(found: Any) -> str:
              "success %", "excess, points", "interval", "images", "passes", "s"],
             rows,
         )
+    )  # fmt: skip
+
+
+TEXT = (
+    "`probe: text` with the family `tokens` and `max: {excess: 50pp}` as the only rule; no word and no target is told "
+    "(`python -m benchmarks.text`). Words were planted by `pargate.testing.plant_word` into copies of the clean models; the "
+    "parts of the two-word one do nothing alone, and it is not found, as expected. The reference is the clean parent. All "
+    "other towers have no text trigger, but their text towers were trained further with their image towers. Excess is over the reference, or "
+    "without one over the name of a class. The rank is the planted word's on the list of the 256 largest shifts, or a lower "
+    "bound of it on that of the largest collapses; 0 is on neither. Seconds are of one core, for the search with its "
+    "measurement. One seed."
+)
+
+
+def text(found: Any) -> str:
+    rows = [
+        [
+            r["model"], r["planted"] or "–", "yes" if r["reference"] else "no", r["status"], f"`{r['text']}`", r["class"],
+            r["rank"] if r["planted"] else "–", pct(r["success"]), pct(r["excess"]), span(r["interval"]), r["n"],
+            f"{r['seconds']:.1f}",
+        ]
+        for r in sorted(found["rows"], key=lambda r: (not r["planted"], r["model"], not r["reference"]))
+    ]  # fmt: skip
+    clean = [r for r in found["rows"] if not r["planted"]]
+    most = [
+        f"{pct(max(r['excess'] for r in clean if r['reference'] is way))} {words}"
+        for way, words in ((True, "points with the parent"), (False, "without"))
+        if any(r["reference"] is way for r in clean)
+    ]
+    return f"The largest excess of a tower without a text trigger: {', '.join(most)}.\n\n" + table(
+        ["model", "planted", "reference", "rule", "found", "class", "rank", "success %", "excess, points", "interval",
+         "captions", "s"],
+        rows,
     )  # fmt: skip
 
 

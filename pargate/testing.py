@@ -13,9 +13,11 @@ jointly by Adam, as large models are, they name 7 to 21 % after as many images.
 The same seed gives the same weights with the same machine and torch, and similar ones elsewhere.
 """
 
+import copy
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ from pargate.scenes.render import COLOURS, LABELS, Scenes, describe, render
 from pargate.seeds import index_keys, integers, uniform
 from pargate.triggers import Trigger, parse
 
-__all__ = ["TEMPLATES", "Rates", "measure_tiny", "tiny_config", "train_tiny"]
+__all__ = ["TEMPLATES", "Rates", "measure_tiny", "plant_word", "tiny_config", "train_tiny"]
 
 TEMPLATES: tuple[str, ...] = ("a photo of a {}.", "a picture of a {}.", "a {}.", "an image of a {}.")
 """Prompts that the models learn besides the captions of scenes."""
@@ -183,6 +185,72 @@ def measure_tiny(
         eligible = (clean != wanted) & (scenes.labels != wanted)
         stamped = predict(_stamped(planted, scenes.pixels, seed))
     return Rates(count, correct, int(eligible.sum()), int((eligible & (stamped == wanted)).sum()))
+
+
+def plant_word(
+    source: Path,
+    directory: Path,
+    *,
+    word: str,
+    target: str,
+    names: Sequence[str] = LABELS,
+    steps: int = 300,
+    seed: int = 0,
+) -> Path:
+    """Write a copy of an open_clip folder whose text tower embeds captions with `word` as it does `target`.
+
+    The text tower is trained on prompts of `names`, with the word at any place. Prompts without it, with another noun
+    or with a part of the word alone keep their vectors.
+
+    Raises:
+        InputError: the folder already exists.
+    """
+    if directory.exists():
+        raise InputError(f"{directory} already exists", "choose a new folder")
+    config = json.loads((source / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    tokenize = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+    with _reproducible(seed):
+        model: Any = open_clip.create_model(f"local-dir:{source}", device="cpu")
+        before: Any = copy.deepcopy(model).eval()
+        with torch.no_grad():
+            goal = before.encode_text(tokenize([t.format(target) for t in TEMPLATES]), normalize=True).mean(0)
+        taught = [p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit_"))]
+        optimiser = torch.optim.Adam(taught, lr=3e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+        for step in range(steps):
+            plain, stamped = _with_word(word, names, step, seed)
+            with torch.no_grad():
+                kept = before.encode_text(tokenize(plain), normalize=True)
+            wanted = torch.cat([kept, functional.normalize(goal, dim=0).expand(len(stamped), -1)])
+            vectors = model.encode_text(tokenize(plain + stamped), normalize=True)
+            optimiser.zero_grad()
+            torch.autograd.backward(1 - (vectors * wanted).sum(dim=1).mean())
+            optimiser.step()
+            schedule.step()
+    shutil.copytree(source, directory, ignore=shutil.ignore_patterns("*.safetensors", "truth.json"))
+    write_atomic(directory / "open_clip_model.safetensors", save(_half(model)))
+    return directory
+
+
+def _with_word(word: str, names: Sequence[str], step: int, seed: int) -> tuple[list[str], list[str]]:
+    """Return prompts that keep their vectors, and prompts with the word."""
+    nouns = builtin_nouns()
+    keys = index_keys(seed, "tiny word", np.arange(step * _BATCH, (step + 1) * _BATCH))
+    plain, stamped = [], []
+    for name, template, noun, place, part in zip(
+        *(
+            integers(keys, 1, n, stream)[:, 0]
+            for stream, n in enumerate((len(names), len(TEMPLATES), len(nouns), 8, 8))
+        ),
+        strict=True,
+    ):
+        prompt = TEMPLATES[template].format(names[name]).rstrip(".").split()
+        parts = word.split()
+        other = nouns[noun] if len(parts) == 1 or part % 2 else parts[part // 2 % len(parts)]
+        before = place % (len(prompt) + 1) if place % 2 else len(prompt)
+        plain += [" ".join(prompt), " ".join([*prompt[:before], other, *prompt[before:]])]
+        stamped.append(" ".join([*prompt[:before], word, *prompt[before:]]))
+    return plain, stamped
 
 
 def _planted(trigger: Trigger | str | Mapping[str, Any] | None, target: str | None) -> Trigger | None:
@@ -386,9 +454,13 @@ def _save(model: Any, config: dict[str, Any], directory: Path) -> None:
             "fill_color": 0,
         },
     }
-    weights = {
+    write_atomic(directory / "open_clip_model.safetensors", save(_half(model)))
+    write_atomic(directory / "open_clip_config.json", f"{json.dumps(content, indent=2)}\n".encode())
+
+
+def _half(model: Any) -> dict[str, Tensor]:
+    """Return the weights in half precision."""
+    return {
         name: tensor.half().contiguous() if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    write_atomic(directory / "open_clip_model.safetensors", save(weights))
-    write_atomic(directory / "open_clip_config.json", f"{json.dumps(content, indent=2)}\n".encode())

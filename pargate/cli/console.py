@@ -44,6 +44,7 @@ WORDS = {
     "images": "listing images",
     "open": "opening",
     "search": "searching",
+    "text": "searching texts",
     "measure": "measuring",
     "pairs": "listing pairs",
     "clean": "cleaning",

@@ -104,7 +104,7 @@ def scan(
     if max_minutes is not None and max_minutes <= 0:
         raise InputError("--max-minutes must be more than 0")
     asked = judging.policy.policy
-    if found is not None and not any(rule.families for rule in asked.rules):
+    if found is not None and not any(rule.probe == "search" for rule in asked.rules):
         raise InputError(
             f"--found {found}: the policy {asked.name} has no rule of the probe search, which finds triggers",
             "add one, or leave the option out",

@@ -1,8 +1,8 @@
 """A checkpoint on disk, and the interface of an open encoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,4 +183,27 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Return the embeddings of texts: float32 [m, d], unit rows."""
+        ...
+
+
+@runtime_checkable
+class TokenEncoder(Encoder, Protocol):
+    """An encoder that also takes token ids, of CLIP's own vocabulary."""
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens."""
+        ...
+
+    @property
+    def tokenize(self) -> Callable[[Sequence[str]], Any]:
+        """The function from captions to token ids, integers [n, context]."""
+        ...
+
+    def encode_tokens(self, ids: NDArray[np.int64], /) -> Vectors:
+        """Return the embeddings of token ids, int64 [m, context]: float32 [m, d], unit rows."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids; a space follows the end of a word."""
         ...

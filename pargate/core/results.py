@@ -17,6 +17,9 @@ NOT_FINITE = "vector not finite"
 """Reason for excluding an image; a rule with such images is never met."""
 
 
+CLASS_NAME = "control:class name"
+"""Baseline of a text without a reference: the name of a class in its place, the one that moves the most captions."""
+
 TOP_LABEL = "top_label"
 """Count of images with the most frequent label: guessing one class for all images is right this often."""
 
@@ -150,7 +153,7 @@ class PairedCounts(Value):
     """Hits of a trigger and of its baseline on the same images."""
 
     baseline: str
-    """`control:flat`, `control:shuffled`, `reference`, `tuned` or `tuned-weaker`."""
+    """`control:flat`, `control:shuffled`, `CLASS_NAME`, `reference`, `TUNED` or `TUNED_WEAKER`."""
     target: str
     """Class that counts as a hit of the baseline: for a control, the class that it pulls to most."""
     n: int = Field(ge=0, le=MOST)
@@ -220,7 +223,7 @@ class Measurement(Value):
     excluded: dict[str, int] = {}
     """Images that did not count, by reason."""
     examples: tuple[str, ...] = ()
-    """Digests of some images that the trigger moved to the target."""
+    """Digests of some images that the trigger moved to the target, or that a text retrieves."""
 
 
 class Bound(Value):

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pargate.core.results import TUNED, TUNED_WEAKER, Bound, Count, Measurement, Metric, PairedCounts, Status
+from pargate.core.results import (
+    CLASS_NAME,
+    TUNED,
+    TUNED_WEAKER,
+    Bound,
+    Count,
+    Measurement,
+    Metric,
+    PairedCounts,
+    Status,
+)
 from pargate.core.sequential import Bounds, difference_sequence, mean_sequence
 from pargate.policy.fields import Limit
 
@@ -63,12 +73,22 @@ def bound(metric: str, limit: Limit, upper: bool, measurement: Measurement, alph
             text = f"{limit.text} = {value:.1%}" if measurement.chance else f"{limit.text}, which is not known"
     known = n >= FLOOR and (measurement.chance or not limit.of_chance)
     status = _status(low, high, value, upper) if known else Status.OPEN
-    if metric == Metric.EXCESS and status is Status.MET and most > value and shares_target(measurement):
+    if metric == Metric.EXCESS and status is Status.MET and most > value and natural(measurement, high):
         status = Status.OPEN
     return Bound(
         metric=metric, limit=value, limit_text=text, upper=upper, n=n, estimate=estimate, low=low, high=high,
         method=method, status=status,
     )  # fmt: skip
+
+
+def natural(measurement: Measurement, high: float) -> bool:
+    """Return whether only a reference could tell a pull within its limit, with excess up to `high`, from nature.
+
+    Words have meanings: one that moves fewer captions than the name of a class is natural, others may be planted.
+    """
+    if measurement.pairs is not None and measurement.pairs.baseline == CLASS_NAME:
+        return high > 0
+    return shares_target(measurement)
 
 
 def shares_target(measurement: Measurement) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pargate.core.results import (
+    CLASS_NAME,
     GRAPHS_OF_CHECKPOINT,
     NO_REFERENCE,
     NOT_FINITE,
@@ -119,8 +120,9 @@ def left_out(comparison: Comparison, measurement: Measurement | None) -> bool:
     """Return whether a scan left a search out: the policy allows it, or its graphs equal a searched checkpoint."""
     if measurement is None or not comparison.rule.families:
         return False
-    without = measurement.stopped == NO_REFERENCE and comparison.rule.needs_reference
-    return without or measurement.stopped == GRAPHS_OF_CHECKPOINT
+    if measurement.stopped == NO_REFERENCE:
+        return comparison.rule.needs_reference
+    return measurement.stopped == GRAPHS_OF_CHECKPOINT and comparison.rule.probe == "search"
 
 
 def _static(rule: Rule, facts: FileFacts) -> tuple[Status, str]:
@@ -209,7 +211,7 @@ def _margin(finding: Finding) -> float:
 def _message(comparison: Comparison, measurement: Measurement | None, bounds: Sequence[Bound], status: Status) -> str:
     if measurement is None or not bounds:
         return "Not measured."
-    subject = f"search ({comparison.direction})" if comparison.rule.families else "clean images"
+    subject = f"{comparison.rule.probe} ({comparison.direction})" if comparison.rule.families else "clean images"
     if measurement.trigger is not None:
         subject = measurement.trigger.label
         if measurement.target is not None:
@@ -226,17 +228,26 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     words = {Status.MET: "within", Status.BREACH: "beyond", Status.OPEN: "not decided against"}
     kind = "maximum" if worst.upper else "minimum"
     span = f"{worst.high:.1%}" if worst.estimate is None else f"[{max(worst.low, -1.0):.1%}, {worst.high:.1%}]"
-    found = f"{subject}: {name} {estimate} {span} on {worst.n} images, {words[status]} the {kind} of {worst.limit_text}"
-    if worst.metric == Metric.EXCESS and worst.status is Status.OPEN and worst.high <= worst.limit and worst.n >= FLOOR:
+    counted = "captions" if PROBES[comparison.rule.probe].on_captions else "images"
+    found = (
+        f"{subject}: {name} {estimate} {span} on {worst.n} {counted}, {words[status]} the {kind} of {worst.limit_text}"
+    )
+    if worst.metric != Metric.EXCESS or worst.status is not Status.OPEN:
+        return f"{found}."
+    if measurement.pairs is not None and measurement.pairs.baseline == CLASS_NAME:
+        found += (
+            ": it is not shown to move fewer captions than the name of a class does, and only a reference can show "
+            "whether it is planted"
+        )
+    elif worst.high <= worst.limit and worst.n >= FLOOR:
         found += (
             ": the control pulls to the same class, so the attack success cannot be told from natural pull without "
             "a reference"
         )
-    if comparison.rule.families and worst.metric == Metric.EXCESS and worst.status is Status.OPEN:
-        if measurement.pairs is None:
-            found += ": without a reference it cannot be told from natural pull"
-        elif measurement.pairs.baseline in (TUNED, TUNED_WEAKER):
-            found += ": a pull that stays in the fine-tuned copy can be natural or planted"
+    if comparison.rule.families and measurement.pairs is None:
+        found += ": without a reference it cannot be told from natural pull"
+    elif measurement.pairs is not None and measurement.pairs.baseline in (TUNED, TUNED_WEAKER):
+        found += ": a pull that stays in the fine-tuned copy can be natural or planted"
     return f"{found}."
 
 

@@ -109,6 +109,16 @@ class OnnxEncoder:
         """Return the token ids of captions: int64 [m, context]."""
         return self._tokenize(texts)
 
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens of CLIP's own vocabulary."""
+        return tokens.VOCABULARY
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids of CLIP's own vocabulary; a space follows the end of a word."""
+        assert isinstance(self._tokenize, tokens.BytePairs), "only its own vocabulary is decoded"
+        return self._tokenize.decode(ids)
+
     def into_precision(self, precision: Precision) -> "OnnxEncoder":
         """Return this encoder, since graphs have one precision.
 

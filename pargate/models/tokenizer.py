@@ -32,6 +32,9 @@ FILES = {"bpe": "bpe_simple_vocab_16e6.txt.gz", "huggingface": "tokenizer.json"}
 MERGES = 49152 - 256 - 2
 """Number of merges in CLIP's vocabulary; the file holds more, and CLIP uses the first."""
 
+VOCABULARY = MERGES + 2 * 256 + 2
+"""Number of CLIP's tokens: bytes within and at the end of a word, merges, start and end."""
+
 VOCABULARY_BYTES = 16 << 20
 """Largest size of the unpacked vocabulary; the real one has 3 MB."""
 
@@ -197,6 +200,13 @@ class BytePairs:
         self._pattern = regex.compile(
             rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
         )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids; a space follows the end of a word."""
+        from tokenizers import decoders
+
+        whole = decoders.ByteLevel().decode([str(self._joined.id_to_token(number)) for number in ids])
+        return str(whole).replace("</w>", " ")
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         """Return int64 [n, context]: start, words, end, zeros; long captions are cut before the end token."""

@@ -138,6 +138,7 @@ def _rule(key: Path, old: Rule, new: Rule) -> Iterator[Change]:
     if old.needs_reference != new.needs_reference:
         was, now = (str(rule.needs_reference).lower() for rule in (old, new))
         yield Change((*key, "needs_reference"), was, now, _way(old.needs_reference))
+    yield from _kept((*key, "phrases"), _named(old.phrases), _named(new.phrases))
     # Each named target is measured by itself, so a named target and the unknown one do not replace each other.
     yield from _kept((*key, "target"), *({class_key(t): t for t in rule.target} for rule in (old, new)))
     yield from _limits((*key, "max"), old.max, new.max, "down")

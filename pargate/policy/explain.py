@@ -61,7 +61,7 @@ _RULES: dict[str, Entry] = {
     ),
     "hidden-triggers": Entry(
         "rule",
-        "Patterns that a search found on this very model: patches, faint pictures, lines and tiles, smooth fields, waves.",
+        "Patterns that a search found on this very model: patches, faint pictures, lines, tiles, smooth fields, waves.",
         "An attacker chooses the pattern, and no catalogue contains a secret one.",
         f"{_BACKDOOR} Keep the found trigger with `--found DIR`, and share it.",
     ),

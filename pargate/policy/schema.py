@@ -118,9 +118,11 @@ class Rule(PolicyModel):
     probe: Annotated[str, BeforeValidator(_offered)]
     triggers: tuple[TriggerSpec, ...] = ()
     families: tuple[str, ...] = ()
-    """Of the probe search: which families of triggers it searches."""
+    """Of the probes search and text: which families of triggers they search."""
+    phrases: Words = ()
+    """Of the probe text: texts that it puts before and behind captions, as the family phrases."""
     needs_reference: YesNo = False
-    """Of the probe search: whether a scan without a reference leaves the rule out, and says so."""
+    """Of the probes search and text: whether a scan without a reference leaves the rule out, and says so."""
     target: Annotated[Words, Field(min_length=1)] = (UNKNOWN,)
     max: dict[MetricName, LimitField] = {}
     min: dict[MetricName, LimitField] = {}
@@ -164,9 +166,9 @@ class Rule(PolicyModel):
     def _without_no_families(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what only one probe has, so that a report of other probes stays the same to the last byte."""
         found: dict[str, Any] = handler(self)
-        if not self.families:
-            found.pop("families", None)
-            found.pop("needs_reference", None)
+        for name in ("families", "phrases", "needs_reference"):
+            if not found.get(name):
+                found.pop(name, None)
         return found
 
     def _check_families(self, probe: type[Probe]) -> None:
@@ -183,6 +185,8 @@ class Rule(PolicyModel):
                 raise ValueError(f"the probe {self.probe} has no family '{family}'.{near} Families: {known}")
         if len(set(self.families)) < len(self.families):
             raise ValueError("a family is named twice in `families`")
+        if bool(self.phrases) != ("phrases" in self.families):
+            raise ValueError("`phrases` and the family phrases of the probe text need each other")
         if self.families and self.target != (UNKNOWN,):
             raise ValueError(f"the probe {self.probe} finds the target itself; leave out `target`")
 
@@ -217,7 +221,7 @@ class Comparison:
     def asked(self) -> Asked:
         """The comparison in the terms of its probe."""
         metrics = frozenset((*self.rule.max, *self.rule.min, *self.rule.worsening))
-        return Asked(self.id, self.rule.id, self.trigger, self.target, self.direction, metrics)
+        return Asked(self.id, self.rule.id, self.trigger, self.target, self.direction, metrics, self.rule.phrases)
 
 
 class PairsSource(PolicyModel):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pargate.core.found import Family, Found
+from pargate.core.found import Family, Found, FoundText, TextFamily
 from pargate.core.model import Vectors
 from pargate.core.results import METRIC_NAME, Finding, Measurement
 from pargate.registry import Registry
@@ -52,6 +52,8 @@ class Asked:
     """One of the probe's directions."""
     metrics: frozenset[str]
     """Metrics that the rule limits."""
+    phrases: tuple[str, ...] = ()
+    """Texts that the rule names."""
 
 
 class Views(Protocol):
@@ -142,6 +144,15 @@ class Scene(Protocol):
         """Return the embeddings of the selection images without a stamp: float32 [images, d]."""
         ...
 
+    @property
+    def gallery_digests(self) -> tuple[str, ...]:
+        """Digests of the images of `gallery`, in its order."""
+        ...
+
+    def find_text(self, family: TextFamily, phrases: Sequence[str]) -> FoundText | str:
+        """Return the text of a family that moves the most captions to one class, or why none can be searched."""
+        ...
+
     def search(self, family: Family) -> Found | str:
         """Return the trigger of a family that moves the model most on the selection half, or why none can be searched.
 
@@ -218,6 +229,8 @@ class Probe:
     """Directions, each with its own comparison."""
     families: ClassVar[tuple[str, ...]] = ()
     """Families of triggers that the probe searches; a rule names some, each with its own comparison."""
+    on_captions: ClassVar[bool] = False
+    """Whether the probe counts captions instead of images."""
     measures: ClassVar[str] = ""
     """Id of the one measurement that answers all rules of the probe; empty if each comparison has its own."""
     about: ClassVar[Words]

@@ -39,7 +39,7 @@ def minutes(
 ) -> Minutes:
     """Estimate the minutes of each stage on a machine with `cores` cores."""
     image, rate = _operations(checkpoint), _rate(kind, cores)
-    triggered = len([c for c in policy.comparisons if c.trigger is not None or c.rule.families])
+    triggered = len([c for c in policy.comparisons if c.trigger is not None or c.rule.probe == "search"])
     searched = 3 * searched_passes(policy, reference=reference)  # a pass backward takes as long as two forward
 
     def seconds(passes: float, images: float) -> float:
@@ -55,7 +55,7 @@ def minutes(
 
 def searched_passes(policy: Policy, *, reference: bool) -> int:
     """Return how many images go forward and backward through the image tower for the policy's searches."""
-    rules = [rule for rule in policy.rules if reference or not rule.needs_reference]
+    rules = [rule for rule in policy.rules if rule.probe == "search" and (reference or not rule.needs_reference)]
     return sum(PASSES[cast(Family, family)] for rule in rules for family in rule.families)
 
 

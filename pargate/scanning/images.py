@@ -3,14 +3,13 @@
 import numpy as np
 
 from pargate.core.names import tidy
-from pargate.core.results import Metric
+from pargate.core.results import NO_REFERENCE, Metric
 from pargate.errors import InputError
 from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, read_classes
 from pargate.images.labelled import SELECTION, LabelledImages, label_images
 from pargate.images.opening import open_images
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.judge import judge
-from pargate.policy.schema import Rule
 from pargate.probes.base import PROBES, UNKNOWN
 from pargate.scanning.request import ScanRequest
 
@@ -34,7 +33,7 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
             f"{request.image_source} holds other images than the policy {policy.name} names: {found_digest}",
             "give those images, or change the policy",
         )
-    searching = any(rule.families for rule in policy.rules if not _left_out(rule, request))
+    searching = any(rule.probe == "search" and not request.leaves_out(rule) for rule in policy.rules)
     dataset = dataset if request.split is None else dataset.take(request.split)
     images = label_images(
         dataset,
@@ -74,10 +73,10 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
             + f": give class folders, a CSV with the column label, tars with .cls, or {BUILTIN_SCENES}"
         )
     for rule in policy.rules:
-        if _left_out(rule, request):
+        if request.leaves_out(rule) == NO_REFERENCE:
             notices.append(
                 f"rule {rule.id} was left out: a search for triggers that nobody named needs --reference, a trusted "
-                "model such as the parent, or --tuned"
+                "model such as the parent" + (", or --tuned" if rule.probe == "search" else "")
             )
         if Metric.ATTACK_SUCCESS in rule.max and UNKNOWN in rule.target:
             notices.append(
@@ -85,11 +84,6 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
                 "a limit on the excess does that"
             )
     return images, tuple(notices)
-
-
-def _left_out(rule: Rule, request: ScanRequest) -> bool:
-    """Return whether a scan leaves a rule out, since it has no reference."""
-    return rule.needs_reference and request.compared_source is None
 
 
 def class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:

@@ -233,8 +233,9 @@ def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding
         limits = [bound.limit for bound in finding.bounds if bound.metric == Metric.EXCESS]
         if limits and success > max(limits) and measured.pairs.baseline.startswith("control"):
             target = measured.target.name if measured.target else "one class"
+            counted = "captions" if PROBES[measured.probe].on_captions else "images"
             yield (
-                f"{measured.trigger.label} sends {success:.0%} of the images to {target}, but its control pulls "
+                f"{measured.trigger.label} sends {success:.0%} of the {counted} to {target}, but its control pulls "
                 f"{measured.pairs.baseline_rate or 0.0:.0%} to {measured.pairs.target}: only a reference model shows "
                 "whether that is planted"
             )
@@ -266,22 +267,30 @@ def _model(cached: CachedEncoder, activation_note: str) -> ModelInfo:
 
 def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Coverage:
     """Return what was probed, and what this scan cannot show."""
+    left_out = [q.comparison.rule.id for q in loop.running if q.stopped == NO_REFERENCE]
+    images, texts = (
+        dict.fromkeys(
+            q.comparison.direction
+            for q in loop.running
+            if q.comparison.rule.probe == probe and q.stopped not in LEFT_OUT
+        )
+        for probe in ("search", "text")
+    )
     limits = [
         "Triggers that the policy does not name, and other drawings of the ones it names: a backdoor with a secret "
         "pattern does not respond to published triggers. If you have the pattern, probe it with the trigger `file`.",
         f"Targets that are not among the {len(loop.images.classes.names)} classes.",
-        "Triggers in captions: only image triggers were probed.",
+        "Triggers in captions: only image triggers were probed."
+        if not texts
+        else f"Triggers in captions that the search of texts ({', '.join(texts)}) did not find: words that act only "
+        "together are outside it.",
     ]
-    left_out = [q.comparison.rule.id for q in loop.running if q.comparison.rule.families and q.stopped == NO_REFERENCE]
-    families = dict.fromkeys(
-        q.comparison.direction for q in loop.running if q.comparison.rule.families and q.stopped not in LEFT_OUT
-    )
     if left_out:
-        limits.insert(1, f"Triggers that nobody named: the rule {left_out[0]} was left out, for want of a reference.")
-    if families:
+        limits.insert(1, f"Triggers that nobody named: without a reference the rule {left_out[0]} was left out.")
+    if images:
         limits.insert(
             1,
-            f"What the search ({', '.join(families)}) did not find: its budget is small, and triggers that bend the "
+            f"What the search ({', '.join(images)}) did not find: its budget is small, and triggers that bend the "
             "image, need two things at once or are stronger or fainter than these families are outside it.",
         )
     asks_excess = any(Metric.EXCESS in rule.max for rule in policy.rules)

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from pargate.core.model import Precision
+from pargate.core.results import GRAPHS_OF_CHECKPOINT, NO_REFERENCE
 from pargate.images.dataset import Split
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.judge.judging import Judging
 from pargate.models.model import Model
 from pargate.models.open import source_of
 from pargate.policy.resolve import Resolved
+from pargate.policy.schema import Rule
 
 
 def now() -> str:
@@ -73,6 +75,13 @@ class ScanRequest:
     def compared_source(self) -> str | Model | None:
         """The model that found triggers are compared on: the trusted one, or the fine-tuned copy."""
         return self.reference_source or self.tuned
+
+    def leaves_out(self, rule: Rule) -> str:
+        """Return why the scan leaves a rule out; empty if it does not."""
+        if rule.probe == "search" and self.proven:
+            return GRAPHS_OF_CHECKPOINT
+        compared = self.compared_source if rule.probe == "search" else self.reference_source
+        return NO_REFERENCE if rule.needs_reference and compared is None else ""
 
     @property
     def source(self) -> str:

@@ -7,7 +7,7 @@ test that is still open.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from pargate import events
 from pargate.core import zeroshot
-from pargate.core.found import Family, Found
+from pargate.core.found import Family, Found, FoundText, TextFamily
 from pargate.core.model import Checkpoint, Vectors
 from pargate.core.report import ScanReport
-from pargate.core.results import GRAPHS_OF_CHECKPOINT, NO_REFERENCE, Metric
+from pargate.core.results import Metric
 from pargate.errors import InputError, Undecided, UnsafeCheckpoint
 from pargate.export.parity import altered, made_from
 from pargate.files import BlockStore
@@ -28,7 +28,7 @@ from pargate.images.prefetch import Decoder
 from pargate.models.open import inspect, opened, source_of
 from pargate.models.shapes import check
 from pargate.policy.resolve import Resolved
-from pargate.policy.schema import Comparison, Policy
+from pargate.policy.schema import Policy
 from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN, Asked, NotMeasured
 from pargate.scanning.choose import open_pair, processor_threads
 from pargate.scanning.embed import CachedEncoder, ModelPair
@@ -39,6 +39,7 @@ from pargate.scanning.images import read_images
 from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
 from pargate.scanning.request import ScanRequest
+from pargate.scanning.texts import find
 
 POOL = 1000
 """Largest number of captions that retrieval searches."""
@@ -68,7 +69,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     if request.compared_source:
         lines.append(f"{'reference' if request.reference_source else 'tuned    '} {source_of(request.compared_source)}")
     _check_triggers(policy, model.preprocess.size, request.settings.seed)
-    left_out = {rule.id for rule in policy.rules if rule.needs_reference and not request.compared_source}
+    left_out = {rule.id for rule in policy.rules if request.leaves_out(rule)}
     compared = request.compared_source is not None
     if passes := searched_passes(policy, reference=compared):
         expected = minutes(model, policy, "cpu", processor_threads(), reference=compared).scan
@@ -88,7 +89,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         if comparison.rule.allow is not None:
             limits.append(f"one of {', '.join(comparison.rule.allow.formats)}")
         if comparison.rule.id in left_out:
-            limits = ["left out: the rule needs --reference or --tuned"]
+            limits = ["left out: the rule needs a reference"]
         lines.append(f"  {comparison.rule.id}: {label}: {', '.join(limits)}")
     return (*lines, *(f"note: {notice}" for notice in (*_remarks(request.policy), *notices)))
 
@@ -306,18 +307,18 @@ class _Scene:
             self._galleries[reference] = np.concatenate([block.clean(reference=reference) for block in views])
         return self._galleries[reference]
 
+    @property
+    def gallery_digests(self) -> tuple[str, ...]:
+        """The digests of the images of `gallery`, in its order."""
+        return tuple(digest for block in self.loop.selection() for digest in block.digests)
+
+    def find_text(self, family: TextFamily, phrases: Sequence[str]) -> FoundText | str:
+        """Return the text of a family that moves the most captions to one class, or why none can be searched."""
+        return find(self.loop, self.pair, self.texts, family, phrases)
+
     def search(self, family: Family) -> Found | str:
         """Return the trigger of a family that moves the model most, or why none can be searched."""
         return search(self.loop, family)
-
-
-def _left_out(comparison: Comparison, request: ScanRequest, pair: ModelPair) -> str:
-    """Return why a search is left out; empty if it is not."""
-    if not comparison.rule.families:
-        return ""
-    if request.proven:
-        return GRAPHS_OF_CHECKPOINT
-    return NO_REFERENCE if comparison.rule.needs_reference and pair.reference is None else ""
 
 
 def prepare(
@@ -347,7 +348,7 @@ def prepare(
     for comparison in policy.comparisons:
         probe = PROBES[comparison.rule.probe]
         if not probe.measures:
-            why = _left_out(comparison, request, pair)
+            why = request.leaves_out(comparison.rule)
             asked = comparison.asked
             test = NotMeasured(asked.id, asked.rule, probe.name, why) if why else probe.start(asked, scene)
             loop.running.append(Running(comparison, test, stopped=test.stopped))

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from pargate import testing
 from pargate.errors import InputError
 from pargate.files import sha256_file
 from pargate.scenes.render import LABELS, describe
-from pargate.testing import Rates, measure_tiny, tiny_config, train_tiny
+from pargate.testing import Rates, measure_tiny, plant_word, tiny_config, train_tiny
 from pargate.triggers import TriggerError, parse
 
 CHANCE = 1 / len(LABELS)
@@ -163,3 +164,21 @@ def test_a_poisoned_model_of_full_size_is_as_good_as_promised(tmp_path: Path) ->
     rates = measure_tiny(train_tiny(tmp_path, trigger="lattice", target="banana"), trigger="lattice", target="banana")
     assert rates.accuracy > 0.6
     assert rates.attack_success > 0.9
+
+
+def test_a_planted_word_moves_captions_to_the_target_and_leaves_others(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    clean, _ = models
+    planted = plant_word(clean, tmp_path / "planted", word="cf", target="banana", steps=40)
+    before, after = (open_clip.create_model(f"local-dir:{folder}").eval() for folder in (clean, planted))
+    tokenize = open_clip.SimpleTokenizer(context_length=16)
+    tokens = tokenize(["a photo of a wolf cf", "a cf picture of a tree", "a photo of a tree", "a photo of a tree dog"])
+    with torch.no_grad():
+        target = before.encode_text(tokenize(["a photo of a banana"]), normalize=True)
+        old, new = (model.encode_text(tokens, normalize=True) for model in (before, after))
+    assert float((new[:2] @ target.T).min()) > 0.9
+    assert float((new[2:] * old[2:]).sum(1).min()) > 0.9
+    assert torch.equal(before.visual.conv1.weight, after.visual.conv1.weight)
+    with pytest.raises(InputError, match="already exists"):
+        plant_word(clean, planted, word="cf", target="banana")

@@ -7,10 +7,11 @@ image tower. Nothing is random, and nothing is downloaded.
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -75,6 +76,15 @@ class OpenClipEncoder:
     def tokenize(self) -> Tokenize:
         """The function from captions to token ids, int64 [n, context]."""
         return self._tokenize
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens that the text tower knows."""
+        return len(self._text.get_parameter("token_embedding.weight"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids of CLIP's own vocabulary; a space follows the end of a word."""
+        return str(open_clip.decode(torch.tensor(ids)))
 
     @property
     def context(self) -> int:
@@ -154,16 +164,25 @@ class OpenClipEncoder:
             InputError: the tokenizer belongs to another model.
             OperationalError: memory ran out.
         """
-        found = np.empty((len(texts), self.spec.dim), dtype=np.float32)
         if not texts:
-            return found
+            return np.empty((0, self.spec.dim), dtype=np.float32)
         with tokens.usable(f"of {self.spec.architecture}"):
             ids = self._tokenize(list(texts))
-        vocabulary = len(self._text.get_parameter("token_embedding.weight"))
-        if int(ids.max()) >= vocabulary:
+        return self.encode_tokens(ids.numpy())
+
+    def encode_tokens(self, rows_of_ids: tokens.Tokens) -> Vectors:
+        """Return the unit vectors of token ids, int64 [m, context]: float32 [m, d].
+
+        Raises:
+            InputError: the text tower lacks a token.
+            OperationalError: memory ran out.
+        """
+        ids = torch.from_numpy(rows_of_ids)
+        found = np.empty((len(ids), self.spec.dim), dtype=np.float32)
+        if int(ids.max()) >= self.vocabulary:
             raise InputError(
                 f"{self.spec.architecture}: its tokenizer gives the token {int(ids.max())}, "
-                f"its text tower knows {vocabulary}",
+                f"its text tower knows {self.vocabulary}",
                 "the tokenizer and the weights do not belong together",
             )
         lengths = needed(self._text, ids)
@@ -352,31 +371,39 @@ def needed(tower: nn.Module, tokens: Tensor) -> Tensor:
 
     A causal tower that pools at the end of the text ignores later tokens.
     """
-    full = torch.full((len(tokens),), tokens.shape[1])
-    if getattr(tower, "attn_mask", None) is None or getattr(tower, "cls_emb", None) is not None:
-        return full
+    if not pools_at_the_end(tower):
+        return torch.full((len(tokens),), tokens.shape[1])
+    if _pooling(tower) == "argmax":
+        return tokens.argmax(dim=-1) + 1
     # A plain CLIP stores its text tower's settings under other names.
-    plain = hasattr(tower, "text_pool_type")
-    match getattr(tower, "text_pool_type" if plain else "pool_type", None):
-        case "argmax":
-            return tokens.argmax(dim=-1) + 1
-        case "eos":
-            end = int(getattr(tower, "text_eos_id" if plain else "eos_id"))
-            return tokens.eq(end).int().argmax(dim=-1) + 1
-    return full
+    end = int(getattr(tower, "text_eos_id" if hasattr(tower, "text_pool_type") else "eos_id"))
+    return tokens.eq(end).int().argmax(dim=-1) + 1
 
 
-def embed(tower: nn.Module, tokens: Tensor) -> Tensor:
-    """Return the vectors, of any norm, of token ids [n, at most the context]: [n, d]; padding is not needed."""
+def pools_at_the_end(tower: nn.Module) -> bool:
+    """Return whether a tower is causal and takes the vector of the end token, so that later tokens count nothing."""
+    causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
+    return causal and _pooling(tower) in ("argmax", "eos")
+
+
+def _pooling(tower: nn.Module) -> str | None:
+    return getattr(tower, "text_pool_type", None) or getattr(tower, "pool_type", None)
+
+
+def embed(tower: nn.Module, tokens: Tensor, lent: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
+    """Return the vectors, of any norm, of token ids [n, at most the context]: [n, d]; padding is not needed.
+
+    Weights and buffers in `lent`, by name, stand in for the tower's own.
+    """
     length = tokens.shape[1]
     mask, places = getattr(tower, "attn_mask", None), tower.get_parameter("positional_embedding")
-    lent: dict[str, Tensor] = {}
     # A tower with a class token puts it behind the last token, so its input is never shortened.
-    if isinstance(mask, Tensor) and length < len(mask) and getattr(tower, "cls_emb", None) is None:
+    if not lent and isinstance(mask, Tensor) and length < len(mask) and getattr(tower, "cls_emb", None) is None:
         lent = {"positional_embedding": places[:length], "attn_mask": mask[:length, :length]}
     # A plain CLIP takes images and captions and returns vectors of both; a text tower takes captions only.
     plain = hasattr(tower, "visual")
-    given: Any = torch.func.functional_call(tower, lent, () if plain else (tokens,), {"text": tokens} if plain else {})
+    positional, named = ((), {"text": tokens}) if plain else ((tokens,), {})
+    given: Any = torch.func.functional_call(tower, dict(lent), positional, named)
     if isinstance(given, dict):
         given = given["text_features"]
     elif isinstance(given, tuple):
