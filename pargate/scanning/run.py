@@ -46,6 +46,7 @@ from pargate.scanning.examples import examples
 from pargate.scanning.found import search
 from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
+from pargate.scanning.unlearned import told
 
 POOL = 1000
 """Largest number of captions that retrieval searches."""
@@ -174,7 +175,7 @@ def scan(
         except UnsafeCheckpoint as unsafe:
             return unsafe_report(request.policy, unsafe, request.source, request.started, request.seed)
         reference = None
-        remarks = (*_remarks(request.policy), *altered(model.checkpoint))
+        remarks = (*_remarks(request.policy), *altered(model.checkpoint), *filter(None, [told(model.checkpoint)]))
         if request.previous is not None and request.previous.model.sha256 == model.checkpoint.sha256:
             remarks += ("the previous report is about the same weights, so no figure can have become worse",)
         if request.reference_source:
