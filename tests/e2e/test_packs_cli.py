@@ -1,11 +1,15 @@
 """`pargate pack`, packs in policies and `clean --unlearn`, by the real command."""
 
+import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 from conftest import MODELS, Command, Ended
 from PIL import Image
+
+from pargate.core.provenance import ProvenanceRecord, Subject
 
 FOUND = """
 pargate: 1
@@ -93,3 +97,27 @@ def test_cleaning_is_given_triggers_to_unlearn_by_picture_folder_or_pack(place: 
         assert planned.code == 0 and f"unlearn {word}" in planned.err + planned.out, planned.err
     one_message(light(*asked, "--unlearn", "gone.png"), 2, "gone.png")
     one_message(light(*asked, "--unlearn", place), 2, "holds no triggers")
+
+
+def test_a_gate_refuses_to_certify_by_the_family_that_was_unlearned(place: Path, light: Command) -> None:
+    shutil.copytree(MODELS / "clean", place / "model")
+    sha256 = hashlib.sha256((place / "model" / "open_clip_model.safetensors").read_bytes()).hexdigest()
+    made = Subject(name="open_clip_model.safetensors", sha256=sha256)
+    record = ProvenanceRecord(
+        activity="clean", inputs=(made,), outputs=(made,), configuration={"unlearned": [{"family": "patch"}]},
+        configuration_sha256="0" * 64, seed=0, tool={}, environment={}, started="2026-01-31T00:00:00+00:00",
+        finished="2026-01-31T00:00:00+00:00", seconds=1.0, stopped="all steps were taken",
+    )  # fmt: skip
+    (place / "model" / "provenance.json").write_text(record.model_dump_json(by_alias=True))
+    for triggers, code in (("badnet", 2), ("badnet, wanet", 0)):
+        rules = f"[{{id: a, probe: attack, triggers: [{triggers}], max: {{excess: 40pp}}}}]"
+        (place / "p.yaml").write_text(f"pargate: 1\nname: p\nimages: {{source: 'builtin:scenes'}}\nrules: {rules}\n")
+        done = light("gate", "model", "-p", "p.yaml", "--device", "cpu", "--out", "release", "--dry-run")
+        assert done.code == code, done.err
+        if code:
+            one_message(done, 2, "was cleaned with --unlearn", "(patch)", "the policy p measures no other family")
+    # Without the record, nobody knows.
+    (place / "model" / "provenance.json").unlink()
+    rules = "[{id: a, probe: attack, triggers: [badnet], max: {excess: 40pp}}]"
+    (place / "p.yaml").write_text(f"pargate: 1\nname: p\nimages: {{source: 'builtin:scenes'}}\nrules: {rules}\n")
+    assert light("gate", "model", "-p", "p.yaml", "--device", "cpu", "--out", "release", "--dry-run").code == 0
