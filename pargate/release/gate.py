@@ -33,7 +33,7 @@ from pargate.release import escalation
 from pargate.release.estimate import cleaning_minutes, minutes
 from pargate.release.finish import report_of, write
 from pargate.release.stages import SPLITS, GateRequest, Run
-from pargate.scanning.unlearned import refuse_same_families, told
+from pargate.scanning.unlearned import REMARK, refuse_same_families, told
 from pargate.triggers import build
 
 
@@ -175,7 +175,7 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
     if model is not None and (said := told(model.checkpoint)):
         refuse_same_families(policy.policy.read(policy.folder), model.checkpoint, asked.seed)
         # The record of the model does not ship, so every report of the bundle says it.
-        remark = Remark(id="unlearned-trigger", level=Consequence.NOTE, message=f"{said}.")
+        remark = Remark(id=REMARK, level=Consequence.NOTE, message=f"{said}.")
         policy = replace(policy, overrides=(*policy.overrides, remark))
         asked = replace(asked, policy=policy)
     emit(events.StageStarted("divide", asked.image_source))

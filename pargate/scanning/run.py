@@ -46,7 +46,7 @@ from pargate.scanning.examples import examples
 from pargate.scanning.found import search
 from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
-from pargate.scanning.unlearned import told
+from pargate.scanning.unlearned import REMARK, told
 
 POOL = 1000
 """Largest number of captions that retrieval searches."""
@@ -175,7 +175,9 @@ def scan(
         except UnsafeCheckpoint as unsafe:
             return unsafe_report(request.policy, unsafe, request.source, request.started, request.seed)
         reference = None
-        remarks = (*_remarks(request.policy), *altered(model.checkpoint), *filter(None, [told(model.checkpoint)]))
+        remarks = (*_remarks(request.policy), *altered(model.checkpoint))
+        if not any(remark.id == REMARK for remark in request.policy.overrides):  # a gate has said it already
+            remarks += tuple(filter(None, [told(model.checkpoint)]))
         if request.previous is not None and request.previous.model.sha256 == model.checkpoint.sha256:
             remarks += ("the previous report is about the same weights, so no figure can have become worse",)
         if request.reference_source:

@@ -16,6 +16,9 @@ from pargate.errors import InputError
 from pargate.files import read_bytes
 from pargate.policy.schema import Policy
 
+REMARK = "unlearned-trigger"
+"""Id of a gate's remark about such a model."""
+
 SEARCHED = {"patch": "patch", "colour": "tone"}
 """Families of stamps that a search can find, by its own families; the others give blends."""
 
@@ -38,8 +41,7 @@ def told(checkpoint: Checkpoint) -> str:
         return ""
     kinds = ", ".join(sorted({str(one.get("family")) for one in found}))
     return (
-        f"{checkpoint.source} was cleaned with --unlearn: it was shown {len(found)} "
-        f"trigger{'' if len(found) == 1 else 's'} ({kinds}), so that these show less than others"
+        f"{checkpoint.source} was cleaned with --unlearn and shown triggers ({kinds}): rules about these do not test it"
     )
 
 

@@ -115,7 +115,9 @@ def test_a_gate_refuses_to_certify_by_the_family_that_was_unlearned(place: Path,
         done = light("gate", "model", "-p", "p.yaml", "--device", "cpu", "--out", "release", "--dry-run")
         assert done.code == code, done.err
         if code:
-            one_message(done, 2, "was cleaned with --unlearn", "(patch)", "the policy p measures no other family")
+            one_message(
+                done, 2, "cleaned with --unlearn and shown triggers (patch)", "the policy p measures no other family"
+            )
     # Without the record, nobody knows.
     (place / "model" / "provenance.json").unlink()
     rules = "[{id: a, probe: attack, triggers: [badnet], max: {excess: 40pp}}]"

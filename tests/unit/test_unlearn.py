@@ -158,7 +158,7 @@ def test_a_plan_names_the_trigger_and_refuses_one_that_does_not_fit(tmp_path: Pa
 
 
 def test_a_scan_says_that_a_model_was_told_and_of_another_model_it_does_not(cleaned: Path, tmp_path: Path) -> None:
-    assert "was cleaned with --unlearn: it was shown 1 trigger (patch)" in told(inspect(str(cleaned)))
+    assert "was cleaned with --unlearn and shown triggers (patch)" in told(inspect(str(cleaned)))
     assert told(inspect(str(MODELS / "poisoned"))) == ""
     # A record beside other weights is about another model.
     other = replace(inspect(str(cleaned)), sha256="0" * 64)
