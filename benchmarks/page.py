@@ -484,8 +484,8 @@ def search(found: Any) -> str:
 UNLEARNING = (
     "`pargate clean --unlearn PACK` against the same cleaning without it (`python -m benchmarks.unlearn`). The pack holds what a search with "
     "the clean parent as reference found and what broke its rule; the planted trigger itself is told to nobody, and the table "
-    "shows its attack success and the clean accuracy on all 2000 carriers. Real pairs, one seed, fp32. The search used half of "
-    "these carriers to find the triggers; the cleaning saw the pairs alone. One seed of two models shows no more than a tendency."
+    "shows its attack success and the clean accuracy on all 2000 carriers. Real pairs, one seed, fp32. The search saw some of "
+    "these carriers; the cleaning saw the pairs alone. One seed of two models shows no more than a tendency."
 )
 
 

@@ -343,7 +343,8 @@ def _rebase(data: dict[str, Any], old: Path, new: Path) -> None:
         if key in data:
             data[key] = moved(data[key])
     for use in _maps(data.get("packs")):
-        use["path"] = moved(use.get("path"))
+        if "path" in use:
+            use["path"] = moved(use["path"])
     clean = data.get("clean")
     if isinstance(clean, dict) and "pairs" in clean:
         pairs = clean["pairs"]

@@ -9,9 +9,7 @@ from typing import Any
 from pargate.errors import InputError, PolicyError, nearest
 from pargate.policy.layers import Layered, Reader
 from pargate.policy.yaml import Path as KeyPath
-from pargate.triggers.pack import Pack, read_listing
-
-PREFIX = "pack:"
+from pargate.triggers.pack import PREFIX, Pack, read_listing
 
 
 def name_of(use: dict[str, Any]) -> str:

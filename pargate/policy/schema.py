@@ -25,7 +25,7 @@ from pargate.policy.fields import Day, Digest, LimitField, Percentage, PolicyMod
 from pargate.probes.base import PROBES, UNKNOWN, Asked, Probe
 from pargate.registry import Plugin
 from pargate.triggers import TRIGGERS, Trigger
-from pargate.triggers.pack import read_pack
+from pargate.triggers.pack import PREFIX, read_pack
 
 WAIVER_DAYS = 90
 """Most days until a waiver expires, unless the policy says otherwise."""
@@ -80,7 +80,7 @@ class Budget(PolicyModel):
 def _known(value: Any) -> Any:
     if not isinstance(value, str | dict):
         raise ValueError("a trigger is a name, or a map with `kind` and parameters")
-    if isinstance(value, str) and value.startswith("pack:"):
+    if isinstance(value, str) and value.startswith(PREFIX):
         raise ValueError(f"{value} needs a list `packs`, each with path and digest")
     triggers.parse(value)
     return value

@@ -28,6 +28,9 @@ SCHEMA = "pargate/pack/1"
 
 LISTING = "pack.json"
 
+PREFIX = "pack:"
+"""Beginning of the name of a pack among the triggers of a policy."""
+
 SCHEMA_FILE = "pargate-pack-1.schema.json"
 """Name of the JSON Schema, which lies beside this module."""
 
