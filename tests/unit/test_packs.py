@@ -192,6 +192,7 @@ def test_a_picture_that_is_a_bomb_or_no_png_is_refused(tmp_path: Path, content: 
             {"triggers": [{"name": "a", "parameters": {"kind": "sig", "delta": [1, 2]}, "provenance": TOLD}]},
             "one value",
         ),
+        ({"triggers": [{"name": "a", "parameters": {"kind": "wanet", "k": 10**6}, "provenance": TOLD}]}, "wanet: k"),
         ({"triggers": [], "texts": []}, "no trigger and no text"),
         ({"license": "\x1b]0;x\x07"}, "cannot be printed"),
         ({"license": ""}, "license"),
