@@ -362,6 +362,7 @@ def main() -> None:
     parts.append(section("Inputs that cost out of all proportion", "resources", RESOURCES, resources))
     parts.append(section("Search", "search", SEARCH, search))
     parts.append(section("Text triggers", "text", TEXT, text))
+    parts.append(section("Unlearning", "unlearning", UNLEARNING, unlearning))
     coverage = STORE / "coverage.md"
     if coverage.is_file():
         parts.append("#" + coverage.read_text().replace("\n## ", "\n### "))
@@ -510,6 +511,30 @@ def text(found: Any) -> str:
     return f"The largest excess of a tower without a text trigger: {', '.join(most)}.\n\n" + table(
         ["model", "planted", "reference", "rule", "found", "class", "rank", "success %", "excess, points", "interval",
          "captions", "s"],
+        rows,
+    )  # fmt: skip
+
+
+UNLEARNING = (
+    "`pargate clean --unlearn PACK` against the same cleaning without it (`python -m benchmarks.unlearn`). The pack holds what a search with "
+    "the clean parent as reference found and what broke its rule; the planted trigger itself is told to nobody, and the table "
+    "shows its attack success and the clean accuracy on all 2000 carriers. Real pairs, one seed, fp32. The search saw some of "
+    "these carriers; the cleaning saw the pairs alone. One seed of two models shows no more than a tendency."
+)
+
+
+def unlearning(found: Any) -> str:
+    rows = [
+        [
+            r["model"], r["method"], ", ".join(r["unlearned"]), *(pct(r[when]["accuracy"]) for when in ("before", "alone", "after")),
+            *(f"{pct(r[when]['success'])} [{span(r[when]['interval'])}]" for when in ("before", "alone", "after")),
+            f"{r['seconds']:.0f}",
+        ]
+        for r in found["rows"]
+    ]  # fmt: skip
+    return table(
+        ["model", "method", "unlearned", "acc. before %", "acc. of the method alone %", "acc. with unlearning %",
+         "success before % [95%]", "success of the method alone %", "success with unlearning %", "s"],
         rows,
     )  # fmt: skip
 

@@ -31,6 +31,9 @@ _CHUNK = 1 << 20
 MOST_BYTES = 256 << 20
 """Default maximum size of a file that is read as a whole."""
 
+SIGNATURE = "model.sig"
+"""Name of the signature of all other files in a folder. It covers the checksums, so it lies beside them."""
+
 _HOLES = 1 << 30
 """Bytes of a file that may be holes."""
 

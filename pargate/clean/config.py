@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from pargate.clean.methods.base import METHODS, PUBLISHED_BATCH, PUBLISHED_LR, SMALL_BATCH, Settings, Sizes
 from pargate.core.choices import Precision, Preset, Towers
@@ -98,6 +98,16 @@ class CleanConfig(Value):
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     save_every: int = Field(default=50, ge=1)
     """Number of steps between two saved states."""
+    unlearned: tuple[dict[str, Any], ...] = ()
+    """Family and parameters of each trigger that the user gave to unlearn; left out where there are none."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_trigger(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what only `--unlearn` has, so that other records stay the same to the last byte."""
+        found: dict[str, Any] = handler(self)
+        if not self.unlearned:
+            found.pop("unlearned", None)
+        return found
 
     @property
     def digest(self) -> str:

@@ -1,14 +1,16 @@
 """The request and the result of a cleaning."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pargate.clean.config import Proposal
 from pargate.core.choices import Preset, RequiredDevice
-from pargate.core.provenance import ProvenanceRecord
+from pargate.core.provenance import ProvenanceRecord, Subject
+from pargate.core.stamp import Lookup, Paste, Recompress, Stamp, Warp
+from pargate.files import readable
 from pargate.models.model import Model
 from pargate.models.open import source_of
 
@@ -22,6 +24,25 @@ LOCK_NAME = ".lock"
 RECORD_NAME = "provenance.json"
 
 CURVES_NAME = "training.svg"
+
+
+class GivenTrigger(Protocol):
+    """A trigger that the user gives to unlearn; cleaning knows no other."""
+
+    @property
+    def label(self) -> str:
+        """Name in reports."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All parameters that can change a pixel, as JSON values."""
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the parameters."""
+
+    def draw(self, size: tuple[int, int], digests: Sequence[str], seed: int) -> Stamp:
+        """Draw the stamp for n images of `size` (rows, columns), identified by hex digests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +66,8 @@ class CleanRequest:
     require: RequiredDevice | None = None
     resume: bool = False
     cache: Path | None = None
+    unlearn: tuple[GivenTrigger, ...] = ()
+    """Triggers to unlearn; without any, cleaning is blind to triggers."""
 
     @property
     def source(self) -> str:
@@ -81,6 +104,28 @@ def describe(proposal: Proposal) -> list[str]:
             text = f"{value:g}" if isinstance(value, float) else str(value)
             lines.append(f"  {name.replace('_', ' '):12} {text}" + (f"  ({reason})" if reason else ""))
     return lines
+
+
+def given(unlearn: Sequence[GivenTrigger]) -> list[Subject]:
+    """Return the triggers to unlearn as inputs of the run, by the digests of their parameters."""
+    return [Subject(name=readable(trigger.label), sha256=trigger.digest) for trigger in unlearn]
+
+
+def family(trigger: GivenTrigger, size: tuple[int, int], seed: int) -> str:
+    """Return the family of a trigger by its stamp on images of `size`: `patch`, `warp`, `tone` or `blend`.
+
+    Raises:
+        InputError: the trigger does not fit on such an image.
+    """
+    stamp = trigger.draw(size, [], seed)
+    match stamp.inner if isinstance(stamp, Recompress) else stamp:
+        case Paste():
+            return "patch"
+        case Warp():
+            return "warp"
+        case Lookup():
+            return "tone"
+    return "blend"
 
 
 def later(started: str, seconds: float) -> str:

@@ -23,6 +23,7 @@ from pargate.clean.request import (
     Cleaned,
     CleanRequest,
     describe,
+    family,
     left_over,
 )
 from pargate.core.model import Checkpoint
@@ -77,6 +78,7 @@ def plan(request: CleanRequest, inside: Path | None = None, known: Inputs | None
         f"{found.checkpoint.parameters / 1e6:.1f} M parameters",
         f"pairs   {found.pairs.source}: {'without end' if found.pairs.count is None else found.pairs.count}",
         *describe(proposal),
+        *(f"unlearn {trigger.label}" for trigger in request.unlearn),
         f"out     {request.out}",
     )
 
@@ -280,6 +282,11 @@ def _device(request: CleanRequest) -> str:
 def _propose(request: CleanRequest, checkpoint: Checkpoint, pairs: Dataset, device: str) -> Proposal:
     kind: Literal["cpu", "cuda"] = "cuda" if device.startswith("cuda") else "cpu"
     overrides = {name: value for name, value in request.overrides.items() if value != "auto"}
+    if request.unlearn:
+        size = checkpoint.preprocess.size
+        overrides["unlearned"] = tuple(
+            {"family": family(trigger, size, _seed(request)), **trigger.parameters} for trigger in request.unlearn
+        )
     return propose(request.method, sizes_of(checkpoint, pairs, kind), preset=request.preset, overrides=overrides)
 
 

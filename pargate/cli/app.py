@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pargate.clean import ranks
-from pargate.cli import audit, clean, doctor, export, gate, init, offline, policy, reports, scan, synth
+from pargate.cli import audit, clean, doctor, export, gate, init, offline, pack, policy, reports, scan, synth
 from pargate.ending import drop_stdout, say, settled
 from pargate.errors import ExitCode, InputError
 from pargate.version import __version__
@@ -33,6 +33,7 @@ app.add_typer(policy.app, name="policy")
 app.command("explain")(policy.explain)
 app.command("inspect")(offline.inspect)
 app.command("triggers")(offline.triggers)
+app.add_typer(pack.app, name="pack")
 app.command("synth")(synth.synth)
 app.add_typer(init.app, name="init")
 app.command("doctor")(doctor.doctor)

@@ -24,6 +24,7 @@ from pargate.errors import ExitCode, InputError, explain, nearest
 if TYPE_CHECKING:
     from pargate.clean.request import CleanRequest
     from pargate.cli.console import Console
+    from pargate.triggers import Trigger
 
 SWEPT = {"tau": float, "lr": float, "steps": int, "batch-size": int}
 """Settings that a sweep can vary, with the types of their values."""
@@ -64,6 +65,15 @@ CheckpointingOption = Annotated[
     bool, typer.Option("--checkpointing", help="Recompute activations: less memory, a third slower.")
 ]
 CompileTowersOption = Annotated[bool, typer.Option("--compile", help="Let torch compile the image tower.")]
+UnlearnOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--unlearn",
+        metavar="TRIGGER",
+        help="Unlearn this trigger: a picture, a folder of `scan --found`, or a pack; repeatable. Cleaning is then not "
+        "blind.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of pairs and of augmentations.")]
 ClassesOption = Annotated[
     Path | None, typer.Option("--classes", metavar="FILE", help="Class names of drawn pairs, one per line.")
@@ -100,6 +110,7 @@ def clean(
     views: ViewsOption = None,
     checkpointing: CheckpointingOption = False,
     compile_towers: CompileTowersOption = False,
+    unlearn: UnlearnOption = None,
     seed: SeedOption = 0,
     classes: ClassesOption = None,
     arch: ArchOption = None,
@@ -118,7 +129,7 @@ def clean(
 ) -> int:
     """Remove backdoors from MODEL by fine-tuning on image-text pairs, and write a new model.
 
-    Cleaning does not use the triggers of a scan, so scan the result. On several devices:
+    Cleaning uses no trigger except those of --unlearn, so scan the result. On several devices:
     torchrun --nproc-per-node N -m pargate clean …
     """
     import os
@@ -143,10 +154,16 @@ def clean(
         "views": views, "checkpointing": checkpointing or None, "compile": compile_towers or None, "seed": seed or None,
         "save_every": save_every,
     }  # fmt: skip
+    shown: tuple[Trigger, ...] = ()
+    if unlearn:
+        from pargate.release.packs import to_unlearn
+
+        with ranks.told_by_one():
+            shown = tuple(trigger for source in unlearn for trigger in to_unlearn(source))
     request = CleanRequest(
         model=model, pairs=pairs, out=out, started=datetime.now(UTC).isoformat(timespec="seconds"), arch=arch,
         method=method, preset=preset, overrides=overrides, classes=classes, device=device, require=require,
-        resume=resume, cache=cache_folder(cache),
+        resume=resume, cache=cache_folder(cache), unlearn=shown,
     )  # fmt: skip
     with ranks.told_by_one():
         refuse_empty({"MODEL": model, "--pairs": pairs, "--arch": arch})

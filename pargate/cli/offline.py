@@ -75,6 +75,9 @@ def triggers(
         Path | None,
         typer.Option("--on", metavar="IMAGE", help="The image to stamp; default: a drawn scene."),
     ] = None,
+    pack: Annotated[
+        Path | None, typer.Option("--pack", metavar="PACK", help="Draw the triggers of this pack instead of all kinds.")
+    ] = None,
     size: Annotated[int, typer.Option("--size", min=32, max=512, help="Width and height in pixels.")] = 224,
     no_color: NoColorOption = False,
 ) -> None:
@@ -88,10 +91,18 @@ def triggers(
     if preview is None:
         if on is not None:
             raise InputError("--on needs --preview", "add --preview OUT.png")
+        if pack is not None:
+            raise InputError("--pack needs --preview", "add --preview OUT.png, or list them: pargate pack show PACK")
         console.triggers(TRIGGERS, Trigger)
         return
     check_writable(preview)
-    write_atomic(preview, contact_sheet(on, size))
+    shown = None
+    if pack is not None:
+        from pargate.triggers.pack import read_pack
+        from pargate.triggers.pack import triggers as triggers_of
+
+        shown = triggers_of(read_pack(pack), pack)
+    write_atomic(preview, contact_sheet(on, size, shown=shown))
     console.note(f"wrote every trigger beside its control: {preview}")
 
 

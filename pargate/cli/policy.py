@@ -311,6 +311,8 @@ def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
 
     lines = [f"{rule.id} (rule, {rule.severity})"]
     lines += [f"why: {plain(rule.why)}"] if rule.why else []
+    # One line for each trigger, since a pack can bring many.
+    lines += [f"puts on the images: {plain(trigger.label, 200)}" for trigger in rule.parsed]
     lines += [f"holds if {metric.replace('_', ' ')} is at most {limit.text}" for metric, limit in rule.max.items()]
     lines += [f"holds if {metric.replace('_', ' ')} is at least {limit.text}" for metric, limit in rule.min.items()]
     lines += [

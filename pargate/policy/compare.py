@@ -72,6 +72,7 @@ def _whole(old: Policy, new: Policy) -> Iterator[Change]:
             yield from _ranked(key, before, after, _CONSEQUENCES)
         else:
             yield from _other(key, before, after)  # no rule has this severity
+    yield from _kept(("packs",), *({use.digest: f"{use.path} {use.digest}" for use in p.packs} for p in (old, new)))
     yield from _number(("waiver_days",), old.waiver_days, new.waiver_days, "down")
     yield from _optional(("valid_until",), old.valid_until, new.valid_until, "down")
     yield from _clean_and_export(old, new)
@@ -241,8 +242,8 @@ def _text(value: Any) -> str:
 
 
 def _triggers(rule: Rule) -> dict[str, str]:
-    """Return the label of each trigger by its identity, which includes the path of a file that was not read yet."""
-    return {f"{trigger.id} {getattr(trigger, 'path', '')}": trigger.label for trigger in rule.parsed}
+    """Return the label of each trigger by its identity, which includes the path of a file without a digest."""
+    return {f"{t.id} {'' if all(t.pin.values()) else getattr(t, 'path', '')}": t.label for t in rule.parsed}
 
 
 def _short(rule: Rule) -> str:

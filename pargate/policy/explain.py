@@ -166,6 +166,12 @@ _ANSWERS: dict[str, Entry] = {
         "A policy may only tighten what it extends; `override` is the only exception, and every report shows it.",
         "Read the reason. Tell the owner of the extended policy.",
     ),
+    "unlearned-trigger": Entry(
+        "remark",
+        "The model was cleaned with `--unlearn`, which showed it these triggers beside true captions.",
+        "Rules about the same triggers no longer test it. A gate asks for rules about other families of triggers.",
+        "Read the results of the other rules. A search, and a catalogue such as `baseline`, are such rules.",
+    ),
     "not-compared": Entry(
         "remark",
         "A rule limits how much worse the model may become, and there was no report to compare with.",

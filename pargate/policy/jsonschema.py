@@ -114,9 +114,11 @@ def _trigger() -> dict[str, Any]:
         for kind, cls in TRIGGERS.items()
     ]
     return {
-        "description": "A trigger by name, or a map with its kind and parameters; `pargate triggers` lists them.",
+        "description": "A trigger by name, a map with its kind and parameters (`pargate triggers` lists them), or "
+        "`pack:NAME` or `pack:NAME/TRIGGER` of a pack.",
         "anyOf": [
             {"enum": kinds},
+            {"type": "string", "pattern": "^pack:."},
             {"type": "object", "properties": {"kind": {"enum": kinds}}, "required": ["kind"]},
         ],
         "allOf": parameters,

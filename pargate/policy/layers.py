@@ -34,6 +34,9 @@ _OWN = ("pargate", "extends", "override", "name", "description", "tests")
 _SECTIONS = ("images", "classes", "budget", "enforce", "labels", "clean", "export", "evidence")
 """Keys whose entries are merged; any other value replaces the parent's."""
 
+_ADDED = ("waivers", "packs")
+"""Keys whose items are added to those of the parent."""
+
 _LIMITS = ("max", "min", "worsening", "allow")
 
 
@@ -94,6 +97,8 @@ class Step:
     parent: str
     before: Layered
     after: Layered
+    folder: Path
+    """Folder that the paths in both are relative to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +110,7 @@ class Layer:
     document: Document
     merged: Layered
     steps: tuple[Step, ...]
-    """Steps from the outermost parent to this policy; paths are relative to the folder of each step's child."""
+    """Steps from the outermost parent to this policy."""
 
 
 def shipped() -> dict[str, str]:
@@ -208,7 +213,7 @@ def load(text: str, source: str, folder: Path, reader: Reader, above: tuple[str,
         parent = _parent(document, extends, folder, reader, (*above, _identity(source)))
         merged, steps = parent.merged.copy(), parent.steps
         _rebase(merged.data, parent.folder, folder)
-        steps = (*steps, Step(parent.source, merged.copy(), merged))
+        steps = (*steps, Step(parent.source, merged.copy(), merged, folder))
     _lay(merged, document)
     _waivers_file(merged, document, folder, reader)
     return Layer(source, folder, document, merged, steps)
@@ -253,9 +258,9 @@ def _lay(merged: Layered, document: Document) -> None:
         known = merged.data.get(key)
         if key == "rules" and isinstance(value, list) and isinstance(known, list):
             _lay_rules(merged, document, value)
-        elif key == "waivers" and isinstance(value, list) and isinstance(known, list):
-            for number, waiver in enumerate(value):
-                merged.put((key, len(known)), waiver, document, (key, number))
+        elif key in _ADDED and isinstance(value, list) and isinstance(known, list):
+            for number, item in enumerate(value):
+                merged.put((key, len(known)), item, document, (key, number))
         elif key in _SECTIONS and isinstance(value, dict) and isinstance(known, dict):
             for part, content in value.items():
                 merged.put((key, part), content, document, (key, part))
@@ -337,6 +342,9 @@ def _rebase(data: dict[str, Any], old: Path, new: Path) -> None:
     for key in ("reference", "waivers_file"):
         if key in data:
             data[key] = moved(data[key])
+    for use in _maps(data.get("packs")):
+        if "path" in use:
+            use["path"] = moved(use["path"])
     clean = data.get("clean")
     if isinstance(clean, dict) and "pairs" in clean:
         pairs = clean["pairs"]

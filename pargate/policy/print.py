@@ -25,6 +25,8 @@ def listed(resolved: Resolved) -> str:
     """Return the whole policy as YAML text."""
     document = resolved.policy.model_dump(mode="json")
     lines = [f"# {visible(resolved.source)}, resolved; sha256 {resolved.sha256}"]
+    for use in document.pop("packs", ()):
+        lines.append(f"# packs: {visible(use['path'])} {use['digest']}, whose triggers are part of what follows")
     for key in _DISSOLVED:
         value = document.pop(key)
         if value and key in ("extends", "waivers_file"):

@@ -14,6 +14,7 @@ from pargate.errors import PolicyError, nearest
 from pargate.files import digest_of, portable, read_bytes, readable
 from pargate.policy.compare import Change, changes
 from pargate.policy.layers import Layered, Reader, Step, decode, load, locate
+from pargate.policy.packs import unpacked
 from pargate.policy.schema import Policy
 from pargate.policy.yaml import Path as KeyPath
 
@@ -118,10 +119,11 @@ def read(text: str, source: str, folder: Path, reader: Reader = read_bytes) -> R
     """
     layer = load(text, source, folder, reader)
     # The whole is validated first, so that an error of a parent is reported once.
-    policy = _validate(layer.merged)
-    overrides = [remark for step in layer.steps for remark in _tightened(step)]
+    merged = unpacked(layer.merged, folder, reader)
+    policy = _validate(merged)
+    overrides = [remark for step in layer.steps for remark in _tightened(step, reader)]
     return Resolved(
-        policy, source, folder, digest_of(policy.model_dump(mode="json")), _origins(layer.merged), tuple(overrides)
+        policy, source, folder, digest_of(policy.model_dump(mode="json")), _origins(merged), tuple(overrides)
     )
 
 
@@ -225,13 +227,14 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 # --- extending ---------------------------------------------------------------------------------------
 
 
-def _tightened(step: Step) -> list[Remark]:
+def _tightened(step: Step, reader: Reader) -> list[Remark]:
     """Return the overrides of one step.
 
     Raises:
         PolicyError: a value is looser than in the parent, without an `override`.
     """
-    old, new = _validate(step.before), _validate(step.after)
+    before, after = (unpacked(merged, step.folder, reader) for merged in (step.before, step.after))
+    old, new = _validate(before), _validate(after)
     # Waivers are not compared: the parent says which rules may be waived, and for how long.
     loosened = [c for c in changes(old, new) if c.direction == "looser" and c.key[0] != "waivers"]
     reasons = {rule.id: rule.override for rule in new.rules}
@@ -250,7 +253,7 @@ def _tightened(step: Step) -> list[Remark]:
             )
         else:
             message = f"{said}: a policy may only tighten what it extends; write `override: reason` to loosen it openly"
-            problems.append(_complain(step.after, _path_of(change, step.after), message))
+            problems.append(_complain(after, _path_of(change, after), message))
     if problems:
         raise PolicyError([line for _, said in sorted(set(problems)) for line in said])
     return overrides

@@ -25,6 +25,7 @@ from pargate.policy.fields import Day, Digest, LimitField, Percentage, PolicyMod
 from pargate.probes.base import PROBES, UNKNOWN, Asked, Probe
 from pargate.registry import Plugin
 from pargate.triggers import TRIGGERS, Trigger
+from pargate.triggers.pack import PREFIX, read_pack
 
 WAIVER_DAYS = 90
 """Most days until a waiver expires, unless the policy says otherwise."""
@@ -79,6 +80,8 @@ class Budget(PolicyModel):
 def _known(value: Any) -> Any:
     if not isinstance(value, str | dict):
         raise ValueError("a trigger is a name, or a map with `kind` and parameters")
+    if isinstance(value, str) and value.startswith(PREFIX):
+        raise ValueError(f"{value} needs a list `packs`, each with path and digest")
     triggers.parse(value)
     return value
 
@@ -355,6 +358,17 @@ class Parent(PolicyModel):
     digest: Digest | None = None
 
 
+class PackUse(PolicyModel):
+    """A pack of triggers."""
+
+    path: Word
+    """Folder of the pack, relative to the policy."""
+    digest: Digest
+    """Digest that `pargate pack` prints."""
+    name: str = ""
+    """Name for `pack:NAME` in rules; the last part of the path by default."""
+
+
 def _parent(value: Any) -> Any:
     return {"file": value} if isinstance(value, str) else value
 
@@ -377,6 +391,8 @@ class Policy(PolicyModel):
     confidence: Annotated[Percentage, Field(gt=0.5, lt=1.0)] = 0.99
     budget: Budget = Budget()
     reference: str | None = None
+    packs: tuple[PackUse, ...] = ()
+    """Packs whose triggers the rules use, as `pack:NAME` or `pack:NAME/TRIGGER`."""
     rules: tuple[Rule, ...] = Field(min_length=1)
     on_inconclusive: Literal["inconclusive", "fail"] = "inconclusive"
     enforce: dict[Severity, Consequence] = {}
@@ -439,7 +455,25 @@ class Policy(PolicyModel):
         Raises:
             InputError: a file is missing or unreadable.
         """
+        self.check_packs(folder)
         return self.model_copy(update={"rules": tuple(rule.read(folder) for rule in self.rules)})
+
+    def check_packs(self, folder: Path) -> None:
+        """Raise if a pack is not as its digest says; paths are relative to `folder`.
+
+        Raises:
+            InputError: a file of a pack was changed, added or removed, or cannot be read.
+        """
+        for use in self.packs:
+            read_pack(folder / use.path, use.digest)
+
+    @model_serializer(mode="wrap")
+    def _without_no_packs(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an empty list, so that the digest of a policy without packs stays the same."""
+        found: dict[str, Any] = handler(self)
+        if not self.packs:
+            found.pop("packs", None)
+        return found
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:

@@ -24,7 +24,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Outcome, Status
 from pargate.core.value import Value
 from pargate.errors import InputError
-from pargate.files import digest_of
+from pargate.files import SIGNATURE, digest_of
 
 SUMS = "SHA256SUMS"
 REPORT = "report.json"
@@ -37,8 +37,6 @@ MODEL = "model"
 """Folder of the checkpoint, in open_clip's layout."""
 TEST_RESULT = "attestations/test-result.intoto.json"
 SVR = "attestations/svr.intoto.json"
-SIGNATURE = "model.sig"
-"""Signature of all other files. It lies beside the checksums, because it covers them."""
 
 DOCUMENTS = (REPORT, HTML, SARIF, POLICY, BOM, CARD, TEST_RESULT)
 """Files that every bundle has."""

@@ -34,6 +34,7 @@ from pargate.release.finish import report_of, write
 from pargate.release.stages import SPLITS, GateRequest, Run
 from pargate.scanning.choose import processor_threads
 from pargate.scanning.estimate import cleaning_minutes, minutes
+from pargate.scanning.unlearned import REMARK, refuse_same_families, told
 from pargate.triggers import build
 
 
@@ -117,10 +118,11 @@ def frozen(request: GateRequest) -> Resolved:
     """Return the policy of the bundle: resolved, with the options of the command line and the digests of files.
 
     Raises:
-        InputError: the image of a trigger cannot be read, or `--pairs` is not valid text.
+        InputError: a pack or the image of a trigger cannot be read, or `--pairs` is not valid text.
     """
     given = request.scan.policy
     policy, remarks = given.policy, []
+    policy.check_packs(given.folder)
     clean_section = policy.clean
     if request.pairs is not None:
         if request.pairs != readable(request.pairs):
@@ -172,6 +174,12 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
         model = None  # the scan reports it
     if model is not None and model.checkpoint.format == "onnx":
         raise InputError(f"{asked.source} is a folder of graphs", "give the checkpoint they were made from")
+    if model is not None and (said := told(model.checkpoint)):
+        refuse_same_families(policy.policy.read(policy.folder), model.checkpoint, asked.settings.seed)
+        # The record of the model does not ship, so every report of the bundle says it.
+        remark = Remark(id=REMARK, level=Consequence.NOTE, message=f"{said}.")
+        policy = replace(policy, overrides=(*policy.overrides, remark))
+        asked = replace(asked, judging=replace(asked.judging, policy=policy))
     emit(events.StageStarted("divide", asked.image_source))
     names = SPLITS if policy.policy.clean.when == "fail" else (SPLITS[0], SPLITS[2])
     splits = divide(open_images(asked.image_source, seed=asked.settings.seed, cache=asked.settings.cache), names)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pargate.errors import InputError, OperationalError
-from pargate.files import open_file
-from pargate.release.bundle import SIGNATURE
+from pargate.files import SIGNATURE, open_file
 
 KIND = "give an elliptic-curve key in PEM, without a password"
 

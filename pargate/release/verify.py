@@ -17,6 +17,7 @@ from pargate.core.provenance import ProvenanceRecord, broken_link
 from pargate.core.report import Examined, ScanReport, Stage
 from pargate.core.results import Outcome, Verdict
 from pargate.errors import InputError, PargateError, PolicyError
+from pargate.files import SIGNATURE
 from pargate.judge import rejudge
 from pargate.judge.judging import Judging
 from pargate.judge.release import conclude
@@ -68,7 +69,7 @@ def verify(folder: Path, *, today: date, policy: Resolved | None = None) -> Veri
             "give a folder that pargate gate wrote",
         )
     problems = bundle.altered(held)
-    signed = bundle.SIGNATURE in held.digests
+    signed = SIGNATURE in held.digests
     if problems:  # the documents of a changed bundle prove nothing
         return Verified(folder, len(held.digests), tuple(problems), signed=signed)
     read, problems = _documents(held, folder)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,28 +13,30 @@ from pargate.core.model import Preprocess
 from pargate.core.stamp import apply
 from pargate.errors import InputError
 from pargate.images.decode import Locator, decode
-from pargate.triggers import TRIGGERS, control, parse
+from pargate.triggers import TRIGGERS, Trigger, control, parse
 
 MARGIN = 8
 CAPTION = 18
 COLUMNS = 4
 
 
-def contact_sheet(image: Path | None, size: int, seed: int = 0) -> bytes:
+def contact_sheet(image: Path | None, size: int, seed: int = 0, shown: Sequence[Trigger] | None = None) -> bytes:
     """Return a PNG that shows each trigger and its control on one image, at `size` pixels a side.
 
+    Without `shown`, the triggers are all kinds with their published parameters, if these suffice.
+
     Raises:
-        InputError: the image cannot be read.
+        InputError: the image cannot be read, or is too small for a trigger.
     """
     pixels = _base(image, size, seed)
     digest = hashlib.sha256(pixels.tobytes()).hexdigest()
     cells: list[tuple[str, NDArray[np.uint8]]] = [("no trigger", pixels)]
-    for kind, cls in TRIGGERS.items():
-        if any(field.is_required() for field in cls.model_fields.values()):
-            continue  # the user must give its parameters
-        (trigger,) = parse(kind)
+    if shown is None:
+        given = [kind for kind, cls in TRIGGERS.items() if not any(f.is_required() for f in cls.model_fields.values())]
+        shown = [parse(kind)[0].model_copy(update={"name": kind}) for kind in given]
+    for trigger in shown:
         stamp = trigger.draw((size, size), [digest], seed)
-        cells.append((kind, apply(stamp, pixels[None])[0]))
+        cells.append((trigger.label, apply(stamp, pixels[None])[0]))
         against = control(trigger, stamp, (size, size), [digest], seed)
         cells.append((f"its {trigger.control} control", apply(against, pixels[None])[0]))
     return _sheet(cells, size)

@@ -40,6 +40,7 @@ from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
 from pargate.scanning.request import ScanRequest
 from pargate.scanning.texts import find
+from pargate.scanning.unlearned import REMARK, told
 
 POOL = 1000
 """Largest number of captions that retrieval searches."""
@@ -117,6 +118,8 @@ def scan(
             return unsafe_report(request.policy, unsafe, request.source, request.started, request.settings.seed)
         reference = None
         remarks = (*_remarks(request.policy), *altered(model.checkpoint))
+        if not any(remark.id == REMARK for remark in request.policy.overrides):  # a gate has said it already
+            remarks += tuple(filter(None, [told(model.checkpoint)]))
         if request.judging.previous is not None and request.judging.previous.model.sha256 == model.checkpoint.sha256:
             remarks += ("the previous report is about the same weights, so no figure can have become worse",)
         if request.compared_source:

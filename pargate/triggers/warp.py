@@ -22,7 +22,7 @@ class WaNet(Trigger):
     source = "WaNet (Nguyen and Tran 2021) as in CleanCLIP and PAR"
     invariants = frozenset({Invariant.KEEPS_FLAT, Invariant.SAME_FOR_ALL, Invariant.IDENTITY_AT_ZERO})
 
-    k: int = Field(224, ge=2, description="points of the field along a side")
+    k: int = Field(224, ge=2, le=4096, description="points of the field along a side")
     s: float = Field(1.0, ge=0.0, description="strength: mean shift, in half pixels")
     seed: int = Field(0, ge=0, description="seed of the field")
 

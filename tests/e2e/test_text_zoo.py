@@ -7,8 +7,10 @@ import yaml
 
 from pargate.core.results import Outcome
 from pargate.images.classes import read_classes
+from pargate.judge.judging import Judging
 from pargate.policy.resolve import read
-from pargate.scanning.run import ScanRequest, scan
+from pargate.scanning.request import ScanRequest
+from pargate.scanning.run import scan
 from pargate.testing import plant_word
 
 pytestmark = pytest.mark.slow
@@ -22,9 +24,8 @@ def test_a_planted_word_is_found_over_the_parent(zoo: Path, tmp_path: Path) -> N
     planted = plant_word(zoo / "vit-clean", tmp_path / "planted", word="cf", target="bison", names=names, steps=60)
     report = scan(
         ScanRequest(
-            model=str(planted),
-            policy=read(yaml.safe_dump({"pargate": "1", "name": "zoo", "rules": [WORDS]}), "zoo", Path()),
-            started="2026-01-01T00:00:00+00:00",
+            str(planted),
+            Judging(read(yaml.safe_dump({"pargate": "1", "name": "zoo", "rules": [WORDS]}), "zoo", Path())),
             images=str(data / "carriers-64.tar"),
             classes=data / "classes-64.txt",
             reference=str(zoo / "vit-clean"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pargate import events
 from pargate.clean.config import CleanConfig
+from pargate.clean.request import GivenTrigger
 from pargate.clean.train.distributed import Group
 from pargate.clean.train.loop import Trained, train
 from pargate.clean.train.state import StateStore
@@ -67,10 +68,10 @@ def config(**settings: Any) -> CleanConfig:
     return CleanConfig.model_validate(plain)
 
 
-def viewer(settings: CleanConfig, some: Dataset, towers: Towers) -> Viewer:
+def viewer(settings: CleanConfig, some: Dataset, towers: Towers, given: tuple[GivenTrigger, ...] = ()) -> Viewer:
     steps = None if some.count is None else some.count // settings.batch_size
     text = towers.text
-    return Viewer(settings, RULE, tokenize, lambda t: openclip.needed(text, t), torch.device("cpu"), steps)
+    return Viewer(settings, RULE, tokenize, lambda t: openclip.needed(text, t), torch.device("cpu"), steps, given)
 
 
 @dataclasses.dataclass
@@ -98,6 +99,7 @@ def run(
     emit: events.Listener = events.ignore,
     log_scale: float = 2.0,
     watch: Callable[[PairLoader], Any] = lambda loader: loader,
+    given: tuple[GivenTrigger, ...] = (),
 ) -> Run:
     """Train small towers by the real loop."""
     group, some = group or Group(), some or pairs()
@@ -109,7 +111,7 @@ def run(
         some, RULE, BatchOrder(some.count, settings.seed, settings.batch_size // group.world, group.world),
         range(settings.steps), rank=group.rank, workers=0,
     ) as loader:  # fmt: skip
-        trained = train(towers, scale, watch(loader), viewer(settings, some, towers),
+        trained = train(towers, scale, watch(loader), viewer(settings, some, towers, given),
                         group=group, store=store, captions=captions, emit=emit)  # fmt: skip
     return Run(towers, scale, trained)
 

@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 from pargate.errors import InputError, OperationalError
+from pargate.files import SIGNATURE
 from pargate.release import bundle
 from pargate.release import sign as signing
 
@@ -58,7 +59,7 @@ def test_a_signature_holds_until_something_changes(tmp_path: Path) -> None:
     signing.sign(folder, private)
     assert signing.problem(folder, public) is None
     signed = dict(bundle.read(folder).digests)
-    assert bundle.SIGNATURE in signed
+    assert SIGNATURE in signed
     (folder / "model" / "weights").write_bytes(b"weighty")
     assert "does not hold" in str(signing.problem(folder, public))
 

@@ -105,7 +105,9 @@ def train(
     log_scale.requires_grad_(config.train_logit_scale)
     low = torch.autocast(device.type, DTYPES[config.precision], enabled=config.precision != "fp32")
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16" and device.type == "cuda")
-    universal = Universal.drawn(config.universal, viewer.rule.size, config.seed, device) if config.universal else None
+    universal = None
+    if config.universal or viewer.given:
+        universal = Universal.drawn(config.universal, viewer.rule.size, config.seed, device, viewer.given)
     reference = Reference(before, viewer, low)
     trained = optimiser(towers, [log_scale] if config.train_logit_scale else [], config)
     run = Running(towers, log_scale, trained, scaler, universal, reference, unreadable=loader.unreadable)
@@ -216,7 +218,7 @@ def _gradients(
     whole = len(parts) == 1
     rows, trusted = [], []
     for part in parts:
-        pixels = viewer.pixels(batch, part, keys)
+        pixels = viewer.pixels(batch, part, keys, run.universal)
         if objectives.needs_reference(config):
             trusted.append(reference.embed(pixels, batch, part, keys))
         with contextlib.nullcontext() if whole else torch.no_grad(), _counting(towers, whole):
@@ -235,7 +237,7 @@ def _gradients(
     for number, part in enumerate(parts):
         last = number == len(parts) - 1
         with _no_exchange(towers, last):
-            again = own if whole else embed(part, viewer.pixels(batch, part, keys))
+            again = own if whole else embed(part, viewer.pixels(batch, part, keys, run.universal))
             torch.autograd.backward(again, wanted[:, :, part])
     return {name: value.item() for name, value in {"loss": loss, **terms}.items()}
 

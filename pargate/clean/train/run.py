@@ -21,6 +21,7 @@ from pargate.clean.request import (
     Cleaned,
     CleanRequest,
     describe,
+    given,
     later,
 )
 from pargate.clean.train.distributed import Group
@@ -83,7 +84,7 @@ def run(
     # The file beside an existing state is kept: it may belong to another run, which is then refused.
     if group.leads and not (request.resume and (unfinished / STATE_NAME).exists()):
         write_atomic(unfinished / CHOSEN_NAME, json.dumps({"precision": config.precision}).encode())
-    notices = [*pairs.notices, *_cautions(config, pairs)]
+    notices = [*pairs.notices, *_cautions(config, pairs), *_told(request)]
     if not checkpoint.preprocess_known:
         notices.append(checkpoint.assumption)
     for line in (*describe(proposal), *(f"note: {notice}" for notice in notices)):
@@ -95,7 +96,7 @@ def run(
         rank=group.rank,
     ) as loader, memory.guard("cleaning", "use a smaller --batch-size, or a device with more memory"):  # fmt: skip
         needed = partial(encoder.needed, text)
-        viewer = Viewer(config, checkpoint.preprocess, tokenize, needed, place, steps)
+        viewer = Viewer(config, checkpoint.preprocess, tokenize, needed, place, steps, request.unlearn)
         captions = _captions(pairs, config)
         trained = train(towers, log_scale, loader, viewer, group=group, store=store, captions=captions, emit=emit)
     if not group.leads:
@@ -133,6 +134,12 @@ def _cautions(config: CleanConfig, pairs: Dataset) -> list[str]:
         "drawn pairs alone: they cost small transformers 3 to 5 points of accuracy on photographs, and small ResNets "
         "3 to 9; pairs of real images cost least"
     ]
+
+
+def _told(request: CleanRequest) -> list[str]:
+    """Return a notice that the cleaning knew a trigger, if it did."""
+    names = ", ".join(trigger.label for trigger in request.unlearn)
+    return [f"not blind: it was given to unlearn {names}; scan for other triggers too"] if names else []
 
 
 def _captions(pairs: Dataset, config: CleanConfig) -> list[str]:
@@ -181,6 +188,7 @@ def _record(
         activity="clean",
         inputs=(
             Subject(name=readable(checkpoint.source), sha256=checkpoint.sha256, size_bytes=checkpoint.size_bytes),
+            *given(request.unlearn),
             Subject(name=readable(pairs.source), sha256=pairs.digest),
         ),
         outputs=(),

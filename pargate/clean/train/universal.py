@@ -3,9 +3,10 @@
 The trigger is not known. The perturbations search for one while the model unlearns what they find (minimax unlearning:
 Zeng et al. 2022, I-BAU). As in Shafahi et al. 2019, the gradient that trains the model also moves the perturbations, so
 that the search is free. Half of them are blended over the whole image, half show in a window of random place and size.
-They start as noise.
+They start as noise. Triggers that the user gives are shown beside them, and are not moved.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pargate.clean.request import GivenTrigger
+from pargate.clean.train import augment
 from pargate.clean.train.distributed import Group
+from pargate.models.torch.stamp import apply
 from pargate.seeds import Keys, uniform
 
 SHARE = 0.5
 """Share of the pairs of a step that are perturbed."""
+
+GIVEN = 0.25
+"""Share of the pairs of a step that show a given trigger; none of these is perturbed."""
 
 OPACITY = 0.2
 """Opacity of a blended perturbation, which leaves the image easy to recognise."""
@@ -37,23 +44,44 @@ class Universal:
     """The perturbations of one run: the first half is blended, the others show in windows."""
 
     perturbations: Tensor
-    """float32 [k, 3, H, W] in [0, 1], on the device of the towers."""
+    """float32 [k, 3, H, W] in [0, 1], on the device of the towers; k may be 0."""
+    given: Sequence[GivenTrigger] = ()
+    """Triggers to unlearn."""
+    seed: int = 0
+    """Seed of the stamps of the given triggers."""
 
     @classmethod
-    def drawn(cls, count: int, size: tuple[int, int], seed: int, device: torch.device) -> "Universal":
-        """Return perturbations of uniform noise."""
+    def drawn(
+        cls, count: int, size: tuple[int, int], seed: int, device: torch.device, given: Sequence[GivenTrigger] = ()
+    ) -> "Universal":
+        """Return perturbations of uniform noise, beside given triggers."""
         generator = torch.Generator().manual_seed(seed)
-        return cls(torch.rand(count, 3, *size, generator=generator).to(device).requires_grad_())
+        return cls(torch.rand(count, 3, *size, generator=generator).to(device).requires_grad_(), given, seed)
 
     def chosen(self, keys: Keys) -> NDArray[np.int64]:
-        """Return the number of the perturbation of each image: int64 [n], −1 for none."""
-        chance = uniform(keys, 2, _STREAM)
-        return np.where(chance[:, 0] < SHARE, (chance[:, 1] * len(self.perturbations)).astype(np.int64), -1)
+        """Return the number of each image's perturbation: int64 [n], −1 for none; from k on, of its given trigger."""
+        count, chance = len(self.perturbations), uniform(keys, 2, _STREAM)
+        found = np.where((chance[:, 0] < SHARE) & (count > 0), (chance[:, 1] * count).astype(np.int64), -1)
+        shows = chance[:, 0] >= 1 - GIVEN if self.given else np.zeros(len(keys), dtype=bool)
+        return np.where(shows, count + (chance[:, 1] * len(self.given)).astype(np.int64), found)
+
+    def stamped(self, pixels: Tensor, keys: Keys) -> Tensor:
+        """Stamp the given triggers on some images, float32 [n, 3, H, W] in [0, 1]; they become 8-bit as in a file."""
+        numbers = self.chosen(keys) - len(self.perturbations)
+        for number, trigger in enumerate(self.given):
+            rows = np.flatnonzero(numbers == number)
+            if len(rows):
+                size = (pixels.shape[2], pixels.shape[3])
+                stamp = trigger.draw(size, [f"{key:016x}" for key in keys[rows]], self.seed)
+                places = torch.from_numpy(rows).to(pixels.device)
+                levels = (pixels[places] * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+                pixels = pixels.index_copy(0, places, augment.unit_range(apply(stamp, levels)))
+        return pixels
 
     def mixed(self, pixels: Tensor, keys: Keys) -> Tensor:
         """Mix perturbations into some images, float32 [n, 3, H, W] in [0, 1]; differentiable in the perturbations."""
         numbers, chance = self.chosen(keys), uniform(keys, 5, _STREAM)
-        rows = np.flatnonzero(numbers >= 0)
+        rows = np.flatnonzero((numbers >= 0) & (numbers < len(self.perturbations)))
         if not len(rows):
             return pixels
         chosen = numbers[rows]
@@ -70,6 +98,8 @@ class Universal:
 
     def ascend(self, group: Group) -> None:
         """Increase the common shifts by one step, with the gradient of the model's own step."""
+        if not len(self.perturbations):
+            return
         # A rank without perturbed pairs takes part too, since the others wait for it.
         gradient = torch.zeros_like(self.perturbations) if self.perturbations.grad is None else self.perturbations.grad
         with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pargate import seeds
 from pargate.clean.config import CleanConfig
+from pargate.clean.request import GivenTrigger
 from pargate.clean.train import augment, cleanclip
 from pargate.clean.train.universal import Universal
 from pargate.core.model import Preprocess
@@ -40,12 +41,16 @@ class Viewer:
     device: torch.device
     steps_per_epoch: int | None
     """Number of steps per epoch over all ranks; None for an endless source."""
+    given: tuple[GivenTrigger, ...] = ()
+    """Triggers to unlearn."""
 
     @property
     def repeats(self) -> bool:
         """Whether an image is repeated with the same augmentation."""
         limited = self.config.views is not None and self.config.augmentation == "par"
-        return self.steps_per_epoch is not None and (limited or self.config.augmentation == "none")
+        same = limited or self.config.augmentation == "none"
+        # Which images show a given trigger depends on the step.
+        return self.steps_per_epoch is not None and same and not self.config.unlearned
 
     def keys(self, numbers: NDArray[np.int64], step: int) -> Keys:
         """Return a key per pair for its random draws in `step`: uint64 [n]; with `views`, keys are repeated."""
@@ -58,7 +63,10 @@ class Viewer:
         self, pixels: Tensor, batch: PairBatch, part: slice, keys: Keys, views: int, universal: Universal | None
     ) -> tuple[Tensor, list[str]]:
         """Return images [views · n, 3, H, W] and captions of a part of a batch, view after view."""
-        mixed = pixels if universal is None else universal.mixed(pixels, keys[part])
+        mixed = pixels
+        if universal is not None:
+            mixed = universal.mixed(pixels, keys[part])
+            mixed = mixed if self.config.perturbation else universal.stamped(mixed, keys[part])
         images, captions = [augment.normalised(mixed, self.rule)], list(batch.captions[part])
         if views == 2:
             other = cleanclip.auto_augmented(batch.pixels[part], keys[part])
@@ -70,8 +78,14 @@ class Viewer:
         """Return images and tokens of a part of a batch without augmentation."""
         return augment.normalised(self._put(batch.pixels[part]), self.rule), self.tokens(batch.captions[part])
 
-    def pixels(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
+    def pixels(self, batch: PairBatch, part: slice, keys: Keys, universal: Universal | None = None) -> Tensor:
         """Return the first view of a part of a batch, augmented: float32 [n, 3, H, W] in [0, 1]."""
+        pixels = self._augmented(batch, part, keys)
+        # PAR pushes embeddings away from the frozen model's, so that model sees a given trigger too. Other methods keep
+        # them near the frozen model's, which then must not see it.
+        return universal.stamped(pixels, keys[part]) if universal is not None and self.config.perturbation else pixels
+
+    def _augmented(self, batch: PairBatch, part: slice, keys: Keys) -> Tensor:
         pixels = self._put(batch.pixels[part])
         if self.config.augmentation == "par":
             return augment.par(pixels, keys[part], self.rule)
