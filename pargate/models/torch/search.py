@@ -121,37 +121,60 @@ def search(
     Raises:
         OperationalError: memory ran out.
     """
+    with memory.guard(f"searching for a trigger of the family {family}", "use a device with more memory"):
+        values = encoder.put(pixels).float().div(255)
+        finalists, passes = climbed(encoder, values, family, seed, progress)
+        held_out = values[: len(values) // HELD_OUT]
+        trusted = _Shifts(reference, held_out) if reference is not None else None
+        excess = [one.shift - (float(trusted.shift(one.trigger)) if trusted else 0.0) for one in finalists]
+    chosen = finalists[max(range(len(finalists)), key=excess.__getitem__)]
+    return Found(
+        family=family,
+        picture=chosen.trigger.pictures()[0].mul(255).round().to(torch.uint8).cpu().numpy(),
+        strength=CLIMBS[family].strength,
+        position=chosen.trigger.places[0] if family == "patch" else None,
+        shift=chosen.shift,
+        held_out=len(held_out),
+        passes=passes,
+        strongest=chosen.shift == max(one.shift for one in finalists),
+        reference_passes=trusted.passes if trusted else 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Finalist:
+    """A trigger at the end of its climb, with the 8-bit values of an image file."""
+
+    trigger: "_Restarts"
+    shift: float
+    """Shift on the held-out images."""
+
+
+def climbed(
+    encoder: OpenClipEncoder, values: Tensor, family: Family, seed: int, progress: Progress
+) -> tuple[list[Finalist], int]:
+    """Return the finalists of all patterns of a family, and the images that went through the tower.
+
+    Args:
+        encoder: the model.
+        values: float32 [n, H, W, 3] in [0, 1]; one in `HELD_OUT` is not climbed on.
+        family: the kind of trigger.
+        seed: draws the starts and the order of the images.
+        progress: told after every step.
+    """
     climb = CLIMBS[family]
     generator = torch.Generator().manual_seed(seeds.derived(seed, f"search {family}"))
     size = encoder.spec.preprocess.size
-    finalists: list[tuple[float, float, _Restarts]] = []
-    with memory.guard(f"searching for a trigger of the family {family}", "use a device with more memory"):
-        values = encoder.put(pixels).float().div(255)
-        ascent = _Ascent(encoder, values, generator, climb, progress)
-        trusted = _Shifts(reference, values[: ascent.held_out]) if reference is not None else None
-        for pattern in climb.patterns:
-            theta = pattern.draw(climb.restarts, size, generator).to(encoder.device)
-            restarts, shifts = ascent.climb(_Restarts(theta, pattern, climb, family, size), BATCH, climb.steps, 1.0)
-            best = shifts.argsort(descending=True, stable=True)[:FINALISTS]
-            restarts, _ = ascent.climb(restarts.only(best), FINAL_BATCH, climb.final_steps, FINAL_RATE)
-            for number in range(len(restarts)):
-                one = restarts.only(torch.tensor([number])).exact()
-                shift = float(ascent.of_model.shift(one, range(ascent.held_out)))
-                natural = float(trusted.shift(one, range(ascent.held_out))) if trusted else 0.0
-                finalists.append((shift - natural, shift, one))
-    _, shift, chosen = max(finalists, key=lambda finalist: finalist[0])
-    strongest = shift == max(finalist[1] for finalist in finalists)
-    return Found(
-        family=family,
-        picture=chosen.pictures()[0].mul(255).round().to(torch.uint8).cpu().numpy(),
-        strength=climb.strength,
-        position=chosen.places[0] if family == "patch" else None,
-        shift=shift,
-        held_out=ascent.held_out,
-        passes=ascent.of_model.passes,
-        strongest=strongest,
-        reference_passes=trusted.passes if trusted else 0,
-    )
+    ascent = _Ascent(encoder, values, generator, climb, progress)
+    finalists: list[Finalist] = []
+    for pattern in climb.patterns:
+        theta = pattern.draw(climb.restarts, size, generator).to(encoder.device)
+        restarts, shifts = ascent.climb(_Restarts(theta, pattern, climb, family, size), BATCH, climb.steps, 1.0)
+        best = shifts.argsort(descending=True, stable=True)[:FINALISTS]
+        restarts, _ = ascent.climb(restarts.only(best), FINAL_BATCH, climb.final_steps, FINAL_RATE)
+        ends = [restarts.only(torch.tensor([number])).exact() for number in range(len(restarts))]
+        finalists += [Finalist(end, float(ascent.of_model.shift(end, ascent.held_out))) for end in ends]
+    return finalists, ascent.of_model.passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,9 +263,9 @@ class _Shifts:
         return moved.mean(1).square().sum(1)
 
     @torch.no_grad()
-    def shift(self, restarts: _Restarts, rows: range) -> Tensor:
-        """Return the shift under each trigger, without gradients: [k]."""
-        return self(restarts, list(rows))
+    def shift(self, restarts: _Restarts, count: int | None = None) -> Tensor:
+        """Return the shift under each trigger on the first `count` images or all, without gradients: [k]."""
+        return self(restarts, list(range(len(self.values) if count is None else count)))
 
 
 class _Ascent:
