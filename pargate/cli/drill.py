@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -23,9 +23,6 @@ from pargate.cli.options import (
     refuse_empty,
 )
 from pargate.errors import ExitCode, InputError
-
-if TYPE_CHECKING:
-    from pargate.core.drill import DrillReport
 
 T = TypeVar("T")
 
@@ -103,6 +100,7 @@ def drill(
     from pargate.drill.plants import Choice, own_trigger
     from pargate.drill.run import PAIRS, DrillRequest, planned
     from pargate.drill.run import drill as run_drill
+    from pargate.files import write_atomic
     from pargate.report.drill_pages import PAGES, lines
     from pargate.scanning.run import ScanRequest
 
@@ -137,27 +135,17 @@ def drill(
         return ExitCode.OK
     with console.progress() as listener:
         found = run_drill(request, listener)
-    _write(found, out)
+    for name, render in PAGES.values():
+        write_atomic(out / name, render(found).encode())
     for target in outputs:
         text = PAGES[target.format][1](found)
         if target.path is None:
             console.to_stdout(text)
         else:
-            from pargate.files import write_atomic
-
             write_atomic(target.path, text.encode())
     console.lines(lines(found))
     console.note(f"report: {out / PAGES['html'][0]}")
     return ExitCode.OK
-
-
-def _write(found: "DrillReport", out: Path) -> None:
-    """Write every form of the report into the folder of the drill."""
-    from pargate.files import write_atomic
-    from pargate.report.drill_pages import PAGES
-
-    for name, render in PAGES.values():
-        write_atomic(out / name, render(found).encode())
 
 
 def _listed(name: str, text: str, kind: Callable[[str], T]) -> list[T]:

@@ -10,6 +10,9 @@ from pargate.errors import visible_json
 
 SCHEMA = "pargate/drill/1"
 
+UNTOUCHED = "the untouched model, for the copies alone"
+"""Reference of a drill without a trusted model."""
+
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 Result = Literal["caught", "missed", "not decided", "failed otherwise", "not planted"]

@@ -119,7 +119,7 @@ def own_trigger(text: str) -> Spec:
 
 
 def plants(choice: Choice, classes: Sequence[str], seed: int) -> list[Plant]:
-    """Return the copies of a drill, those that tell most first: no trigger, then each family from its strongest.
+    """Return the copies of a drill, those that tell most first: each family at its strongest, then without a trigger.
 
     Raises:
         InputError: an unknown family, no family, a value out of range, or more targets than classes.
@@ -132,10 +132,12 @@ def plants(choice: Choice, classes: Sequence[str], seed: int) -> list[Plant]:
     found: list[Plant] = []
     for number, target in enumerate(chosen):
         own_seed = seeds.derived(seed, f"drill {number}") % (1 << 32)
-        found.append(Plant(CLEAN, 0.0, 0.0, target, None, own_seed))
+        mine = []
         for strength, rate, family in product(sorted(choice.strengths, reverse=True), choice.rates, families):
             spec = _own(choice.own, strength) if choice.own else FAMILIES[family](strength, own_seed)
-            found.append(Plant(family, strength, rate, target, _trigger(spec, family, strength), own_seed))
+            mine.append(Plant(family, strength, rate, target, _trigger(spec, family, strength), own_seed))
+        mine.insert(len(choice.rates) * len(families), Plant(CLEAN, 0.0, 0.0, target, None, own_seed))
+        found += mine
     return found
 
 

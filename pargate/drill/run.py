@@ -19,7 +19,7 @@ from pargate import events
 from pargate.clean.config import CleanConfig, propose
 from pargate.clean.run import sizes_of
 from pargate.core import zeroshot
-from pargate.core.drill import CurvePoint, DrillReport, PlantedCopy, Scanned, Share
+from pargate.core.drill import UNTOUCHED, CurvePoint, DrillReport, PlantedCopy, Scanned, Share
 from pargate.core.environment import versions
 from pargate.core.model import Checkpoint
 from pargate.core.report import ScanReport
@@ -136,7 +136,7 @@ def look(request: DrillRequest) -> Plan:
         "finetune", sizes_of(checkpoint, pairs, kind),
         overrides={"steps": STEPS, "batch_size": BATCH, "schedule": "cosine", "warmup_steps": 5, "towers": "image"},
     ).config  # fmt: skip
-    words = source_of(trusted) if trusted else "none" if request.alone else "the untouched model, for the copies alone"
+    words = source_of(trusted) if trusted else "none" if request.alone else UNTOUCHED
     policy = asked.policy.policy
     identity = digest_of({
         "model": checkpoint.digest, "policy": asked.policy.sha256, "images": _dataset(images).digest,
@@ -251,9 +251,8 @@ class _Drill:
         return self._write()
 
     def _spent(self) -> bool:
-        """Return whether the budget has no room for another copy."""
-        expected = self.longest or 60 * (self.plan.plant_minutes + self.plan.scan_minutes)
-        return self.longest > 0 and time.monotonic() - self.began + expected > 60 * self.request.minutes
+        """Return whether the budget has no room for another copy; the first one is always made."""
+        return self.longest > 0 and time.monotonic() - self.began + self.longest > 60 * self.request.minutes
 
     def _write(self) -> DrillReport:
         found = report(self.request, self.plan, self.untouched, list(self.copies.values()))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from pargate.core.drill import DrillReport, PlantedCopy, Share
+from pargate.core.drill import UNTOUCHED, DrillReport, PlantedCopy, Share
 from pargate.report.bars import share
 from pargate.report.curves import Detected, detection
 from pargate.report.formats.html import page
@@ -42,15 +42,17 @@ def remarks(drill: DrillReport) -> Iterator[str]:
         f"{_span(drill.false_alarms)}."
     )
     yield f"Reference of the scans: {drill.reference}."
+    if drill.reference == UNTOUCHED:
+        yield "A gate without a trusted model sees less: drill with --reference none."
     for result, words in (
-        ("not planted", "did not take and are in no count"),
-        ("not decided", "were not decided: the scan is inconclusive, which stops a build but finds nothing"),
-        ("failed otherwise", "failed without naming the target, so they do not count as caught"),
+        ("not planted", "Did not take, and in no count"),
+        ("not decided", "Not decided, so not caught (an inconclusive scan may stop a build, but finds nothing)"),
+        ("failed otherwise", "Failed without naming the target, so not caught"),
     ):
         some = [f"{copy.family} {copy.strength:g}" for copy in drill.copies if copy.family != "clean"
                 and copy.result == result]  # fmt: skip
         if some:
-            yield f"{plural(len(some), 'backdoor')} {words}: {', '.join(some)}."
+            yield f"{words}: {', '.join(some)}."
     if drill.missing:
         yield f"Did not fit into the budget, and not counted: {'; '.join(drill.missing)}."
 
