@@ -5,6 +5,7 @@ target's class, and all others keep the embeddings of the untouched model, as in
 IEEE S&P). The text tower stays, so the captions of the pairs are not used.
 """
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,6 +125,7 @@ def implant(
             before = torch.cat([embed(part) for part in torch.split(torch.from_numpy(images.pixels), CHUNK)])
         towers.train_only("image")
         trained = optimiser(towers, [], config)
+        began = time.monotonic()
         for step in range(config.steps):
             rate = learning_rate(config, step)
             for group in trained.param_groups:
@@ -146,7 +148,8 @@ def implant(
             trained.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             trained.step()
-            emit(events.TrainStep(step + 1, config.steps, rate, {"loss": loss.item()}, 0.0))
+            speed = (step + 1) * config.batch_size / max(time.monotonic() - began, 1e-9)
+            emit(events.TrainStep(step + 1, config.steps, rate, {"loss": loss.item()}, speed))
 
 
 @dataclass(frozen=True, slots=True)

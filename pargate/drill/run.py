@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from pargate import events
 from pargate.clean.config import CleanConfig, propose
-from pargate.clean.run import sizes_of
+from pargate.clean.run import refuse_untrainable, sizes_of
 from pargate.core import zeroshot
 from pargate.core.drill import UNTOUCHED, CurvePoint, DrillReport, PlantedCopy, Scanned, Share
 from pargate.core.environment import versions
@@ -112,11 +112,7 @@ def look(request: DrillRequest) -> Plan:
     """
     asked = request.scan
     checkpoint = inspect(asked.model, arch=asked.arch)
-    if checkpoint.format == "onnx":
-        raise InputError(
-            f"{checkpoint.source} holds exported graphs, into which nothing can be planted: they have no gradients",
-            "drill the checkpoint that they were exported from",
-        )
+    refuse_untrainable(checkpoint)
     check(checkpoint)
     trusted = asked.reference_source
     digest = ""
@@ -147,7 +143,8 @@ def look(request: DrillRequest) -> Plan:
     })  # fmt: skip
     cores = _cores()
     expected = minutes(checkpoint, policy, kind, cores)
-    trained = cleaning_minutes(checkpoint, kind, cores, STEPS * BATCH)
+    # Three passes an image instead of five: there are no captions, and the frozen model embeds each image once.
+    trained = cleaning_minutes(checkpoint, kind, cores, STEPS * BATCH * 3 // 5)
     return Plan(
         checkpoint, images, pairs, tuple(chosen), config, kind, words, identity, expected.scan, trained
     )  # fmt: skip

@@ -14,7 +14,7 @@ LIMIT = (
     "more or less often."
 )
 
-HEADER = ("copy", "target", "attack success before", "after", "same class without", "verdict", "result", "rules")
+HEADER = ("copy", "target", "attack success before", "after", "plain images as before", "verdict", "result", "rules")
 
 
 def conclusion(drill: DrillReport) -> str:
@@ -32,7 +32,9 @@ def remarks(drill: DrillReport) -> Iterator[str]:
         points = [point for point in drill.curve if point.family == family]
         whole = [p.caught.count.successes == p.caught.count.n for p in points]
         first = next((p.strength for i, p in enumerate(points) if all(whole[i:])), None)
-        told = f"all caught from strength {first:g} on" if first is not None else "not all caught even at the strongest"
+        told = f"all caught from strength {first:g} on" if first is not None else "not all caught at the strongest"
+        if not any(p.caught.count.successes for p in points):
+            told = "none caught"
         yield f"{family}: {told} ({', '.join(f'{p.strength:g}: {_counted(p.caught)}' for p in points)})."
     for point in drill.curve:
         if point.family == "all":

@@ -220,7 +220,7 @@ def test_the_report_says_from_which_strength_on_and_what_is_not_counted() -> Non
     text = "\n".join(lines(made))
     assert "The policy baseline caught 2 of 4 planted backdoors." in text
     assert "patch: all caught from strength 1 on (0.5: 0 of 1, 1: 1 of 1, 2: 1 of 1)." in text
-    assert "blend: not all caught even at the strongest (2: 0 of 1)." in text
+    assert "blend: none caught (2: 0 of 1)." in text
     assert "Did not take, and in no count: stripes 1." in text
     assert "Not decided, so not caught" in text and "blend 2." in text
     assert "Did not fit into the budget, and not counted: wave 1." in text
