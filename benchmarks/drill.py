@@ -18,6 +18,7 @@ from pargate.drill.run import DrillRequest, drill
 from pargate.events import Event, Notice
 from pargate.policy.resolve import Resolved, resolve
 from pargate.scanning.run import ScanRequest
+from pargate.version import __version__
 
 
 def told(event: Event) -> None:
@@ -58,7 +59,7 @@ def main() -> None:
             document = json.loads(found.to_json())
             document["model"], document["policy"] = name, rules
             rows = [row for row in rows if (row["model"], row["policy"]) != (name, rules)] + [document]
-            content = {"machine": machine(), "rows": rows}
+            content = {"machine": machine(), "version": __version__, "rows": rows}
             path.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -55,7 +55,12 @@ TriggerOption = Annotated[
     ),
 ]
 StrengthsOption = Annotated[
-    str, typer.Option("--strengths", metavar="A,B", help="Strengths of the triggers; 1 is the published one.")
+    str | None,
+    typer.Option(
+        "--strengths",
+        metavar="A,B",
+        help="Strengths of the triggers; 1 is the published one. Default: 0.5,1,2, or 1 with --trigger.",
+    ),
 ]
 RatesOption = Annotated[
     str, typer.Option("--rates", metavar="A,B", help="Poison rates: shares of the training images with the trigger.")
@@ -75,7 +80,7 @@ def drill(
     reference: TrustedOption = None,
     families: FamiliesOption = "patch,blend,stripes",
     trigger: TriggerOption = None,
-    strengths: StrengthsOption = "0.5,1,2",
+    strengths: StrengthsOption = None,
     rates: RatesOption = "0.1",
     targets: TargetsOption = 1,
     minutes: MinutesOption = 30.0,
@@ -111,7 +116,7 @@ def drill(
     resolved, _ = open_policy(policy, None, started.date(), console)
     choice = Choice(
         tuple(_listed("--families", families, str)),
-        tuple(_listed("--strengths", strengths, float)),
+        tuple(_listed("--strengths", strengths or ("1" if trigger else "0.5,1,2"), float)),
         tuple(_listed("--rates", rates, float)),
         targets,
         own_trigger(trigger) if trigger else None,

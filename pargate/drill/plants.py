@@ -11,6 +11,7 @@ from pargate import seeds
 from pargate.errors import InputError, nearest
 from pargate.triggers import Trigger, TriggerError, build, parse
 from pargate.triggers.base import PUBLISHED_SIDE
+from pargate.triggers.file import FileTrigger
 from pargate.triggers.patch import CORNERS
 
 Spec = dict[str, Any]
@@ -142,10 +143,13 @@ def plants(choice: Choice, classes: Sequence[str], seed: int) -> list[Plant]:
 
 
 def _own(spec: Spec, strength: float) -> Spec:
-    """Return the user's trigger at a strength: alpha 0.2 of a blend, or side 16/224 of a patch, times the strength."""
-    if spec["mode"] == "patch":
-        return {**spec, "size": _length(16, strength)}
-    return {**spec, "alpha": 0.2 * strength}
+    """Return the user's trigger at a strength: alpha 0.2 of a blend, or the side of the picture, times the strength."""
+    if spec["mode"] != "patch":
+        return {**spec, "alpha": 0.2 * strength}
+    if strength == 1:
+        return spec
+    picture = FileTrigger.model_validate({"path": spec["path"]}).read(Path()).picture
+    return {**spec, "size": max(1, round(strength * max(picture.size)))}
 
 
 def _trigger(spec: Spec, family: str, strength: float) -> Trigger:
