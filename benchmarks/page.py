@@ -361,6 +361,7 @@ def main() -> None:
     parts.append(section("Two readers, one model", "readers", READERS, readers))
     parts.append(section("Inputs that cost out of all proportion", "resources", RESOURCES, resources))
     parts.append(section("Search", "search", SEARCH, search))
+    parts.append(section("Fire drill", "drill", DRILL, drills))
     parts.append(section("Text triggers", "text", TEXT, text))
     parts.append(section("Unlearning", "unlearning", UNLEARNING, unlearning))
     coverage = STORE / "coverage.md"
@@ -480,6 +481,52 @@ def search(found: Any) -> str:
             rows,
         )
     )  # fmt: skip
+
+
+DRILL = (
+    "`pargate drill` on clean sample models, seed 0, one target, poison rate 0.1 (`python -m benchmarks.drill`; "
+    "[drill.md](drill.md) says how a backdoor is planted). Each copy is compared with the untouched model. `search` is a "
+    "policy of that probe alone, with `max: {excess: 30pp}`. A cell is the result of one backdoor with its attack success on "
+    "held-out images; *false alarms* count the untouched model and the copy without a trigger. Intervals at 95 %."
+)
+
+
+def drills(found: Any) -> str:
+    rows = []
+    for r in found["rows"]:
+        planted = [c for c in r["copies"] if c["trigger"] is not None]
+        for strength in sorted({c["strength"] for c in planted}):
+            point = next((p for p in r["curve"] if (p["family"], p["strength"]) == ("all", strength)), None)
+            cells = {c["family"]: c for c in planted if c["strength"] == strength}
+            caught = point and point["caught"]
+            rows.append(
+                [
+                    r["model"], r["policy"], f"{strength:g}", *(told(cells.get(f)) for f in ("patch", "blend", "stripes")),
+                    f"{caught['count']['successes']} of {caught['count']['n']}" if caught else "–",
+                    span([caught["low"], caught["high"]]) if caught else "–",
+                    f"{r['false_alarms']['count']['successes']} of {r['false_alarms']['count']['n']}",
+                ]
+            )  # fmt: skip
+    seconds = [c["seconds"] for r in found["rows"] for c in r["copies"]]
+    return (
+        table(
+            ["model", "policy", "strength", "patch", "blend", "stripes", "caught", "interval %", "false alarms"], rows
+        )
+        + f"\n\nMedian time of a copy with its scan: {sorted(seconds)[len(seconds) // 2]:.0f} s on a busy core."
+    )
+
+
+def told(copy: Any) -> str:
+    if copy is None:
+        return "–"
+    after = copy["after"]
+    share = pct(after["successes"] / after["n"] if after["n"] else None, 0)
+    if not copy["took"]:
+        return f"not planted ({share} %)"
+    word = {"pass": "missed", "inconclusive": "not decided"}.get(
+        copy["outcome"], "caught" if copy["named"] else "failed"
+    )
+    return f"{word} ({share} %)"
 
 
 TEXT = (

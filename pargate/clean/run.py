@@ -55,7 +55,7 @@ def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
     """
     check_source(request.pairs)
     checkpoint = inspect(request.model, arch=request.arch)
-    _refuse_untrainable(checkpoint)
+    refuse_untrainable(checkpoint)
     waits = is_generated(request.pairs) and emit is None
     return Inputs(checkpoint, None if waits else _pairs(request, emit or events.ignore))
 
@@ -132,7 +132,7 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
             unfinished = _check_places(request)
             emit(events.StageStarted("inspect", request.source))
             model = stack.enter_context(opened(request.model, arch=request.arch))
-            _refuse_untrainable(model.checkpoint)
+            refuse_untrainable(model.checkpoint)
             # A single process checks its pairs before torch is imported.
             pairs = _listed(request, model.checkpoint, emit) if ranks.here().world == 1 else None
             asked = _device(request)
@@ -218,15 +218,18 @@ def _checked(request: CleanRequest, unfinished: Path, inside: Path | None) -> Pa
     return unfinished
 
 
-def _refuse_untrainable(checkpoint: Checkpoint) -> None:
+def refuse_untrainable(checkpoint: Checkpoint) -> None:
     """Raise if the model cannot be trained, or if its activation is not known.
 
     With the wrong activation, the result would be another model than the one that was scanned.
+
+    Raises:
+        InputError: as above.
     """
     if checkpoint.format == "onnx":
         raise InputError(
             f"{checkpoint.source} holds exported graphs, which cannot be trained",
-            "clean the checkpoint that they were exported from, and export the result",
+            "give the checkpoint that they were exported from",
         )
     if not checkpoint.activation_known:
         gelu, quick = (with_activation(checkpoint.architecture, name) for name in ("gelu", "quick_gelu"))

@@ -1,4 +1,4 @@
-"""SVG charts: the course of a cleaning, and the trade-off of a sweep."""
+"""SVG charts: the course of a cleaning, the trade-off of a sweep, and the detection curve of a drill."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +40,18 @@ class TradePoint:
     low: float
     high: float
     """Ends of the interval of `success`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detected:
+    """The share of planted backdoors of one strength that a policy caught, in [0, 1], with its interval."""
+
+    name: str
+    """Name of the line."""
+    strength: float
+    share: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +124,24 @@ def trade_off(points: Sequence[TradePoint], title: str) -> str:
         drawn.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{_COLOURS[0]}"/>')
         drawn.append(_text(x + 6, y - 6, point.label))
     return _document(drawn, 1, "clean accuracy, %")
+
+
+def detection(points: Sequence[Detected], title: str) -> str:
+    """Return the chart of the share of caught backdoors by strength, in percent, a line with intervals per name."""
+    across = _axis([point.strength for point in points], _LEFT, _RIGHT, edge=0.1)
+    up = _Axis(-2, 102, _TOP + _HEIGHT, _TOP)
+    names = dict.fromkeys(point.name for point in points)
+    lines = [_Line(name, [(p.strength, 100 * p.share) for p in points if p.name == name]) for name in names]
+    drawn = [*_panel(f"{title}: planted backdoors that were caught, %", across, up), *_curves(lines, across, up)]
+    for number, name in enumerate(names):
+        for point in (p for p in points if p.name == name):
+            # Side by side, so that intervals at one strength do not hide each other.
+            x = across.at(point.strength) + 5 * number
+            low, high = up.at(100 * point.low), up.at(100 * point.high)
+            colour = _COLOURS[number % len(_COLOURS)]
+            drawn.append(f'<path d="M{x} {low}V{high}m-3 0h6M{x - 3} {low}h6" stroke="{colour}"/>')
+            drawn.append(f'<circle cx="{x}" cy="{up.at(100 * point.share)}" r="3" fill="{colour}"/>')
+    return _document(drawn, 1, "strength of the trigger; 1 is the published one")
 
 
 def _axis(values: Iterable[float], begin: float, end: float, edge: float = 0.0) -> _Axis:

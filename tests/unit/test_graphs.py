@@ -364,5 +364,5 @@ def test_graphs_are_not_cleaned_and_nothing_is_left_behind(place, tmp_path):
     for act in (clean.look, clean.plan, clean.clean):
         with pytest.raises(InputError, match="holds exported graphs, which cannot be trained") as refused:
             act(request)
-        assert refused.value.hint.startswith("clean the checkpoint")
+        assert refused.value.hint.startswith("give the checkpoint")
     assert not [*tmp_path.glob("out*")]
