@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MODELS, Command
-from pargate.release.estimate import Minutes
+from pargate.scanning.estimate import Minutes
 
 from pargate.cli.app import run
 from pargate.core.drill import DrillReport
