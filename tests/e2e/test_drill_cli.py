@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from conftest import MODELS, Command
-from pargate.scanning.estimate import Minutes
 
 from pargate.cli.app import run
 from pargate.core.drill import DrillReport
 from pargate.drill import run as drill_run
 from pargate.models.open import inspect
+from pargate.scanning.estimate import Minutes
 
 CLEAN = MODELS / "clean"
 POLICY = """
@@ -78,7 +78,7 @@ def test_what_does_not_fit_into_the_budget_is_said_and_not_counted(
 ) -> None:
     monkeypatch.setattr(drill_run, "STEPS", 3)
     monkeypatch.setattr(drill_run, "cleaning_minutes", lambda *_: 0.0)
-    monkeypatch.setattr(drill_run, "minutes", lambda *_: Minutes(0.0, 0.0, 0.0))
+    monkeypatch.setattr(drill_run, "minutes", lambda *_, **__: Minutes(0.0, 0.0, 0.0))
     out = tmp_path / "out"
     command = ["drill", str(CLEAN), "--out", str(out), "-p", str(policy), "--pairs", "synthetic:256", "--device", "cpu",
                "--cache", "off", "--strengths", "2", "--minutes", "0.0001"]  # fmt: skip
