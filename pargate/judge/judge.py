@@ -216,7 +216,7 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
         subject = measurement.trigger.label
         if measurement.target is not None:
             subject += f" → {measurement.target.name}"
-        if comparison.direction:
+        if comparison.direction and not comparison.rule.families:  # the label of what was found names the family
             subject += f" ({comparison.direction})"
     worst = min(bounds, key=lambda b: RANK[b.status])
     name = str(worst.metric).replace("_", " ")

@@ -1,5 +1,7 @@
 """The rules of a report with their comparisons, worst first, as the HTML page shows them."""
 
+import base64
+import binascii
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from pargate.core.results import (
 )
 from pargate.report.bars import WORDS, Axis, Bar, axes_of, bar_of, share
 from pargate.report.text import by_id, plain, plural, rules
+
+PNG = b"\x89PNG\r\n\x1a\n"
 
 SHOWN_MET = 3
 """Met comparisons of a rule that are shown; the others are folded."""
@@ -78,6 +82,8 @@ class Comparison:
     found: str
     pulls: tuple[Pull, ...]
     details: tuple[tuple[str, str], ...]
+    picture: str
+    """Pattern that a search found: PNG as base64, or empty."""
     waiver: WaiverUse | None
     waiver_reason: str
 
@@ -189,9 +195,22 @@ def _comparison(finding: Finding, measurement: Measurement | None, axes: Mapping
         found=found,
         pulls=tuple(_pulls(measurement)) if measurement else (),
         details=tuple(_details(finding, measurement)) if measurement else (),
+        picture=png(trigger.picture) if trigger else "",
         waiver=finding.waiver,
         waiver_reason=finding.waiver.reason.replace("-", " ") if finding.waiver else "",
     )
+
+
+def png(text: str) -> str:
+    """Return the image encoded again, or an empty text if it is not a PNG, so that no foreign byte enters the page."""
+    from markupsafe import Markup
+
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return ""
+    # Markup, because `plain` would cut it; base64 needs no escaping.
+    return Markup(base64.b64encode(data).decode("ascii")) if data.startswith(PNG) else ""
 
 
 def _pulls(measurement: Measurement) -> Iterator[Pull]:

@@ -216,6 +216,9 @@ def next_steps(report: ScanReport) -> Iterator[str]:
         case Outcome.FAIL if any(f.status is Status.BREACH for f in report.findings):
             yield "Do not ship this checkpoint; go back to one whose scan passes."
             measurements = by_id(report)
+            broken = [measurements.get(f.measurement or "") for f in report.findings if f.status is Status.BREACH]
+            if any(m is not None and m.probe == "search" for m in broken):
+                yield "Keep the found trigger with --found DIR; `pargate pack create DIR` makes a pack to share."
             if report.reference is None and any(
                 _over_control(f, measurements.get(f.measurement or "")) for f in report.findings
             ):

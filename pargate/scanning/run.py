@@ -52,9 +52,9 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     Raises:
         InputError, UnsafeCheckpoint: as `scan`.
     """
+    _refuse_both(request)
     model = inspect(request.model, arch=request.arch)
     check(model)
-    _refuse_both(request)
     if request.compared_source:
         check_reference(model, inspect(request.compared_source, arch=request.arch))
     images, notices = read_images(request)

@@ -192,6 +192,23 @@ def test_a_picture_that_is_none_is_left_out() -> None:
         assert len(Page(render(report)).all("img")) == 2 * (len(report.pictures) - 1)
 
 
+def test_the_pattern_that_a_search_found_is_shown_where_it_breaks_a_rule() -> None:
+    def found(picture: str, status: str) -> Callable[[dict[str, Any]], object]:
+        def change(document: dict[str, Any]) -> None:
+            finding = next(f for f in document["findings"] if f["status"] == status and "excess" in f["message"])
+            measured = next(m for m in document["measurements"] if m["id"] == finding["measurement"])
+            measured["trigger"]["picture"] = picture
+
+        return change
+
+    def shown(picture: str, status: str) -> int:
+        return render(changed("failing", found(picture, status))).count("The pattern that the search found, at full")
+
+    assert shown(CLEAN_PNG, "breach") == 1
+    assert shown(CLEAN_PNG, "met") == 0
+    assert shown("GIF89a", "breach") == 0
+
+
 def test_many_met_comparisons_are_folded_and_none_is_lost() -> None:
     def more(document: dict[str, Any]) -> None:
         met = next(f for f in document["findings"] if f["status"] == "met" and f["bounds"])

@@ -10,23 +10,26 @@ import torch
 from test_session import CLASSES, RULE, Painter, Stage, stage
 from torch import Tensor, nn
 
-from pargate.core.found import Family, Found
+from pargate.core.found import PASSES, Family, Found
 from pargate.core.model import EncoderSpec, Pixels, Vectors
 from pargate.core.report import ScanReport
-from pargate.core.results import Count, Measurement, PairedCounts, Status
+from pargate.core.results import GRAPHS_OF_CHECKPOINT, NO_REFERENCE, Count, Measurement, PairedCounts, Status
 from pargate.core.stamp import apply
 from pargate.errors import InputError, PolicyError
 from pargate.judge import rejudge
 from pargate.judge.bounds import bound
+from pargate.judge.judge import judge
 from pargate.judge.judging import Judging
 from pargate.models.torch import search as ascent
 from pargate.models.torch.encoder import OpenClipEncoder
 from pargate.models.torch.search import PLACES
 from pargate.policy.fields import Limit
-from pargate.policy.resolve import read
+from pargate.policy.resolve import Resolved, read
 from pargate.probes import search as probe
 from pargate.scanning import found as scanning
 from pargate.scanning.found import make_folder, write_found
+from pargate.scanning.request import ScanRequest
+from pargate.scanning.run import plan, scan
 
 TARGET, PLACE = 3, (4, 2)
 COLOUR = torch.tensor([1.0, 0.0, 1.0])
@@ -67,6 +70,10 @@ def pictures(n: int = 64) -> Pixels:
     pixels[..., 0] = (np.arange(n) % len(CLASSES) * 10)[:, None, None]
     pixels[..., 1] = (np.arange(n) * 3 % 256)[:, None, None]
     return pixels
+
+
+def read_rule(rule: str) -> Resolved:
+    return read(f"pargate: 1\nname: x\nrules:\n  - {rule}\n", "p.yaml", Path())
 
 
 def searched(planted: bool = True, reference: bool = False, rule: str = SEARCH, **options: Any) -> Stage:
@@ -280,6 +287,63 @@ def test_a_fine_tuned_copy_is_no_baseline_of_other_probes() -> None:
     assert all((m.pairs is None or m.pairs.baseline.startswith("control")) for m in run.report().measurements[1:])
 
 
+def test_a_rule_that_needs_a_reference_is_left_out_without_one_and_the_report_says_so() -> None:
+    report = searched(rule=SEARCH.replace("max", "needs_reference: true, max")).run().report()
+    assert not report.findings
+    assert report.measurements[1].stopped == NO_REFERENCE and not report.measurements[1].counts
+    assert "Triggers that nobody named: without a reference the rule hidden was left out." in report.coverage.limits
+    judged = rejudge.judge(report, Judging(read_rule(SEARCH.replace("max", "needs_reference: true, max"))))
+    assert not judged.findings
+    # A policy that does not allow it finds nothing decided.
+    judged = rejudge.judge(report, Judging(read_rule(SEARCH)))
+    assert [finding.status for finding in judged.findings] == [Status.OPEN]
+
+
+def test_a_rule_that_needs_a_reference_is_measured_with_one() -> None:
+    rule = SEARCH.replace("max", "needs_reference: true, max")
+    for more in ({"reference": True}, {"reference": True, "tuned": True}):
+        assert searched(rule=rule, **more).run().loop.running[0].status is Status.BREACH
+
+
+def test_a_left_out_rule_without_its_measurement_is_open() -> None:
+    resolved = read_rule(SEARCH.replace("max", "needs_reference: true, max"))
+    findings, _, _ = judge(resolved.policy, [])
+    assert [finding.status for finding in findings] == [Status.OPEN]
+
+
+@pytest.mark.parametrize("probe", ["search", "text"])
+def test_graphs_that_equal_a_searched_checkpoint_are_not_searched_again(probe: str) -> None:
+    family = {"search": "patch", "text": "tokens"}[probe]
+    resolved = read_rule(f"{{id: hidden, probe: {probe}, families: [{family}], max: {{excess: 30pp}}}}")
+    request = ScanRequest("m", Judging(resolved), proven=True)
+    assert request.leaves_out(resolved.policy.rules[0]) == (GRAPHS_OF_CHECKPOINT if probe == "search" else "")
+    measured = Measurement(id=f"hidden/unknown/{family}", rule="hidden", probe=probe, stopped=GRAPHS_OF_CHECKPOINT)
+    findings, _, _ = judge(resolved.policy, [measured])
+    assert [finding.status for finding in findings] == ([] if probe == "search" else [Status.OPEN])
+
+
+def test_a_copy_is_no_reference_of_a_search_for_texts() -> None:
+    words = "{id: words, probe: text, families: [tokens], needs_reference: true, max: {excess: 50pp}}"
+    resolved = read_rule(words)
+    assert ScanRequest("m", Judging(resolved), tuned="copy").leaves_out(resolved.policy.rules[0]) == NO_REFERENCE
+    assert ScanRequest("m", Judging(resolved), reference="parent").leaves_out(resolved.policy.rules[0]) == ""
+
+
+def test_a_reference_and_a_copy_together_are_refused() -> None:
+    request = ScanRequest("m", Judging(read_rule(SEARCH)), reference="parent", tuned="copy")
+    with pytest.raises(InputError, match="only one can be compared with"):
+        scan(request)
+    with pytest.raises(InputError, match="only one can be compared with"):
+        plan(request)
+
+
+def test_the_expected_passes_are_those_of_the_climbs() -> None:
+    for family, climb in ascent.CLIMBS.items():
+        first = climb.restarts * ascent.BATCH * climb.steps
+        passes = len(climb.patterns) * (first + ascent.FINALISTS * ascent.FINAL_BATCH * climb.final_steps)
+        assert PASSES[family] == passes
+
+
 def test_search_and_measurement_share_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Pixels] = []
     real = ascent.search
@@ -365,7 +429,7 @@ def test_a_report_is_judged_again_with_the_trigger_that_was_found() -> None:
 
 
 def policy(rule: str) -> None:
-    read(f"pargate: 1\nname: x\nrules:\n  - {rule}\n", "p.yaml", Path())
+    read_rule(rule)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,8 @@ def stage(
     )
     head = cached.head(carriers.classes)
     pair = ModelPair(cached, head, other, other.head(carriers.classes) if other else None, "", "", tuned)
-    request = ScanRequest("m", Judging(resolved), settings=ScanSettings(max_minutes=minutes))
+    named = {"tuned" if tuned else "reference": "r"} if reference else {}
+    request = ScanRequest("m", Judging(resolved), settings=ScanSettings(max_minutes=minutes), **named)
     heard: list[events.Event] = []
     now = time.monotonic() if began is None else began
     loop = prepare(request, resolved.policy, carriers, shelf, pair, heard.append, now)  # type: ignore[arg-type]  # a fake

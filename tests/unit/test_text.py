@@ -130,9 +130,7 @@ def test_with_a_reference_the_planted_word_breaks_the_rule() -> None:
     assert measured.pairs.baseline == "reference" and measured.pairs.excess == 1
     assert measured.examples[0] == f"image {TARGET}" and len(measured.examples) == 5
     assert measured.forward_passes == 0
-    assert finding.message.startswith(
-        f"text '\\u200b650' at the end of captions → class {TARGET} (tokens): excess 100.0%"
-    )
+    assert finding.message.startswith(f"text '\\u200b650' at the end of captions → class {TARGET}: excess 100.0%")
     assert " captions, beyond " in finding.message
 
 

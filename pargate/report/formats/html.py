@@ -4,8 +4,6 @@ Names from models and policies are foreign text: every value passes `plain` and 
 the page. An image is embedded only if it decodes as base64 of a PNG.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pargate.core.report import ScanReport
 from pargate.core.results import (
+    TUNED,
     UNSAFE_FILE,
     Consequence,
     Finding,
@@ -23,13 +22,12 @@ from pargate.core.results import (
 )
 from pargate.errors import InputError
 from pargate.report.formats.base import FORMATS, Format
-from pargate.report.groups import EFFECTS, grouped, tally
+from pargate.report.groups import EFFECTS, grouped, png, tally
 from pargate.report.text import model_name, next_steps, plain, stages, started
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-PNG = b"\x89PNG\r\n\x1a\n"
 
 HEADLINES = {
     Outcome.PASS: "Pass",
@@ -149,6 +147,11 @@ def _meaning(report: ScanReport) -> str:
                     "Under the same pattern this model is steered to one class far more often than its reference: it "
                     "behaves like a model with a backdoor that the reference does not have."
                 )
+            if _over(report, breaches, TUNED):
+                return (
+                    "A search found a pattern that steers this model to one class, and a short fine-tuning on clean "
+                    "pairs undoes much of that. Planted pull falls so; natural pull stays."
+                )
             if breaches:
                 return "The model breaks limits of the policy."
             return "No limit was shown to be broken, but the policy also fails what is not decided or not in order."
@@ -167,7 +170,7 @@ def _over(report: ScanReport, findings: Sequence[Finding], baseline: str) -> boo
 def _examples(report: ScanReport) -> Iterator[Example]:
     labels = {m.id: m.trigger.label for m in report.measurements if m.trigger is not None}
     for picture in report.pictures:
-        clean, stamped = _png(picture.clean), _png(picture.stamped)
+        clean, stamped = png(picture.clean), png(picture.stamped)
         if clean and stamped:
             yield Example(
                 trigger=labels.get(picture.measurement, picture.measurement),
@@ -177,18 +180,6 @@ def _examples(report: ScanReport) -> Iterator[Example]:
                 before=picture.clean_prediction,
                 after=picture.stamped_prediction,
             )
-
-
-def _png(text: str) -> str:
-    """Return the image encoded again, or an empty text if it is not a PNG, so that no foreign byte enters the page."""
-    from markupsafe import Markup
-
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return ""
-    # Markup, because `plain` would cut it; base64 needs no escaping.
-    return Markup(base64.b64encode(data).decode("ascii")) if data.startswith(PNG) else ""
 
 
 def _indented(document: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
