@@ -9,6 +9,7 @@ import yaml
 
 from pargate import events
 from pargate.core.found import Family, Found
+from pargate.core.model import Vectors
 from pargate.core.report import ScanReport
 from pargate.core.results import Metric
 from pargate.errors import InputError, OperationalError
@@ -53,11 +54,44 @@ def search(loop: Loop, family: Family) -> Found | str:
 
     trusted = loop.reference.encoder if loop.reference else None
     other = trusted if isinstance(trusted, OpenClipEncoder) else None
-    found = ascent.search(encoder, pixels, family, loop.seed, other, progress)
-    cached.passes += found.passes
-    if loop.reference:
-        loop.reference.passes += found.reference_passes
-    return found
+    digests = [digest for block in views for digest in block.digests]
+    asked = {"family": family, "seed": loop.seed, "images": digests}
+    key = cached.key(search=asked, reference=loop.reference.key() if loop.reference else None)
+    kept = cached.store.load(key)
+    if kept is None:
+        found = ascent.search(encoder, pixels, family, loop.seed, other, progress)
+        cached.passes += found.passes
+        if loop.reference:
+            loop.reference.passes += found.reference_passes
+        kept = _as_block(found)
+        cached.store.save(key, kept)
+    return _from_block(family, kept)
+
+
+def _as_block(found: Found) -> Vectors:
+    """Return what was found as a block of the cache: float32 [n, 1]."""
+    row, column = found.position or (-1, -1)
+    facts = [
+        found.strength, row, column, found.shift, found.held_out, found.passes, found.strongest,
+        found.reference_passes, *found.picture.shape[:2],
+    ]  # fmt: skip
+    return np.concatenate([np.array(facts), found.picture.ravel()]).astype(np.float32)[:, None]
+
+
+def _from_block(family: Family, block: Vectors) -> Found:
+    """Return the trigger of a block."""
+    strength, row, column, shift, held_out, passes, strongest, reference_passes, height, width = block[:10, 0].tolist()
+    return Found(
+        family=family,
+        picture=block[10:, 0].astype(np.uint8).reshape(int(height), int(width), 3),
+        strength=round(strength, 6),  # as written, without the tail of float32
+        position=None if row < 0 else (int(row), int(column)),
+        shift=shift,
+        held_out=int(held_out),
+        passes=int(passes),
+        strongest=bool(strongest),
+        reference_passes=int(reference_passes),
+    )
 
 
 def make_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import GRAPHS_OF_CHECKPOINT, NO_REFERENCE, Count, Measurement, PairedCounts, Status
 from pargate.core.stamp import apply
 from pargate.errors import InputError, PolicyError
+from pargate.files import BlockStore
 from pargate.judge import rejudge
 from pargate.judge.bounds import bound
 from pargate.judge.judge import judge
@@ -342,6 +343,26 @@ def test_the_expected_passes_are_those_of_the_climbs() -> None:
         first = climb.restarts * ascent.BATCH * climb.steps
         passes = len(climb.patterns) * (first + ascent.FINALISTS * ascent.FINAL_BATCH * climb.final_steps)
         assert PASSES[family] == passes
+
+
+def test_a_search_is_kept_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = searched(reference=True, store=BlockStore(tmp_path)).run()
+    monkeypatch.setattr(ascent, "search", None)
+    again = searched(reference=True, store=BlockStore(tmp_path)).run()
+    assert again.report().measurements == first.report().measurements
+    assert again.loop.model.passes == 0 < first.loop.model.passes
+    with pytest.raises(TypeError, match="not callable"):
+        searched(planted=False, reference=True, store=BlockStore(tmp_path))
+
+
+@pytest.mark.parametrize("family", list(ascent.CLIMBS))
+def test_what_was_found_is_the_same_from_the_cache(family: Family) -> None:
+    found = ascent.search(toy(), pictures(), family, 0, toy(planted=False))
+    kept = scanning._from_block(family, scanning._as_block(found))
+    np.testing.assert_array_equal(kept.picture, found.picture)
+    assert kept.shift == pytest.approx(found.shift, rel=1e-6)
+    for name in ("family", "strength", "position", "held_out", "passes", "strongest", "reference_passes"):
+        assert getattr(kept, name) == getattr(found, name)
 
 
 def test_search_and_measurement_share_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
