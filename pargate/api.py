@@ -53,6 +53,8 @@ class Report(ScanReport):
 class Settings(TypedDict, total=False):
     """Further settings of a scan."""
 
+    tuned: str | Path | None
+    """The model after a short fine-tuning on clean pairs, in place of a reference."""
     arch: str | None
     """Name of open_clip's architecture, for a file without a configuration."""
     device: str
@@ -123,6 +125,7 @@ def scan(
             images=None if images is None else str(images),
             classes=Path(classes) if isinstance(classes, str | Path) else None,
             reference=None if reference is None else str(reference),
+            tuned=str(settings["tuned"]) if settings.get("tuned") else None,
             settings=ScanSettings(
                 settings.get("device", "auto"),
                 settings.get("precision", "auto"),

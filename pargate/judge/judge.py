@@ -222,7 +222,9 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     name = str(worst.metric).replace("_", " ")
     if worst.n == 0:
         lacking = "labelled images" if worst.metric == Metric.ACCURACY else "eligible images"
-        why = measurement.stopped or f"there were no {lacking}"
+        why = {"budget": "the budget was spent"}.get(
+            measurement.stopped, measurement.stopped or f"there were no {lacking}"
+        )
         return f"{subject}: {name} was not measured against the limit of {worst.limit_text}: {why}."
     estimate = "at most" if worst.estimate is None else f"{worst.estimate:.1%}"
     words = {Status.MET: "within", Status.BREACH: "beyond", Status.OPEN: "not decided against"}

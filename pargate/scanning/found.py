@@ -1,6 +1,7 @@
 """Triggers that a scan finds by itself: searched before the first image is measured, written for the next scan."""
 
 import base64
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ LEAST = 32
 
 
 def search(loop: Loop, family: Family) -> Found | str:
-    """Return the trigger of a family that moves the model most on the selection half, or why none can be searched.
+    """Return the trigger of a family that moves the model most on the selection half, or why none is searched.
 
     Raises:
         InputError: the selection half has fewer than `LEAST` images.
@@ -37,6 +38,8 @@ def search(loop: Loop, family: Family) -> Found | str:
             f"the probe search has {len(pixels)} images of {loop.images.source} to search on, and needs {LEAST}",
             f"give at least {2 * LEAST} different images with --images",
         )
+    if loop.deadline is not None and time.monotonic() > loop.deadline:
+        return "budget"
     cached = loop.model
     if cached.checkpoint.format == "onnx":
         return "ONNX graphs have no gradients to search along; scan the checkpoint that they were made from"

@@ -356,7 +356,7 @@ def test_counts_that_are_absent_are_not_zero() -> None:
     finding = only(judged(policy(SUCCESS), clean(), nothing))
     assert finding.status is Status.OPEN
     assert finding.bounds[0].estimate is None and finding.bounds[0].n == 0
-    assert finding.message.endswith("attack success was not measured against the limit of 10%: budget.")
+    assert finding.message.endswith("attack success was not measured against the limit of 10%: the budget was spent.")
 
 
 def test_a_measurement_of_another_trigger_answers_nothing() -> None:

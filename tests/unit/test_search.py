@@ -345,6 +345,14 @@ def test_the_expected_passes_are_those_of_the_climbs() -> None:
         assert PASSES[family] == passes
 
 
+def test_a_family_for_which_no_time_is_left_stays_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ascent, "search", None)
+    report = searched(reference=True, minutes=1.0, began=-1e6).run().report()
+    assert [finding.status for finding in report.findings] == [Status.OPEN]
+    assert report.measurements[1].stopped == "budget"
+    assert "was not measured against the limit of 30pp: the budget was spent" in report.findings[0].message
+
+
 def test_a_search_is_kept_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = searched(reference=True, store=BlockStore(tmp_path)).run()
     monkeypatch.setattr(ascent, "search", None)
