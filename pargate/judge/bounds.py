@@ -22,6 +22,9 @@ from pargate.core.results import (
 from pargate.core.sequential import Bounds, difference_sequence, mean_sequence
 from pargate.policy.fields import Limit
 
+TUNED_LIMIT = 0.5
+"""Fall of a pull in a fine-tuned copy that a breach must exceed: natural pull fell by up to 41 points."""
+
 FLOOR = 32
 """Fewest images that can decide a rule."""
 
@@ -73,6 +76,14 @@ def bound(metric: str, limit: Limit, upper: bool, measurement: Measurement, alph
             text = f"{limit.text} = {value:.1%}" if measurement.chance else f"{limit.text}, which is not known"
     known = n >= FLOOR and (measurement.chance or not limit.of_chance)
     status = _status(low, high, value, upper) if known else Status.OPEN
+    if (
+        metric == Metric.EXCESS
+        and measurement.pairs is not None
+        and measurement.pairs.baseline in (TUNED, TUNED_WEAKER)
+    ):
+        text = f"{limit.text}, 50pp over a fine-tuned copy" if value < TUNED_LIMIT else text
+        if status is Status.BREACH and low <= TUNED_LIMIT:
+            status = Status.OPEN
     if metric == Metric.EXCESS and status is Status.MET and most > value and natural(measurement, high):
         status = Status.OPEN
     return Bound(

@@ -269,6 +269,7 @@ def test_a_trigger_that_still_works_on_a_fine_tuned_copy_leaves_the_rule_open() 
         ("tuned", 0, 0, Status.MET),
         ("tuned", 190, 0, Status.OPEN),
         ("tuned", 190, 180, Status.BREACH),
+        ("tuned", 190, 90, Status.OPEN),
         ("tuned-weaker", 0, 0, Status.OPEN),
         ("tuned-weaker", 190, 180, Status.BREACH),
         ("reference", 190, 0, Status.MET),
