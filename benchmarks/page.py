@@ -361,6 +361,7 @@ def main() -> None:
     parts.append(section("Two readers, one model", "readers", READERS, readers))
     parts.append(section("Inputs that cost out of all proportion", "resources", RESOURCES, resources))
     parts.append(section("Search", "search", SEARCH, search))
+    parts.append(section("Cost of a search", "search-cost", COST, cost))
     parts.append(section("Fire drill", "drill", DRILL, drills))
     parts.append(section("Text triggers", "text", TEXT, text))
     parts.append(section("Unlearning", "unlearning", UNLEARNING, unlearning))
@@ -440,47 +441,80 @@ RESOURCES = (
 )
 
 SEARCH = (
-    "`probe: search` with `max: {excess: 30pp}` as the only rule; no trigger and no target is told "
-    "(`python -m benchmarks.search`). The reference is the clean parent, which the parents themselves do not have; a `child` is a parent after "
-    "100 steps of `pargate clean --method finetune --batch-size 128` on clean pairs. Each row shows "
-    "the family with the largest excess, or without a reference the largest attack success, on images that neither "
-    "searched nor chose. Seconds are of one core, for the search of all families; passes are images, most of them forward "
-    "and backward. The budgets were tuned on these very models, so the table shows that the search works, not how "
-    "often: other models, triggers and sizes were not measured here."
+    "The two rules of `strict` about hidden triggers and nothing else: `probe: search`, excess at most 30 points, colour curves at "
+    "most 60; no trigger and no target is told (`python -m benchmarks.search`). *Against* is the clean parent, or a copy of "
+    "the model itself after 100 steps of `pargate clean --method finetune --batch-size 128` on clean pairs (a fall of more than 50 points "
+    "counts), or nothing. A `child` is a clean parent after the same fine-tuning. Each row shows the family with the largest excess, or "
+    "against nothing the largest attack success, on images that neither searched nor chose. Seconds are of one core, for the climbs "
+    "of all families; passes are images forward and backward. The budgets were tuned on these very models, so the table shows "
+    "that the search works, not how often: other models, triggers and sizes were not measured here."
 )
 
 
 def search(found: Any) -> str:
-    rows = []
+    rows, largest = [], []
     for r in found["rows"]:
-        best = max(r["families"], key=lambda f: f["success"] if f["excess"] is None else f["excess"])
+        best = max(r["families"], key=lambda f: f["success"] if f["excess"] is None else f["excess"] or 0)
         named = [f["class"] for f in r["families"] if f["status"] == "breach"]
         right = "–" if not r["planted"] or not named else f"{named.count(r['planted'])} of {len(named)}"
         rows.append(
             [
-                r["model"], r["planted"] or "–", "yes" if r["reference"] else "no", r["seed"], r["verdict"], best["label"],
+                r["model"], r["planted"] or "–", r["against"], r["seed"], r["verdict"], best["label"],
                 best["class"], right, pct(best["success"]), pct(best["excess"]),
-                span(best["interval"]) if r["reference"] else f"… {pct(best['interval'][1])}", best["n"],
-                f"{sum(f['passes'] for f in r['families']):,}", f"{sum(f['seconds'] for f in r['families']):.1f}",
+                f"… {pct(best['interval'][1])}" if best["excess"] is None else span(best["interval"]), best["n"],
+                f"{sum(f['passes'] for f in r['families']):,}", f"{sum(f['seconds'] for f in r['families']):.0f}",
             ]
         )  # fmt: skip
-    planted, clean = ([r for r in found["rows"] if bool(r["planted"]) is way] for way in (True, False))
-    with_parent = [r for r in planted if r["reference"]]
-    without = [r for r in planted if not r["reference"]]
-
-    def count(some: list[Row], verdict: str) -> str:
-        return f"{sum(r['verdict'] == verdict for r in some)} of {len(some)}"
-
+        if best["excess"] is not None:
+            mild = max(f["excess"] or 0 for f in r["families"] if f["family"] != "colour")
+            largest.append((r["against"], bool(r["planted"]), mild))
+    said = []
+    for against in ("parent", "copy", "nothing"):
+        planted, clean = (
+            [r for r in found["rows"] if r["against"] == against and bool(r["planted"]) is way] for way in (True, False)
+        )
+        right = sum(r["planted"] in [f["class"] for f in r["families"] if f["status"] == "breach"] for r in planted)
+        said.append(
+            f"* Against {against}: {sum(r['verdict'] == 'fail' for r in planted)} of {len(planted)} scans of planted models fail, "
+            f"{right} naming the planted class, and {sum(r['verdict'] == 'pass' for r in planted)} pass; "
+            f"{sum(r['verdict'] == 'fail' for r in clean)} of {len(clean)} scans of clean models fail, "
+            f"{sum(r['verdict'] == 'pass' for r in clean)} pass{apart(largest, against)}."
+        )
     return (
-        f"With the parent, {count(with_parent, 'fail')} scans of planted models fail. Without it, {count(without, 'pass')} "
-        f"scans of planted models and {count(clean, 'pass')} of clean ones pass, and none can fail; the rest is not "
-        "decided.\n\n"
+        "\n".join(said)
+        + "\n\n"
         + table(
-            ["model", "planted", "reference", "seed", "verdict", "found", "class", "families that fail with the planted class",
+            ["model", "planted", "against", "seed", "verdict", "found", "class", "families that fail with the planted class",
              "success %", "excess, points", "interval", "images", "passes", "s"],
             rows,
         )
     )  # fmt: skip
+
+
+def apart(largest: list[tuple[str, bool, float]], against: str) -> str:
+    """Return how well the largest excess of a scan tells planted models from clean ones."""
+    planted, clean = ([x for a, p, x in largest if a == against and p is way] for way in (True, False))
+    if not planted or not clean:
+        return ""
+    wins = sum((one > other) + (one == other) / 2 for one in planted for other in clean)
+    return (
+        f"; the largest excess without colour is {pct(min(planted))} points or more for planted models and "
+        f"{pct(max(clean))} or less for clean ones (AUROC {wins / len(planted) / len(clean):.2f} of {len(planted)} × {len(clean)})"
+    )
+
+
+COST = (
+    "The search of the family `blend` against the image tower alone, forward and backward with the same batch, by turns in one "
+    "process with one thread (`python -m benchmarks.search_cost`). ViT-B-32 has random weights and two steps."
+)
+
+
+def cost(found: Any) -> str:
+    rows = [
+        [name, f"{r['passes']:,}", f"{r['searched']:.1f}", f"{r['bare']:.1f}", f"{r['ratio']:.2f}"]
+        for name, r in found["rows"].items()
+    ]
+    return table(["model", "passes", "searched, images/s", "bare, images/s", "ratio"], rows)
 
 
 DRILL = (

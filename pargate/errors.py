@@ -114,6 +114,8 @@ _SHORTAGES = (
         (
             _MEMORY, "allocate memory", "failed to allocate", "unable to allocate", "bad_alloc", "bad allocation",
             "alloc_failed", "failed to map segment", "could not create a primitive",
+            # Python says so if an allocation fails in its own code, as on an import near the limit.
+            "error return without exception set",
         ),
         "give the process more memory (ulimit -v, the memory of the container), or use fewer classes",
     ),

@@ -79,7 +79,7 @@ def test_policies_that_are_fine_get_a_line_each(write: Callable[..., None], ligh
     assert ended.err.splitlines() == [
         "✓ a.yaml: mine, 1 rule, 1 comparison, 0 waivers",
         "✓ b.yaml: mine, 1 rule, 1 comparison, 1 waiver",
-        "✓ builtin:strict: strict, 5 rules, 27 comparisons, 0 waivers",
+        "✓ builtin:strict: strict, 7 rules, 34 comparisons, 0 waivers",
     ]
     assert "1 waiver (1 expired)" in light("policy", "check", "b.yaml", "--now", "2026-12-02").err
 

@@ -72,6 +72,7 @@ def of_the_system(number: int, *path: str) -> OSError:
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 5, "allocate"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), 5, "CUDA out of memory"),
         (RuntimeError("std::bad_alloc"), 5, "out of memory"),
+        (SystemError("error return without exception set"), 5, "out of memory"),
         (RuntimeError("can't start new thread"), 5, "start new thread"),
         (RuntimeError("OpenBLAS blas_thread_init: pthread_create failed for thread 1 of 2"), 5, "pthread_create"),
         (of_the_system(errno.EAGAIN), 5, "Resource temporarily unavailable"),
