@@ -140,8 +140,9 @@ def main() -> None:
     resolved = policy([RULE, COLOUR])
     path = STORE / "search.json"
     rows = json.loads(path.read_text())["rows"] if path.is_file() else []
-    for model in subjects(models(given.models), given.work, given.data, given.clean):
-        for seed in range(given.seeds if given.only in model.name else 0):
+    known = [model for model in models(given.models) if given.only in model.name]
+    for model in subjects(known, given.work, given.data, given.clean):
+        for seed in range(given.seeds):
             rows = [r for r in rows if (r["model"], r["seed"]) != (model.name, seed)]
             climbs = Climbs()
             ascent.climbed = climbs

@@ -100,6 +100,9 @@ def scan(
     Raises:
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `pargate.errors`.
     """
+    for name, given in (("reference", reference), ("tuned", settings.get("tuned")), ("images", images)):
+        if given == "":
+            raise InputError(f"{name} is empty", "give a value, or leave it out")
     if unknown := sorted(settings.keys() - Settings.__annotations__):
         raise InputError(f"scan has no setting '{unknown[0]}'", f"one of {', '.join(Settings.__annotations__)}")
     today = datetime.now(UTC).date()

@@ -20,7 +20,7 @@ from rich.text import Text
 from pargate import events
 from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
-from pargate.report.text import about, acceptance, by_id, next_steps, plural, stages
+from pargate.report.text import about, acceptance, by_id, compared_with, next_steps, plural, stages
 
 if TYPE_CHECKING:
     from rich.style import Style
@@ -343,7 +343,7 @@ def _subject(report: "ScanReport") -> Iterator[str]:
         yield model.source
         yield f"policy {report.policy.name}; nothing was loaded or measured"
         return
-    reference = f", reference {report.reference.source}" if report.reference else ""
+    reference = f", {compared_with(report)} {report.reference.source}" if report.reference else ""
     yield f"{model.source}  {model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}"
     yield (
         f"policy {report.policy.name} ({report.policy.source}){reference}; "

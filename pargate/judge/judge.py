@@ -220,6 +220,8 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
             subject += f" ({comparison.direction})"
     worst = min(bounds, key=lambda b: RANK[b.status])
     name = str(worst.metric).replace("_", " ")
+    if worst.metric == Metric.EXCESS and measurement.pairs and measurement.pairs.baseline in (TUNED, TUNED_WEAKER):
+        name += " over the fine-tuned copy"
     if worst.n == 0:
         lacking = "labelled images" if worst.metric == Metric.ACCURACY else "eligible images"
         why = {"budget": "the budget was spent"}.get(
@@ -305,6 +307,8 @@ def _summary(
     lenient = sum(f.status in (Status.BREACH, Status.OPEN) for f in findings)  # of rules that only warn
     extra = f" {waived} waived." if waived else ""
     extra += f" {lenient} beyond or undecided under rules that only warn." if lenient else ""
+    if not findings:
+        return "No comparison was made: every rule was left out."
     held = f"None of {len(findings)} comparisons" if not (waived or lenient) else "No comparison that counts"
     return f"{held} exceeds its limit, at {level} confidence for the whole verdict.{extra}"
 

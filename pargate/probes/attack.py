@@ -13,7 +13,7 @@ from pargate.probes.targeted import METRICS, Hits, Predicted, TargetedTest, base
 def predictions(scene: Scene) -> tuple[Callable[[Views], Hits], Callable[[Vectors, bool], Hits]]:
     """Return what images truly show, and what vectors are predicted as, by classes of the zero-shot head."""
     head = scene.head()
-    reference_head = scene.head(reference=True) if scene.has_reference else head
+    reference_head = scene.head(reference=True) if scene.has_reference or scene.has_tuned else head
     count = len(scene.names)
 
     def hits(vectors: Vectors, of_reference: bool) -> Hits:

@@ -203,7 +203,9 @@ class TargetedTest(Test):
             return None
         gain = np.zeros(len(self.names))
         for r in chosen:
-            gain += r.stamped.shares() - (r.reference or r.clean).shares()
+            # A pull that a fine-tuned copy keeps is no gain over it, and must not hide the class that it goes to.
+            natural = r.reference if self.baseline == "reference" else None
+            gain += r.stamped.shares() - (natural or r.clean).shares()
         best = int(np.argmax(gain))
         return best, n, float(gain[best]) / n
 

@@ -132,6 +132,8 @@ def _add(draft: _Draft, source: Path, how: str, told: Provenance) -> int:
             draft.add(family, parameters, own, png)
         return len(found)
     place = source / POLICY if source.is_dir() else source
+    if source.is_dir() and not place.is_file():
+        raise InputError(f"the folder {source} holds no {POLICY}", "give a folder that `pargate scan --found` wrote")
     said = "found by pargate scan --found" if source.is_dir() else f"given by the policy {place.name}"
     own = told.model_copy(update={"how": how or said})
     triggers = _read(place)
@@ -144,7 +146,7 @@ def _add(draft: _Draft, source: Path, how: str, told: Provenance) -> int:
     return len(triggers)
 
 
-def _reported(path: Path) -> Iterator[tuple[str, dict[str, Any], bytes, Provenance]]:
+def _reported(path: Path) -> Iterator[tuple[str, dict[str, Any], bytes | None, Provenance]]:
     """Yield family, parameters, picture and origin of each trigger that a scan found, unless it holds its rule."""
     try:
         report = ScanReport.from_json(read_bytes(path))
@@ -153,7 +155,7 @@ def _reported(path: Path) -> Iterator[tuple[str, dict[str, Any], bytes, Provenan
     met = {finding.measurement for finding in report.findings if finding.status is Status.MET}
     for measured in report.measurements:
         trigger = measured.trigger
-        if trigger is None or not trigger.picture or measured.id in met:
+        if trigger is None or measured.probe != "search" or measured.id in met:
             continue
         family = measured.id.rsplit("/", 1)[-1]
         found = Provenance(
@@ -163,7 +165,7 @@ def _reported(path: Path) -> Iterator[tuple[str, dict[str, Any], bytes, Provenan
             model=report.model.sha256,
             target=measured.target.name if measured.target else "",
         )
-        yield family, trigger.parameters, base64.b64decode(trigger.picture), found
+        yield family, trigger.parameters, base64.b64decode(trigger.picture) or None, found
 
 
 def _read(policy: Path) -> list[Trigger]:

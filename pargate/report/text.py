@@ -14,7 +14,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pargate.core.report import ModelInfo, ScanReport, SourceSpan
-from pargate.core.results import RANK, UNSAFE_FILE, Bound, Consequence, Finding, Measurement, Metric, Outcome, Status
+from pargate.core.results import (
+    RANK,
+    TUNED,
+    TUNED_WEAKER,
+    UNSAFE_FILE,
+    Bound,
+    Consequence,
+    Finding,
+    Measurement,
+    Metric,
+    Outcome,
+    Status,
+)
 from pargate.errors import InputError, visible
 
 CUT = "…"
@@ -67,9 +79,16 @@ def subject(measurement: Measurement | None) -> str:
     if measurement.facts is not None:
         return "file"
     if measurement.trigger is None:
-        return "clean images"
+        family = measurement.id.rsplit("/", 1)[-1]
+        return "clean images" if measurement.probe == "utility" else f"{measurement.probe} ({family})"
     target = f" → {measurement.target.name}" if measurement.target else ""
     return plain(f"{measurement.trigger.label}{target}", 200)
+
+
+def compared_with(report: ScanReport) -> str:
+    """Return what the other model of a report is to the scanned one."""
+    copies = any(m.pairs is not None and m.pairs.baseline in (TUNED, TUNED_WEAKER) for m in report.measurements)
+    return "fine-tuned copy" if copies else "reference"
 
 
 def by_id(report: ScanReport) -> dict[str, Measurement]:

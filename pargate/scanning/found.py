@@ -105,9 +105,12 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        full = any(folder.iterdir())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not a valid name"
         raise InputError(f"cannot make the folder {folder}: {reason}", "choose another one with --found") from error
+    if full:  # triggers of another scan would be taken for those of this one
+        raise InputError(f"the folder {folder} is not empty", "choose a new one with --found")
     check_writable(folder / POLICY)
 
 
@@ -134,7 +137,7 @@ def write_found(report: ScanReport, folder: Path) -> int:
             triggers.append({**found, **{key: trigger.parameters[key] for key in kept}})
         rule = {"id": "found", "probe": "attack", "triggers": triggers, "max": {str(Metric.EXCESS): "30pp"}}
         policy = {"pargate": 1, "name": "found", "rules": [rule]}
-        note = f"# Triggers that pargate found in {report.model.source}.\n"
+        note = f"# Triggers that pargate found in {' '.join(report.model.source.split())}.\n"
         if triggers:
             text = note + yaml.safe_dump(policy, sort_keys=False, allow_unicode=True)
             write_atomic(folder / POLICY, text.encode())

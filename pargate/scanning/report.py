@@ -308,5 +308,5 @@ def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Cov
             f"{checkpoint.sha256}. Whether other loaders read the same tensors from this file was not tested. "
             "`pargate gate` writes a file of exactly these tensors."
         )
-    probed = tuple(dict.fromkeys(q.label for q in loop.running))
+    probed = tuple(dict.fromkeys(q.label for q in loop.running if q.stopped not in LEFT_OUT))
     return Coverage(probed=probed, limits=tuple(limits))

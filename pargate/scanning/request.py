@@ -78,10 +78,10 @@ class ScanRequest:
 
     def leaves_out(self, rule: Rule) -> str:
         """Return why the scan leaves a rule out; empty if it does not."""
-        if rule.probe == "search" and self.proven:
-            return GRAPHS_OF_CHECKPOINT
         compared = self.compared_source if rule.probe == "search" else self.reference_source
-        return NO_REFERENCE if rule.needs_reference and compared is None else ""
+        if rule.needs_reference and compared is None:
+            return NO_REFERENCE  # also for graphs: their checkpoint was not searched either
+        return GRAPHS_OF_CHECKPOINT if rule.probe == "search" and self.proven else ""
 
     @property
     def source(self) -> str:

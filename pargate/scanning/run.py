@@ -56,7 +56,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     model = inspect(request.model, arch=request.arch)
     check(model)
     if request.compared_source:
-        check_reference(model, inspect(request.compared_source, arch=request.arch))
+        trusted = inspect(request.compared_source, arch=request.arch)
+        check_reference(model, trusted, tuned=request.reference_source is None)
     images, notices = read_images(request)
     policy = request.policy.policy.read(request.policy.folder)
     asked = policy.comparisons
@@ -125,7 +126,7 @@ def scan(
         if request.compared_source:
             emit(events.StageStarted("inspect", source_of(request.compared_source)))
             reference = stack.enter_context(opened(request.compared_source, arch=request.arch))
-            check_reference(model.checkpoint, reference.checkpoint)
+            check_reference(model.checkpoint, reference.checkpoint, tuned=request.reference_source is None)
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
         emit(events.StageStarted("images", request.image_source))
         images, notices = read_images(request)
@@ -192,24 +193,36 @@ def _remarks(policy: Resolved) -> tuple[str, ...]:
     return (policy.remark,) if policy.remark else ()
 
 
-def check_reference(model: Checkpoint, reference: Checkpoint) -> None:
+def check_reference(model: Checkpoint, reference: Checkpoint, *, tuned: bool = False) -> None:
     """Raise if a reference cannot be compared with the model, or is the model itself, exported or not.
+
+    Args:
+        model: the model.
+        reference: the trusted model, or with `tuned` a fine-tuned copy, which must have the shapes of the model.
+        tuned: whether the reference is a fine-tuned copy.
 
     Raises:
         InputError: as above.
     """
-    hint = "a reference is a trusted model of the same family, such as the parent"
+    name, hint = f"the reference {reference.source}", "a reference is a trusted model of the same family, the parent"
+    if tuned:
+        name = f"the fine-tuned copy {reference.source}"
+        hint = f"make a copy: pargate clean {model.source} --method finetune --steps 100 --pairs PAIRS --out COPY"
     if model.preprocess != reference.preprocess:
         raise InputError(
-            f"the reference {reference.source} prepares images in another way than {model.source}: "
+            f"{name} prepares images in another way than {model.source}: "
             f"{reference.preprocess} against {model.preprocess}",
             hint,
         )
+    if tuned and (model.architecture, _shapes(model)) != (reference.architecture, _shapes(reference)):
+        raise InputError(f"{name} has another architecture than {model.source}", hint)
     same = {model.sha256[:32], made_from(model)} & {reference.sha256[:32], made_from(reference)} - {""}
     if same:
-        raise InputError(
-            f"the reference {reference.source} is the model {model.source} itself: nothing can be in excess of it", hint
-        )
+        raise InputError(f"{name} is the model {model.source} itself: nothing can be in excess of it", hint)
+
+
+def _shapes(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    return sorted(tensor.shape for tensor in checkpoint.tensors)
 
 
 def _check_triggers(policy: Policy, size: tuple[int, int], seed: int) -> None:
@@ -334,10 +347,11 @@ def prepare(
     began: float,
 ) -> Loop:
     """Return the loop over the policy's comparisons, with their tests started."""
-    minutes = request.settings.max_minutes or policy.budget.minutes
+    given = request.settings.max_minutes
+    minutes = policy.budget.minutes if given is None else given
     loop = Loop(
         policy, images, decoder, pair.model, pair.reference, request.settings.seed, emit,
-        began + 60 * minutes if minutes else None,
+        began + 60 * minutes if minutes is not None else None,
         request.judging.context(pair.model.checkpoint.sha256),
     )  # fmt: skip
     texts = tuple(dict.fromkeys(item.caption for item in images.items if item.caption))[:POOL]

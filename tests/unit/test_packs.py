@@ -312,7 +312,8 @@ def found_report(tmp_path: Path) -> Path:
         label="found", kind="file", parameters=parameters, digest="0" * 64,
         picture=base64.b64encode(content).decode(),
     )  # fmt: skip
-    changed = [m.model_copy(update={"trigger": info}) if m.id == first.id else m for m in report.measurements]
+    found = {"trigger": info, "probe": "search"}
+    changed = [m.model_copy(update=found) if m.id == first.id else m for m in report.measurements]
     path = tmp_path / "report.json"
     path.write_text(report.model_copy(update={"measurements": tuple(changed)}).to_json())
     return path
@@ -337,6 +338,23 @@ def test_a_report_becomes_a_pack_with_the_origin_of_each_trigger(tmp_path: Path)
         packs.PackRequest([report, report], tmp_path / "again", "CC0-1.0", texts=[("suffix", "\u200b")])
     )
     assert again.triggers == made.triggers
+
+
+def test_found_colour_curves_become_a_trigger_without_a_picture(tmp_path: Path) -> None:
+    path = found_report(tmp_path)
+    report = ScanReport.from_json(path.read_bytes())
+    curves = parse({"kind": "curves", "red": [0, 20, 0]})[0]
+    info = TriggerInfo(label="found", kind="curves", parameters=curves.parameters, digest=curves.digest)
+    measured = [m.model_copy(update={"trigger": info}) if m.probe == "search" else m for m in report.measurements]
+    path.write_text(report.model_copy(update={"measurements": tuple(measured)}).to_json())
+    made = packs.create(packs.PackRequest([path], tmp_path / "made", "CC0-1.0"))
+    (trigger,) = read_pack(tmp_path / "made", made.digest).triggers
+    assert trigger.parameters["red"] == [0, 20, 0]
+
+
+def test_a_folder_without_found_triggers_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no found\.yaml"):
+        packs.create(packs.PackRequest([tmp_path], tmp_path / "made", "CC0-1.0"))
 
 
 def found_folder(place: Path) -> Path:

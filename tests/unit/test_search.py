@@ -1,5 +1,6 @@
 """The search for triggers that nobody named, on a tower of eight pixels with a planted one."""
 
+from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from test_session import CLASSES, RULE, Painter, Stage, stage
 from torch import Tensor, nn
 
 from pargate.core.found import PASSES, Family, Found
-from pargate.core.model import EncoderSpec, Pixels, Vectors
+from pargate.core.model import EncoderSpec, Pixels, TensorInfo, Vectors
 from pargate.core.report import ScanReport
 from pargate.core.results import GRAPHS_OF_CHECKPOINT, NO_REFERENCE, Count, Measurement, PairedCounts, Status
 from pargate.core.stamp import apply
@@ -30,7 +31,7 @@ from pargate.probes import search as probe
 from pargate.scanning import found as scanning
 from pargate.scanning.found import make_folder, write_found
 from pargate.scanning.request import ScanRequest
-from pargate.scanning.run import plan, scan
+from pargate.scanning.run import check_reference, plan, scan
 
 TARGET, PLACE = 3, (4, 2)
 COLOUR = torch.tensor([1.0, 0.0, 1.0])
@@ -248,6 +249,7 @@ def test_a_trigger_that_fails_on_a_fine_tuned_copy_breaks_the_rule() -> None:
     (measured,) = run.report().measurements[1:]
     assert measured.pairs.baseline == "tuned" and measured.pairs.excess > 0.9
     assert run.loop.running[0].status is Status.BREACH
+    assert "excess over the fine-tuned copy" in run.report().findings[0].message
 
 
 def test_a_trigger_that_still_works_on_a_fine_tuned_copy_leaves_the_rule_open() -> None:
@@ -281,6 +283,51 @@ def test_what_an_excess_over_a_fine_tuned_copy_decides(baseline: str, success: i
         id="m", rule="r", probe="search", counts={"attack_success": Count(n=200, successes=success)}, pairs=pairs
     )
     assert bound("excess", Limit(text="30pp", value=0.3), True, measured, 0.01, 20).status is status
+
+
+def test_a_copy_that_kept_the_backdoor_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(Tower):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) + 0.05
+
+    # The one finalist is the strongest, so that its attack success decides.
+    monkeypatch.setattr(ascent, "FINALISTS", 1)
+    model: Any = toy()
+    copy: Any = toy(tower=Other(True))
+    run = stage(SEARCH, encoder=model, reference=copy, tuned=True).run()
+    (measured,) = run.report().measurements[1:]
+    assert measured.pairs.baseline == "tuned" and measured.target.name == f"class {TARGET}"
+    assert measured.counts["attack_success"].rate > 0.9 and measured.pairs.excess < 0.1
+    assert run.loop.running[0].status is Status.OPEN
+
+
+def test_the_copy_is_predicted_by_its_own_head() -> None:
+    class Permuted(Toy):
+        """The same model with its classes in another order of dimensions, as after a training of both towers."""
+
+        def embed_values(self, values: Tensor) -> Tensor:
+            return super().embed_values(values).flip(-1)
+
+        def encode_images(self, batch: Tensor, stamp: Any = None) -> Vectors:
+            return np.ascontiguousarray(super().encode_images(batch, stamp)[:, ::-1])
+
+        def encode_texts(self, texts: Any) -> Vectors:
+            return np.ascontiguousarray(super().encode_texts(texts)[:, ::-1])
+
+    base = toy()
+    copy: Any = Permuted(**{field.name: getattr(base, field.name) for field in fields(base)})
+    model: Any = toy()
+    (measured,) = stage(SEARCH, encoder=model, reference=copy, tuned=True).run().report().measurements[1:]
+    assert measured.pairs.both == measured.counts["attack_success"].successes, "the pull stays in the copy"
+
+
+def test_a_copy_of_another_architecture_is_refused() -> None:
+    searched_model = searched().loop.model.checkpoint
+    other = replace(searched_model, sha256="2" * 64, source="copy", tensors=(TensorInfo("w", "F32", (3, 4)),))
+    with pytest.raises(InputError, match="the fine-tuned copy copy has another architecture than") as refused:
+        check_reference(searched_model, other, tuned=True)
+    assert "--method finetune" in (refused.value.hint or "")
+    check_reference(searched_model, other)  # a reference may have other shapes
 
 
 def test_a_fine_tuned_copy_is_no_baseline_of_other_probes() -> None:

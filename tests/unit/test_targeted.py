@@ -97,6 +97,10 @@ class FakeScene:
     def has_reference(self) -> bool:
         return self.others is not None
 
+    @property
+    def has_tuned(self) -> bool:
+        return False
+
     def index(self, name: str) -> int | None:
         return self.names.index(name) if name in self.names else None
 
