@@ -341,6 +341,7 @@ def test_a_rule_that_needs_a_reference_is_left_out_without_one_and_the_report_sa
     assert not report.findings
     assert report.measurements[1].stopped == NO_REFERENCE and not report.measurements[1].counts
     assert "Triggers that nobody named: without a reference the rule hidden was left out." in report.coverage.limits
+    assert not report.coverage.probed and report.verdict.summary == "No comparison was made: every rule was left out."
     judged = rejudge.judge(report, Judging(read_rule(SEARCH.replace("max", "needs_reference: true, max"))))
     assert not judged.findings
     # A policy that does not allow it finds nothing decided.
@@ -366,6 +367,8 @@ def test_graphs_that_equal_a_searched_checkpoint_are_not_searched_again(probe: s
     resolved = read_rule(f"{{id: hidden, probe: {probe}, families: [{family}], max: {{excess: 30pp}}}}")
     request = ScanRequest("m", Judging(resolved), proven=True)
     assert request.leaves_out(resolved.policy.rules[0]) == (GRAPHS_OF_CHECKPOINT if probe == "search" else "")
+    needing = resolved.policy.rules[0].model_copy(update={"needs_reference": True})
+    assert request.leaves_out(needing) == NO_REFERENCE, "the checkpoint was not searched either"
     measured = Measurement(id=f"hidden/unknown/{family}", rule="hidden", probe=probe, stopped=GRAPHS_OF_CHECKPOINT)
     findings, _, _ = judge(resolved.policy, [measured])
     assert [finding.status for finding in findings] == ([] if probe == "search" else [Status.OPEN])
@@ -533,6 +536,12 @@ def test_families_belong_to_the_search(rule: str, said: str) -> None:
 def test_the_families_of_a_rule_are_comparisons_of_their_own() -> None:
     resolved = read(f"pargate: 1\nname: x\nrules:\n  - {SEARCH.replace('[patch]', '[blend, patch]')}\n", "p", Path())
     assert [c.id for c in resolved.policy.comparisons] == ["hidden/unknown/blend", "hidden/unknown/patch"]
+
+
+def test_found_triggers_go_only_into_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "found.yaml").write_text("of another scan")
+    with pytest.raises(InputError, match="is not empty"):
+        make_folder(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
