@@ -76,10 +76,10 @@ def test_a_fixed_interval_looked_at_repeatedly_does_miss_too_often() -> None:
     [
         (0.02, 0.02, 0.0),
         (0.3, 0.3, 0.8),
-        (0.12, 0.02, 0.0),
-        (0.5, 0.11, 0.5),
+        pytest.param(0.12, 0.02, 0.0, marks=pytest.mark.nightly),
+        pytest.param(0.5, 0.11, 0.5, marks=pytest.mark.nightly),
         (0.97, 0.0, 0.0),
-        (0.05, 0.25, 0.0),
+        pytest.param(0.05, 0.25, 0.0, marks=pytest.mark.nightly),
     ],
 )
 def test_each_end_of_a_difference_misses_less_often_than_its_alpha(

@@ -310,7 +310,7 @@ def test_a_file_that_onnx_refuses_is_named(place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vit-clean", "rn-clean"])
+@pytest.mark.parametrize("name", ["vit-clean", pytest.param("rn-clean", marks=pytest.mark.nightly)])
 def test_trained_models_are_proven_with_and_without_triggers(zoo, tmp_path, name):
     with open_model(str(zoo / name)) as found:
         encoder = found.encoder(device="cpu")

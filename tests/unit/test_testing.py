@@ -159,7 +159,7 @@ def test_rates_are_shares() -> None:
     assert (rates.accuracy, rates.attack_success) == (0.75, 0.25)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_poisoned_model_of_full_size_is_as_good_as_promised(tmp_path: Path) -> None:
     rates = measure_tiny(train_tiny(tmp_path, trigger="lattice", target="banana"), trigger="lattice", target="banana")
     assert rates.accuracy > 0.6
