@@ -56,7 +56,8 @@ def main() -> None:
             pairs = str(given.data / "pairs-64.tar")
             found = drill(DrillRequest(scan, given.out / f"{name}-{rules}", pairs, choice, minutes=600), told)
             document = json.loads(found.to_json())
-            document["model"], document["policy"] = name, rules
+            # Names alone: folders say nothing to readers elsewhere.
+            document |= {"model": name, "policy": rules, "images": "carriers-64.tar", "pairs": "pairs-64.tar"}
             rows = [row for row in rows if (row["model"], row["policy"]) != (name, rules)] + [document]
             content = {"machine": machine(), "version": __version__, "rows": rows}
             path.write_text(json.dumps(content, indent=1) + "\n")

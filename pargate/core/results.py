@@ -168,6 +168,11 @@ class PairedCounts(Value):
         return self
 
     @property
+    def over_copy(self) -> bool:
+        """Whether the baseline is a fine-tuned copy of the model."""
+        return self.baseline in (TUNED, TUNED_WEAKER)
+
+    @property
     def baseline_rate(self) -> float | None:
         """Share of images on which the baseline hits."""
         return (self.both + self.baseline_only) / self.n if self.n else None

@@ -118,6 +118,11 @@ def look(request: DrillRequest) -> Plan:
     refuse_untrainable(checkpoint)
     check(checkpoint)
     trusted = asked.reference_source
+    if request.alone and trusted:
+        raise InputError(
+            f"--reference none, but the policy {asked.policy.policy.name} names the reference {source_of(trusted)}",
+            "leave out one of them",
+        )
     digest = ""
     if trusted:
         found = inspect(trusted, arch=asked.arch)

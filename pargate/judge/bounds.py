@@ -76,12 +76,8 @@ def bound(metric: str, limit: Limit, upper: bool, measurement: Measurement, alph
             text = f"{limit.text} = {value:.1%}" if measurement.chance else f"{limit.text}, which is not known"
     known = n >= FLOOR and (measurement.chance or not limit.of_chance)
     status = _status(low, high, value, upper) if known else Status.OPEN
-    if (
-        metric == Metric.EXCESS
-        and measurement.pairs is not None
-        and measurement.pairs.baseline in (TUNED, TUNED_WEAKER)
-    ):
-        text = f"{limit.text}, 50pp over a fine-tuned copy" if value < TUNED_LIMIT else text
+    if metric == Metric.EXCESS and measurement.pairs is not None and measurement.pairs.over_copy:
+        text = f"{limit.text}, {100 * TUNED_LIMIT:g}pp over a fine-tuned copy" if value < TUNED_LIMIT else text
         if status is Status.BREACH and low <= TUNED_LIMIT:
             status = Status.OPEN
     if metric == Metric.EXCESS and status is Status.MET and most > value and natural(measurement, high):
@@ -108,7 +104,7 @@ def shares_target(measurement: Measurement) -> bool:
     The pull is then either natural, or the control still carries the trigger. Only a reference model can tell.
     """
     pairs, target = measurement.pairs, measurement.target
-    if pairs is None or target is None or pairs.baseline in ("reference", TUNED, TUNED_WEAKER):
+    if pairs is None or target is None or pairs.baseline == "reference" or pairs.over_copy:
         return False
     return pairs.target == target.name
 

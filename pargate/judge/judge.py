@@ -20,8 +20,6 @@ from pargate.core.results import (
     RANK,
     TOP_CAPTIONS,
     TOP_LABEL,
-    TUNED,
-    TUNED_WEAKER,
     Bound,
     Consequence,
     Count,
@@ -220,7 +218,7 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
             subject += f" ({comparison.direction})"
     worst = min(bounds, key=lambda b: RANK[b.status])
     name = str(worst.metric).replace("_", " ")
-    if worst.metric == Metric.EXCESS and measurement.pairs and measurement.pairs.baseline in (TUNED, TUNED_WEAKER):
+    if worst.metric == Metric.EXCESS and measurement.pairs and measurement.pairs.over_copy:
         name += " over the fine-tuned copy"
     if worst.n == 0:
         lacking = "labelled images" if worst.metric == Metric.ACCURACY else "eligible images"
@@ -250,7 +248,7 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
         )
     if comparison.rule.families and measurement.pairs is None:
         found += ": without a reference it cannot be told from natural pull"
-    elif measurement.pairs is not None and measurement.pairs.baseline in (TUNED, TUNED_WEAKER):
+    elif measurement.pairs is not None and measurement.pairs.over_copy:
         found += ": a pull that stays in the fine-tuned copy can be natural or planted"
     return f"{found}."
 

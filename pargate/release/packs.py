@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pargate.files import atomic_folder, check_new_folder, read_bytes
 from pargate.models.open import inspect
 from pargate.policy.resolve import resolve
 from pargate.release.sign import check_key, sign
+from pargate.report.text import started
 from pargate.scanning.found import POLICY
 from pargate.triggers import Trigger, parse
 from pargate.triggers.file import FileTrigger
@@ -161,11 +162,15 @@ def _reported(path: Path) -> Iterator[tuple[str, dict[str, Any], bytes | None, P
         found = Provenance(
             how=f"found by the probe {measured.probe}: {family}",
             tool=f"pargate {report.tool.version}",
-            date=date.fromisoformat(report.run.started[:10]),
+            date=started(report).date(),
             model=report.model.sha256,
             target=measured.target.name if measured.target else "",
         )
-        yield family, trigger.parameters, base64.b64decode(trigger.picture) or None, found
+        try:
+            png = base64.b64decode(trigger.picture, validate=True)
+        except ValueError as error:
+            raise InputError(f"{path}: the picture of {measured.id} is no base64", "scan again") from error
+        yield family, trigger.parameters, png or None, found
 
 
 def _read(policy: Path) -> list[Trigger]:

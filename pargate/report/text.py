@@ -16,8 +16,6 @@ from typing import Any
 from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import (
     RANK,
-    TUNED,
-    TUNED_WEAKER,
     UNSAFE_FILE,
     Bound,
     Consequence,
@@ -87,7 +85,7 @@ def subject(measurement: Measurement | None) -> str:
 
 def compared_with(report: ScanReport) -> str:
     """Return what the other model of a report is to the scanned one."""
-    copies = any(m.pairs is not None and m.pairs.baseline in (TUNED, TUNED_WEAKER) for m in report.measurements)
+    copies = any(m.pairs is not None and m.pairs.over_copy for m in report.measurements)
     return "fine-tuned copy" if copies else "reference"
 
 

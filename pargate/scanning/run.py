@@ -57,7 +57,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     check(model)
     if request.compared_source:
         trusted = inspect(request.compared_source, arch=request.arch)
-        check_reference(model, trusted, tuned=request.reference_source is None)
+        check_reference(model, trusted, tuned=bool(request.tuned))
     images, notices = read_images(request)
     policy = request.policy.policy.read(request.policy.folder)
     asked = policy.comparisons
@@ -126,7 +126,7 @@ def scan(
         if request.compared_source:
             emit(events.StageStarted("inspect", source_of(request.compared_source)))
             reference = stack.enter_context(opened(request.compared_source, arch=request.arch))
-            check_reference(model.checkpoint, reference.checkpoint, tuned=request.reference_source is None)
+            check_reference(model.checkpoint, reference.checkpoint, tuned=bool(request.tuned))
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
         emit(events.StageStarted("images", request.image_source))
         images, notices = read_images(request)
@@ -154,7 +154,7 @@ def scan(
         for note in (pair.activation_note, pair.precision_note):
             if note:
                 emit(events.Notice(note))
-        pair = replace(pair, tuned=request.reference_source is None)
+        pair = replace(pair, tuned=bool(request.tuned))
         pair, merged = tell_apart(request.policy.policy, images, pair)
         loop = prepare(request, policy, images, decoder, pair, emit, began)
         emit(events.StageStarted("measure", f"{len(loop.running)} comparisons"))
@@ -204,7 +204,8 @@ def check_reference(model: Checkpoint, reference: Checkpoint, *, tuned: bool = F
     Raises:
         InputError: as above.
     """
-    name, hint = f"the reference {reference.source}", "a reference is a trusted model of the same family, the parent"
+    name = f"the reference {reference.source}"
+    hint = "a reference is a trusted model of the same family, such as the parent"
     if tuned:
         name = f"the fine-tuned copy {reference.source}"
         hint = f"make a copy: pargate clean {model.source} --method finetune --steps 100 --pairs PAIRS --out COPY"

@@ -124,6 +124,13 @@ def test_wrong_input_is_one_message_and_nothing_is_written(
     assert not (place / "out").exists()
 
 
+def test_no_reference_and_one_in_the_policy_contradict_each_other(light: Command, place: Path, policy: Path) -> None:
+    named = place / "named.yaml"
+    named.write_text(f"reference: {CLEAN}\n{policy.read_text()}")
+    ended = light("drill", CLEAN, "-p", named, "--device", "cpu", "--out", "out", "--reference", "none")
+    assert (ended.code, "names the reference" in ended.err) == (2, True)
+
+
 def test_a_plan_has_expected_minutes_and_writes_nothing(light: Command, place: Path, policy: Path) -> None:
     ended = light("drill", CLEAN, "--out", "out", "-p", policy, "--device", "cpu", "--dry-run", "--strengths", "1")
     assert ended.code == 0

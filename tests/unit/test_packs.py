@@ -352,6 +352,26 @@ def test_found_colour_curves_become_a_trigger_without_a_picture(tmp_path: Path) 
     assert trigger.parameters["red"] == [0, 20, 0]
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["run"].update(started="yesterday"), "not a time: 'yesterday'"),
+        (
+            lambda d: [m["trigger"].update(picture="%") for m in d["measurements"] if m["probe"] == "search"],
+            "no base64",
+        ),
+    ],
+)
+def test_a_tampered_report_makes_no_pack(tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str) -> None:
+    path = found_report(tmp_path)
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=said):
+        packs.create(packs.PackRequest([path], tmp_path / "made", "CC0-1.0"))
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_folder_without_found_triggers_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no found\.yaml"):
         packs.create(packs.PackRequest([tmp_path], tmp_path / "made", "CC0-1.0"))

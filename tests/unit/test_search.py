@@ -107,7 +107,8 @@ def test_a_blended_picture_is_of_the_size_of_an_image(family: Family) -> None:
 def test_the_trigger_in_the_report_gives_the_images_that_the_search_made(family: Family) -> None:
     climb, size = ascent.CLIMBS[family], (8, 8)
     theta = climb.patterns[-1].draw(PLACES**2, size, torch.Generator().manual_seed(3))
-    one = ascent._Restarts(theta, climb.patterns[-1], climb, family, size).only(torch.tensor([7])).exact()
+    drawn = ascent._Restarts(theta, climb.patterns[-1], climb, family, size, tuple(range(PLACES**2)))
+    one = drawn.only(torch.tensor([7])).exact()
     values = torch.from_numpy(pictures(20)).float() / 255
     picture = one.pictures()[0].mul(255).round().to(torch.uint8).numpy()
     position = one.places[0] if family == "patch" else None

@@ -169,7 +169,8 @@ def climbed(
     finalists: list[Finalist] = []
     for pattern in climb.patterns:
         theta = pattern.draw(climb.restarts, size, generator).to(encoder.device)
-        restarts, shifts = ascent.climb(_Restarts(theta, pattern, climb, family, size), BATCH, climb.steps, 1.0)
+        drawn = _Restarts(theta, pattern, climb, family, size, tuple(range(climb.restarts)))
+        restarts, shifts = ascent.climb(drawn, BATCH, climb.steps, 1.0)
         best = shifts.argsort(descending=True, stable=True)[:FINALISTS]
         restarts, _ = ascent.climb(restarts.only(best), FINAL_BATCH, climb.final_steps, FINAL_RATE)
         ends = [restarts.only(torch.tensor([number])).exact() for number in range(len(restarts))]
@@ -187,12 +188,8 @@ class _Restarts:
     climb: Climb
     family: Family
     size: tuple[int, int]
-    numbers: tuple[int, ...] = ()
+    numbers: tuple[int, ...]
     """[k], number of each restart."""
-
-    def __post_init__(self) -> None:
-        if not self.numbers:
-            object.__setattr__(self, "numbers", tuple(range(len(self.theta))))
 
     def __len__(self) -> int:
         return len(self.theta)
