@@ -23,7 +23,7 @@ from pargate.core.sequential import Bounds, difference_sequence, mean_sequence
 from pargate.policy.fields import Limit
 
 TUNED_LIMIT = 0.5
-"""Fall of a pull in a fine-tuned copy that a breach must exceed: natural pull fell by up to 41 points."""
+"""Fall of a pull in a fine-tuned copy that a breach must exceed: natural pull fell by up to 39 points."""
 
 FLOOR = 32
 """Fewest images that can decide a rule."""

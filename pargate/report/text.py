@@ -235,7 +235,10 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             measurements = by_id(report)
             broken = [measurements.get(f.measurement or "") for f in report.findings if f.status is Status.BREACH]
             if any(m is not None and m.probe == "search" for m in broken):
-                yield "Keep the found trigger with --found DIR; `pargate pack create DIR` makes a pack to share."
+                yield (
+                    "Keep and share the found trigger: scan with --found DIR, then "
+                    "pargate pack create DIR --license ID --out PACK"
+                )
             if report.reference is None and any(
                 _over_control(f, measurements.get(f.measurement or "")) for f in report.findings
             ):
