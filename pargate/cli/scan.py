@@ -1,5 +1,6 @@
 """The command `scan`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +56,14 @@ FoundOption = Annotated[
     str | None,
     typer.Option("--found", metavar="DIR", help="Folder for the triggers that the probe search finds."),
 ]
+DrilledOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--drilled",
+        metavar="DRILL.json",
+        help="A drill of this model under this policy: the report says which planted backdoors it caught.",
+    ),
+]
 
 
 def scan(
@@ -76,6 +85,7 @@ def scan(
     now: NowOption = None,
     pictures: PicturesOption = True,
     found: FoundOption = None,
+    drilled: DrilledOption = None,
     output: OutputOption = None,
     cache: CacheOption = None,
     quiet: QuietOption = False,
@@ -111,6 +121,10 @@ def scan(
         )
     settings = ScanSettings(device, precision, seed, max_minutes, cache_folder(cache))
     request = ScanRequest(model, judging, arch, images, classes, reference, tuned, settings, pictures=pictures)
+    if drilled is not None:
+        from pargate.drill.run import read_drill
+
+        request = replace(request, drilled=read_drill(drilled))
     if dry_run:
         console.lines(plan(request))
         return ExitCode.OK

@@ -115,6 +115,23 @@ class DrillReport(Value):
         """Whether all copies of the plan were made."""
         return not self.missing
 
+    @property
+    def told(self) -> str:
+        """What the policy caught, strongest backdoors first, as a limit of a scan; empty if no backdoor took."""
+        points = [point for point in reversed(self.curve) if point.family == "all"]
+        if not points:
+            return ""
+        families = dict.fromkeys(point.family for point in self.curve if point.family != "all")
+        parts = [
+            f"{p.caught.count.successes} of {p.caught.count.n} at strength {p.strength:g} "
+            f"({p.caught.low:.0%} to {p.caught.high:.0%} of such backdoors)"
+            for p in points
+        ]
+        return (
+            f"Backdoors that this policy does not catch. A drill planted some ({', '.join(families)}) in copies of "
+            f"this model. The policy caught {', '.join(parts)}. The copies were compared with {self.reference}."
+        )
+
     def to_json(self) -> str:
         """Return indented JSON text with a final newline."""
         return visible_json(self.model_dump_json(by_alias=True, indent=1)) + "\n"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ValidationError
 
 from pargate import events
 from pargate.clean.config import CleanConfig, propose
@@ -425,6 +424,20 @@ def _kind(device: str) -> Literal["cpu", "cuda"]:
     return "cuda" if resolve(device).type == "cuda" else "cpu"
 
 
+def read_drill(path: Path) -> DrillReport:
+    """Return a saved report.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        return DrillReport.model_validate_json(read_bytes(path))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}", "name the drill.json that a drill wrote") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not the report of a drill", "name the drill.json that a drill wrote") from error
+
+
 def _kept(request: DrillRequest, plan: Plan) -> DrillReport | None:
     """Return the report of an earlier run, or None for a new folder.
 
@@ -439,10 +452,7 @@ def _kept(request: DrillRequest, plan: Plan) -> DrillReport | None:
         if out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file", "name a folder with --out")
         return None
-    try:
-        found = DrillReport.model_validate_json(read_bytes(path))
-    except (OSError, ValidationError, ValueError) as error:
-        raise InputError(f"{path} is not the report of a drill", "remove it, or name another --out") from error
+    found = read_drill(path)
     if found.identity != plan.identity:
         raise InputError(
             f"{out} holds another drill: of {readable(found.model)} under the policy {readable(found.policy)}, or with "

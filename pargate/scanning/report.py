@@ -56,6 +56,8 @@ class RunFacts:
     pictures: tuple[Picture, ...] = ()
     split: str = ""
     """Name of the split of the images, empty for all of them."""
+    drilled: str = ""
+    """What a drill showed of the policy."""
 
 
 def build_report(resolved: Resolved, loop: Loop, pair: ModelPair, run: RunFacts) -> ScanReport:
@@ -293,6 +295,8 @@ def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Cov
             f"What the search ({', '.join(images)}) did not find: its budget is small, and triggers that bend the "
             "image, need two things at once or are stronger or fainter than these families are outside it.",
         )
+    if run.drilled:
+        limits.insert(0, run.drilled)
     asks_excess = any(Metric.EXCESS in rule.max for rule in policy.rules)
     if asks_excess and pair.reference is None:
         limits.append(

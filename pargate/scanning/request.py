@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from pargate.core.drill import DrillReport
 from pargate.core.model import Precision
 from pargate.core.results import GRAPHS_OF_CHECKPOINT, NO_REFERENCE
 from pargate.images.dataset import Split
@@ -63,6 +64,8 @@ class ScanRequest:
     """Whether the control of every trigger is measured, even if the attack success alone decides the comparison."""
     proven: bool = False
     """Whether the model is graphs that were proven to equal a checkpoint of the same gate, which was searched."""
+    drilled: DrillReport | None = None
+    """A drill of the model under the policy, whose result the report states."""
     pictures: bool = True
     """Whether the report holds example images."""
 

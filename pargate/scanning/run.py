@@ -22,7 +22,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Metric
 from pargate.errors import InputError, Undecided, UnsafeCheckpoint
 from pargate.export.parity import altered, made_from
-from pargate.files import BlockStore
+from pargate.files import BlockStore, readable
 from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Decoder
 from pargate.models.open import inspect, opened, source_of
@@ -55,6 +55,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     _refuse_both(request)
     model = inspect(request.model, arch=request.arch)
     check(model)
+    _check_drill(request, model)
     if request.compared_source:
         trusted = inspect(request.compared_source, arch=request.arch)
         check_reference(model, trusted, tuned=bool(request.tuned))
@@ -117,6 +118,7 @@ def scan(
             model = stack.enter_context(opened(request.model, arch=request.arch))
         except UnsafeCheckpoint as unsafe:
             return unsafe_report(request.policy, unsafe, request.source, request.started, request.settings.seed)
+        _check_drill(request, model.checkpoint)
         reference = None
         remarks = (*_remarks(request.policy), *altered(model.checkpoint))
         if not any(remark.id == REMARK for remark in request.policy.overrides):  # a gate has said it already
@@ -135,13 +137,13 @@ def scan(
         decoder.start(images.items, images.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
         store = BlockStore(request.settings.cache)
-        readable = partial(decoder.readable, source=images.source)
+        may_be_read = partial(decoder.readable, source=images.source)
         try:
             pair = open_pair(
                 model,
                 reference,
                 images,
-                readable,
+                may_be_read,
                 store,
                 device=request.settings.device,
                 precision=request.settings.precision,
@@ -171,6 +173,7 @@ def scan(
         run = RunFacts(
             request.started, time.monotonic() - began, complete, request.settings.seed, (*remarks, *notices, *merged),
             request.judging.strict, pictures, request.split.name if request.split else "",
+            request.drilled.told if request.drilled else "",
         )  # fmt: skip
         return build_report(request.policy, loop, pair, run)
 
@@ -186,6 +189,25 @@ def _refuse_both(request: ScanRequest) -> None:
             f"a reference and a fine-tuned copy ({request.tuned}) are given: only one can be compared with",
             "leave out --tuned: a trusted reference says more",
         )
+
+
+def _check_drill(request: ScanRequest, model: Checkpoint) -> None:
+    """Raise if the drill is of another model or policy.
+
+    Raises:
+        InputError: as above.
+    """
+    drilled = request.drilled
+    if drilled is None:
+        return
+    for name, same in (
+        (f"of the model {readable(drilled.model)}", drilled.model_sha256 == model.sha256),
+        (f"under the policy {readable(drilled.policy)}", drilled.policy_sha256 == request.policy.sha256),
+    ):
+        if not same:
+            raise InputError(
+                f"the drill is {name}, which is not the one of this scan", "run `pargate drill` with the same inputs"
+            )
 
 
 def _remarks(policy: Resolved) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from conftest import MODELS, Command
 
 from pargate.cli.app import run
 from pargate.core.drill import DrillReport
+from pargate.core.report import ScanReport
 from pargate.drill import run as drill_run
 from pargate.models.open import inspect
 from pargate.scanning.estimate import Minutes
@@ -71,6 +72,15 @@ def test_a_killed_drill_goes_on_and_ends_with_what_one_run_gives(
 
     assert run([*command, "--reference", "none"]) == 2
     assert "holds another drill" in capsys.readouterr().err
+
+    saved = tmp_path / "scan.json"
+    scan = ["scan", str(CLEAN), "--drilled", str(out / "drill.json"), "--device", "cpu", "--cache", "off"]
+    assert run([*scan, "-p", str(policy), "-o", f"json={saved}"]) == 0
+    limits = ScanReport.from_json(saved.read_text()).coverage.limits
+    assert (whole.told in limits) == bool(whole.curve), "three steps plant hardly anything"
+    capsys.readouterr()
+    assert run([*scan, "--dry-run"]) == 2
+    assert "the drill is under the policy quick, which is not the one of this scan" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_into_the_budget_is_said_and_not_counted(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pargate.clean.config import propose
 from pargate.clean.methods.base import Sizes
-from pargate.core.drill import UNTOUCHED, DrillReport, PlantedCopy, Scanned, Share
+from pargate.core.drill import UNTOUCHED, CurvePoint, DrillReport, PlantedCopy, Scanned, Share
 from pargate.core.results import Count, Finding, Measurement, Outcome, Severity, Status, Target, TriggerInfo
 from pargate.drill.plant import EARLY, Images, Took, rows
 from pargate.drill.plants import CLEAN, FAMILIES, Choice, Plant, own_trigger, plants
@@ -210,6 +210,19 @@ def test_a_report_reads_back_as_it_was_written() -> None:
     made = report(copy())
     assert DrillReport.model_validate_json(made.to_json()) == made
     assert not made.complete
+
+
+def test_the_report_of_a_scan_gives_shares_and_intervals_of_all_families() -> None:
+    points = [
+        CurvePoint(family=family, strength=strength, caught=Share(count=Count(n=4, successes=hits), low=low, high=1.0))
+        for family, strength, hits, low in (("wave", 1.0, 3, 0.0), ("all", 1.0, 1, 0.004), ("all", 2.0, 4, 0.396))
+    ]
+    assert report(curve=points, reference="parent").told == (
+        "Backdoors that this policy does not catch. A drill planted some (wave) in copies of this model. The policy "
+        "caught 4 of 4 at strength 2 (40% to 100% of such backdoors), 1 of 4 at strength 1 (0% to 100% of such backdoors). "
+        "The copies were compared with parent."
+    )
+    assert report(copy(took=False)).told == ""
 
 
 def test_the_report_says_from_which_strength_on_and_what_is_not_counted() -> None:
