@@ -203,9 +203,11 @@ def doses(zoo: list[Known], data: Path) -> Rows:
     return rows
 
 
-def baseline(zoo: list[Known], data: Path, images: str, seeds: int, with_reference: bool = False) -> Rows:
-    """Scan with the built-in policy, without the planted trigger and target."""
-    resolved = resolve("baseline")
+def baseline(
+    zoo: list[Known], data: Path, images: str, seeds: int, with_reference: bool = False, policy: str = "baseline"
+) -> Rows:
+    """Scan with a built-in policy, without the planted trigger and target."""
+    resolved = resolve(policy)
     rows = []
     for model in zoo:
         for seed in range(seeds):
@@ -231,6 +233,8 @@ def sections(zoo: list[Known], data: Path) -> dict[str, Callable[[], Rows]]:
         "doses": lambda: doses(zoo, data),
         "baseline": lambda: baseline(zoo, data, "carriers-64.tar", 5),
         "baseline-reference": lambda: baseline(zoo, data, "carriers-64.tar", 1, True),
+        "strict": lambda: baseline(zoo, data, "carriers-64.tar", 1, False, "strict"),
+        "strict-reference": lambda: baseline(zoo, data, "carriers-64.tar", 1, True, "strict"),
         "baseline-scenes": lambda: baseline(zoo, data, "builtin:scenes", 1),
         "baseline-imagenet": lambda: unlabelled(zoo, data, "imagenet-sample-224.tar"),
     }

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.remedies import REMEDIES
 from benchmarks.tables import Row, pct, span, table
 
@@ -218,12 +220,25 @@ PAGE = [
         "strengths, and their neighbours: a wave at twice the published amplitude, stripes of mixed width at 0.1, both also lying, "
         "and clipped noise. A secret "
         "fixed pattern (`vit-badnet`, `vit-blended`) and a word drawn otherwise (`vit-watermark`) cannot be expected from a "
-        "catalogue: their rows pass, and every report says so under coverage.",
+        "catalogue: their rows pass, and every report says so under coverage. The search of the policy needs a reference.",
         baselines,
     ),
     (
         "`baseline` with the clean parent as reference",
         "baseline-reference",
+        "One seed.",
+        baselines,
+    ),
+    (
+        "`strict`, which knows neither trigger nor target",
+        "strict",
+        "One seed, no reference. Its searches run, but decide nothing without a model to compare with where the found trigger "
+        "works.",
+        baselines,
+    ),
+    (
+        "`strict` with the clean parent as reference",
+        "strict-reference",
         "One seed.",
         baselines,
     ),
@@ -361,6 +376,7 @@ def main() -> None:
     parts.append(section("Two readers, one model", "readers", READERS, readers))
     parts.append(section("Inputs that cost out of all proportion", "resources", RESOURCES, resources))
     parts.append(section("Search", "search", SEARCH, search))
+    parts.append(section("Plants beyond the catalogue", "plants", PLANTS, plants))
     parts.append(section("Cost of a search", "search-cost", COST, cost))
     parts.append(section("Fire drill", "drill", DRILL, drills))
     parts.append(section("Text triggers", "text", TEXT, text))
@@ -501,6 +517,105 @@ def apart(largest: list[tuple[str, bool, float]], against: str) -> str:
         f"; the largest excess without colour is {pct(min(planted))} points or more for planted models and "
         f"{pct(max(clean))} or less for clean ones (AUROC {wins / len(planted) / len(clean):.2f} of {len(planted)} × {len(clean)})"
     )
+
+
+PLANTS = (
+    "Backdoors beyond the catalogue, planted into copies of the clean models as `pargate drill` plants them, with patterns, places and "
+    "targets drawn by the seed: a striped patch, noise, stripes, a wave, colour curves, a smooth field, two patches that appear "
+    "together, a warp, and a word across the image; the poison rate is 0.1 for seed 0 and half of that for seed 1. Clean variants are trained "
+    "in the same way without a trigger, or fine-tuned on pairs. The rules are those of the table above; the reference is the "
+    "clean parent (`python -m benchmarks.plants`). The score is the largest excess of a family over its limit, or without a "
+    "reference the largest attack success over it. Bands hold at 95 % for each point by themselves; the bootstrap draws models. "
+    "The variants of one parent resemble each other, so the intervals are too narrow for other models."
+)
+
+AGAINST = {"parent": "with the parent", "nothing": "without"}
+
+
+def plants(found: Any) -> str:
+    rows, planted, clean = [], [], []
+    for r in found["rows"]:
+        if r["kind"] == "clean":
+            clean.append(r)
+        elif r["took"]:
+            planted.append(r)
+        with_parent, alone = r["parent_scan"], r["nothing"]
+        named = with_parent["named"]
+        rows.append(
+            [
+                r["parent"], r["kind"], r["seed"], r["rate"] or "–", r["target"] or "–",
+                "–" if r["kind"] == "clean" else f"{pct(r['before'])} → {pct(r['after'])}",
+                "–" if r["kind"] == "clean" else "yes" if r["took"] else "no", with_parent["verdict"],
+                "–" if not named or not r["target"] else "yes" if r["target"] in named else "**no**", with_parent["family"],
+                pct(with_parent["excess"]), span(with_parent["interval"]), alone["verdict"], pct(alone["success"]),
+            ]
+        )  # fmt: skip
+    plot_roc({words: (planted, clean, name) for name, words in AGAINST.items()}, STORE / "roc.png")
+    missed = [
+        f"{r['kind']} in {r['parent']}, seed {r['seed']}" for r in planted if r["parent_scan"]["verdict"] != "fail"
+    ]
+    right = sum(r["target"] in r["parent_scan"]["named"] for r in planted)
+    said = [
+        f"* With the parent, {len(planted) - len(missed)} of {len(planted)} planted backdoors that took fail, {right} of them naming the "
+        f"planted class, and {sum(r['parent_scan']['verdict'] == 'fail' for r in clean)} of {len(clean)} clean variants fail."
+        + (f" Missed: {', '.join(missed)}." if missed else ""),
+        f"* Without a reference, {sum(r['nothing']['verdict'] == 'pass' for r in planted)} of {len(planted)} planted backdoors pass, and "
+        f"{sum(r['nothing']['verdict'] == 'fail' for r in clean)} of {len(clean)} clean variants fail.",
+    ]
+    for name, words in AGAINST.items():
+        area, low, high = auroc([scored(r, name) for r in planted], [scored(r, name) for r in clean])
+        said.append(f"* AUROC {words}: {area:.2f} [{low:.2f}, {high:.2f}] of {len(planted)} × {len(clean)}.")
+    head = ["parent", "planted", "seed", "rate", "target", "attack success %", "took", "with the parent", "class", "family",
+            "excess, points", "interval", "without", "largest success %"]  # fmt: skip
+    return "\n".join(said) + "\n\n![ROC](evidence/roc.png)\n\n" + table(head, rows)
+
+
+def scored(row: Row, against: str) -> float:
+    return float(row["parent_scan" if against == "parent" else against]["score"])
+
+
+def auroc(planted: list[float], clean: list[float]) -> tuple[float, float, float]:
+    """Return the area under the ROC curve, and its 95 % interval by a bootstrap over the models of each kind."""
+    one, other = np.array(planted), np.array(clean)
+    rng = np.random.default_rng(0)
+
+    def area(a: Any, b: Any) -> float:
+        return float(((a[:, None] > b) + (a[:, None] == b) / 2).mean())
+
+    drawn = [area(rng.choice(one, len(one)), rng.choice(other, len(other))) for _ in range(2000)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return area(one, other), float(low), float(high)
+
+
+def plot_roc(curves: dict[str, tuple[list[Row], list[Row], str]], path: Path) -> None:
+    """Draw a ROC curve for each way of scanning, with exact binomial bands of the share that is found."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from scipy.stats import beta
+
+    figure, axes = plt.subplots(1, len(curves), figsize=(3.2 * len(curves), 3.2), sharey=True, layout="constrained")
+    for axis, (words, (planted, clean, against)) in zip(axes, curves.items(), strict=True):
+        one, other = ([scored(r, against) for r in rows] for rows in (planted, clean))
+        limits = [np.inf, *sorted({*one, *other}, reverse=True)]
+        alarms = [sum(x >= limit for x in other) / len(other) for limit in limits]
+        hits = np.array([sum(x >= limit for x in one) for limit in limits])
+        n = len(one)
+        low = np.where(hits > 0, beta.ppf(0.025, hits, n - hits + 1), 0.0)
+        high = np.where(hits < n, beta.ppf(0.975, hits + 1, n - hits), 1.0)
+        axis.fill_between(alarms, low, high, step="post", color="#1f5fa8", alpha=0.2)
+        axis.step(alarms, hits / n, where="post", color="#1f5fa8")
+        at = [sum(x >= 1 for x in values) / len(values) for values in (other, one)]
+        axis.plot(*at, "o", color="#b3261e", label="limit of strict")
+        axis.plot([0, 1], [0, 1], ":", color="grey")
+        axis.set_title(f"{words}: {n} planted, {len(other)} clean", fontsize=9)
+        axis.set_xlabel("clean variants above the limit")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("planted copies above the limit")
+    axes[0].legend(fontsize=7, loc="lower right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 COST = (

@@ -18,13 +18,13 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.evidence import SHARED, STORE, machine, policy, run
-from benchmarks.search import RULE, Climbs, made
+from benchmarks.search import COLOUR, RULE, Climbs, made
 from pargate import seeds
 from pargate.clean.config import CleanConfig, propose
 from pargate.clean.run import sizes_of
 from pargate.core import zeroshot
 from pargate.core.report import ScanReport
-from pargate.core.results import Metric
+from pargate.core.results import Measurement, Metric
 from pargate.drill.plant import Images, decoded, implant, measure
 from pargate.drill.plants import FAMILIES, Plant
 from pargate.images.classes import read_classes
@@ -135,14 +135,20 @@ def subjects(planter: Planter, given: argparse.Namespace) -> Iterator[tuple[dict
 
 
 def searched(report: ScanReport) -> dict[str, Any]:
-    """Return the strongest family of a scan: what decides, and what it names."""
+    """Return the family that is furthest above its limit, and the classes that broken rules name."""
     findings = {f.measurement: f for f in report.findings}
-    worst = max(report.measurements[1:], key=lambda m: findings[m.id].bounds[0].estimate or 0.0)
+
+    def score(measurement: Measurement) -> float:
+        (bound,) = findings[measurement.id].bounds
+        found = measurement.counts[Metric.ATTACK_SUCCESS].rate if bound.estimate is None else bound.estimate
+        return (found or 0.0) / bound.limit
+
+    worst = max(report.measurements[1:], key=score)
     (bound,) = findings[worst.id].bounds
     success = worst.counts[Metric.ATTACK_SUCCESS]
     named = [m.target.name for m in report.measurements[1:] if m.target and findings[m.id].status == "breach"]
     return {
-        "verdict": report.verdict.status, "score": bound.estimate, "interval": [bound.low, bound.high],
+        "verdict": report.verdict.status, "score": score(worst), "excess": bound.estimate, "interval": [bound.low, bound.high],
         "family": worst.id.rsplit("/", 1)[-1], "class": worst.target.name if worst.target else "",
         "success": success.rate, "named": sorted(set(named)),
     }  # fmt: skip
@@ -157,7 +163,7 @@ def main() -> None:
     parser.add_argument("--clean", type=int, default=6, help="clean variants of each clean model")
     given = parser.parse_args()
     given.work.mkdir(exist_ok=True)
-    resolved = policy([RULE])
+    resolved = policy([RULE, COLOUR])
     rows = json.loads(PLACE.read_text())["rows"] if PLACE.is_file() else []
     known = {(r["parent"], r["kind"], r["seed"]) for r in rows}
     for name in PARENTS:
@@ -169,13 +175,13 @@ def main() -> None:
                 climbs = Climbs()
                 ascent.climbed = climbs
                 line = dict(facts)
-                for against, more in (("parent", {"reference": str(planter.parent)}), ("nothing", {})):
+                for against, more in (("parent_scan", {"reference": str(planter.parent)}), ("nothing", {})):
                     line[against] = searched(run(place, resolved, given.data, **more))
                 ascent.climbed = climbs._climbed
                 line["passes"] = sum(passes for _, passes in climbs.found.values())
                 line["seconds"] = sum(climbs.seconds.values())
                 rows.append(line)
-                print({k: v for k, v in line.items() if k not in ("parent", "nothing")}, line["parent"], flush=True)
+                print(line, flush=True)
                 content = {"machine": machine(), "version": __version__, "rows": rows}
                 PLACE.write_text(json.dumps(content, indent=1) + "\n")
 
