@@ -57,11 +57,21 @@ class AuditRequest:
     cache: Path | None = None
     """Folder of cached vectors; a killed scan resumes from them."""
     processors: int = 1
+    shard: tuple[int, int] = (1, 1)
+    """Number of this shard, from 1, and of all shards; every shard judges some of the models."""
+    parts: tuple[Path, ...] = ()
+    """Folders of audits of the same inventory, such as the shards, whose measurements count as this audit's."""
+
+    @property
+    def models(self) -> tuple[Entry, ...]:
+        """The models that this audit judges."""
+        number, shards = self.shard
+        return self.inventory.models[number - 1 :: shards]
 
     @property
     def id(self) -> str:
         """Identifier of this audit in the ledger."""
-        return digest_of([self.started.isoformat(), self.inventory.sha256, str(self.out)])[:16]
+        return digest_of([self.started.isoformat(), self.inventory.sha256, str(self.out), *self.shard])[:16]
 
     def link(self, sequence: int, previous: str) -> Linked:
         """Return the fields that link a new entry to the ledger."""
@@ -81,6 +91,8 @@ class _Context:
     request: AuditRequest
     emit: events.Listener
     entries: tuple[ledger.Record, ...]
+    parts: tuple[tuple[Path, tuple[ledger.Record, ...]], ...] = ()
+    """Folders of other audits, and the entries of their ledgers."""
     states: dict[str, ModelState] = field(default_factory=dict)
     running: dict[str, tuple[Child, Fingerprint, str]] = field(default_factory=dict)
     complete: bool = False
@@ -103,10 +115,11 @@ def audit(
     complete; without `on_interrupt` it is raised. Running scans are ended in both cases.
 
     Raises:
-        InputError: the ledger was changed.
+        InputError: a ledger was changed, or a part has none.
         OperationalError: a folder cannot be written, or another audit writes to it.
     """
     began = time.monotonic()
+    parts = tuple((part, _entries(part)) for part in request.parts)
     try:
         for folder in (request.out / "models", request.out / "reports", request.ledger):
             folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +128,7 @@ def audit(
     with locked(request.out / ".lock", wait=False):
         if note := ledger.mend(request.ledger):
             emit(events.Notice(note, "warning"))
-        context = _Context(request, emit, ledger.sound(request.ledger).entries)
+        context = _Context(request, emit, ledger.sound(request.ledger).entries, parts)
         try:
             _judge_all(context)
             context.complete = True
@@ -129,6 +142,17 @@ def audit(
         return _conclude(context, time.monotonic() - began)
 
 
+def _entries(part: Path) -> tuple[ledger.Record, ...]:
+    """Return the entries of another audit.
+
+    Raises:
+        InputError: it has no ledger, or an altered one.
+    """
+    if not (part / ledger.LEDGER).is_file():
+        raise InputError(f"there is no ledger in {part}", "give the --out of an audit")
+    return ledger.sound(part).entries
+
+
 def _work(request: AuditRequest) -> Path:
     # A folder for each audit: a scan that outlives a killed audit must not write into this one.
     return request.out / ".work" / request.id
@@ -140,7 +164,7 @@ def _judge_all(context: _Context) -> None:
     _work(request).mkdir(parents=True)
     waiting: list[tuple[Entry, Fingerprint, str]] = []
     sources = Sources()
-    for item in request.inventory.models:
+    for item in request.models:
         context.emit(events.StageStarted("look", item.name))
         found = _reuse(context, item, sources)
         if isinstance(found, ModelResult):
@@ -164,18 +188,22 @@ def _reuse(context: _Context, item: Entry, sources: Sources) -> ModelResult | tu
         content = report.to_json().encode()
         return ModelResult(item, fingerprint, report, content)
     why = ""
-    for entry in reversed(context.entries):
-        if (
-            isinstance(entry, ModelEntry)
-            and entry.key == fingerprint.key
-            and entry.measured
-            and entry.source == item.source
-        ):
-            found = saved(request.out, fingerprint, entry.measured, request.today)
-            if not isinstance(found, str):
-                content = found.to_json().encode()
-                return ModelResult(item, fingerprint, found, content, entry.measured, reused=True)
-            why = why or found
+    for folder, entries in (*context.parts, (request.out, context.entries)):
+        for entry in reversed(entries):
+            if (
+                isinstance(entry, ModelEntry)
+                and entry.key == fingerprint.key
+                and entry.measured
+                and entry.source == item.source
+            ):
+                found = saved(folder, fingerprint, entry.measured, request.today)
+                if not isinstance(found, str):
+                    content, here = found.to_json().encode(), folder == request.out
+                    if not here:
+                        measured = ledger.report_path(folder, entry.measured).read_bytes()
+                        write_atomic(ledger.report_path(request.out, entry.measured), measured)
+                    return ModelResult(item, fingerprint, found, content, entry.measured, reused=here)
+                why = why or found
     return fingerprint, why
 
 
@@ -273,7 +301,7 @@ def exit_code(states: Sequence[ModelState], fail_on: FailOn) -> ExitCode:
 def _conclude(context: _Context, seconds: float) -> AuditIndex:
     """Write the last entry of a complete audit and all pages; return the index."""
     request = context.request
-    states = [context.states[item.name] for item in request.inventory.models if item.name in context.states]
+    states = [context.states[item.name] for item in request.models if item.name in context.states]
     code = exit_code(states, request.fail_on)
     if context.complete:
         standings: dict[str, int] = {}
@@ -310,6 +338,7 @@ def _conclude(context: _Context, seconds: float) -> AuditIndex:
         ledger_head=chain.head,
         models=tuple(states),
         gone=tuple(sorted({e.model for e in context.finished if e.audit == last} - known)),
+        shard="" if request.shard == (1, 1) else "{}/{}".format(*request.shard),
     )
     for state in states:
         folder = request.out / "models" / state.slug

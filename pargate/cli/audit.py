@@ -79,6 +79,18 @@ def run(
             help="Folder of cached vectors; killed scans resume.",
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", metavar="I/N", help="Judge each Nth model alone, from the Ith on; merge the shards later."
+        ),
+    ] = None,
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--merge", metavar="DIR", help="Use the measurements of this audit, such as that of a shard; repeatable."
+        ),
+    ] = None,
     now: NowOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only models that do not pass, and errors.")] = False,
     no_color: NoColorOption = False,
@@ -111,12 +123,26 @@ def run(
         device=device,
         cache=cache_folder(cache),
         processors=os.cpu_count() or 1,
+        shard=_shard(shard),
+        parts=tuple(merge or ()),
     )
     signalled: list[ExitCode] = []
     listener = _listener(console)
     index = audit(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
     _tell(index, console, out, quiet=quiet)
     return signalled[0] if signalled else ExitCode(index.exit_code)
+
+
+def _shard(text: str | None) -> tuple[int, int]:
+    """Return the number of a shard, and of all shards."""
+    import re
+
+    if text is None:
+        return 1, 1
+    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise InputError(f"--shard {text[:40]} is not a shard", "give --shard 1/4, 2/4 and so on to 4/4")
+    return int(found[1]), int(found[2])
 
 
 def _listener(console: "Console") -> Any:

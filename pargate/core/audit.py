@@ -203,6 +203,8 @@ class AuditIndex(Value):
     """Models in the order of the inventory."""
     gone: tuple[str, ...] = ()
     """Models of the last finished audit that the inventory no longer lists."""
+    shard: str = ""
+    """Number of the shard and of all shards, such as `2/4`; empty for an audit of all models."""
 
     def to_json(self) -> str:
         """Return indented JSON text with a final newline."""

@@ -141,7 +141,7 @@ def _until(state: ModelState) -> str:
 
 def conclusion(audit: AuditIndex) -> str:
     """Return the result of the audit in one sentence."""
-    count = plural(len(audit.models), "model")
+    count = plural(len(audit.models), "model") + (f" of shard {audit.shard}" if audit.shard else "")
     bad = [m for m in audit.models if m.exit_code]
     new = [m for m in bad if m.regression]
     if not audit.complete:
@@ -158,6 +158,8 @@ def facts(audit: AuditIndex) -> Iterator[tuple[str, str]]:
     """Yield the facts of the audit."""
     yield "Inventory", audit.inventory
     yield "Digest of the inventory", f"sha256:{audit.inventory_sha256}"
+    if audit.shard:
+        yield "Shard", f"{audit.shard}: other audits judge the other models"
     yield "Started", f"{minute(audit.started)} UTC"
     yield "Took", f"{audit.seconds:.1f} s"
     yield "Waivers judged as of", audit.as_of

@@ -151,6 +151,44 @@ def test_nothing_changed_means_nothing_is_measured(audited: Path, light: Command
     assert whole.code == ExitCode.OK and "10 lines" in whole.err and "every report" in whole.err
 
 
+def test_shards_that_are_merged_give_the_reports_of_one_audit(audited: Path, light: Command) -> None:
+    for number in (1, 2):
+        # The measurements of the fixture stand for those that each shard makes.
+        shard = f"--shard={number}/2"
+        done = light("audit", "inventory.yaml", "--out", f"s{number}", shard, "--merge", "out", "--cache", "off")
+        index = AuditIndex.model_validate_json((audited / f"s{number}" / "index.json").read_text())
+        assert index.shard == f"{number}/2" and len(index.models) == 2, done.err
+        assert f"2 models of shard {number}/2" in done.err
+    merged = light("audit", "inventory.yaml", "--out", "whole", "--merge", "s1", "--merge", "s2", "--cache", "off")
+    assert "scanning" not in merged.err and merged.code == light("audit", "inventory.yaml", "--out", "out").code
+    whole, one = (
+        AuditIndex.model_validate_json((audited / name / "index.json").read_text()) for name in ("whole", "out")
+    )
+    assert [m.name for m in whole.models] == [m.name for m in one.models] and whole.shard == ""
+    assert len(sound(audited / "whole").entries) == 5
+    for state in one.models:
+        ours, theirs = (audited / name / "models" / state.slug / "report.json" for name in ("whole", "out"))
+        assert ours.exists() == theirs.exists()
+        assert not ours.exists() or ours.read_bytes() == theirs.read_bytes()
+    assert light("audit", "verify", "whole").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--shard", "3/2"), "--shard 3/2 is not a shard"),
+        (("--shard", "0/2"), "--shard 0/2 is not a shard"),
+        (("--merge", "models"), "there is no ledger in models"),
+    ],
+)
+def test_a_wrong_shard_or_part_is_refused_before_anything_is_judged(
+    options: tuple[str, ...], told: str, place: Path, light: Command
+) -> None:
+    prepare(place)
+    done = light("audit", "inventory.yaml", "--out", "new", *options)
+    assert (done.code, told in done.err, (place / "new").exists()) == (2, True, False)
+
+
 def test_only_what_is_new_counts_where_that_is_asked(audited: Path, light: Command) -> None:
     assert light("audit", "inventory.yaml", "--out", "out", "--fail-on", "new").code == ExitCode.OK
     (audited / "models" / "broken" / "open_clip_config.json").unlink()
