@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from pargate.core.report import ScanReport
 from pargate.errors import ExitCode, OperationalError, PargateError
@@ -34,41 +35,104 @@ class ScanEnded(PargateError):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(Protocol):
     """A running scan."""
+
+    @property
+    def report(self) -> Path:
+        """The file of the report, complete once the scan has ended."""
+
+    @property
+    def said(self) -> Path:
+        """The file of the output."""
+
+    def code(self) -> int | None:
+        """Return the exit code, negative for a signal; None while the scan runs."""
+
+    def end(self, number: signal.Signals) -> None:
+        """Send a signal to the scan and its workers, which may have ended."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end of the scan, so many seconds at most."""
+
+
+class Starter(Protocol):
+    """Starts the scans of an audit."""
+
+    def __call__(self, request: ScanRequest, work: Path, name: str, cache: Path | None, threads: int) -> Child:
+        """Start a scan; its report and its output go to `work`, under `name`.
+
+        Raises:
+            OperationalError: the scan cannot be started.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A scan in a process of this machine."""
 
     process: "subprocess.Popen[bytes]"
     report: Path
     said: Path
 
+    def code(self) -> int | None:
+        """Return the exit code, negative for a signal; None while the scan runs."""
+        return self.process.poll()
 
-def start(request: ScanRequest, work: Path, name: str, *, cache: Path | None, threads: int) -> Child:
-    """Start a scan; its report and its output go to `work`.
+    def end(self, number: signal.Signals) -> None:
+        """Send a signal to the process group of the scan, which may have ended."""
+        if sys.platform == "win32":
+            self.process.terminate()
+        else:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, number)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end of the scan, so many seconds at most."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.0, seconds))
+
+
+def arguments(request: ScanRequest, cache: Path | None) -> list[str]:
+    """Return the arguments of a scan, all but its `--output`."""
+    options = [
+        f"--policy={request.policy.source}", f"--now={request.judging.today.isoformat()}",
+        f"--seed={request.settings.seed}", f"--device={request.settings.device}", f"--cache={cache or 'off'}",
+        "--quiet", "--no-color",
+    ]  # fmt: skip
+    for option in ("images", "classes", "reference", "arch"):
+        if (value := getattr(request, option)) is not None:
+            options.append(f"--{option}={value}")
+    return [*options, "--", request.source]
+
+
+def command(given: Sequence[str], report: Path) -> list[str]:
+    """Return the command that scans, and writes a report."""
+    return [sys.executable, "-P", "-m", "pargate", "scan", f"--output=json={report}", *given]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return the environment of a scan."""
+    found = {k: v for k, v in os.environ.items() if not k.startswith("PARGATE_")}
+    return {"OMP_NUM_THREADS": str(threads)} | found
+
+
+def start(request: ScanRequest, work: Path, name: str, cache: Path | None, threads: int) -> Process:
+    """Start a scan on this machine; its report and its output go to `work`.
 
     Raises:
         OperationalError: the process cannot be started.
     """
     report, said = work / f"{name}.json", work / f"{name}.txt"
-    options = [
-        f"--policy={request.policy.source}", f"--now={request.judging.today.isoformat()}",
-        f"--seed={request.settings.seed}", f"--device={request.settings.device}", f"--cache={cache or 'off'}",
-        f"--output=json={report}", "--quiet", "--no-color",
-    ]  # fmt: skip
-    for option in ("images", "classes", "reference", "arch"):
-        if (value := getattr(request, option)) is not None:
-            options.append(f"--{option}={value}")
-    command = [sys.executable, "-P", "-m", "pargate", "scan", *options, "--", request.source]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PARGATE_")}
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
     try:
         with said.open("wb") as stream:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, start_new_session=True
-            )
+                command(arguments(request, cache), report), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+                env=environment(threads), start_new_session=True,
+            )  # fmt: skip
     except OSError as error:
         raise OperationalError(f"cannot start a scan: {error.strerror}", "run fewer at once: --jobs 1") from error
-    return Child(process, report, said)
+    return Process(process, report, said)
 
 
 def result(child: Child) -> tuple[ScanReport, bytes]:
@@ -77,9 +141,10 @@ def result(child: Child) -> tuple[ScanReport, bytes]:
     Raises:
         ScanEnded: the scan has no verdict.
     """
-    code = child.process.returncode
+    code = child.code()
+    assert code is not None, "the scan has ended"
     if code < 0:
-        _end(child, signal.SIGTERM)  # the workers of the scan
+        child.end(signal.SIGTERM)  # the workers of the scan
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         raise ScanEnded(
             f"the scan was ended by {name}",
@@ -118,24 +183,14 @@ def _last_words(path: Path) -> tuple[str, str]:
 def stop(children: Sequence[Child]) -> None:
     """End scans with their workers."""
     for child in children:
-        _end(child, signal.SIGTERM)
+        child.end(signal.SIGTERM)
     until = time.monotonic() + GRACE_S
     try:
         for child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.process.wait(max(0.0, until - time.monotonic()))
+            child.wait(until - time.monotonic())
     finally:  # also after a second signal
         for child in children:
             # Also if the scan itself has ended: one of its workers may ignore SIGTERM.
-            _end(child, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+            child.end(signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
         for child in children:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it may wait for a disk or a device
-                child.process.wait(GRACE_S)
-
-
-def _end(child: Child, number: signal.Signals) -> None:
-    if sys.platform == "win32":
-        child.process.terminate()
-    else:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.process.pid, number)
+            child.wait(GRACE_S)  # not for ever: it may wait for a disk or a device

@@ -8,10 +8,11 @@ The ledger gets an entry for each model as soon as it is judged, and one at the 
 relative to the last audit that reached its end; results of an interrupted audit are reused for measurements alone.
 """
 
+import contextlib
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -21,9 +22,9 @@ from pargate.audit import ledger, processes
 from pargate.audit.fingerprint import Fingerprint, Sources, examine, saved
 from pargate.audit.history import ModelResult, entry_of, state_of
 from pargate.audit.inventory import Entry, Inventory
-from pargate.audit.processes import Child
+from pargate.audit.processes import Child, Starter
 from pargate.core.audit import AuditEntry, AuditIndex, Linked, ModelEntry, ModelState
-from pargate.core.choices import FailOn
+from pargate.core.choices import Executor, FailOn
 from pargate.core.environment import versions
 from pargate.errors import ExitCode, InputError, OperationalError, PargateError, explain
 from pargate.files import digest_of, locked, write_atomic
@@ -59,6 +60,9 @@ class AuditRequest:
     processors: int = 1
     shard: tuple[int, int] = (1, 1)
     """Number of this shard, from 1, and of all shards; every shard judges some of the models."""
+    executor: Executor = Executor.LOCAL
+    ray_address: str | None = None
+    """Address of a Ray cluster; None for a local one."""
     parts: tuple[Path, ...] = ()
     """Folders of audits of the same inventory, such as the shards, whose measurements count as this audit's."""
 
@@ -209,6 +213,29 @@ def _reuse(context: _Context, item: Entry, sources: Sources) -> ModelResult | tu
 
 def _measure(context: _Context, waiting: Sequence[tuple[Entry, Fingerprint, str]]) -> None:
     """Scan the waiting models, each in its own process."""
+    if not waiting:
+        return
+    with _starter(context.request) as start:
+        _scan_all(context, waiting, start)
+
+
+@contextlib.contextmanager
+def _starter(request: AuditRequest) -> Iterator[Starter]:
+    """Yield what starts the scans.
+
+    Raises:
+        OperationalError: Ray is missing, or its cluster does not answer.
+    """
+    if request.executor is Executor.LOCAL:
+        yield processes.start
+    else:
+        from pargate.audit import cluster
+
+        with cluster.opened(request.ray_address, request.processors) as start:
+            yield start
+
+
+def _scan_all(context: _Context, waiting: Sequence[tuple[Entry, Fingerprint, str]], start: Starter) -> None:
     request = context.request
     left = list(reversed(waiting))
     by_name = {item.name: item for item, _, _ in waiting}
@@ -221,13 +248,13 @@ def _measure(context: _Context, waiting: Sequence[tuple[Entry, Fingerprint, str]
             try:
                 settings = replace(fingerprint.request.settings, device=request.device)
                 scan = replace(fingerprint.request, settings=settings)
-                child = processes.start(scan, _work(request), item.slug, cache=request.cache, threads=threads)
+                child = start(scan, _work(request), item.slug, request.cache, threads)
             except OperationalError as error:
                 _record(context, ModelResult(item, fingerprint, remeasured=why, error=error))
                 continue
             context.running[item.name] = (child, fingerprint, why)
         for name, (child, fingerprint, why) in list(context.running.items()):
-            if child.process.poll() is not None:
+            if child.code() is not None:
                 del context.running[name]
                 _record(context, _result_of(request, by_name[name], fingerprint, child, why))
         time.sleep(POLL_S)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pargate.cli.options import NoColorOption, NowOption, OutputOption, cache_folder, read_outputs
-from pargate.core.choices import FailOn
+from pargate.core.choices import Executor, FailOn
 from pargate.errors import ExitCode, InputError, explain
 
 if TYPE_CHECKING:
@@ -79,6 +79,13 @@ def run(
             help="Folder of cached vectors; killed scans resume.",
         ),
     ] = None,
+    executor: Annotated[
+        Executor, typer.Option("--executor", help="local: processes of this machine; ray: a cluster (pargate[ray]).")
+    ] = Executor.LOCAL,
+    ray_address: Annotated[
+        str | None,
+        typer.Option("--ray-address", metavar="HOST:PORT", help="The Ray cluster; a local one is started without it."),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -108,6 +115,8 @@ def run(
 
     if str(inventory) in ("", "."):
         raise InputError("no inventory is given", "pargate audit INVENTORY.yaml --out DIR")
+    if ray_address is not None and executor is not Executor.RAY:
+        raise InputError("--ray-address is for --executor ray", "give both, or neither")
     console = Console(quiet=quiet, verbose=False, color=not no_color)
     started = datetime.now(UTC)
     request = AuditRequest(
@@ -123,6 +132,8 @@ def run(
         device=device,
         cache=cache_folder(cache),
         processors=os.cpu_count() or 1,
+        executor=executor,
+        ray_address=ray_address,
         shard=_shard(shard),
         parts=tuple(merge or ()),
     )

@@ -15,6 +15,15 @@ RequiredDevice = Literal["cpu", "cuda"]
 """Device that cleaning must run on."""
 
 
+class Executor(StrEnum):
+    """Places where the scans of an audit run."""
+
+    LOCAL = "local"
+    """Processes of this machine."""
+    RAY = "ray"
+    """Tasks of a Ray cluster."""
+
+
 class FailOn(StrEnum):
     """Results that give an audit an exit code other than 0."""
 

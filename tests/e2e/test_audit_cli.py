@@ -1,5 +1,6 @@
 """Audits through the real command: measured once, judged again, killed and resumed, and hostile names kept harmless."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -187,6 +188,48 @@ def test_a_wrong_shard_or_part_is_refused_before_anything_is_judged(
     prepare(place)
     done = light("audit", "inventory.yaml", "--out", "new", *options)
     assert (done.code, told in done.err, (place / "new").exists()) == (2, True, False)
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'pargate[ray]'")
+def test_a_ray_cluster_gives_the_reports_of_one_machine_though_a_worker_is_killed(audited: Path, warm: Command) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PARGATE")} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pargate", "audit", "inventory.yaml", "--out", "ray", "--executor", "ray"]
+        sys.executable,
+        "-m",
+        "pargate",
+        "audit",
+        "inventory.yaml",
+        "--out",
+        "ray",
+        "--executor",
+        "ray",
+        "--jobs",
+    ]
+    with subprocess.Popen([*command, "2", "--cache", "off"], cwd=audited, env=environment) as running:
+        until = time.monotonic() + 120
+        workers: list[psutil.Process] = []
+        while not workers and time.monotonic() < until:
+            below = psutil.Process(running.pid).children(recursive=True)
+            workers = [p for p in below if p.name().startswith("ray::run") and p.children()]
+            time.sleep(0.1)
+        workers[0].kill()
+        assert running.wait(timeout=600) == ExitCode.FAIL
+    index = AuditIndex.model_validate_json((audited / "ray" / "index.json").read_text())
+    assert [str(s.standing) for s in index.models] == ["pass", "fail", "pass", "error"]
+    for state in index.models:
+        ours, theirs = (audited / name / "models" / state.slug / "report.json" for name in ("ray", "out"))
+        assert ours.exists() == theirs.exists()
+        if ours.exists():
+            one, other = (ScanReport.from_json(path.read_bytes()) for path in (ours, theirs))
+            assert one.measurements == other.measurements and one.verdict == other.verdict
+
+
+def test_a_ray_address_where_nothing_listens_is_one_message(audited: Path, light: Command) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'pargate[ray]'")
+    shutil.rmtree(audited / "out")
+    done = light("audit", "inventory.yaml", "--out", "new", "--executor", "ray", "--ray-address", "127.0.0.1:1")
+    assert (done.code, "the Ray cluster 127.0.0.1:1 does not answer" in done.err) == (5, True)
 
 
 def test_only_what_is_new_counts_where_that_is_asked(audited: Path, light: Command) -> None:
