@@ -195,18 +195,7 @@ def test_a_wrong_shard_or_part_is_refused_before_anything_is_judged(
 def test_a_ray_cluster_gives_the_reports_of_one_machine_though_a_worker_is_killed(audited: Path, warm: Command) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PARGATE")} | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pargate", "audit", "inventory.yaml", "--out", "ray", "--executor", "ray"]
-        sys.executable,
-        "-m",
-        "pargate",
-        "audit",
-        "inventory.yaml",
-        "--out",
-        "ray",
-        "--executor",
-        "ray",
-        "--jobs",
-    ]
-    with subprocess.Popen([*command, "2", "--cache", "off"], cwd=audited, env=environment) as running:
+    with subprocess.Popen([*command, "--jobs", "2", "--cache", "off"], cwd=audited, env=environment) as running:
         until = time.monotonic() + 120
         workers: list[psutil.Process] = []
         while not workers and time.monotonic() < until:
