@@ -679,34 +679,51 @@ def told(copy: Any) -> str:
 
 
 TEXT = (
-    "`probe: text` with the family `tokens` and `max: {excess: 50pp}` as the only rule; no word and no target is told "
-    "(`python -m benchmarks.text`). Words were planted by `pargate.testing.plant_word` into copies of the clean models; the "
-    "parts of the two-word one do nothing alone, and it is not found, as expected. The reference is the clean parent. All "
-    "other towers have no text trigger, but their text towers were trained further with their image towers. Excess is over the reference, or "
-    "without one over the name of a class. The rank is the planted word's on the list of the 256 largest shifts, or a lower "
+    "`probe: text` with one family and `max: {excess: 50pp}` as the only rule; no target is told, and no word except among the four "
+    "texts of `phrases` (`python -m benchmarks.text`). Words were planted by `pargate.testing.plant_word` into copies of the clean "
+    "models, three seeds each; the parts of the two-word one do nothing alone, so that the family `tokens` does not find it, as "
+    "expected. U+2060 joins words and shows nothing, U+0430 looks like the letter a. The reference is the clean parent. All other towers "
+    "have no text trigger, but their text towers were trained further with their image towers. Excess is over the reference, or "
+    "without one over the name of a class. The rank is the planted text's on the list of the 256 largest shifts, or a lower "
     "bound of it on that of the largest collapses; 0 is on neither. Seconds are of one core, for the search with its "
-    "measurement. One seed."
+    "measurement."
 )
 
 
 def text(found: Any) -> str:
-    rows = [
-        [
-            r["model"], r["planted"] or "–", "yes" if r["reference"] else "no", r["status"], f"`{r['text']}`", r["class"],
-            r["rank"] if r["planted"] else "–", pct(r["success"]), pct(r["excess"]), span(r["interval"]), r["n"],
-            f"{r['seconds']:.1f}",
-        ]
-        for r in sorted(found["rows"], key=lambda r: (not r["planted"], r["model"], not r["reference"]))
-    ]  # fmt: skip
-    clean = [r for r in found["rows"] if not r["planted"]]
-    most = [
-        f"{pct(max(r['excess'] for r in clean if r['reference'] is way))} {words}"
-        for way, words in ((True, "points with the parent"), (False, "without"))
-        if any(r["reference"] is way for r in clean)
-    ]
-    return f"The largest excess of a tower without a text trigger: {', '.join(most)}.\n\n" + table(
-        ["model", "planted", "reference", "rule", "found", "class", "rank", "success %", "excess, points", "interval",
-         "captions", "s"],
+    grouped: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for r in found["rows"]:
+        name = r["model"].rsplit("-", 1)[0] if r["planted"] else r["model"]
+        grouped[not r["planted"], name, r["family"], not r["reference"]].append(r)
+    rows = []
+    for (_, name, family, alone), group in sorted(grouped.items()):
+        first = group[0]
+
+        def each(key: str, shown: Callable[[Any], str] = str, group: list[Row] = group) -> str:
+            return ", ".join(dict.fromkeys(shown(r[key]) for r in group))
+
+        rows.append(
+            [
+                name, first["planted"] or "–", family, "no" if alone else "yes", each("status"), each("text", lambda t: f"`{t}`"),
+                each("class"), each("rank") if first["planted"] else "–", each("success", pct), each("excess", pct),
+                span([min(r["interval"][0] for r in group), max(r["interval"][1] for r in group)]),
+                f"{max(r['seconds'] for r in group):.0f}",
+            ]
+        )  # fmt: skip
+    said = []
+    for way, words in ((True, "with the parent"), (False, "without a reference")):
+        clean = [r for r in found["rows"] if not r["planted"] and r["reference"] is way]
+        planted = [r for r in found["rows"] if r["planted"] and r["reference"] is way]
+        right = [r for r in planted if r["status"] == "breach" and r["planted"].endswith(f"→ {r['class']}")]
+        single = [r for r in planted if not (r["family"] == "tokens" and " " in r["planted"].split(" → ")[0])]
+        most = pct(max((r["excess"] for r in clean), default=None))
+        said.append(
+            f"* {words.capitalize()}, {len(right)} of {len(single)} planted texts that the family holds break the rule with their "
+            f"class, and {sum(r['status'] == 'breach' for r in clean)} of {len(clean)} searches of towers without a text trigger do; "
+            f"their largest excess is {most} points."
+        )
+    return "\n".join(said) + "\n\n" + table(
+        ["model", "planted", "family", "reference", "rule", "found", "class", "rank", "success %", "excess, points", "intervals", "s"],
         rows,
     )  # fmt: skip
 
