@@ -54,7 +54,8 @@ def calibrate(models: Sequence[str], request: ScanRequest, emit: events.Listener
     families = cast(tuple[Family, ...], request.policy.policy.rules[0].families)
     conditions: Conditions | None = None
     trusted = []
-    for model, checkpoint in zip(models, checkpoints, strict=True):
+    for number, (model, checkpoint) in enumerate(zip(models, checkpoints, strict=True), 1):
+        emit(events.Notice(f"model {number} of {len(models)}: {checkpoint.source}"))
         report = scan(replace(request, model=model, pictures=False), emit)
         found = _searches(report)
         here = Conditions(

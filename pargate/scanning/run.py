@@ -375,13 +375,14 @@ def prepare(
         limited.add(Metric.RECALL)
     asked = Asked(CLEAN, "", None, UNKNOWN, "", frozenset(limited))
     loop.clean = PROBES["utility"].start(asked, scene)
+    # Over another model the excess decides, and graphs are not searched.
+    alone = pair.reference is None and pair.model.checkpoint.format != "onnx"
+    ranks = {rule.id: trusted(loop, rule, rule.table) for rule in policy.rules if rule.table is not None and alone}
     for comparison in policy.comparisons:
         probe = PROBES[comparison.rule.probe]
         if not probe.measures:
             why = request.leaves_out(comparison.rule)
-            asked = comparison.asked
-            if comparison.rule.table is not None and pair.reference is None and not why:
-                asked = replace(asked, trusted=trusted(loop, comparison.rule, comparison.rule.table))
+            asked = replace(comparison.asked, trusted=ranks.get(comparison.rule.id))
             test = NotMeasured(asked.id, asked.rule, probe.name, why) if why else probe.start(asked, scene)
             loop.running.append(Running(comparison, test, stopped=test.stopped))
     return loop
