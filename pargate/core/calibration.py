@@ -106,8 +106,10 @@ class Calibration(Value):
                     f"one of {family}",
                     "make it again with pargate calibrate --families",
                 )
-        before, now = dict(self.conditions), dict(conditions)
-        differing = [f"{name} {before[name]} instead of {now[name]}" for name in before if before[name] != now[name]]
+        pairs = zip(self.conditions, conditions, strict=True)
+        differing = [
+            f"{name} {str(was)[:12]} instead of {str(now)[:12]}" for (name, was), (_, now) in pairs if was != now
+        ]
         if differing:
             raise InputError(
                 f"the calibration table {path} does not fit this scan: it was made with {', '.join(differing)} "
