@@ -3,7 +3,7 @@
 The statistic of a model is its largest shift: over the families of a rule, the largest ‖mean change of the unit
 embeddings‖² that the search reached on the images that it held out. It depends on the model and on `Conditions` alone.
 Under the same conditions a model that is as honest as those of the table is as likely as each of them to have the
-largest statistic, so that its rank is a conformal p-value (Vovk, Gammerman and Shafer 2005, section 2.2; Bates et al.
+largest statistic, so that its rank is a conformal p-value (Vovk, Gammerman and Shafer 2005; Bates et al.
 2023, "Testing for outliers with conformal p-values").
 """
 

@@ -25,6 +25,7 @@ from pargate.judge.judging import Judging
 from pargate.policy.compare import changes
 from pargate.policy.fields import Limit
 from pargate.policy.resolve import read
+from pargate.report import FORMATS
 from pargate.scanning import calibrate as calibrating
 from pargate.scanning.calibrate import calibrate, lines, searching
 from pargate.scanning.request import ScanRequest
@@ -170,6 +171,15 @@ def test_the_largest_shift_over_the_families_of_the_rule_counts() -> None:
     both = one.models[0].model_copy(update={"shifts": {"patch": 0.1, "blend": 0.7}})
     wide = one.model_copy(update={"models": (both,), "passes": {f: PASSES[f] for f in ("patch", "blend")}})
     assert wide.largest(MODEL, ["patch"]) == (0.1,) and wide.largest(MODEL, ["patch", "blend"]) == (0.7,)
+
+
+def test_every_format_says_the_p_value_and_its_models(tmp_path: Path) -> None:
+    report = run(tmp_path, table([0.01] * 19)).report()
+    for name in ("markdown", "html", "sarif", "junit"):
+        assert "p-value 5.0%, as a searched trigger moves 0 of 19 trusted models" in FORMATS[name].render(report), name
+    assert "p value 5.0% among trusted models | ≥ 5% | 19 |" in FORMATS["markdown"].render(report)
+    page = FORMATS["html"].render(report)
+    assert "19 trusted models" in page and "0 of 19 trusted models as high" in page
 
 
 # --- tables that do not fit ---
