@@ -32,6 +32,7 @@ def pinned(place: Path) -> None:
     (place / "p.yaml").write_text(RULE.replace("DIGEST", hashlib.sha256((place / "t.json").read_bytes()).hexdigest()))
 
 
+@pytest.mark.nightly
 def test_a_planted_model_is_ranked_among_too_few_and_not_decided(place: Path, warm: Command) -> None:
     made = warm("calibrate", MODELS / "clean", "--families", "blend", "--out", "t.json")
     assert made.code == 0, made.err

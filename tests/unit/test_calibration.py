@@ -11,6 +11,7 @@ import pytest
 from test_search import TARGET, read_rule, searched
 from test_session import Stage
 
+from pargate.cli.app import run as run_command
 from pargate.core import calibration as form
 from pargate.core.calibration import Calibration, Conditions, TrustedModel, digest_of_shapes, read_table, table_digest
 from pargate.core.found import PASSES
@@ -356,6 +357,17 @@ def test_a_table_holds_one_shift_for_each_model_and_family(monkeypatch: pytest.M
         "toy: 2 models, the smallest p-value is 33.3%",
         "toy: 1 model, the smallest p-value is 50.0%",
     ]
+
+
+def test_the_command_writes_the_table_and_says_how_a_rule_names_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_models(monkeypatch, {})
+    out = tmp_path / "t.json"
+    assert run_command(["calibrate", "1", "2", "--families", "patch", "--out", str(out), "--cache", "off"]) == 0
+    digest = table_digest(out.read_bytes())
+    assert f"calibration: {{path: {out}, digest: '{digest}'}}" in "".join(capsys.readouterr().err.split("\n"))
+    assert [model.shifts["patch"] for model in read_table(out, digest).models] == [0.1, 0.2]
 
 
 @pytest.mark.parametrize(
