@@ -366,17 +366,19 @@ def _rows(finding: "Finding", measurements: "dict[str, Measurement]") -> Iterato
 
 def _measured(bound: "Bound", measurement: "Measurement | None") -> str:
     name = bound.metric.replace("_", " ")
-    if bound.estimate is not None:
-        text = f"{name} {bound.estimate:.1%}"
-        if bound.metric == "excess" and measurement is not None and measurement.pairs is not None:
-            text += f" (success {measurement.counts['attack_success'].rate or 0.0:.1%})"
-        return text
     success = measurement.counts.get("attack_success") if measurement is not None else None
     rate = success.rate if success is not None else None
-    return f"{name} below success {rate:.1%}" if rate is not None else f"{name} not measured"
+    if bound.estimate is not None:
+        text = f"{name} {bound.estimate:.1%}"
+        if bound.metric in ("excess", "p_value") and rate is not None:
+            text += f" (success {rate:.1%})"
+        return text
+    return f"{name} below success {rate:.1%}" if rate is not None and bound.n else f"{name} not measured"
 
 
 def _interval(bound: "Bound") -> str:
+    if bound.metric == "p_value":
+        return ""
     low = "" if bound.estimate is None else f"{bound.low:.1%}"
     return f"{low} … {bound.high:.1%}"
 

@@ -39,6 +39,7 @@ class Metric(StrEnum):
 
     ATTACK_SUCCESS = "attack_success"
     EXCESS = "excess"
+    P_VALUE = "p_value"
     ACCURACY = "accuracy"
     RECALL = "recall"
 
@@ -84,6 +85,11 @@ class Consequence(StrEnum):
     NOTE = "note"
 
 
+def _of_fields(core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    """Return the schema of a model without its serializer."""
+    return handler(cast(CoreSchema, {key: value for key, value in core_schema.items() if key != "serialization"}))
+
+
 class TriggerInfo(Value):
     """The trigger of a measurement."""
 
@@ -107,7 +113,7 @@ class TriggerInfo(Value):
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Return the schema of the fields, which the serializer above would hide."""
-        return handler(cast(CoreSchema, {key: value for key, value in core_schema.items() if key != "serialization"}))
+        return _of_fields(core_schema, handler)
 
 
 class Target(Value):
@@ -189,6 +195,46 @@ LEFT_OUT = (NO_REFERENCE, GRAPHS_OF_CHECKPOINT)
 """Reasons why a comparison of a search is left out of a scan; it has no finding then."""
 
 
+class Ranked(Value):
+    """Rank of a model among the trusted models of its architecture in a calibration table."""
+
+    table: str
+    """Digest of the table."""
+    families: tuple[str, ...]
+    """Families over which the largest shift of each trusted model is taken."""
+    models: int = Field(ge=0, le=MOST)
+    """Number of trusted models, without the model itself."""
+    as_high: int = Field(ge=0)
+    """Trusted models whose largest shift is at least that of the trigger."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.as_high > self.models:
+            raise ValueError(f"{self.as_high} as high among {self.models}")
+        return self
+
+    @property
+    def p_value(self) -> float:
+        """(1 + models as high) / (1 + models)."""
+        return (1 + self.as_high) / (1 + self.models)
+
+    @property
+    def smallest(self) -> float:
+        """Smallest p-value that so many models can give."""
+        return 1 / (1 + self.models)
+
+
+class Searched(Value):
+    """Result of a search for a trigger, before anything is measured."""
+
+    shift: float
+    """‖mean change of the unit embeddings‖² on held-out images."""
+    images: str
+    """SHA-256 over the digests of the images that were searched on, in their order."""
+    ranked: Ranked | None = None
+    """Rank of the shift, in a scan without another model whose rule names a calibration table."""
+
+
 class FileFacts(Value):
     """Facts about the weights file from inspection."""
 
@@ -229,6 +275,20 @@ class Measurement(Value):
     """Images that did not count, by reason."""
     examples: tuple[str, ...] = ()
     """Digests of some images that the trigger moved to the target, or that a text retrieves."""
+    searched: Searched | None = None
+    """Result of the search that found the trigger; left out of the report elsewhere."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_search(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if self.searched is None:
+            found.pop("searched", None)
+        return found
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema of the fields, which the serializer above would hide."""
+        return _of_fields(core_schema, handler)
 
 
 class Bound(Value):

@@ -9,6 +9,7 @@ The policy's confidence 1 − α holds for the whole verdict. The end of an inte
 probability at most α. The end that can pass errs with α: a model that breaks one rule passes only if that rule errs.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,12 +29,13 @@ from pargate.core.results import (
     Measurement,
     Metric,
     Outcome,
+    Ranked,
     Remark,
     Severity,
     Status,
     Verdict,
 )
-from pargate.judge.bounds import FLOOR, bound, interval, same, worsened
+from pargate.judge.bounds import FLOOR, at_most, bound, interval, same, worsened
 from pargate.judge.waivers import NO_CONTEXT, Context, remarks, waived
 from pargate.policy.schema import Comparison, Policy, Rule
 from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN
@@ -53,7 +55,9 @@ class Judgement(NamedTuple):
 
 def alarms(policy: Policy) -> int:
     """Return the number m of interval ends that can raise an alarm."""
-    return max(1, sum(len(c.rule.max) + len(c.rule.min) + len(c.rule.worsening) for c in policy.comparisons))
+    # A p-value has no interval; its limit is the error that it allows.
+    rules = [comparison.rule for comparison in policy.comparisons]
+    return max(1, sum(len(r.max) + len(r.min.keys() - {Metric.P_VALUE}) + len(r.worsening) for r in rules))
 
 
 def guessing(measurement: Measurement | None) -> tuple[Count, float] | None:
@@ -86,7 +90,11 @@ def find(
     bounds: list[Bound] = []
     if measurement is not None:
         for limits, upper in ((rule.max, True), (rule.min, False)):
-            bounds += [bound(metric, limit, upper, measurement, alpha, m) for metric, limit in limits.items()]
+            bounds += [
+                bound(metric, limit, upper, measurement, alpha, m)
+                for metric, limit in limits.items()
+                if metric != _other_metric(rule, measurement)
+            ]
         before = same(measurement, context.previous)
         if before is not None:
             bounds += [
@@ -112,6 +120,16 @@ def find(
         consequence=policy.consequence(rule),
     )
     return waived(policy, finding, measurement, m, context) if status is Status.BREACH and measurement else finding
+
+
+def _other_metric(rule: Rule, measurement: Measurement) -> Metric | None:
+    """Return the metric that a rule with a calibration table leaves to scans of the other kind.
+
+    Over another model the excess decides, and without one the rank among trusted models.
+    """
+    if rule.calibration is None:
+        return None
+    return Metric.EXCESS if measurement.pairs is None else Metric.P_VALUE
 
 
 def left_out(comparison: Comparison, measurement: Measurement | None) -> bool:
@@ -220,6 +238,8 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     name = str(worst.metric).replace("_", " ")
     if worst.metric == Metric.EXCESS and measurement.pairs and measurement.pairs.over_copy:
         name += " over the fine-tuned copy"
+    if worst.metric == Metric.P_VALUE and measurement.searched and measurement.searched.ranked:
+        return f"{subject}: {_ranked_message(worst, measurement.searched.ranked, status)}."
     if worst.n == 0:
         lacking = "labelled images" if worst.metric == Metric.ACCURACY else "eligible images"
         why = {"budget": "the budget was spent"}.get(
@@ -251,6 +271,18 @@ def _message(comparison: Comparison, measurement: Measurement | None, bounds: Se
     elif measurement.pairs is not None and measurement.pairs.over_copy:
         found += ": a pull that stays in the fine-tuned copy can be natural or planted"
     return f"{found}."
+
+
+def _ranked_message(limit: Bound, rank: Ranked, status: Status) -> str:
+    """Return what the rank among trusted models says about the limit on the p-value."""
+    words = {Status.MET: "within", Status.BREACH: "below", Status.OPEN: "not decided against"}
+    answer = f"{words[status]} the minimum of {limit.limit_text}"
+    if not at_most(rank.smallest, limit.limit):
+        answer += f", which needs {math.ceil(1 / limit.limit - 1e-9) - 1} of them"
+    return (
+        f"p-value {rank.p_value:.1%}, as a searched trigger moves {rank.as_high} of {rank.models} trusted models of "
+        f"this architecture as far, {answer}"
+    )
 
 
 def _verdict(

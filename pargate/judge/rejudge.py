@@ -69,6 +69,9 @@ def _answers(measurement: Measurement, comparison: Comparison | None) -> bool:
     # A search finds its trigger anew in every scan.
     if not comparison.rule.families and (measurement.trigger and measurement.trigger.digest) != digest:
         return False
+    rank, table = measurement.searched and measurement.searched.ranked, comparison.rule.calibration
+    if rank and table and (rank.table, rank.families) != (table.digest, comparison.rule.families):
+        return False
     target, named = measurement.target, comparison.target != UNKNOWN
     if target is None:
         return True  # no target was found

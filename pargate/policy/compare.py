@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pargate.core.names import class_key
-from pargate.core.results import Consequence, Severity
+from pargate.core.results import Consequence, Metric, Severity
 from pargate.policy.fields import Limit
 from pargate.policy.schema import CleanSettings, Policy, Rule
 
@@ -143,7 +143,13 @@ def _rule(key: Path, old: Rule, new: Rule) -> Iterator[Change]:
     # Each named target is measured by itself, so a named target and the unknown one do not replace each other.
     yield from _kept((*key, "target"), *({class_key(t): t for t in rule.target} for rule in (old, new)))
     yield from _limits((*key, "max"), old.max, new.max, "down")
-    yield from _limits((*key, "min"), old.min, new.min, "up")
+    before, after = _by_rank(old), _by_rank(new)
+    if before != after:
+        # A lower limit breaks less often, and a higher one passes with fewer trusted models.
+        yield Change((*key, "calibration"), before, after, "looser")
+    for metric in dict.fromkeys((*old.min, *new.min)):
+        if metric != Metric.P_VALUE:
+            yield from _limit((*key, "min", metric), old.min.get(metric), new.min.get(metric), "up")
     yield from _limits((*key, "worsening"), old.worsening, new.worsening, "down")
     yield from _ranked((*key, "severity"), old.severity, new.severity, _SEVERITIES)
     if old.waivable != new.waivable:
@@ -244,6 +250,11 @@ def _text(value: Any) -> str:
 def _triggers(rule: Rule) -> dict[str, str]:
     """Return the label of each trigger by its identity, which includes the path of a file without a digest."""
     return {f"{t.id} {'' if all(t.pin.values()) else getattr(t, 'path', '')}": t.label for t in rule.parsed}
+
+
+def _by_rank(rule: Rule) -> str:
+    """Return the limit on the p-value and the digest of its table; empty without one."""
+    return f"p_value ≥ {rule.min[Metric.P_VALUE].text} by {rule.calibration.digest}" if rule.calibration else ""
 
 
 def _short(rule: Rule) -> str:

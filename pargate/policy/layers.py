@@ -350,6 +350,9 @@ def _rebase(data: dict[str, Any], old: Path, new: Path) -> None:
         pairs = clean["pairs"]
         clean["pairs"] = {**pairs, "source": moved(pairs.get("source"))} if isinstance(pairs, dict) else moved(pairs)
     for rule in _maps(data.get("rules")):
+        table = rule.get("calibration")
+        if isinstance(table, dict) and "path" in table:
+            table["path"] = moved(table["path"])
         for spec in _maps(rule.get("triggers")):
             kind = spec.get("kind")
             for key in TRIGGERS[kind].paths if isinstance(kind, str) and kind in TRIGGERS else ():

@@ -18,8 +18,9 @@ from pydantic import (
 
 from pargate import triggers
 from pargate.clean.config import MethodName
+from pargate.core.calibration import Calibration, read_table
 from pargate.core.names import class_key
-from pargate.core.results import Consequence, Severity
+from pargate.core.results import Consequence, Metric, Severity
 from pargate.errors import nearest
 from pargate.policy.fields import Day, Digest, LimitField, Percentage, PolicyModel, ShareField, Word, Words, YesNo
 from pargate.probes.base import PROBES, UNKNOWN, Asked, Probe
@@ -114,6 +115,15 @@ class FileAllowed(PolicyModel):
     custom_ops: YesNo = False
 
 
+class TableUse(PolicyModel):
+    """A calibration table."""
+
+    path: Word
+    """File of the table, relative to the policy."""
+    digest: Digest
+    """Digest that `pargate calibrate` prints."""
+
+
 class Rule(PolicyModel):
     """One rule: a probe, its triggers and targets, and limits."""
 
@@ -126,6 +136,8 @@ class Rule(PolicyModel):
     """Of the probe text: texts that it puts before and behind captions, as the family phrases."""
     needs_reference: YesNo = False
     """Of the probes search and text: whether a scan without a reference leaves the rule out, and says so."""
+    calibration: TableUse | None = None
+    """Of the probe search: trusted models, for the limit on the p-value."""
     target: Annotated[Words, Field(min_length=1)] = (UNKNOWN,)
     max: dict[MetricName, LimitField] = {}
     min: dict[MetricName, LimitField] = {}
@@ -163,13 +175,14 @@ class Rule(PolicyModel):
         if not self.triggers and "triggers" in probe.needs:
             raise ValueError(f"the probe {self.probe} needs `triggers`")
         self._check_families(probe)
+        self._check_calibration()
         return self
 
     @model_serializer(mode="wrap")
     def _without_no_families(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what only one probe has, so that a report of other probes stays the same to the last byte."""
         found: dict[str, Any] = handler(self)
-        for name in ("families", "phrases", "needs_reference"):
+        for name in ("families", "phrases", "needs_reference", "calibration"):
             if not found.get(name):
                 found.pop(name, None)
         return found
@@ -193,18 +206,41 @@ class Rule(PolicyModel):
         if self.families and self.target != (UNKNOWN,):
             raise ValueError(f"the probe {self.probe} finds the target itself; leave out `target`")
 
+    def _check_calibration(self) -> None:
+        """Raise if the limit on the p-value lacks what it needs."""
+        limit = self.min.get(Metric.P_VALUE)
+        if (limit is None) != (self.calibration is None):
+            raise ValueError("`calibration` and a minimum of p_value need each other")
+        if Metric.P_VALUE in self.worsening:
+            raise ValueError("a p_value cannot be worse than before: `worsening` has no limit on it")
+        if limit is None:
+            return
+        if not 0 < limit.value < 1:
+            raise ValueError(f"a p_value is more than 0% and less than 100%, and the limit is {limit.text}")
+        if Metric.EXCESS not in self.max:
+            raise ValueError("a limit on p_value needs a maximum of excess beside it, which decides with a reference")
+        if self.needs_reference:
+            raise ValueError("a rule with `calibration` needs no reference; leave out `needs_reference`")
+
+    @cached_property
+    def table(self) -> Calibration | None:
+        """Calibration table of the rule, which `read` reads; None without one."""
+        return None
+
     @cached_property
     def parsed(self) -> tuple[Trigger, ...]:
         """Triggers of the rule, one for each strength; their files are read by `read`."""
         return tuple(trigger for spec in self.triggers for trigger in triggers.parse(spec))
 
     def read(self, folder: Path) -> Self:
-        """Return the rule with the files of its triggers read; paths are relative to `folder`.
+        """Return the rule with its table and the files of its triggers read; paths are relative to `folder`.
 
         Raises:
-            InputError: a file is missing or unreadable.
+            InputError: a file is missing or unreadable, or the table is another one.
         """
         rule = self.model_copy()
+        if self.calibration is not None:
+            rule.__dict__["table"] = read_table(folder / self.calibration.path, self.calibration.digest)
         rule.__dict__["parsed"] = tuple(trigger.read(folder) for trigger in self.parsed)
         return rule
 
@@ -222,7 +258,7 @@ class Comparison:
 
     @property
     def asked(self) -> Asked:
-        """The comparison in the terms of its probe."""
+        """The comparison in the terms of its probe, without the trusted models that a scan ranks by."""
         metrics = frozenset((*self.rule.max, *self.rule.min, *self.rule.worsening))
         return Asked(self.id, self.rule.id, self.trigger, self.target, self.direction, metrics, self.rule.phrases)
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate.core.calibration import Trusted
 from pargate.core.found import Family, Found, FoundText, TextFamily
 from pargate.core.model import Vectors
 from pargate.core.results import METRIC_NAME, Finding, Measurement
@@ -54,6 +55,8 @@ class Asked:
     """Metrics that the rule limits."""
     phrases: tuple[str, ...] = ()
     """Texts that the rule names."""
+    trusted: Trusted | None = None
+    """Models that a searched model is ranked among; None if the rule has no calibration, or another model decides."""
 
 
 class Views(Protocol):

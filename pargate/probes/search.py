@@ -2,15 +2,18 @@
 
 import base64
 import io
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import ClassVar, cast, get_args
 
 import numpy as np
 from PIL import Image
 
+from pargate.core.calibration import Trusted, digest_of_images
 from pargate.core.found import Family, Found
-from pargate.core.results import Measurement
+from pargate.core.results import Measurement, Metric, Ranked, Searched
 from pargate.probes.attack import predictions
 from pargate.probes.base import PROBES, Asked, NotMeasured, Probe, Scene, Test, Words
 from pargate.probes.targeted import METRICS, Baseline, TargetedTest
@@ -25,8 +28,9 @@ class SearchTest(TargetedTest):
 
     picture: str = ""
     """PNG as base64."""
-    searched: int = 0
+    passes: int = 0
     """Images that went through the image tower for the search."""
+    searched: Searched | None = None
 
     def measurement(self) -> Measurement:
         """Return the counts, with the picture of the trigger and the passes of the search."""
@@ -35,7 +39,8 @@ class SearchTest(TargetedTest):
         return found.model_copy(
             update={
                 "trigger": found.trigger.model_copy(update={"picture": self.picture}),
-                "forward_passes": found.forward_passes + self.searched,
+                "forward_passes": found.forward_passes + self.passes,
+                "searched": self.searched,
             }
         )
 
@@ -46,6 +51,15 @@ class Search(Probe):
 
     name = "search"
     maxima = METRICS
+    minima: ClassVar[Mapping[str, Words]] = {
+        str(Metric.P_VALUE): Words(
+            "Among the scanned model and the trusted ones of its architecture in a calibration table, the share that a "
+            "searched trigger moves at least as far.",
+            "Without a reference only other models show how far a search moves an honest one.",
+            "A limit of 5% needs at least 19 trusted models. Calibrate more of them, or give a reference, which then "
+            "decides by the excess.",
+        )
+    }
     families = get_args(Family)
     about = Words(
         "Searches the model for a trigger that nobody named, and counts how many images it moves to one class.",
@@ -59,6 +73,8 @@ class Search(Probe):
     def start(cls, asked: Asked, scene: Scene) -> Test:
         """Return a test of the trigger that is found on the selection half; it is fixed before anything is measured."""
         found = scene.search(cast(Family, asked.direction))
+        if not isinstance(found, str) and not math.isfinite(found.shift):
+            found = "the search met vectors that are not finite"
         if isinstance(found, str):
             return NotMeasured(asked.id, asked.rule, cls.name, found)
         trigger, png = _trigger(found)
@@ -80,8 +96,22 @@ class Search(Probe):
             truth=truth,
             hits=hits,
             picture=base64.b64encode(png).decode("ascii"),
-            searched=found.passes + found.reference_passes,
+            passes=found.passes + found.reference_passes,
+            searched=Searched(
+                shift=found.shift,
+                images=digest_of_images(scene.gallery_digests),
+                ranked=_ranked(asked.trusted, found.shift) if asked.trusted else None,
+            ),
         )
+
+
+def _ranked(trusted: Trusted, shift: float) -> Ranked:
+    return Ranked(
+        table=trusted.table,
+        families=trusted.families,
+        models=len(trusted.largest),
+        as_high=sum(largest >= shift for largest in trusted.largest),
+    )
 
 
 def _trigger(found: Found) -> tuple[Trigger, bytes]:

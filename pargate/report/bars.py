@@ -16,6 +16,7 @@ WORDS = {Status.BREACH: "Breach", Status.OPEN: "Not decided", Status.WAIVED: "Wa
 METRICS: dict[str, str] = {
     Metric.ATTACK_SUCCESS: "Attack success",
     Metric.EXCESS: "Excess over the control",
+    Metric.P_VALUE: "P-value among trusted models",
     Metric.ACCURACY: "Accuracy on clean images",
     Metric.RECALL: "Caption recall on clean images",
 }
@@ -55,7 +56,7 @@ class Bar:
     estimate: str
     span: str
     limit: str
-    n: int
+    counted: str
     spoken: str
     measured: bool
     start: float
@@ -107,10 +108,13 @@ def bar_of(bound: Bound, baseline: str, axis: Axis) -> Bar:
     elif bound.estimate is None:
         estimate = f"at most {share(bound.high)}"
         span = "the attack success itself is no higher"
+    elif bound.metric == Metric.P_VALUE:
+        estimate, span = share(bound.estimate), ""
     else:
         estimate, span = share(bound.estimate), f"between {share(bound.low)} and {share(bound.high)}"
     limit = f"{'at most' if bound.upper else 'at least'} {bound.limit_text}"
     note = AGAINST.get(bound.against, "")
+    counted = plural(bound.n, "trusted model" if bound.metric == Metric.P_VALUE else "image")
     numbers = ", ".join(part for part in (estimate, span, f"limit {limit}") if part)
     return Bar(
         name=name,
@@ -119,8 +123,8 @@ def bar_of(bound: Bound, baseline: str, axis: Axis) -> Bar:
         estimate=estimate,
         span=span,
         limit=limit,
-        n=bound.n,
-        spoken=f"{name}{f' ({note})' if note else ''}: {numbers}, {plural(bound.n, 'image')}. {WORDS[bound.status]}.",
+        counted=counted,
+        spoken=f"{name}{f' ({note})' if note else ''}: {numbers}, {counted}. {WORDS[bound.status]}.",
         measured=measured,
         start=start,
         # An interval of no width must be visible.

@@ -249,6 +249,11 @@ def _details(finding: Finding, measurement: Measurement) -> Iterator[tuple[str, 
         yield f"Count {name}", f"{count.successes} of {count.n}{rate}"
     if measurement.pairs is not None:
         yield "Pairs", _pairs(measurement.pairs)
+    if measurement.searched is not None:
+        yield "Shift that the search reached", f"{measurement.searched.shift:.3f} of 4"
+        if measurement.searched.ranked is not None:
+            rank = measurement.searched.ranked
+            yield "Rank", f"{rank.as_high} of {plural(rank.models, 'trusted model')} as high; table {rank.table}"
     if measurement.chance is not None:
         yield "Guessing", share(measurement.chance)
     if facts is not None:

@@ -61,6 +61,8 @@ def measured(bound: Bound) -> str:
         return f"{name} not measured"
     if bound.estimate is None:
         return f"{name} at most {percent(bound.high)}"
+    if bound.metric == Metric.P_VALUE:
+        return f"{name} {percent(bound.estimate)} among trusted models"
     return f"{name} {percent(bound.estimate)} [{percent(max(bound.low, -1.0))}, {percent(bound.high)}]"
 
 
@@ -250,6 +252,10 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             yield "Run again: it resumes from the cache."
         case _ if any(m.stopped == "budget" for m in report.measurements):
             yield "Give it more: --max-minutes, or `budget` in the policy."
+        case _ if any(
+            b.metric == Metric.P_VALUE and b.status is Status.OPEN for f in report.findings for b in f.bounds
+        ):
+            yield "Give a trusted parent with --reference, or calibrate more trusted models of this architecture."
         case _ if any(f.status is Status.OPEN for f in report.findings):
             yield "Give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
         case _:

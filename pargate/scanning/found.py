@@ -3,25 +3,47 @@
 import base64
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
 
 from pargate import events
+from pargate.core.calibration import Calibration, Conditions, Trusted, digest_of_images
 from pargate.core.found import Family, Found
 from pargate.core.model import Vectors
 from pargate.core.report import ScanReport
 from pargate.core.results import Metric
 from pargate.errors import InputError, OperationalError
 from pargate.files import check_writable, write_atomic
+from pargate.policy.schema import Rule
 from pargate.scanning.loop import Loop
+from pargate.version import __version__
 
 POLICY = "found.yaml"
 """Name of the policy that measures the found triggers."""
 
 LEAST = 32
 """Images to search on, at least."""
+
+
+def trusted(loop: Loop, rule: Rule, table: Calibration) -> Trusted:
+    """Return the models of a rule's calibration table that the model is ranked among.
+
+    Raises:
+        InputError: the table was made by another search, or on other images.
+    """
+    families = cast(tuple[Family, ...], rule.families)
+    digests = [digest for block in loop.selection() for digest in block.digests]
+    conditions = Conditions(
+        pargate=__version__,
+        seed=loop.seed,
+        precision=loop.model.encoder.spec.precision,
+        images=digest_of_images(digests),
+    )
+    assert rule.calibration is not None, "a rule with a table names it"
+    table.check(rule.calibration.path, families, conditions)
+    return Trusted(rule.calibration.digest, families, table.largest(loop.model.checkpoint, families))
 
 
 def search(loop: Loop, family: Family) -> Found | str:

@@ -7,7 +7,7 @@ test that is still open.
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -34,7 +34,7 @@ from pargate.scanning.choose import open_pair, processor_threads
 from pargate.scanning.embed import CachedEncoder, ModelPair
 from pargate.scanning.estimate import minutes, searched_passes
 from pargate.scanning.examples import examples
-from pargate.scanning.found import search
+from pargate.scanning.found import search, trusted
 from pargate.scanning.images import read_images
 from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
@@ -158,6 +158,8 @@ def scan(
                 emit(events.Notice(note))
         pair = replace(pair, tuned=bool(request.tuned))
         pair, merged = tell_apart(request.policy.policy, images, pair)
+        if pair.reference is None:
+            remarks += tuple(_calibrated_by(policy, model.checkpoint))
         loop = prepare(request, policy, images, decoder, pair, emit, began)
         emit(events.StageStarted("measure", f"{len(loop.running)} comparisons"))
         complete = True
@@ -207,6 +209,16 @@ def _check_drill(request: ScanRequest, model: Checkpoint) -> None:
         if not same:
             raise InputError(
                 f"the drill is {name}, which is not the one of this scan", "run `pargate drill` with the same inputs"
+            )
+
+
+def _calibrated_by(policy: Policy, checkpoint: Checkpoint) -> Iterator[str]:
+    """Yield a notice for each rule whose calibration table holds the model itself."""
+    for rule in policy.rules:
+        if rule.table is not None and any(model.sha256 == checkpoint.sha256 for model in rule.table.models):
+            yield (
+                f"the calibration table of rule {rule.id} holds {checkpoint.source} itself, which is ranked among the "
+                "others"
             )
 
 
@@ -385,11 +397,14 @@ def prepare(
         limited.add(Metric.RECALL)
     asked = Asked(CLEAN, "", None, UNKNOWN, "", frozenset(limited))
     loop.clean = PROBES["utility"].start(asked, scene)
+    # Over another model the excess decides, and graphs are not searched.
+    alone = pair.reference is None and pair.model.checkpoint.format != "onnx"
+    ranks = {rule.id: trusted(loop, rule, rule.table) for rule in policy.rules if rule.table is not None and alone}
     for comparison in policy.comparisons:
         probe = PROBES[comparison.rule.probe]
         if not probe.measures:
             why = request.leaves_out(comparison.rule)
-            asked = comparison.asked
+            asked = replace(comparison.asked, trusted=ranks.get(comparison.rule.id))
             test = NotMeasured(asked.id, asked.rule, probe.name, why) if why else probe.start(asked, scene)
             loop.running.append(Running(comparison, test, stopped=test.stopped))
     return loop

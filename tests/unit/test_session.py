@@ -186,7 +186,8 @@ def stage(
     request = ScanRequest("m", Judging(resolved), settings=ScanSettings(max_minutes=minutes), **named)
     heard: list[events.Event] = []
     now = time.monotonic() if began is None else began
-    loop = prepare(request, resolved.policy, carriers, shelf, pair, heard.append, now)  # type: ignore[arg-type]  # a fake
+    policy = resolved.policy.read(resolved.folder)
+    loop = prepare(request, policy, carriers, shelf, pair, heard.append, now)  # type: ignore[arg-type]  # a fake
     return Stage(loop, shelf, encoder, resolved, pair, heard)
 
 
