@@ -8,6 +8,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from made import CANARY, Case, bare, in_folder, zipped
 
@@ -173,7 +174,22 @@ def wrapped(wrapping: str, program: bytes, name: str, words: str) -> Case:
 SEARCHED = [name for name in WRAPPINGS if name not in ("a safetensors head before it", "TorchScript")]
 
 
+def beside(name: str, content: bytes, codes: tuple[int, ...], words: str) -> Case:
+    """A folder that is no model and holds one file."""
+
+    def build(place: Path) -> list[str]:
+        (place / "model").mkdir()
+        (place / "model" / name).write_bytes(content)
+        return ["inspect", "model"]
+
+    return Case(f"{name} in a folder", build, codes, words)
+
+
 def cases() -> Iterator[Case]:
+    yield beside("evil.pkl", CALL, (1,), "system")
+    yield beside("evil.npy", array(CALL), (1,), "system")
+    yield beside("evil.tar.gz", tar("model.pkl", CALL, "w:gz"), (1,), "system")
+    yield beside("harmless.npy", array(b"\x80\x02N."), (2,), "")
     for number, name in enumerate(GLOBALS):
         for wrapping in dict.fromkeys(("bare pt", "torch zip", SEARCHED[number % len(SEARCHED)])):
             yield wrapped(wrapping, call(name, number % 6), f"{name} protocol {number % 6}", name.split(".")[-1])
