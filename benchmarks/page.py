@@ -353,6 +353,21 @@ def resources(found: Any) -> str:
     )
 
 
+def hostile(found: Any) -> str:
+    rows = [
+        [name, r["files"], r["right"], r["ran"], counts(r["codes"]), f"{r['seconds']:.2f}"]
+        for name, r in found["rows"].items()
+    ]
+    fuzz = [[kind, *(r[what] for what in ("refused", "read", "other"))] for kind, r in found["fuzz"].items()]
+    files, right = (sum(r[what] for r in found["rows"].values()) for what in ("files", "right"))
+    return (
+        f"{right} of {files} files end as they should.\n\n"
+        + table(["kind", "files", "as they should", "code ran", "exit codes", "most s"], rows)
+        + f"\n\nOf {sum(sum(r.values()) for r in found['fuzz'].values())} damaged copies of valid files:\n\n"
+        + table(["valid file", "refused", "read as another", "any other error"], fuzz)
+    )
+
+
 def counts(found: dict[str, int]) -> str:
     return ", ".join(f"{what}: {count}" for what, count in found.items())
 
@@ -375,6 +390,7 @@ def main() -> None:
     parts.append(section("Repeats", "repeats", REPEATS, repeats))
     parts.append(section("Two readers, one model", "readers", READERS, readers))
     parts.append(section("Inputs that cost out of all proportion", "resources", RESOURCES, resources))
+    parts.append(section("Hostile files", "hostile", HOSTILE, hostile))
     parts.append(section("Search", "search", SEARCH, search))
     parts.append(section("Plants beyond the catalogue", "plants", PLANTS, plants))
     parts.append(section("Cost of a search", "search-cost", COST, cost))
@@ -454,6 +470,12 @@ RESOURCES = (
     "the processor, start and imports included, and the largest resident size above that of `pargate "
     "inspect` on the example model. *Before* is the version before these bounds; *none* means that it was ended."
     " Each had at most 5 GiB of addresses. The machine had much other work: waiting is not counted."
+)
+
+HOSTILE = (
+    "The files of `tests/hostile/`, each given to the command in a process of its own (`python -m benchmarks.hostile`): exit codes with "
+    "their counts, and the most seconds of the processor. The tests hold each to 1 GiB of addresses above the base. "
+    "*As they should*: the right exit code, one message, no code run, nothing that a log obeys. Imports that were made before are not counted."
 )
 
 SEARCH = (

@@ -50,8 +50,8 @@ class PargateError(Exception):
         super().__init__(self.message)
 
     def told(self) -> list[str]:
-        """Return the lines of the message and the hint, safe for a terminal and a build log."""
-        return [visible(line) for line in (*self.lines, *([f"  → {self.hint}"] if self.hint else []))]
+        """Return the lines of the message and the hint, safe for a terminal and a build log, and not endless."""
+        return [visible(short(line)) for line in (*self.lines, *([f"  → {self.hint}"] if self.hint else []))]
 
 
 class InputError(PargateError):
@@ -221,6 +221,15 @@ def nearest(name: str, known: list[str]) -> str:
 def first_line(error: BaseException, most: int = 160) -> str:
     """Return the first line of an error's text; many libraries add stacks and advice."""
     return str(error).strip().partition("\n")[0][:most]
+
+
+LINE = 4000
+"""Largest number of characters of a line that is printed; foreign text can have any length."""
+
+
+def short(text: str) -> str:
+    """Return text of at most about `LINE` characters, without its middle."""
+    return text if len(text) <= LINE else f"{text[: LINE * 3 // 4]} … {text[-LINE // 4 :]}"
 
 
 def visible(text: str) -> str:

@@ -24,18 +24,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate import limits
 from pargate.errors import InputError, OperationalError
 
 _CHUNK = 1 << 20
 
-MOST_BYTES = 256 << 20
-"""Default maximum size of a file that is read as a whole."""
-
 SIGNATURE = "model.sig"
 """Name of the signature of all other files in a folder. It covers the checksums, so it lies beside them."""
-
-_HOLES = 1 << 30
-"""Bytes of a file that may be holes."""
 
 
 def open_file(path: str | Path) -> io.BufferedReader:
@@ -57,6 +52,7 @@ def open_file(path: str | Path) -> io.BufferedReader:
     try:
         status = os.fstat(handle)
         _refuse_special(status, path)
+        _refuse_endless(handle, status.st_size, path)
         _refuse_holes(handle, status.st_size, path)
     except BaseException:
         stream.close()
@@ -71,9 +67,21 @@ def _refuse_special(status: os.stat_result, path: str | Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
+def _refuse_endless(handle: int, size: int, path: str | Path) -> None:
+    """Raise if a file without a size has content: the kernel makes it up, as below /proc, and it may never end."""
+    if size:
+        return
+    try:
+        made_up = os.read(handle, 1) != b""
+    except BlockingIOError:  # it would wait for content
+        made_up = True
+    if made_up:
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def _refuse_holes(handle: int, size: int, path: str | Path) -> None:
     """Raise if more than half of a large file was never written."""
-    if size <= _HOLES or not hasattr(os, "SEEK_HOLE"):
+    if size <= limits.HOLES or not hasattr(os, "SEEK_HOLE"):
         return
     missing = at = 0
     for _ in range(10_000):  # the rest counts as written
@@ -86,18 +94,19 @@ def _refuse_holes(handle: int, size: int, path: str | Path) -> None:
         if at >= size:
             break
     os.lseek(handle, 0, os.SEEK_SET)
-    if missing > max(_HOLES, size // 2):
+    if missing > max(limits.HOLES, size // 2):
         raise OSError(errno.EINVAL, f"{missing >> 20} MiB of it were never written", str(path))
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+def read_bytes(path: Path, most: int = limits.FILE_BYTES) -> bytes:
     """Return the content of a regular file of at most `most` bytes.
 
     Raises:
         OSError: as `open_file`, or the file is larger.
     """
     with open_file(path) as stream:
-        content = stream.read(most + 1)
+        # Python reserves what is asked for.
+        content = stream.read(min(most, os.fstat(stream.fileno()).st_size) + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", str(path))
     return content

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pargate import limits
 from pargate.core.audit import ENTRY, AuditEntry, ModelEntry
 from pargate.errors import InputError, OperationalError
 from pargate.files import append, canonical_json, locked, read_bytes, sha256_file, write_atomic
@@ -27,12 +28,6 @@ LOCK = "ledger.lock"
 
 BEGIN = "0" * 64
 """Digest before the first line."""
-
-LONGEST = 1 << 20
-"""Maximum length of a line, in bytes."""
-
-MANY = 1 << 30
-"""Maximum size of a ledger, in bytes."""
 
 Record = ModelEntry | AuditEntry
 
@@ -76,7 +71,7 @@ def read(folder: Path, *, head: str | None = None) -> Chain:
     """
     path = folder / LEDGER
     try:
-        content = read_bytes(path, MANY) if path.exists() else b""
+        content = read_bytes(path, limits.LEDGER_BYTES) if path.exists() else b""
         kept = read_bytes(folder / HEAD)[:200] if (folder / HEAD).exists() else None
     except OSError as error:
         raise InputError(f"cannot read the ledger {path}: {error.strerror}", "check the folder") from error
@@ -126,7 +121,7 @@ def _misplaced(found: int, expected: int) -> str:
 
 def _entry(line: bytes) -> Record | str:
     """Return the entry in a line, or what is wrong with the line."""
-    if len(line) > LONGEST:
+    if len(line) > limits.LEDGER_LINE:
         return "is too long to be an entry"
     try:
         data = json.loads(line)

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pargate import events
-from pargate.errors import visible, visible_json
+from pargate.errors import short, visible, visible_json
 from pargate.files import write_atomic
 from pargate.report.text import about, acceptance, by_id, compared_with, next_steps, plural, stages
 
@@ -72,6 +72,9 @@ VERDICTS = {
     "inconclusive": "bold black on yellow",
 }
 
+NOTES = 100
+"""Maximum number of notes of a report."""
+
 SHOWN = 12
 """Maximum number of met rows without --verbose; other rows are always shown."""
 
@@ -81,11 +84,11 @@ class Shown(Text):
 
     def __init__(self, text: str = "", style: str = "", **options: Any) -> None:
         """Escape `text` and make it one line."""
-        super().__init__(visible(text), style, **options)
+        super().__init__(visible(short(text)), style, **options)
 
     def append(self, text: "Text | str", style: "str | Style | None" = None) -> "Shown":
         """Append text, escaped as well."""
-        super().append(visible(text) if isinstance(text, str) else text, style)
+        super().append(visible(short(text)) if isinstance(text, str) else text, style)
         return self
 
 
@@ -217,10 +220,11 @@ class Console:
             for line in _subject(report):
                 self._print(line, style="dim")
             self._rich.print(self._table(report))
-            for notice in report.notices:
-                self._print(f"note: {notice}", style="yellow")
-            for remark in report.remarks:
-                self._print(f"{remark.id}: {remark.message}", style="yellow")
+            notes = [*(f"note: {n}" for n in report.notices), *(f"{r.id}: {r.message}" for r in report.remarks)]
+            for note in notes[:NOTES]:
+                self._print(note, style="yellow")
+            if len(notes) > NOTES:
+                self._print(f"note: {len(notes) - NOTES} more notes are in the report", style="yellow")
             for finding in report.findings:
                 if finding.waiver is not None:
                     self._print(f"waived: {finding.rule}: {acceptance(finding)}", style="cyan")

@@ -20,11 +20,10 @@ from pargate.core.model import Checkpoint, Encoder, GraphPrecision, Pixels, Vect
 from pargate.core.stamp import Stamp, of_images
 from pargate.core.value import Value
 from pargate.files import read_bytes
+from pargate.limits import PARITY_BYTES
 
 PARITY = "parity.json"
 """File name of the proof in the folder of the graphs."""
-
-PARITY_BYTES = 1 << 20
 
 SCHEMA = "pargate/parity/1"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from pargate import limits
 from pargate.core.names import class_key, tidy
 from pargate.errors import InputError
 from pargate.files import read_bytes, refuse_pointer
@@ -12,14 +13,6 @@ from pargate.files import read_bytes, refuse_pointer
 BUILTIN_NOUNS = "builtin:nouns"
 
 DEFAULT_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "a {}.")
-
-CLASSES_BYTES = 16 << 20
-
-MANY_CLASSES = 100_000
-"""Largest number of classes; WordNet has 82,000 nouns."""
-
-NAME_LENGTH = 1000
-"""Largest length of a class's name; text towers cut it at some 300 letters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +43,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         InputError: unreadable, a git-lfs pointer, fewer than two names, an empty line between names, or a name twice.
     """
     try:
-        content = read_bytes(path, CLASSES_BYTES)
+        content = read_bytes(path, limits.CLASSES_BYTES)
         refuse_pointer(str(path), content)
         # Not `splitlines`, for which characters within a name end lines too.
         text = content.decode("utf-8-sig").rstrip()
@@ -59,11 +52,12 @@ def read_classes(path: Path) -> tuple[str, ...]:
         raise InputError(f"cannot read the classes in {path}: {error.strerror}", "check --classes") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file of class names", "save it as UTF-8, one name per line") from error
-    if len(lines) > MANY_CLASSES:
-        raise InputError(f"{path} has {len(lines)} lines", f"at most {MANY_CLASSES} classes can be told apart")
-    if long := next((number for number, line in enumerate(lines, start=1) if len(line) > NAME_LENGTH), None):
+    if len(lines) > limits.CLASSES:
+        raise InputError(f"{path} has {len(lines)} lines", f"at most {limits.CLASSES} classes can be told apart")
+    if long := next((number for number, line in enumerate(lines, start=1) if len(line) > limits.CLASS_NAME), None):
         raise InputError(
-            f"{path}:{long} has {len(lines[long - 1])} letters", f"give the name of a class, of at most {NAME_LENGTH}"
+            f"{path}:{long} has {len(lines[long - 1])} letters",
+            f"give the name of a class, of at most {limits.CLASS_NAME}",
         )
     names = tuple(map(tidy, lines))
     seen: dict[str, int] = {}

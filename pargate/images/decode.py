@@ -18,22 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from pargate import limits
 from pargate.core.model import Preprocess
 from pargate.files import LFS, open_file
-
-MAX_PIXELS = 1 << 26
-"""Largest image that is decoded: 67 megapixels. A small file can claim to be a huge image."""
-
-IMAGE_BYTES = 256 << 20
-"""Largest file that is read; an image of `MAX_PIXELS` has 201 MB without compression."""
-
-PLAIN_PIXELS = 1 << 22
-PIXELS_PER_BYTE = 256
-"""Largest number of pixels per byte in an image of more than `PLAIN_PIXELS`. Photographs have up to 10; more would be
-one colour, and take a second to decode."""
-
-ELONGATED = 64
-"""Largest size of a scaled image of more than `PLAIN_PIXELS`, in multiples of the model's input."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Formats that are decoded, under any file name; for some others, such as EPS, Pillow would start programs."""
@@ -51,9 +38,9 @@ class Locator:
         """Return the image's encoded bytes."""
         with open_file(self.path) as stream:
             stream.seek(self.offset)
-            content = stream.read(min(self.size, IMAGE_BYTES + 1) if self.size >= 0 else IMAGE_BYTES + 1)
-        if len(content) > IMAGE_BYTES:
-            raise OSError(errno.EFBIG, f"larger than {IMAGE_BYTES >> 20} MiB", self.path)
+            content = stream.read(min(self.size, limits.IMAGE_BYTES + 1) if self.size >= 0 else limits.IMAGE_BYTES + 1)
+        if len(content) > limits.IMAGE_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {limits.IMAGE_BYTES >> 20} MiB", self.path)
         return content
 
 
@@ -68,11 +55,23 @@ class Decoded:
     problem: str = ""
 
 
+class _Counted(io.BytesIO):
+    """A stream that ends an image which takes too many reads; most of them are of a single byte."""
+
+    left = limits.IMAGE_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("its header does not end")
+        return super().read(size)
+
+
 def fit(image: Image.Image, rule: Preprocess) -> NDArray[np.uint8]:
     """Return uint8 [H, W, 3] of an image, resized and cropped by `rule`."""
     height, width = rule.size
     scale = max(height / image.height, width / image.width)
-    most = max(PLAIN_PIXELS, ELONGATED * height * width)
+    most = max(limits.PLAIN_PIXELS, limits.ELONGATED * height * width)
     if rule.resize == "shortest" and scale**2 * image.height * image.width > most:
         raise ValueError(f"{image.width}×{image.height} pixels is too elongated")
     image = _eight_bits(image).convert("RGB")
@@ -127,11 +126,11 @@ def decode(content: bytes, rule: Preprocess) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as those about odd metadata
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with Image.open(_Counted(content), formats=FORMATS) as image:
                 pixels = image.width * image.height
-                if pixels > MAX_PIXELS:
+                if pixels > limits.PIXELS:
                     return Decoded(digest, None, f"{image.width}×{image.height} pixels is too large")
-                if pixels > max(PLAIN_PIXELS, PIXELS_PER_BYTE * len(content)):
+                if pixels > max(limits.PLAIN_PIXELS, limits.PIXELS_PER_BYTE * len(content)):
                     return Decoded(digest, None, f"{image.width}×{image.height} pixels in {len(content)} bytes")
                 return Decoded(digest, fit(image, rule))
     except UnidentifiedImageError:  # its message holds a memory address, which differs from run to run

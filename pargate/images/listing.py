@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pargate import limits
 from pargate.core.names import tidy
 from pargate.errors import InputError
 from pargate.files import readable, refuse_pointer
 from pargate.images.dataset import Listed, stamp
 from pargate.images.opening import Wanted
 from pargate.images.paths import SUFFIXES
-
-CAPTION_BYTES = 1 << 20
-"""Largest size of a label or caption."""
 
 _DIGITS = 9
 """Largest number of digits of a class index."""
@@ -190,8 +188,10 @@ def read_text(where: str, content: bytes) -> str:
         InputError: the content is a git-lfs pointer, longer than `CAPTION_BYTES`, or not UTF-8; `where` names the text.
     """
     refuse_pointer(where, content)
-    if len(content) > CAPTION_BYTES:
-        raise InputError(f"{where} is longer than {CAPTION_BYTES >> 20} MiB", "a label or a caption is one short text")
+    if len(content) > limits.CAPTION_BYTES:
+        raise InputError(
+            f"{where} is longer than {limits.CAPTION_BYTES >> 20} MiB", "a label or a caption is one short text"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -14,19 +14,16 @@ the ranges found here, and torch's reader never sees the file.
 
 import math
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pargate import limits
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.models.pickles import CONVERT, SAVE_AGAIN, WIDTHS, Tensor, interpret, search, shown
+from pargate.models.pickles import CONVERT, SAVE_AGAIN, WIDTHS, Tensor, interpret, shown
 
 ReadAt = Callable[[int, int], bytes]
 """Function that returns bytes of the file, by offset and length."""
-
-PICKLE_BYTES = 16 << 20
-"""Largest size of `data.pkl`; a checkpoint of three thousand tensors with optimiser state has about one MiB."""
 
 END = b"PK\x05\x06"
 """First bytes of the record at the end of a zip archive."""
@@ -39,18 +36,6 @@ _FLAGS = 0x0808
 
 FORMAT = 10
 """Newest version of torch's format."""
-
-MEMBERS = 100_000
-"""Largest number of members of an archive; there is one per tensor."""
-
-PICKLE_SUFFIXES = (".pkl", ".pickle", ".bin", ".pt", ".pth", ".ckpt")
-"""Suffixes of members that may be pickles, in a zip that is not read as a checkpoint."""
-
-SUSPECTS = 16
-"""Largest number of such members that are searched for code."""
-
-DIRECTORY_BYTES = 32 << 20
-"""Largest size of an archive's directory: 300 bytes for each member."""
 
 CONVERT_SCRIPT = (
     "convert it once, on a machine that may be lost: "
@@ -103,12 +88,7 @@ def read(read_at: ReadAt, size: int, name: str) -> tuple[StoredTensor, ...]:
         UnsafeCheckpoint: the zip is a program (TorchScript), its pickle could run code, or two readers could read it
             differently.
     """
-    members, end = _directory(read_at, size, name)
-    try:
-        return tuple(_read(read_at, members, end, name))
-    except InputError:
-        _refuse_code(read_at, members, name)
-        raise
+    return tuple(_read(read_at, *_directory(read_at, size, name), name))
 
 
 def _read(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Iterator[StoredTensor]:
@@ -116,7 +96,7 @@ def _read(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Itera
     places = _places(read_at, members, end, name)
     _check_notes(lambda part: _note(read_at, places, f"{root}/{part}"), name)
     start, length = places[f"{root}/data.pkl"]
-    if length > PICKLE_BYTES:
+    if length > limits.PICKLE_BYTES:
         raise InputError(f"{name}: its data.pkl has {length} bytes, more than any checkpoint needs", CONVERT)
     described = interpret(read_at(start, length), name)
     for storage in described.storages.values():
@@ -147,26 +127,6 @@ def _check_notes(note: Callable[[str], bytes | None], name: str) -> None:
         raise InputError(
             f"{name} is damaged: its notes on how it was saved are unreadable", "copy or download it again"
         )
-
-
-def _refuse_code(read_at: ReadAt, members: list[_Member], name: str) -> None:
-    """Raise if a pickle in a zip that is not read as a checkpoint could run code."""
-    suspects = [member for member in members if member.name.casefold().endswith(PICKLE_SUFFIXES)]
-    for member in suspects[:SUSPECTS]:
-        head = read_at(member.header, 30)
-        if len(head) != 30 or member.method not in (0, 8):
-            continue
-        start = member.header + 30 + int.from_bytes(head[26:28], "little") + int.from_bytes(head[28:30], "little")
-        content = read_at(start, min(member.packed, PICKLE_BYTES))
-        if member.method:
-            try:
-                content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, PICKLE_BYTES)
-            except zlib.error:
-                continue
-        if (found := search(content)).called:
-            raise UnsafeCheckpoint(
-                f"{name} could run code when it is loaded: {member.name} in it names {shown(str(found.name))}", CONVERT
-            )
 
 
 # --- the zip -----------------------------------------------------------------------------------------
@@ -212,9 +172,9 @@ def _directory(read_at: ReadAt, size: int, name: str) -> tuple[list[_Member], in
         count, length, start, after = _zip64(read_at, after, name)
         if any(told not in (full, real) for (told, full), real in zip(short, (count, length, start), strict=True)):
             _ambiguous(name, "its end records contradict each other")
-    if count > MEMBERS:
+    if count > limits.MEMBERS:
         raise InputError(f"{name} has {count} members, more than any checkpoint", CONVERT)
-    if length > DIRECTORY_BYTES:
+    if length > limits.DIRECTORY_BYTES:
         raise InputError(f"{name} has a directory of {length} bytes, more than any checkpoint", CONVERT)
     if start + length != after:
         _ambiguous(name, "its directory does not end where its end record says")
@@ -346,13 +306,13 @@ def _root(members: list[str], name: str) -> str:
     inner = [member[len(root) + 1 :] for member in members]
     if any(part.casefold() == "constants.pkl" or part.casefold().startswith("code/") for part in inner):
         raise UnsafeCheckpoint(f"{name} is a TorchScript archive: a program, not only weights", CONVERT_SCRIPT)
+    if "data.pkl" not in [part.casefold() for part in inner]:
+        raise InputError(f"{name} is a zip, but not one that torch.save wrote", "give the checkpoint itself")
     for part in inner:
         if part.casefold().endswith((".pkl", ".pickle", ".py")) and part != "data.pkl":
             _ambiguous(name, f"beside data.pkl it holds {part}")
         if part != part.lower():
             _ambiguous(name, f"torch writes {part} in lower case")
-    if "data.pkl" not in inner:
-        raise InputError(f"{name} is a zip, but not one that torch.save wrote", "give the checkpoint itself")
     return root
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pargate import limits
 from pargate.core.model import Activation, Preprocess
 from pargate.errors import InputError, OperationalError, nearest
 from pargate.files import digest_of, read_bytes, refuse_pointer, sha256_file
@@ -30,9 +31,6 @@ WEIGHT_NAMES = (
     "model.pth",
 )
 """File names that open_clip 3.3 prefers in a folder (`_find_checkpoint_in_dir`), in its order."""
-
-CONFIG_BYTES = 1 << 20
-"""Largest size of a configuration file; real ones have about one KiB."""
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Channel means of OpenAI's training images: open_clip's default (`open_clip/constants.py`)."""
@@ -65,9 +63,6 @@ BOUNDS = {
 }
 """Smallest and largest value of each field that decides on memory; the largest CLIPs stay below a quarter."""
 
-PATCHES = 1 << 14
-"""Largest number of patches of an image; SigLIP at 512 px has 1024."""
-
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -95,9 +90,6 @@ VOCABULARY_FILES = frozenset(
 )
 """Files of which at least one must exist."""
 
-TOKENIZER_BYTES = 64 << 20
-"""Largest size of a tokenizer's file; the largest vocabularies take 35 MB."""
-
 CLEANINGS = ("canonicalize", "lower", "whitespace")
 
 
@@ -108,7 +100,7 @@ def load_json(path: Path) -> dict[str, Any]:
         InputError: the file is not readable or too large, or as `parse_object`.
     """
     try:
-        content = read_bytes(path, CONFIG_BYTES)
+        content = read_bytes(path, limits.CONFIG_BYTES)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "give the configuration of a model") from error
     return parse_object(content, str(path))
@@ -294,9 +286,9 @@ def _check_towers(vision: dict[str, Any], text: dict[str, Any], name: str) -> No
         patch = vision.get("patch_size") or PATCH_SIZE
         high, wide = (patch, patch) if isinstance(patch, int) else (patch[0], patch[-1])
         rows, columns = image_size({"vision_cfg": vision})
-        if (rows // high) * (columns // wide) > PATCHES:
+        if (rows // high) * (columns // wide) > limits.PATCHES:
             raise InputError(
-                f"{name}: {rows}×{columns} pixels in patches of {high}×{wide} are more than {PATCHES} patches",
+                f"{name}: {rows}×{columns} pixels in patches of {high}×{wide} are more than {limits.PATCHES} patches",
                 "correct vision_cfg.image_size or vision_cfg.patch_size",
             )
     options = text.get("tokenizer_kwargs") or {}
@@ -384,8 +376,8 @@ def tokenizer_files(config: dict[str, Any], folder: Path | None, name: str) -> d
             f"{f' in {folder}' if folder else ''}",
             "put its files there: tokenizer.json, tokenizer_config.json and special_tokens_map.json",
         )
-    for large in (folder / f for f in here if (folder / f).stat().st_size > TOKENIZER_BYTES):
-        raise InputError(f"{large} is larger than {TOKENIZER_BYTES >> 20} MiB: no tokenizer", "restore the file")
+    for large in (folder / f for f in here if (folder / f).stat().st_size > limits.TOKENIZER_BYTES):
+        raise InputError(f"{large} is larger than {limits.TOKENIZER_BYTES >> 20} MiB: no tokenizer", "restore the file")
     settings = folder / "tokenizer_config.json"
     if settings.is_file() and "auto_map" in load_json(settings):
         raise InputError(f"{settings} asks to run code from elsewhere (auto_map)", "use a tokenizer without code")

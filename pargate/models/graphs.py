@@ -6,7 +6,6 @@ encoder needs are allowed by name, and all others refused. Every file is read on
 that run: nothing is memory-mapped, and the runtime gets no path.
 """
 
-import math
 import os
 import stat
 from collections.abc import Iterable
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from pargate import limits
 from pargate.core.model import Activation, Checkpoint, GraphPrecision, Preprocess, TensorInfo
 from pargate.core.value import Value
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import digest_of, leads_to_hub_blob
 from pargate.models import tokenizer as tokens
-from pargate.models import weights
-from pargate.models.config import MEAN_BOUNDS, STD_BOUNDS, TOKENIZER_BYTES
+from pargate.models import trial, weights
+from pargate.models.config import MEAN_BOUNDS, STD_BOUNDS
 
 if TYPE_CHECKING:
     import onnx
@@ -33,23 +33,12 @@ Kind = Literal["image", "text"]
 DESCRIPTION = "preprocess.json"
 """File name of the description of the graphs."""
 
-DESCRIPTION_BYTES = 1 << 20
-
 GRAPHS: dict[Kind, str] = {"image": "image.onnx", "text": "text.onnx"}
 NAMES: dict[Kind, tuple[str, str]] = {"image": ("pixel_values", "image_embeds"), "text": ("input_ids", "text_embeds")}
 """Names of the input and the output of each graph."""
 
 DATA = ".data"
 """Suffix of the file of a graph's weights, where they lie beside it."""
-
-GRAPH_BYTES = (2 << 30) - 1
-"""Largest size of a graph, set by protobuf."""
-
-NODES = 100_000
-"""Largest number of nodes in a graph; the largest CLIPs have some thousands."""
-
-LARGEST_SIDE = 1 << 21
-"""Largest dimension of a tensor; no vocabulary has more words."""
 
 CONTRIBUTED = frozenset(
     {
@@ -153,14 +142,14 @@ def read(folder: Path, source: str) -> GraphFolder:
     """
     description, described = _description(folder)
     file = tokens.FILES[description.text.tokenizer]
-    vocabulary, digest = _bytes(folder, file, TOKENIZER_BYTES)
+    vocabulary, digest = _bytes(folder, file, limits.TOKENIZER_BYTES)
     digests = {DESCRIPTION: described, file: digest}
     graphs: dict[Kind, bytes] = {}
     data: dict[Kind, mmap] = {}
     tensors: list[TensorInfo] = []
     size, custom_ops = 0, False
     for kind, name in GRAPHS.items():
-        graphs[kind], digests[name] = _bytes(folder, name, GRAPH_BYTES)
+        graphs[kind], digests[name] = _bytes(folder, name, limits.GRAPH_BYTES)
         size += len(graphs[kind])
         found = _judge(graphs[kind], kind, description, folder)
         tensors += found.tensors
@@ -192,7 +181,7 @@ def read(folder: Path, source: str) -> GraphFolder:
 
 
 def _description(folder: Path) -> tuple[Description, str]:
-    content, digest = _bytes(folder, DESCRIPTION, DESCRIPTION_BYTES)
+    content, digest = _bytes(folder, DESCRIPTION, limits.DESCRIPTION_BYTES)
     try:
         found = Description.model_validate_json(content)
     except ValidationError as error:
@@ -209,8 +198,12 @@ def _description(folder: Path) -> tuple[Description, str]:
         if not all(low <= value <= high for value in values):
             said = f"{folder / DESCRIPTION}: a mean or a standard deviation is out of bounds"
             raise InputError(said, "export the model again")
-    if not 0 < found.logit_scale < math.inf:
-        raise InputError(f"{folder / DESCRIPTION}: logit_scale must be positive", "export the model again")
+    if not 0 < found.logit_scale <= limits.LOGIT_SCALE:
+        said = f"{folder / DESCRIPTION}: logit_scale must lie from 0 to {limits.LOGIT_SCALE:g}"
+        raise InputError(said, "export the model again")
+    if len(found.templates) > limits.TEMPLATES or not all("{}" in text for text in found.templates):
+        said = f"{folder / DESCRIPTION}: templates must be at most {limits.TEMPLATES} texts with {{}} for the class"
+        raise InputError(said, "export the model again")
     return found, digest
 
 
@@ -291,6 +284,7 @@ def _judge(content: bytes, kind: Kind, description: Description, folder: Path) -
     _check_head(model, path)
     _check_nodes(model.graph, path)
     _check_ends(model.graph, kind, description, path)
+    trial.refuse_sizes_from_values(model.graph, path)
     return _initialisers(model.graph, path)
 
 
@@ -327,8 +321,10 @@ def _check_head(model: "onnx.ModelProto", path: Path) -> None:
 
 
 def _check_nodes(graph: "onnx.GraphProto", path: Path) -> None:
-    if len(graph.node) > NODES:
-        raise InputError(f"{path} has {len(graph.node)} nodes, at most {NODES} are read", "export the model again")
+    if len(graph.node) > limits.NODES:
+        raise InputError(
+            f"{path} has {len(graph.node)} nodes, at most {limits.NODES} are read", "export the model again"
+        )
     for node in graph.node:
         where = f"{path}: the node {_shown(node.name)}"
         if node.domain == "com.microsoft":
@@ -418,7 +414,7 @@ def _width(tensor: "onnx.TensorProto", where: str) -> tuple[str, int]:
 
 def _check_shape(dims: Iterable[int], where: str) -> tuple[int, ...]:
     shape = tuple(dims)
-    if len(shape) > 8 or not all(0 <= side <= LARGEST_SIDE for side in shape):
+    if len(shape) > 8 or not all(0 <= side <= limits.LARGEST_SIDE for side in shape):
         raise InputError(f"{where} has the shape {str(list(shape))[:80]}: out of bounds", "export the model again")
     return shape
 

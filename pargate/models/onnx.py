@@ -19,6 +19,7 @@ from pargate.core.model import EncoderSpec, Pixels, Precision, Vectors, unit
 from pargate.core.stamp import Stamp, of_images
 from pargate.errors import InputError, OperationalError, is_out_of_memory
 from pargate.models import tokenizer as tokens
+from pargate.models import trial
 from pargate.models.graphs import GRAPHS, NAMES, GraphFolder, Kind
 
 PROVIDERS = {
@@ -154,6 +155,10 @@ def open_encoder(folder: GraphFolder, *, device: str = "auto", threads: int = 0)
     kind, number = _device(device)
     description = folder.description
     tokenize = tokens.tokenizer(description.text, folder.tokenizer, tokens.FILES[description.text.tokenizer])
+    level = "ORT_ENABLE_EXTENDED" if description.precision == "fp16" else "ORT_ENABLE_ALL"
+    for name, file in GRAPHS.items():
+        where, data = f"{folder.checkpoint.source}/{file}", folder.data.get(name, b"")
+        trial.refuse_endless(where, folder.checkpoint.digest, folder.graphs[name], data, level)
     image, text = (_session(folder, graph, kind, number, threads) for graph in ("image", "text"))
     provider = _runs(image, text)
     wanted = "cuda" if kind == "auto" else kind
@@ -260,7 +265,9 @@ def _run(session: Any, kind: Kind, values: NDArray[Any]) -> Vectors:
         return np.asarray(session.run([wanted], {given: values})[0], dtype=np.float32)
     except Exception as error:  # as above
         if is_out_of_memory(error):
-            raise OperationalError(f"out of memory while encoding {len(values)} {kind}s", "use --device cpu") from error
+            raise OperationalError(
+                f"out of memory while encoding {len(values)} {kind}s", "use a larger machine"
+            ) from error
         if kind == "text":
             raise InputError(
                 f"the text graph refuses its tokens: {_line(error)}",

@@ -8,7 +8,7 @@ from pargate.core.model import Checkpoint
 from pargate.errors import InputError
 from pargate.models import weights
 from pargate.models.layouts import LAYOUTS, Layout
-from pargate.models.located import weights_in
+from pargate.models.located import names_in, weights_in
 from pargate.models.model import Model
 from pargate.models.save import changed
 
@@ -85,10 +85,18 @@ def _is_folder(source: str) -> bool:
         return False
 
 
+WRAPPERS = (".pkl", ".pickle", ".joblib", ".npy", ".npz", ".zip", ".tar", ".nemo", ".gz", ".bz2", ".xz")
+"""Suffixes of files that are no weights, and that may hold pickles."""
+
+
+def _wrappers_in(folder: Path) -> list[Path]:
+    return [folder / name for name in names_in(folder) if name.casefold().endswith(WRAPPERS)]
+
+
 def _refuse_code(path: Path) -> None:
     """Raise if the files of a source that cannot be opened could run code."""
     try:
-        files = [path] if path.is_file() else weights_in(path)
+        files = [path] if path.is_file() else [*weights_in(path), *_wrappers_in(path)]
     except (InputError, OSError, ValueError):
         return
     for file in files:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from pargate import limits
 from pargate.errors import InputError, UnsafeCheckpoint, visible
 
 STORAGES = {
@@ -100,9 +101,6 @@ PROTOCOL = 5
 PICKLES = 5
 """Number of pickles at the beginning of a checkpoint of torch before 1.6."""
 
-OPERATIONS = 500_000
-"""Largest number of operations, enough for 20,000 tensors; the largest CLIPs have three thousand."""
-
 CONVERT = (
     "if you trust where the file comes from, convert it once, on a machine that may be lost: "
     'python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -171,12 +169,6 @@ class Described:
     """Storages that the pickle names, by key."""
 
 
-RANK = 64
-"""Largest number of dimensions of a tensor."""
-
-KEY_LENGTH = 1024
-"""Largest length of a storage's name."""
-
 _MARK = object()
 
 _CONSTANTS: dict[str, Callable[[], Any]] = {
@@ -213,26 +205,40 @@ def interpret(content: bytes, name: str) -> Described:
     try:
         return _Machine(content, name).run()
     except InputError:
-        if (found := search(content)).name is not None:
-            raise _unsafe(name, f"its pickle names {shown(found.name)}") from None
+        if (found := search(content)).names:
+            raise _unsafe(name, f"its pickle {found}") from None
         raise
+
+
+NAMED = 4
+"""Largest number of globals that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """The result of a search for code."""
 
-    name: str | None
-    """Name of the first global that could run code, or None."""
-    called: bool
-    """Whether a call follows it."""
+    names: tuple[str, ...]
+    """Names of the first globals that could run code."""
+    call: str
+    """First operation that calls something after such a name, or empty."""
     complete: bool
     """Whether every pickle was read to its end."""
+
+    def __str__(self) -> str:
+        called = f", and calls by {self.call}" if self.call else ""
+        return f"names {', '.join(shown(name) for name in self.names)}{called}"
+
+
+def is_marked(content: bytes) -> bool:
+    """Return whether content begins as pickles do from protocol 2 on."""
+    return content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 def search(content: bytes, pickles: int = 1) -> Found:
     """Search the first `pickles` pickles of `content` for globals that could run code."""
-    name, called, left, ended = None, False, OPERATIONS, 0
+    names: dict[str, None] = {}
+    call, left, ended = "", limits.OPERATIONS, 0
     stream = io.BytesIO(content)
     try:
         while ended < pickles and stream.tell() < len(content):
@@ -243,12 +249,13 @@ def search(content: bytes, pickles: int = 1) -> Found:
             for operation, argument, _ in pickletools.genops(stream):
                 left -= 1
                 if not left:
-                    return Found(name, called, complete=False)
+                    return Found(tuple(names)[:NAMED], call, complete=False)
                 marked |= operation.name == "MARK"
                 named = _named(operation.name, argument, pushed)
                 if named is not None and (operation.name != "INST" or marked):
-                    name = name or (named if named not in KNOWN else None)
-                called |= name is not None and operation.name in _CALLS
+                    names |= {} if named in KNOWN else {named: None}
+                if names and operation.name in _CALLS:
+                    call = call or operation.name
                 if operation.name in _STORES:
                     memo[len(memo) if argument is None else int(argument)] = pushed[-1]
                 elif operation.stack_after:
@@ -256,8 +263,8 @@ def search(content: bytes, pickles: int = 1) -> Found:
                     pushed = [pushed[-1], text if isinstance(text, str) else None]
             ended += 1
     except (ValueError, IndexError, KeyError, struct.error, UnicodeError, OverflowError):
-        return Found(name, called, complete=False)
-    return Found(name, called, complete=True)
+        return Found(tuple(names)[:NAMED], call, complete=False)
+    return Found(tuple(names)[:NAMED], call, complete=True)
 
 
 def _named(operation: str, argument: Any, pushed: list[str | None]) -> str | None:
@@ -287,7 +294,7 @@ class _Machine:
         """Return the content of the pickle."""
         try:
             for number, (operation, argument, position) in enumerate(pickletools.genops(io.BytesIO(self.content))):
-                if number == OPERATIONS:
+                if number == limits.OPERATIONS:
                     raise InputError(f"{self.name}: its data.pkl has too many operations", "save the tensors alone")
                 if operation.name == "STOP":
                     if position != len(self.content) - 1:
@@ -405,7 +412,7 @@ class _Machine:
     def storage(self, identity: Any) -> Storage:
         match identity:
             case ("storage", _Global(name), str(key), str(), values) if type(values) is int and values >= 0:
-                if len(key) > KEY_LENGTH:
+                if len(key) > limits.KEY_LENGTH:
                     raise ValueError
                 kind = STORAGES.get(name.removeprefix("torch."))
                 if kind is None:
@@ -467,11 +474,11 @@ class _Machine:
 def is_shape(sides: Sequence[int]) -> bool:
     """Return whether torch supports a shape: few sides, whose product without zeros is below 2 ** 63."""
     product = 1
-    for side in sides[:RANK]:
+    for side in sides[: limits.RANK]:
         product *= side or 1
         if product >> 63:
             return False
-    return len(sides) <= RANK
+    return len(sides) <= limits.RANK
 
 
 def shown(text: str) -> str:

@@ -5,11 +5,12 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pargate import limits
 from pargate.core.model import Checkpoint
 from pargate.core.provenance import Subject
 from pargate.errors import InputError
 from pargate.files import read_bytes
-from pargate.models.config import CONFIG_NAME, TOKENIZER_BYTES, config_digest, tokenizer_files
+from pargate.models.config import CONFIG_NAME, config_digest, tokenizer_files
 
 
 def save_config(folder: Path, checkpoint: Checkpoint) -> Iterator[Subject]:
@@ -23,7 +24,7 @@ def save_config(folder: Path, checkpoint: Checkpoint) -> Iterator[Subject]:
     digests = {}
     for name in tokenizer_files(checkpoint.config, home, checkpoint.source):
         assert home is not None  # the files were found there
-        made = _written(folder, name, read_bytes(home / name, TOKENIZER_BYTES))
+        made = _written(folder, name, read_bytes(home / name, limits.TOKENIZER_BYTES))
         digests[name] = made.sha256
         yield made
     if config_digest(checkpoint.config, checkpoint.preprocess, digests) != checkpoint.config_sha256:

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate import limits
 from pargate.core.names import repaired
 from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError, PargateError, first_line
@@ -35,9 +36,6 @@ MERGES = 49152 - 256 - 2
 VOCABULARY = MERGES + 2 * 256 + 2
 """Number of CLIP's tokens: bytes within and at the end of a word, merges, start and end."""
 
-VOCABULARY_BYTES = 16 << 20
-"""Largest size of the unpacked vocabulary; the real one has 3 MB."""
-
 START, END = "<start_of_text>", "<end_of_text>"
 
 
@@ -51,9 +49,6 @@ class TextRule(Value):
     zeroed: int | None = None
     """Token id that is replaced by 0, as some models were trained."""
 
-
-TRIED = 60
-"""Seconds in which a tokenizer must be read and used once, also on a busy machine."""
 
 TRIAL = """
 import sys
@@ -81,7 +76,7 @@ def refuse_unusable(content: bytes, name: str) -> None:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", TRIAL], input=content, capture_output=True, check=False, timeout=TRIED,
+            [sys.executable, "-P", "-c", TRIAL], input=content, capture_output=True, check=False, timeout=limits.TRIED,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                  "TOKENIZERS_PARALLELISM": "false"},
         )  # fmt: skip
@@ -183,7 +178,7 @@ class BytePairs:
 
         try:
             with gzip.open(io.BytesIO(content)) as stream:
-                lines = stream.read(VOCABULARY_BYTES).decode().split("\n")
+                lines = stream.read(limits.VOCABULARY_BYTES).decode().split("\n")
             merges = [(first, second) for first, second in map(str.split, lines[1 : 1 + MERGES])]
         except (OSError, EOFError, ValueError, zlib.error) as error:
             raise InputError(f"cannot read the vocabulary {name}: {str(error)[:120]}", "restore the file") from error

@@ -19,26 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from pargate import limits
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.files import LFS, open_file
-from pargate.models import archive, pickles
+from pargate.models import archive, pickles, wrapped
 from pargate.models.archive import StoredTensor
 from pargate.models.config import parse_object
-
-HEADER_BYTES = 4 << 20
-"""Largest size of a safetensors header; three thousand tensors take 300 KB."""
 
 _FORMAT_BYTES = 100_000_000
 """Largest header that the format allows."""
 
 WIDTHS = {**pickles.WIDTHS, "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
 """Bytes of one value, for each safetensors dtype that a CLIP may hold."""
-
-TENSORS = 20_000
-"""Largest number of tensors in a checkpoint; the largest CLIPs have three thousand."""
-
-NAME_LENGTH = 512
-"""Largest length of a tensor's name; real ones stay below 100."""
 
 _CHUNK = 1 << 20
 
@@ -73,18 +65,20 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
         if not head.startswith(ZIP):
             _refuse_code(stream, size, label)
             _refuse_by_magic(head, size, label)
+        elif path.name.casefold().endswith(".npz"):
+            _archive(_Source(stream, size, None), label)  # an archive of arrays is refused as one
         _refuse_misnamed(path.name, head.startswith(ZIP), label)
         sha256, content = take(stream, size, label, keep=keep)
         source = _Source(stream, size, content)
         if source.read_at(0, 4) == ZIP:
-            form, tensors = "torch-zip", archive.read(source.read_at, size, label)
+            form, tensors = "torch-zip", _archive(source, label)
         else:
             form, tensors = "safetensors", _safetensors(source, label)
     _refuse_renamed([tensor.name for tensor in tensors], label)
     for tensor in tensors:
-        if len(tensor.name) > NAME_LENGTH or not tensor.name.isprintable():
+        if len(tensor.name) > limits.TENSOR_NAME or not tensor.name.isprintable():
             raise InputError(f"{label}: a tensor has an unprintable name", "save the weights again")
-    if len(tensors) > TENSORS:
+    if len(tensors) > limits.TENSORS:
         raise InputError(f"{label} holds {len(tensors)} tensors, more than any CLIP", "save the model's tensors alone")
     if not tensors:
         raise InputError(f"{label} holds no tensors", "save the weights again")
@@ -227,17 +221,14 @@ _FOREIGN = (
 
 
 def _refuse_code(stream: io.BufferedReader, size: int, label: str) -> None:
-    """Raise if a file without a zip's beginning is a bare pickle, or a zip for readers that look at its end."""
-    content = stream.read(archive.PICKLE_BYTES)
-    stream.seek(0)
-    marked = content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05"
-    is_safetensors = begins_as_safetensors(content)
+    """Raise if a file without a zip's beginning holds code, or is a zip for readers that look at its end."""
+    content = stream.read(limits.PICKLE_BYTES)
+    marked, is_safetensors = pickles.is_marked(content), begins_as_safetensors(content)
     found = pickles.search(content, pickles.PICKLES)
-    if (marked and found.name) or found.called:
-        raise UnsafeCheckpoint(
-            f"{label} is a bare pickle: loading it can run any code; it names {pickles.shown(str(found.name))}",
-            pickles.CONVERT,
-        )
+    if (marked and found.names) or found.call:
+        raise UnsafeCheckpoint(f"{label} is a bare pickle: loading it can run any code; it {found}", pickles.CONVERT)
+    if not is_safetensors:
+        _refuse_wrapped_code(stream, label)
     if archive.ends_in(_Source(stream, size, None).read_at, size):
         raise UnsafeCheckpoint(
             f"{label} means different models to different readers: it ends as a zip archive and begins otherwise",
@@ -254,9 +245,16 @@ def _refuse_code(stream: io.BufferedReader, size: int, label: str) -> None:
     )
 
 
+def _refuse_wrapped_code(stream: io.BufferedReader, label: str) -> None:
+    """Raise if a pickle within a file that is no checkpoint could run code."""
+    if (code := wrapped.code_in(stream)) is not None:
+        where = f"{pickles.shown(code.member)} in it" if code.member else "the pickle in it"
+        raise UnsafeCheckpoint(f"{label} could run code when it is loaded: {where} {code.found}", pickles.CONVERT)
+
+
 def begins_as_safetensors(head: bytes) -> bool:
     """Return whether a file that begins with `head` is read as safetensors."""
-    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= HEADER_BYTES
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= limits.HEADER_BYTES
 
 
 def _refuse_misnamed(name: str, zipped: bool, label: str) -> None:
@@ -293,6 +291,15 @@ def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
     if not any(head[:9]):
         raise InputError(f"{label} begins with zeros: it was never written in full", "copy it again")
     raise InputError(f"{label} is neither safetensors nor a torch zip archive", "give the weights as safetensors")
+
+
+def _archive(source: _Source, label: str) -> tuple[StoredTensor, ...]:
+    """Return the tensors of a torch archive; raise if it is none, with the code that it wraps."""
+    try:
+        return archive.read(source.read_at, source.size, label)
+    except InputError:
+        _refuse_wrapped_code(source.stream, label)
+        raise
 
 
 def _safetensors(source: _Source, label: str) -> tuple[StoredTensor, ...]:

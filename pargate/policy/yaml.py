@@ -9,12 +9,9 @@ from typing import Any
 
 import yaml
 
+from pargate import limits
 from pargate.errors import PolicyError, visible
 
-MAX_BYTES = 1 << 20
-MAX_DEPTH = 32
-MAX_EVENTS = 60_000
-"""Most keys, values and list ends; PyYAML reads about 20,000 of them a second."""
 SHOWN = 160
 """Most characters of a line that a message shows, around the place concerned."""
 
@@ -80,8 +77,8 @@ def parse(text: str, name: str, kind: str = "policy", begin: str = "pargate: 1")
         PolicyError: the text is not one YAML document, or has repeated keys, aliases, merge keys, tags, tabs, or too
             much size or depth.
     """
-    if len(text.encode()) > MAX_BYTES:
-        raise PolicyError(f"{name} is larger than {MAX_BYTES >> 20} MiB", f"a {kind} is a page or two of text")
+    if len(text.encode()) > limits.YAML_BYTES:
+        raise PolicyError(f"{name} is larger than {limits.YAML_BYTES >> 20} MiB", f"a {kind} is a page or two of text")
     try:
         root = _compose(text, name)
     except yaml.MarkedYAMLError as error:
@@ -107,13 +104,13 @@ def _compose(text: str, name: str) -> yaml.Node | None:
     try:
         depth = 0
         for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-            if number == MAX_EVENTS:
-                raise _refused(name, text, event.start_mark, f"more than {MAX_EVENTS} keys and values")
+            if number == limits.YAML_EVENTS:
+                raise _refused(name, text, event.start_mark, f"more than {limits.YAML_EVENTS} keys and values")
             _refuse_traps(event, name, text)
             # Counted before anything recurses: nested brackets cost quadratic time.
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise _refused(name, text, event.start_mark, f"nested deeper than {MAX_DEPTH} levels")
+            if depth > limits.YAML_DEPTH:
+                raise _refused(name, text, event.start_mark, f"nested deeper than {limits.YAML_DEPTH} levels")
         root = loader.get_single_node()
     except yaml.composer.ComposerError as error:
         if "single document" in str(error):

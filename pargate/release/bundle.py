@@ -19,6 +19,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from pargate import limits
 from pargate.core.provenance import Subject
 from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Outcome, Status
@@ -45,10 +46,6 @@ SHIPPED = re.compile(r"(model|onnx(-(fp16|int8))?)/.+")
 """Names of the files that ship; all other files describe them."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n\r\0]+)")
-_SUMS_BYTES = 4 << 20
-_DOCUMENT_BYTES = 256 << 20
-_DEEPEST = 8
-
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 SVR_TYPE = "https://in-toto.io/attestation/svr/v0.2"
 PASSING = "PARGATE_POLICY_HOLDS"
@@ -80,8 +77,8 @@ def read(folder: Path) -> Held:
     digests: dict[str, str] = {}
     documents: dict[str, bytes] = {}
     problems: list[str] = []
-    for name, path in _walk(folder, "", problems, _DEEPEST):
-        kept = _DOCUMENT_BYTES if name in (*DOCUMENTS, SVR, SUMS) or name.endswith("/provenance.json") else 0
+    for name, path in _walk(folder, "", problems, limits.BUNDLE_DEPTH):
+        kept = limits.DOCUMENT_BYTES if name in (*DOCUMENTS, SVR, SUMS) or name.endswith("/provenance.json") else 0
         try:
             digests[name], content = _digest(path, kept)
         except OSError as error:
@@ -149,8 +146,8 @@ def listed(content: bytes) -> dict[str, str]:
     Raises:
         ValueError: the content differs from what `sums` writes, or a name leads out of the folder.
     """
-    if len(content) > _SUMS_BYTES:
-        raise ValueError(f"it has more than {_SUMS_BYTES >> 20} MiB")
+    if len(content) > limits.SUMS_BYTES:
+        raise ValueError(f"it has more than {limits.SUMS_BYTES >> 20} MiB")
     text = content.decode("utf-8")
     found: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):

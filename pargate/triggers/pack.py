@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from PIL import Image
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from pargate import limits
 from pargate.core.value import Value
 from pargate.errors import InputError
 from pargate.files import SIGNATURE, read_bytes
@@ -33,12 +34,6 @@ PREFIX = "pack:"
 
 SCHEMA_FILE = "pargate-pack-1.schema.json"
 """Name of the JSON Schema, which lies beside this module."""
-
-LISTING_BYTES = 1 << 20
-"""Largest `pack.json` that is read."""
-
-PICTURE_BYTES = 4 << 20
-"""Largest picture that is read."""
 
 PICTURE_PIXELS = 1 << 22
 """Most pixels of a picture: a small file can claim to be a huge image."""
@@ -184,8 +179,8 @@ def read_listing(folder: Path, wanted: str | None = None, reader: Callable[[Path
         raise InputError(
             f"no pack in {folder}: cannot read {LISTING}: {reason}", "give a folder of pargate pack"
         ) from error
-    if len(content) > LISTING_BYTES:
-        raise InputError(f"{place} has more than {LISTING_BYTES >> 20} MiB", "give a smaller pack")
+    if len(content) > limits.LISTING_BYTES:
+        raise InputError(f"{place} has more than {limits.LISTING_BYTES >> 20} MiB", "give a smaller pack")
     found = digest(content)
     if wanted is not None and found != wanted:
         raise InputError(
@@ -244,7 +239,7 @@ def as_png(content: bytes, picture: Image.Image) -> bytes:
 
 def _check_picture(folder: Path, name: str, sha256: str) -> None:
     try:
-        content = read_bytes(folder / name, PICTURE_BYTES)
+        content = read_bytes(folder / name, limits.PICTURE_BYTES)
     except OSError as error:
         raise InputError(f"cannot read {name} of the pack {folder}: {error.strerror}", "check the file") from error
     if hashlib.sha256(content).hexdigest() != sha256:

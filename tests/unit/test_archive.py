@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from pargate import limits
 from pargate.errors import InputError, PargateError, UnsafeCheckpoint
 from pargate.models import archive, pickles
 from pargate.models.pickles import interpret
@@ -333,7 +334,7 @@ def test_a_state_dict_with_something_else_in_it_is_refused():
 
 def test_a_pickle_larger_than_any_checkpoint_needs_is_refused():
     with pytest.raises(InputError, match="more than any"):
-        read(with_pickle(b"\0" * (archive.PICKLE_BYTES + 1)))
+        read(with_pickle(b"\0" * (limits.PICKLE_BYTES + 1)))
 
 
 def test_whatever_happens_to_the_bytes_the_reader_answers_in_our_words():

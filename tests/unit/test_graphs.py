@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pargate import limits
 from pargate.clean import run as clean
 from pargate.errors import InputError, PargateError, UnsafeCheckpoint
-from pargate.models import graphs
 from pargate.models.open import inspect, open_model
 
 NAMES = {"image": ("pixel_values", "image_embeds"), "text": ("input_ids", "text_embeds")}
@@ -350,7 +350,7 @@ def test_graphs_that_were_only_inspected_cannot_be_run(place):
 
 
 def test_no_more_than_a_bound_is_read(place, monkeypatch):
-    monkeypatch.setattr(graphs, "GRAPH_BYTES", 100)
+    monkeypatch.setattr(limits, "GRAPH_BYTES", 100)
     assert "at most 100" in refusal(place)
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from open_clip.transform import image_transform
 from PIL import Image
 
+from pargate import limits
 from pargate.core.model import Preprocess
-from pargate.images.decode import MAX_PIXELS, Locator, decode, decode_many, fit
+from pargate.images.decode import Locator, decode, decode_many, fit
 
 SIZES = [  # width, height of the picture
     (64, 64), (65, 64), (64, 65), (63, 63), (224, 224), (100, 37), (37, 100), (640, 480), (333, 500), (1, 1), (2, 50),
@@ -169,7 +170,7 @@ def test_a_line_too_thin_to_be_scaled_down_is_reported() -> None:
 
 def test_a_long_picture_that_can_be_scaled_is_read() -> None:
     found = decode(encoded(Image.new("RGB", (10, 10_000), "red")), rule())
-    assert MAX_PIXELS > 64 * 64_000
+    assert limits.PIXELS > 64 * 64_000
     assert found.pixels is not None and (found.pixels == (255, 0, 0)).all()
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 from sample_reports import failing, passing
 from test_signing import keys
 
+from pargate import limits
 from pargate.core.report import ScanReport
 from pargate.core.results import TriggerInfo
 from pargate.errors import InputError, PargateError, PolicyError
@@ -170,7 +171,7 @@ def test_an_altered_pack_is_refused_with_the_name_of_the_file(tmp_path: Path, ho
         (bomb(50_000), "more than 4194304 pixels"),
         (png()[:50], "not a complete PNG"),
         (b"GIF89a" + bytes(20), "not a complete PNG"),
-        (png() + bytes(form.PICTURE_BYTES), "larger than 4 MiB"),
+        (png() + bytes(limits.PICTURE_BYTES), "larger than 4 MiB"),
     ],
 )
 def test_a_picture_that_is_a_bomb_or_no_png_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
@@ -214,7 +215,7 @@ def test_another_digest_a_missing_pack_and_a_listing_that_is_no_file_are_refused
     (tmp_path / "piped").mkdir()
     os.mkfifo(tmp_path / "piped" / LISTING)
     assert "not a regular file" in refusal(lambda: read_pack(tmp_path / "piped"))
-    (tmp_path / "mine" / LISTING).write_bytes(b" " * (form.LISTING_BYTES + 1))
+    (tmp_path / "mine" / LISTING).write_bytes(b" " * (limits.LISTING_BYTES + 1))
     assert "more than 1 MiB" in refusal(lambda: read_listing(tmp_path / "mine"))
 
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pargate import limits
 from pargate.errors import PolicyError
-from pargate.policy.yaml import MAX_BYTES, MAX_DEPTH, SHOWN, Mark, parse
+from pargate.policy.yaml import SHOWN, Mark, parse
 
 # Text, the place of the trap, and words that name it.
 TRAPS = [
@@ -33,7 +34,7 @@ TRAPS = [
     ("# nothing but a comment\n", (1, 1), "it is empty"),
     ("? [a, b]\n: c\n", (1, 3), "a key must be a word"),
     ("? {a: b}\n: c\n", (1, 3), "a key must be a word"),
-    ("a: " + "[" * 40 + "]" * 40 + "\n", (1, 3 + MAX_DEPTH), "nested deeper than 32 levels"),
+    ("a: " + "[" * 40 + "]" * 40 + "\n", (1, 3 + limits.YAML_DEPTH), "nested deeper than 32 levels"),
     ("a: [1, 2\nb: 3\n", (2, 2), "not valid YAML"),
     ("a: 'open\n", (2, 1), "not valid YAML"),
     ("a: 1\n b: 2\n", (2, 3), "not valid YAML"),
@@ -56,7 +57,7 @@ def test_every_trap_is_refused_by_name_with_its_place_and_a_caret(
 
 
 def test_the_deepest_nesting_that_is_allowed_is_read() -> None:
-    brackets = MAX_DEPTH - 1  # the mapping around them is the first level
+    brackets = limits.YAML_DEPTH - 1  # the mapping around them is the first level
     found = parse(f"a: {'[' * brackets}{']' * brackets}\n", "p").data["a"]
     for _ in range(brackets - 1):
         (found,) = found
@@ -75,8 +76,8 @@ def test_a_file_of_brackets_is_refused_at_once(opening: str) -> None:
 
 def test_a_file_of_more_than_a_mebibyte_is_refused_before_it_is_read() -> None:
     with pytest.raises(PolicyError, match="p is larger than 1 MiB"):
-        parse("a: " + "ä" * (MAX_BYTES // 2), "p")
-    comment = "#" + "x" * (MAX_BYTES - 7)
+        parse("a: " + "ä" * (limits.YAML_BYTES // 2), "p")
+    comment = "#" + "x" * (limits.YAML_BYTES - 7)
     assert parse(f"{comment}\na: 1\n", "p").data == {"a": "1"}
 
 

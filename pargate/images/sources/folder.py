@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from pargate import limits
 from pargate.core.names import tidy
 from pargate.errors import InputError
 from pargate.files import files_below, read_bytes, readable
 from pargate.images.dataset import Dataset
-from pargate.images.listing import CAPTION_BYTES, Listing, read_text, some
+from pargate.images.listing import Listing, read_text, some
 from pargate.images.opening import SOURCES, Source, Wanted
 from pargate.images.paths import is_image, present
 
@@ -75,6 +76,6 @@ def _name(path: Path, folder: Path) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return read_text(str(path), read_bytes(path, CAPTION_BYTES))
+        return read_text(str(path), read_bytes(path, limits.CAPTION_BYTES))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", "a caption is a text file") from error

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pargate import limits
 from pargate.errors import InputError, OperationalError, first_line
 from pargate.files import atomic_folder, digest_of, open_file, refuse_pointer, sha256_file
 from pargate.images.dataset import Dataset
@@ -36,10 +37,6 @@ _ROWS = 8
 """Number of rows that are read at once; each may hold the largest image of its file."""
 
 UNPACKED = 16
-UNPACKED_BYTES = 16 << 20
-"""Largest size of the unpacked images: `UNPACKED` times that of the files, and `UNPACKED_BYTES` more. An image that is
-stored once can be in any number of rows."""
-
 _OVERHEAD = 2048
 """Bytes of a sample in a tar besides its image and texts."""
 
@@ -195,7 +192,7 @@ def _unpack(folder: Path, columns: dict[Path, _Columns], wanted: Wanted, digest:
 def _samples(columns: dict[Path, _Columns], pairs: bool, rows: _Rows) -> Iterator[Sample]:
     from pyarrow import parquet
 
-    room = UNPACKED_BYTES + UNPACKED * sum(path.stat().st_size for path in columns)
+    room = limits.UNPACKED_BYTES + UNPACKED * sum(path.stat().st_size for path in columns)
     for path, wanted in columns.items():
         number = 0
         with _reading(path), open_file(path) as stream, parquet.ParquetFile(stream) as file:
@@ -222,7 +219,7 @@ def _check_sizes(path: Path, metadata: Any) -> None:
     """Raise if a column would take far more memory than its bytes in the file."""
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
-            if column.total_uncompressed_size > UNPACKED_BYTES + UNPACKED * column.total_compressed_size:
+            if column.total_uncompressed_size > limits.UNPACKED_BYTES + UNPACKED * column.total_compressed_size:
                 raise InputError(
                     f"{path}: the column {column.path_in_schema} has {column.total_compressed_size} bytes and would "
                     f"unpack into {column.total_uncompressed_size}",

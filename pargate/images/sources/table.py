@@ -6,10 +6,12 @@ after a quote that is not closed.
 
 import csv
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pargate import limits
 from pargate.core.names import tidy
 from pargate.errors import InputError
 from pargate.files import open_file, readable, refuse_pointer
@@ -85,8 +87,14 @@ def read_table(path: Path, check: Callable[[tuple[str, ...]], None]) -> list[Row
     try:
         with open_file(path) as content, io.TextIOWrapper(content, "utf-8-sig", newline="") as stream:
             refuse_pointer(str(path), content.peek())
+            if os.fstat(content.fileno()).st_size > limits.TABLE_BYTES:
+                raise InputError(f"{path} is larger than {limits.TABLE_BYTES >> 20} MiB", "divide it")
             reader = csv.reader(stream, delimiter="\t" if tabs else ",", strict=True)
             header = tuple(tidy(name).lower() for name in next(filter(None, reader), []))
+            if len(header) > limits.COLUMNS:
+                raise InputError(
+                    f"{path} has {len(header)} columns, at most {limits.COLUMNS} are read", "is it a table?"
+                )
             check(header)
             line = reader.line_num + 1
             for fields in reader:

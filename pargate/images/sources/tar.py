@@ -9,16 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from pargate import limits
 from pargate.errors import InputError, first_line
 from pargate.files import open_file, readable, refuse_pointer
 from pargate.images.dataset import Dataset
 from pargate.images.decode import Locator
-from pargate.images.listing import CAPTION_BYTES, Listing, read_label, read_text
+from pargate.images.listing import Listing, read_label, read_text
 from pargate.images.opening import SOURCES, Source, Wanted
 from pargate.images.paths import SUFFIXES, TEXTS, begins_image
-
-_RECORD_BYTES = 1 << 20
-"""Largest size of a tar's header."""
 
 
 @SOURCES.add("tar")
@@ -57,7 +55,7 @@ def _read_tar(listing: Listing, path: Path, prefix: str, names: bool) -> None:
                 return None
             stream.seek(member.offset_data)
             where = f"{path}: {readable(member.name)}"
-            return read_text(where, stream.read(min(member.size, CAPTION_BYTES + 1)))
+            return read_text(where, stream.read(min(member.size, limits.CAPTION_BYTES + 1)))
 
         for stem, members in samples.items():
             image = _image(path, stem, members)
@@ -81,7 +79,7 @@ class _Headers:
         self._read, self.seek, self.tell = stream.read, stream.seek, stream.tell
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= _RECORD_BYTES:
+        if not 0 <= size <= limits.RECORD_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return self._read(size)
 
