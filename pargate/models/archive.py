@@ -74,6 +74,8 @@ class StoredTensor:
     """Offset of its first value in the file, in bytes."""
     strides: tuple[int, ...]
     """Strides along each axis, in values."""
+    parts: tuple["StoredTensor", ...] = ()
+    """Tensors of the same shape that are stacked along the first axis to make this one, or none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ The shapes of open_clip's own towers are computed from the configuration. For ot
 `torch.build.check` builds the model.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from pargate.core.model import CONTEXT_LENGTH, Checkpoint, TensorInfo
@@ -72,28 +72,11 @@ def check(checkpoint: Checkpoint) -> bool:
     wanted = expected(checkpoint.config)
     if wanted is None:
         return False
-    refuse_others(plain_names(checkpoint.tensors, checkpoint.source), wanted, checkpoint.source)
+    refuse_others({t.name: t for t in checkpoint.tensors}, wanted, checkpoint.source)
     return True
 
 
 # --- comparing ---------------------------------------------------------------------------------------
-
-
-def plain_names(tensors: Iterable[Tensor], source: str) -> dict[str, Tensor]:
-    """Return the tensors by their names in the model, without the prefixes of DDP and torch.compile.
-
-    Prefixes are removed name by name; open_clip's loader removes the prefix of the first name from all.
-    """
-    found: dict[str, Tensor] = {}
-    for tensor in tensors:
-        parts = [part for part in tensor.name.split(".") if part != "_orig_mod"]
-        while parts[0] == "module" and len(parts) > 1:
-            parts = parts[1:]
-        name = ".".join(parts)
-        if name in found:
-            raise InputError(f"{source} holds {name} twice, under different prefixes", "save the weights again")
-        found[name] = tensor
-    return found
 
 
 def refuse_others(tensors: dict[str, Tensor], wanted: Shapes, source: str) -> None:

@@ -12,7 +12,7 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ class WeightsFile:
     tensors: tuple[StoredTensor, ...] = field(repr=False)
     content: mmap.mmap | None = field(repr=False)
     """Content of the file, if it was kept: anonymous memory, of which parts can be freed."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was found beside the tensors, and not read."""
 
 
 def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
@@ -105,24 +107,29 @@ def _refuse_renamed(names: list[str], label: str) -> None:
         )
 
 
-def same_tensors(first: WeightsFile, second: WeightsFile) -> bool:
+Held = tuple[WeightsFile, Sequence[StoredTensor]]
+"""A kept file and its tensors, as the model names them."""
+
+
+def same_tensors(first: Held, second: Held) -> bool:
     """Return whether two kept files hold the same tensors, bit for bit."""
-    return first.sha256 == second.sha256 or _digests(first) == _digests(second)
+    return first[0].sha256 == second[0].sha256 or _digests(*first) == _digests(*second)
 
 
-def _digests(file: WeightsFile) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+def _digests(file: WeightsFile, tensors: Sequence[StoredTensor]) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Return the dtype, the shape and the SHA-256 of the values of each tensor."""
     if file.content is None:
         raise ValueError("the bytes were not kept")
     content, found = np.frombuffer(file.content, np.uint8), {}
-    for tensor in file.tensors:
+    for tensor in tensors:
         width, digest = WIDTHS[tensor.dtype], hashlib.sha256()
-        if 0 not in tensor.shape:
-            steps = (*(step * width for step in tensor.strides), 1)
-            values = np.lib.stride_tricks.as_strided(
-                content[tensor.offset :], (*tensor.shape, width), steps, writeable=False
-            )
-            digest.update(np.ascontiguousarray(values).data)
+        for part in tensor.parts or (tensor,):
+            if 0 not in part.shape:
+                steps = (*(step * width for step in part.strides), 1)
+                values = np.lib.stride_tricks.as_strided(
+                    content[part.offset :], (*part.shape, width), steps, writeable=False
+                )
+                digest.update(np.ascontiguousarray(values).data)
         found[tensor.name] = (tensor.dtype, tensor.shape, digest.digest())
     return found
 
@@ -159,7 +166,7 @@ def _head(stream: io.BufferedReader) -> bytes:
     return head
 
 
-def _memory(size: int) -> mmap.mmap:
+def memory(size: int) -> mmap.mmap:
     if sys.platform == "win32":
         return mmap.mmap(-1, size)
     # Private, since shared memory cannot be freed in parts.
@@ -169,7 +176,7 @@ def _memory(size: int) -> mmap.mmap:
 def take(stream: io.BufferedReader, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
     """Return the digest of the file and, if `keep`, its content, from one pass over it."""
     try:
-        content = _memory(size if keep else min(size, _CHUNK))
+        content = memory(size if keep else min(size, _CHUNK))
     except (MemoryError, OSError, OverflowError) as error:
         raise OperationalError(
             f"{label} has {size / 2**30:.1f} GiB and does not fit into memory",
