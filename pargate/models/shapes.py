@@ -22,6 +22,12 @@ NAMED = 4
 COUNT = ".num_batches_tracked"
 """Suffix of BatchNorm's batch counter, which encoding does not use."""
 
+BIAS = "logit_bias"
+"""Name of the number that is added to the scaled cosine."""
+
+ABSENT = (COUNT, BIAS)
+"""Ends of the names of tensors that may be missing; they are 0 then, as open_clip's loader makes them."""
+
 MODEL_FIELDS = frozenset(
     {
         "embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias",
@@ -80,12 +86,12 @@ def check(checkpoint: Checkpoint) -> bool:
 
 
 def refuse_others(tensors: dict[str, Tensor], wanted: Shapes, source: str) -> None:
-    """Raise if the tensors differ from those that are wanted; only BatchNorm's counters may be missing.
+    """Raise if the tensors differ from those that are wanted; only those of `ABSENT` may be missing.
 
     Raises:
         InputError: tensors are missing, left over, or of another shape or dtype.
     """
-    missing = [name for name in wanted if name not in tensors and not name.endswith(COUNT)]
+    missing = [name for name in wanted if name not in tensors and not name.endswith(ABSENT)]
     refuse(missing, source, "lacks tensors of the model")
     refuse([name for name in tensors if name not in wanted], source, "holds tensors that the model has not")
     refuse(
@@ -101,7 +107,7 @@ def refuse_others(tensors: dict[str, Tensor], wanted: Shapes, source: str) -> No
         if tensor.dtype not in FLOATS | INTEGERS:
             advice = "save the weights as float32 or float16"
             raise InputError(f"{source}: {tensor.name} is stored as {tensor.dtype}", advice)
-        if wanted[name].floating != (tensor.dtype in FLOATS):
+        if wanted[name].floating != (tensor.dtype in FLOATS) and not name.endswith(COUNT):
             kind = "fractions" if wanted[name].floating else "whole numbers"
             raise InputError(
                 f"{source}: {tensor.name} is stored as {tensor.dtype}, the model's are {kind}", "save the weights again"
@@ -120,7 +126,7 @@ def refuse(found: list[str], source: str, what: str) -> None:
 
 def _is_scale(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Return whether a tensor is a scale that one model stores as a scalar and the other as a vector."""
-    return name in ("logit_scale", "logit_bias") and {one, other} == {(), (1,)}
+    return name in ("logit_scale", BIAS) and {one, other} == {(), (1,)}
 
 
 # --- computing ---------------------------------------------------------------------------------------
@@ -144,7 +150,7 @@ def expected(config: dict[str, Any]) -> Shapes | None:
     scale = Wanted((1,) if config.get("nonscalar_logit_scale") else ())
     found = {"logit_scale": scale, **{f"visual.{name}": wanted for name, wanted in image}, **dict(captions)}
     if config.get("init_logit_bias") is not None:
-        found["logit_bias"] = scale
+        found[BIAS] = scale
     return found
 
 

@@ -79,9 +79,9 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
         sha256, content = take(stream, size, label, keep=keep)
         source = _Source(stream, size, content)
         if source.read_at(0, 4) == ZIP:
-            form, tensors = "torch-zip", archive.read(source.read_at, size, label)
+            form, (tensors, notes) = "torch-zip", archive.read(source.read_at, size, label)
         else:
-            form, tensors = "safetensors", _safetensors(source, label)
+            form, tensors, notes = "safetensors", _safetensors(source, label), ()
     _refuse_renamed([tensor.name for tensor in tensors], label)
     for tensor in tensors:
         if len(tensor.name) > NAME_LENGTH or not tensor.name.isprintable():
@@ -90,13 +90,14 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
         raise InputError(f"{label} holds {len(tensors)} tensors, more than any CLIP", "save the model's tensors alone")
     if not tensors:
         raise InputError(f"{label} holds no tensors", "save the weights again")
-    return WeightsFile(form, sha256, size, tensors, content)
+    return WeightsFile(form, sha256, size, tensors, content, notes)
 
 
 def _refuse_renamed(names: list[str], label: str) -> None:
     """Raise if open_clip would rename tensors in a way of its own."""
     if "state_dict" in names:
         raise InputError(f"{label}: a tensor is called state_dict, which open_clip takes for all of them", "rename it")
+    names = [name for name in names if name != "n_averaged"]  # of an AveragedModel; no tensor of the model
     # open_clip looks at the first name only, and cuts the length of its prefix from every name.
     first = next((name for name in (*names[:1], min(names, default="")) if name.startswith("module")), None)
     if first is not None and not all(name.startswith("module.") for name in names):
