@@ -386,9 +386,10 @@ def _state_dict(value: Any, name: str) -> tuple[dict[Any, Any], tuple[str, ...]]
     if isinstance(value, dict) and _holds_tensors(value.get("state_dict"), ""):
         found[("state_dict",)] = value["state_dict"]
     averaged = [(key,) for key in AVERAGED if isinstance(value, dict) and key in value and found]
-    if len(found.keys() | set(averaged)) > 1:
+    models = [".".join(map(shown, keys)) for keys in dict.fromkeys((*found, *averaged))]
+    if len(models) > 1:
         raise InputError(
-            f"{name} holds several models, raw or averaged: {', '.join('.'.join(map(shown, keys)) for keys in dict.fromkeys((*found, *averaged)))}",
+            f"{name} holds several models, raw or averaged: {', '.join(models)}",
             "save the one that you ship on its own",
         )
     for keys, state in found.items():

@@ -1,13 +1,13 @@
 """Read a `CLIPModel` of transformers as a model of open_clip: its configuration, and where each tensor comes from.
 
 Both libraries compute the same function under other names (Radford et al. 2021). open_clip stacks the projections of
-query, key and value, and stores the two last projections transposed. A setting that open_clip cannot express is refused,
-so that what is measured is what transformers computes.
+query, key and value, and stores the two last projections transposed. A setting that open_clip cannot express is
+refused, so that what is measured is what transformers computes.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from pargate.errors import InputError
 from pargate.models.archive import StoredTensor
@@ -27,7 +27,7 @@ OTHERS = {
     "siglip2": ("a SigLIP2", "open_clip computes its image tower with another GELU; give hf-hub:timm/ViT-…-SigLIP2"),
     "chinese_clip": ("a Chinese CLIP", "its text tower is a BERT, which pargate does not read"),
     "altclip": ("an AltCLIP", "its text tower is an XLM-R, which pargate does not read"),
-    "metaclip_2": ("a MetaCLIP 2", "give its open_clip weights, such as open_clip:ViT-H-14-worldwide-quickgelu/metaclip2_worldwide"),
+    "metaclip_2": ("a MetaCLIP 2", "give open_clip:ViT-H-14-worldwide-quickgelu/metaclip2_worldwide"),
     "vision-text-dual-encoder": ("a pair of foreign towers", "pargate reads CLIPModel alone"),
     "openvino": ("an OpenVINO model", "give the checkpoint that it was converted from"),
 }  # fmt: skip
@@ -60,8 +60,6 @@ TANH = ("gelu_pytorch_tanh", "gelu_new")
 
 SAVED_CONSTANTS = "embeddings.position_ids"
 """End of the names of tensors that older versions saved: the numbers 0, 1, 2, …"""
-
-Value = TypeVar("Value")
 
 
 # --- the configuration -------------------------------------------------------------------------------
@@ -230,7 +228,9 @@ def translated(tensors: Sequence[StoredTensor], config: Mapping[str, Any], sourc
     names = [name for origin in wanted.values() for name in origin.names]
     refuse([name for name in names if name not in theirs], source, "lacks tensors of the model")
     refuse(sorted(theirs.keys() - set(names)), source, "holds tensors that the model has not")
-    return tuple(_made(name, [theirs[part] for part in origin.names], origin, source) for name, origin in wanted.items())
+    return tuple(
+        _made(name, [theirs[part] for part in origin.names], origin, source) for name, origin in wanted.items()
+    )
 
 
 def _made(name: str, parts: Sequence[StoredTensor], origin: Origin, source: str) -> StoredTensor:
@@ -245,3 +245,18 @@ def _made(name: str, parts: Sequence[StoredTensor], origin: Origin, source: str)
         )
     shape = (len(parts) * first.shape[0], *first.shape[1:])
     return StoredTensor(name, first.dtype, shape, min(part.offset for part in parts), first.strides, tuple(parts))
+
+
+def split(state: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tensors of a network of open_clip under the names of transformers: the inverse of `translated`."""
+    found = {}
+    for name, origin in origins(config).items():
+        parts = state[name].chunk(len(origin.names)) if len(origin.names) > 1 else (state[name],)
+        for theirs, part in zip(origin.names, parts, strict=True):
+            found[theirs] = part.t() if origin.transposed else part
+    return found
+
+
+def split_types(types: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the dtype of each tensor under the names of transformers."""
+    return {theirs: types[name] for name, origin in origins(config).items() for theirs in origin.names}

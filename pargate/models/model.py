@@ -11,14 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from pargate.core.choices import SavedLayout
 from pargate.core.model import Activation, Checkpoint, Precision, TensorInfo
 from pargate.core.provenance import Subject
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.models import graphs, shards, weights
+from pargate.models import graphs, hugging_face, shards, transformers_folder, weights
 from pargate.models.archive import StoredTensor
 from pargate.models.config import WEIGHT_NAMES, check, config_digest, name_of, preprocess, tokenizer_files
 from pargate.models.located import Located
-from pargate.models.naming import Named, named
+from pargate.models.naming import Named, in_model
 from pargate.models.preprocessing import of_processor, refuse_contradiction
 from pargate.models.save import changed, save_config
 
@@ -118,23 +119,37 @@ class Model:
             raise RuntimeError("the checkpoint's graphs were not kept")
         return self._graphs
 
-    def save(self, folder: Path, trained: "Network | None" = None) -> tuple[Subject, ...]:
-        """Write an open_clip folder; return each file with its digest and size.
+    def save(
+        self, folder: Path, trained: "Network | None" = None, layout: SavedLayout = "open_clip"
+    ) -> tuple[Subject, ...]:
+        """Write an open_clip folder, or one in the layout that the model came in; return each file with its digest.
 
         The same tensors always give the same bytes. The network is kept for the next `network` or `encoder`.
 
         Args:
             folder: an empty folder.
             trained: the network whose weights are written; the model's own by default.
+            layout: `keep` for that of the model; see `refuse_unkept`.
 
         Raises:
             InputError: as `network`, or the tokenizer's files changed since the model was opened.
             OperationalError: a weight does not fit into its dtype, or the disk is full.
         """
-        from pargate.models.torch.save import save_weights
+        from pargate.models.torch.save import save_weights, stored_types
 
         network = self.network() if trained is None else trained
-        written = (save_weights(folder / WEIGHT_NAMES[0], network, self.dtypes), *save_config(folder, self.checkpoint))
+        types, state = stored_types(network, self.dtypes), network.state_dict()
+        written: tuple[Subject, ...]
+        if layout == "keep" and self.checkpoint.layout == transformers_folder.LAYOUT:
+            config, name = self.checkpoint.config, folder / transformers_folder.WEIGHTS[0]
+            weights_file = save_weights(
+                name, hugging_face.split(state, config), hugging_face.split_types(types, config), {"format": "pt"}
+            )
+            written = (weights_file, *transformers_folder.save_settings(folder, self.checkpoint))
+        else:
+            written = (
+                save_weights(folder / WEIGHT_NAMES[0], state, types), *save_config(folder, self.checkpoint)
+            )  # fmt: skip
         if trained is None:
             self._network = network
         return written
@@ -207,12 +222,12 @@ def _read(source: str, found: Located, keep: bool) -> tuple[weights.WeightsFile,
         return source if path.name in source else f"{source} ({path.name})"
 
     file = shards.read(found.weights, label(found.weights), keep=keep or bool(found.beside))
-    model = named(file.tensors, found.model_cfg, source)
+    model = in_model(file.tensors, found.model_cfg, source)
     for path in found.beside:
         advice = f"remove it, or name the file: {found.weights}"
         try:
             other = shards.read(path, label(path), keep=True)
-            theirs = named(other.tensors, found.model_cfg, label(path))
+            theirs = in_model(other.tensors, found.model_cfg, label(path))
         except InputError as error:
             raise InputError(
                 f"{source} holds {path.name} beside {found.weights.name}, which cannot be compared: {error.message}",

@@ -38,7 +38,7 @@ class Named:
     """Sentences on what was renamed or left out."""
 
 
-def named(tensors: Sequence[StoredTensor], config: Mapping[str, Any], source: str) -> Named:
+def in_model(tensors: Sequence[StoredTensor], config: Mapping[str, Any], source: str) -> Named:
     """Return the tensors of a file by their names in the model that `config` describes.
 
     Raises:

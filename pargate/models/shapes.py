@@ -4,13 +4,14 @@ The shapes of open_clip's own towers are computed from the configuration. For ot
 `torch.build.check` builds the model.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from pargate.core.model import CONTEXT_LENGTH, Checkpoint, TensorInfo
 from pargate.errors import InputError
 from pargate.models.archive import StoredTensor
-from pargate.models.config import VOCABULARY, image_size
+from pargate.models.config import VOCABULARY, architectures, image_size, load_json
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "BOOL"})
@@ -112,6 +113,19 @@ def refuse_others(tensors: dict[str, Tensor], wanted: Shapes, source: str) -> No
             raise InputError(
                 f"{source}: {tensor.name} is stored as {tensor.dtype}, the model's are {kind}", "save the weights again"
             )
+
+
+def matching(tensors: dict[str, Tensor]) -> list[str]:
+    """Return the names of open_clip's architectures that have exactly these tensors, of those known here."""
+    found = []
+    for name, path in architectures().items():
+        config = load_json(path)
+        wanted = expected(config) if {"vision_cfg", "text_cfg", "embed_dim"} <= config.keys() else None
+        if wanted is not None and tensors.keys() <= wanted.keys():
+            with contextlib.suppress(InputError):
+                refuse_others(tensors, wanted, name)
+                found.append(name)
+    return found
 
 
 def refuse(found: list[str], source: str, what: str) -> None:

@@ -65,7 +65,9 @@ def _joined(names: list[str], files: list[WeightsFile], placed: dict[str, str], 
     ]  # fmt: skip
     count = sum(len(file.tensors) for file in files)
     if wrong or count != len(placed):
-        what = f"{shown(wrong[0])} does not lie where it says" if wrong else f"it names {len(placed)} tensors of {count}"
+        what = (
+            f"{shown(wrong[0])} does not lie where it says" if wrong else f"it names {len(placed)} tensors of {count}"
+        )
         raise InputError(f"{label}: the index and its files do not belong together: {what}", "download them again")
     starts, end = [], 0
     for file in files:
@@ -77,7 +79,7 @@ def _joined(names: list[str], files: list[WeightsFile], placed: dict[str, str], 
         for start, file in zip(starts, files, strict=True):
             assert file.content is not None
             with memoryview(file.content) as part:
-                content[start : start + file.size_bytes] = part  # type: ignore[assignment]
+                content[start : start + file.size_bytes] = part
             file.content.close()
     tensors = (
         replace(tensor, offset=start + tensor.offset)

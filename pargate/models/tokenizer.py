@@ -224,9 +224,15 @@ def is_clips_own(folder: Path) -> bool:
     merges, ids = vocabulary(clips_vocabulary(), FILES["bpe"])
     ours = {{START: "<|startoftext|>", END: "<|endoftext|>"}.get(word, word): number for word, number in ids.items()}
     listed = stated[0] if isinstance(stated[0], list) else []
-    return stated[1] == ours and [
-        tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in listed if isinstance(merge, str | list)
-    ] == merges
+    return (
+        stated[1] == ours
+        and [
+            tuple(merge.split(" ") if isinstance(merge, str) else merge)
+            for merge in listed
+            if isinstance(merge, str | list)
+        ]
+        == merges
+    )
 
 
 class BytePairs:

@@ -168,6 +168,7 @@ def _head(stream: io.BufferedReader) -> bytes:
 
 
 def memory(size: int) -> mmap.mmap:
+    """Return anonymous memory of `size` bytes, of which parts can be freed."""
     if sys.platform == "win32":
         return mmap.mmap(-1, size)
     # Private, since shared memory cannot be freed in parts.
