@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def pictures() -> list[Image.Image]:
 
 
 def as_transformers(config: Mapping[str, Any], weights: layouts.Weights) -> CLIPModel:
-    """The model as transformers holds it."""
+    """Return the model as transformers holds it."""
     vision, text = config["vision_cfg"], config["text_cfg"]
     towers = [
         {
@@ -78,7 +78,7 @@ def of_transformers(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     place = inner if inner.is_dir() else folder
     model = CLIPModel.from_pretrained(place).eval()
     length = model.config.text_config.max_position_embeddings
-    ids = AutoTokenizer.from_pretrained(place)(
+    ids = layouts.clip_tokenizer()(
         CAPTIONS, return_tensors="pt", padding="max_length", max_length=length, truncation=True
     )
     prepare = CLIPImageProcessorPil.from_pretrained(place)
@@ -94,7 +94,7 @@ def of_transformers(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def of_open_clip(config: Mapping[str, Any], weights: layouts.Weights, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The same as open_clip makes them of the original."""
+    """Return the same as open_clip makes them of the original."""
     model: Any = layouts.ordinary(config, weights)
     ids = layouts.tokens(CAPTIONS, checkpoint.context_length)
     levels = np.stack([fit(image, checkpoint.preprocess) for image in pictures()])

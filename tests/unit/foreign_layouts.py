@@ -4,6 +4,7 @@ import argparse
 import json
 import random
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def clip_model(size: int = 32, **changes: Any) -> CLIPModel:
     return model
 
 
+@cache
 def clip_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer, as transformers saves it."""
     merges, ids = vocabulary(clips_vocabulary(), "clip")
@@ -45,22 +47,23 @@ def processor(size: int) -> CLIPImageProcessor:
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
-def transformers_folder(model: CLIPModel, folder: Path, **options: Any) -> Path:
-    """A folder as `save_pretrained` writes it, with image processor and tokenizer."""
+def transformers_folder(model: CLIPModel, folder: Path, tokenizer: bool = True, **options: Any) -> Path:
+    """A folder as `save_pretrained` writes it, with image processor and, unless told otherwise, tokenizer."""
     model.save_pretrained(folder, **options)
     processor(model.config.vision_config.image_size).save_pretrained(folder)
-    clip_tokenizer().save_pretrained(folder)
+    if tokenizer:
+        clip_tokenizer().save_pretrained(folder)
     return folder
 
 
 def sharded(model: CLIPModel, folder: Path) -> Path:
     """The same in several files with an index."""
-    return transformers_folder(model, folder, max_shard_size="1MB")
+    return transformers_folder(model, folder, tokenizer=False, max_shard_size="1MB")
 
 
 def pickled(model: CLIPModel, folder: Path) -> Path:
     """The same with `pytorch_model.bin`, as older versions wrote it, with their constants."""
-    transformers_folder(model, folder)
+    transformers_folder(model, folder, tokenizer=False)
     (folder / "model.safetensors").unlink()
     vision, text = model.config.vision_config, model.config.text_config
     places = (vision.image_size // vision.patch_size) ** 2 + 1
@@ -74,7 +77,7 @@ def pickled(model: CLIPModel, folder: Path) -> Path:
 
 def trainer(model: CLIPModel, folder: Path) -> Path:
     """A checkpoint of a Trainer, with the states of its optimizer and scheduler."""
-    place = transformers_folder(model, folder / "checkpoint-500")
+    place = transformers_folder(model, folder / "checkpoint-500", tokenizer=False)
     optimizer = torch.optim.AdamW(model.parameters())
     torch.save(optimizer.state_dict(), place / "optimizer.pt")
     torch.save({"python": random.getstate(), "numpy": np.random.get_state()}, place / "rng_state.pth")  # noqa: NPY002
@@ -84,7 +87,7 @@ def trainer(model: CLIPModel, folder: Path) -> Path:
 
 def sentence(model: CLIPModel, folder: Path) -> Path:
     """A folder of sentence-transformers."""
-    transformers_folder(model, folder / "0_CLIPModel")
+    transformers_folder(model, folder / "0_CLIPModel", tokenizer=False)
     (folder / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "0_CLIPModel"}]))
     return folder
 

@@ -15,15 +15,16 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, CLIPModel
+from transformers import CLIPModel
 
-from pargate.core.model import unit
+from pargate.core.model import TensorInfo, unit
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.images.decode import fit
 from pargate.models import hugging_face, shards
+from pargate.models.config import base_name
 from pargate.models.layouts.bare import FILE
 from pargate.models.open import inspect, open_model
-from pargate.models.shapes import check
+from pargate.models.shapes import check, matching
 from pargate.models.tokenizer import is_clips_own
 
 CAPTIONS = ["a photo of a cat", "A  Dog's   life!", "two birds & 3 fish", "café", "it's 12:30", "x " * 200, "", "fox,"]
@@ -80,7 +81,7 @@ def compare(place: Path, clip: CLIPModel) -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (8, *rule.size, 3), dtype=np.uint8)
         mean, std = (torch.tensor(values) for values in (rule.mean, rule.std))
         prepared = ((torch.from_numpy(pixels).float() / 255 - mean) / std).permute(0, 3, 1, 2)
-        ids = AutoTokenizer.from_pretrained(place if (place / "config.json").exists() else place / "0_CLIPModel")(
+        ids = layouts.clip_tokenizer()(
             CAPTIONS, return_tensors="pt", padding="max_length", max_length=77, truncation=True
         ).input_ids
         for ours, theirs in zip(encoder.tokenize(CAPTIONS), ids, strict=True):
@@ -107,15 +108,12 @@ def test_a_clip_of_transformers_has_its_own_vectors(name: str, clip: CLIPModel, 
     "changes",
     [
         {"hidden_act": "gelu"},
-        {"hidden_act": "gelu_pytorch_tanh"},
-        {"layer_norm_eps": 1e-3},
-        {"intermediate_size": 100},
-        {"hidden_size": 96},
+        {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-3, "intermediate_size": 100, "hidden_size": 96},
     ],
 )
 def test_settings_of_transformers_are_carried_over(changes: dict[str, Any], tmp_path: Path) -> None:
     clip = layouts.clip_model(**changes)
-    compare(layouts.transformers_folder(clip, tmp_path / "m"), clip)
+    compare(layouts.transformers_folder(clip, tmp_path / "m", tokenizer=False), clip)
 
 
 @pytest.mark.parametrize(("end", "pool"), [(2, {}), (49407, {}), (49000, {"pool_type": "eos", "eos_id": 49000})])
@@ -167,10 +165,12 @@ def test_a_tensor_that_is_missing_or_left_over_is_named(folder: Path, tmp_path: 
     tensors = load_file(place / "model.safetensors")
     bias = tensors.pop("visual_projection.weight")
     save_file(tensors, place / "model.safetensors")
-    with pytest.raises(InputError, match="lacks tensors of the model.*visual_projection.weight"):
+    with pytest.raises(InputError, match=r"lacks tensors of the model.*visual_projection\.weight"):
         inspect(str(place))
-    save_file({**tensors, "visual_projection.weight": bias, "classifier.bias": bias}, place / "model.safetensors")
-    with pytest.raises(InputError, match="the model has not.*classifier.bias"):
+    save_file(
+        {**tensors, "visual_projection.weight": bias, "classifier.bias": bias.clone()}, place / "model.safetensors"
+    )
+    with pytest.raises(InputError, match=r"the model has not.*classifier\.bias"):
         inspect(str(place))
 
 
@@ -180,7 +180,7 @@ def test_other_weights_beside_are_refused_and_one_can_be_named(folder: Path, tmp
     torch.save(tensors, place / "pytorch_model.bin")
     assert inspect(str(place)).format == "safetensors"
     torch.save({**tensors, "logit_scale": torch.tensor(1.0)}, place / "pytorch_model.bin")
-    with pytest.raises(UnsafeCheckpoint, match="pytorch_model.bin beside model.safetensors holds other tensors"):
+    with pytest.raises(UnsafeCheckpoint, match=r"pytorch_model\.bin beside model\.safetensors holds other"):
         inspect(str(place))
     assert inspect(f"{place}#pytorch_model.bin").format == "torch-zip"
 
@@ -197,7 +197,7 @@ def test_an_open_clip_model_is_compared_with_that_of_transformers_beside_it(
     assert inspect(str(place)).sha256 == ours.sha256
     tensors = load_file(place / "model.safetensors")
     save_file({**tensors, "logit_scale": torch.tensor(1.0)}, place / "model.safetensors")
-    with pytest.raises(UnsafeCheckpoint, match="model.safetensors beside open_clip_model.safetensors"):
+    with pytest.raises(UnsafeCheckpoint, match=r"model\.safetensors beside open_clip_model\.safetensors"):
         inspect(str(place))
 
 
@@ -284,9 +284,7 @@ def test_an_index_that_does_not_fit_is_refused(change: Any, message: str, clip: 
 
 
 @pytest.mark.parametrize("name", list(layouts.PICKLED))
-def test_a_training_checkpoint_is_the_model_in_it(
-    name: str, weights: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+def test_a_training_checkpoint_is_the_model_in_it(name: str, weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     place = layouts.beside_config(SETTINGS, layouts.PICKLED[name](weights), tmp_path / "m")
     with open_model(str(place)) as model:
         assert check(model.checkpoint)
@@ -371,14 +369,29 @@ def test_older_and_rounded_files_are_read_as_open_clip_reads_them(change: dict[s
 # --- files and folders without a configuration -------------------------------------------------------
 
 
-def test_the_architecture_is_told_by_names_and_shapes(tmp_path: Path) -> None:
+def state_of(name: str) -> dict[str, torch.Tensor]:
+    """The tensors of an architecture of open_clip, without memory."""
+    path = Path(open_clip.__file__).parent / "model_configs" / f"{name}.json"
     with torch.device("meta"):
-        shapes = open_clip.CLIP(**json.loads(
-            (Path(open_clip.__file__).parent / "model_configs" / "RN50.json").read_text()
-        )).state_dict()  # fmt: skip
-    state = {name: torch.zeros(value.shape, dtype=torch.int8).to(value.dtype) for name, value in shapes.items()}
+        return dict(open_clip.CLIP(**json.loads(path.read_text())).state_dict())
+
+
+@pytest.mark.parametrize("name", ["RN50", "ViT-B-32", "ViT-B-16-plus-240"])
+def test_an_architecture_is_matched_by_names_and_shapes(name: str) -> None:
+    tensors = {
+        key: TensorInfo(key, "F32" if value.is_floating_point() else "I64", tuple(value.shape))
+        for key, value in state_of(name).items()
+    }
+    assert {base_name(found) for found in matching(tensors)} == {name}
+    del tensors["visual.conv1.weight"]
+    assert matching(tensors) == []
+
+
+@pytest.mark.nightly
+def test_a_file_that_does_not_name_its_architecture_is_told_by_its_tensors(tmp_path: Path) -> None:
+    state = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in state_of("RN50").items()}
     file = tmp_path / "weights.pt"
-    torch.save({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, file)
+    torch.save(state, file)
     found = inspect(str(file))
     assert (found.architecture, found.activation, found.layout) == ("RN50", None, FILE)
     torch.save(layouts.openai(state), file)
@@ -399,9 +412,7 @@ def test_the_architecture_is_told_by_names_and_shapes(tmp_path: Path) -> None:
         (["epoch_1.pt", "epoch_latest.pt"], "only epoch_1.pt, epoch_latest.pt", "#epoch_latest.pt --arch"),
     ],
 )
-def test_a_foreign_folder_is_named_for_what_it_is(
-    names: list[str], message: str, advice: str, tmp_path: Path
-) -> None:
+def test_a_foreign_folder_is_named_for_what_it_is(names: list[str], message: str, advice: str, tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(InputError, match=message) as caught:
