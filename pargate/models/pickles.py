@@ -3,8 +3,8 @@
 A pickle is a program for a stack machine whose opcodes can import and call anything. This interpreter supports only the
 opcodes for dicts, lists, plain values and tensors, and represents a global by its name. The names that torch's
 weights-only reader allows are of three kinds: those of tensors are interpreted, those of plain values (a size, a dtype,
-a set) are kept as `Opaque`, and those of other kinds of tensors are refused as not read. Every other name could run
-code.
+a set) are kept as `Opaque`, and those of other kinds of tensors are refused as not read. Settings that training code
+saves beside the weights (`SKIPPED`) are kept as `Opaque` too. Every other name could run code.
 """
 
 import io
