@@ -21,6 +21,12 @@ FOUND_SUFFIXES = (".safetensors", ".bin", ".pth")
 WEIGHT_SUFFIXES = (*FOUND_SUFFIXES, ".pt", ".ckpt")
 """Suffixes of weights files; open_clip reads the last two only if they are named."""
 
+LINKED = {
+    ".git/annex/": "fetch it and put it there: git annex get FILE, then git annex unlock FILE",
+    ".dvc/cache/": "fetch it and put it there: dvc pull FILE, then dvc unprotect FILE",
+}
+"""Advice for a link, by a part of the path that it leads to."""
+
 DEFAULTS = "the defaults of open_clip"
 """Origin of the preprocessing where the model does not define it."""
 
@@ -126,4 +132,7 @@ def stay_inside(folder: Path, path: Path) -> None:
     """Raise if a path is a link out of a model's folder, except into the blobs of its hub cache."""
     real = Path(os.path.realpath(path))  # does not fail on circular links
     if not real.is_relative_to(os.path.realpath(folder)) and not leads_to_hub_blob(path):
-        raise InputError(f"{path} is a link out of its folder, to {real}", "put the file itself there")
+        fetch = next(
+            (advice for part, advice in LINKED.items() if part in real.as_posix()), "put the file itself there"
+        )
+        raise InputError(f"{path} is a link out of its folder, to {real}", fetch)

@@ -13,7 +13,7 @@ import mmap
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -327,7 +327,10 @@ def _safetensors(source: _Source, label: str) -> tuple[StoredTensor, ...]:
             f"it has {source.size} bytes, its header describes {8 + length + at}",
             "copy or download it again",
         )
-    return tuple(tensors)
+    # What safetensors' `save_model` leaves out of tied tensors, it notes with the name of the one that it kept.
+    kept = {tensor.name: tensor for tensor in tensors}
+    tied = [replace(kept[other], name=name) for name, other in notes.items() if other in kept and name not in kept]
+    return (*tensors, *tied)
 
 
 def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int, int]:

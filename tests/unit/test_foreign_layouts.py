@@ -366,6 +366,32 @@ def test_older_and_rounded_files_are_read_as_open_clip_reads_them(change: dict[s
     assert all(torch.equal(found[name], value) for name, value in wanted.state_dict().items())
 
 
+def test_a_tensor_that_safetensors_left_out_as_tied_is_the_one_it_is_tied_to(
+    weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    (tmp_path / "open_clip_config.json").write_bytes(SETTINGS)
+    tied = "visual.transformer.resblocks.0.ln_1.weight", "visual.transformer.resblocks.0.ln_2.weight"
+    kept = {name: value for name, value in weights.items() if name != tied[1]}
+    save_file(kept, tmp_path / "open_clip_model.safetensors", {tied[1]: tied[0]})
+    with open_model(str(tmp_path)) as model:
+        found = model.network().state_dict()
+    assert torch.equal(found[tied[1]], weights[tied[0]])
+
+
+@pytest.mark.parametrize(("place", "advice"), [(".git/annex/objects", "git annex get"), (".dvc/cache", "dvc pull")])
+def test_a_link_to_another_store_says_how_to_fetch_the_file(
+    place: str, advice: str, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    folder = layouts.beside_config(SETTINGS, weights, tmp_path / "m")
+    store = tmp_path / place
+    store.mkdir(parents=True)
+    (folder / "epoch_latest.pt").rename(store / "blob")
+    (folder / "epoch_latest.pt").symlink_to(store / "blob")
+    with pytest.raises(InputError, match="a link out of its folder") as caught:
+        inspect(str(folder))
+    assert advice in caught.value.hint
+
+
 # --- files and folders without a configuration -------------------------------------------------------
 
 
