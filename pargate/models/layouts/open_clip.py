@@ -58,7 +58,7 @@ def _weights_of(folder: Path) -> list[Path]:
     found = [name for name in found if name in others]
     parts = sorted((name for name in names if name.endswith(INDEX)), key=lambda name: _preference(name[: -len(INDEX)]))
     others += parts
-    chosen = found[0] if found else others[0] if len(others) == 1 or parts == others else None
+    chosen = (found or (others if len(others) == 1 or parts == others else []) or [None])[0]
     if not others:
         raise InputError(
             f"{folder} holds no weights file"
