@@ -58,7 +58,8 @@ def _weights_of(folder: Path) -> list[Path]:
     found = [name for name in found if name in others]
     parts = sorted((name for name in names if name.endswith(INDEX)), key=lambda name: _preference(name[: -len(INDEX)]))
     others += parts
-    chosen = (found or (others if len(others) == 1 or parts == others else []) or [None])[0]
+    told = found or (others if len(others) == 1 or parts == others else [])
+    chosen = told[0] if told else None
     if not others:
         raise InputError(
             f"{folder} holds no weights file"
