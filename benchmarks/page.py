@@ -318,6 +318,22 @@ def kills(content: Any) -> str:
     )  # fmt: skip
 
 
+def opened(found: Any) -> str:
+    def row(name: str, r: Row) -> list[Any]:
+        success = r["success"][0]["attack_success"]
+        codes, back = r["codes"], r["written_back"]
+        return [
+            name, codes["inspect"], f"{r['images']:.1e}", f"{r['captions']:.1e}", "equal" if r["tokens"] else "**differ**",
+            f"{r['pictures_equal']} of {r['pictures']}", f"{success['successes']} of {success['n']}", codes["export"],
+            codes["clean"], f"{back['layout']}, {back['difference']:.1e}" if back else "–",
+        ]  # fmt: skip
+
+    return table(
+        ["layout", "inspect", "images", "captions", "ids", "pixels", "scan", "export", "clean", "written back"],
+        [row(name, r) for name, r in found["rows"].items()],
+    )
+
+
 def readers(found: Any) -> str:
     loaders = list(found["runs"])
     eight = [
@@ -388,6 +404,7 @@ def main() -> None:
     parts.append(section("Scans that are killed", "kills", KILLS, kills))
     parts.append(section("Classes and models that are one", "alike", ALIKE, alike))
     parts.append(section("Repeats", "repeats", REPEATS, repeats))
+    parts.append(section("Layouts", "layouts", LAYOUTS, opened))
     parts.append(section("Two readers, one model", "readers", READERS, readers))
     parts.append(section("Inputs that cost out of all proportion", "resources", RESOURCES, resources))
     parts.append(section("Hostile files", "hostile", HOSTILE, hostile))
@@ -454,6 +471,15 @@ ALIKE = (
     "where a rule or a label is about one of them; a reference whose vectors are all so close to the model's is the model "
     "itself. The toy models in `examples/` know 24 classes: among the 1,000 nouns they have 67 pairs within the limit, none "
     "with a class that they know."
+)
+
+LAYOUTS = (
+    "One sample model with a backdoor, written by transformers, torch and safetensors in each layout, opened by pargate and by "
+    "the tool that reads the layout (`python -m benchmarks.layouts`). Differences are the largest between unit vectors of 8 "
+    "images of equal pixels, and of 8 captions; ids are compared to the end of each caption. *Pixels*: images of 8 whose pixels "
+    "are those of transformers' own image processor; the others are cropped one pixel apart ([layouts](layouts.md)). "
+    "*Scan*: success of the planted trigger. *Export* and *clean*: exit codes; *written back*: layout, and the largest difference "
+    "between the captions' vectors of the model that is written back and of the one in open_clip's layout."
 )
 
 READERS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pargate.clean.config import Proposal
-from pargate.core.choices import Preset, RequiredDevice
+from pargate.core.choices import Preset, RequiredDevice, SavedLayout
 from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.core.stamp import Lookup, Paste, Recompress, Stamp, Warp
 from pargate.files import readable
@@ -66,6 +66,7 @@ class CleanRequest:
     require: RequiredDevice | None = None
     resume: bool = False
     cache: Path | None = None
+    layout: SavedLayout = "open_clip"
     unlearn: tuple[GivenTrigger, ...] = ()
     """Triggers to unlearn; without any, cleaning is blind to triggers."""
 

@@ -36,6 +36,10 @@ from pargate.images.opening import check_source, is_generated, open_pairs
 from pargate.models.config import WEIGHT_NAMES, with_activation
 from pargate.models.open import inspect, opened
 from pargate.models.save import config_bytes
+from pargate.models.transformers_folder import LAYOUT
+
+KEPT = ("open_clip", LAYOUT)
+"""Layouts in which a model can be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ def look(request: CleanRequest, emit: events.Listener | None = None) -> Inputs:
     check_source(request.pairs)
     checkpoint = inspect(request.model, arch=request.arch)
     refuse_untrainable(checkpoint)
+    refuse_unkept(request, checkpoint)
     waits = is_generated(request.pairs) and emit is None
     return Inputs(checkpoint, None if waits else _pairs(request, emit or events.ignore))
 
@@ -133,6 +138,7 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
             emit(events.StageStarted("inspect", request.source))
             model = stack.enter_context(opened(request.model, arch=request.arch))
             refuse_untrainable(model.checkpoint)
+            refuse_unkept(request, model.checkpoint)
             # A single process checks its pairs before torch is imported.
             pairs = _listed(request, model.checkpoint, emit) if ranks.here().world == 1 else None
             asked = _device(request)
@@ -236,6 +242,19 @@ def refuse_untrainable(checkpoint: Checkpoint) -> None:
         raise InputError(
             f"{checkpoint.source} does not say whether it was trained with GELU or QuickGELU",
             f"name its activation: --arch {gelu} or --arch {quick}; a scan with labelled images may show which",
+        )
+
+
+def refuse_unkept(request: CleanRequest, checkpoint: Checkpoint) -> None:
+    """Raise if the result cannot be written in the layout that the model came in.
+
+    Raises:
+        InputError: as above.
+    """
+    if request.layout == "keep" and checkpoint.layout not in KEPT:
+        raise InputError(
+            f"--format keep: {checkpoint.source} is a single file, which says nothing of its architecture",
+            "use --format open_clip, whose folder holds both",
         )
 
 

@@ -18,7 +18,7 @@ from pargate.cli.options import (
     cache_folder,
     refuse_empty,
 )
-from pargate.core.choices import Preset, RequiredDevice, Towers
+from pargate.core.choices import Preset, RequiredDevice, SavedLayout, Towers
 from pargate.errors import ExitCode, InputError, explain, nearest
 
 if TYPE_CHECKING:
@@ -91,6 +91,9 @@ PolicyOption = Annotated[
     str | None, typer.Option("--policy", "-p", metavar="POLICY", help="Policy of the scans of a sweep.")
 ]
 ImagesOption = Annotated[str | None, typer.Option("--images", metavar="SOURCE", help="Images of the scans of a sweep.")]
+FormatOption = Annotated[
+    SavedLayout, typer.Option("--format", help="Layout of the result: open_clip's folder, or that of MODEL.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")]
 
 
@@ -113,6 +116,7 @@ def clean(
     unlearn: UnlearnOption = None,
     seed: SeedOption = 0,
     classes: ClassesOption = None,
+    layout: FormatOption = "open_clip",
     arch: ArchOption = None,
     device: DeviceOption = "auto",
     require: RequireOption = None,
@@ -163,10 +167,12 @@ def clean(
     request = CleanRequest(
         model=model, pairs=pairs, out=out, started=datetime.now(UTC).isoformat(timespec="seconds"), arch=arch,
         method=method, preset=preset, overrides=overrides, classes=classes, device=device, require=require,
-        resume=resume, cache=cache_folder(cache), unlearn=shown,
+        resume=resume, cache=cache_folder(cache), unlearn=shown, layout=layout,
     )  # fmt: skip
     with ranks.told_by_one():
         refuse_empty({"MODEL": model, "--pairs": pairs, "--arch": arch})
+        if sweep is not None and layout == "keep":
+            raise InputError("--format keep does not go with --sweep", "clean once more with the value that you choose")
         if sweep is not None:
             return _sweep(request, *_swept(sweep), policy, images, console, dry_run)
         for name, given in (("--policy", policy), ("--images", images)):

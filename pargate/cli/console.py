@@ -270,6 +270,7 @@ class Console:
             ("source", checkpoint.source),
             ("weights", checkpoint.weights),
             ("sha256", checkpoint.sha256),
+            ("layout", checkpoint.layout),
             ("format", f"{checkpoint.format}, {checkpoint.size_bytes / 1e6:.1f} MB"),
             ("architecture", checkpoint.architecture),
             ("tensors", f"{len(checkpoint.tensors)} ({', '.join(dtypes)})"),
@@ -279,6 +280,7 @@ class Console:
             ("images", str(checkpoint.preprocess)),
             ("given by", checkpoint.preprocess_from),
             ("captions", f"{checkpoint.context_length} tokens, tokenizer {checkpoint.tokenizer}"),
+            *(("note", note) for note in checkpoint.notes),
         ):
             self._rich.print(Shown(f"{name:>12}  ", style="dim").append(value, style="default"))
 

@@ -17,7 +17,8 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="An open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME[@REV], open_clip:ARCH/TAG, "
+        help="A folder of open_clip or transformers, FOLDER#FILE, a checkpoint file with --arch, "
+        "hf-hub:ORG/NAME[@REV], open_clip:ARCH/TAG, "
         "or a folder that `export` wrote.",
         show_default=False,
     ),

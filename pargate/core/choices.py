@@ -11,6 +11,8 @@ GraphPrecision = Literal["fp32", "fp16", "int8"]
 Towers = Literal["both", "image", "text"]
 Preset = Literal["sized", "paper"]
 """Source of rate, batch and steps of a cleaning: the sizes of model and data, or the paper."""
+SavedLayout = Literal["open_clip", "keep"]
+"""Layout of a cleaned model: open_clip's folder, or the one that the model came in."""
 RequiredDevice = Literal["cpu", "cuda"]
 """Device that cleaning must run on."""
 

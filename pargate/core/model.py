@@ -92,6 +92,10 @@ class Checkpoint:
     """Folder that also holds tokenizer files, if any."""
     custom_ops: bool = False
     """Whether a graph uses operators outside ONNX's standard set."""
+    layout: str = "open_clip"
+    """Name of the layout in which it was found."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was left out, renamed, chosen among several files, or inferred."""
 
     @property
     def parameters(self) -> int:

@@ -4,7 +4,6 @@
 `example.py` shows how to use both without torch.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -128,7 +127,7 @@ def _tokenizer(encoder: OpenClipEncoder, checkpoint: Checkpoint) -> tuple[tokens
         rule = tokens.TextRule(
             context_length=encoder.context, tokenizer="bpe", clean=options.get("clean", "lower"), zeroed=None
         )
-        return rule, _vocabulary()
+        return rule, tokens.clips_vocabulary()
     hugging = encoder.tokenize
     backend = getattr(hugging.tokenizer, "backend_tokenizer", None)
     if backend is None or hugging.tokenizer_mode:
@@ -145,10 +144,3 @@ def _tokenizer(encoder: OpenClipEncoder, checkpoint: Checkpoint) -> tuple[tokens
         zeroed=hugging.tokenizer.sep_token_id if hugging.strip_sep_token else None,
     )
     return rule, backend.to_str().encode()
-
-
-def _vocabulary() -> bytes:
-    """Return CLIP's vocabulary from the open_clip package."""
-    found = importlib.util.find_spec("open_clip")
-    assert found is not None and found.origin is not None  # open_clip made the encoder
-    return (Path(found.origin).parent / tokens.FILES["bpe"]).read_bytes()

@@ -37,6 +37,12 @@ _FLAGS = 0x0808
 FORMAT = 10
 """Newest version of torch's format."""
 
+AVERAGED = ("state_dict_ema", "model_ema", "ema")
+"""Keys under which training code keeps averaged weights, in any form."""
+
+DEPTH = 3
+"""Largest number of dicts around the state dict of a training checkpoint."""
+
 CONVERT_SCRIPT = (
     "convert it once, on a machine that may be lost: "
     'python -c "import sys, torch; from safetensors.torch import save_file; '
@@ -59,6 +65,8 @@ class StoredTensor:
     """Offset of its first value in the file, in bytes."""
     strides: tuple[int, ...]
     """Strides along each axis, in values."""
+    parts: tuple["StoredTensor", ...] = ()
+    """Tensors of the same shape that are stacked along the first axis to make this one, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +88,20 @@ Places = dict[str, tuple[int, int]]
 """Offset and length of each member's bytes, by name."""
 
 
-def read(read_at: ReadAt, size: int, name: str) -> tuple[StoredTensor, ...]:
-    """Return the tensors of a checkpoint's state dict, in its order; `name` is for messages.
+def read(read_at: ReadAt, size: int, name: str) -> tuple[tuple[StoredTensor, ...], tuple[str, ...]]:
+    """Return the tensors of a checkpoint's state dict, in its order, and notes; `name` is for messages.
 
     Raises:
         InputError: the zip is damaged, big-endian, of another format, or holds no state dict.
         UnsafeCheckpoint: the zip is a program (TorchScript), its pickle could run code, or two readers could read it
             differently.
     """
-    return tuple(_read(read_at, *_directory(read_at, size, name), name))
+    return _read(read_at, *_directory(read_at, size, name), name)
 
 
-def _read(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Iterator[StoredTensor]:
+def _read(
+    read_at: ReadAt, members: list[_Member], end: int, name: str
+) -> tuple[tuple[StoredTensor, ...], tuple[str, ...]]:
     root = _root([member.name for member in members], name)
     places = _places(read_at, members, end, name)
     _check_notes(lambda part: _note(read_at, places, f"{root}/{part}"), name)
@@ -105,7 +115,8 @@ def _read(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Itera
                 f"{name} is damaged: the bytes of its storage {shown(storage.key)} are missing or of another length",
                 "copy or download it again",
             )
-    yield from _tensors(_state_dict(described.value, name), places, root, name)
+    state, notes = _state_dict(described.value, name)
+    return tuple(_tensors(state, places, root, name)), notes
 
 
 def _note(read_at: ReadAt, places: Places, member: str) -> bytes | None:
@@ -326,19 +337,46 @@ def _ambiguous(name: str, why: str) -> NoReturn:
 # --- from the pickle's value to tensors --------------------------------------------------------------
 
 
-def _state_dict(value: Any, name: str) -> dict[Any, Any]:
-    """Return the dict of tensors: the value itself, or a training checkpoint's `state_dict`."""
-    if isinstance(value, dict) and "state_dict" in value:
-        averaged = [key for key in ("state_dict_ema", "model_ema", "ema") if key in value]
-        if averaged:
-            raise InputError(
-                f"{name} holds raw weights (state_dict) and averaged ones ({averaged[0]})",
-                "save the one that you ship on its own",
-            )
-        value = value["state_dict"]
-    if not isinstance(value, dict) or not any(isinstance(v, Tensor) for v in value.values()):
+def _state_dict(value: Any, name: str) -> tuple[dict[Any, Any], tuple[str, ...]]:
+    """Return the dict of tensors, and notes: the value itself, or the one dict in a training checkpoint that is a CLIP.
+
+    open_clip's loader takes `state_dict`; other training code has other keys.
+    """
+    found = {} if _holds_tensors(value, "") else dict(_clips(value, ()))
+    if isinstance(value, dict) and _holds_tensors(value.get("state_dict"), ""):
+        found[("state_dict",)] = value["state_dict"]
+    averaged = [(key,) for key in AVERAGED if isinstance(value, dict) and key in value and found]
+    models = [".".join(map(shown, keys)) for keys in dict.fromkeys((*found, *averaged))]
+    if len(models) > 1:
+        raise InputError(
+            f"{name} holds several models, raw or averaged: {', '.join(models)}",
+            "save the one that you ship on its own",
+        )
+    for keys, state in found.items():
+        path = ".".join(map(shown, keys))
+        beside = [shown(key) for key in value if isinstance(key, str) and key != keys[0]]
+        return state, (f"read {path} of the file" + (f", not {', '.join(beside[:8])}" if beside else ""),)
+    if not _holds_tensors(value, ""):
         raise InputError(f"{name} holds no state dict of tensors", "save model.state_dict()")
-    return value
+    return value, ()
+
+
+def _holds_tensors(value: Any, end: str) -> bool:
+    """Return whether a value is a dict with a tensor whose name ends in `end`."""
+    return isinstance(value, dict) and any(
+        isinstance(part, Tensor) and isinstance(key, str) and key.endswith(end) for key, part in value.items()
+    )
+
+
+def _clips(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
+    """Yield each dict inside a value that holds the tensors of a CLIP, with the keys that lead to it."""
+    if isinstance(value, dict) and len(path) < DEPTH:
+        for key, part in value.items():
+            if isinstance(key, str) and isinstance(part, dict):
+                if _holds_tensors(part, "logit_scale"):
+                    yield (*path, key), part
+                else:
+                    yield from _clips(part, (*path, key))
 
 
 def _tensors(state: dict[Any, Any], places: Places, root: str, name: str) -> Iterator[StoredTensor]:

@@ -14,9 +14,9 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from pargate.errors import InputError, OperationalError
 from pargate.images.hub import address, endpoint, translated
-from pargate.models import config
+from pargate.models import config, shards, transformers_folder
 from pargate.models.located import HUGGING_FACE, OPEN_CLIP, Located, configured, said_by
-from pargate.models.preprocessing import PREPROCESSOR_NAME
+from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """Files of a repository of which open_clip 3.3 downloads the first that exists (`download_pretrained_from_hf`)."""
@@ -35,17 +35,41 @@ def repository(source: str) -> Located:
         InputError: no such repository, revision or file, or access is not granted.
         OperationalError: the hub cannot be reached, or the files cannot be stored.
     """
-    name, _, revision = source.removeprefix(HUGGING_FACE).partition("@")
-    settings = _first(source, name, (config.CONFIG_NAME,), revision or None)
+    place, _, file = source.removeprefix(HUGGING_FACE).partition("#")
+    name, _, revision = place.partition("@")
+    settings = _present(source, name, config.CONFIG_NAME, revision or None)
+    if settings is None:
+        return _transformers(source, name, revision or None)
     model, overlay, by = configured(settings, source)
     # Weights of the same commit as the configuration, even if the branch moves meanwhile.
     commit = settings.parent.name if re.fullmatch("[0-9a-f]{40}", settings.parent.name) else revision or None
-    weights = _first(source, name, WEIGHTS, commit)
+    weights = _first(source, name, (file,) if file else WEIGHTS, commit)
     processor = _present(source, name, PREPROCESSOR_NAME, commit)
     other = _present(source, name, FROM_FOLDER, commit) if weights.name == WEIGHTS[1] else None
     tokenizer = _tokenizer(source, model, (name, commit))
     beside = (other,) if other else ()
     return Located(weights, model, overlay, source, by, folder=tokenizer, processor=processor, beside=beside)
+
+
+def _transformers(source: str, name: str, revision: str | None) -> Located:
+    """Return the files of a repository of transformers, or of sentence-transformers, which keeps it in a folder."""
+    places = ["", *(f"{folder}/" for folder in transformers_folder.NESTED)]
+    wanted = [f"{place}{transformers_folder.SETTINGS}" for place in places]
+    settings = next((path for file in wanted if (path := _present(source, name, file, revision))), None)
+    if settings is None:
+        settings = _first(source, name, (config.CONFIG_NAME,), revision)  # an error that names it
+    transformers_folder.model_config(settings)  # refused before the weights are fetched
+    folder = settings.parent
+    place = next((place for place in places[1:] if folder.name == place.rstrip("/")), "")
+    snapshot = folder.parent.name if place else folder.name
+    commit = snapshot if re.fullmatch("[0-9a-f]{40}", snapshot) else revision
+    for file in (PREPROCESSOR_NAME, PROCESSOR_NAME, *config.TOKENIZER_FILES):
+        _present(source, name, f"{place}{file}", commit)
+    weights = _first(source, name, [f"{place}{file}" for file in transformers_folder.WEIGHTS], commit)
+    if weights.name.endswith(shards.INDEX):
+        for file in sorted(set(shards.index(weights).values())):
+            _first(source, name, (f"{place}{file}",), commit)
+    return transformers_folder.located(folder)
 
 
 def published(source: str) -> Located:

@@ -8,7 +8,7 @@ from typing import Any
 from pargate.errors import InputError
 from pargate.files import leads_to_hub_blob
 from pargate.models.config import CONFIG_NAME, load_json
-from pargate.models.preprocessing import PREPROCESSOR_NAME
+from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME
 
 HUGGING_FACE = "hf-hub:"
 OPEN_CLIP = "open_clip:"
@@ -21,6 +21,12 @@ FOUND_SUFFIXES = (".safetensors", ".bin", ".pth")
 WEIGHT_SUFFIXES = (*FOUND_SUFFIXES, ".pt", ".ckpt")
 """Suffixes of weights files; open_clip reads the last two only if they are named."""
 
+LINKED = {
+    ".git/annex/": "fetch it and put it there: git annex get FILE, then git annex unlock FILE",
+    ".dvc/cache/": "fetch it and put it there: dvc pull FILE, then dvc unprotect FILE",
+}
+"""Advice for a link, by a part of the path that it leads to."""
+
 DEFAULTS = "the defaults of open_clip"
 """Origin of the preprocessing where the model does not define it."""
 
@@ -30,6 +36,7 @@ class Located:
     """A weights file and its configuration."""
 
     weights: Path
+    """The file, or the index of its parts."""
     model_cfg: dict[str, Any]
     preprocess_cfg: dict[str, Any]
     config_name: str
@@ -45,6 +52,10 @@ class Located:
     """Path of a `preprocessor_config.json`, which must not contradict the configuration."""
     beside: tuple[Path, ...] = ()
     """Other weights files that another loader could read."""
+    layout: str = "open_clip"
+    """Name of the layout, as the report of `inspect` says it."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was chosen among several files or inferred."""
 
 
 def configured(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -102,22 +113,26 @@ def in_folder(folder: Path, weights: Path, beside: tuple[Path, ...] = ()) -> Loc
     if not path.is_file():
         raise InputError(f"{folder} holds no {CONFIG_NAME}", "give an open_clip folder, or a file with --arch")
     for part in (path, weights, *beside):
-        _stay_inside(folder, part)
+        stay_inside(folder, part)
     model, overlay, by = configured(path, str(path))
     return Located(weights, model, overlay, str(path), by, folder=folder, processor=processor(folder), beside=beside)
 
 
 def processor(folder: Path) -> Path | None:
-    """Return the path of the folder's `preprocessor_config.json`, or None."""
-    path = folder / PREPROCESSOR_NAME
-    if not path.is_file():
-        return None
-    _stay_inside(folder, path)
-    return path
+    """Return the path of the folder's `preprocessor_config.json`, or of what newer transformers write instead."""
+    for name in (PREPROCESSOR_NAME, PROCESSOR_NAME):
+        path = folder / name
+        if path.is_file():
+            stay_inside(folder, path)
+            return path
+    return None
 
 
-def _stay_inside(folder: Path, path: Path) -> None:
+def stay_inside(folder: Path, path: Path) -> None:
     """Raise if a path is a link out of a model's folder, except into the blobs of its hub cache."""
     real = Path(os.path.realpath(path))  # does not fail on circular links
     if not real.is_relative_to(os.path.realpath(folder)) and not leads_to_hub_blob(path):
-        raise InputError(f"{path} is a link out of its folder, to {real}", "put the file itself there")
+        fetch = next(
+            (advice for part, advice in LINKED.items() if part in real.as_posix()), "put the file itself there"
+        )
+        raise InputError(f"{path} is a link out of its folder, to {real}", fetch)

@@ -11,16 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from pargate.core.choices import SavedLayout
 from pargate.core.model import Activation, Checkpoint, Precision, TensorInfo
 from pargate.core.provenance import Subject
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.models import graphs, weights
+from pargate.models import graphs, hugging_face, shards, transformers_folder, weights
 from pargate.models.archive import StoredTensor
 from pargate.models.config import WEIGHT_NAMES, check, config_digest, name_of, preprocess, tokenizer_files
 from pargate.models.located import Located
+from pargate.models.naming import Named, in_model
 from pargate.models.preprocessing import of_processor, refuse_contradiction
 from pargate.models.save import changed, save_config
-from pargate.models.shapes import plain_names
 
 if TYPE_CHECKING:
     from pargate.models.onnx import OnnxEncoder
@@ -43,7 +44,7 @@ class Model:
     @property
     def dtypes(self) -> dict[str, str]:
         """The dtype of each tensor in the file, by its name in the model."""
-        return {name: tensor.dtype for name, tensor in plain_names(self.tensors, self.checkpoint.source).items()}
+        return {tensor.name: tensor.dtype for tensor in self.tensors}
 
     def take(self) -> mmap:
         """Return the checked bytes of the weights file; the caller may change them.
@@ -58,7 +59,7 @@ class Model:
             raise RuntimeError("the checkpoint's bytes were not kept")
         content, self._content = self._content, None
         if content is None:
-            again = weights.read(Path(self.checkpoint.weights), self.checkpoint.source, keep=True)
+            again = shards.read(Path(self.checkpoint.weights), self.checkpoint.source, keep=True)
             if again.sha256 != self.checkpoint.sha256 or again.content is None:
                 raise changed(self.checkpoint.weights)
             content = again.content
@@ -118,23 +119,37 @@ class Model:
             raise RuntimeError("the checkpoint's graphs were not kept")
         return self._graphs
 
-    def save(self, folder: Path, trained: "Network | None" = None) -> tuple[Subject, ...]:
-        """Write an open_clip folder; return each file with its digest and size.
+    def save(
+        self, folder: Path, trained: "Network | None" = None, layout: SavedLayout = "open_clip"
+    ) -> tuple[Subject, ...]:
+        """Write an open_clip folder, or one in the layout that the model came in; return each file with its digest.
 
         The same tensors always give the same bytes. The network is kept for the next `network` or `encoder`.
 
         Args:
             folder: an empty folder.
             trained: the network whose weights are written; the model's own by default.
+            layout: `keep` for that of the model; see `refuse_unkept`.
 
         Raises:
             InputError: as `network`, or the tokenizer's files changed since the model was opened.
             OperationalError: a weight does not fit into its dtype, or the disk is full.
         """
-        from pargate.models.torch.save import save_weights
+        from pargate.models.torch.save import save_weights, stored_types
 
         network = self.network() if trained is None else trained
-        written = (save_weights(folder / WEIGHT_NAMES[0], network, self.dtypes), *save_config(folder, self.checkpoint))
+        types, state = stored_types(network, self.dtypes), network.state_dict()
+        written: tuple[Subject, ...]
+        if layout == "keep" and self.checkpoint.layout == transformers_folder.LAYOUT:
+            config, name = self.checkpoint.config, folder / transformers_folder.WEIGHTS[0]
+            weights_file = save_weights(
+                name, hugging_face.split(state, config), hugging_face.split_types(types, config), {"format": "pt"}
+            )
+            written = (weights_file, *transformers_folder.save_settings(folder, self.checkpoint))
+        else:
+            written = (
+                save_weights(folder / WEIGHT_NAMES[0], state, types), *save_config(folder, self.checkpoint)
+            )  # fmt: skip
         if trained is None:
             self._network = network
         return written
@@ -178,7 +193,7 @@ def read_located(source: str, found: Located, keep: bool) -> Model:
         name = str(found.processor)
         refuse_contradiction(rule, found.preprocess_from, found.model_cfg, of_processor(found.processor), name)
     tokenizer = tokenizer_files(found.model_cfg, found.folder, found.config_name)
-    file = _read(source, found, keep)
+    file, model = _read(source, found, keep)
     checkpoint = Checkpoint(
         source=source,
         weights=str(found.weights),
@@ -189,35 +204,39 @@ def read_located(source: str, found: Located, keep: bool) -> Model:
         architecture=found.architecture or name_of(found.model_cfg),
         config=found.model_cfg,
         preprocess=rule,
-        tensors=tuple(TensorInfo(t.name, t.dtype, t.shape) for t in file.tensors),
+        tensors=tuple(TensorInfo(t.name, t.dtype, t.shape) for t in model.tensors),
         activation_known=found.activation_known,
         preprocess_from=found.preprocess_from,
         preprocess_known=None not in (found.preprocess_cfg.get("mean"), found.preprocess_cfg.get("std")),
         folder=str(found.folder) if found.folder else None,
+        layout=found.layout,
+        notes=(*found.notes, *file.notes, *model.notes),
     )
-    return Model(checkpoint, file.tensors, file.content, keep)
+    return Model(checkpoint, model.tensors, file.content, keep)
 
 
-def _read(source: str, found: Located, keep: bool) -> weights.WeightsFile:
-    """Return the weights; raise if other weights beside them are different."""
+def _read(source: str, found: Located, keep: bool) -> tuple[weights.WeightsFile, Named]:
+    """Return the weights and their tensors in the model; raise if other weights beside them are different."""
 
     def label(path: Path) -> str:
         return source if path.name in source else f"{source} ({path.name})"
 
-    file = weights.read(found.weights, label(found.weights), keep=keep or bool(found.beside))
+    file = shards.read(found.weights, label(found.weights), keep=keep or bool(found.beside))
+    model = in_model(file.tensors, found.model_cfg, source)
     for path in found.beside:
         advice = f"remove it, or name the file: {found.weights}"
         try:
-            other = weights.read(path, label(path), keep=True)
+            other = shards.read(path, label(path), keep=True)
+            theirs = in_model(other.tensors, found.model_cfg, label(path))
         except InputError as error:
             raise InputError(
                 f"{source} holds {path.name} beside {found.weights.name}, which cannot be compared: {error.message}",
                 advice,
             ) from error
-        if not weights.same_tensors(file, other):
+        if not weights.same_tensors((file, model.tensors), (other, theirs.tensors)):
             raise UnsafeCheckpoint(
                 f"{source} means different models to different readers: {path.name} beside {found.weights.name} "
                 "holds other tensors",
                 advice,
             )
-    return file if keep else replace(file, content=None)
+    return (file if keep else replace(file, content=None)), model

@@ -48,9 +48,9 @@ def open_model(source: str, *, arch: str | None = None, keep: bool = True, diges
     """Return the model named by `source`, checked and ready to be loaded.
 
     Args:
-        source: an open_clip folder, a weights file (with `arch`, or with its configuration beside it), a folder of
-            graphs that `pargate export` wrote or a bundle that holds one, or a hub's `hf-hub:ORG/NAME[@REV]` or
-            `open_clip:ARCH/TAG`, which is downloaded.
+        source: an open_clip folder, one of transformers, a file in a folder as `FOLDER#FILE`, a weights file (with
+            `arch`, or with its configuration beside it), a folder of graphs that `pargate export` wrote or a bundle
+            that holds one, or a hub's `hf-hub:ORG/NAME[@REV]` or `open_clip:ARCH/TAG`, which is downloaded.
         arch: open_clip's name of the architecture, for a file without a configuration.
         keep: whether the bytes stay in memory; False for the facts alone.
         digest: the expected `Checkpoint.digest`, where it is known.
@@ -58,6 +58,7 @@ def open_model(source: str, *, arch: str | None = None, keep: bool = True, diges
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `inspect`; or the digest is another one.
     """
+    source = _named_file(source)
     layout = _layout(source)
     if arch and layout.graph:
         raise InputError(f"--arch {arch} does not go with the graphs in {source}", "drop it: they name it themselves")
@@ -70,6 +71,12 @@ def open_model(source: str, *, arch: str | None = None, keep: bool = True, diges
     if digest not in (None, model.checkpoint.digest):
         raise changed(source)
     return model
+
+
+def _named_file(source: str) -> str:
+    """Return the path of a file that is named as `FOLDER#FILE`, or the source itself."""
+    folder, mark, name = source.rpartition("#")
+    return str(Path(folder) / name) if mark and name and _is_folder(folder) and not _is_folder(source) else source
 
 
 def _layout(source: str) -> Layout:

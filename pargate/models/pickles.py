@@ -3,8 +3,8 @@
 A pickle is a program for a stack machine whose opcodes can import and call anything. This interpreter supports only the
 opcodes for dicts, lists, plain values and tensors, and represents a global by its name. The names that torch's
 weights-only reader allows are of three kinds: those of tensors are interpreted, those of plain values (a size, a dtype,
-a set) are kept as `Opaque`, and those of other kinds of tensors are refused as not read. Every other name could run
-code.
+a set) are kept as `Opaque`, and those of other kinds of tensors are refused as not read. Settings that training code
+saves beside the weights (`SKIPPED`) are kept as `Opaque` too. Every other name could run code.
 """
 
 import io
@@ -91,6 +91,38 @@ UNREAD = {
     ),
 } - READ
 """Globals for other kinds of tensors in torch's weights-only reader; some change a tensor that was built before."""
+
+_BUILTINS = ("bool", "dict", "float", "frozenset", "int", "list", "range", "slice", "str", "tuple", "xrange")
+_PATHS = ("PosixPath", "PurePath", "PurePosixPath", "PureWindowsPath", "WindowsPath")
+_ATTRIBUTES = ("lightning_fabric.utilities.data", "lightning.fabric.utilities.data",
+               "pytorch_lightning.utilities.parsing", "lightning.pytorch.utilities.parsing")  # fmt: skip
+_NODES = ("AnyNode", "BooleanNode", "BytesNode", "FloatNode", "IntegerNode", "PathNode", "StringNode")
+
+SKIPPED = {
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "collections.defaultdict",
+    "collections.deque",
+    "decimal.Decimal",
+    "fractions.Fraction",
+    "uuid.UUID",
+    "typing.Any",
+    "torch.torch_version.TorchVersion",
+    "numpy.ndarray",
+    "numpy.dtype",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *(f"datetime.{name}" for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in _BUILTINS),
+    *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
+    *(f"{module}.AttributeDict" for module in _ATTRIBUTES),
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    *(f"omegaconf.nodes.{name}" for name in _NODES),
+}
+"""Globals for the settings and states that training code saves beside the weights. Making and filling them runs nothing
+that a file could choose, and changes none of their arguments. They are skipped."""
 
 KNOWN = READ | PLAIN | UNREAD
 """Globals that do not run code: the list of torch's weights-only reader, from 2.11 to 2.15."""
@@ -253,7 +285,7 @@ def search(content: bytes, pickles: int = 1) -> Found:
                 marked |= operation.name == "MARK"
                 named = _named(operation.name, argument, pushed)
                 if named is not None and (operation.name != "INST" or marked):
-                    names |= {} if named in KNOWN else {named: None}
+                    names |= {} if named in KNOWN | SKIPPED else {named: None}
                 if names and operation.name in _CALLS:
                     call = call or operation.name
                 if operation.name in _STORES:
@@ -347,9 +379,11 @@ class _Machine:
             self.stack.append(self.call(*self.last(2)))
         elif operation == "BUILD":
             (state,) = self.last(1)
-            self.filled(Ordered)
+            target = self.filled(Ordered)
             # An ordered dict has `_metadata`, the versions of torch's modules, which are not read here.
-            if not isinstance(state, dict) or any(type(k) is not str or hasattr(OrderedDict, k) for k in state):
+            if target is self.stack[-1] and (
+                not isinstance(state, dict) or any(type(k) is not str or hasattr(OrderedDict, k) for k in state)
+            ):
                 self.differs("its pickle replaces the methods of a dict")
         elif operation in _STRINGS:
             self.differs(f"its pickle uses {operation}, text that names no encoding")
@@ -394,10 +428,12 @@ class _Machine:
     def makes_plain(self) -> bool:
         """Return whether NEWOBJ, whose class and arguments are on the stack, makes a value that is not interpreted."""
         kind = self.stack[-2] if len(self.stack) > 1 else None
-        return isinstance(kind, _Global) and kind.name in PLAIN | UNREAD
+        return isinstance(kind, _Global) and kind.name in PLAIN | UNREAD | SKIPPED
 
     def filled(self, *kinds: type) -> Any:
         """Return the topmost value, which must be of one of `kinds`: filling another object could call its methods."""
+        if isinstance(self.stack[-1], Opaque) and self.stack[-1].name in SKIPPED:
+            return kinds[0]()  # forgotten at once
         if isinstance(self.stack[-1], Opaque):
             self.unread(f"its pickle fills in {self.stack[-1].name}")
         if type(self.stack[-1]) not in kinds:
@@ -405,7 +441,7 @@ class _Machine:
         return self.stack[-1]
 
     def known(self, name: str) -> _Global:
-        if name not in KNOWN:
+        if name not in KNOWN | SKIPPED:
             self.unsafe(f"its pickle names {shown(name)}")
         return _Global(name)
 
@@ -452,7 +488,7 @@ class _Machine:
                 return Tensor(storage, first, shape, strides)
             case _Global(name), (Tensor() as tensor, bool(), dict()) if name == REBUILD_PARAMETER:
                 return tensor
-            case _Global(name), tuple() if name in PLAIN:
+            case _Global(name), tuple() if name in PLAIN | SKIPPED:
                 return Opaque(name)
             case _Global(name), _ if name in UNREAD:
                 self.unread(f"it holds a kind of tensor that {name} makes")

@@ -19,6 +19,9 @@ from pargate.models.config import CONFIG_NAME, architectures, base_name, load_js
 PREPROCESSOR_NAME = "preprocessor_config.json"
 """File name of Hugging Face's image processors."""
 
+PROCESSOR_NAME = "processor_config.json"
+"""File name under which transformers 5 saves an image processor together with a tokenizer."""
+
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Names of Pillow's filters, by number."""
 
@@ -121,7 +124,11 @@ def of_processor(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is not readable, or no `preprocess_cfg` can express it.
     """
-    given = {key: value for key, value in load_json(path).items() if value is not None}
+    document = load_json(path)
+    document = document.get("image_processor", document if path.name == PREPROCESSOR_NAME else {})
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: image_processor is not an object", "restore the file")
+    given = {key: value for key, value in document.items() if value is not None}
     said: dict[str, Any] = {}
     for key, ours in (("image_mean", "mean"), ("image_std", "std"), ("resample", "interpolation")):
         if key in given:

@@ -19,19 +19,20 @@ def save_config(folder: Path, checkpoint: Checkpoint) -> Iterator[Subject]:
     Raises:
         InputError: the tokenizer's files changed since the checkpoint was opened.
     """
-    yield _written(folder, CONFIG_NAME, config_bytes(checkpoint))
+    yield written(folder, CONFIG_NAME, config_bytes(checkpoint))
     home = Path(checkpoint.folder) if checkpoint.folder else None
     digests = {}
     for name in tokenizer_files(checkpoint.config, home, checkpoint.source):
         assert home is not None  # the files were found there
-        made = _written(folder, name, read_bytes(home / name, limits.TOKENIZER_BYTES))
+        made = written(folder, name, read_bytes(home / name, limits.TOKENIZER_BYTES))
         digests[name] = made.sha256
         yield made
     if config_digest(checkpoint.config, checkpoint.preprocess, digests) != checkpoint.config_sha256:
         raise changed(f"the tokenizer in {home}")
 
 
-def _written(folder: Path, name: str, content: bytes) -> Subject:
+def written(folder: Path, name: str, content: bytes) -> Subject:
+    """Write a file; return it with its digest and size."""
     (folder / name).write_bytes(content)
     return Subject(name=name, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
 

@@ -4,13 +4,14 @@ The shapes of open_clip's own towers are computed from the configuration. For ot
 `torch.build.check` builds the model.
 """
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from pargate.core.model import CONTEXT_LENGTH, Checkpoint, TensorInfo
 from pargate.errors import InputError
 from pargate.models.archive import StoredTensor
-from pargate.models.config import VOCABULARY, image_size
+from pargate.models.config import VOCABULARY, architectures, image_size, load_json
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "BOOL"})
@@ -21,6 +22,12 @@ NAMED = 4
 
 COUNT = ".num_batches_tracked"
 """Suffix of BatchNorm's batch counter, which encoding does not use."""
+
+BIAS = "logit_bias"
+"""Name of the number that is added to the scaled cosine."""
+
+ABSENT = (COUNT, BIAS)
+"""Ends of the names of tensors that may be missing; they are 0 then, as open_clip's loader makes them."""
 
 MODEL_FIELDS = frozenset(
     {
@@ -72,37 +79,20 @@ def check(checkpoint: Checkpoint) -> bool:
     wanted = expected(checkpoint.config)
     if wanted is None:
         return False
-    refuse_others(plain_names(checkpoint.tensors, checkpoint.source), wanted, checkpoint.source)
+    refuse_others({t.name: t for t in checkpoint.tensors}, wanted, checkpoint.source)
     return True
 
 
 # --- comparing ---------------------------------------------------------------------------------------
 
 
-def plain_names(tensors: Iterable[Tensor], source: str) -> dict[str, Tensor]:
-    """Return the tensors by their names in the model, without the prefixes of DDP and torch.compile.
-
-    Prefixes are removed name by name; open_clip's loader removes the prefix of the first name from all.
-    """
-    found: dict[str, Tensor] = {}
-    for tensor in tensors:
-        parts = [part for part in tensor.name.split(".") if part != "_orig_mod"]
-        while parts[0] == "module" and len(parts) > 1:
-            parts = parts[1:]
-        name = ".".join(parts)
-        if name in found:
-            raise InputError(f"{source} holds {name} twice, under different prefixes", "save the weights again")
-        found[name] = tensor
-    return found
-
-
 def refuse_others(tensors: dict[str, Tensor], wanted: Shapes, source: str) -> None:
-    """Raise if the tensors differ from those that are wanted; only BatchNorm's counters may be missing.
+    """Raise if the tensors differ from those that are wanted; only those of `ABSENT` may be missing.
 
     Raises:
         InputError: tensors are missing, left over, or of another shape or dtype.
     """
-    missing = [name for name in wanted if name not in tensors and not name.endswith(COUNT)]
+    missing = [name for name in wanted if name not in tensors and not name.endswith(ABSENT)]
     refuse(missing, source, "lacks tensors of the model")
     refuse([name for name in tensors if name not in wanted], source, "holds tensors that the model has not")
     refuse(
@@ -118,11 +108,24 @@ def refuse_others(tensors: dict[str, Tensor], wanted: Shapes, source: str) -> No
         if tensor.dtype not in FLOATS | INTEGERS:
             advice = "save the weights as float32 or float16"
             raise InputError(f"{source}: {tensor.name} is stored as {tensor.dtype}", advice)
-        if wanted[name].floating != (tensor.dtype in FLOATS):
+        if wanted[name].floating != (tensor.dtype in FLOATS) and not name.endswith(COUNT):
             kind = "fractions" if wanted[name].floating else "whole numbers"
             raise InputError(
                 f"{source}: {tensor.name} is stored as {tensor.dtype}, the model's are {kind}", "save the weights again"
             )
+
+
+def matching(tensors: dict[str, Tensor]) -> list[str]:
+    """Return the names of open_clip's architectures that have exactly these tensors, of those known here."""
+    found = []
+    for name, path in architectures().items():
+        config = load_json(path)
+        wanted = expected(config) if {"vision_cfg", "text_cfg", "embed_dim"} <= config.keys() else None
+        if wanted is not None and tensors.keys() <= wanted.keys():
+            with contextlib.suppress(InputError):
+                refuse_others(tensors, wanted, name)
+                found.append(name)
+    return found
 
 
 def refuse(found: list[str], source: str, what: str) -> None:
@@ -137,7 +140,7 @@ def refuse(found: list[str], source: str, what: str) -> None:
 
 def _is_scale(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Return whether a tensor is a scale that one model stores as a scalar and the other as a vector."""
-    return name in ("logit_scale", "logit_bias") and {one, other} == {(), (1,)}
+    return name in ("logit_scale", BIAS) and {one, other} == {(), (1,)}
 
 
 # --- computing ---------------------------------------------------------------------------------------
@@ -161,7 +164,7 @@ def expected(config: dict[str, Any]) -> Shapes | None:
     scale = Wanted((1,) if config.get("nonscalar_logit_scale") else ())
     found = {"logit_scale": scale, **{f"visual.{name}": wanted for name, wanted in image}, **dict(captions)}
     if config.get("init_logit_bias") is not None:
-        found["logit_bias"] = scale
+        found[BIAS] = scale
     return found
 
 

@@ -6,13 +6,16 @@ a Hugging Face tokenizer from its one file. Nothing is looked up by name or down
 
 import contextlib
 import gzip
+import importlib.util
 import io
+import json
 import os
 import string
 import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,6 +25,8 @@ from pargate import limits
 from pargate.core.names import repaired
 from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError, PargateError, first_line
+from pargate.files import read_bytes
+from pargate.models.config import parse_object
 
 Tokens = NDArray[np.int64]
 Tokenize = Callable[[Sequence[str]], Tokens]
@@ -37,6 +42,9 @@ VOCABULARY = MERGES + 2 * 256 + 2
 """Number of CLIP's tokens: bytes within and at the end of a word, merges, start and end."""
 
 START, END = "<start_of_text>", "<end_of_text>"
+
+WORDS = json.dumps(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")[1:-1]
+"""Regular expression for the words of CLIP's tokenizer in a `tokenizer.json`, as JSON."""
 
 
 class TextRule(Value):
@@ -160,6 +168,68 @@ CLEANINGS: dict[str, Callable[[str], str]] = {
 # --- byte pairs --------------------------------------------------------------------------------------
 
 
+def vocabulary(content: bytes, name: str) -> tuple[list[tuple[str, str]], dict[str, int]]:
+    """Return the merges and the ids of CLIP's tokens from gzipped `content`: one merge per line, after the first line.
+
+    Raises:
+        InputError: it is damaged, or another vocabulary.
+    """
+    from tokenizers import pre_tokenizers
+
+    try:
+        with gzip.open(io.BytesIO(content)) as stream:
+            lines = stream.read(limits.VOCABULARY_BYTES).decode().split("\n")
+        merges = [(first, second) for first, second in map(str.split, lines[1 : 1 + MERGES])]
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"cannot read the vocabulary {name}: {str(error)[:120]}", "restore the file") from error
+    if len(merges) != MERGES:
+        raise InputError(f"{name} is not CLIP's vocabulary", "restore the file")
+    singles = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*singles, *(s + "</w>" for s in singles), *("".join(merge) for merge in merges), START, END]
+    return merges, {word: number for number, word in enumerate(words)}
+
+
+def clips_vocabulary() -> bytes:
+    """Return the file of CLIP's vocabulary, from the open_clip package, which is not imported."""
+    found = importlib.util.find_spec("open_clip")
+    assert found is not None and found.origin is not None  # it is one of pargate's dependencies
+    return (Path(found.origin).parent / FILES["bpe"]).read_bytes()
+
+
+def is_clips_own(folder: Path) -> bool:
+    """Return whether the tokenizer that transformers reads from `folder` splits captions as CLIP's own does.
+
+    The files are compared: merges, ids and, in a `tokenizer.json`, the steps before them.
+    """
+    whole = folder / FILES["huggingface"]
+    try:
+        if whole.is_file():
+            given = parse_object(read_bytes(whole, limits.TOKENIZER_BYTES), str(whole))
+            steps = json.dumps([given.get("normalizer"), given.get("pre_tokenizer")])
+            if not all(f'"{step}"' in steps for step in ("Lowercase", "Split", "ByteLevel")) or WORDS not in steps:
+                return False
+            model = given.get("model")
+            stated = (model.get("merges"), model.get("vocab")) if isinstance(model, dict) else (None, None)
+        else:
+            lines = read_bytes(folder / "merges.txt", limits.TOKENIZER_BYTES).decode().split("\n")
+            stated = ([line for line in lines if line and not line.startswith("#version")],
+                      parse_object(read_bytes(folder / "vocab.json", limits.TOKENIZER_BYTES), "vocab.json"))  # fmt: skip
+    except (OSError, UnicodeError):
+        return False
+    merges, ids = vocabulary(clips_vocabulary(), FILES["bpe"])
+    ours = {{START: "<|startoftext|>", END: "<|endoftext|>"}.get(word, word): number for word, number in ids.items()}
+    listed = stated[0] if isinstance(stated[0], list) else []
+    return (
+        stated[1] == ours
+        and [
+            tuple(merge.split(" ") if isinstance(merge, str) else merge)
+            for merge in listed
+            if isinstance(merge, str | list)
+        ]
+        == merges
+    )
+
+
 class BytePairs:
     """CLIP's byte-pair encoding (Radford et al. 2021, after Sennrich et al. 2016), from its list of merges.
 
@@ -176,17 +246,7 @@ class BytePairs:
         import regex  # type: ignore[import-untyped]  # `re` has no Unicode letter classes
         from tokenizers import Tokenizer, models, pre_tokenizers
 
-        try:
-            with gzip.open(io.BytesIO(content)) as stream:
-                lines = stream.read(limits.VOCABULARY_BYTES).decode().split("\n")
-            merges = [(first, second) for first, second in map(str.split, lines[1 : 1 + MERGES])]
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise InputError(f"cannot read the vocabulary {name}: {str(error)[:120]}", "restore the file") from error
-        if len(merges) != MERGES:
-            raise InputError(f"{name} is not CLIP's vocabulary", "restore the file")
-        singles = sorted(pre_tokenizers.ByteLevel.alphabet())
-        words = [*singles, *(s + "</w>" for s in singles), *("".join(merge) for merge in merges), START, END]
-        ids = {word: number for number, word in enumerate(words)}
+        merges, ids = vocabulary(content, name)
         with usable(name):
             self._joined = Tokenizer(models.BPE(ids, merges, end_of_word_suffix="</w>"))
         self._joined.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

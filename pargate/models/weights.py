@@ -12,8 +12,8 @@ import math
 import mmap
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class WeightsFile:
     tensors: tuple[StoredTensor, ...] = field(repr=False)
     content: mmap.mmap | None = field(repr=False)
     """Content of the file, if it was kept: anonymous memory, of which parts can be freed."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what was found beside the tensors, and not read."""
 
 
 def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
@@ -71,9 +73,9 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
         sha256, content = take(stream, size, label, keep=keep)
         source = _Source(stream, size, content)
         if source.read_at(0, 4) == ZIP:
-            form, tensors = "torch-zip", _archive(source, label)
+            form, (tensors, notes) = "torch-zip", _archive(source, label)
         else:
-            form, tensors = "safetensors", _safetensors(source, label)
+            form, tensors, notes = "safetensors", _safetensors(source, label), ()
     _refuse_renamed([tensor.name for tensor in tensors], label)
     for tensor in tensors:
         if len(tensor.name) > limits.TENSOR_NAME or not tensor.name.isprintable():
@@ -82,13 +84,14 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
         raise InputError(f"{label} holds {len(tensors)} tensors, more than any CLIP", "save the model's tensors alone")
     if not tensors:
         raise InputError(f"{label} holds no tensors", "save the weights again")
-    return WeightsFile(form, sha256, size, tensors, content)
+    return WeightsFile(form, sha256, size, tensors, content, notes)
 
 
 def _refuse_renamed(names: list[str], label: str) -> None:
     """Raise if open_clip would rename tensors in a way of its own."""
     if "state_dict" in names:
         raise InputError(f"{label}: a tensor is called state_dict, which open_clip takes for all of them", "rename it")
+    names = [name for name in names if name != "n_averaged"]  # of an AveragedModel; no tensor of the model
     # open_clip looks at the first name only, and cuts the length of its prefix from every name.
     first = next((name for name in (*names[:1], min(names, default="")) if name.startswith("module")), None)
     if first is not None and not all(name.startswith("module.") for name in names):
@@ -99,24 +102,29 @@ def _refuse_renamed(names: list[str], label: str) -> None:
         )
 
 
-def same_tensors(first: WeightsFile, second: WeightsFile) -> bool:
+Held = tuple[WeightsFile, Sequence[StoredTensor]]
+"""A kept file and its tensors, as the model names them."""
+
+
+def same_tensors(first: Held, second: Held) -> bool:
     """Return whether two kept files hold the same tensors, bit for bit."""
-    return first.sha256 == second.sha256 or _digests(first) == _digests(second)
+    return first[0].sha256 == second[0].sha256 or _digests(*first) == _digests(*second)
 
 
-def _digests(file: WeightsFile) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+def _digests(file: WeightsFile, tensors: Sequence[StoredTensor]) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
     """Return the dtype, the shape and the SHA-256 of the values of each tensor."""
     if file.content is None:
         raise ValueError("the bytes were not kept")
     content, found = np.frombuffer(file.content, np.uint8), {}
-    for tensor in file.tensors:
+    for tensor in tensors:
         width, digest = WIDTHS[tensor.dtype], hashlib.sha256()
-        if 0 not in tensor.shape:
-            steps = (*(step * width for step in tensor.strides), 1)
-            values = np.lib.stride_tricks.as_strided(
-                content[tensor.offset :], (*tensor.shape, width), steps, writeable=False
-            )
-            digest.update(np.ascontiguousarray(values).data)
+        for part in tensor.parts or (tensor,):
+            if 0 not in part.shape:
+                steps = (*(step * width for step in part.strides), 1)
+                values = np.lib.stride_tricks.as_strided(
+                    content[part.offset :], (*part.shape, width), steps, writeable=False
+                )
+                digest.update(np.ascontiguousarray(values).data)
         found[tensor.name] = (tensor.dtype, tensor.shape, digest.digest())
     return found
 
@@ -153,7 +161,8 @@ def _head(stream: io.BufferedReader) -> bytes:
     return head
 
 
-def _memory(size: int) -> mmap.mmap:
+def memory(size: int) -> mmap.mmap:
+    """Return anonymous memory of `size` bytes, of which parts can be freed."""
     if sys.platform == "win32":
         return mmap.mmap(-1, size)
     # Private, since shared memory cannot be freed in parts.
@@ -163,7 +172,7 @@ def _memory(size: int) -> mmap.mmap:
 def take(stream: io.BufferedReader, size: int, label: str, *, keep: bool) -> tuple[str, mmap.mmap | None]:
     """Return the digest of the file and, if `keep`, its content, from one pass over it."""
     try:
-        content = _memory(size if keep else min(size, _CHUNK))
+        content = memory(size if keep else min(size, _CHUNK))
     except (MemoryError, OSError, OverflowError) as error:
         raise OperationalError(
             f"{label} has {size / 2**30:.1f} GiB and does not fit into memory",
@@ -293,8 +302,8 @@ def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
     raise InputError(f"{label} is neither safetensors nor a torch zip archive", "give the weights as safetensors")
 
 
-def _archive(source: _Source, label: str) -> tuple[StoredTensor, ...]:
-    """Return the tensors of a torch archive; raise if it is none, with the code that it wraps."""
+def _archive(source: _Source, label: str) -> tuple[tuple[StoredTensor, ...], tuple[str, ...]]:
+    """Return the tensors of a torch archive, and notes; raise if it is none, with the code that it wraps."""
     try:
         return archive.read(source.read_at, source.size, label)
     except InputError:
@@ -325,7 +334,10 @@ def _safetensors(source: _Source, label: str) -> tuple[StoredTensor, ...]:
             f"it has {source.size} bytes, its header describes {8 + length + at}",
             "copy or download it again",
         )
-    return tuple(tensors)
+    # What safetensors' `save_model` leaves out of tied tensors, it notes with the name of the one that it kept.
+    kept = {tensor.name: tensor for tensor in tensors}
+    tied = [replace(kept[other], name=name) for name, other in notes.items() if other in kept and name not in kept]
+    return (*tensors, *tied)
 
 
 def _entry(name: str, entry: Any, label: str) -> tuple[str, tuple[int, ...], int, int]:

@@ -27,7 +27,7 @@ NUMPY = {
 
 
 def read(content: bytes) -> tuple[archive.StoredTensor, ...]:
-    return archive.read(lambda at, n: content[at : at + n], len(content), "model.pt")
+    return archive.read(lambda at, n: content[at : at + n], len(content), "model.pt")[0]
 
 
 def saved(value: object) -> bytes:
@@ -147,15 +147,19 @@ class Runs:
         return self.call
 
 
+@pytest.mark.parametrize("value", [argparse.Namespace(lr=1), np.float32(1), Path("x")])
+def test_settings_among_the_tensors_are_harmless_and_not_read(value):
+    with pytest.raises(InputError, match="args in its state dict is not a named tensor") as caught:
+        read(saved({"weight": torch.ones(1), "args": value}))
+    assert not isinstance(caught.value, UnsafeCheckpoint)
+
+
 @pytest.mark.parametrize(
     ("value", "named"),
     [
         (Runs(os.system, "true"), f"{os.system.__module__}.system"),
         (Runs(eval, "1"), "__builtin__.eval"),
         (Runs(getattr, "", "join"), "__builtin__.getattr"),
-        (argparse.Namespace(lr=1), "argparse.Namespace"),
-        (np.float32(1), "numpy"),
-        (Path("x"), "pathlib"),
         (nn.ReLU, "torch.nn.modules.activation.ReLU"),
     ],
 )

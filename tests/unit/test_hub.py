@@ -293,3 +293,12 @@ def test_offline_without_a_copy_says_so(server, monkeypatch):
         hub.repository("hf-hub:org/model")
     assert "cache" in caught.value.message
     assert not server.asked
+
+
+@pytest.mark.parametrize("place", ["", "0_CLIPModel/"])
+def test_a_repository_of_transformers_is_fetched_with_its_shards(place: str, server: Hub, tmp_path: Path) -> None:
+    from foreign_layouts import clip_model, sharded
+
+    folder = sharded(clip_model(), tmp_path / "clip")
+    server.repositories["org/clip"] = {f"{place}{path.name}": path.read_bytes() for path in folder.iterdir()}
+    assert inspect("hf-hub:org/clip").sha256 == inspect(str(folder)).sha256

@@ -114,7 +114,7 @@ def run(
         request, checkpoint, pairs, proposal, trained, [*notices, *late], time.monotonic() - began, str(place)
     )
     try:
-        record = _write(request.out, opened, model, record)
+        record = _write(request, opened, model, record)
     except (InputError, OperationalError) as error:
         kept = "; the training is kept, and --resume writes its result" if store.path.exists() else ""
         raise type(error)(error.message, error.hint + kept) from error
@@ -208,10 +208,12 @@ def _record(
     )
 
 
-def _write(out: Path, opened: Model, network: torch.nn.Module, record: ProvenanceRecord) -> ProvenanceRecord:
+def _write(
+    request: CleanRequest, opened: Model, network: torch.nn.Module, record: ProvenanceRecord
+) -> ProvenanceRecord:
     """Write the folder of the cleaned model, complete or not at all; return the record with the written files."""
-    with atomic_folder(out) as folder:
-        record = record.model_copy(update={"outputs": opened.save(folder, network)})
+    with atomic_folder(request.out) as folder:
+        record = record.model_copy(update={"outputs": opened.save(folder, network, request.layout)})
         (folder / RECORD_NAME).write_bytes(record.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
         (folder / CURVES_NAME).write_text(training_curves(record), encoding="utf-8", newline="\n")
     return record

@@ -5,11 +5,17 @@ from pathlib import Path
 
 from pargate.errors import InputError
 from pargate.models import weights
-from pargate.models.config import CONFIG_NAME, architecture, differences, preprocess, says_activation
+from pargate.models.config import CONFIG_NAME, architecture, base_name, differences, preprocess, says_activation
 from pargate.models.layouts import LAYOUTS
 from pargate.models.located import DEFAULTS, Located, in_folder, processor
 from pargate.models.model import Model, read_located
+from pargate.models.naming import NUMBERS, in_model
 from pargate.models.preprocessing import named, of_processor, quick_gelu, refuse_contradiction, undecided, ways
+from pargate.models.shapes import matching
+from pargate.models.transformers_folder import SETTINGS, located
+
+FILE = "file"
+"""Name of the layout of a file without a configuration."""
 
 DIFFERENCES = 4
 """Number of contradictions that a message names."""
@@ -53,9 +59,35 @@ def locate(source: str, arch: str | None) -> Located:
         return _by_name(path, arch)
     if (path.parent / CONFIG_NAME).is_file():
         return in_folder(path.parent, path)
-    raise InputError(
-        f"{source} does not say which architecture it is, and no {CONFIG_NAME} lies beside it",
-        "give its name, such as --arch ViT-B-32 (ending in -quickgelu or -gelu where you know its activation)",
+    if (path.parent / SETTINGS).is_file():
+        return replace(located(path.parent), weights=path, beside=())
+    return _inferred(path, source)
+
+
+def _inferred(path: Path, source: str) -> Located:
+    """Return a file with the configuration of the one architecture of open_clip that has its tensors."""
+    file = weights.read(path, source, keep=False)  # what is no weights file is named for what it is
+    found = in_model(file.tensors, {}, source)
+    names = matching({tensor.name: tensor for tensor in found.tensors})
+    bases = sorted({base_name(name) for name in names})
+    if not bases:
+        raise InputError(
+            f"{source} does not say which architecture it is, no {CONFIG_NAME} lies beside it, and its tensors are not "
+            "those of an architecture that can be told from them",
+            "give its name, such as --arch ViT-B-32 (ending in -quickgelu or -gelu where you know its activation)",
+        )
+    if len(bases) > 1:
+        raise InputError(
+            f"{source} has the tensors of several architectures: {', '.join(bases)}",
+            f"name the one that it is, such as --arch {bases[0]}",
+        )
+    # Only OpenAI's own files hold these numbers; its models use QuickGELU and one way to prepare images.
+    openai = any(tensor.name in NUMBERS[:3] for tensor in file.tensors)
+    arch = f"{bases[0]}/openai" if openai else bases[0]
+    why = ", and OpenAI's by the numbers beside the weights" if openai else ""
+    made = _by_name(path, arch)
+    return replace(
+        made, notes=(*made.notes, f"architecture {bases[0]}: told by the names and shapes of the tensors{why}")
     )
 
 
@@ -78,7 +110,7 @@ def _by_name(path: Path, arch: str) -> Located:
         if len(found) == 1:
             rule = preprocess(beside.model_cfg, beside.preprocess_cfg, beside.config_name)
             refuse_contradiction(rule, beside.config_name, model, found[0].preprocess_cfg, f"--arch {arch}")
-        return replace(beside, architecture=name)
+        return replace(beside, architecture=name, layout=FILE)
     said = processor(path.parent)
     if len(found) == 1:
         overlay, by = found[0].preprocess_cfg, f"open_clip's table, for {', '.join(found[0].tags)} of {name}"
@@ -88,4 +120,4 @@ def _by_name(path: Path, arch: str) -> Located:
         raise undecided(name, model, found)
     else:
         overlay, by = {}, f"{DEFAULTS}, which has no published weights of {name}"
-    return Located(path, model, overlay, f"architecture {arch}", by, name, path.parent, known, said)
+    return Located(path, model, overlay, f"architecture {arch}", by, name, path.parent, known, said, layout=FILE)

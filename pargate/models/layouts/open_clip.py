@@ -5,14 +5,20 @@ from pathlib import Path
 
 from pargate.errors import InputError
 from pargate.models.config import CONFIG_NAME, WEIGHT_NAMES
+from pargate.models.foreign import explained
 from pargate.models.layouts import LAYOUTS
 from pargate.models.located import FOUND_SUFFIXES, in_folder, names_in, weights_in
 from pargate.models.model import Model, read_located
+from pargate.models.shards import INDEX
 
 TRAINING = (
     "training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.bin", "scheduler.pt", "scaler.pt", "rng_state.pth",
 )  # fmt: skip
 """Files that training loops write beside weights; no loader reads them as a model."""
+
+
+PART = re.compile(r"-\d{5}-of-\d{5}\.")
+"""Part of the name of one of several files, of which an index says what they hold."""
 
 
 @LAYOUTS.add("open_clip")
@@ -36,7 +42,7 @@ class OpenClip:
         if arch:
             raise InputError(
                 f"--arch {arch} does not go with the folder {source}",
-                "drop it, or name the weights file in it",
+                f"drop it, or name the weights file in it: {source}#FILE",
             )
         chosen, *beside = _weights_of(Path(source))
         return read_located(source, in_folder(Path(source), chosen, tuple(beside)), keep)
@@ -46,27 +52,23 @@ def _weights_of(folder: Path) -> list[Path]:
     """Return the weights file that open_clip would read, and others that another loader could read."""
     names = names_in(folder)
     if CONFIG_NAME not in names:
-        raise InputError(
-            f"{folder} is {'empty' if not names else f'not an open_clip folder: it holds no {CONFIG_NAME}'}",
-            f"give a folder with {CONFIG_NAME} and one weights file such as {WEIGHT_NAMES[0]}",
-        )
+        raise explained(folder, names)
     found = sorted((name for name in names if name.endswith(FOUND_SUFFIXES)), key=_preference)
-    others = [path.name for path in weights_in(folder) if path.name not in TRAINING]
-    chosen = found[0] if found else others[0] if len(others) == 1 else None
-    sharded = next((name for name in names if name.endswith(".index.json")), None)
+    others = [path.name for path in weights_in(folder) if path.name not in TRAINING and not PART.search(path.name)]
+    found = [name for name in found if name in others]
+    parts = sorted((name for name in names if name.endswith(INDEX)), key=lambda name: _preference(name[: -len(INDEX)]))
+    others += parts
+    told = found or (others if len(others) == 1 or parts == others else [])
+    chosen = told[0] if told else None
     if not others:
         raise InputError(
             f"{folder} holds no weights file"
-            + (f"; {sharded} says that they are in parts, which pargate does not read" if sharded else ""),
-            "save them as one file" if sharded else f"looked for {', '.join(WEIGHT_NAMES[:4])} and the like",
+            + (", only parts of one without their index" if any(map(PART.search, names)) else ""),
+            f"looked for {', '.join(WEIGHT_NAMES[:4])} and the like",
         )
-    if chosen is None or chosen in TRAINING:
+    if chosen is None:
         raise InputError(
-            f"{folder} holds several weights files: {', '.join(others)}", f"name one: {folder / others[0]}"
-        )
-    if re.search(r"-\d{5}-of-\d{5}\.", chosen):
-        raise InputError(
-            f"{folder}: {chosen} is one part of its weights, which pargate does not read", "save them as one file"
+            f"{folder} holds several weights files: {', '.join(others)}", f"name one: {folder}#{others[0]}"
         )
     return [folder / name for name in (chosen, *(name for name in others if name != chosen))]
 

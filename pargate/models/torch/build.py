@@ -26,7 +26,7 @@ from pargate import memory
 from pargate.core.model import Checkpoint
 from pargate.errors import InputError, is_out_of_memory, nearest
 from pargate.models.archive import StoredTensor
-from pargate.models.shapes import Shapes, Wanted, plain_names, refuse, refuse_others
+from pargate.models.shapes import Shapes, Wanted, refuse, refuse_others
 
 DTYPES = {
     "F64": torch.float64,
@@ -64,7 +64,7 @@ def load(checkpoint: Checkpoint, tensors: Sequence[StoredTensor], take: Callable
     memory.share_one_arena()
     with memory.guard(f"loading {checkpoint.source}", "use a machine with more memory"), torch.no_grad():
         model = _build(checkpoint)
-        _fill(model, plain_names(tensors, checkpoint.source), take(), checkpoint.source)
+        _fill(model, {tensor.name: tensor for tensor in tensors}, take(), checkpoint.source)
         compute_one_token(model.get_submodule("visual"))
     return model.eval().requires_grad_(False)
 
@@ -77,7 +77,7 @@ def check(checkpoint: Checkpoint) -> None:
     """
     with torch.device("meta"):  # shapes without memory, since a configuration can ask for any amount
         model = _build(checkpoint)
-    refuse_others(plain_names(checkpoint.tensors, checkpoint.source), _shapes(model), checkpoint.source)
+    refuse_others({tensor.name: tensor for tensor in checkpoint.tensors}, _shapes(model), checkpoint.source)
     _check_forward(model, checkpoint)
 
 
@@ -233,10 +233,12 @@ def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap
 def _value(tensor: StoredTensor, wanted: Tensor, content: mmap.mmap) -> Tensor:
     """Return a copy of one tensor of the file, in float32 if it is floating-point."""
     if not tensor.dtype:
-        return wanted
-    dtype = DTYPES[tensor.dtype]
+        return torch.zeros_like(wanted)
     value = torch.empty(tensor.shape, dtype=torch.float32 if wanted.is_floating_point() else wanted.dtype)
-    return value.copy_(_view(tensor, dtype, content)).view(wanted.shape)
+    parts = tensor.parts or (tensor,)
+    for place, part in zip(value.chunk(len(parts)) if tensor.parts else (value,), parts, strict=True):
+        place.copy_(_view(part, DTYPES[part.dtype], content))
+    return value.view(wanted.shape)
 
 
 def _view(tensor: StoredTensor, dtype: torch.dtype, content: mmap.mmap) -> Tensor:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,21 @@ def stored_types(network: nn.Module, told: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def save_weights(path: Path, network: nn.Module, told: dict[str, str]) -> Subject:
-    """Write the weights of a network in the dtypes of `stored_types`; return the file with its digest.
+def save_weights(
+    path: Path, state: Mapping[str, Tensor], types: Mapping[str, str], notes: Mapping[str, str] | None = None
+) -> Subject:
+    """Write weights in the dtypes of `stored_types`; return the file with its digest.
 
     The bytes are those of the safetensors library, which would copy all tensors first and leave the hashing to a second
-    read.
+    read. `notes` is the `__metadata__` of the file.
 
     Raises:
-        OperationalError: a weight does not fit into its dtype, or the disk is full.
+        OperationalError: the disk is full.
     """
-    types, digest, size = stored_types(network, told), hashlib.sha256(), 0
+    digest, size = hashlib.sha256(), 0
     try:
         with path.open("wb") as stream:
-            for content in _contents(types, network.state_dict()):
+            for content in _contents(types, state, notes):
                 digest.update(content)
                 stream.write(content)
                 size += len(content)
@@ -60,10 +62,11 @@ def save_weights(path: Path, network: nn.Module, told: dict[str, str]) -> Subjec
     return Subject(name=path.name, sha256=digest.hexdigest(), size_bytes=size)
 
 
-def _contents(types: dict[str, str], state: dict[str, Tensor]) -> Iterator[Any]:
+def _contents(types: Mapping[str, str], state: Mapping[str, Tensor], notes: Mapping[str, str] | None) -> Iterator[Any]:
     """Yield the header, then the bytes of each tensor."""
     names = sorted(state, key=lambda name: (ORDER.index(types[name]), name))
-    header, end = {}, 0
+    header: dict[str, Any] = {"__metadata__": dict(notes)} if notes else {}
+    end = 0
     for name in names:
         begin, end = end, end + state[name].numel() * DTYPES[types[name]].itemsize
         header[name] = {"dtype": types[name], "shape": list(state[name].shape), "data_offsets": [begin, end]}

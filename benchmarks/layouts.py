@@ -1,0 +1,213 @@
+"""Open one model in every layout that people have, compare it with its own tool, and take it through the commands.
+
+    python -m benchmarks.layouts [--zoo FOLDER] [--only WORD …]
+
+The model is a sample with a known backdoor, written by transformers, torch and safetensors. Its vectors of 8 images and
+8 captions are compared with those of the tool that reads the layout: transformers, or open_clip. Each layout is then
+inspected, scanned for the backdoor, cleaned for two steps, written back as it came, and exported. Writes
+`docs/evidence/layouts.json` after each layout; `--only` measures those whose names hold a word, and keeps the others.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "unit"))
+
+import foreign_layouts as layouts  # noqa: E402 - found by the line above
+
+from benchmarks.evidence import SHARED, STORE, machine  # noqa: E402
+from pargate.cli.app import run  # noqa: E402
+from pargate.core.model import Checkpoint, unit  # noqa: E402
+from pargate.errors import ExitCode  # noqa: E402
+from pargate.images.decode import fit  # noqa: E402
+from pargate.models.hugging_face import split  # noqa: E402
+from pargate.models.open import open_model  # noqa: E402
+from pargate.version import __version__  # noqa: E402
+
+CAPTIONS = [
+    "a photo of a cat", "A  Dog's   life!", "two birds & 3 fish", "café über naïve", "it's 12:30", "banana " * 60,
+    "", "the quick brown fox, jumps",
+]  # fmt: skip
+
+END = 49407
+
+
+def pictures() -> list[Image.Image]:
+    """Eight images of other sizes than the model's, drawn from noise of eight pixels."""
+    draw = np.random.default_rng(0)
+    sides = draw.integers(70, 300, (8, 2))
+    return [
+        Image.fromarray(draw.integers(0, 256, (h // 8 + 1, w // 8 + 1, 3), dtype=np.uint8)).resize((int(w), int(h)))
+        for h, w in sides
+    ]
+
+
+def as_transformers(config: Mapping[str, Any], weights: layouts.Weights) -> CLIPModel:
+    """Return the model as transformers holds it."""
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    towers = [
+        {
+            "hidden_size": part["width"], "intermediate_size": 4 * part["width"], "num_hidden_layers": part["layers"],
+            "num_attention_heads": heads, "hidden_act": "gelu", "projection_dim": config["embed_dim"],
+        }
+        for part, heads in ((vision, vision["width"] // vision["head_width"]), (text, text["heads"]))
+    ]  # fmt: skip
+    towers[0] |= {"image_size": vision["image_size"], "patch_size": vision["patch_size"]}
+    towers[1] |= {"vocab_size": text["vocab_size"], "max_position_embeddings": text["context_length"]}
+    model = CLIPModel(CLIPConfig(vision_config=towers[0], text_config=towers[1], projection_dim=config["embed_dim"]))
+    model.load_state_dict({name: weight.contiguous() for name, weight in split(weights, config).items()})
+    return model.eval()
+
+
+def of_transformers(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Ids, pixels and unit vectors as transformers makes them of a folder."""
+    inner = folder / "0_CLIPModel"
+    place = inner if inner.is_dir() else folder
+    model = CLIPModel.from_pretrained(place).eval()
+    length = model.config.text_config.max_position_embeddings
+    ids = layouts.clip_tokenizer()(
+        CAPTIONS, return_tensors="pt", padding="max_length", max_length=length, truncation=True
+    )
+    prepare = CLIPImageProcessorPil.from_pretrained(place)
+    batch = prepare(pictures(), return_tensors="pt").pixel_values
+    ours = torch.stack([normalised(fit(image, checkpoint.preprocess), checkpoint) for image in pictures()])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (prepare.image_mean, prepare.image_std))
+    with torch.inference_mode():
+        images = model.get_image_features(ours)
+        texts = model.get_text_features(**ids)
+    images, texts = (getattr(found, "pooler_output", found) for found in (images, texts))
+    levels = ((batch * std + mean) * 255).round().permute(0, 2, 3, 1).numpy()
+    return {"ids": ids.input_ids.numpy(), "levels": levels, "images": images.numpy(), "texts": texts.numpy()}
+
+
+def of_open_clip(config: Mapping[str, Any], weights: layouts.Weights, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the same as open_clip makes them of the original."""
+    model: Any = layouts.ordinary(config, weights)
+    ids = layouts.tokens(CAPTIONS, checkpoint.context_length)
+    levels = np.stack([fit(image, checkpoint.preprocess) for image in pictures()])
+    with torch.inference_mode():
+        images = model.encode_image(torch.stack([normalised(image, checkpoint) for image in levels]))
+        texts = model.encode_text(ids)
+    return {"ids": ids.numpy(), "levels": levels, "images": images.numpy(), "texts": texts.numpy()}
+
+
+def normalised(pixels: Any, checkpoint: Checkpoint) -> torch.Tensor:
+    rule = checkpoint.preprocess
+    values = torch.tensor(pixels).float() / 255
+    return ((values - torch.tensor(rule.mean)) / torch.tensor(rule.std)).permute(2, 0, 1)
+
+
+def equal_ids(ours: Any, theirs: Any) -> bool:
+    """Whether two rows of ids are equal up to the end of each caption."""
+    ends = (theirs == END).argmax(axis=1)
+    return all(np.array_equal(a[: end + 1], b[: end + 1]) for a, b, end in zip(ours, theirs, ends, strict=True))
+
+
+def compared(place: Path, config: Mapping[str, Any], weights: layouts.Weights, transformers: bool) -> dict[str, Any]:
+    """Largest differences between pargate and the tool that reads the layout."""
+    with open_model(str(place)) as model:
+        checkpoint, encoder = model.checkpoint, model.encoder(device="cpu")
+        theirs = of_transformers(place, checkpoint) if transformers else of_open_clip(config, weights, checkpoint)
+        levels = np.stack([fit(image, checkpoint.preprocess) for image in pictures()])
+        images = np.abs(encoder.encode_images(encoder.put(levels)) - unit(theirs["images"])).max()
+        texts = np.abs(encoder.encode_texts(CAPTIONS) - unit(theirs["texts"])).max()
+        ids = equal_ids(encoder.tokenize(CAPTIONS).numpy(), theirs["ids"])
+        same = [bool((one == other).all()) for one, other in zip(levels, theirs["levels"], strict=True)]
+    return {
+        "layout": checkpoint.layout, "images": float(images), "captions": float(texts), "tokens": ids,
+        "pictures_equal": sum(same), "pictures": len(same), "notes": list(checkpoint.notes),
+    }  # fmt: skip
+
+
+def command(*arguments: str) -> int:
+    """Exit code of a command in this process."""
+    try:
+        return int(run(list(arguments)))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def taken(place: Path, policy: Path, scratch: Path) -> dict[str, Any]:
+    """Exit codes of the commands, the counts of the scan, and whether the written-back model opens."""
+    model, data = str(place), SHARED / "data"
+    report = scratch / "report.json"
+    images = ["--images", str(data / "carriers-64.tar"), "--classes", str(data / "classes-64.txt")]
+    codes = {"inspect": command("inspect", model)}
+    codes["scan"] = command("scan", model, "-p", str(policy), *images, "-q", "-o", f"json={report}")
+    found = json.loads(report.read_text())
+    counts = [m["counts"] for m in found["measurements"] if m["probe"] == "attack"]
+    # The graphs of a model with a backdoor are not written unless the policy allows for it.
+    lenient = scratch / "lenient.yaml"
+    lenient.write_text(policy.read_text().replace("10%", "100%"))
+    codes["export"] = command("export", model, "--out", str(scratch / "onnx"), "-p", str(lenient), *images, "-q")
+    asked = ["--pairs", str(data / "pairs-64.tar"), "--steps", "2", "--batch-size", "16", "--method", "finetune", "-q"]
+    codes["clean"] = command("clean", model, "--out", str(scratch / "clean"), *asked)
+    codes["keep"] = command("clean", model, "--out", str(scratch / "keep"), "--format", "keep", *asked)
+    with open_model(str(scratch / "clean")) as one, open_model(str(scratch / "keep")) as other:
+        first, second = (m.encoder(device="cpu").encode_texts(CAPTIONS) for m in (one, other))
+        written = {"layout": other.checkpoint.layout, "difference": float(np.abs(first - second).max())}
+    return {"codes": codes, "success": counts, "verdict": found["verdict"]["status"], "written_back": written}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--zoo", type=Path, default=SHARED / "zoo" / "dev")
+    parser.add_argument("--only", nargs="+", default=[""])
+    asked = parser.parse_args()
+    source = asked.zoo / "vit-badnet"
+    place_of_rows = STORE / "layouts.json"
+    settings = (source / "open_clip_config.json").read_bytes()
+    config, truth = json.loads(settings)["model_cfg"], json.loads((source / "truth.json").read_text())
+    with open_model(str(source)) as model:
+        weights = {name: weight.clone() for name, weight in model.network().state_dict().items()}
+    rows = json.loads(place_of_rows.read_text())["rows"] if place_of_rows.is_file() else {}
+    os.environ["PARGATE_CACHE"] = "off"
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = Path(temporary)
+        own = truth["parameters"]
+        trigger = {"kind": "file", "path": str(source / "trigger.png"), "position": {"step": own["grid"], "offset": 1}}
+        rule = {"id": "planted", "probe": "attack", "triggers": [trigger], "target": truth["target_class"],
+                "max": {"attack_success": "10%"}}  # fmt: skip
+        policy = scratch / "policy.yaml"
+        policy.write_text(yaml.safe_dump({"pargate": "1", "name": "layouts", "rules": [rule]}))
+        places: dict[str, tuple[Path, bool]] = {"open_clip": (source, False)}
+        whole = as_transformers(config, weights)
+        for number, (name, write) in enumerate(layouts.FROM_TRANSFORMERS.items()):
+            places[name] = (write(whole, scratch / f"t{number}"), True)
+        for number, (name, wrap) in enumerate(layouts.PICKLED.items()):
+            place = layouts.beside_config(settings, wrap(weights), scratch / f"p{number}")
+            places[name] = (place, False)
+        places["open_clip, shards"] = (layouts.open_clip_shards(settings, weights, scratch / "shards"), False)
+        for number, (name, (place, transformers)) in enumerate(places.items()):
+            if not any(word in name for word in asked.only):
+                continue
+            inside = scratch / f"run{number}"
+            inside.mkdir()
+            found = compared(place, config, weights, transformers)
+            rows[name] = {**found, **taken(place, policy, inside)}
+            print(f"{name}: {json.dumps(rows[name])}", flush=True)
+            content = {"machine": machine(), "version": __version__, "model": source.name, "rows": rows}
+            place_of_rows.write_text(json.dumps(content, indent=1) + "\n")
+    worked = all(
+        set(row["codes"].values()) <= {ExitCode.OK, ExitCode.FAIL} and max(row["images"], row["captions"]) <= 1e-5
+        for row in rows.values()
+    )
+    return 0 if worked else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

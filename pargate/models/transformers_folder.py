@@ -1,0 +1,117 @@
+"""Find the files of a `CLIPModel` that transformers saved, and read its configuration as open_clip's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pargate import limits
+from pargate.core.model import Checkpoint
+from pargate.core.provenance import Subject
+from pargate.errors import InputError
+from pargate.files import read_bytes
+from pargate.models import hugging_face
+from pargate.models.config import (
+    TOKENIZER_FILES,
+    VOCABULARY,
+    VOCABULARY_FILES,
+    config_digest,
+    load_json,
+    preprocess,
+    tokenizer_files,
+)
+from pargate.models.located import DEFAULTS, Located, names_in, processor, stay_inside
+from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME, of_processor
+from pargate.models.save import changed, written
+from pargate.models.tokenizer import is_clips_own
+
+SETTINGS = "config.json"
+"""File name of transformers' configurations."""
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Files of which transformers reads the first that exists."""
+
+NESTED = ("0_CLIPModel", "0_Transformer")
+"""Folders in which sentence-transformers keeps the model."""
+
+LAYOUT = "transformers"
+
+
+def home(folder: Path) -> Path:
+    """Return the folder itself, or the one in it that holds the model of sentence-transformers."""
+    inside = [folder / name for name in NESTED if (folder / name / SETTINGS).is_file()]
+    return inside[0] if inside and not (folder / SETTINGS).is_file() else folder
+
+
+def model_config(settings: Path) -> dict[str, Any]:
+    """Return open_clip's `model_cfg` of a `config.json`.
+
+    Raises:
+        InputError: as `hugging_face.model_config`.
+    """
+    stay_inside(settings.parent, settings)
+    return hugging_face.model_config(load_json(settings), str(settings))
+
+
+def located(folder: Path) -> Located:
+    """Return the files of a `CLIPModel`, with its configuration as open_clip's.
+
+    Raises:
+        InputError: the folder holds another model, or no weights.
+    """
+    settings = folder / SETTINGS
+    model = model_config(settings)
+    said, names = processor(folder), [name for name in WEIGHTS if (folder / name).is_file()]
+    if not names:
+        others = [name for name in names_in(folder) if name.endswith((".msgpack", ".h5", ".gguf", ".onnx"))]
+        raise InputError(
+            f"{folder} holds no {' and no '.join(WEIGHTS[::2])}" + (f", only {', '.join(others)}" if others else ""),
+            "save the model with save_pretrained, or download its safetensors",
+        )
+    for name in names:
+        stay_inside(folder, folder / name)
+    tokenizer, note = _tokenizer(folder, model["text_cfg"]["vocab_size"])
+    return Located(
+        folder / names[0],
+        {**model, "text_cfg": model["text_cfg"] | tokenizer},
+        of_processor(said) if said else {},
+        str(settings),
+        str(said) if said else f"{DEFAULTS}, since no file beside {SETTINGS} says how images are prepared",
+        folder=folder,
+        beside=tuple(folder / name for name in names[1:]),
+        layout=LAYOUT,
+        notes=(f"captions: {note}",),
+    )
+
+
+def _tokenizer(folder: Path, vocabulary: int) -> tuple[dict[str, Any], str]:
+    """Return the field of a `text_cfg` that names the tokenizer, none for CLIP's own, and a note on it."""
+    here = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
+    for name in here:
+        stay_inside(folder, folder / name)
+    if vocabulary == VOCABULARY:
+        if not VOCABULARY_FILES & here:
+            return {}, "CLIP's own tokenizer, since none lies beside the weights"
+        if is_clips_own(folder):
+            return (
+                {},
+                "the tokenizer beside the weights is CLIP's own; padding behind a caption counts nothing",
+            )
+    return {"hf_tokenizer_name": "beside the weights"}, "the tokenizer beside the weights"
+
+
+def save_settings(folder: Path, checkpoint: Checkpoint) -> Iterator[Subject]:
+    """Write the settings of a `CLIPModel`, byte by byte, beside its weights; yield each file that was written.
+
+    Raises:
+        InputError: they changed since the checkpoint was opened.
+    """
+    home = Path(str(checkpoint.folder))
+    for name in dict.fromkeys((SETTINGS, PREPROCESSOR_NAME, PROCESSOR_NAME, *TOKENIZER_FILES)):
+        if (home / name).is_file():
+            yield written(folder, name, read_bytes(home / name, limits.TOKENIZER_BYTES))
+    # What was written is read again, as the next command will.
+    made = located(folder)
+    rule = preprocess(made.model_cfg, made.preprocess_cfg, made.preprocess_from)
+    tokenizer = tokenizer_files(made.model_cfg, folder, made.config_name)
+    if config_digest(made.model_cfg, rule, tokenizer) != checkpoint.config_sha256:
+        raise changed(f"a file in {home}")
