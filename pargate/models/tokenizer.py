@@ -212,8 +212,8 @@ def is_clips_own(folder: Path) -> bool:
             stated = (model.get("merges"), model.get("vocab")) if isinstance(model, dict) else (None, None)
         else:
             lines = read_bytes(folder / "merges.txt", limits.TOKENIZER_BYTES).decode().split("\n")
-            stated = ([line for line in lines if line and not line.startswith("#version")],
-                      parse_object(read_bytes(folder / "vocab.json", limits.TOKENIZER_BYTES), "vocab.json"))  # fmt: skip
+            ids_there = parse_object(read_bytes(folder / "vocab.json", limits.TOKENIZER_BYTES), "vocab.json")
+            stated = ([line for line in lines if line and not line.startswith("#version")], ids_there)
     except (OSError, UnicodeError):
         return False
     merges, ids = vocabulary(clips_vocabulary(), FILES["bpe"])
