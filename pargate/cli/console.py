@@ -229,13 +229,17 @@ class Console:
             for step in next_steps(report):
                 self._print(f"  → {step}")
 
-    def gated(self, report: "ScanReport", folder: Path | None) -> None:
-        """Print the stages of a gate and the folder of the bundle."""
+    def gated(self, report: "ScanReport", folder: Path | None, kept: Path | None) -> None:
+        """Print the stages of a gate, the folder of the bundle or of the best cleaned model, and what to do next."""
         if not self._quiet:
             for stage, said in stages(report):
                 self._rich.print(Shown(f"{stage:>12}  ", style="dim").append(said, style="default"))
         if folder is None:
             self._print("no bundle was written")
+            if kept is not None:
+                self._print(
+                    f"kept: {kept}, the best cleaned model. It breaks no rule, but is not shown to keep them all"
+                )
         else:
             self._print(f"bundle: {folder}")
             if not self._quiet:

@@ -111,5 +111,5 @@ def gate(
         done = run_gate(request, listener)
     missed = write(outputs, done.report, console)
     console.report(done.report)
-    console.gated(done.report, done.folder)
+    console.gated(done.report, done.folder, done.kept)
     return exit_code(done.report.verdict) or missed

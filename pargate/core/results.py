@@ -29,6 +29,9 @@ TOP_CAPTIONS = "top_captions"
 UNSAFE_FILE = "unsafe-file"
 """Rule of the finding that a file could run code; it holds under every policy."""
 
+BUDGET = "accuracy-budget"
+"""Id of the remark that a cleaning cost too much accuracy, or that this is undecided."""
+
 
 METRIC_NAME = "[a-z][a-z0-9_]{0,63}"
 """Pattern of a metric's name, which stands in logs."""

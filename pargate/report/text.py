@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from pargate.core.paired import needed
 from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import (
+    BUDGET,
     RANK,
     UNSAFE_FILE,
     Bound,
@@ -25,9 +27,15 @@ from pargate.core.results import (
     Outcome,
     Status,
 )
+from pargate.core.splits import total
 from pargate.errors import InputError, visible
 
 CUT = "…"
+
+MOST_IMAGES = 1_000_000
+"""Images that nobody is asked for."""
+MOST_FALL = 0.99
+"""Largest fall of accuracy for which images are counted."""
 
 _CONSEQUENCES = list(Consequence)
 
@@ -224,6 +232,7 @@ def stages(report: ScanReport) -> Iterator[tuple[str, str]]:
 
 def next_steps(report: ScanReport) -> Iterator[str]:
     """Yield what to do after this verdict."""
+    yield from _after_cleaning(report)
     match report.verdict.status:
         case Outcome.PASS | Outcome.REMEDIATED:
             triggers = plural(len(report.coverage.probed), "trigger")
@@ -250,10 +259,51 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             yield "Run again: it resumes from the cache."
         case _ if any(m.stopped == "budget" for m in report.measurements):
             yield "Give it more: --max-minutes, or `budget` in the policy."
+        case _ if BUDGET in report.verdict.decided_by:
+            pass  # said above
         case _ if any(f.status is Status.OPEN for f in report.findings):
             yield "Give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
         case _:
             yield "See the remarks: what makes this verdict is not a measurement."
+
+
+def _after_cleaning(report: ScanReport) -> Iterator[str]:
+    """Yield what to do after a gate that cleaned, and whose verdict is not about a single scan."""
+    attempts = max((stage.attempt for stage in report.stages), default=0)
+    found = next((stage.drop for stage in reversed(report.stages) if stage.drop is not None), None)
+    if not attempts or report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED):
+        return
+    if found is None or BUDGET not in report.verdict.decided_by:
+        if report.verdict.status is Outcome.FAIL and report.stages[-1].name == "pick":
+            yield (
+                f"Give the cleaning other image-text pairs (--pairs) or more than {plural(attempts, 'attempt')} "
+                "(clean.attempts, at most 4), or go back to a checkpoint whose scan passes."
+            )
+        return
+    pairs, fall = found.pairs, max(found.pairs.excess or 0.0, 0.0)
+    budget = plain(found.limit_text, 20)
+    room = min(found.limit, MOST_FALL) - fall
+    changed = max(pairs.trigger_only + pairs.baseline_only, 1) / max(pairs.n, 1)
+    wanted = needed(room, confidence(report), changed) if room > 0 else MOST_IMAGES
+    if not pairs.n:
+        yield "Give labelled images: without labels no accuracy can be compared."
+    elif found.status is Status.BREACH or wanted >= MOST_IMAGES:
+        yield (
+            f"Cleaning lost {percent(fall)} of accuracy, and {budget} may be lost: clean with more or other image-text "
+            "pairs (--pairs), or raise clean.budget.accuracy_drop openly."
+        )
+    else:
+        yield (
+            f"Give about {total(wanted):,} labelled images in all (--images), of which {wanted:,} certify: if accuracy "
+            f"fell by {percent(fall)}, as it seems, that shows that {budget} was kept. `clean.budget.undecided: warn` "
+            "in the policy ships such a model with a warning."
+        )
+
+
+def confidence(report: ScanReport) -> float:
+    """Return the confidence of the applied policy, or 99% if the report gives none that is one."""
+    given = re.fullmatch(r"(\d\d(?:\.\d{1,6})?)%", str(report.policy.document.get("confidence", "")))
+    return max(0.5, float(given[1]) / 100) if given else 0.99
 
 
 def _over_control(finding: Finding, measurement: Measurement | None) -> bool:
