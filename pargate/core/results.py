@@ -99,12 +99,15 @@ class TriggerInfo(Value):
     """SHA-256 of the parameters."""
     picture: str = ""
     """PNG as base64, of a trigger that the scan itself found; left out of the report elsewhere."""
+    one_drawing: bool = False
+    """Whether every image got the same drawing, such as a word or a picture; left out of the report elsewhere."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_picture(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
-        if not self.picture:
-            found.pop("picture", None)
+        for name in ("picture", "one_drawing"):
+            if not found[name]:
+                del found[name]
         return found
 
     @classmethod

@@ -8,6 +8,7 @@ import hashlib
 import json
 import posixpath
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -103,10 +104,15 @@ def by_id(report: ScanReport) -> dict[str, Measurement]:
 
 
 def about(finding: Finding, measurements: dict[str, Measurement]) -> str:
-    """Return the `subject` of a finding, which may have no measurement."""
+    """Return the `subject` of a finding, which may have no measurement; a green one says if it is of one drawing."""
     if finding.rule == UNSAFE_FILE:
         return "file"
-    return subject(measurements.get(finding.measurement or ""))
+    measurement = measurements.get(finding.measurement or "")
+    said = subject(measurement)
+    trigger = measurement.trigger if measurement is not None else None
+    if trigger is None or not trigger.one_drawing or finding.status is not Status.MET:
+        return said
+    return f"{said} (this one drawing)"
 
 
 def headline(finding: Finding) -> str:
@@ -240,7 +246,12 @@ def next_steps(report: ScanReport) -> Iterator[str]:
         case Outcome.FAIL if any(f.rule == UNSAFE_FILE for f in report.findings):
             yield "Do not load this file; ask its author for safetensors or ONNX."
         case Outcome.FAIL if any(f.status is Status.BREACH for f in report.findings):
-            yield "Do not ship this checkpoint; go back to one whose scan passes."
+            model = shlex.quote(plain(original(report).source))
+            yield "Do not ship this checkpoint; go back to one whose scan passes, or clean it and scan again."
+            rule = shlex.quote(plain(next(iter(report.verdict.decided_by), "fail"), 100))
+            yield f"Read what it means: pargate explain {rule}{_policy_option(report)}"
+            if not report.stages:
+                yield f"Clean it: pargate clean {model} --pairs PAIRS --out CLEANED"
             measurements = by_id(report)
             broken = [measurements.get(f.measurement or "") for f in report.findings if f.status is Status.BREACH]
             if any(m is not None and m.probe == "search" for m in broken):
@@ -253,7 +264,7 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             ):
                 yield (
                     "Whether a pull is planted or natural needs a trusted parent: "
-                    f"pargate scan {plain(original(report).source)} --reference PARENT"
+                    f"pargate scan {model} --reference PARENT{_policy_option(report)}"
                 )
         case _ if not report.run.complete:
             yield "Run again: it resumes from the cache."
@@ -304,6 +315,13 @@ def confidence(report: ScanReport) -> float:
     """Return the confidence of the applied policy, or 99% if the report gives none that is one."""
     given = re.fullmatch(r"(\d\d(?:\.\d{1,6})?)%", str(report.policy.document.get("confidence", "")))
     return max(0.5, float(given[1]) / 100) if given else 0.99
+
+
+def _policy_option(report: ScanReport) -> str:
+    """Return the option that names the policy in a command; empty for the policy that is found anyway."""
+    source = report.policy.place or report.policy.source
+    name = source.removeprefix("builtin:")
+    return "" if name in ("baseline", "pargate.yaml") else f" -p {shlex.quote(plain(name, 200))}"
 
 
 def _over_control(finding: Finding, measurement: Measurement | None) -> bool:

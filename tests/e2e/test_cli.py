@@ -190,7 +190,7 @@ def test_a_scan_that_sees_nothing_names_the_preprocessing_that_it_used(
     assert "wrong preprocessing" in suspects and "the activation gelu" in suspects
     assert suspects.split(";")[0] in " ".join(ended.err.split())
     # The user's own file is what will be used: the report says which.
-    (limit,) = [limit for limit in report.coverage.limits if "The verdict is about the tensors" in limit]
+    (limit,) = [limit for limit in report.coverage.limits if "the verdict is about the tensors" in limit]
     assert "open_clip_model.safetensors" in limit and report.model.sha256 in limit
 
 

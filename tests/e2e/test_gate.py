@@ -140,7 +140,7 @@ def test_a_file_that_another_laid_out_ships_as_a_file_of_ours_that_was_scanned(t
     report = ScanReport.from_json((place / "release" / bundle.REPORT).read_bytes())
     assert [stage.name for stage in report.stages] == ["scan", "convert", "certify"]
     assert report.model.sha256 == bundle.read(place / "release").digests[f"model/{weights}"]
-    assert not [said for said in report.coverage.limits if "The verdict is about" in said], "it is not the user's file"
+    assert not [said for said in report.coverage.limits if "the verdict is about" in said], "it is not the user's file"
     assert checked(place / "release").problems == ()
 
 

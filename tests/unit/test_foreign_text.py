@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from pathlib import Path
 from functools import cache
 from typing import Any
 
@@ -153,7 +154,7 @@ def test_the_console_shows_a_saved_report_without_obeying_it(
     console._rich.width = width
     report = full_of(text, situation)
     console.report(report)
-    console.gated(report, None)
+    console.gated(report, None, Path("release.candidate"))
     assert_harmless(stream.getvalue())
 
 
