@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pargate.cli.style import MARKS, STYLES, VERDICTS, Shown
 from pargate.report.summary import RuleLine, rule_lines, sentence
-from pargate.report.text import about, acceptance, by_id, compared_with, next_steps, stages
+from pargate.report.text import about, acceptance, by_id, command_of, compared_with, next_steps, stages
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -130,19 +130,14 @@ def _listed(title: str, items: Iterable[str], *, bold: bool = False) -> "Iterato
     yield Text(title, style="bold" if bold else "dim")
     for row in rows:
         # A command stands on a line of its own that is not broken, so that it can be copied.
-        text, colon, command = row.rpartition(": pargate ")
-        text = f"{text}:" if colon else row
-        if row.startswith("pargate "):
-            text, command = "", row.removeprefix("pargate ")
-        elif not colon:
-            command = ""
+        text, command = command_of(row)
         if text:
             yield Padding(
                 Shown(f"→ {text}" if bold else text, style="" if bold else "dim"), (0, 0, 0, INDENT), expand=False
             )
         if command:
             # In a group, since printing a text alone forgets that it must not wrap.
-            yield Group(Shown(f"{' ' * 2 * INDENT}pargate {command}", no_wrap=True, overflow="ignore"))
+            yield Group(Shown(f"{' ' * 2 * INDENT}{command}", no_wrap=True, overflow="ignore"))
 
 
 def _first(text: str) -> str:

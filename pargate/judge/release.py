@@ -48,7 +48,8 @@ def conclude(policy: Policy, stages: Sequence[Stage], last: Examined) -> Conclus
         summary = f"After {tries} the model still does not pass: {found.verdict.summary}"
         return Conclusion(found.verdict.model_copy(update={"summary": summary}), found.remarks)
     problems = [p for stage in stages for p in _shipping_problems(policy, stage, last)]
-    problems += _missing(policy, stages, cleaned)
+    if all(problem.outcome is Outcome.PASS for problem in problems):  # after a problem, a gate makes no more stages
+        problems += _missing(policy, stages, cleaned)
     if any(problem.outcome is not Outcome.PASS for problem in problems):
         return _worst(policy, problems)
     shown = scans[-1][1].verdict.summary
@@ -146,6 +147,7 @@ def _problems(policy: Policy, stage: Stage, examined: Examined) -> Iterator[_Pro
     elif again.status is Status.OPEN and stage.name != "pick":
         lenient = policy.clean.budget.undecided == "warn" and again.pairs.n >= FLOOR
         within = lenient and (again.pairs.excess or 0.0) <= limit.value
+        said = f"The accuracy budget is not decided: {cost(again)}."
         yield _Problem(Outcome.PASS if within else Outcome.INCONCLUSIVE, BUDGET, (BUDGET,), said)
 
 

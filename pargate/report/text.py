@@ -278,6 +278,14 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             yield "See the remarks: what makes this verdict is not a measurement."
 
 
+def command_of(step: str) -> tuple[str, str]:
+    """Return the text of a next step and its command; either may be empty."""
+    text, colon, command = step.rpartition(": pargate ")
+    if colon:
+        return f"{text}:", f"pargate {command}"
+    return ("", step) if step.startswith("pargate ") else (step, "")
+
+
 def _after_cleaning(report: ScanReport) -> Iterator[str]:
     """Yield what to do after a gate that cleaned, and whose verdict is not about a single scan."""
     attempts = max((stage.attempt for stage in report.stages), default=0)

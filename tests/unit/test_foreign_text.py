@@ -4,8 +4,8 @@ import io
 import json
 import re
 import sys
-from pathlib import Path
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
