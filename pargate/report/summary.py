@@ -28,6 +28,8 @@ def sentence(report: ScanReport) -> str:
     """Return what decided the verdict, in plain words: the class, the share, the count, the limit, the confidence."""
     broken = [f for f in worst_first(report) if f.status is Status.BREACH and f.consequence is Consequence.FAIL]
     found = broken[0] if broken and broken[0].rule in report.verdict.decided_by else None
+    if any(stage.attempt for stage in report.stages):  # the verdict says what became of the attempts
+        found = None
     said = _breach(report, found) if found is not None and report.verdict.status is Outcome.FAIL else ""
     return said or plain(report.verdict.summary)
 
