@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 from pargate import events
 from pargate.cli.screen import badge, screen
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pargate.core.model import Checkpoint
     from pargate.core.provenance import ProvenanceRecord
     from pargate.core.report import ScanReport
-    from pargate.doctor.checks import Diagnosis
+    from pargate.doctor.checks import Diagnosis, Fact
     from pargate.release.verify import Verified
     from pargate.triggers import Trigger
 
@@ -36,10 +37,13 @@ PLAIN_EVERY_S = 10.0
 
 LOG_WIDTH = 240
 
+SUBJECT_WIDTH = 12
+"""Columns of what `doctor` checks."""
+
 WORDS = {
     "inspect": "inspecting",
     "images": "listing images",
-    "open": "opening",
+    "open": "importing torch, opening",
     "search": "searching",
     "text": "searching texts",
     "measure": "measuring",
@@ -116,17 +120,23 @@ class Console:
         if not self._live:
             yield self._plain_listener()
             return
+
+        # Texts give way, so that the bar and the times live at 80 columns.
+        def text(name: str, ratio: int) -> TextColumn:
+            return TextColumn(name, table_column=Column(ratio=ratio, no_wrap=True, overflow="ellipsis"))
+
         columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
+            text("{task.description}", 2), BarColumn(bar_width=12), text("{task.fields[note]}", 3),
             TimeElapsedColumn(), TextColumn("{task.fields[bound]}"), TimeRemainingColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=self._rich, transient=True) as bar:
+        with Progress(*columns, console=self._rich, transient=True, expand=True) as bar:
             task = bar.add_task("starting", total=None, note="", bound="")
 
             def listen(event: events.Event) -> None:
                 match event:
                     case events.StageStarted(stage, detail):
-                        bar.update(task, description=f"{WORDS.get(stage, stage)} {escape(visible(detail))}")
+                        said = f"{WORDS.get(stage, stage)} {escape(visible(detail))}"
+                        bar.reset(task, total=None, description=said, note="", bound="")  # no number of the last stage
                     case events.Advanced(done, total, note):
                         bar.update(task, completed=done, total=total, note=escape(visible(note)), bound="at most")
                     case events.TrainStep(done, total):
@@ -236,15 +246,16 @@ class Console:
         ):
             self._rich.print(Shown(f"{name:>12}  ", style="dim").append(value, style="default"))
 
-    def diagnosis(self, found: "Diagnosis") -> None:
-        """Print what the machine has, and what works on it."""
-        width = max(len(fact.subject) for fact in found.facts)
-        for fact in found.facts:
-            mark, style = CONDITIONS[fact.condition]
-            line = Shown(f"{mark} ", style=style).append(f"{fact.subject:<{width}}  ", style="dim")
-            self._rich.print(line.append(fact.message, style="default"))
-            if fact.hint:
-                self._print(f"  {'':<{width}}  → {fact.hint}")
+    def fact(self, fact: "Fact") -> None:
+        """Print the finding of one check of the machine."""
+        mark, style = CONDITIONS[fact.condition]
+        line = Shown(f"{mark} ", style=style).append(f"{fact.subject:<{SUBJECT_WIDTH}}  ", style="dim")
+        self._rich.print(line.append(fact.message, style="default"))
+        if fact.hint:
+            self._print(f"  {'':<{SUBJECT_WIDTH}}  → {fact.hint}")
+
+    def abilities(self, found: "Diagnosis") -> None:
+        """Print what works on the machine."""
         self._rich.print()
         for ability in found.abilities:
             answer = Shown("yes" if ability.works else "no", style="green" if ability.works else "yellow")
