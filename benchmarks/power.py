@@ -31,8 +31,10 @@ def pairs(n: int, lost: int, gained: int) -> PairedCounts:
 
 
 def discordance(drop: dict[str, Any]) -> float:
-    """Return the share of images whose correctness changed, which the kept end of the interval gives away."""
+    """Return the share of images whose correctness changed; in older runs the kept end of the interval gives it away."""
     n = drop["n"]
+    if "lost" in drop:
+        return (drop["lost"] + drop["gained"]) / n
     net = round(drop["drop"] * n)
     found = {
         lost: abs(excess_interval(pairs(n, lost, lost - net), ALPHA, ALPHA).high - drop["high"])

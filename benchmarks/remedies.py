@@ -264,8 +264,8 @@ ABLATION = "Real pairs, seed 0, single runs of `python -m benchmarks.cleaning --
 GATES = (
     "`pargate gate` on each planted model, by `python -m benchmarks.gate`: `baseline` and one rule that knows the planted trigger "
     "and its target, attack success at most 10 %; par-plus with 5999 real pairs or 6000 drawn ones, at most two cleanings (the "
-    "second is PAR), at most 10 points of accuracy, since the third of 2000 images that a scan gets cannot show less. The "
-    "images are divided before anything runs; sampling stops as soon as a rule is decided, hence the small numbers. `fail` "
+    "second is PAR), at most 10 points of accuracy. Measured before the exact test of the next section, with a third of the 2000 "
+    "images for each stage. The images are divided before anything runs; sampling stops as soon as a rule is decided, hence the small numbers. `fail` "
     "ships nothing, which is what a gate is for. One process with one thread, on a machine that was also used otherwise."
 )  # fmt: skip
 
