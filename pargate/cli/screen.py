@@ -10,7 +10,7 @@ from rich.text import Text
 
 from pargate.cli.style import MARKS, STYLES, VERDICTS, Shown
 from pargate.report.summary import RuleLine, rule_lines, sentence
-from pargate.report.text import about, acceptance, by_id, command_of, compared_with, next_steps, stages
+from pargate.report.text import about, acceptance, by_id, command_of, compared_with, next_steps, original, stages
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,7 +28,7 @@ def screen(
 
     `verbose` adds all rows; `made` says what was written, and `steps` come before the report's own next steps.
     """
-    yield badge(report.verdict).append(f" {report.model.source}")
+    yield badge(report.verdict).append(f" {original(report).source}")
     yield Shown(sentence(report))
     for line in _subject(report):
         yield Shown(line, style="dim")

@@ -23,11 +23,17 @@ DISCORDANCE = 0.12
 CHANCE = 0.8
 """Probability of a decision that a planned number of images gives."""
 
+MOST = 1_000_000
+"""Most images of a comparison: the test takes seconds for so many, and a count beyond comes from no gate."""
+
 Counts = NDArray[np.int64]
 
 _GRID = 33
 _NUISANCE = 0.02
 """Part of the error that goes to the interval of the discordance."""
+_TABLE = 64
+"""Counts below have a table of their factorials."""
+_HALF_LOG_TWO_PI = float.fromhex("0x1.d67f1c864beb5p-1")
 _TAIL = 8.0
 """Standard deviations of the discordance outside which outcomes are counted as if they all were extreme."""
 
@@ -55,18 +61,18 @@ def needed(fall: float, confidence: float, discordance: float, chance: float = C
 
 def _spreads(fall: float, confidence: float, discordance: float) -> tuple[float, float]:
     """Return the least distance that is shown, and the standard deviation of the distance, both times √n."""
-    # More images change than a fall of this size needs, or the fall could be excluded with few images.
+    # Of an unchanged accuracy as many images are lost as gained. The test measures its error under the fall, however.
     expected = _score(np.array([discordance / 2]), np.array([discordance / 2]), 1.0, fall)
     least = fall / float(-expected[0])  # the standard error under the hypothesis, for n = 1
     return NormalDist().inv_cdf(confidence) * least, math.sqrt(discordance)
 
 
-def enough(fall: float, confidence: float, discordance: float) -> int | None:
-    """Return the number of images beyond which more are not worth their time; None if `fall` is 0.
+def enough(fall: float, confidence: float, discordance: float) -> int:
+    """Return the number of images beyond which more are not worth their time, at most half of `MOST`.
 
     With it, a real fall of half of what is allowed is still shown to be allowed.
     """
-    return needed(fall / 2, confidence, discordance) if fall else None
+    return min(needed(fall / 2, confidence, discordance), MOST // 2) if fall else MOST // 2
 
 
 @lru_cache(maxsize=256)
@@ -126,14 +132,13 @@ def _probability(n: int, observed: float, fall: float, discordances: Floats) -> 
     last = min(n, math.ceil(float((n * discordances + _TAIL * spread).max())) + 1)
     changed = np.arange(first, last + 1)  # [k]
     least = _least_gained(changed, n, observed, fall)  # [k]
-    logs = np.concatenate([[0.0], np.cumsum(natural_log(np.arange(1.0, n + 1.0)))])  # logarithms of factorials
     share = (1 - fall / discordances) / 2  # of gained among changed images, [g]
 
     def gained(k: Counts, m: Counts) -> Floats:
         """Return the probability of `m` gained among `k` changed images: [k, g]."""
         inside = (m >= 0) & (m <= k)
         m = np.where(inside, m, 0)
-        ways = (logs[k] - logs[m] - logs[k - m])[:, None]
+        ways = _log_choose(k, m)[:, None]
         return np.where(inside[:, None], exponential(ways + _times(m, share) + _times(k - m, 1 - share)), 0.0)
 
     start = np.arange(least[0], changed[0] + 1)
@@ -143,7 +148,7 @@ def _probability(n: int, observed: float, fall: float, discordances: Floats) -> 
     for more in range(int(np.diff(least).max(initial=0))):
         step -= np.where((np.diff(least) > more)[:, None], gained(changed[1:], least[:-1] + more), 0.0)
     tails = np.concatenate([tail[None], tail + step.cumsum(axis=0)])
-    ways = (logs[n] - logs[changed] - logs[n - changed])[:, None]
+    ways = _log_choose(np.full_like(changed, n), changed)[:, None]
     weights = exponential(ways + _times(changed, discordances) + _times(n - changed, 1 - discordances))
     outside = 1.0 - weights.cumsum(axis=0)[-1]
     return float(((weights * np.clip(tails, 0.0, 1.0)).cumsum(axis=0)[-1] + np.maximum(outside, 0.0)).max())
@@ -164,6 +169,23 @@ def _least_gained(changed: Counts, n: int, observed: float, fall: float) -> Coun
     # It grows with the changed images; if rounding broke that, more outcomes would count as extreme.
     fewest: Counts = np.minimum.accumulate(low[::-1])[::-1]
     return fewest
+
+
+def _log_choose(n: Counts, k: Counts) -> Floats:
+    """Return the logarithms of the numbers of ways to choose k [v] of n [v]: [v]."""
+    return _log_factorial(n) - _log_factorial(k) - _log_factorial(n - k)
+
+
+def _log_factorial(counts: Counts) -> Floats:
+    """Return the logarithms of the factorials of counts [v], with a relative error below 1e-13: [v].
+
+    Stirling's series, whose next term is below 1e-13 for the counts beyond the table.
+    """
+    table = np.concatenate([[0.0], np.cumsum(natural_log(np.arange(1.0, _TABLE)))])
+    x = np.maximum(counts, _TABLE).astype(np.float64)
+    series = (1 / 12 - (1 / 360 - 1 / 1260 / (x * x)) / (x * x)) / x
+    beyond = (x + 0.5) * natural_log(x) - x + _HALF_LOG_TWO_PI + series
+    return np.where(counts < _TABLE, table[np.minimum(counts, _TABLE - 1)], beyond)
 
 
 def _times(counts: Counts, shares: Floats) -> Floats:

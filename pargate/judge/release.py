@@ -7,7 +7,7 @@ certifying scan of the checkpoint, the proof of its graphs, and the scan of the 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pargate.core.paired import fall_interval, largest_p
+from pargate.core.paired import MOST, fall_interval, largest_p
 from pargate.core.report import AccuracyDrop, Examined, Stage
 from pargate.core.results import BUDGET, UNSAFE_FILE, Consequence, Outcome, PairedCounts, Remark, Status, Verdict
 from pargate.judge.bounds import FLOOR
@@ -94,11 +94,12 @@ def drop(pairs: PairedCounts, limit: Limit, confidence: float) -> AccuracyDrop:
     """
     alpha = round(1 - confidence, 12)  # 0.01, not 0.010000000000000009
     n, lost, gained = pairs.n, pairs.trigger_only, pairs.baseline_only
-    low, high = fall_interval(n, lost, gained, alpha)
+    decides = FLOOR <= n <= MOST
+    low, high = fall_interval(n, lost, gained, alpha) if n <= MOST else (-1.0, 1.0)
     status = Status.OPEN
-    if n >= FLOOR and largest_p(n, lost, gained, limit.value, alpha) <= alpha:
+    if decides and largest_p(n, lost, gained, limit.value, alpha) <= alpha:
         status = Status.MET
-    elif n >= FLOOR and largest_p(n, gained, lost, -limit.value, alpha) <= alpha:
+    elif decides and largest_p(n, gained, lost, -limit.value, alpha) <= alpha:
         status = Status.BREACH
     return AccuracyDrop(
         pairs=pairs, limit=limit.value, limit_text=limit.text, low=low, high=high,

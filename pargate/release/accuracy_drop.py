@@ -21,7 +21,7 @@ from pargate.scanning.request import ScanRequest
 
 
 def measure(
-    request: ScanRequest, original: Model, limit: Limit, most: int | None, emit: events.Listener = events.ignore
+    request: ScanRequest, original: Model, limit: Limit, most: int, emit: events.Listener = events.ignore
 ) -> AccuracyDrop:
     """Measure whether the accuracy of `request.model` is lower than that of `original` by more than `limit`.
 
@@ -49,8 +49,7 @@ def measure(
         seen: set[str] = set()
         for number in range(len(images.blocks)):
             spent = budget.minutes is not None and time.monotonic() > began + 60 * budget.minutes
-            enough = [count for count in (budget.images, most) if count is not None and len(seen) >= count]
-            if spent or enough:
+            if spent or len(seen) >= min(most, most if budget.images is None else budget.images):
                 break
             block = decoder.block(number)
             views = BlockViews(block, images, pair.model, pair.reference, settings.seed)

@@ -50,6 +50,12 @@ def test_the_test_errs_at_most_with_its_level_whatever_the_discordance(fall: flo
     assert max(errors) > ALPHA / 4, "and wastes little of its level"
 
 
+def test_log_factorials_are_those_of_the_gamma_function() -> None:
+    counts = np.array([0, 1, 2, 5, 62, 63, 64, 65, 100, 5000, 10**6, 10**8])
+    exact = np.array([math.lgamma(count + 1) for count in counts])
+    assert (np.abs(paired._log_factorial(counts) - exact) <= 1e-13 * np.maximum(1.0, exact)).all()
+
+
 def test_a_finer_grid_of_discordances_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = [(667, 30, 45, 0.03), (200, 4, 9, 0.05), (97, 2, 2, 0.1)]
     coarse = [largest_p(*case, 0.01) for case in cases]

@@ -10,7 +10,7 @@ from pargate.cli.screen import screen
 from pargate.core.report import ScanReport
 from pargate.core.results import Count, Finding, Status
 from pargate.report.summary import rule_lines, sentence
-from pargate.report.text import about, by_id
+from pargate.report.text import about, by_id, original
 
 LONG = "no-trigger-of-any-published-family-may-steer-the-model-of-the-shop"
 
@@ -32,7 +32,7 @@ def renamed(report: ScanReport, old: str, new: str) -> ScanReport:
 def test_the_verdict_and_the_model_come_first_and_the_next_steps_last(name: str, width: int) -> None:
     report = getattr(sample_reports, name)()
     lines = shown(report, width).splitlines()
-    assert lines[0].startswith(f" {report.verdict.status.upper()} ") and report.model.source in lines[0]
+    assert lines[0].startswith(f" {report.verdict.status.upper()} ") and original(report).source in lines[0]
     assert " ".join(line.strip() for line in lines[1:4]).startswith(sentence(report)[:50])
     assert [line for line in lines if line in ("Not tested", "Stages", "Next")][-1] == "Next"
     for line in rule_lines(report):
