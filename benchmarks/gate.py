@@ -124,7 +124,10 @@ def stages(report: ScanReport) -> list[dict[str, Any]]:
             row |= {"verdict": str(scanned.verdict.status), **counted(scanned)}
         if stage.drop is not None:
             pairs = stage.drop.pairs
-            row["drop"] = {"n": pairs.n, "drop": pairs.excess, "low": stage.drop.low, "high": stage.drop.high}
+            row["drop"] = {
+                "n": pairs.n, "drop": pairs.excess, "low": stage.drop.low, "high": stage.drop.high,
+                "lost": pairs.trigger_only, "gained": pairs.baseline_only,
+            }  # fmt: skip
         if stage.proof is not None:
             row["proof"] = stage.proof.model_dump(exclude={"summary"})
         found.append(row)

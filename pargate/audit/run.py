@@ -313,7 +313,7 @@ def _record(context: _Context, result: ModelResult) -> None:
     assert isinstance(entry, ModelEntry)
     past = [e for e in context.finished if e.model == item.name]
     context.states[item.name] = state_of(result, entry, past, request.out, request.today)
-    context.emit(events.StageFinished("judge", item.name))
+    context.emit(events.StageFinished("judge", f"{item.name}: {context.states[item.name].standing}"))
 
 
 # --- the index ---------------------------------------------------------------------------------------

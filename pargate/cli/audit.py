@@ -157,7 +157,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def _listener(console: "Console") -> Any:
-    """Return a listener that prints the scanned models and the notices."""
+    """Return a listener that prints the scanned models, each verdict as it falls, and the notices."""
     from pargate import events
     from pargate.report.text import plain
 
@@ -165,6 +165,8 @@ def _listener(console: "Console") -> Any:
         match event:
             case events.StageStarted("scan", detail):
                 console.note(f"scanning {plain(detail, 300)}")
+            case events.StageFinished("judge", detail):
+                console.note(f"judged {plain(detail, 300)}")
             case events.Notice(message):
                 console.lines([plain(message)])
 

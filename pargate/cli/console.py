@@ -9,28 +9,26 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+from rich.table import Column
 
 from pargate import events
-from pargate.errors import short, visible, visible_json
+from pargate.cli.screen import badge, screen
+from pargate.cli.style import CONDITIONS, STYLES, VERDICTS, Shown
+from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
-from pargate.report.text import about, acceptance, by_id, compared_with, next_steps, plural, stages
+from pargate.report.text import plural
 
 if TYPE_CHECKING:
-    from rich.style import Style
-
     from pargate.cli.options import Output
     from pargate.core.model import Checkpoint
     from pargate.core.provenance import ProvenanceRecord
     from pargate.core.report import ScanReport
-    from pargate.core.results import Bound, Finding, Measurement, Verdict
-    from pargate.doctor.checks import Diagnosis
+    from pargate.doctor.checks import Diagnosis, Fact
     from pargate.release.verify import Verified
     from pargate.triggers import Trigger
 
@@ -39,10 +37,13 @@ PLAIN_EVERY_S = 10.0
 
 LOG_WIDTH = 240
 
+SUBJECT_WIDTH = 12
+"""Columns of what `doctor` checks."""
+
 WORDS = {
     "inspect": "inspecting",
     "images": "listing images",
-    "open": "opening",
+    "open": "importing torch, opening",
     "search": "searching",
     "text": "searching texts",
     "measure": "measuring",
@@ -56,40 +57,6 @@ WORDS = {
     "export": "exporting",
     "prove": "proving",
 }
-
-STYLES = {"breach": "bold red", "open": "yellow", "waived": "cyan", "met": "green"}
-MARKS = {"breach": "✗ breach", "open": "? open", "waived": "○ waived", "met": "✓ met"}
-CONDITIONS = {
-    "good": ("✓", "green"),
-    "notice": ("○", "cyan"),
-    "warning": ("!", "yellow"),
-    "broken": ("✗", "bold red"),
-}
-VERDICTS = {
-    "pass": "bold white on green",
-    "remediated": "bold white on green",
-    "fail": "bold white on red",
-    "inconclusive": "bold black on yellow",
-}
-
-NOTES = 100
-"""Maximum number of notes of a report."""
-
-SHOWN = 12
-"""Maximum number of met rows without --verbose; other rows are always shown."""
-
-
-class Shown(Text):
-    """One line of text that is safe for a terminal and a log."""
-
-    def __init__(self, text: str = "", style: str = "", **options: Any) -> None:
-        """Escape `text` and make it one line."""
-        super().__init__(visible(short(text)), style, **options)
-
-    def append(self, text: "Text | str", style: "str | Style | None" = None) -> "Shown":
-        """Append text, escaped as well."""
-        super().append(visible(short(text)) if isinstance(text, str) else text, style)
-        return self
 
 
 class _Rich(RichConsole):
@@ -153,17 +120,23 @@ class Console:
         if not self._live:
             yield self._plain_listener()
             return
+
+        # Texts give way, so that the bar and the times live at 80 columns.
+        def text(name: str, ratio: int) -> TextColumn:
+            return TextColumn(name, table_column=Column(ratio=ratio, no_wrap=True, overflow="ellipsis"))
+
         columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
+            text("{task.description}", 2), BarColumn(bar_width=12), text("{task.fields[note]}", 3),
             TimeElapsedColumn(), TextColumn("{task.fields[bound]}"), TimeRemainingColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=self._rich, transient=True) as bar:
+        with Progress(*columns, console=self._rich, transient=True, expand=True) as bar:
             task = bar.add_task("starting", total=None, note="", bound="")
 
             def listen(event: events.Event) -> None:
                 match event:
                     case events.StageStarted(stage, detail):
-                        bar.update(task, description=f"{WORDS.get(stage, stage)} {escape(visible(detail))}")
+                        said = f"{WORDS.get(stage, stage)} {escape(visible(detail))}"
+                        bar.reset(task, total=None, description=said, note="", bound="")  # no number of the last stage
                     case events.Advanced(done, total, note):
                         bar.update(task, completed=done, total=total, note=escape(visible(note)), bound="at most")
                     case events.TrainStep(done, total):
@@ -214,36 +187,27 @@ class Console:
         self._print(f"{folder}: {record.stopped} in {record.seconds:.0f} s{rate}")
         self._print(f"  → The distance proves nothing; scan the model: pargate scan {folder}")
 
-    def report(self, report: "ScanReport") -> None:
-        """Print the table, the summary and the next steps of a report."""
-        if not self._quiet:
-            for line in _subject(report):
-                self._print(line, style="dim")
-            self._rich.print(self._table(report))
-            notes = [*(f"note: {n}" for n in report.notices), *(f"{r.id}: {r.message}" for r in report.remarks)]
-            for note in notes[:NOTES]:
-                self._print(note, style="yellow")
-            if len(notes) > NOTES:
-                self._print(f"note: {len(notes) - NOTES} more notes are in the report", style="yellow")
-            for finding in report.findings:
-                if finding.waiver is not None:
-                    self._print(f"waived: {finding.rule}: {acceptance(finding)}", style="cyan")
-        self._rich.print(_verdict(report.verdict).append(f" {report.verdict.summary}"))
-        if not self._quiet:
-            for step in next_steps(report):
-                self._print(f"  → {step}")
+    def report(self, report: "ScanReport", made: Iterable[str] = (), steps: Iterable[str] = ()) -> None:
+        """Print a report: the verdict, one line for each rule, the next steps, and what was not tested.
 
-    def gated(self, report: "ScanReport", folder: Path | None) -> None:
-        """Print the stages of a gate and the folder of the bundle."""
-        if not self._quiet:
-            for stage, said in stages(report):
-                self._rich.print(Shown(f"{stage:>12}  ", style="dim").append(said, style="default"))
-        if folder is None:
-            self._print("no bundle was written")
-        else:
-            self._print(f"bundle: {folder}")
-            if not self._quiet:
-                self._print(f"  → pargate verify {folder}")
+        `made` are lines about what was written, which -q leaves in; `steps` come before the report's own next steps.
+        """
+        if self._quiet:
+            self._rich.print(badge(report.verdict).append(f" {report.verdict.summary}"))
+            self.lines(made)
+            return
+        for part in screen(report, self._rich.width, verbose=self._verbose, made=made, steps=steps):
+            self._rich.print(part, crop=False)
+
+    def gated(self, report: "ScanReport", folder: Path | None, kept: Path | None) -> None:
+        """Print the report of a gate, and the folder of the bundle or of the best cleaned model."""
+        if folder is not None:
+            self.report(report, [f"bundle: {folder}"], [f"pargate verify {folder}"])
+            return
+        made = ["no bundle was written"]
+        if kept is not None:
+            made.append(f"kept: {kept}, the best cleaned model: it breaks no rule, but not all are shown to hold")
+        self.report(report, made)
 
     def verified(self, found: "Verified", key: Path | None = None) -> None:
         """Print the result of verifying a bundle; `key` is the public key that its signature was checked with."""
@@ -254,7 +218,7 @@ class Console:
             line.append(" REFUSED ", style=VERDICTS["fail"])
             line.append(f" {found.folder}: {plural(len(found.problems), 'problem')}.")
         elif found.verdict is not None:
-            line = _verdict(found.verdict)
+            line = badge(found.verdict)
             until = f", valid until {found.expires}" if found.expires else ""
             line.append(f" {found.folder}: {found.files} files are unchanged{until}. {found.verdict.summary}")
         self._rich.print(line)
@@ -284,15 +248,16 @@ class Console:
         ):
             self._rich.print(Shown(f"{name:>12}  ", style="dim").append(value, style="default"))
 
-    def diagnosis(self, found: "Diagnosis") -> None:
-        """Print what the machine has, and what works on it."""
-        width = max(len(fact.subject) for fact in found.facts)
-        for fact in found.facts:
-            mark, style = CONDITIONS[fact.condition]
-            line = Shown(f"{mark} ", style=style).append(f"{fact.subject:<{width}}  ", style="dim")
-            self._rich.print(line.append(fact.message, style="default"))
-            if fact.hint:
-                self._print(f"  {'':<{width}}  → {fact.hint}")
+    def fact(self, fact: "Fact") -> None:
+        """Print the finding of one check of the machine."""
+        mark, style = CONDITIONS[fact.condition]
+        line = Shown(f"{mark} ", style=style).append(f"{fact.subject:<{SUBJECT_WIDTH}}  ", style="dim")
+        self._rich.print(line.append(fact.message, style="default"))
+        if fact.hint:
+            self._print(f"  {'':<{SUBJECT_WIDTH}}  → {fact.hint}")
+
+    def abilities(self, found: "Diagnosis") -> None:
+        """Print what works on the machine."""
         self._rich.print()
         for ability in found.abilities:
             answer = Shown("yes" if ability.works else "no", style="green" if ability.works else "yellow")
@@ -317,76 +282,6 @@ class Console:
             if name not in leave_out:
                 default = "required" if name in required else f"default {defaults[name]}"
                 self._print(f"    {field.alias or name}: {field.description} ({default})")
-
-    def _table(self, report: "ScanReport") -> Table:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name, justify in (
-            ("", "left"), ("rule", "left"), ("trigger → target", "left"), ("measured", "left"),
-            ("interval", "right"), ("limit", "right"), ("n", "right"),
-        ):  # fmt: skip
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]  # one of rich's literals
-        measurements = by_id(report)
-        met = 0
-        for finding in report.findings:
-            if finding.status == "met":
-                met += 1
-                if met > SHOWN and not self._verbose:
-                    continue
-            for row in _rows(finding, measurements):
-                table.add_row(Shown(MARKS[finding.status], style=STYLES[finding.status]), *map(Shown, row))
-        if met > SHOWN and not self._verbose:
-            table.add_row("", Shown(f"and {met - SHOWN} more met; -v lists them", style="dim"))
-        return table
-
-
-def _verdict(verdict: "Verdict") -> Shown:
-    return Shown().append(f" {verdict.status.upper()} ", style=VERDICTS[verdict.status])
-
-
-def _subject(report: "ScanReport") -> Iterator[str]:
-    model, run = report.model, report.run
-    if not report.measurements:
-        yield model.source
-        yield f"policy {report.policy.name}; nothing was loaded or measured"
-        return
-    reference = f", {compared_with(report)} {report.reference.source}" if report.reference else ""
-    yield f"{model.source}  {model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}"
-    yield (
-        f"policy {report.policy.name} ({report.policy.source}){reference}; "
-        f"{report.images.read} of {report.images.listed} images from "
-        f"{report.images.source}, {report.classes.count} classes; {run.forward_passes} forward passes in "
-        f"{run.seconds:.1f} s ({run.device}, {run.precision})"
-    )
-
-
-def _rows(finding: "Finding", measurements: "dict[str, Measurement]") -> Iterator[tuple[str, ...]]:
-    measurement = measurements.get(finding.measurement or "")
-    if not finding.bounds:
-        yield finding.rule, finding.message, "", "", "", ""
-    for bound in finding.bounds:
-        yield (
-            finding.rule, about(finding, measurements), _measured(bound, measurement), _interval(bound),
-            f"{'≤' if bound.upper else '≥'} {bound.limit_text}", str(bound.n),
-        )  # fmt: skip
-
-
-def _measured(bound: "Bound", measurement: "Measurement | None") -> str:
-    name = bound.metric.replace("_", " ")
-    success = measurement.counts.get("attack_success") if measurement is not None else None
-    rate = success.rate if success is not None else None
-    if bound.estimate is not None:
-        text = f"{name} {bound.estimate:.1%}"
-        if bound.metric in ("excess", "p_value") and rate is not None:
-            text += f" (success {rate:.1%})"
-        return text
-    return f"{name} below success {rate:.1%}" if rate is not None and bound.n else f"{name} not measured"
-
-
-def _interval(bound: "Bound") -> str:
-    if bound.metric == "p_value":
-        return ""
-    low = "" if bound.estimate is None else f"{bound.low:.1%}"
-    return f"{low} … {bound.high:.1%}"
 
 
 def _training(step: events.TrainStep) -> str:

@@ -32,7 +32,7 @@ def doctor(
     outputs = read_outputs(output, ["json"])
     console = Console(quiet=False, verbose=False, color=not no_color)
     refused = refused_fork(os.environ) if ci else None
-    found = examine(cache_folder(cache), os.environ, ci=ci, refused=refused)
+    found = examine(cache_folder(cache), os.environ, ci=ci, refused=refused, tell=console.fact)
+    console.abilities(found)
     console.json(outputs, found.model_dump_json(indent=1, by_alias=True))
-    console.diagnosis(found)
     return ExitCode.OK if found.ready else ExitCode.OPERATIONAL

@@ -110,6 +110,5 @@ def gate(
     with console.progress() as listener:
         done = run_gate(request, listener)
     missed = write(outputs, done.report, console)
-    console.report(done.report)
-    console.gated(done.report, done.folder)
+    console.gated(done.report, done.folder, done.kept)
     return exit_code(done.report.verdict) or missed

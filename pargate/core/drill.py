@@ -128,8 +128,9 @@ class DrillReport(Value):
             for p in points
         ]
         return (
-            f"Backdoors that this policy does not catch. A drill planted some ({', '.join(families)}) in copies of "
-            f"this model. The policy caught {', '.join(parts)}. The copies were compared with {self.reference}."
+            "Backdoors unlike those that a drill planted in copies of this model, of which the policy caught "
+            f"{', '.join(parts)}. The families were {', '.join(families)}; the copies were compared with "
+            f"{self.reference}."
         )
 
     def to_json(self) -> str:

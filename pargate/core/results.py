@@ -29,6 +29,9 @@ TOP_CAPTIONS = "top_captions"
 UNSAFE_FILE = "unsafe-file"
 """Rule of the finding that a file could run code; it holds under every policy."""
 
+BUDGET = "accuracy-budget"
+"""Id of the remark that a cleaning cost too much accuracy, or that this is undecided."""
+
 
 METRIC_NAME = "[a-z][a-z0-9_]{0,63}"
 """Pattern of a metric's name, which stands in logs."""
@@ -102,12 +105,15 @@ class TriggerInfo(Value):
     """SHA-256 of the parameters."""
     picture: str = ""
     """PNG as base64, of a trigger that the scan itself found; left out of the report elsewhere."""
+    one_drawing: bool = False
+    """Whether every image got the same drawing, such as a word or a picture; left out of the report elsewhere."""
 
     @model_serializer(mode="wrap")
-    def _without_empty_picture(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)
-        if not self.picture:
-            found.pop("picture", None)
+        for name in ("picture", "one_drawing"):
+            if not found[name]:
+                del found[name]
         return found
 
     @classmethod

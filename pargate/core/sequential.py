@@ -57,7 +57,7 @@ _LN2_HIGH, _LN2_LOW = float.fromhex("0x1.62e42fefa38p-1"), float.fromhex("0x1.ef
 """The natural logarithm of 2 in two parts; the first has 43 bits, so that its product with an exponent is exact."""
 
 
-def _log(x: Floats | float) -> Floats:
+def natural_log(x: Floats | float) -> Floats:
     """Return the natural logarithm of positive normal numbers, with an error below 1e-15 of max(1, its size).
 
     x = 2^k y with y in [√½, √2), and log y = 2 artanh(z) = 2 (z + z³/3 + z⁵/5 + …) with z = (y - 1) / (y + 1).
@@ -73,7 +73,7 @@ def _log(x: Floats | float) -> Floats:
     return found
 
 
-def _exp(x: Floats | float) -> Floats:
+def exponential(x: Floats | float) -> Floats:
     """Return the exponentials of numbers up to 700, with a relative error below 1e-13; about 1e-304 below -700.
 
     x = k log 2 + r with r in [-0.35, 0.35], and exp r = 1 + r (1 + r/2 (1 + r/3 (…))).
@@ -109,7 +109,7 @@ _SINES, _COSINES = _sines_and_cosines(_FRACTION_COUNT)
 # Finer towards 0 and 1, where a small change of f matters. The weights compensate, so f is uniform: equal weights
 # (the arcsine prior) decided earlier only below the usual 64 images, and up to 9 % later in close cases.
 _FRACTIONS: Floats = _SINES * _SINES
-_LOG_WEIGHTS: Floats = _log(_SINES * _COSINES / math.fsum(_SINES * _COSINES))
+_LOG_WEIGHTS: Floats = natural_log(_SINES * _COSINES / math.fsum(_SINES * _COSINES))
 
 _LEVELS = 60  # a multiple of 2, 3, 4, 5, 6, 10 and 12, so that averages of few draws are met exactly
 _NEGLIGIBLE = 1e-30  # a mean below this is called 0, which is never wrong as a low end
@@ -190,15 +190,15 @@ def _mean_low(by_level: tuple[float, ...], alpha: float) -> float:
     mean = math.fsum(held * values) / math.fsum(held)
     if mean < _NEGLIGIBLE:
         return 0.0
-    threshold, farthest = -float(_log(alpha)), -float(_log(_NEGLIGIBLE))
-    t = -float(_log(mean))
+    threshold, farthest = -float(natural_log(alpha)), -float(natural_log(_NEGLIGIBLE))
+    t = -float(natural_log(mean))
     for _ in range(100):
         wealth = _wealth(values, held, t)
         following = min(t - (wealth.log - threshold) / wealth.slope, farthest)
         if abs(following - t) < 1e-12:
             break
         t = following
-    return float(_exp(-t - 1e-9)) if t < farthest else 0.0
+    return float(exponential(-t - 1e-9)) if t < farthest else 0.0
 
 
 class _Wealth(NamedTuple):
@@ -212,15 +212,15 @@ class _Wealth(NamedTuple):
 
 def _wealth(values: Floats, counts: Floats, t: float) -> _Wealth:
     """Return the wealth against the mean exp(-t) after ``counts`` [v] observations of the ``values`` [v] in [0, 1]."""
-    won = (values * _exp(t))[:, None] * _FRACTIONS  # [v, fractions]
+    won = (values * exponential(t))[:, None] * _FRACTIONS  # [v, fractions]
     factors = won + (1.0 - _FRACTIONS)
     logs, slopes = _LOG_WEIGHTS, np.zeros(_FRACTION_COUNT)
-    for count, log, slope in zip(counts, _log(factors), won / factors, strict=True):
+    for count, log, slope in zip(counts, natural_log(factors), won / factors, strict=True):
         logs, slopes = logs + count * log, slopes + count * slope
     largest = float(logs.max())
-    parts = _exp(logs - largest)
+    parts = exponential(logs - largest)
     total = math.fsum(parts)
-    return _Wealth(largest + float(_log(total)), math.fsum(parts * slopes) / total)
+    return _Wealth(largest + float(natural_log(total)), math.fsum(parts * slopes) / total)
 
 
 def _check_alphas(alpha_low: float, alpha_high: float) -> None:

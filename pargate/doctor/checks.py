@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
@@ -107,26 +107,41 @@ def ask(question: str) -> Answer:
 
 
 def examine(
-    cache: Path | None, environ: Mapping[str, str], *, ci: bool, refused: str | None, ask: Ask = ask
+    cache: Path | None,
+    environ: Mapping[str, str],
+    *,
+    ci: bool,
+    refused: str | None,
+    ask: Ask = ask,
+    tell: Callable[[Fact], None] = lambda fact: None,
 ) -> Diagnosis:
     """Run all checks; with `ci` also those of a GitHub runner.
 
-    `refused` says why this job must not continue. A broken machine raises no error.
+    `refused` says why this job must not continue. `tell` is called with each fact once it is known, in order. A broken
+    machine raises no error.
     """
+    facts: list[Fact] = []
+
+    def add(found: Iterable[Fact]) -> None:
+        for fact in found:
+            tell(fact)
+            facts.append(fact)
+
     with ThreadPoolExecutor(max_workers=3) as asking:
-        torch, clip, onnx = asking.map(ask, ("torch", "open_clip", "onnxruntime"))
-    facts = [
-        *_of_torch(torch),
-        *_of_clip(clip),
-        *_of_onnx(onnx, torch),
-        *_of_extras(),
-        *of_the_machine(torch, environ),
-        *of_the_disk(cache),
-    ]
+        answers = asking.map(ask, ("torch", "open_clip", "onnxruntime"))
+        torch = next(answers)
+        add(_of_torch(torch))
+        clip = next(answers)
+        add(_of_clip(clip))
+        onnx = next(answers)
+        add(_of_onnx(onnx, torch))
+    add(_of_extras())
+    add(of_the_machine(torch, environ))
+    add(of_the_disk(cache))
     if refused is not None:
-        facts.append(_fact("job", Condition.BROKEN, refused))
+        add([_fact("job", Condition.BROKEN, refused)])
     if ci:
-        facts += of_the_runner(environ)
+        add(of_the_runner(environ))
     abilities = tuple(_abilities(torch, clip, onnx))
     scans = next(ability.works for ability in abilities if ability.task == "scan")
     stopped = any(fact.condition is Condition.BROKEN and fact.subject in ("job", "runner") for fact in facts)

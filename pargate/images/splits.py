@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from pargate.core.splits import sizes
 from pargate.files import digest_of
 from pargate.images.dataset import Dataset, Split
 from pargate.images.decode import Locator
@@ -18,9 +19,10 @@ CHUNK = 4096
 
 
 def divide(dataset: Dataset, names: Sequence[str]) -> tuple[Split, ...]:
-    """Return a split of a dataset for each name, of equal sizes up to one image.
+    """Return a split of a dataset for each name, in an order that the bytes of the images give.
 
-    Every image that is not drawn is read, since only its bytes show which images are the same.
+    Their sizes are those of `sizes`. Every image that is not drawn is read, since only its bytes show which images are
+    the same.
     """
     if dataset.drawn:
         return tuple(Split(name, i, None, digest_of([dataset.source, i])) for i, name in enumerate(names))
@@ -29,9 +31,10 @@ def divide(dataset: Dataset, names: Sequence[str]) -> tuple[Split, ...]:
         by_digest.setdefault(_digest(item.place, item.key), []).append(item.key)
     # Sorted by a second digest, since the provider of the images could steer that of the bytes.
     order = sorted(by_digest, key=lambda digest: hashlib.sha256(f"part {digest}".encode()).digest())
-    splits = []
-    for number, name in enumerate(names):
-        mine = order[number :: len(names)]
+    splits, first = [], 0
+    for number, (name, size) in enumerate(zip(names, sizes(len(order), len(names)), strict=True)):
+        mine = order[first : first + size]
+        first += size
         keys = frozenset(key for digest in mine for key in by_digest[digest])
         splits.append(Split(name, number, keys, digest_of(sorted(mine))))
     return tuple(splits)

@@ -7,13 +7,13 @@ certifying scan of the checkpoint, the proof of its graphs, and the scan of the 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from pargate.core.paired import MOST, fall_interval, largest_p
 from pargate.core.report import AccuracyDrop, Examined, Stage
-from pargate.core.results import UNSAFE_FILE, Consequence, Outcome, PairedCounts, Remark, Status, Verdict
-from pargate.judge.bounds import FLOOR, excess_interval
+from pargate.core.results import BUDGET, UNSAFE_FILE, Consequence, Outcome, PairedCounts, Remark, Status, Verdict
+from pargate.judge.bounds import FLOOR
 from pargate.policy.fields import Limit
 from pargate.policy.schema import Policy
 
-BUDGET = "accuracy-budget"
 PROOF = "export-proof"
 NOT_EXAMINED = "not-examined"
 
@@ -48,16 +48,19 @@ def conclude(policy: Policy, stages: Sequence[Stage], last: Examined) -> Conclus
         summary = f"After {tries} the model still does not pass: {found.verdict.summary}"
         return Conclusion(found.verdict.model_copy(update={"summary": summary}), found.remarks)
     problems = [p for stage in stages for p in _shipping_problems(policy, stage, last)]
-    problems += _missing(policy, stages, cleaned)
-    if problems:
+    if all(problem.outcome is Outcome.PASS for problem in problems):  # after a problem, a gate makes no more stages
+        problems += _missing(policy, stages, cleaned)
+    if any(problem.outcome is not Outcome.PASS for problem in problems):
         return _worst(policy, problems)
     shown = scans[-1][1].verdict.summary
     if not cleaned:
         return Conclusion(Verdict(status=Outcome.PASS, decided_by=(), summary=shown), ())
-    attempt = max(stage.attempt for stage, _ in picks)
+    certified = [examined.model.sha256 for stage, examined in scans if stage.name == "certify"][-1]
+    attempts = [stage.attempt for stage, examined in picks if examined.model.sha256 == certified]
+    attempt = max(attempts or [stage.attempt for stage, _ in picks])
     broken = ", ".join(first.verdict.decided_by) or "the policy"
     summary = f"The original breaks {broken}. Cleaned at attempt {attempt}, what ships holds: {shown}"
-    return Conclusion(Verdict(status=Outcome.REMEDIATED, decided_by=(), summary=summary), ())
+    return Conclusion(Verdict(status=Outcome.REMEDIATED, decided_by=(), summary=summary), _remarks(problems))
 
 
 def may_be_cleaned(policy: Policy, first: Examined) -> bool:
@@ -67,8 +70,18 @@ def may_be_cleaned(policy: Policy, first: Examined) -> bool:
 
 
 def accepted(policy: Policy, stage: Stage, examined: Examined) -> bool:
-    """Return whether a cleaned model passes its scan and keeps the accuracy budget."""
-    return not list(_problems(policy, stage, examined))
+    """Return whether a cleaned model may certify: it passes its scan, and does not break the accuracy budget.
+
+    An undecided budget does not reject it: more images certify than pick, and they decide.
+    """
+    return shortfall(policy, stage, examined)[0] is Outcome.PASS
+
+
+def shortfall(policy: Policy, stage: Stage, examined: Examined) -> tuple[Outcome, str]:
+    """Return what a stage makes of a cleaned model, and why, in a sentence that is empty if nothing is wrong."""
+    problems = list(_problems(policy, stage, examined))
+    worst = min(problems, key=_severity, default=None)
+    return (worst.outcome, worst.summary) if worst else (Outcome.PASS, "")
 
 
 def drop(pairs: PairedCounts, limit: Limit, confidence: float) -> AccuracyDrop:
@@ -79,14 +92,18 @@ def drop(pairs: PairedCounts, limit: Limit, confidence: float) -> AccuracyDrop:
         limit: the budget.
         confidence: confidence of the interval.
     """
-    alpha = 1 - confidence
-    low, high = excess_interval(pairs, alpha, alpha)
+    alpha = round(1 - confidence, 12)  # 0.01, not 0.010000000000000009
+    n, lost, gained = pairs.n, pairs.trigger_only, pairs.baseline_only
+    decides = FLOOR <= n <= MOST
+    low, high = fall_interval(n, lost, gained, alpha) if n <= MOST else (-1.0, 1.0)
     status = Status.OPEN
-    if pairs.n >= FLOOR:
-        status = Status.BREACH if low > limit.value else Status.MET if high <= limit.value else Status.OPEN
+    if decides and largest_p(n, lost, gained, limit.value, alpha) <= alpha:
+        status = Status.MET
+    elif decides and largest_p(n, gained, lost, -limit.value, alpha) <= alpha:
+        status = Status.BREACH
     return AccuracyDrop(
         pairs=pairs, limit=limit.value, limit_text=limit.text, low=low, high=high,
-        method="betting confidence sequence of paired differences", status=status,
+        method="exact score test of paired answers", status=status,
     )  # fmt: skip
 
 
@@ -102,10 +119,15 @@ def cost(found: AccuracyDrop) -> str:
 
 class _Problem(NamedTuple):
     outcome: Outcome
+    """`PASS` for a warning, which changes no verdict."""
     id: str
     """Id of the remark; empty if rules decided."""
     decided_by: tuple[str, ...]
     summary: str
+
+
+def _severity(problem: _Problem) -> int:
+    return (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS).index(problem.outcome)
 
 
 def _problems(policy: Policy, stage: Stage, examined: Examined) -> Iterator[_Problem]:
@@ -120,9 +142,14 @@ def _problems(policy: Policy, stage: Stage, examined: Examined) -> Iterator[_Pro
         return
     # Judged again: the report's own status is not trusted.
     again = drop(stage.drop.pairs, limit, policy.confidence)
-    if again.status is not Status.MET:
-        outcome = Outcome.FAIL if again.status is Status.BREACH else Outcome.INCONCLUSIVE
-        yield _Problem(outcome, BUDGET, (BUDGET,), f"{cost(again).capitalize()}.")
+    said = f"{cost(again)[:1].upper()}{cost(again)[1:]}."
+    if again.status is Status.BREACH:
+        yield _Problem(Outcome.FAIL, BUDGET, (BUDGET,), said)
+    elif again.status is Status.OPEN and stage.name != "pick":
+        lenient = policy.clean.budget.undecided == "warn" and again.pairs.n >= FLOOR
+        within = lenient and (again.pairs.excess or 0.0) <= limit.value
+        said = f"The accuracy budget is not decided: {cost(again)}."
+        yield _Problem(Outcome.PASS if within else Outcome.INCONCLUSIVE, BUDGET, (BUDGET,), said)
 
 
 def _shipping_problems(policy: Policy, stage: Stage, last: Examined) -> Iterator[_Problem]:
@@ -172,7 +199,14 @@ def _unexamined(what: str) -> _Problem:
 
 
 def _worst(policy: Policy, problems: Sequence[_Problem]) -> Conclusion:
-    chosen = next((p for p in problems if p.outcome is Outcome.FAIL), problems[0])
+    chosen = min(problems, key=_severity)
     outcome = Outcome.FAIL if policy.on_inconclusive == "fail" else chosen.outcome
-    remarks = tuple(Remark(id=p.id, level=Consequence.FAIL, message=p.summary) for p in problems if p.id)
-    return Conclusion(Verdict(status=outcome, decided_by=chosen.decided_by, summary=chosen.summary), remarks)
+    verdict = Verdict(status=outcome, decided_by=chosen.decided_by, summary=chosen.summary)
+    return Conclusion(verdict, _remarks(problems))
+
+
+def _remarks(problems: Sequence[_Problem]) -> tuple[Remark, ...]:
+    levels = {Outcome.PASS: Consequence.WARN}
+    return tuple(
+        Remark(id=p.id, level=levels.get(p.outcome, Consequence.FAIL), message=p.summary) for p in problems if p.id
+    )

@@ -86,6 +86,8 @@ def _clean_and_export(old: Policy, new: Policy) -> Iterator[Change]:
         yield Change(("clean", "when"), old.clean.when, new.clean.when, way)
     yield from _limit(("clean", "budget", "accuracy_drop"), old.clean.budget.accuracy_drop,
                       new.clean.budget.accuracy_drop, "down")  # fmt: skip
+    yield from _ranked(("clean", "budget", "undecided"), old.clean.budget.undecided, new.clean.budget.undecided,
+                       ["warn", "inconclusive"])  # fmt: skip
     yield from _other(("clean", "method"), old.clean.method, new.clean.method)
     yield from _other(("clean", "attempts"), old.clean.attempts, new.clean.attempts)
     for name in CleanSettings.model_fields:

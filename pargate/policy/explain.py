@@ -181,8 +181,9 @@ _ANSWERS: dict[str, Entry] = {
     "accuracy-budget": Entry(
         "remark",
         "Cleaning cost more clean accuracy than `clean.budget.accuracy_drop` allows, or this is undecided.",
-        "A useless model passes every limit on attack success. The interval of the paired difference is judged.",
-        "If it is undecided, give more labelled images. Otherwise clean with better pairs, or raise the budget openly.",
+        "A useless model passes every limit on attack success. An exact test of the paired answers decides.",
+        "If it is undecided, give more labelled images, or allow it with `clean.budget.undecided: warn`. Otherwise "
+        "clean with better pairs, or raise the budget openly.",
     ),
     "export-proof": Entry(
         "remark",

@@ -278,7 +278,17 @@ class CleanBudget(PolicyModel):
     """Limits of a cleaning."""
 
     accuracy_drop: ShareField | None = None
+    undecided: Literal["inconclusive", "warn"] = "inconclusive"
+    """What follows if the accuracy budget alone is undecided and the estimate keeps it: no bundle, or a warning."""
     minutes: Annotated[float, Field(gt=0)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_the_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what few policies set, so that the digest of the others stays the same."""
+        found: dict[str, Any] = handler(self)
+        if self.undecided == "inconclusive":
+            found.pop("undecided", None)
+        return found
 
 
 class CleanSettings(PolicyModel):

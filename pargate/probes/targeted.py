@@ -225,6 +225,7 @@ class TargetedTest(Test):
             kind=self.trigger.kind,
             parameters=self.trigger.parameters,
             digest=self.trigger.digest,
+            one_drawing=self.trigger.one_drawing,
         )
         empty = Measurement(id=self.id, rule=self.rule, probe=self.kind, trigger=info, forward_passes=self._passes)
         choice = self._choose()

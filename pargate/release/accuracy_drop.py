@@ -8,7 +8,7 @@ from pathlib import Path
 from pargate import events
 from pargate.core import zeroshot
 from pargate.core.report import AccuracyDrop
-from pargate.core.results import PairedCounts, Status
+from pargate.core.results import PairedCounts
 from pargate.files import BlockStore
 from pargate.images.prefetch import Decoder
 from pargate.judge.release import drop
@@ -20,18 +20,19 @@ from pargate.scanning.images import read_images
 from pargate.scanning.request import ScanRequest
 
 
-def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Listener = events.ignore) -> AccuracyDrop:
+def measure(
+    request: ScanRequest, original: Model, limit: Limit, most: int, emit: events.Listener = events.ignore
+) -> AccuracyDrop:
     """Measure whether the accuracy of `request.model` is lower than that of `original` by more than `limit`.
 
-    Images are read until the comparison is decided, the images end or the policy's budget is spent. Without labels
-    the comparison stays open.
+    Images are read until there are `most`, until they end, or until the policy's budget is spent, and never until the
+    answers look good: the test is one of fixed size. Without labels the comparison stays open.
 
     Raises:
         InputError, UnsafeCheckpoint, OperationalError: as `scan`.
     """
     budget, began = request.policy.policy.budget, time.monotonic()
-    confidence = request.policy.policy.confidence
-    both = before_only = after_only = n = 0
+    both = lost = gained = n = 0
     with contextlib.ExitStack() as stack:
         after = stack.enter_context(opened(request.model))
         decoder = stack.enter_context(Decoder(after.checkpoint.preprocess))
@@ -46,10 +47,9 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
         assert pair.reference is not None and pair.reference_head is not None  # `original` was given
         emit(events.StageStarted("compare", f"clean accuracy with {Path(original.checkpoint.source).name}'s"))
         seen: set[str] = set()
-        found = drop(_pairs(0, 0, 0, 0), limit, confidence)
         for number in range(len(images.blocks)):
             spent = budget.minutes is not None and time.monotonic() > began + 60 * budget.minutes
-            if spent or (budget.images is not None and len(seen) >= budget.images):
+            if spent or len(seen) >= min(most, most if budget.images is None else budget.images):
                 break
             block = decoder.block(number)
             views = BlockViews(block, images, pair.model, pair.reference, settings.seed)
@@ -62,16 +62,8 @@ def measure(request: ScanRequest, original: Model, limit: Limit, emit: events.Li
             now = (zeroshot.predict(views.clean(), pair.head) == labels)[counts]
             n += int(counts.sum())
             both += int((was & now).sum())
-            before_only += int((was & ~now).sum())
-            after_only += int((~was & now).sum())
-            found = drop(_pairs(n, both, before_only, after_only), limit, confidence)
+            lost += int((was & ~now).sum())
+            gained += int((~was & now).sum())
             emit(events.Advanced(number + 1, len(images.blocks), f"{n} images compared"))
-            if found.status is not Status.OPEN:
-                break
-        return found
-
-
-def _pairs(n: int, both: int, before_only: int, after_only: int) -> PairedCounts:
-    return PairedCounts(
-        baseline="cleaned", target="", n=n, both=both, trigger_only=before_only, baseline_only=after_only
-    )
+    pairs = PairedCounts(baseline="cleaned", target="", n=n, both=both, trigger_only=lost, baseline_only=gained)
+    return drop(pairs, limit, request.policy.policy.confidence)

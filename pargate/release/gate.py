@@ -8,6 +8,7 @@ The result of each stage is kept in `OUT.unfinished` under the digest of its inp
 The folder is removed once there is a verdict.
 """
 
+import itertools
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,16 +16,18 @@ from typing import Any
 
 from pargate import events
 from pargate.clean.run import sizes_of
+from pargate.core import paired
 from pargate.core.model import Checkpoint
 from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Outcome, Remark
+from pargate.core.splits import total
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.files import check_new_folder, readable
 from pargate.images.opening import check_source, kind_of, open_images
 from pargate.images.splits import divide
+from pargate.judge.release import shortfall
 from pargate.models.model import Model
 from pargate.models.open import open_model
-from pargate.models.shapes import check
 from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved
 from pargate.policy.resolve import read as read_policy
@@ -34,6 +37,7 @@ from pargate.release.finish import report_of, write
 from pargate.release.stages import SPLITS, GateRequest, Run
 from pargate.scanning.choose import processor_threads
 from pargate.scanning.estimate import cleaning_minutes, minutes
+from pargate.scanning.run import checked
 from pargate.scanning.unlearned import REMARK, refuse_same_families, told
 from pargate.triggers import build
 
@@ -45,6 +49,8 @@ class Gated:
     report: ScanReport
     folder: Path | None
     """Folder of the bundle; None if nothing ships."""
+    kept: Path | None = None
+    """Folder of the best cleaned model, if it breaks nothing and does not ship."""
 
 
 def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
@@ -56,6 +62,8 @@ def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
     fresh = not request.state.exists()
     try:
         run, model = _prepared(request, emit)
+        if expected := outlook(run):
+            emit(events.Notice(expected))
         candidate, exported = run.stages(model)
         report = report_of(run.policy, run.done, run.reports, request.out.name)
         ships = report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
@@ -66,9 +74,51 @@ def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
         if fresh:  # the kept stages depend on the wrong input
             shutil.rmtree(request.state, ignore_errors=True)
         raise
+    kept = None if ships else _best(request, run)
     if not request.keep:
         shutil.rmtree(request.state, ignore_errors=True)
-    return Gated(report, request.out if ships else None)
+    return Gated(report, request.out if ships else None, kept)
+
+
+def outlook(run: Run) -> str:
+    """Return whether the images that certify can decide the accuracy budget, in a sentence; empty without a budget."""
+    policy = run.policy.policy
+    limit = policy.clean.budget.accuracy_drop
+    if policy.clean.when != "fail" or limit is None or not run.images:
+        return ""
+    labelled = int((run.images[SPLITS[2]].labels >= 0).sum())
+    if not labelled:
+        return f"no image that certifies has a label, so a fall of accuracy of {limit.text} cannot be ruled out"
+    if not limit.value:
+        return f"with {labelled:,} labelled images a fall of 0 points is ruled out only if accuracy rises"
+    chance = paired.power(labelled, limit.value, policy.confidence, paired.DISCORDANCE)
+    needed = paired.needed(limit.value, policy.confidence, paired.DISCORDANCE)
+    points = f"{100 * limit.value:g} point{'' if limit.value == 0.01 else 's'}"
+    if chance >= paired.CHANCE:
+        return (
+            f"{labelled:,} labelled images certify: if accuracy is unchanged, they rule out a fall of {points} with a "
+            f"chance of {min(chance, 0.99):.0%}"
+        )
+    doubt = "can hardly be ruled out unless accuracy rises" if chance < 0.5 else "may stay undecided"
+    return (
+        f"with {labelled:,} labelled images that certify, a fall of {points} {doubt}: if accuracy is unchanged, it is "
+        f"ruled out with a chance of {chance:.0%}. About {needed:,} are needed, {total(needed):,} images in all"
+    )
+
+
+def _best(request: GateRequest, run: Run) -> Path | None:
+    """Return where the best cleaned model stays, or None if there is none that breaks nothing."""
+    last = run.done[-1]
+    certified = last.name == "certify" and last.examined is not None
+    if run.best is None or (
+        certified and shortfall(run.policy.policy, last, run.reports[-1].examined)[0] is Outcome.FAIL
+    ):
+        return None
+    if request.keep:
+        return run.best.folder
+    names = (f"{request.out.name}.candidate{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
+    place = next(place for name in names if not (place := request.out.with_name(name)).exists())
+    return run.best.folder.rename(place)
 
 
 def plan(request: GateRequest) -> tuple[str, ...]:
@@ -82,12 +132,14 @@ def plan(request: GateRequest) -> tuple[str, ...]:
     if model is None:
         return (f"model   {request.scan.source}: refused as unsafe; nothing would be loaded",)
     checkpoint = model.checkpoint
-    check(checkpoint)
     lines = [
         f"model   {checkpoint.source}: {checkpoint.architecture}, {checkpoint.parameters / 1e6:.1f} M parameters",
         f"policy  {run.policy.source}, {len(policy.rules)} rules",
-        f"images  {request.scan.image_source}, in disjoint splits: {', '.join(split.name for split in run.splits)}",
+        f"images  {request.scan.image_source}, in disjoint splits: "
+        + ", ".join(f"{len(images.items)} {name}" for name, images in run.images.items()),
     ]
+    if expected := outlook(run):
+        lines.append(f"budget  {expected}")
     kind, count = run.kind(), processor_threads()
     compared = request.scan.compared_source is not None
     sizes = sizes_of(checkpoint, run.pairs(), kind) if policy.clean.when == "fail" else None
@@ -191,6 +243,8 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
         kind = kind_of(source)
         if policy.policy.clean.when == "fail" and not (kind and (kind.fetched or kind.generated)):
             run.pairs()  # pairs that are fetched or generated are opened only when they are needed
+        for split in splits:
+            run.images[split.name] = checked(run.scan_request(split.name, asked.source), model.checkpoint)[0]
     return run, model
 
 

@@ -16,18 +16,21 @@ from pargate import events, seeds
 from pargate.clean.methods.base import Sizes
 from pargate.clean.request import RECORD_NAME, CleanRequest
 from pargate.clean.run import clean, sizes_of
+from pargate.core import paired
 from pargate.core.choices import RequiredDevice
 from pargate.core.model import Activation
 from pargate.core.report import AccuracyDrop, ScanReport, Stage
-from pargate.core.results import Outcome
+from pargate.core.results import Outcome, Status
 from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError
 from pargate.export.parity import PARITY
 from pargate.files import digest_of, sha256_file, write_atomic
 from pargate.images.dataset import Dataset, Split
+from pargate.images.labelled import LabelledImages
 from pargate.images.opening import open_images, open_pairs
 from pargate.images.splits import shared
-from pargate.judge.release import accepted, conclude, cost, may_be_cleaned
+from pargate.judge.bounds import FLOOR
+from pargate.judge.release import conclude, cost, may_be_cleaned, shortfall
 from pargate.models.config import with_activation
 from pargate.models.model import Model
 from pargate.models.open import open_model
@@ -87,6 +90,10 @@ class Run:
     done: list[Stage] = field(default_factory=list)
     reports: list[ScanReport] = field(default_factory=list)
     """Reports of the scans in `done`, in order."""
+    images: dict[str, LabelledImages] = field(default_factory=dict)
+    """Images of each split, labelled; empty if the model is unsafe."""
+    best: Candidate | None = None
+    """The best cleaned model so far that breaks nothing."""
     _pairs: Dataset | None = None
     _reference: Model | None = None
 
@@ -165,7 +172,8 @@ class Run:
         `model` opens the model if a scan is needed; `digest` identifies it.
         """
         asked = self.scan_request(stage, source, attempt)
-        limit = self.policy.policy.clean.budget.accuracy_drop if original else None
+        policy = self.policy.policy
+        limit = policy.clean.budget.accuracy_drop if original else None
         place = self.request.state / f"{stage}-{self.key(asked, digest, limit is not None)[:24]}.json"
         kept = _load(place)
         if kept is None:
@@ -175,7 +183,8 @@ class Run:
             report = scan(asked, self.emit)
             found = None
             if original is not None and limit is not None and report.verdict.status is Outcome.PASS:
-                found = accuracy_drop.measure(asked, original, limit, self.emit)
+                most = paired.enough(limit.value, policy.confidence, self.discordance())
+                found = accuracy_drop.measure(asked, original, limit, most, self.emit)
             kept = StageRecord(report=report, drop=found, seconds=round(time.monotonic() - began, 3))
             self.keep(place, kept)
         said = f"{kept.report.verdict.status}: {kept.report.verdict.summary}"
@@ -270,7 +279,10 @@ class Run:
         return str(self.policy.folder / source)
 
     def cleaned(self, model: Model) -> Candidate | None:
-        """Return the first candidate of the escalation that passes the scan `pick`, or None."""
+        """Return the candidate that certifies, or None if none passes the scan `pick`.
+
+        It is the first one whose accuracy fell by at most half of its budget, or else the one that lost least.
+        """
         section = self.policy.policy.clean
         try:
             kind = self.kind()
@@ -281,7 +293,8 @@ class Run:
                 f"the scan is kept in {self.request.state}",
             ) from error
         pairs = self.pairs()
-        spent = 0.0
+        spent, reason = 0.0, ""
+        found: list[tuple[bool, float, Candidate]] = []
         for attempt in range(1, section.attempts + 1):
             if section.budget.minutes is not None and spent >= 60 * section.budget.minutes:
                 self.emit(
@@ -289,21 +302,42 @@ class Run:
                 )
                 break
             sizes = sizes_of(model.checkpoint, pairs, kind)
-            candidate = self.clean(model, attempt, sizes, kind)
+            candidate = self.clean(model, attempt, sizes, kind, reason)
             spent += self.done[-1].seconds
             kept = self.scan(
                 "pick", str(candidate.folder), candidate.model, candidate.digest, attempt=attempt, original=model
             )
-            if accepted(self.policy.policy, self.done[-1], kept.report.examined):
-                return candidate
-        return None
+            outcome, why = shortfall(self.policy.policy, self.done[-1], kept.report.examined)
+            fall = kept.drop.pairs.excess or 0.0 if kept.drop is not None else 0.0
+            if outcome is not Outcome.FAIL:
+                found.append((outcome is not Outcome.PASS, fall, candidate))
+            if outcome is Outcome.PASS:
+                if kept.drop is None or kept.drop.status is Status.MET or fall <= kept.drop.limit / 2:
+                    break
+                why = f"accuracy fell by {fall:.1%}, more than half of the {kept.drop.limit_text} that it may."
+            reason = f"attempt {attempt} fell short: {why}"
+            candidate.opened = None
+        if not found:
+            return None
+        rejected, _, self.best = min(found, key=lambda one: one[:2])
+        return None if rejected else self.best
 
-    def clean(self, model: Model, attempt: int, sizes: Sizes, kind: Literal["cpu", "cuda"]) -> Candidate:
-        """Return the cleaned model of one attempt."""
+    def discordance(self) -> float:
+        """Return the share of images whose correctness a cleaning changes: as measured so far, or a prior."""
+        drops = [stage.drop.pairs for stage in self.done if stage.drop is not None and stage.drop.pairs.n >= FLOOR]
+        if not drops:
+            return paired.DISCORDANCE
+        return max((drops[-1].trigger_only + drops[-1].baseline_only) / drops[-1].n, 1 / drops[-1].n)
+
+    def clean(self, model: Model, attempt: int, sizes: Sizes, kind: Literal["cpu", "cuda"], why: str) -> Candidate:
+        """Return the cleaned model of one attempt; `why` says why it follows the one before, if it does."""
         section, asked = self.policy.policy.clean, self.request.scan
         overrides = escalation.settings(section, attempt, sizes)
         pairs = self.pairs()
         config = escalation.proposed(section, attempt, sizes).digest
+        named = f"{escalation.method(section, attempt, sizes)}, {escalation.step(section, attempt, sizes).name}"
+        if why:
+            self.emit(events.Notice(f"clean {attempt}: {named}, because {why}"))
         key = digest_of([__version__, model.checkpoint.digest, pairs.digest, config, kind])
         folder = self.request.state / f"clean-{key[:24]}"
         if not (folder / RECORD_NAME).is_file():
@@ -325,10 +359,9 @@ class Run:
             )
         candidate = Candidate.read(folder, model.checkpoint)
         record = candidate.record
-        step = escalation.step(section, attempt, sizes).name
-        said = f"{escalation.method(section, attempt, sizes)}, {step}: {record.stopped}"
+        said = f"{named}: {record.stopped}" + (f". It followed because {why.rstrip('.')}" if why else "")
         self.done.append(Stage(name="clean", attempt=attempt, seconds=record.seconds, summary=said, record=record))
-        self.emit(events.Notice(f"clean {attempt}: {said}"))
+        self.emit(events.Notice(f"clean {attempt}: {record.stopped}"))
         return candidate
 
     # --- what ships ---

@@ -142,7 +142,9 @@ def _named(report: ScanReport, *names: str) -> list[tuple[Stage, Examined]]:
 
 def _chain(held: Held, report: ScanReport) -> Iterator[str]:
     """Yield a problem for each break in the chain of original, checkpoint, graphs and the files in the bundle."""
-    made = [s.record for s in report.stages if s.name in ("clean", "convert") and s.record is not None][-1:]
+    made = [s.record for s in report.stages if s.name in ("clean", "convert") and s.record is not None]
+    weights = held.digests.get(WEIGHTS)  # of several attempts any may ship
+    made = [record for record in made if weights in {file.sha256 for file in record.outputs}][-1:] or made[-1:]
     records = [*made, *(s.record for s in report.stages if s.name == "export" and s.record is not None)]
     first = _named(report, "scan")
     if not made:

@@ -51,16 +51,26 @@ class Row:
     attack_about: str
     accuracy: str
     measured: str
+    worst: str
+    """Highest attack success and what reached it, without its interval."""
+    useful: str
+    """Clean accuracy without its interval."""
+    age: str
+    """Day of the measurements."""
     trend: Plot | None
 
 
 def index(audit: AuditIndex) -> str:
-    """Return the page of all models, the worst first."""
+    """Return the page of all models: a row for each, the worst first, and more about those that need a look."""
+    rows = [_row(state) for state in worst_first(audit)]
     return page(
         "audit.html.j2",
         audit=audit,
         tally=[(str(s), word, n) for s, word in WORDS.items() if (n := sum(m.standing is s for m in audit.models))],
-        rows=[_row(state) for state in worst_first(audit)],
+        rows=rows,
+        told=[
+            row for row in rows if row.state.exit_code or row.state.regression or row.state.overdue or row.state.changes
+        ],
         conclusion=conclusion(audit),
         facts=tuple(facts(audit)),
         limit=LIMIT,
@@ -68,9 +78,11 @@ def index(audit: AuditIndex) -> str:
 
 
 def worst_first(audit: AuditIndex) -> list[ModelState]:
-    """Return the models sorted by standing."""
+    """Return the models by standing, then by their highest attack success, then by name."""
     rank = list(WORDS)
-    return sorted(audit.models, key=lambda state: rank.index(state.standing))
+    return sorted(
+        audit.models, key=lambda s: (rank.index(s.standing), -(s.attack.rate if s.attack is not None else 0.0), s.name)
+    )
 
 
 def model(audit: AuditIndex, state: ModelState) -> str:
@@ -95,7 +107,7 @@ def plots(state: ModelState) -> tuple[Plot | None, Plot | None]:
     """Return the plots of attack success and clean accuracy."""
     return (
         plot("Highest attack success", state.history, lambda p: p.attack),
-        plot("Accuracy on clean images", state.history, lambda p: p.accuracy),
+        plot("Accuracy on clean images", state.history, lambda p: p.accuracy, coloured=False),
     )
 
 
@@ -107,6 +119,9 @@ def _row(state: ModelState) -> Row:
         attack_about=state.attack.subject if state.attack else "",
         accuracy=said(state.accuracy),
         measured=measured(state),
+        worst=f"{share(state.attack.rate)}, {state.attack.subject}" if state.attack else "not measured",
+        useful=share(state.accuracy.rate) if state.accuracy else "not measured",
+        age=state.measured_at[:10] or "never",
         trend=plots(state)[0],
     )
 

@@ -29,9 +29,6 @@ from pargate.report.text import by_id, plain, plural, rules
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
-SHOWN_MET = 3
-"""Met comparisons of a rule that are shown; the others are folded."""
-
 BASELINES = {
     "control:flat": "Plain patch as control",
     "control:shuffled": "Shuffled pattern as control",
@@ -90,7 +87,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A rule with its comparisons, worst first; `folded` are met ones beyond the first few."""
+    """A rule with its comparisons, worst first."""
 
     id: str
     severity: str
@@ -102,7 +99,8 @@ class Group:
     word: str
     counts: str
     shown: tuple[Comparison, ...]
-    folded: tuple[Comparison, ...]
+    """Comparisons that are not met."""
+    met: tuple[Comparison, ...]
 
 
 def tally(findings: Sequence[Finding]) -> tuple[tuple[str, str, int], ...]:
@@ -136,10 +134,6 @@ def _group(
     ordered = sorted(findings, key=lambda f: (_rank(f), -_closeness(f)))
     axes = axes_of([bound for finding in ordered for bound in finding.bounds])
     views = [_comparison(f, measurements.get(f.measurement or ""), axes) for f in ordered]
-    met = sum(f.status is Status.MET for f in ordered)
-    # Folding one or two rows saves no space.
-    hidden = met - SHOWN_MET if met > SHOWN_MET + 2 else 0
-    cut = len(views) - hidden
     link = str(rule.get("help") or "")
     counts = ", ".join(f"{n} {word.lower()}" for _, word, n in tally(ordered) if n)
     return Group(
@@ -152,8 +146,8 @@ def _group(
         status=str(ordered[0].status) if ordered else "none",
         word=WORDS[ordered[0].status] if ordered else "Not judged",
         counts=counts or "no comparison was made",
-        shown=tuple(views[:cut]),
-        folded=tuple(views[cut:]),
+        shown=tuple(view for view in views if view.status != Status.MET),
+        met=tuple(view for view in views if view.status == Status.MET),
     )
 
 
@@ -169,6 +163,8 @@ def _comparison(finding: Finding, measurement: Measurement | None, axes: Mapping
     trigger = measurement.trigger if measurement else None
     target = measurement.target if measurement else None
     title = trigger.label if trigger else "The weights file" if measurement and measurement.facts else "Clean images"
+    if trigger is not None and trigger.one_drawing and finding.status is Status.MET:
+        title += " (this one drawing)"
     if measurement is None:
         title = "The weights file" if finding.rule == UNSAFE_FILE else "Not measured"
     baseline = measurement.pairs.baseline if measurement and measurement.pairs else ""

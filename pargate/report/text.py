@@ -8,13 +8,16 @@ import hashlib
 import json
 import posixpath
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from pargate.core.paired import needed
 from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import (
+    BUDGET,
     RANK,
     UNSAFE_FILE,
     Bound,
@@ -25,9 +28,15 @@ from pargate.core.results import (
     Outcome,
     Status,
 )
+from pargate.core.splits import total
 from pargate.errors import InputError, visible
 
 CUT = "…"
+
+MOST_IMAGES = 1_000_000
+"""Images that nobody is asked for."""
+MOST_FALL = 0.99
+"""Largest fall of accuracy for which images are counted."""
 
 _CONSEQUENCES = list(Consequence)
 
@@ -97,10 +106,15 @@ def by_id(report: ScanReport) -> dict[str, Measurement]:
 
 
 def about(finding: Finding, measurements: dict[str, Measurement]) -> str:
-    """Return the `subject` of a finding, which may have no measurement."""
+    """Return the `subject` of a finding, which may have no measurement; a green one says if it is of one drawing."""
     if finding.rule == UNSAFE_FILE:
         return "file"
-    return subject(measurements.get(finding.measurement or ""))
+    measurement = measurements.get(finding.measurement or "")
+    said = subject(measurement)
+    trigger = measurement.trigger if measurement is not None else None
+    if trigger is None or not trigger.one_drawing or finding.status is not Status.MET:
+        return said
+    return f"{said} (this one drawing)"
 
 
 def headline(finding: Finding) -> str:
@@ -226,6 +240,7 @@ def stages(report: ScanReport) -> Iterator[tuple[str, str]]:
 
 def next_steps(report: ScanReport) -> Iterator[str]:
     """Yield what to do after this verdict."""
+    yield from _after_cleaning(report)
     match report.verdict.status:
         case Outcome.PASS | Outcome.REMEDIATED:
             triggers = plural(len(report.coverage.probed), "trigger")
@@ -233,7 +248,12 @@ def next_steps(report: ScanReport) -> Iterator[str]:
         case Outcome.FAIL if any(f.rule == UNSAFE_FILE for f in report.findings):
             yield "Do not load this file; ask its author for safetensors or ONNX."
         case Outcome.FAIL if any(f.status is Status.BREACH for f in report.findings):
-            yield "Do not ship this checkpoint; go back to one whose scan passes."
+            model = shlex.quote(plain(original(report).source))
+            yield "Do not ship this checkpoint; go back to one whose scan passes, or clean it and scan again."
+            rule = shlex.quote(plain(next(iter(report.verdict.decided_by), "fail"), 100))
+            yield f"Read what it means: pargate explain {rule}{_policy_option(report)}"
+            if not report.stages:
+                yield f"Clean it: pargate clean {model} --pairs PAIRS --out CLEANED"
             measurements = by_id(report)
             broken = [measurements.get(f.measurement or "") for f in report.findings if f.status is Status.BREACH]
             if any(m is not None and m.probe == "search" for m in broken):
@@ -246,7 +266,7 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             ):
                 yield (
                     "Whether a pull is planted or natural needs a trusted parent: "
-                    f"pargate scan {plain(original(report).source)} --reference PARENT"
+                    f"pargate scan {model} --reference PARENT{_policy_option(report)}"
                 )
         case _ if not report.run.complete:
             yield "Run again: it resumes from the cache."
@@ -256,10 +276,66 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             b.metric == Metric.P_VALUE and b.status is Status.OPEN for f in report.findings for b in f.bounds
         ):
             yield "Give a trusted parent with --reference, or calibrate more trusted models of this architecture."
+        case _ if BUDGET in report.verdict.decided_by:
+            pass  # said above
         case _ if any(f.status is Status.OPEN for f in report.findings):
             yield "Give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
         case _:
             yield "See the remarks: what makes this verdict is not a measurement."
+
+
+def command_of(step: str) -> tuple[str, str]:
+    """Return the text of a next step and its command; either may be empty."""
+    text, colon, command = step.rpartition(": pargate ")
+    if colon:
+        return f"{text}:", f"pargate {command}"
+    return ("", step) if step.startswith("pargate ") else (step, "")
+
+
+def _after_cleaning(report: ScanReport) -> Iterator[str]:
+    """Yield what to do after a gate that cleaned, and whose verdict is not about a single scan."""
+    attempts = max((stage.attempt for stage in report.stages), default=0)
+    found = next((stage.drop for stage in reversed(report.stages) if stage.drop is not None), None)
+    if not attempts or report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED):
+        return
+    if found is None or BUDGET not in report.verdict.decided_by:
+        if report.verdict.status is Outcome.FAIL and report.stages[-1].name == "pick":
+            yield (
+                f"Give the cleaning other image-text pairs (--pairs) or more than {plural(attempts, 'attempt')} "
+                "(clean.attempts, at most 4), or go back to a checkpoint whose scan passes."
+            )
+        return
+    pairs, fall = found.pairs, max(found.pairs.excess or 0.0, 0.0)
+    budget = plain(found.limit_text, 20)
+    room = min(found.limit, MOST_FALL) - fall
+    changed = max(pairs.trigger_only + pairs.baseline_only, 1) / max(pairs.n, 1)
+    wanted = needed(room, confidence(report), changed) if room > 0 else MOST_IMAGES
+    if not pairs.n:
+        yield "Give labelled images: without labels no accuracy can be compared."
+    elif found.status is Status.BREACH or wanted >= MOST_IMAGES:
+        yield (
+            f"Cleaning lost {percent(fall)} of accuracy, and {budget} may be lost: clean with more or other image-text "
+            "pairs (--pairs), or raise clean.budget.accuracy_drop openly."
+        )
+    else:
+        yield (
+            f"Give about {total(wanted):,} labelled images in all (--images), of which {wanted:,} certify: if accuracy "
+            f"fell by {percent(fall)}, as it seems, that shows that {budget} was kept. `clean.budget.undecided: warn` "
+            "in the policy ships such a model with a warning."
+        )
+
+
+def confidence(report: ScanReport) -> float:
+    """Return the confidence of the applied policy, or 99% if the report gives none that is one."""
+    given = re.fullmatch(r"(\d\d(?:\.\d{1,6})?)%", str(report.policy.document.get("confidence", "")))
+    return max(0.5, float(given[1]) / 100) if given else 0.99
+
+
+def _policy_option(report: ScanReport) -> str:
+    """Return the option that names the policy in a command; empty for the policy that is found anyway."""
+    source = report.policy.place or report.policy.source
+    name = source.removeprefix("builtin:")
+    return "" if name in ("baseline", "pargate.yaml") else f" -p {shlex.quote(plain(name, 200))}"
 
 
 def _over_control(finding: Finding, measurement: Measurement | None) -> bool:

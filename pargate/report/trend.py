@@ -21,8 +21,11 @@ LEFT, RIGHT = 12.0, 97.0
 SPOKEN = 12
 """Maximum number of audits in the spoken text; the latest are kept."""
 
-SHOWN = 60
+SHOWN = 28
 """Maximum number of drawn audits; the latest are kept."""
+
+APART = 3.0
+"""Least distance of two dots in percent of the width, so that they do not overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +68,21 @@ class Plot:
     last: str
 
 
-def plot(name: str, points: Sequence[Point], pick: Callable[[Point], Rate | None]) -> Plot | None:
-    """Return the plot of the measured points, oldest first; None if nothing was measured."""
+def plot(
+    name: str, points: Sequence[Point], pick: Callable[[Point], Rate | None], *, coloured: bool = True
+) -> Plot | None:
+    """Return the plot of the measured points, oldest first; None if nothing was measured.
+
+    `coloured` shows the standing of the model, which is not about every rate.
+    """
     found = [(point, rate) for point in points if (rate := pick(point)) is not None][-SHOWN:]
     if not found:
         return None
-    moments = [_moment(point.time) for point, _ in found]
-    begin, length = moments[0], moments[-1] - moments[0]
     dots = [
-        Dot(
-            # Audits with the same time stand side by side.
-            x=round(
-                (LEFT + RIGHT) / 2
-                if len(found) == 1
-                else LEFT + (RIGHT - LEFT) * ((moment - begin) / length if length > 0 else number / (len(found) - 1)),
-                2,
-            ),
-            y=_height(rate.rate),
-            high=_height(rate.high),
-            low=_height(rate.low),
-            standing=str(point.standing),
-        )
-        for number, (moment, (point, rate)) in enumerate(zip(moments, found, strict=True))
-    ]
+        Dot(x=x, y=_height(rate.rate), high=_height(rate.high), low=_height(rate.low),
+            standing=str(point.standing) if coloured else "none")
+        for x, (point, rate) in zip(_places([_moment(point.time) for point, _ in found]), found, strict=True)
+    ]  # fmt: skip
     latest = found[-1][1]
     # The day is enough, unless all audits have the same.
     when: Callable[[str], str] = _day if _day(found[0][0].time) != _day(found[-1][0].time) else minute
@@ -104,6 +99,17 @@ def plot(name: str, points: Sequence[Point], pick: Callable[[Point], Rate | None
         first=when(found[0][0].time) if len(found) > 1 else "",
         last=when(found[-1][0].time),
     )
+
+
+def _places(moments: Sequence[float]) -> list[float]:
+    """Return the position of each audit by its time; at equal distances if some would overlap."""
+    begin, length = moments[0], moments[-1] - moments[0]
+    if len(moments) == 1:
+        return [round((LEFT + RIGHT) / 2, 2)]
+    places = [LEFT + (RIGHT - LEFT) * (moment - begin) / length if length > 0 else LEFT for moment in moments]
+    if any(after - before < APART for before, after in itertools.pairwise(places)):
+        places = [LEFT + (RIGHT - LEFT) * number / (len(moments) - 1) for number in range(len(moments))]
+    return [round(place, 2) for place in places]
 
 
 def _day(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,10 +61,12 @@ def _base(image: Path | None, size: int, seed: int) -> NDArray[np.uint8]:
 def _sheet(cells: list[tuple[str, NDArray[np.uint8]]], size: int) -> bytes:
     # The image without a trigger has a row of its own, so that each trigger and its control stay side by side.
     rows = 1 + -(-(len(cells) - 1) // COLUMNS)
-    step_x, step_y = size + MARGIN, size + MARGIN + CAPTION
+    font = ImageFont.load_default(size=12)
+    # A name may be wider than a small image, and must not run into the next one.
+    widest = max(math.ceil(font.getlength(name)) for name, _ in cells)
+    step_x, step_y = max(size, widest) + MARGIN, size + MARGIN + CAPTION
     page = Image.new("RGB", (COLUMNS * step_x + MARGIN, rows * step_y + MARGIN), "white")
     draw = ImageDraw.Draw(page)
-    font = ImageFont.load_default(size=12)
     for number, (name, pixels) in enumerate(cells):
         place = number if number == 0 else number - 1 + COLUMNS
         x, y = MARGIN + place % COLUMNS * step_x, MARGIN + place // COLUMNS * step_y

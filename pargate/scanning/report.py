@@ -279,14 +279,23 @@ def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Cov
         for probe in ("search", "text")
     )
     limits = [
-        "Triggers that the policy does not name, and other drawings of the ones it names: a backdoor with a secret "
-        "pattern does not respond to published triggers. If you have the pattern, probe it with the trigger `file`.",
+        "Triggers that the policy does not name: a backdoor with a secret pattern does not respond to published "
+        "triggers. If you have the pattern, probe it with the trigger `file`.",
         f"Targets that are not among the {len(loop.images.classes.names)} classes.",
         "Triggers in captions: only image triggers were probed."
         if not texts
         else f"Triggers in captions that the search of texts ({', '.join(texts)}) did not find: words that act only "
         "together are outside it.",
     ]
+    drawings = dict.fromkeys(
+        q.comparison.trigger.label for q in loop.running if q.comparison.trigger and q.comparison.trigger.one_drawing
+    )
+    if drawings:
+        limits.insert(
+            1,
+            f"Other drawings than the ones of {', '.join(drawings)}: each puts the same drawing on every image, and "
+            "a backdoor that was planted with another word, picture, place or size may not respond to it.",
+        )
     if left_out:
         limits.insert(1, f"Triggers that nobody named: without a reference the rule {left_out[0]} was left out.")
     if images:
@@ -308,8 +317,8 @@ def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Cov
     checkpoint = pair.model.checkpoint
     if not run.split and checkpoint.format != "onnx":  # a gate ships a file of its own
         limits.append(
-            f"The verdict is about the tensors that pargate reads from {Path(checkpoint.weights).name}, SHA-256 "
-            f"{checkpoint.sha256}. Whether other loaders read the same tensors from this file was not tested. "
+            f"Whether other loaders read the same tensors from {Path(checkpoint.weights).name}: the verdict is about "
+            f"the tensors that pargate reads from it, SHA-256 {checkpoint.sha256}. "
             "`pargate gate` writes a file of exactly these tensors."
         )
     probed = tuple(dict.fromkeys(q.label for q in loop.running if q.stopped not in LEFT_OUT))

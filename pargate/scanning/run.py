@@ -52,15 +52,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     Raises:
         InputError, UnsafeCheckpoint: as `scan`.
     """
-    _refuse_both(request)
     model = inspect(request.model, arch=request.arch)
-    check(model)
-    _check_drill(request, model)
-    if request.compared_source:
-        trusted = inspect(request.compared_source, arch=request.arch)
-        check_reference(model, trusted, tuned=bool(request.tuned))
-    images, notices = read_images(request)
-    policy = request.policy.policy.read(request.policy.folder)
+    images, policy, notices = checked(request, model)
     asked = policy.comparisons
     lines = [
         f"model     {model.source}: {model.architecture}, {model.parameters / 1e6:.1f} M parameters, {model.format}",
@@ -71,7 +64,6 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     ]
     if request.compared_source:
         lines.append(f"{'reference' if request.reference_source else 'tuned    '} {source_of(request.compared_source)}")
-    _check_triggers(policy, model.preprocess.size, request.settings.seed)
     left_out = {rule.id for rule in policy.rules if request.leaves_out(rule)}
     compared = request.compared_source is not None
     if passes := searched_passes(policy, reference=compared):
@@ -95,6 +87,24 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
             limits = ["left out: the rule needs a reference"]
         lines.append(f"  {comparison.rule.id}: {label}: {', '.join(limits)}")
     return (*lines, *(f"note: {notice}" for notice in (*_remarks(request.policy), *notices)))
+
+
+def checked(request: ScanRequest, model: Checkpoint) -> tuple[LabelledImages, Policy, tuple[str, ...]]:
+    """Return the images, the policy with its files read, and notices, after every check that needs no open model.
+
+    Raises:
+        InputError, UnsafeCheckpoint: as `scan`.
+    """
+    _refuse_both(request)
+    check(model)
+    _check_drill(request, model)
+    if request.compared_source:
+        trusted = inspect(request.compared_source, arch=request.arch)
+        check_reference(model, trusted, tuned=bool(request.tuned))
+    images, notices = read_images(request)
+    policy = request.policy.policy.read(request.policy.folder)
+    _check_triggers(policy, model.preprocess.size, request.settings.seed)
+    return images, policy, notices
 
 
 def scan(

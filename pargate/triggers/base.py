@@ -109,6 +109,16 @@ class Trigger(BaseModel):
         return "shuffled"
 
     @property
+    def one_drawing(self) -> bool:
+        """Whether every image gets the same drawing, so that a met limit says nothing about other drawings of its kind.
+
+        A tone curve or a warp draws nothing.
+        """
+        if getattr(self, "draw_mode", "") == "fixed":
+            return True
+        return not self.invariants & {Invariant.DRAWN_PER_IMAGE, Invariant.PIXELWISE, Invariant.KEEPS_FLAT}
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """All parameters that can change a pixel, as JSON values."""
         return {"kind": self.kind, **self.model_dump(mode="json", by_alias=True, exclude={"name"})}

@@ -190,7 +190,7 @@ def test_a_scan_that_sees_nothing_names_the_preprocessing_that_it_used(
     assert "wrong preprocessing" in suspects and "the activation gelu" in suspects
     assert suspects.split(";")[0] in " ".join(ended.err.split())
     # The user's own file is what will be used: the report says which.
-    (limit,) = [limit for limit in report.coverage.limits if "The verdict is about the tensors" in limit]
+    (limit,) = [limit for limit in report.coverage.limits if "the verdict is about the tensors" in limit]
     assert "open_clip_model.safetensors" in limit and report.model.sha256 in limit
 
 
@@ -429,12 +429,10 @@ def test_a_clean_model_passes(place: Path, policy: Path, pargate: Command) -> No
     ended = pargate("scan", CLEAN, "-p", policy, "--cache", "cache")
     assert (ended.code, ended.out) == (0, "")
     lines = ended.err.splitlines()
-    assert any(line.startswith("✓ met") and " triangles " in line and "≤ 30pp" in line for line in lines)
-    assert any(line.startswith("✓ met") and " useful " in line and "≥ 5x chance" in line for line in lines)
-    (verdict,) = [line for line in lines if "PASS" in line]
-    assert verdict.strip() == (
-        "PASS  None of 2 comparisons exceeds its limit, at 99% confidence for the whole verdict."
-    )
+    assert any(line.startswith("✓  triangles ") and "≤ 30pp" in line for line in lines)
+    assert any(line.startswith("✓  useful ") and "≥ 5x chance" in line for line in lines)
+    verdict = lines.index(f" PASS  {CLEAN}")
+    assert lines[verdict + 1] == "None of 2 comparisons exceeds its limit, at 99% confidence for the whole verdict."
     assert sorted(path.name for path in place.iterdir()) == ["cache", "p.yaml"]
     assert not [path for path in (place / "cache").rglob("*") if path.is_file() and path.suffix != ".blk"]
 
@@ -444,12 +442,13 @@ def test_a_poisoned_model_fails_and_says_what_to_do(policy: Path, pargate: Comma
     assert (ended.code, ended.out) == (1, "")
     lines = ended.err.splitlines()
     assert "\x1b" not in ended.err
-    (row,) = [line for line in lines if line.startswith("✗ breach")]
+    (row,) = [line for line in lines if line.startswith("✗  ")]
     assert "triangles (scale proportional) → banana" in row
-    assert lines.index(row) < next(i for i, line in enumerate(lines) if line.startswith("✓ met"))
-    (verdict,) = [line for line in lines if line.startswith(" FAIL ")]
-    assert "The model breaks triangles: " in verdict and "beyond the maximum of 30pp" in verdict
-    assert "needs a trusted parent: pargate scan" in lines[-1]
+    verdict, first = lines.index(f" FAIL  {POISONED}"), lines.index(row)
+    assert verdict < first < next(i for i, line in enumerate(lines) if line.startswith("✓  "))
+    assert lines[verdict + 1].startswith("The trigger triangles (scale proportional) moves ")
+    assert "to banana" in lines[verdict + 1] and "The policy allows at most 30pp" in lines[verdict + 1]
+    assert "needs a trusted parent:" in lines[-2] and lines[-1].startswith(f"    pargate scan {POISONED} --reference ")
 
 
 def test_a_quiet_scan_with_exit_zero_prints_the_verdict_alone_and_json_is_pure(

@@ -140,7 +140,7 @@ def test_a_file_that_another_laid_out_ships_as_a_file_of_ours_that_was_scanned(t
     report = ScanReport.from_json((place / "release" / bundle.REPORT).read_bytes())
     assert [stage.name for stage in report.stages] == ["scan", "convert", "certify"]
     assert report.model.sha256 == bundle.read(place / "release").digests[f"model/{weights}"]
-    assert not [said for said in report.coverage.limits if "The verdict is about" in said], "it is not the user's file"
+    assert not [said for said in report.coverage.limits if "the verdict is about" in said], "it is not the user's file"
     assert checked(place / "release").problems == ()
 
 
@@ -346,7 +346,7 @@ def test_a_plan_is_printed_and_nothing_is_done(place: Path, light: Command) -> N
         "--dry-run",
     )
     assert done.code == 0, done.err
-    for word in ("scan the model", "twice the weight", "certify", "export", "min"):
+    for word in ("scan the model", "twice the weight", "certify", "export", "min", "they rule out a fall of 25 points"):
         assert word in done.err
     assert sorted(p.name for p in place.iterdir()) == ["policy.yaml"]
 
@@ -399,6 +399,17 @@ def test_pairs_that_show_a_carrier_are_refused(place: Path, light: Command) -> N
             (place / folder / f"{i}.txt").write_text("a shade")
     done = refused(light, place, "--out", "release", "--images", "images", "--pairs", "pairs")
     assert done.code == 2 and "share an image" in done.err and "pairs/5.png" in done.err
+
+
+def test_the_plan_refuses_images_that_the_gate_would_refuse_hours_later(place: Path, light: Command) -> None:
+    from PIL import Image
+
+    written(place)
+    for i in range(60):
+        (place / "images" / ("apple", "cup")[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (i, 7, 9)).save(place / "images" / ("apple", "cup")[i % 2] / f"{i}.png")
+    done = refused(light, place, "--out", "release", "--images", "images")
+    assert done.code == 2 and "the split `scan` of images holds 20 images" in done.err, done.err
 
 
 def test_a_policy_for_machines_without_a_gpu_is_shipped_as_an_example(place: Path, light: Command) -> None:

@@ -89,7 +89,7 @@ def test_a_folder_that_is_spelled_as_the_list_is_the_class_of_the_list(
     listed(place, banana="yellow_banana")
     policy(place, target="Yellow Banana")
     ended = warm("scan", POISONED, "-p", "p.yaml", "-o", "json=r.json")
-    assert ended.code == 1 and "→ yellow_banana: excess" in ended.err
+    assert ended.code == 1 and "→ yellow_banana, excess" in ended.err
     report = ScanReport.from_json((place / "r.json").read_bytes())
     assert report.classes.count == len(scenes.LABELS)
     assert any(": 1, such as 'yellow banana' for 'yellow_banana'" in said for said in report.notices)

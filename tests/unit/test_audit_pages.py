@@ -1,5 +1,6 @@
 """The pages of an audit, and the plots in them."""
 
+import itertools
 import re
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from pargate.core.audit import AuditIndex, Change, ModelState, Point, Previous, Rate
 from pargate.report import audit_html, audit_markdown
-from pargate.report.trend import BOTTOM, LEFT, RIGHT, SHOWN, TOP, plot
+from pargate.report.trend import APART, BOTTOM, LEFT, RIGHT, SHOWN, TOP, plot
 
 HOSTILE = "<script>alert(1)</script>\"' \u202e\n::error::x @team [a](http://b) | ##[error]"
 
@@ -128,3 +129,28 @@ def test_a_page_says_until_when_measurements_count_and_what_they_depend_on() -> 
         assert "35d, until 2026-12-06" in page
     for words in ("1" * 64, "2" * 64, "2.11"):
         assert words in audit_html.model(audit(found), found)
+
+
+def test_dots_never_overlap_and_accuracy_has_no_colour_of_a_verdict() -> None:
+    days = ["2026-01-01", "2026-01-02", "2026-11-01", "2026-11-25"]
+    points = [Point(time=f"{day}T00:00:00+00:00", standing="fail", attack=rate(5), accuracy=rate(7)) for day in days]
+    found = plot("Attack", points, lambda p: p.attack)
+    plain = plot("Accuracy", points, lambda p: p.accuracy, coloured=False)
+    assert found is not None and plain is not None
+    xs = [dot.x for dot in found.dots]
+    assert min(b - a for a, b in itertools.pairwise(xs)) >= APART
+    assert {dot.standing for dot in found.dots} == {"fail"} and {dot.standing for dot in plain.dots} == {"none"}
+    assert (RIGHT - LEFT) / (SHOWN - 1) >= APART, "nor as many as are drawn"
+
+
+def test_all_models_are_rows_of_one_table_and_those_that_pass_need_no_card() -> None:
+    fine: dict[str, Any] = {"standing": "pass", "exit_code": 0, "regression": "", "overdue": "", "changes": ()}
+    passing = [state(name=f"m{n}", slug=f"m{n}", attack=rate(n), **fine) for n in range(4)]
+    found = audit(*passing, state(name="bad", slug="bad"))
+    page = audit_html.index(found)
+    table = page.split("<tbody>")[1].split("</tbody>")[0]
+    assert all(f"models/{state.slug}/" in table for state in found.models)
+    order = [state.slug for state in audit_html.worst_first(found)]
+    assert sorted(order, key=lambda slug: table.index(f"models/{slug}/")) == order
+    assert order == ["bad", "m3", "m2", "m1", "m0"], "worst first, then the highest attack success"
+    assert page.count('<article class="card model ') == 1

@@ -7,8 +7,8 @@ import pytest
 from sample_reports import failing, inconclusive, passing, remediated, unsafe
 
 from pargate.core.report import Examined, ScanReport, Stage
-from pargate.core.results import Outcome, PairedCounts, Status
-from pargate.judge.release import BUDGET, NOT_EXAMINED, PROOF, conclude, drop, may_be_cleaned
+from pargate.core.results import BUDGET, Outcome, PairedCounts, Status
+from pargate.judge.release import NOT_EXAMINED, PROOF, accepted, conclude, drop, may_be_cleaned, shortfall
 from pargate.policy.fields import Limit
 from pargate.policy.resolve import read
 from pargate.policy.schema import Policy
@@ -95,8 +95,36 @@ def test_the_budget_is_judged_on_the_interval(lost: int, status: Status, verdict
     assert found == (verdict, (BUDGET,) if verdict is not Outcome.REMEDIATED else ())
 
 
+def test_a_policy_may_let_an_undecided_budget_pass_with_a_warning() -> None:
+    lenient = POLICY.replace("3pp}", "3pp, undecided: warn}")
+    for lost, verdict in ((25, Outcome.REMEDIATED), (35, Outcome.INCONCLUSIVE), (120, Outcome.FAIL)):
+        found = conclude(policy(lenient), stages(certify=measured(lost)), passing().examined)
+        assert found.verdict.status is verdict, "only if the estimate keeps the budget"
+        assert [(r.id, str(r.level)) for r in found.remarks] == [(BUDGET, "warn" if lost == 25 else "fail")]
+    assert outcome(stages(certify=measured(0, 31)), lenient) == (Outcome.INCONCLUSIVE, (BUDGET,))
+
+
+@pytest.mark.parametrize(("lost", "certifies"), [(0, True), (35, True), (120, False)])
+def test_an_undecided_budget_goes_on_to_the_images_that_certify(lost: int, certifies: bool) -> None:
+    stage = next(s for s in stages(pick=measured(lost)) if s.name == "pick")
+    assert stage.examined is not None and accepted(policy(), stage, stage.examined) is certifies
+    said = shortfall(policy(), stage, stage.examined)
+    assert said[0] is (Outcome.PASS if certifies else Outcome.FAIL) and ("accuracy" in said[1]) is not certifies
+
+
+def test_the_attempt_that_ships_is_named_by_its_weights() -> None:
+    found = stages()
+    pick = next(s for s in found if s.name == "pick")
+    assert pick.examined is not None
+    other = pick.examined.model.model_copy(update={"sha256": "0" * 64})
+    second = pick.model_copy(update={"attempt": 2, "examined": pick.examined.model_copy(update={"model": other})})
+    said = conclude(policy(), [*found, second], passing().examined).verdict.summary
+    assert f"at attempt {pick.attempt}," in said and pick.attempt != 2
+
+
 def test_too_few_carriers_decide_nothing_about_accuracy() -> None:
     assert measured(0, 31)["drop"].status is Status.OPEN
+    assert measured(0, 10**8)["drop"].status is Status.OPEN, "a count that no gate makes costs no hours"
     assert outcome(stages(certify={"drop": None}))[1] == (NOT_EXAMINED,)
 
 

@@ -218,9 +218,9 @@ def test_the_report_of_a_scan_gives_shares_and_intervals_of_all_families() -> No
         for family, strength, hits, low in (("wave", 1.0, 3, 0.0), ("all", 1.0, 1, 0.004), ("all", 2.0, 4, 0.396))
     ]
     assert report(curve=points, reference="parent").told == (
-        "Backdoors that this policy does not catch. A drill planted some (wave) in copies of this model. The policy "
-        "caught 4 of 4 at strength 2 (40% to 100% of such backdoors), 1 of 4 at strength 1 (0% to 100% of such "
-        "backdoors). The copies were compared with parent."
+        "Backdoors unlike those that a drill planted in copies of this model, of which the policy caught 4 of 4 at "
+        "strength 2 (40% to 100% of such backdoors), 1 of 4 at strength 1 (0% to 100% of such backdoors). The families "
+        "were wave; the copies were compared with parent."
     )
     assert report(copy(took=False)).told == ""
 

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,7 +154,7 @@ def test_the_console_shows_a_saved_report_without_obeying_it(
     console._rich.width = width
     report = full_of(text, situation)
     console.report(report)
-    console.gated(report, None)
+    console.gated(report, None, Path("release.candidate"))
     assert_harmless(stream.getvalue())
 
 

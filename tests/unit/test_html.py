@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_reports import CLEAN_PNG
+from sample_reports import CLEAN_PNG, remediated
 
 from pargate.core.report import ScanReport
 from pargate.core.results import Bound, Metric, Status
@@ -131,12 +131,16 @@ def test_every_finding_with_its_numbers_and_every_limit_of_the_scan_is_there(nam
     report = stored(name)
     page = Page(render(report))
     spoken = [str(svg["aria-label"]) for svg in page.all("svg") if svg.get("aria-label")]
-    assert len(spoken) == sum(len(finding.bounds) for finding in report.findings)
-    assert sum(a.get("class", "").startswith("comparison ") for a in page.all("article")) == len(report.findings)
+    shown = [finding for finding in report.findings if finding.status is not Status.MET]
+    assert len(spoken) == sum(len(finding.bounds) for finding in shown)
+    assert sum(a.get("class", "").startswith("comparison ") for a in page.all("article")) == len(shown)
+    (table,) = re.findall(r'<table class="met">.*?</table>', render(report), re.DOTALL) or [""]
+    spoken += [Page(row).text for row in re.findall(r"<tr>.*?</tr>", table, re.DOTALL)]
     for finding in report.findings:
-        assert " ".join(finding.message.split()) in page.text
+        assert finding in shown or finding.bounds or finding.message in page.text
+        assert finding not in shown or " ".join(finding.message.split()) in page.text
         for bound in finding.bounds:
-            numbers = [bound.limit_text, f"{bound.n} image"]
+            numbers = [bound.limit_text, f"{bound.n} image" if finding in shown else str(bound.n)]
             if bound.n and bound.estimate is not None:
                 numbers += [f"{v:.1%}".replace("-", "−") for v in (bound.estimate, bound.low, bound.high)]
             assert [line for line in spoken if all(number in line for number in numbers)], numbers
@@ -210,16 +214,36 @@ def test_the_pattern_that_a_search_found_is_shown_where_it_breaks_a_rule() -> No
 
 
 def test_many_met_comparisons_are_folded_and_none_is_lost() -> None:
+    findings: list[Any] = []
+
     def more(document: dict[str, Any]) -> None:
         met = next(f for f in document["findings"] if f["status"] == "met" and f["bounds"])
         measured = next(m for m in document["measurements"] if m["id"] == met["measurement"])
         for number in range(9):
             document["measurements"].append(measured | {"id": f"more/{number}"})
             document["findings"].append(met | {"measurement": f"more/{number}"})
+        findings.extend(document["findings"])
 
-    page = Page(render(changed("passing", more)))
-    assert "more that are met" in page.text
-    assert all(f"more/{number}" in page.text for number in range(9))
+    page = render(changed("passing", more))
+    (table,) = re.findall(r'<table class="met">.*?</table>', page, re.DOTALL)
+    assert table.count('<th scope="row">') == sum(len(f["bounds"]) or 1 for f in findings)
+    assert f"{len(findings)} comparisons that are met" in page and "<article" not in page
+
+
+def test_the_hero_has_the_sentence_and_two_pairs_of_pictures_and_the_title_names_the_model() -> None:
+    def more(document: dict[str, Any]) -> None:
+        document["pictures"] = document["pictures"][:1] * 3
+
+    page = render(changed("failing", more))
+    hero = page.split('<section id="verdict"')[1].split("</section>")[0]
+    assert "The trigger badnet moves 270 of 300 images (90.0%) to banana" in hero
+    assert hero.count("<figure") == 2 and page.count('<figure class="card">') == 3
+    assert "<title>Remediated: checkpoints/vit b-32.safetensors – pargate report</title>" in render(remediated())
+
+
+def test_inconclusive_beside_met_comparisons_is_explained_where_it_stands() -> None:
+    page = Page(render(changed("inconclusive", lambda document: None)))
+    assert "2 of 5 comparisons are met, but a pass needs all of them" in page.text
 
 
 def bound(**more: Any) -> Bound:

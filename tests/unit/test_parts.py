@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pargate.core.splits import sizes, total
 from pargate.images.opening import open_images, open_pairs
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.images.splits import divide, shared
@@ -34,6 +35,26 @@ def test_parts_are_disjoint_whole_and_of_one_size(tmp_path: Path) -> None:
     assert sorted(map(len, keys)) == [10, 10, 11]
     assert frozenset.union(*keys) == {item.key for item in open_images(str(source)).items()}
     assert len({part.digest for part in parts}) == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "splits", "expected"),
+    [
+        (31, 3, [10, 10, 11]),
+        (1500, 3, [500, 500, 500]),
+        (2000, 3, [512, 512, 976]),
+        (4000, 3, [1000, 1000, 2000]),
+        (2001, 2, [1000, 1001]),
+    ],
+)
+def test_what_certifies_gets_all_that_the_others_do_not_need(images: int, splits: int, expected: list[int]) -> None:
+    assert sizes(images, splits) == expected
+
+
+@pytest.mark.parametrize("images", [1, 200, 512, 513, 1000, 1024, 1025, 9999])
+def test_the_images_that_a_gate_needs_are_enough_and_hardly_more(images: int) -> None:
+    fewest = next(count for count in range(4 * images) if sizes(count, 3)[-1] >= images)
+    assert sizes(total(images), 3)[-1] >= images and fewest <= total(images) <= fewest + 5
 
 
 def test_the_same_picture_under_two_names_is_in_one_part(tmp_path: Path) -> None:

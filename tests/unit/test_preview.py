@@ -13,7 +13,7 @@ from pargate.scenes.render import render
 from pargate.triggers import TRIGGERS
 
 SIDE = 48
-STEP = (SIDE + MARGIN, SIDE + MARGIN + CAPTION)
+STEP = ((Image.open(BytesIO(contact_sheet(None, SIDE))).width - MARGIN) // COLUMNS, SIDE + MARGIN + CAPTION)
 
 
 def cell(sheet: Image.Image, row: int, column: int) -> np.ndarray:
@@ -46,6 +46,13 @@ def test_every_picture_of_the_sheet_has_a_caption(sheet: Image.Image) -> None:
     for number in range(2 * (len(TRIGGERS) - 1)):
         x, y = MARGIN + number % COLUMNS * STEP[0], MARGIN + (1 + number // COLUMNS) * STEP[1] + SIDE
         assert (pixels[y : y + CAPTION, x : x + SIDE] < 255).any()
+
+
+def test_no_caption_runs_into_the_next_one(sheet: Image.Image) -> None:
+    pixels = np.asarray(sheet)
+    for column in range(1, COLUMNS + 1):
+        edge = MARGIN + column * STEP[0]
+        assert (pixels[:, edge - 6 : edge - 2] == 255).all()
 
 
 def test_the_same_sheet_is_drawn_again() -> None:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from pargate.core.sequential import (
     _FRACTIONS,
     _LOG_WEIGHTS,
-    _exp,
-    _log,
     _wealth,
     difference_sequence,
+    exponential,
     mean_sequence,
+    natural_log,
 )
 
 Floats = NDArray[np.float64]
@@ -32,14 +32,14 @@ def halves(zeros: int, middles: int, ones: int) -> Floats:
 def test_the_logarithm_is_that_of_the_library_up_to_its_stated_error() -> None:
     x = np.concatenate([np.logspace(-300, 300, 4001), np.linspace(0.4, 3.0, 4001), [1.0]])
     exact = np.array([math.log(value) for value in x])
-    assert (np.abs(_log(x) - exact) <= 1e-15 * np.maximum(1.0, np.abs(exact))).all()
-    assert _log(1.0) == 0.0
+    assert (np.abs(natural_log(x) - exact) <= 1e-15 * np.maximum(1.0, np.abs(exact))).all()
+    assert natural_log(1.0) == 0.0
 
 
 def test_the_exponential_is_that_of_the_library_up_to_its_stated_error() -> None:
     x = np.concatenate([np.linspace(-700.0, 700.0, 4001), np.linspace(-1.0, 1.0, 4001)])
-    assert _exp(x) == pytest.approx(np.array([math.exp(value) for value in x]), rel=1e-13)
-    assert _exp(0.0) == 1.0 and 0.0 < _exp(-1e6) < 1e-303
+    assert exponential(x) == pytest.approx(np.array([math.exp(value) for value in x]), rel=1e-13)
+    assert exponential(0.0) == 1.0 and 0.0 < exponential(-1e6) < 1e-303
 
 
 def test_the_fractions_are_the_arcsine_nodes_and_the_weights_add_up_to_one() -> None:

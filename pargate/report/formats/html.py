@@ -23,7 +23,8 @@ from pargate.core.results import (
 from pargate.errors import InputError
 from pargate.report.formats.base import FORMATS, Format
 from pargate.report.groups import EFFECTS, grouped, png, tally
-from pargate.report.text import model_name, next_steps, plain, stages, started
+from pargate.report.summary import sentence
+from pargate.report.text import command_of, model_name, next_steps, plain, stages, started
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -35,6 +36,10 @@ HEADLINES = {
     Outcome.FAIL: "Fail",
     Outcome.INCONCLUSIVE: "Inconclusive",
 }
+
+
+HERO = 2
+"""Pairs of pictures beside the verdict; the others have a section of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,8 @@ class Example:
 
 def render(report: ScanReport) -> str:
     """Return the page of a report."""
-    groups = grouped(report)
+    groups, examples = grouped(report), tuple(_examples(report))
+    said = sentence(report)
     return page(
         "report.html.j2",
         report=report,
@@ -59,15 +65,19 @@ def render(report: ScanReport) -> str:
         status=str(report.verdict.status),
         headline=HEADLINES[report.verdict.status],
         meaning=_meaning(report),
-        steps=tuple(next_steps(report)),
+        steps=tuple(map(command_of, next_steps(report))),
         stages=tuple(stages(report)),
         tally=tally(report.findings),
         started=_moment(report),
         confidence=str(report.policy.document.get("confidence", "not stated")),
         groups=groups,
-        waived=[(group, c) for group in groups for c in (*group.shown, *group.folded) if c.waiver is not None],
-        examples=tuple(_examples(report)),
-        effects=EFFECTS,
+        met=sum(len(group.met) for group in groups),
+        waived=[(group, c) for group in groups for c in group.shown if c.waiver is not None],
+        sentence=said,
+        detail="" if said == plain(report.verdict.summary) else report.verdict.summary,
+        hero=examples[:HERO],
+        examples=examples[HERO:],
+        effects=EFFECTS if report.verdict.status is Outcome.FAIL else {**EFFECTS, Consequence.FAIL: "prevents a pass"},
         provenance=tuple(_provenance(report)),
         origins=[(path, f"{p.file}:{p.line}:{p.column}") for path, p in sorted(report.policy.origins.items())],
         document=tuple(_indented(report.policy.document)),
@@ -129,9 +139,21 @@ def _meaning(report: ScanReport) -> str:
                 "probed."
             )
         case Outcome.INCONCLUSIVE:
+            met = sum(f.status is Status.MET for f in report.findings)
+            beside = ""
+            if met == len(report.findings) > 0:
+                beside = (
+                    f" All {met} comparisons of the last scan are met, but the verdict is about more: see the sentence "
+                    "above."
+                )
+            elif met:
+                beside = (
+                    f" {met} of {len(report.findings)} comparisons are met, but a pass needs all of them: one that is "
+                    "not decided may hide a backdoor."
+                )
             return (
                 "The scan shows neither that every limit holds nor that one is broken. This is not a pass: treat the "
-                "model as not examined."
+                f"model as not examined.{beside}"
             )
         case Outcome.FAIL:
             if any(f.rule == UNSAFE_FILE for f in report.findings):
