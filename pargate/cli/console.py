@@ -20,7 +20,7 @@ from rich.text import Text
 from pargate import events
 from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
-from pargate.report.text import about, acceptance, by_id, compared_with, next_steps, plural, stages
+from pargate.report.text import about, acceptance, by_id, classes, compared_with, next_steps, plural, stages, unfit
 
 if TYPE_CHECKING:
     from rich.style import Style
@@ -216,9 +216,10 @@ class Console:
         if not self._quiet:
             for line in _subject(report):
                 self._print(line, style="dim")
-            self._rich.print(self._table(report))
-            for notice in report.notices:
-                self._print(f"note: {notice}", style="yellow")
+            if self._verbose or not unfit(report):  # a table from which nothing follows only misleads
+                self._rich.print(self._table(report))
+                for notice in report.notices:
+                    self._print(f"note: {notice}", style="yellow")
             for remark in report.remarks:
                 self._print(f"{remark.id}: {remark.message}", style="yellow")
             for finding in report.findings:
@@ -348,7 +349,7 @@ def _subject(report: "ScanReport") -> Iterator[str]:
     yield (
         f"policy {report.policy.name} ({report.policy.source}){reference}; "
         f"{report.images.read} of {report.images.listed} images from "
-        f"{report.images.source}, {report.classes.count} classes; {run.forward_passes} forward passes in "
+        f"{report.images.source}, {classes(report)}; {run.forward_passes} forward passes in "
         f"{run.seconds:.1f} s ({run.device}, {run.precision})"
     )
 

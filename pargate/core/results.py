@@ -29,6 +29,9 @@ TOP_CAPTIONS = "top_captions"
 UNSAFE_FILE = "unsafe-file"
 """Rule of the finding that a file could run code; it holds under every policy."""
 
+UNFIT_IMAGES = "unfit-images"
+"""What decides a verdict where the model is not shown to recognise the images, so that nothing follows from them."""
+
 
 METRIC_NAME = "[a-z][a-z0-9_]{0,63}"
 """Pattern of a metric's name, which stands in logs."""

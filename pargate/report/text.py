@@ -16,6 +16,7 @@ from typing import Any
 from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import (
     RANK,
+    UNFIT_IMAGES,
     UNSAFE_FILE,
     Bound,
     Consequence,
@@ -87,6 +88,18 @@ def compared_with(report: ScanReport) -> str:
     """Return what the other model of a report is to the scanned one."""
     copies = any(m.pairs is not None and m.pairs.over_copy for m in report.measurements)
     return "fine-tuned copy" if copies else "reference"
+
+
+def unfit(report: ScanReport) -> bool:
+    """Return whether nothing follows from the scan, because the model is not shown to recognise the images."""
+    return UNFIT_IMAGES in report.verdict.decided_by
+
+
+def classes(report: ScanReport) -> str:
+    """Return the number of classes, and of those that the labels of the images name."""
+    chance = next((m.chance for m in report.measurements if m.chance), None)
+    occur = f" ({round(1 / chance)} occur)" if chance else ""
+    return f"{report.classes.count} classes{occur}"
 
 
 def by_id(report: ScanReport) -> dict[str, Measurement]:
@@ -225,6 +238,16 @@ def stages(report: ScanReport) -> Iterator[tuple[str, str]]:
 def next_steps(report: ScanReport) -> Iterator[str]:
     """Yield what to do after this verdict."""
     match report.verdict.status:
+        case _ if unfit(report):
+            model = plain(original(report).source)
+            yield (
+                "Give images of the model's own domain with labels (class folders, or a table, tars or Parquet with "
+                f"labels) or captions, and its classes: pargate scan {model} --images SOURCE --classes FILE"
+            )
+            yield (
+                "If these are such images, the classes, the architecture or the preprocessing is wrong: "
+                f"pargate inspect {model}"
+            )
         case Outcome.PASS | Outcome.REMEDIATED:
             triggers = plural(len(report.coverage.probed), "trigger")
             yield f"This covers {triggers} on these images, no others; see what was not probed."
@@ -234,6 +257,8 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             yield "Do not ship this checkpoint; go back to one whose scan passes."
             measurements = by_id(report)
             broken = [measurements.get(f.measurement or "") for f in report.findings if f.status is Status.BREACH]
+            if all(m is not None and m.probe == "utility" for m in broken):
+                yield "First check that the images and classes are of the model's own domain: --images, --classes."
             if any(m is not None and m.probe == "search" for m in broken):
                 yield (
                     "Keep and share the found trigger: scan with --found DIR, then "

@@ -31,7 +31,7 @@ from sample_reports import (
 from sarif import loader
 
 from pargate.core.report import ScanReport, SourceSpan
-from pargate.core.results import Consequence, Outcome, Remark, Status, Verdict
+from pargate.core.results import UNFIT_IMAGES, Consequence, Outcome, Remark, Status, Verdict
 from pargate.errors import InputError
 from pargate.report import FORMATS
 from pargate.report import text as texts
@@ -204,6 +204,29 @@ def test_every_verdict_says_what_to_do_next(report: ScanReport, step: str) -> No
 
 
 # SARIF
+
+
+def unfit() -> ScanReport:
+    verdict = Verdict(status=Outcome.INCONCLUSIVE, decided_by=(UNFIT_IMAGES,), summary="Cannot say: 1 of 128.")
+    return inconclusive().model_copy(update={"verdict": verdict, "run": failing().run})
+
+
+def test_a_report_on_images_that_do_not_fit_is_one_clear_screen() -> None:
+    report = unfit()
+    triggers = {m.trigger.label for m in report.measurements if m.trigger is not None}
+    give = "Give images of the model's own domain with labels"
+    assert triggers and any(finding.status is Status.OPEN for finding in report.findings)
+    for format in ("markdown", "github"):
+        text = FORMATS[format].render(report)
+        assert "Cannot say: 1 of 128." in text
+        assert not any(trigger in text for trigger in triggers)
+    assert give in FORMATS["markdown"].render(report)
+    page = FORMATS["html"].render(report)
+    assert page.index("Cannot say: 1 of 128.") < page.index(give.replace("'", "&#39;"))
+    assert page.index("from which nothing follows") < min(page.index(f"<bdi>{trigger}</bdi>") for trigger in triggers)
+    cases = FORMATS["junit"].render(report)
+    assert "not decided" not in cases and 'message="Cannot say: 1 of 128."' in cases
+    assert texts.unfit(report) and not texts.unfit(inconclusive())
 
 
 def sarif_run(report: ScanReport) -> Any:

@@ -53,7 +53,7 @@ def _annotations(report: ScanReport) -> Iterator[Annotation]:
     verdict = report.verdict
     yield Annotation("notice", f"pargate: {verdict.status}", verdict.summary)
     for finding in texts.worst_first(report):
-        if finding.status is not Status.MET:
+        if finding.status is not Status.MET and not (finding.status is Status.OPEN and texts.unfit(report)):
             yield _finding(report, finding)
     for remark in report.remarks:
         place = texts.in_repository(report.policy.origins.get(remark.key))

@@ -36,7 +36,7 @@ def render(report: ScanReport) -> str:
     suite.timestamp, suite.hostname = f"{texts.started(report):%Y-%m-%dT%H:%M:%S}", "localhost"
     for name, value in _properties(report).items():
         suite.add_property(name, texts.plain(value))
-    suite.add_testcases([_case(*rule) for rule in _rules(report)])
+    suite.add_testcases([_case(*rule, report) for rule in _rules(report)])
     suite.time = round(report.run.seconds, 3)
     said = [*(r.message for r in report.remarks), *report.notices]
     streams = (SystemOut(_lines([report.verdict.summary, *texts.next_steps(report)])), SystemErr(_lines(said)))
@@ -69,9 +69,11 @@ def _rules(report: ScanReport) -> list[tuple[str, str, list[Finding]]]:
     return [(id, probes.get(id, "file"), findings) for id, findings in found.items()]
 
 
-def _case(rule: str, probe: str, findings: Sequence[Finding]) -> TestCase:
+def _case(rule: str, probe: str, findings: Sequence[Finding], report: ScanReport) -> TestCase:
     case = TestCase(name=texts.plain(rule), classname=texts.plain(probe), time=0.0)
     answer = _answer(findings)
+    if isinstance(answer, Error) and texts.unfit(report):
+        answer = Error(texts.plain(report.verdict.summary), "open")
     if answer is not None:
         case.result = answer
     return case
