@@ -1,13 +1,17 @@
-"""The command `init github`; it needs no torch."""
+"""The command `init github`; only its scan at the end needs torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pargate.cli.options import NoColorOption
-from pargate.errors import InputError
+from pargate.cli.options import NoColorOption, cache_folder
+from pargate.errors import InputError, PargateError
 from pargate.version import __version__
+
+if TYPE_CHECKING:
+    from pargate.cli.console import Console
+    from pargate.github.scaffold import Options, Plan
 
 app = typer.Typer(help="Add the gate to a repository.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -53,8 +57,13 @@ ActionOption = Annotated[
         "--action", metavar="OWNER/REPO@COMMIT", help="The pargate to run there; default: the installed commit."
     ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files that differ.")]
-KeepOption = Annotated[bool, typer.Option("--keep", help="Leave an existing policy and inventory unchanged.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace an edited inventory or workflow; the old text stays as .bak.")
+]
+ReplacePolicyOption = Annotated[
+    bool, typer.Option("--replace-policy", help="Replace an existing pargate.yaml; the old text stays as .bak.")
+]
+ScanOption = Annotated[bool, typer.Option("--scan/--no-scan", help="Scan the first model at the end.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and stop.")]
 
 
@@ -70,14 +79,15 @@ def github(
     branch: BranchOption = None,
     action: ActionOption = None,
     force: ForceOption = False,
-    keep: KeepOption = False,
+    replace_policy: ReplacePolicyOption = False,
+    scan: ScanOption = True,
     dry_run: DryRunOption = False,
     no_color: NoColorOption = False,
 ) -> None:
-    """Write a policy, an inventory and workflows for GitHub Actions; print what to set there.
+    """Write a policy, an inventory and workflows for GitHub Actions; print what to set there, and a first verdict.
 
-    A second run with the same options changes nothing. The exit code is 2, and nothing is written, if an existing file
-    differs.
+    Files that pargate wrote and nobody edited are brought up to date. An existing policy and an edited inventory are
+    kept. If a workflow was edited, nothing is written and the exit code is 2. The verdict does not change the code.
     """
     from pargate.cli.console import Console
     from pargate.github.actions import own
@@ -101,15 +111,47 @@ def github(
         labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
         schedule=schedule,
     )
-    made = plan(folder, options, force=force, keep=keep)
+    made = plan(folder, options, force=force, replace_policy=replace_policy)
     if not dry_run:
         made.write()
     would = "would be " if dry_run else ""
     lines = [f"{would}written: {name}" for name in made.new]
     lines += [f"{would}replaced: {name}" for name in made.changed]
+    lines += [f"{would}kept as {backup}: the old {name}" for name, backup in made.backups.items()]
     lines += [f"unchanged: {name}" for name in made.same]
+    lines += [f"kept as it is: {name}" for name in made.kept]
     if not made.new and not made.changed:
         lines.append("nothing to do: all files exist already")
     lines.append("What only you can do:")
-    lines += [f"  {number}. {step}" for number, step in enumerate(steps(options), start=1)]
-    Console(quiet=False, verbose=False, color=not no_color).lines(lines)
+    lines += [f"  {number}. {step}" for number, step in enumerate(steps(options, made.policy), start=1)]
+    console = Console(quiet=False, verbose=False, color=not no_color)
+    console.lines(lines)
+    if scan and not dry_run:
+        _first_scan(console, made, options)
+
+
+def _first_scan(console: "Console", made: "Plan", options: "Options") -> None:
+    """Scan the first model as the workflows will, and print the verdict; a scan that cannot run is one message."""
+    from pargate.cli.reports import day
+    from pargate.judge.judging import Judging
+    from pargate.scanning.request import ScanRequest, ScanSettings
+    from pargate.scanning.run import scan
+
+    model = made.models[0]
+    if model.startswith("./"):
+        model = str(made.root / model)
+    console.lines([f"A first scan, of {model} (--no-scan leaves it out):"])
+    beside = made.root / (options.images or "")
+    images = str(beside) if options.images and beside.exists() else options.images
+    classes = made.root / options.classes if options.classes else None
+    request = ScanRequest(
+        model, Judging(made.policy, day(None)), None, images, classes,
+        settings=ScanSettings(cache=cache_folder(None)), pictures=False,
+    )  # fmt: skip
+    try:
+        with console.progress() as listener:
+            report = scan(request, listener)
+    except PargateError as error:
+        console.lines(["it could not be done:", *error.told()])
+        return
+    console.report(report)

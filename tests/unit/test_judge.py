@@ -353,8 +353,8 @@ GUESSED = "A model cannot be fooled on images that it does not recognise."
             clean(
                 0, 0, chance=None, recall=Count(n=1000, successes=60), top_captions=Count(n=1000, successes=70),
             ),
-            "Cannot say: the model finds the own caption of 6.0% of these images (60 of 1000), no more than by guessing "
-            "(7.0%). ",
+            "Cannot say: the model finds the own caption of 6.0% of these images (60 of 1000), no more than by "
+            "guessing (7.0%). ",
         ),
     ],
 )  # fmt: skip
