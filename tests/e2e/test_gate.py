@@ -416,6 +416,21 @@ def test_a_device_that_is_required_and_missing_ends_with_5(place: Path, pargate:
     )
     assert done.code == 5 and done.err.count("pargate: ") == 1, done.err
     assert "needs cleaning" in done.err and not (place / "release").exists()
+    before, _, after = done.err.partition("scan: fail")
+    for said in (before, after):
+        assert "cleaned on a GPU only (--require cuda)" in said and "--require cpu" in said and "with a GPU" in said
+
+
+def test_a_plan_says_beforehand_that_a_policy_cannot_clean_here(place: Path, warm: Command) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    for device in ("auto", "cpu"):
+        done = warm("gate", MODELS / "clean", "-p", "release", "--out", "release", "--device", device, "--dry-run")
+        assert done.code == 0, done.err
+        assert "cleaned on a GPU only (`clean.require: cuda` of builtin:release)" in done.err
+        assert "--require cpu" in done.err and "expected on one GPU" in done.err
 
 
 def test_graphs_that_cannot_be_written_are_refused_before_anything_is_cleaned(place: Path, pargate: Command) -> None:
