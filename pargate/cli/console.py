@@ -1,6 +1,7 @@
 """The console: progress, tables and the verdict on a terminal, plain lines elsewhere.
 
-Messages go to stderr; stdout gets only what `-o FORMAT` asks for.
+The result goes to stdout, and progress, notes and logs go to stderr. If `-o FORMAT` asks for a report on stdout, the
+result for people goes to stderr too, so that stdout holds the report alone.
 """
 
 import contextlib
@@ -93,31 +94,45 @@ class _Rich(RichConsole):
     def on_broken_pipe(self) -> None:
         """Print nothing more once the reader has ended; rich would end the process with 1."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 class Console:
     """The output of a command for people."""
 
-    def __init__(self, *, quiet: bool, verbose: bool, color: bool) -> None:
-        """Choose colours and width; colours are off under NO_COLOR, TERM=dumb, a pipe, or `color=False`."""
-        plain = not color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    def __init__(self, *, quiet: bool, verbose: bool, color: bool, outputs: "Iterable[Output]" = ()) -> None:
+        """Choose streams, colours and width.
+
+        Colours are off under NO_COLOR and `color=False`; TERM=dumb and a pipe also stop the progress bar. `outputs` are
+        the requested reports.
+        """
         self._quiet = quiet
         self._verbose = verbose
+        self._colored = color and not os.environ.get("NO_COLOR")
+        self._log = self._console(stderr=True)
+        taken = sys.stdout is None or any(output.path is None for output in outputs)
+        self._rich = self._log if taken else self._console(stderr=False)
+        dumb = os.environ.get("TERM") == "dumb"
+        self._live = sys.stderr.isatty() and not os.environ.get("CI") and not dumb and not quiet
+
+    def _console(self, *, stderr: bool) -> _Rich:
+        stream = sys.stderr if stderr else sys.stdout
         # A pipe or a log has no width, so rows stay on one line.
-        width = None if sys.stderr.isatty() else LOG_WIDTH
-        # `no_color` alone leaves bold and dim.
-        terminal = False if plain else None
-        self._rich = _Rich(stderr=True, no_color=plain, force_terminal=terminal, highlight=False, width=width)
-        self._live = sys.stderr.isatty() and not os.environ.get("CI") and not plain and not quiet
+        width = None if stream.isatty() else LOG_WIDTH
+        terminal = False if os.environ.get("TERM") == "dumb" else None
+        return _Rich(stderr=stderr, no_color=not self._colored, force_terminal=terminal, highlight=False, width=width)
 
     def _print(self, text: str, style: str = "") -> None:
         self._rich.print(Shown(text, style=style))
 
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line of the log, also under -q."""
+        self._log.print(Shown(text, style=style))
+
     def note(self, text: str) -> None:
-        """Print a line that -q leaves out."""
+        """Print a line of the log that -q leaves out."""
         if not self._quiet:
-            self._print(text)
+            self.say(text)
 
     def to_stdout(self, text: str) -> None:
         """Print to stdout; a reader that has ended does not change the verdict."""
@@ -135,7 +150,12 @@ class Console:
                 self.to_stdout(text)
             else:
                 write_atomic(target.path, text.encode())
+                self.wrote(target)
         return bool(targets)
+
+    def wrote(self, output: "Output") -> None:
+        """Note that a report was written to a file."""
+        self.note(f"wrote {output.path}")
 
     def answer(self, lines: Iterable[str]) -> None:
         """Print lines of text to stdout."""
@@ -154,7 +174,7 @@ class Console:
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(), TextColumn("{task.fields[bound]}"), TimeRemainingColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=self._rich, transient=True) as bar:
+        with Progress(*columns, console=self._log, transient=True) as bar:
             task = bar.add_task("starting", total=None, note="", bound="")
 
             def listen(event: events.Event) -> None:
@@ -176,17 +196,17 @@ class Console:
         def listen(event: events.Event) -> None:
             match event:
                 case events.StageStarted(stage, detail) if self._verbose:
-                    self._print(f"{WORDS.get(stage, stage)} {detail}")
+                    self.say(f"{WORDS.get(stage, stage)} {detail}")
                 case events.Advanced(done, total, note, unit):
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S:
                         last[0] = time.monotonic()
-                        self._print(f"{unit} {done} of at most {total}: {note}")
+                        self.say(f"{unit} {done} of at most {total}: {note}")
                 case events.TrainStep(done, total):
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S or done == total:
                         last[0] = time.monotonic()
-                        self._print(f"step {done} of {total}: {_training(event)}")
+                        self.say(f"step {done} of {total}: {_training(event)}")
                 case events.Notice(message):
-                    self._print(message)
+                    self.say(message)
 
         return listen
 

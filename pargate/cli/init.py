@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pargate.cli.help import examples
 from pargate.cli.options import NoColorOption, cache_folder
 from pargate.errors import InputError, PargateError
 from pargate.version import __version__
@@ -67,7 +68,7 @@ ScanOption = Annotated[bool, typer.Option("--scan/--no-scan", help="Scan the fir
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and stop.")]
 
 
-@app.command()
+@app.command(**examples("pargate init github --images val/ --classes classes.txt"))
 def github(
     folder: FolderArgument = Path(),
     model: ModelOption = None,

@@ -230,9 +230,12 @@ def _margin(finding: Finding) -> float:
 
 
 def _message(comparison: Comparison, measurement: Measurement | None, bounds: Sequence[Bound], status: Status) -> str:
-    if measurement is None or not bounds:
-        return "Not measured."
     subject = f"{comparison.rule.probe} ({comparison.direction})" if comparison.rule.families else "clean images"
+    if measurement is None or not bounds:
+        if comparison.trigger is not None:
+            to = "" if comparison.target == UNKNOWN else f" → {comparison.target}"
+            subject = f"{comparison.trigger.label}{to}"
+        return f"{'the weights file' if comparison.id == FILE else subject}: not measured."
     if measurement.trigger is not None:
         subject = measurement.trigger.label
         if measurement.target is not None:

@@ -186,6 +186,12 @@ _ANSWERS: dict[str, Entry] = {
         "Only the fixed limits of the rule were judged.",
         "Give the report of the last release: `--previous REPORT.json`. It must hold the same trigger.",
     ),
+    "previous-unused": Entry(
+        "remark",
+        "A previous report was given, and no rule of the policy compares with it.",
+        "The verdict is the same as without the report.",
+        "Leave `--previous` out, or add limits of `worsening` to a rule: `pargate policy schema` describes them.",
+    ),
     "accuracy-budget": Entry(
         "remark",
         "Cleaning cost more clean accuracy than `clean.budget.accuracy_drop` allows, or this is undecided.",

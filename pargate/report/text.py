@@ -119,6 +119,23 @@ def headline(finding: Finding) -> str:
     return plain(f"{finding.rule}: {finding.message}")
 
 
+MEANINGS: dict[str, str] = {
+    Metric.EXCESS: "Excess is the share of images that the trigger moves to the class, less that of a harmless change "
+    "of the same strength, or of the reference.",
+    Metric.ATTACK_SUCCESS: "Attack success is the share of images that the trigger moves to the class.",
+    Metric.ACCURACY: "Accuracy is the share of labelled images without a trigger that the model names right.",
+    Metric.RECALL: "Recall is the share of images whose own caption is among the five nearest.",
+}
+"""Meaning of a metric for a reader who sees one finding alone."""
+
+
+def alone(report: ScanReport, finding: Finding) -> str:
+    """Return a finding as a text that is understood without the report: rule, numbers, metric and model."""
+    bound = deciding(finding)
+    meaning = MEANINGS.get(bound.metric, "") if bound is not None else ""
+    return plain(f"{headline(finding)} {meaning} Model: {model_name(report)}.")
+
+
 def acceptance(finding: Finding) -> str:
     """Return why and for how long a waiver accepts a breach; empty without a waiver."""
     use = finding.waiver
@@ -209,6 +226,19 @@ def place_of(report: ScanReport, finding: Finding) -> SourceSpan | None:
     if bound is not None:
         keys.insert(0, f"{keys[0]}.{'max' if bound.upper else 'min'}.{bound.metric}")
     places = (in_repository(report.policy.origins.get(key)) for key in keys)
+    return next((place for place in places if place is not None), None)
+
+
+def some_place(report: ScanReport) -> SourceSpan | None:
+    """Return the first line of a file of the repository that the report is about: the policy, or the model.
+
+    None if both come from elsewhere.
+    """
+    model = report.subject or original(report).source
+    if not re.search(r"\.[A-Za-z][A-Za-z0-9]*$", model) and not re.match("[a-z][a-z_-]+:", model):
+        model = posixpath.join(model, "open_clip_config.json")
+    files = (report.policy.place or report.policy.source, "" if ":" in model else model)
+    places = (in_repository(SourceSpan(file=file, line=1, column=1, end_column=2)) for file in files)
     return next((place for place in places if place is not None), None)
 
 

@@ -23,17 +23,17 @@ def repository(place: Path) -> Path:
 
 def test_a_repository_is_ready_after_one_command(repository: Path, light: Command) -> None:
     ended = light("init", "github", "--no-scan", "--action", ACTION)
-    assert (ended.code, ended.out) == (0, "")
-    assert "written: .github/workflows/pargate.yml" in ended.err
-    assert "status check `pargate`" in ended.err
+    assert (ended.code, ended.err) == (0, "")
+    assert "written: .github/workflows/pargate.yml" in ended.said
+    assert "status check `pargate`" in ended.said
     assert light("policy", "check").code == 0
     again = light("init", "github", "--no-scan", "--action", ACTION)
-    assert (again.code, "nothing to do" in again.err) == (0, True)
+    assert (again.code, "nothing to do" in again.said) == (0, True)
 
 
 def test_a_dry_run_writes_nothing(repository: Path, light: Command) -> None:
     ended = light("init", "github", "--no-scan", "--action", ACTION, "--dry-run")
-    assert (ended.code, "would be written: pargate.yaml" in ended.err) == (0, True)
+    assert (ended.code, "would be written: pargate.yaml" in ended.said) == (0, True)
     assert not (repository / "pargate.yaml").exists()
     assert not (repository / ".github").exists()
 
@@ -41,7 +41,7 @@ def test_a_dry_run_writes_nothing(repository: Path, light: Command) -> None:
 def test_without_a_commit_it_says_how_to_find_one(repository: Path, light: Command) -> None:
     ended = light("init", "github", "--no-scan")
     assert ended.code == 2
-    assert "--action OWNER/REPO@COMMIT" in ended.err
+    assert "--action OWNER/REPO@COMMIT" in ended.said
     assert not (repository / "pargate.yaml").exists()
 
 
@@ -49,7 +49,7 @@ def test_after_policy_init_it_uses_that_policy(repository: Path, light: Command)
     assert light("policy", "init", "--yes").code == 0
     text = (repository / "pargate.yaml").read_text()
     ended = light("init", "github", "--no-scan", "--action", ACTION)
-    assert (ended.code, "kept as it is: pargate.yaml" in ended.err) == (0, True)
+    assert (ended.code, "kept as it is: pargate.yaml" in ended.said) == (0, True)
     assert (repository / "pargate.yaml").read_text() == text
 
 
@@ -59,15 +59,15 @@ def test_it_ends_with_the_verdict_of_a_first_scan(repository: Path, tmp_path: Pa
     )
     asked = ("init", "github", "--action", ACTION, "--policy", "own.yaml")
     ended = warm(*asked, PARGATE_CACHE=str(tmp_path / "cache"))
-    assert (ended.code, "A first scan, of model" in ended.err, " PASS " in ended.err) == (0, True, True)
+    assert (ended.code, "A first scan, of model" in ended.said, " PASS " in ended.said) == (0, True, True)
     (repository / "model" / "open_clip_config.json").write_text("{}")
     ended = warm(*asked)
-    assert (ended.code, "it could not be done" in ended.err, "unchanged: .github" in ended.err) == (0, True, True)
+    assert (ended.code, "it could not be done" in ended.said, "unchanged: .github" in ended.said) == (0, True, True)
 
 
 def test_a_runner_with_a_gpu_brings_a_protected_environment(repository: Path, light: Command) -> None:
     ended = light("init", "github", "--no-scan", "--action", ACTION, "--gpu-labels", "self-hosted, gpu")
-    assert (ended.code, "environment `pargate-clean`" in ended.err) == (0, True)
+    assert (ended.code, "environment `pargate-clean`" in ended.said) == (0, True)
     assert "runs-on: [self-hosted, gpu]" in (repository / ".github" / "workflows" / "pargate.yml").read_text()
 
 

@@ -242,6 +242,13 @@ def test_of_two_limits_an_open_one_keeps_a_met_one_open() -> None:
     assert (found[0].status, verdict.status) == (Status.OPEN, Outcome.INCONCLUSIVE)
 
 
+def test_what_was_not_measured_is_named() -> None:
+    unknown, named = EXCESS, SUCCESS
+    assert judged(policy(unknown))[0][0].message == "badnet: not measured."
+    assert judged(policy(named))[0][0].message == "badnet → banana: not measured."
+    assert judged(policy(USEFUL))[0][0].message == "clean images: not measured."
+
+
 # --- chance ---
 
 
@@ -383,7 +390,7 @@ def test_a_missing_measurement_leaves_its_rule_open() -> None:
     findings, verdict = judged(policy(SUCCESS, USEFUL), clean())
     missing = next(f for f in findings if f.rule == "pull")
     assert (missing.status, missing.measurement, missing.bounds) == (Status.OPEN, None, ())
-    assert missing.message == "Not measured."
+    assert missing.message == "badnet → banana: not measured."
     assert (verdict.status, verdict.decided_by) == (Outcome.INCONCLUSIVE, ("pull",))
 
 

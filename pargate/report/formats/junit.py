@@ -71,7 +71,7 @@ def _rules(report: ScanReport) -> list[tuple[str, str, list[Finding]]]:
 
 def _case(rule: str, probe: str, findings: Sequence[Finding], report: ScanReport) -> TestCase:
     case = TestCase(name=texts.plain(rule), classname=texts.plain(probe), time=0.0)
-    answer = _answer(findings)
+    answer = _answer(findings, report)
     if isinstance(answer, Error) and texts.unfit(report):
         answer = Error(texts.plain(report.verdict.summary), "open")
     if answer is not None:
@@ -79,13 +79,13 @@ def _case(rule: str, probe: str, findings: Sequence[Finding], report: ScanReport
     return case
 
 
-def _answer(findings: Sequence[Finding]) -> FinalResult | None:
+def _answer(findings: Sequence[Finding], report: ScanReport) -> FinalResult | None:
     """Return the worst finding, with all of its status in the text; None if the rule holds."""
     if not findings:
         return Error("Not measured.", "open")
     worst = findings[0]
     alike = [f for f in findings if f.status is worst.status]
-    message = texts.headline(worst)
+    message = texts.alone(report, worst)
     answer: FinalResult
     match worst.status:
         case Status.MET:

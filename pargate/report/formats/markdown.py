@@ -141,7 +141,9 @@ def _details(report: ScanReport) -> str:
     }
     lines = [f"- {name}: {escape(value)}" for name, value in facts.items() if value]
     if not texts.unfit(report):
-        lines += [f"- {escape(texts.headline(finding))}" for finding in texts.worst_first(report)]
+        # The numbers of a decided finding are in the table; only an open one also needs its reason.
+        undecided = (f for f in texts.worst_first(report) if f.status is Status.OPEN and f.bounds)
+        lines += [f"- {escape(texts.headline(finding))}" for finding in undecided]
     shown, left_out = fitting(lines, PART_ROOM)
     if left_out:
         shown.append(f"- and {left_out} more; the JSON report has them all.")
