@@ -1,4 +1,4 @@
-"""The command `init github`; only its scan at the end needs torch."""
+"""The commands `init github` and `init gitlab`; only the scan at their end needs torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from pargate.github.scaffold import Options, Plan
 
 app = typer.Typer(help="Add the gate to a repository.", no_args_is_help=True, rich_markup_mode=None)
-
-
-@app.callback()
-def _root() -> None:
-    pass  # with a single command, Typer takes its name for an argument
 
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="[DIR]", help="The root of the repository.")]
@@ -90,20 +85,11 @@ def github(
     Files that pargate wrote and nobody edited are brought up to date. An existing policy and an edited inventory are
     kept. If a workflow was edited, nothing is written and the exit code is 2. The verdict does not change the code.
     """
-    from pargate.cli.console import Console
-    from pargate.github.actions import own
     from pargate.github.repository import default_branch
     from pargate.github.scaffold import Options, plan, steps
 
-    pinned = action if action is not None else own()
-    if pinned is None:
-        raise InputError(
-            "the commit of the installed pargate is not known, and workflows must name one",
-            f"write --action OWNER/REPO@COMMIT, with the 40 digits of the commit of version {__version__}: "
-            f"git ls-remote https://github.com/OWNER/REPO v{__version__}",
-        )
     options = Options(
-        action=pinned,
+        action=_pinned(action),
         branch=branch if branch is not None else default_branch(folder),
         models=tuple(model or ()),
         policy=policy,
@@ -113,6 +99,55 @@ def github(
         schedule=schedule,
     )
     made = plan(folder, options, force=force, replace_policy=replace_policy)
+    _finish(made, options, steps(options, made.policy), dry_run=dry_run, scan=scan, color=not no_color)
+
+
+@app.command(**examples("pargate init gitlab --images val/ --classes classes.txt"))
+def gitlab(
+    folder: FolderArgument = Path(),
+    model: ModelOption = None,
+    policy: PolicyOption = None,
+    images: ImagesOption = None,
+    classes: ClassesOption = None,
+    action: ActionOption = None,
+    force: ForceOption = False,
+    replace_policy: ReplacePolicyOption = False,
+    scan: ScanOption = True,
+    dry_run: DryRunOption = False,
+    no_color: NoColorOption = False,
+) -> None:
+    """Write a policy and a job for GitLab CI with JUnit and code quality reports; print a first verdict.
+
+    Existing files are treated as by `init github`. An existing .gitlab-ci.yml is not changed; what to add is printed.
+    """
+    from pargate.github.scaffold import Options, contents_of_gitlab, plan, steps_of_gitlab
+
+    options = Options(
+        action=_pinned(action), branch="main", models=tuple(model or ()), policy=policy, images=images, classes=classes
+    )
+    made = plan(folder, options, force=force, replace_policy=replace_policy, made=contents_of_gitlab)
+    todo = steps_of_gitlab(folder, options, made.policy)
+    _finish(made, options, todo, dry_run=dry_run, scan=scan, color=not no_color)
+
+
+def _pinned(action: str | None) -> str:
+    """Return OWNER/REPO@COMMIT of the pargate to run: as given, or that of this installation."""
+    from pargate.github.actions import own
+
+    pinned = action if action is not None else own()
+    if pinned is None:
+        raise InputError(
+            "the commit of the installed pargate is not known, and workflows must name one",
+            f"write --action OWNER/REPO@COMMIT, with the 40 digits of the commit of version {__version__}: "
+            f"git ls-remote https://github.com/OWNER/REPO v{__version__}",
+        )
+    return pinned
+
+
+def _finish(made: "Plan", options: "Options", steps: list[str], *, dry_run: bool, scan: bool, color: bool) -> None:
+    """Write the files, print what was done and what is left to do, and scan the first model."""
+    from pargate.cli.console import Console
+
     if not dry_run:
         made.write()
     would = "would be " if dry_run else ""
@@ -124,8 +159,8 @@ def github(
     if not made.new and not made.changed:
         lines.append("nothing to do: all files exist already")
     lines.append("What only you can do:")
-    lines += [f"  {number}. {step}" for number, step in enumerate(steps(options, made.policy), start=1)]
-    console = Console(quiet=False, verbose=False, color=not no_color)
+    lines += [f"  {number}. {step}" for number, step in enumerate(steps, start=1)]
+    console = Console(quiet=False, verbose=False, color=color)
     console.lines(lines)
     if scan and not dry_run:
         _first_scan(console, made, options)

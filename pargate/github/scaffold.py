@@ -1,4 +1,4 @@
-"""The files of `init github`: a policy, an inventory and two workflows.
+"""The files of `init github` and `init gitlab`: a policy, and the jobs that judge the models by it.
 
 The options become quoted YAML values that the workflows pass to the Action as inputs, never part of a script. Nothing
 is executed or fetched. A file that pargate wrote carries the digest of its lines; if it still fits, the file is brought
@@ -7,7 +7,7 @@ up to date. An edited inventory and a policy are kept, and edited workflows stop
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 INVENTORY = "pargate-inventory.yaml"
 GATE = ".github/workflows/pargate.yml"
 AUDIT = ".github/workflows/pargate-audit.yml"
+GITLAB, GITLAB_MAIN = ".gitlab/pargate.yml", ".gitlab-ci.yml"
 ENVIRONMENT = "pargate-clean"
 """Environment in which the cleaning job waits for a reviewer; the template names it too."""
 
@@ -38,7 +39,7 @@ MARKER = "open_clip_config.json"
 
 _REMOTE = ("hf-hub:", "open_clip:")
 _ACTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+@[0-9a-f]{40}")
-_STAMP = "# `pargate init github` brings this file up to date while it is not edited. sha256 of the lines above: "
+_STAMP = "# `pargate init` brings this file up to date while it is not edited. sha256 of the lines above: "
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
@@ -107,8 +108,15 @@ class Plan:
             write_atomic(place, content)
 
 
-def plan(root: Path, options: Options, *, force: bool = False, replace_policy: bool = False) -> Plan:
-    """Compare the files for `options` with the repository at `root`.
+def plan(
+    root: Path,
+    options: Options,
+    *,
+    force: bool = False,
+    replace_policy: bool = False,
+    made: Callable[..., Contents] | None = None,
+) -> Plan:
+    """Compare the files for `options` with the repository at `root`; `made` makes them, by default for GitHub.
 
     `force` allows to replace workflows and an inventory that were edited, and `replace_policy` an existing policy.
 
@@ -118,7 +126,7 @@ def plan(root: Path, options: Options, *, force: bool = False, replace_policy: b
         PolicyError: the policy cannot be read.
     """
     refuse_elsewhere(root)
-    texts, sources, policy = contents(root, options, replace_policy=replace_policy)
+    texts, sources, policy = (made or contents)(root, options, replace_policy=replace_policy)
     new, same, changed, kept, edited, backups = {}, [], {}, [], [], {}
     for name, text in texts.items():
         refuse_links(root, name)
@@ -167,10 +175,34 @@ def _backup(root: Path, name: str) -> str:
     return backup
 
 
-def contents(root: Path, options: Options, *, replace_policy: bool = False) -> Contents:
-    """Return the text of each file by its path under `root`, the models, and the policy in force.
+class _Policy(NamedTuple):
+    texts: dict[str, str]
+    """Text of a new policy by its path; empty if there is one."""
+    inputs: dict[str, str]
+    """Policy, and the images and classes that it does not say."""
+    resolved: Resolved
+
+
+def _policy(root: Path, options: Options, *, replace_policy: bool) -> _Policy:
+    """Return the policy in force, and what a job passes beside it.
 
     An existing pargate.yaml is used like a policy that is named, unless it is the one that would be written.
+    """
+    others = (name for name in WORKING_FILES if name != WORKING_FILE and (root / name).exists())
+    named = options.policy or next(others, None)
+    said = {key: value for key in ("images", "classes") if (value := getattr(options, key))}
+    if named is not None:
+        resolved = resolve(named if named in shipped() else str(root / named))
+        return _Policy({}, {"policy": named, **said}, resolved)
+    text = draft(root.resolve().name or "model", f"{BUILTIN}release", options.images, options.classes)
+    there = root / WORKING_FILE
+    kept = there.is_file() and not replace_policy and there.read_bytes() != text.encode()
+    resolved = read(decode(there.read_bytes(), WORKING_FILE) if kept else text, WORKING_FILE, root)
+    return _Policy({WORKING_FILE: text}, {"policy": WORKING_FILE, **(said if kept else {})}, resolved)
+
+
+def contents(root: Path, options: Options, *, replace_policy: bool = False) -> Contents:
+    """Return the text of each file for GitHub by its path under `root`, the models, and the policy in force.
 
     Raises:
         InputError: an option is not safe in a workflow, or there is no model.
@@ -180,52 +212,79 @@ def contents(root: Path, options: Options, *, replace_policy: bool = False) -> C
     repository, _, commit = options.action.partition("@")
     models = _models(root, options.models)
     sources = _sources(root, models)
-    texts = {}
-    inputs = {"model": models}
-    others = (name for name in WORKING_FILES if name != WORKING_FILE and (root / name).exists())
-    named = options.policy or next(others, None)
-    if named is None:
-        name = root.resolve().name or "model"
-        text = draft(name, f"{BUILTIN}release", options.images, options.classes)
-        texts[WORKING_FILE] = text
-        inputs["policy"] = (WORKING_FILE,)
-        there = root / WORKING_FILE
-        kept = there.is_file() and not replace_policy and there.read_bytes() != text.encode()
-        resolved = read(decode(there.read_bytes(), WORKING_FILE) if kept else text, WORKING_FILE, root)
-    else:
-        inputs["policy"] = (named,)
-        kept = True
-        resolved = resolve(named if named in shipped() else str(root / named))
-    if kept:  # what the policy does not say, the workflows do
-        inputs |= {key: (value,) for key in ("images", "classes") if (value := getattr(options, key))}
-    policy = inputs["policy"][0]
+    texts, inputs, resolved = _policy(root, options, replace_policy=replace_policy)
+    policy = inputs["policy"]
     version = f" # written by pargate {__version__}"
-    environment = _environment(inputs, f"{options.action}{version}")
-    texts[INVENTORY] = environment.get_template("pargate-inventory.yaml.j2").render(
-        models=_entries(root, sources),
-        policy=scalar(policy if policy in shipped() else f"./{policy.removeprefix('./')}"),
-        images=scalar(options.images) if kept and options.images else None,
-        classes=scalar(options.classes) if kept and options.classes else None,
-    )
-    texts[GATE] = environment.get_template("pargate.yml.j2").render(
-        branch=scalar(options.branch), labels=f"[{', '.join(map(scalar, options.labels))}]" if options.labels else ""
-    )
-    texts[AUDIT] = environment.get_template("pargate-audit.yml.j2").render(
-        branch=options.branch, schedule=scalar(options.schedule), repository=repository, commit=commit, version=version
-    )
-    texts = {name: text if name == WORKING_FILE else stamped(text) for name, text in texts.items()}
-    return Contents(texts, sources, resolved)
+    given = {"model": models, **{key: (value,) for key, value in inputs.items()}}
+    environment = _environment(given, f"{options.action}{version}")
+    made = {
+        INVENTORY: environment.get_template("pargate-inventory.yaml.j2").render(
+            models=_entries(root, sources),
+            policy=scalar(policy if policy in shipped() else f"./{policy.removeprefix('./')}"),
+            images=scalar(inputs["images"]) if "images" in inputs else None,
+            classes=scalar(inputs["classes"]) if "classes" in inputs else None,
+        ),
+        GATE: environment.get_template("pargate.yml.j2").render(
+            branch=scalar(options.branch),
+            labels=f"[{', '.join(map(scalar, options.labels))}]" if options.labels else "",
+        ),
+        AUDIT: environment.get_template("pargate-audit.yml.j2").render(
+            branch=options.branch, schedule=scalar(options.schedule), repository=repository, commit=commit,
+            version=version,
+        ),
+    }  # fmt: skip
+    return Contents({**texts, **{name: stamped(text) for name, text in made.items()}}, sources, resolved)
+
+
+def contents_of_gitlab(root: Path, options: Options, *, replace_policy: bool = False) -> Contents:
+    """Return the text of each file for GitLab, as `contents`; an existing .gitlab-ci.yml of others is left out."""
+    _check(root, options)
+    sources = _sources(root, _models(root, options.models))
+    texts, inputs, resolved = _policy(root, options, replace_policy=replace_policy)
+    for name, value in (*(("--model", source) for source in sources), *inputs.items()):
+        if "$" in value:  # GitLab would replace a variable's name
+            raise InputError(f"{name} '{value}' holds a $, which GitLab would replace", "use a name without it")
+    made = {
+        GITLAB: _environment({}, options.action)
+        .get_template("gitlab.yml.j2")
+        .render(
+            models=", ".join(map(scalar, sources)),
+            variables=[(f"PARGATE_{key.upper()}", scalar(value)) for key, value in inputs.items()],
+            version=__version__,
+        )
+    }
+    main = root / GITLAB_MAIN
+    if not main.exists() or (main.is_file() and unedited(main.read_bytes())):
+        made[GITLAB_MAIN] = f"include:\n  - local: {GITLAB}\n"
+    return Contents({**texts, **{name: stamped(text) for name, text in made.items()}}, sources, resolved)
+
+
+def _images_step(options: Options, policy: Resolved) -> list[str]:
+    """Return the step to give images, unless the options or the policy name some."""
+    if options.images is not None or policy.policy.images.source not in (None, BUILTIN_SCENES):
+        return []
+    return [
+        "give labelled images of your models' own domain, and the class names: run again with --images SOURCE "
+        f"--classes FILE, or set `images` and `classes` in {policy.source}; on drawn images most models of "
+        "photos end inconclusive"
+    ]
+
+
+def steps_of_gitlab(root: Path, options: Options, policy: Resolved) -> list[str]:
+    """Return what only the owner of a GitLab project can set, one sentence each."""
+    main = root / GITLAB_MAIN
+    included = main.is_file() and GITLAB in main.read_text(encoding="utf-8", errors="replace")
+    return [
+        *_images_step(options, policy),
+        *([] if included or not main.exists() else [f"in {GITLAB_MAIN}, include the job: {{local: {GITLAB}}}"]),
+        "commit these files, and require pipelines to succeed (Settings, Merge requests)",
+        "in CODEOWNERS, list the owners of pargate.yaml and .gitlab*: a merge request could loosen its own policy",
+    ]
 
 
 def steps(options: Options, policy: Resolved) -> list[str]:
-    """Return what only the owner of the repository can set, one sentence each."""
-    said = []
-    if options.images is None and policy.policy.images.source in (None, BUILTIN_SCENES):
-        said.append(
-            "give labelled images of your models' own domain, and the class names: run again with --images SOURCE "
-            f"--classes FILE, or set `images` and `classes` in {policy.source}; on drawn images most models of "
-            "photos end inconclusive"
-        )
+    """Return what only the owner of a repository on GitHub can set, one sentence each."""
+    said = _images_step(options, policy)
     said += [
         "commit these files, and require the status check `pargate` for the default branch (Settings, Rules)",
         "in CODEOWNERS, list the owners of pargate*.yaml and .github: a pull request could loosen its own policy",

@@ -75,8 +75,8 @@ def test_the_help_imports_nothing_heavy(arguments: list[str], place: Path) -> No
 def test_policies_that_are_fine_get_a_line_each(write: Callable[..., None], light: Command) -> None:
     write(a=GOOD, b=WAIVED)
     ended = light("policy", "check", "a.yaml", "b.yaml", "strict", "--now", "2026-12-01")
-    assert (ended.code, ended.out) == (0, "")
-    assert ended.err.splitlines() == [
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
         "✓ a.yaml: mine, 1 rule, 1 comparison, 0 waivers",
         "✓ b.yaml: mine, 1 rule, 1 comparison, 1 waiver",
         "✓ builtin:strict: strict, 7 rules, 34 comparisons, 0 waivers",
@@ -87,7 +87,7 @@ def test_policies_that_are_fine_get_a_line_each(write: Callable[..., None], ligh
 def test_everything_that_is_wrong_in_all_files_is_said_at_once(write: Callable[..., None], light: Command) -> None:
     write(a=GOOD.replace("30pp", "30"), b=GOOD, c=GOOD.replace("name:", "nam:"))
     ended = light("policy", "check", "a.yaml", "b.yaml", "c.yaml", "nowhere.yaml")
-    assert (ended.code, ended.out) == (4, "")
+    assert (ended.code, ended.out) == (4, "✓ b.yaml: mine, 1 rule, 1 comparison, 0 waivers\n")
     for words in (
         "a.yaml:3:58: a limit needs its unit: did you mean 30%?",
         "✓ b.yaml: mine",
@@ -255,15 +255,15 @@ def tested(place: Path) -> Callable[..., None]:
 def test_a_policy_is_tested_on_a_stored_report(tested: Callable[..., None], light: Command) -> None:
     tested({"verdict": "fail", "rules": {"patches": "fail"}})
     ended = light("policy", "test", "p.yaml")
-    assert (ended.code, ended.out) == (0, "")
-    assert ended.err.splitlines() == ["✓ reports/r.json as of 2026-01-31: fail", "1 of 1 test as expected"]
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == ["✓ reports/r.json as of 2026-01-31: fail", "1 of 1 test as expected"]
 
 
 def test_what_ends_otherwise_is_said_with_what_was_expected(tested: Callable[..., None], light: Command) -> None:
     tested({"verdict": "pass", "rules": {"patches": "waived", "pathces": "pass", "useful": "fail"}}, now="2026-02-01")
     ended = light("policy", "test", "p.yaml")
-    assert (ended.code, ended.out) == (1, "")
-    lines = ended.err.splitlines()
+    assert (ended.code, ended.err) == (1, "")
+    lines = ended.out.splitlines()
     assert lines[0] == "✗ reports/r.json as of 2026-02-01: fail"
     assert lines[1] == "    verdict: expected pass, got fail"
     assert lines[2].startswith("    patches: expected waived, got fail. badnet")

@@ -242,6 +242,22 @@ def test_a_badge_says_verdict_policy_and_day_in_both_forms() -> None:
         assert [text.text for text in tree.iter("{http://www.w3.org/2000/svg}text")] == ["pargate", said]
 
 
+def test_gitlab_gets_an_issue_for_each_finding_that_does_not_hold() -> None:
+    for report in (passing(), failing(), waived(), inconclusive(), hostile()):
+        issues = json.loads(FORMATS["code-quality"].render(report))
+        assert len(issues) == sum(finding.status is not Status.MET for finding in report.findings)
+        assert len({issue["fingerprint"] for issue in issues}) == len(issues)
+        for issue in issues:
+            assert set(issue) == {"description", "check_name", "fingerprint", "severity", "location"}
+            assert issue["severity"] in ("info", "minor", "major", "critical", "blocker")
+            assert issue["location"]["lines"]["begin"] >= 1
+            assert issue["location"]["path"] and not issue["location"]["path"].startswith(("/", ".."))
+    first = json.loads(FORMATS["code-quality"].render(failing()))[0]
+    assert (first["check_name"], first["severity"]) == ("patch-backdoors", "blocker")
+    assert first["location"] == {"path": "policies/release gate.yaml", "lines": {"begin": 16}}
+    assert all(issue["severity"] == "info" for issue in json.loads(FORMATS["code-quality"].render(waived())))
+
+
 def test_a_badge_is_well_formed_whatever_a_policy_is_called() -> None:
     from xml.etree import ElementTree
 

@@ -12,7 +12,20 @@ from pargate.audit.inventory import load
 from pargate.errors import InputError, PargateError
 from pargate.github.actions import PINS, pinned, use
 from pargate.github.repository import default_branch
-from pargate.github.scaffold import AUDIT, GATE, INVENTORY, Options, contents, plan, steps, unedited
+from pargate.github.scaffold import (
+    AUDIT,
+    GATE,
+    GITLAB,
+    GITLAB_MAIN,
+    INVENTORY,
+    Options,
+    contents,
+    contents_of_gitlab,
+    plan,
+    steps,
+    steps_of_gitlab,
+    unedited,
+)
 from pargate.policy.resolve import WORKING_FILE, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -340,6 +353,72 @@ def test_a_policy_that_is_kept_gets_its_images_from_the_workflows(repository: Pa
     given_to = loaded(made.texts[GATE])["jobs"]["gate"]["steps"][1]["with"]
     assert (given_to["policy"], given_to["images"]) == ("pargate.yml", "val")
     assert WORKING_FILE not in made.texts
+
+
+# --- GitLab ---
+
+
+def gitlab(folder: Path, options: Options) -> dict[str, str]:
+    plan(folder, options, made=contents_of_gitlab).write()
+    return {name: (folder / name).read_text() for name in (GITLAB, GITLAB_MAIN, WORKING_FILE)}
+
+
+def test_gitlab_gets_one_job_for_each_model_with_its_reports(repository: Path) -> None:
+    (repository / "classes.txt").write_text("cat\ndog\n")
+    (repository / "own.yaml").write_text("pargate: 1\nname: own\nextends: builtin:baseline\n")
+    options = replace(OPTIONS, models=("model", "hf-hub:o/n"), policy="own.yaml", images="val", classes="classes.txt")
+    plan(repository, options, made=contents_of_gitlab).write()
+    job = loaded((repository / GITLAB).read_text())["pargate"]
+    assert job["parallel"]["matrix"] == [{"MODEL": ["./model", "hf-hub:o/n"]}]
+    given_to = {name: job["variables"].get(f"PARGATE_{name}") for name in ("POLICY", "IMAGES", "CLASSES")}
+    assert given_to == {"POLICY": "own.yaml", "IMAGES": "val", "CLASSES": "classes.txt"}
+    assert f"git+https://github.com/{ACTION}" in job["script"][0]
+    reports = job["artifacts"]["reports"]
+    for format, kind in (("junit", "junit"), ("code-quality", "codequality")):
+        assert f"-o {format}={reports[kind]}" in job["script"][-1]
+    assert loaded((repository / GITLAB_MAIN).read_text()) == {"include": [{"local": GITLAB}]}
+    assert not (repository / ".github").exists()
+
+
+def test_what_gitlab_gets_is_brought_up_to_date_and_a_pipeline_of_others_is_left_alone(repository: Path) -> None:
+    gitlab(repository, OPTIONS)
+    made = plan(repository, replace(OPTIONS, models=("hf-hub:o/n",)), made=contents_of_gitlab)
+    assert (set(made.changed), made.same) == ({GITLAB}, (WORKING_FILE, GITLAB_MAIN))
+    assert not any("include" in step for step in steps_of_gitlab(repository, OPTIONS, made.policy))
+    (repository / GITLAB_MAIN).write_text("build: {script: [make]}\n")
+    made = plan(repository, OPTIONS, made=contents_of_gitlab)
+    assert GITLAB_MAIN not in (*made.changed, *made.kept, *made.new)
+    assert any(
+        f"include the job: {{local: {GITLAB}}}" in step for step in steps_of_gitlab(repository, OPTIONS, made.policy)
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [{"models": ("hf-hub:o/$X",)}, {"images": "$CI_TOKEN"}, {"images": "a\nb"}, {"action": "o/p@v1"}]
+)
+def test_gitlab_gets_no_value_that_it_would_change(repository: Path, change: dict[str, Any]) -> None:
+    (repository / "pargate.yml").write_text("pargate: 1\nname: mine\nextends: builtin:strict\n")
+    before = snapshot(repository)
+    with pytest.raises(InputError):
+        plan(repository, replace(OPTIONS, **change), made=contents_of_gitlab).write()
+    assert snapshot(repository) == before
+
+
+def test_gitlabs_schema_finds_no_fault(repository: Path) -> None:
+    import importlib.util
+    import json
+
+    from jsonschema import Draft7Validator
+
+    linter = importlib.util.find_spec("check_jsonschema")
+    if linter is None or not linter.submodule_search_locations:
+        pytest.skip("check-jsonschema, which brings GitLab's schema, is not installed")
+    vendored = Path(next(iter(linter.submodule_search_locations))) / "builtin_schemas" / "vendor" / "gitlab-ci.json"
+    validator = Draft7Validator(json.loads(vendored.read_text(encoding="utf-8")))
+    made = gitlab(repository, OPTIONS)
+    for name in (GITLAB, GITLAB_MAIN):
+        validator.validate(loaded(made[name]))
+    assert not validator.is_valid({"pargate": {"script": ["x"], "artifacts": {"reports": {"junitt": "x"}}}})
 
 
 def test_images_come_first_in_what_is_left_to_do(repository: Path) -> None:
