@@ -97,6 +97,13 @@ class _Rich(RichConsole):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
+def _console(*, stderr: bool, plain: bool, terminal: bool | None) -> _Rich:
+    stream = sys.stderr if stderr else sys.stdout
+    # A pipe or a log has no width, so rows stay on one line.
+    width = None if stream.isatty() else LOG_WIDTH
+    return _Rich(stderr=stderr, no_color=plain, force_terminal=terminal, highlight=False, width=width)
+
+
 class Console:
     """The output of a command for people."""
 
@@ -108,19 +115,13 @@ class Console:
         """
         self._quiet = quiet
         self._verbose = verbose
-        self._colored = color and not os.environ.get("NO_COLOR")
-        self._log = self._console(stderr=True)
-        taken = sys.stdout is None or any(output.path is None for output in outputs)
-        self._rich = self._log if taken else self._console(stderr=False)
         dumb = os.environ.get("TERM") == "dumb"
+        plain = dumb or not color or bool(os.environ.get("NO_COLOR"))
+        taken = sys.stdout is None or any(output.path is None for output in outputs)
+        # `no_color` alone leaves bold and dim; the bar needs a terminal, and no colours.
+        self._log = _console(stderr=True, plain=plain, terminal=False if dumb else None)
+        self._rich = _console(stderr=taken, plain=plain, terminal=False if plain else None)
         self._live = sys.stderr.isatty() and not os.environ.get("CI") and not dumb and not quiet
-
-    def _console(self, *, stderr: bool) -> _Rich:
-        stream = sys.stderr if stderr else sys.stdout
-        # A pipe or a log has no width, so rows stay on one line.
-        width = None if stream.isatty() else LOG_WIDTH
-        terminal = False if os.environ.get("TERM") == "dumb" else None
-        return _Rich(stderr=stderr, no_color=not self._colored, force_terminal=terminal, highlight=False, width=width)
 
     def _print(self, text: str, style: str = "") -> None:
         self._rich.print(Shown(text, style=style))

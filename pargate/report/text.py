@@ -98,8 +98,8 @@ def unfit(report: ScanReport) -> bool:
 def classes(report: ScanReport) -> str:
     """Return the number of classes, and of those that the labels of the images name."""
     chance = next((m.chance for m in report.measurements if m.chance), None)
-    occur = f" ({round(1 / chance)} occur)" if chance else ""
-    return f"{report.classes.count} classes{occur}"
+    occur = round(1 / chance) if chance else report.classes.count
+    return f"{report.classes.count} classes" + (f" ({occur} occur)" if occur != report.classes.count else "")
 
 
 def by_id(report: ScanReport) -> dict[str, Measurement]:

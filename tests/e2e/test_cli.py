@@ -119,7 +119,7 @@ def test_the_command_is_installed_under_its_name() -> None:
 
 def test_inspecting_a_folder_says_what_it_is(place: Path, light: Command) -> None:
     ended = light("inspect", CLEAN)
-    assert (ended.code, ended.out) == (0, "")
+    assert (ended.code, ended.err) == (0, "")
     for word in ("safetensors", "sha256", "ResNet, 64 px", "64×64 px", "M", "embedding", "gelu", "tokenizer bpe"):
         assert word in ended.said
     assert f"{CLEAN / 'open_clip_config.json'}\n" in ended.said, "what says how pictures are prepared"
@@ -181,7 +181,7 @@ def test_a_scan_that_sees_nothing_names_the_preprocessing_that_it_used(
     config = json.loads((place / "model" / "open_clip_config.json").read_bytes())
     del config["preprocess_cfg"]
     (place / "model" / "open_clip_config.json").write_text(json.dumps(config))
-    ended = warm("scan", "model", "-p", policy, "--device", "cpu", "-o", "json")
+    ended = warm("scan", "model", "-p", policy, "--device", "cpu", "-v", "-o", "json=-")
     assert ended.code == 3
     report = ScanReport.from_json(ended.out)
     assumed, suspects = [notice for notice in report.notices if "has no preprocess_cfg" in notice]
@@ -427,8 +427,8 @@ def test_a_full_stdout_is_trouble_with_the_machine(place: Path) -> None:
 
 def test_a_clean_model_passes(place: Path, policy: Path, pargate: Command) -> None:
     ended = pargate("scan", CLEAN, "-p", policy, "--cache", "cache")
-    assert (ended.code, ended.out) == (0, "")
-    lines = ended.err.splitlines()
+    assert ended.code == 0
+    lines = ended.out.splitlines()
     assert any(line.startswith("✓ met") and " triangles " in line and "≤ 30pp" in line for line in lines)
     assert any(line.startswith("✓ met") and " useful " in line and "≥ 5x chance" in line for line in lines)
     (verdict,) = [line for line in lines if "PASS" in line]
@@ -441,8 +441,8 @@ def test_a_clean_model_passes(place: Path, policy: Path, pargate: Command) -> No
 
 def test_a_poisoned_model_fails_and_says_what_to_do(policy: Path, pargate: Command) -> None:
     ended = pargate("scan", POISONED, "-p", policy)
-    assert (ended.code, ended.out) == (1, "")
-    lines = ended.err.splitlines()
+    assert ended.code == 1
+    lines = ended.out.splitlines()
     assert "\x1b" not in ended.said
     (row,) = [line for line in lines if line.startswith("✗ breach")]
     assert "triangles (scale proportional) → banana" in row
