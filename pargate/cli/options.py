@@ -32,8 +32,8 @@ OutputOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
-        help="Write the report as json, sarif, junit, code-quality, markdown, github, html, ml-bom, badge or badge-json: "
-        "json=PATH to a file, json or json=- to stdout. Repeatable.",
+        help="Write the report as json, sarif, junit, code-quality, markdown, github, html, ml-bom, badge or "
+        "badge-json: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
 ]
 JsonOption = Annotated[
