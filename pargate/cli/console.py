@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pargate import events
+from pargate.ending import lose_result
 from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
 from pargate.report.text import about, acceptance, by_id, classes, compared_with, next_steps, plural, stages, unfit
@@ -91,6 +92,15 @@ class Shown(Text):
 
 
 class _Rich(RichConsole):
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; a full disk silences the console, so that it does not change a verdict."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self.quiet = True
+            if not self.stderr:
+                lose_result(error)
+
     def on_broken_pipe(self) -> None:
         """Print nothing more once the reader has ended; rich would end the process with 1."""
         self.quiet = True

@@ -386,7 +386,8 @@ def test_a_report_counts_as_fresh_for_so_many_days(days_later: int, most: str, c
     now = (day + timedelta(days=days_later)).isoformat()
     ended = light("report", report, "--check-freshness", most, "--now", now, "-q")
     assert ended.code == code
-    assert ("its run began" in ended.said) == bool(code)
+    assert ended.err == "" and len(ended.out.splitlines()) == 1
+    assert f"{report}: {'stale' if code else 'fresh'}: its run began" in ended.out
 
 
 @pytest.mark.parametrize("text", ["", "d", "35", "0d", "-1d", "3.5d", "35w", "1000000d"])

@@ -1,3 +1,4 @@
+import errno
 import io
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 from sample_reports import failing
 
 from pargate import events
+from pargate.cli import console as console_module
 from pargate.cli.console import Console
 from pargate.cli.options import Output
 
@@ -77,3 +79,18 @@ def test_each_written_report_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for quiet in (True, False):
         Console(quiet=quiet, verbose=False, color=False).wrote(Output("html", Path("r.html")))
     assert streams[1].getvalue() == "wrote r.html\n" and streams[0].getvalue() == ""
+
+
+def test_a_full_disk_does_not_change_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = terminals(monkeypatch)
+
+    def full(text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lost: list[OSError] = []
+    monkeypatch.setattr(out, "write", full)
+    monkeypatch.setattr(console_module, "lose_result", lost.append)
+    console = Console(quiet=False, verbose=False, color=False)
+    console.report(failing())
+    console.note("a note")
+    assert "a note" in err.getvalue() and lost
