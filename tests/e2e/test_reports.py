@@ -23,9 +23,11 @@ Command = Callable[..., Any]
 def test_no_format_changes_the_exit_code_of_a_report(name: str, form: str, place: Path, light: Command) -> None:
     ended = light("report", REPORTS / f"{name}.json", "-o", f"{form}=out")
     assert ended.code == ExitCode.OK
-    assert (place / "out").stat().st_size > 100
+    written = (place / "out").read_text(encoding="utf-8")
+    # Without a finding that does not hold, GitLab gets an empty list.
+    assert written == "[]\n" if (name, form) == ("passing", "code-quality") else len(written) > 100
     to_stdout = light("report", REPORTS / f"{name}.json", "-o", form, "-q")
-    assert (to_stdout.code, to_stdout.out) == (ExitCode.OK, (place / "out").read_text(encoding="utf-8"))
+    assert (to_stdout.code, to_stdout.out) == (ExitCode.OK, written)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def test_what_was_not_measured_is_open_under_another_policy(saved: Path, place: 
     ended = light("report", saved, "-p", "p.yaml", "-o", "json")
     assert ended.code == ExitCode.INCONCLUSIVE
     (finding,) = ScanReport.from_json(ended.out).findings
-    assert (finding.status, finding.message) == ("open", "Not measured.")
+    assert (finding.status, finding.message) == ("open", "tone: not measured.")
 
 
 def test_a_report_on_other_prompts_than_the_policy_names_is_not_judged(saved: Path, light: Command) -> None:
