@@ -6,7 +6,7 @@ python examples/quickstart.py
 import sys
 from pathlib import Path
 
-from pargate.github.scaffold import GATE, Options, texts_of
+from pargate.github.scaffold import GATE, Options, contents
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- generated workflow -->\n", "<!-- end of generated workflow -->"
@@ -16,7 +16,7 @@ COMMIT = "0" * 40
 def block() -> str:
     """Return the workflow of a repository with one model, as a block of Markdown."""
     options = Options(action=f"OWNER/pargate@{COMMIT}", branch="main", models=("model",))
-    text = texts_of(ROOT, options)[GATE].replace(COMMIT, "COMMIT")
+    text = contents(ROOT, options).texts[GATE].replace(COMMIT, "COMMIT")
     return f"```yaml\n{text}```\n"
 
 

@@ -25,6 +25,10 @@ _code: int = ExitCode.BUG
 """Exit code of the process; `BUG` until a command has ended."""
 
 
+_result_lost = False
+"""Whether a result could not be written to stdout."""
+
+
 def end_with(load: Callable[[], Callable[[], int]]) -> NoReturn:
     """Import a command with `load`, run it, and end the process with its exit code or that of its error."""
     global _code
@@ -123,7 +127,16 @@ def _end_at_once(number: int, frame: FrameType | None) -> NoReturn:
 def _flush() -> int:
     if sys.stdout is not None:
         sys.stdout.flush()
-    return ExitCode.OK
+    return ExitCode.OPERATIONAL if _result_lost else ExitCode.OK
+
+
+def lose_result(error: OSError) -> None:
+    """Say that stdout cannot be written; the exit code of the verdict stays, and 0 becomes 5."""
+    global _result_lost
+    if not _result_lost:
+        _result_lost = True
+        say(explain(error))
+        drop_stdout()
 
 
 def drop_stdout() -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pargate.cli.options import NoColorOption, NowOption, OutputOption, cache_folder, read_outputs
+from pargate.cli.help import examples
+from pargate.cli.options import JsonOption, NoColorOption, NowOption, cache_folder, read_outputs
 from pargate.core.choices import Executor, FailOn
 from pargate.errors import ExitCode, InputError, explain
 
@@ -26,7 +27,7 @@ class _InventoryFirst(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read `audit INVENTORY …` as `audit run INVENTORY …`."""
-        if args and args[0] not in self.commands and args[0] != "--help":
+        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -53,7 +54,12 @@ LedgerOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Only this model.")]
 
 
-@app.command()
+@app.command(
+    **examples(
+        "pargate audit pargate-inventory.yaml --out audit",
+        "pargate audit pargate-inventory.yaml --out audit --fail-on new",
+    )
+)
 def run(
     inventory: Annotated[
         Path,
@@ -168,7 +174,7 @@ def _listener(console: "Console") -> Any:
             case events.StageFinished("judge", detail):
                 console.note(f"judged {plain(detail, 300)}")
             case events.Notice(message):
-                console.lines([plain(message)])
+                console.say(plain(message))
 
     return listen
 
@@ -193,12 +199,12 @@ def _tell(index: "AuditIndex", console: "Console", out: Path, *, quiet: bool) ->
     console.note(f"pages: {out / 'index.html'}; head of the ledger: {index.ledger_head}")
 
 
-@app.command()
+@app.command(**examples("pargate audit history audit --model my-clip"))
 def history(
     folder: FolderArgument,
     ledger: LedgerOption = None,
     model: ModelOption = None,
-    output: OutputOption = None,
+    output: JsonOption = None,
     no_color: NoColorOption = False,
 ) -> None:
     """Print the entries of the ledger, oldest first."""
@@ -220,12 +226,12 @@ def history(
         console.answer([f"{entry.sequence:>5}  {entry.time}  {what}"])
 
 
-@app.command()
+@app.command(**examples("pargate audit trend audit -o json=trend.json"))
 def trend(
     folder: FolderArgument,
     ledger: LedgerOption = None,
     model: ModelOption = None,
-    output: OutputOption = None,
+    output: JsonOption = None,
     no_color: NoColorOption = False,
 ) -> None:
     """Print verdict, attack success and clean accuracy of each model over its audits."""
@@ -252,7 +258,7 @@ def trend(
             console.answer([f"  {entry.time[:10]}  {entry.standing:<12}  {numbers}"])
 
 
-@app.command()
+@app.command(**examples("pargate audit verify audit --head HASH"))
 def verify(
     folder: FolderArgument,
     ledger: LedgerOption = None,

@@ -209,7 +209,8 @@ def _swept(text: str) -> tuple[str, list[Any]]:
     name, _, listed = text.partition("=")
     if name not in SWEPT:
         raise InputError(
-            f"--sweep {text}: unknown setting '{name}'", f"one of {', '.join(SWEPT)}, as in tau=1,1.5,2.15"
+            f"--sweep {text}: unknown setting '{name}'.{nearest(name, list(SWEPT))}",
+            f"one of {', '.join(SWEPT)}, as in tau=1,1.5,2.15",
         )
     try:
         values = [SWEPT[name](value) for value in listed.split(",")]

@@ -1,6 +1,7 @@
 """The console: progress, tables and the verdict on a terminal, plain lines elsewhere.
 
-Messages go to stderr; stdout gets only what `-o FORMAT` asks for.
+The result goes to stdout, and progress, notes and logs go to stderr. If `-o FORMAT` asks for a report on stdout, the
+result for people goes to stderr too, so that stdout holds the report alone.
 """
 
 import contextlib
@@ -9,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -19,6 +20,7 @@ from rich.table import Column
 from pargate import events
 from pargate.cli.screen import badge, screen
 from pargate.cli.style import CONDITIONS, STYLES, VERDICTS, Shown
+from pargate.ending import lose_result
 from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
 from pargate.report.text import plural
@@ -60,34 +62,58 @@ WORDS = {
 
 
 class _Rich(RichConsole):
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; a full disk silences the console, so that it does not change a verdict."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self.quiet = True
+            if not self.stderr:
+                lose_result(error)
+
     def on_broken_pipe(self) -> None:
         """Print nothing more once the reader has ended; rich would end the process with 1."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+def _console(*, stderr: bool, plain: bool, terminal: bool | None) -> _Rich:
+    stream = sys.stderr if stderr else sys.stdout
+    # A pipe or a log has no width, so rows stay on one line.
+    width = None if stream.isatty() else LOG_WIDTH
+    return _Rich(stderr=stderr, no_color=plain, force_terminal=terminal, highlight=False, width=width)
 
 
 class Console:
     """The output of a command for people."""
 
-    def __init__(self, *, quiet: bool, verbose: bool, color: bool) -> None:
-        """Choose colours and width; colours are off under NO_COLOR, TERM=dumb, a pipe, or `color=False`."""
-        plain = not color or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    def __init__(self, *, quiet: bool, verbose: bool, color: bool, outputs: "Iterable[Output]" = ()) -> None:
+        """Choose streams, colours and width.
+
+        Colours are off under NO_COLOR and `color=False`; TERM=dumb and a pipe also stop the progress bar. `outputs` are
+        the requested reports.
+        """
         self._quiet = quiet
         self._verbose = verbose
-        # A pipe or a log has no width, so rows stay on one line.
-        width = None if sys.stderr.isatty() else LOG_WIDTH
-        # `no_color` alone leaves bold and dim.
-        terminal = False if plain else None
-        self._rich = _Rich(stderr=True, no_color=plain, force_terminal=terminal, highlight=False, width=width)
-        self._live = sys.stderr.isatty() and not os.environ.get("CI") and not plain and not quiet
+        dumb = os.environ.get("TERM") == "dumb"
+        plain = dumb or not color or bool(os.environ.get("NO_COLOR"))
+        taken = sys.stdout is None or any(output.path is None for output in outputs)
+        # `no_color` alone leaves bold and dim; the bar needs a terminal, and no colours.
+        self._log = _console(stderr=True, plain=plain, terminal=False if dumb else None)
+        self._rich = _console(stderr=taken, plain=plain, terminal=False if plain else None)
+        self._live = sys.stderr.isatty() and not os.environ.get("CI") and not dumb and not quiet
 
     def _print(self, text: str, style: str = "") -> None:
         self._rich.print(Shown(text, style=style))
 
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line of the log, also under -q."""
+        self._log.print(Shown(text, style=style))
+
     def note(self, text: str) -> None:
-        """Print a line that -q leaves out."""
+        """Print a line of the log that -q leaves out."""
         if not self._quiet:
-            self._print(text)
+            self.say(text)
 
     def to_stdout(self, text: str) -> None:
         """Print to stdout; a reader that has ended does not change the verdict."""
@@ -105,7 +131,12 @@ class Console:
                 self.to_stdout(text)
             else:
                 write_atomic(target.path, text.encode())
+                self.wrote(target)
         return bool(targets)
+
+    def wrote(self, output: "Output") -> None:
+        """Note that a report was written to a file."""
+        self.note(f"wrote {output.path}")
 
     def answer(self, lines: Iterable[str]) -> None:
         """Print lines of text to stdout."""
@@ -129,7 +160,7 @@ class Console:
             text("{task.description}", 2), BarColumn(bar_width=12), text("{task.fields[note]}", 3),
             TimeElapsedColumn(), TextColumn("{task.fields[bound]}"), TimeRemainingColumn(),
         )  # fmt: skip
-        with Progress(*columns, console=self._rich, transient=True, expand=True) as bar:
+        with Progress(*columns, console=self._log, transient=True, expand=True) as bar:
             task = bar.add_task("starting", total=None, note="", bound="")
 
             def listen(event: events.Event) -> None:
@@ -152,17 +183,17 @@ class Console:
         def listen(event: events.Event) -> None:
             match event:
                 case events.StageStarted(stage, detail) if self._verbose:
-                    self._print(f"{WORDS.get(stage, stage)} {detail}")
+                    self.say(f"{WORDS.get(stage, stage)} {detail}")
                 case events.Advanced(done, total, note, unit):
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S:
                         last[0] = time.monotonic()
-                        self._print(f"{unit} {done} of at most {total}: {note}")
+                        self.say(f"{unit} {done} of at most {total}: {note}")
                 case events.TrainStep(done, total):
                     if time.monotonic() - last[0] >= PLAIN_EVERY_S or done == total:
                         last[0] = time.monotonic()
-                        self._print(f"step {done} of {total}: {_training(event)}")
+                        self.say(f"step {done} of {total}: {_training(event)}")
                 case events.Notice(message):
-                    self._print(message)
+                    self.say(message)
 
         return listen
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pargate.cli.options import NoColorOption, OutputOption, cache_folder, read_outputs
+from pargate.cli.options import JsonOption, NoColorOption, cache_folder, read_outputs
 from pargate.errors import ExitCode
 
 
@@ -14,7 +14,7 @@ def doctor(
         bool,
         typer.Option("--ci", help="Also check the runner; refuse a fork's pull request on a self-hosted one."),
     ] = False,
-    output: OutputOption = None,
+    output: JsonOption = None,
     cache: Annotated[
         str | None,
         typer.Option("--cache", envvar="PARGATE_CACHE", metavar="DIR|off", help="The cache to check."),
@@ -30,7 +30,7 @@ def doctor(
     from pargate.github.forks import refused_fork
 
     outputs = read_outputs(output, ["json"])
-    console = Console(quiet=False, verbose=False, color=not no_color)
+    console = Console(quiet=False, verbose=False, color=not no_color, outputs=outputs)
     refused = refused_fork(os.environ) if ci else None
     found = examine(cache_folder(cache), os.environ, ci=ci, refused=refused, tell=console.fact)
     console.abilities(found)

@@ -109,7 +109,7 @@ def drill(
 
     refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch, "--pairs": pairs})
     outputs = read_outputs(output, list(PAGES))
-    console = Console(quiet=quiet, verbose=False, color=not no_color)
+    console = Console(quiet=quiet, verbose=False, color=not no_color, outputs=outputs)
     judging = open_judging(console, policy, None)
     choice = Choice(
         tuple(_listed("--families", families, str)),
@@ -135,6 +135,7 @@ def drill(
             console.to_stdout(text)
         else:
             write_atomic(target.path, text.encode())
+            console.wrote(target)
     console.lines(lines(found))
     console.note(f"report: {out / PAGES['html'][0]}")
     return ExitCode.OK

@@ -95,7 +95,7 @@ def gate(
 
     refuse_empty({"MODEL": model, "--images": images, "--reference": reference, "--arch": arch, "--pairs": pairs})
     outputs = read_outputs(output, list(FORMATS))
-    console = Console(quiet=quiet, verbose=verbose, color=not no_color)
+    console = Console(quiet=quiet, verbose=verbose, color=not no_color, outputs=outputs)
     judging = open_judging(console, policy, policy_ref, now=now, waive=not no_waivers, strict=strict, previous=previous)
     if sign_key is not None:
         from pargate.release.sign import check_key

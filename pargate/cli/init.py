@@ -1,20 +1,20 @@
-"""The command `init github`; it needs no torch."""
+"""The commands `init github` and `init gitlab`; only the scan at their end needs torch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pargate.cli.options import NoColorOption
-from pargate.errors import InputError
+from pargate.cli.help import examples
+from pargate.cli.options import NoColorOption, cache_folder
+from pargate.errors import InputError, PargateError
 from pargate.version import __version__
 
+if TYPE_CHECKING:
+    from pargate.cli.console import Console
+    from pargate.github.scaffold import Options, Plan
+
 app = typer.Typer(help="Add the gate to a repository.", no_args_is_help=True, rich_markup_mode=None)
-
-
-@app.callback()
-def _root() -> None:
-    pass  # with a single command, Typer takes its name for an argument
 
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="[DIR]", help="The root of the repository.")]
@@ -53,12 +53,17 @@ ActionOption = Annotated[
         "--action", metavar="OWNER/REPO@COMMIT", help="The pargate to run there; default: the installed commit."
     ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace existing files that differ.")]
-KeepOption = Annotated[bool, typer.Option("--keep", help="Leave an existing policy and inventory unchanged.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace an edited inventory or workflow; the old text stays as .bak.")
+]
+ReplacePolicyOption = Annotated[
+    bool, typer.Option("--replace-policy", help="Replace an existing pargate.yaml; the old text stays as .bak.")
+]
+ScanOption = Annotated[bool, typer.Option("--scan/--no-scan", help="Scan the first model at the end.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and stop.")]
 
 
-@app.command()
+@app.command(**examples("pargate init github --images val/ --classes classes.txt"))
 def github(
     folder: FolderArgument = Path(),
     model: ModelOption = None,
@@ -70,29 +75,21 @@ def github(
     branch: BranchOption = None,
     action: ActionOption = None,
     force: ForceOption = False,
-    keep: KeepOption = False,
+    replace_policy: ReplacePolicyOption = False,
+    scan: ScanOption = True,
     dry_run: DryRunOption = False,
     no_color: NoColorOption = False,
 ) -> None:
-    """Write a policy, an inventory and workflows for GitHub Actions; print what to set there.
+    """Write a policy, an inventory and workflows for GitHub Actions; print what to set there, and a first verdict.
 
-    A second run with the same options changes nothing. The exit code is 2, and nothing is written, if an existing file
-    differs.
+    Files that pargate wrote and nobody edited are brought up to date. An existing policy and an edited inventory are
+    kept. If a workflow was edited, nothing is written and the exit code is 2. The verdict does not change the code.
     """
-    from pargate.cli.console import Console
-    from pargate.github.actions import own
     from pargate.github.repository import default_branch
     from pargate.github.scaffold import Options, plan, steps
 
-    pinned = action if action is not None else own()
-    if pinned is None:
-        raise InputError(
-            "the commit of the installed pargate is not known, and workflows must name one",
-            f"write --action OWNER/REPO@COMMIT, with the 40 digits of the commit of version {__version__}: "
-            f"git ls-remote https://github.com/OWNER/REPO v{__version__}",
-        )
     options = Options(
-        action=pinned,
+        action=_pinned(action),
         branch=branch if branch is not None else default_branch(folder),
         models=tuple(model or ()),
         policy=policy,
@@ -101,15 +98,96 @@ def github(
         labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
         schedule=schedule,
     )
-    made = plan(folder, options, force=force, keep=keep)
+    made = plan(folder, options, force=force, replace_policy=replace_policy)
+    _finish(made, options, steps(options, made.policy), dry_run=dry_run, scan=scan, color=not no_color)
+
+
+@app.command(**examples("pargate init gitlab --images val/ --classes classes.txt"))
+def gitlab(
+    folder: FolderArgument = Path(),
+    model: ModelOption = None,
+    policy: PolicyOption = None,
+    images: ImagesOption = None,
+    classes: ClassesOption = None,
+    action: ActionOption = None,
+    force: ForceOption = False,
+    replace_policy: ReplacePolicyOption = False,
+    scan: ScanOption = True,
+    dry_run: DryRunOption = False,
+    no_color: NoColorOption = False,
+) -> None:
+    """Write a policy and a job for GitLab CI with JUnit and code quality reports; print a first verdict.
+
+    Existing files are treated as by `init github`. An existing .gitlab-ci.yml is not changed; what to add is printed.
+    """
+    from pargate.github.scaffold import Options, contents_of_gitlab, plan, steps_of_gitlab
+
+    options = Options(
+        action=_pinned(action), branch="main", models=tuple(model or ()), policy=policy, images=images, classes=classes
+    )
+    made = plan(folder, options, force=force, replace_policy=replace_policy, made=contents_of_gitlab)
+    todo = steps_of_gitlab(folder, options, made.policy)
+    _finish(made, options, todo, dry_run=dry_run, scan=scan, color=not no_color)
+
+
+def _pinned(action: str | None) -> str:
+    """Return OWNER/REPO@COMMIT of the pargate to run: as given, or that of this installation."""
+    from pargate.github.actions import own
+
+    pinned = action if action is not None else own()
+    if pinned is None:
+        raise InputError(
+            "the commit of the installed pargate is not known, and workflows must name one",
+            f"write --action OWNER/REPO@COMMIT, with the 40 digits of the commit of version {__version__}: "
+            f"git ls-remote https://github.com/OWNER/REPO v{__version__}",
+        )
+    return pinned
+
+
+def _finish(made: "Plan", options: "Options", steps: list[str], *, dry_run: bool, scan: bool, color: bool) -> None:
+    """Write the files, print what was done and what is left to do, and scan the first model."""
+    from pargate.cli.console import Console
+
     if not dry_run:
         made.write()
     would = "would be " if dry_run else ""
     lines = [f"{would}written: {name}" for name in made.new]
     lines += [f"{would}replaced: {name}" for name in made.changed]
+    lines += [f"{would}kept as {backup}: the old {name}" for name, backup in made.backups.items()]
     lines += [f"unchanged: {name}" for name in made.same]
+    lines += [f"kept as it is: {name}" for name in made.kept]
     if not made.new and not made.changed:
         lines.append("nothing to do: all files exist already")
     lines.append("What only you can do:")
-    lines += [f"  {number}. {step}" for number, step in enumerate(steps(options), start=1)]
-    Console(quiet=False, verbose=False, color=not no_color).lines(lines)
+    lines += [f"  {number}. {step}" for number, step in enumerate(steps, start=1)]
+    console = Console(quiet=False, verbose=False, color=color)
+    console.lines(lines)
+    if scan and not dry_run:
+        _first_scan(console, made, options)
+
+
+def _first_scan(console: "Console", made: "Plan", options: "Options") -> None:
+    """Scan the first model as the workflows will, and print the verdict; a scan that cannot run is one message."""
+    from pargate.cli.reports import day
+    from pargate.judge.judging import Judging
+    from pargate.scanning.request import ScanRequest, ScanSettings
+    from pargate.scanning.run import scan
+
+    model = made.models[0]
+    if model.startswith("./"):
+        model = str(made.root / model)
+    console.lines([f"A first scan, of {model} (--no-scan leaves it out):"])
+    beside = made.root / (options.images or "")
+    images = str(beside) if options.images and beside.exists() else options.images
+    classes = made.root / options.classes if options.classes else None
+    request = ScanRequest(
+        model, Judging(made.policy, day(None)), None, images, classes,
+        settings=ScanSettings(cache=cache_folder(None)), pictures=False,
+    )  # fmt: skip
+    try:
+        with console.progress() as listener:
+            report = scan(request, listener)
+    except PargateError as error:
+        console.lines(["it could not be done:", *error.told()])
+        return
+    console.report(report)

@@ -7,9 +7,9 @@ import typer
 
 from pargate.cli.options import (
     ArchOption,
+    JsonOption,
     NoColorOption,
     NowOption,
-    OutputOption,
     QuietOption,
     read_outputs,
     refuse_empty,
@@ -26,7 +26,7 @@ def inspect(
         typer.Argument(metavar="MODEL...", help="Models, as for `scan`.", show_default=False),
     ],
     arch: ArchOption = None,
-    output: OutputOption = None,
+    output: JsonOption = None,
     no_color: NoColorOption = False,
 ) -> None:
     """Show what a checkpoint is, without loading or executing it; refuse tensors of another architecture.
@@ -45,7 +45,7 @@ def inspect(
     outputs = read_outputs(output, ["json"])
     if outputs and len(models) > 1:
         raise InputError("-o is for one model", "inspect them one at a time")
-    console = Console(quiet=False, verbose=False, color=not no_color)
+    console = Console(quiet=False, verbose=False, color=not no_color, outputs=outputs)
     problems: list[PargateError] = []
     for model in models:
         try:

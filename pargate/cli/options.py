@@ -33,7 +33,14 @@ OutputOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
-        help="Write the report: json to stdout, json=PATH to a file. Repeatable.",
+        help="Write the report as json, sarif, junit, code-quality, markdown, github, html, ml-bom, badge or "
+        "badge-json: json=PATH to a file, json or json=- to stdout. Repeatable.",
+    ),
+]
+JsonOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output", "-o", metavar="json[=PATH]", help="Write JSON: json=PATH to a file, json or json=- to stdout."
     ),
 ]
 PolicyRefOption = Annotated[
@@ -145,7 +152,7 @@ def read_outputs(values: list[str] | None, formats: list[str]) -> list[Output]:
             raise InputError(f"unknown report format '{name}'.{nearest(name, formats)}", f"one of {', '.join(formats)}")
         if equals and not place:
             raise InputError(f"-o {value}: the path is empty", f"write -o {name}=PATH")
-        path = Path(place) if place else None
+        path = Path(place) if place and place != "-" else None
         if path is not None:
             check_writable(path)
         outputs.append(Output(name, path))

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
+from pargate.cli.help import examples
 from pargate.cli.options import NoColorOption, refuse_empty
 from pargate.errors import InputError
 
 app = typer.Typer(help="Make and check packs of triggers.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(**examples("pargate pack create found/ --license CC0-1.0 --out pack"))
 def create(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the pack.", show_default=False)],
     license: Annotated[
@@ -61,7 +62,7 @@ def create(
     console.note(f"wrote {out}; in a policy: packs: [{{path: {out}, digest: {pack.digest}}}]")
 
 
-@app.command()
+@app.command(**examples("pargate pack show pack"))
 def show(
     pack: Annotated[Path, typer.Argument(metavar="PACK", help="A folder of `pack create`.", show_default=False)],
     digest: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pargate.cli.help import examples
 from pargate.cli.options import NoColorOption, NowOption, PolicyRefOption
 from pargate.cli.reports import reader_at
 from pargate.errors import ExitCode, InputError, PolicyError, nearest, together, visible
@@ -31,7 +32,7 @@ PolicyArgument = Annotated[
 ]
 
 
-@app.command()
+@app.command(**examples("pargate policy check", "pargate policy check pargate.yaml other.yaml"))
 def check(
     files: Annotated[
         list[str] | None,
@@ -79,7 +80,7 @@ def _summary(resolved: "Resolved", today: date) -> str:
     return f"✓ {resolved.source}: {policy.name}, {', '.join(counts)}"
 
 
-@app.command()
+@app.command(**examples("pargate policy show strict", "pargate policy show --resolved pargate.yaml"))
 def show(
     policy: PolicyArgument = None,
     resolved: Annotated[
@@ -104,7 +105,9 @@ def show(
     _console(no_color).answer(text.splitlines())
 
 
-@app.command()
+@app.command(
+    **examples("pargate policy init", "pargate policy init --yes --extends strict --images val/ --classes classes.txt")
+)
 def init(
     path: Annotated[Path, typer.Argument(metavar="[PATH]", help="The file to write.")] = Path("pargate.yaml"),
     name: Annotated[str | None, typer.Option("--name", help="Name of the policy; default: that of the folder.")] = None,
@@ -147,7 +150,7 @@ def init(
     text = draft(name or own, parent, images and _moved(images, path), classes and _moved(classes, path))
     read(text, str(path), path.parent)
     write_atomic(path, text.encode())
-    _console(no_color).lines([f"wrote {path}; try: pargate policy show --resolved {path}"])
+    _console(no_color).note(f"wrote {path}; try: pargate policy show --resolved {path}")
 
 
 def _moved(value: str, path: Path) -> str:
@@ -157,7 +160,7 @@ def _moved(value: str, path: Path) -> str:
     return Path(os.path.relpath(value, path.parent)).as_posix()
 
 
-@app.command()
+@app.command(**examples("pargate policy schema > pargate-policy-1.schema.json"))
 def schema(no_color: NoColorOption = False) -> None:
     """Print the JSON Schema of policies, for editors."""
     from pargate.policy.jsonschema import text
@@ -165,7 +168,11 @@ def schema(no_color: NoColorOption = False) -> None:
     _console(no_color).to_stdout(text())
 
 
-@app.command()
+@app.command(
+    **examples(
+        "pargate policy diff baseline pargate.yaml", "pargate policy diff pargate.yaml pargate.yaml --policy-ref main"
+    )
+)
 def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help="A YAML file or a built-in name.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="The policy to compare it with.")],
@@ -201,7 +208,7 @@ def diff(
 # --- tests of policies -------------------------------------------------------------------------------
 
 
-@app.command()
+@app.command(**examples("pargate policy test pargate.yaml"))
 def test(
     policy: PolicyArgument = None,
     now: NowOption = None,

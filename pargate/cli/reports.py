@@ -58,9 +58,10 @@ def report(
     """
     from pargate.cli.console import Console
     from pargate.report import FORMATS
+    from pargate.report.text import started
 
     outputs = read_outputs(output, list(FORMATS))
-    console = Console(quiet=quiet, verbose=verbose, color=not no_color)
+    console = Console(quiet=quiet, verbose=verbose, color=not no_color, outputs=outputs)
     if policy is None:
         given = {"--policy-ref": policy_ref, "--previous": previous, "--no-waivers": no_waivers, "--strict": strict}
         for name, value in given.items():
@@ -68,7 +69,8 @@ def report(
                 raise InputError(f"{name} needs --policy", "add --policy POLICY, or leave it out")
     most = None if check_freshness is None else _days(check_freshness)
     found = load_report(saved)
-    stale = "" if most is None else _stale(found, most, day(now))
+    age = (day(now) - started(found).date()).days if most is not None else 0
+    stale = most is not None and not -1 <= age <= most
     if policy is not None:
         # Rendering alone needs no statistics, which take long to load.
         from pargate.judge.rejudge import judge
@@ -78,10 +80,12 @@ def report(
             open_judging(console, policy, policy_ref, now=now, waive=not no_waivers, strict=strict, previous=previous),
         )
     missed = write(outputs, found, console)
-    if not any(target.path is None for target in outputs):
+    asks_age_alone = most is not None and policy is None
+    if not asks_age_alone and not any(target.path is None for target in outputs):
         console.report(found)
+    if most is not None:
+        console.lines([f"{saved}: {_freshness(age, most)}"])
     if stale:
-        console.lines([f"{saved}: {stale}"])
         return ExitCode.FAIL
     return (ExitCode.OK if policy is None else exit_code(found.verdict)) or missed
 
@@ -94,16 +98,13 @@ def _days(text: str) -> int:
     return int(number)
 
 
-def _stale(found: "ScanReport", most: int, today: date) -> str:
-    """Return why a report is not from the last `most` days; empty if it is."""
-    from pargate.report.text import started
-
-    age = (today - started(found).date()).days
+def _freshness(age: int, most: int) -> str:
+    """Return whether a run that began `age` days ago is from the last `most` days, in words."""
     if age < -1:
-        return f"its run began in the future, {-age} days after {today}"
+        return f"stale: its run began {-age} days in the future"
     if age > most:
-        return f"its run began {age} days ago, more than {most}: scan again"
-    return ""
+        return f"stale: its run began {age} days ago, more than {most}; scan again"
+    return f"fresh: its run began {max(age, 0)} days ago, of at most {most}"
 
 
 def reader_at(ref: str | None) -> "Reader":
@@ -191,6 +192,7 @@ def write(outputs: list[Output], found: "ScanReport", console: "Console") -> Exi
                 console.to_stdout(text)
             else:
                 write_atomic(target.path, text.encode())
+                console.wrote(target)
         except (OSError, OperationalError) as error:
             if target.path is None:
                 drop_stdout()

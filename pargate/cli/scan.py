@@ -109,7 +109,7 @@ def scan(
     given = {"--images": images, "--reference": reference, "--tuned": tuned, "--arch": arch, "--found": found}
     refuse_empty({"MODEL": model, **given})
     outputs = read_outputs(output, list(FORMATS))
-    console = Console(quiet=quiet, verbose=verbose, color=not no_color)
+    console = Console(quiet=quiet, verbose=verbose, color=not no_color, outputs=outputs)
     judging = open_judging(console, policy, policy_ref, now=now, waive=not no_waivers, strict=strict, previous=previous)
     if max_minutes is not None and max_minutes <= 0:
         raise InputError("--max-minutes must be more than 0")

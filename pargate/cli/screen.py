@@ -10,7 +10,18 @@ from rich.text import Text
 
 from pargate.cli.style import MARKS, STYLES, VERDICTS, Shown
 from pargate.report.summary import RuleLine, rule_lines, sentence
-from pargate.report.text import about, acceptance, by_id, command_of, compared_with, next_steps, original, stages
+from pargate.report.text import (
+    about,
+    acceptance,
+    by_id,
+    classes,
+    command_of,
+    compared_with,
+    next_steps,
+    original,
+    stages,
+    unfit,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,12 +46,13 @@ def screen(
     yield Shown(sentence(report))
     for line in _subject(report):
         yield Shown(line, style="dim")
-    yield ""
-    yield from _rules(rule_lines(report), width)
+    if verbose or not unfit(report):  # rules from which nothing follows only mislead
+        yield ""
+        yield from _rules(rule_lines(report), width)
     if verbose:
         yield ""
         yield from _details(report)
-    yield from _said(report)
+    yield from _said(report, notices=verbose or not unfit(report))
     limits = report.coverage.limits
     yield from _listed("Not tested", limits if verbose else (_first(limit) for limit in limits))
     yield from _listed("Stages", (f"{name}: {said}" for name, said in stages(report)))
@@ -113,8 +125,8 @@ def _interval(bound: "Bound") -> str:
     return f"{low}… {bound.high:.1%}"
 
 
-def _said(report: "ScanReport") -> "Iterator[RenderableType]":
-    lines = [(f"note: {notice}", "yellow") for notice in report.notices]
+def _said(report: "ScanReport", *, notices: bool) -> "Iterator[RenderableType]":
+    lines = [(f"note: {notice}", "yellow") for notice in report.notices if notices]
     lines += [(f"{remark.id}: {remark.message}", "yellow") for remark in report.remarks]
     lines += [
         (f"waived: {finding.rule}: {acceptance(finding)}", "cyan")
@@ -163,6 +175,6 @@ def _subject(report: "ScanReport") -> Iterator[str]:
     yield (
         f"policy {report.policy.name} ({report.policy.source}){reference}; "
         f"{report.images.read} of {report.images.listed} images from "
-        f"{report.images.source}, {report.classes.count} classes; {run.forward_passes} forward passes in "
+        f"{report.images.source}, {classes(report)}; {run.forward_passes} forward passes in "
         f"{run.seconds:.1f} s ({run.device}, {run.precision})"
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pargate.cli.options import CacheOption, NoColorOption, QuietOption, cache_folder, refuse_empty
-from pargate.errors import InputError
+from pargate.errors import InputError, nearest
 
 
 def synth(
@@ -53,7 +53,10 @@ def synth(
     if not generated and device != "auto":
         raise InputError(f"--device {device} is for diffusers: only", "leave it out: other sources use the CPU")
     if image_format not in (None, "jpg", "png"):
-        raise InputError(f"unknown image format '{image_format}'", "write --format jpg or --format png")
+        raise InputError(
+            f"unknown image format '{image_format}'.{nearest(image_format, ['jpg', 'png'])}",
+            "write --format jpg or --format png",
+        )
     if size is not None and size not in SIZES:
         raise InputError(f"images of {size} pixels cannot be drawn", f"give --size from {SIZES[0]} to {SIZES[-1]}")
     names = read_classes(classes) if classes is not None else None

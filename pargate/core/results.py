@@ -31,6 +31,8 @@ UNSAFE_FILE = "unsafe-file"
 
 BUDGET = "accuracy-budget"
 """Id of the remark that a cleaning cost too much accuracy, or that this is undecided."""
+UNFIT_IMAGES = "unfit-images"
+"""What decides a verdict where the model is not shown to recognise the images, so that nothing follows from them."""
 
 
 METRIC_NAME = "[a-z][a-z0-9_]{0,63}"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pargate.errors import InputError
+from pargate.errors import InputError, nearest
 from pargate.report import FORMATS
 
 PREFIX = "PARGATE_ACTION_"
@@ -115,7 +115,10 @@ def _formats(text: str) -> tuple[str, ...]:
     written = [name for name, form in FORMATS.items() if form.file]
     for name in names:
         if name not in written:
-            raise InputError(f"unknown report format '{name}' in the input 'formats'", f"one of {', '.join(written)}")
+            raise InputError(
+                f"unknown report format '{name}' in the input 'formats'.{nearest(name, written)}",
+                f"one of {', '.join(written)}",
+            )
     return tuple(names)
 
 

@@ -1,23 +1,26 @@
-"""The files of `init github`: a policy, an inventory and two workflows.
+"""The files of `init github` and `init gitlab`: a policy, and the jobs that judge the models by it.
 
 The options become quoted YAML values that the workflows pass to the Action as inputs, never part of a script. Nothing
-is executed or fetched. If an existing file differs, nothing is written without `--force`.
+is executed or fetched. A file that pargate wrote carries the digest of its lines; if it still fits, the file is brought
+up to date. An edited inventory and a policy are kept, and edited workflows stop everything, unless a flag says so.
 """
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pargate.errors import InputError
 from pargate.files import readable, write_atomic
 from pargate.github.actions import use
 from pargate.github.repository import refuse_elsewhere, refuse_links
+from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.policy.draft import draft
-from pargate.policy.layers import BUILTIN, shipped
+from pargate.policy.layers import BUILTIN, decode, shipped
 from pargate.policy.print import scalar
-from pargate.policy.resolve import WORKING_FILE, WORKING_FILES, read
+from pargate.policy.resolve import WORKING_FILE, WORKING_FILES, Resolved, read, resolve
 from pargate.version import __version__
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 INVENTORY = "pargate-inventory.yaml"
 GATE = ".github/workflows/pargate.yml"
 AUDIT = ".github/workflows/pargate-audit.yml"
+GITLAB, GITLAB_MAIN = ".gitlab/pargate.yml", ".gitlab-ci.yml"
 ENVIRONMENT = "pargate-clean"
 """Environment in which the cleaning job waits for a reviewer; the template names it too."""
 
@@ -35,6 +39,7 @@ MARKER = "open_clip_config.json"
 
 _REMOTE = ("hf-hub:", "open_clip:")
 _ACTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+@[0-9a-f]{40}")
+_STAMP = "# `pargate init` brings this file up to date while it is not edited. sha256 of the lines above: "
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
@@ -59,6 +64,17 @@ class Options:
     """Cron expression of the audit, in UTC."""
 
 
+class Contents(NamedTuple):
+    """What a repository gets."""
+
+    texts: dict[str, str]
+    """Text of each file by its path."""
+    models: tuple[str, ...]
+    """Models one by one; a path begins with `./`."""
+    policy: Resolved
+    """The policy that will be in force."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The files to write, and those that exist."""
@@ -69,54 +85,124 @@ class Plan:
     same: tuple[str, ...]
     """Files that exist with the same content."""
     changed: dict[str, bytes]
-    """Files that exist with other content."""
+    """Files that exist with other content and are replaced."""
+    kept: tuple[str, ...]
+    """Files that exist with other content and stay."""
+    backups: dict[str, str]
+    """New name of the old content of each replaced file that pargate did not write."""
+    models: tuple[str, ...]
+    """Models one by one; a path begins with `./`."""
+    policy: Resolved
+    """The policy that will be in force."""
 
     def write(self) -> None:
-        """Write all files.
+        """Write all files, and first the backups.
 
         Raises:
             OperationalError: a place cannot be written; each file is complete or unchanged.
         """
-        for name, content in {**self.new, **self.changed}.items():
+        old = {backup: (self.root / name).read_bytes() for name, backup in self.backups.items()}
+        for name, content in {**old, **self.new, **self.changed}.items():
             place = self.root / name
             place.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(place, content)
 
 
-def plan(root: Path, options: Options, *, force: bool, keep: bool) -> Plan:
-    """Compare the files for `options` with the repository at `root`.
+def plan(
+    root: Path,
+    options: Options,
+    *,
+    force: bool = False,
+    replace_policy: bool = False,
+    made: Callable[..., Contents] | None = None,
+) -> Plan:
+    """Compare the files for `options` with the repository at `root`; `made` makes them, by default for GitHub.
 
-    `force` allows to replace files; `keep` leaves an existing policy and inventory unchanged.
+    `force` allows to replace workflows and an inventory that were edited, and `replace_policy` an existing policy.
 
     Raises:
         InputError: `root` is not the root of a repository, an option is not safe in a workflow, there is no model, a
-            path passes a link, or files differ without `force`.
+            path passes a link, or workflows were edited and `force` is not given.
         PolicyError: the policy cannot be read.
     """
     refuse_elsewhere(root)
-    texts = texts_of(root, options)
-    new, same, changed = {}, [], {}
+    texts, sources, policy = (made or contents)(root, options, replace_policy=replace_policy)
+    new, same, changed, kept, edited, backups = {}, [], {}, [], [], {}
     for name, text in texts.items():
         refuse_links(root, name)
         content, place = text.encode(), root / name
         if not place.exists():
             new[name] = content
-        elif not place.is_file():
+            continue
+        if not place.is_file():
             raise InputError(f"{name} exists and is not a file", "move it away")
-        elif place.read_bytes() == content or (keep and name in (WORKING_FILE, INVENTORY)):
+        old = place.read_bytes()
+        own, allowed = unedited(old), replace_policy if name == WORKING_FILE else force
+        if old == content:
             same.append(name)
-        else:
+        elif own or allowed:
             changed[name] = content
-    if changed and not force:
+            if not own:
+                backups[name] = _backup(root, name)
+        elif name in (WORKING_FILE, INVENTORY):
+            kept.append(name)
+        else:
+            edited.append(name)
+    if edited:
         raise InputError(
-            f"nothing was written: {', '.join(changed)} would change",
-            "--force replaces these files; --keep leaves the policy and the inventory unchanged",
+            f"nothing was written: {', '.join(edited)} {'was' if len(edited) == 1 else 'were'} edited",
+            "--force writes anew what was edited, and keeps the old text beside it as .bak",
         )
-    return Plan(root, new, tuple(same), changed)
+    return Plan(root, new, tuple(same), changed, tuple(kept), backups, sources, policy)
 
 
-def texts_of(root: Path, options: Options) -> dict[str, str]:
-    """Return the text of each file by its path under `root`.
+def stamped(text: str) -> str:
+    """Return a text with a last line that holds the digest of the others."""
+    return f"{text}{_STAMP}{hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def unedited(content: bytes) -> bool:
+    """Return whether `stamped` wrote this content, with the line ends of any system."""
+    text, stamp, _ = content.replace(b"\r\n", b"\n").rpartition(_STAMP.encode())
+    return bool(stamp) and stamped(text.decode(errors="replace")).encode() == content.replace(b"\r\n", b"\n")
+
+
+def _backup(root: Path, name: str) -> str:
+    """Return a free name beside a file."""
+    number, backup = 2, f"{name}.bak"
+    while (root / backup).exists() or (root / backup).is_symlink():
+        number, backup = number + 1, f"{name}.bak{number}"
+    return backup
+
+
+class _Policy(NamedTuple):
+    texts: dict[str, str]
+    """Text of a new policy by its path; empty if there is one."""
+    inputs: dict[str, str]
+    """Policy, and the images and classes that it does not say."""
+    resolved: Resolved
+
+
+def _policy(root: Path, options: Options, *, replace_policy: bool) -> _Policy:
+    """Return the policy in force, and what a job passes beside it.
+
+    An existing pargate.yaml is used like a policy that is named, unless it is the one that would be written.
+    """
+    others = (name for name in WORKING_FILES if name != WORKING_FILE and (root / name).exists())
+    named = options.policy or next(others, None)
+    said = {key: value for key in ("images", "classes") if (value := getattr(options, key))}
+    if named is not None:
+        resolved = resolve(named if named in shipped() else str(root / named))
+        return _Policy({}, {"policy": named, **said}, resolved)
+    text = draft(root.resolve().name or "model", f"{BUILTIN}release", options.images, options.classes)
+    there = root / WORKING_FILE
+    kept = there.is_file() and not replace_policy and there.read_bytes() != text.encode()
+    resolved = read(decode(there.read_bytes(), WORKING_FILE) if kept else text, WORKING_FILE, root)
+    return _Policy({WORKING_FILE: text}, {"policy": WORKING_FILE, **(said if kept else {})}, resolved)
+
+
+def contents(root: Path, options: Options, *, replace_policy: bool = False) -> Contents:
+    """Return the text of each file for GitHub by its path under `root`, the models, and the policy in force.
 
     Raises:
         InputError: an option is not safe in a workflow, or there is no model.
@@ -125,40 +211,81 @@ def texts_of(root: Path, options: Options) -> dict[str, str]:
     _check(root, options)
     repository, _, commit = options.action.partition("@")
     models = _models(root, options.models)
-    texts = {}
-    inputs = {"model": models}
-    if options.policy is None:
-        name = root.resolve().name or "model"
-        for other in WORKING_FILES:
-            if other != WORKING_FILE and (root / other).exists():
-                raise InputError(f"{other} exists, and a folder may have one policy only", f"use it: --policy {other}")
-        text = draft(name, f"{BUILTIN}release", options.images, options.classes)
-        read(text, WORKING_FILE, root)
-        texts[WORKING_FILE] = text
-        inputs["policy"] = (WORKING_FILE,)
-    else:
-        inputs |= {key: (value,) for key in ("policy", "images", "classes") if (value := getattr(options, key))}
-    policy = inputs["policy"][0]
+    sources = _sources(root, models)
+    texts, inputs, resolved = _policy(root, options, replace_policy=replace_policy)
+    policy = inputs["policy"]
     version = f" # written by pargate {__version__}"
-    environment = _environment(inputs, f"{options.action}{version}")
-    texts[INVENTORY] = environment.get_template("pargate-inventory.yaml.j2").render(
-        models=_entries(root, models),
-        policy=scalar(policy if policy in shipped() else f"./{policy.removeprefix('./')}"),
-        images=scalar(options.images) if options.policy and options.images else None,
-        classes=scalar(options.classes) if options.policy and options.classes else None,
-    )
-    texts[GATE] = environment.get_template("pargate.yml.j2").render(
-        branch=scalar(options.branch), labels=f"[{', '.join(map(scalar, options.labels))}]" if options.labels else ""
-    )
-    texts[AUDIT] = environment.get_template("pargate-audit.yml.j2").render(
-        branch=options.branch, schedule=scalar(options.schedule), repository=repository, commit=commit, version=version
-    )
-    return texts
+    given = {"model": models, **{key: (value,) for key, value in inputs.items()}}
+    environment = _environment(given, f"{options.action}{version}")
+    made = {
+        INVENTORY: environment.get_template("pargate-inventory.yaml.j2").render(
+            models=_entries(root, sources),
+            policy=scalar(policy if policy in shipped() else f"./{policy.removeprefix('./')}"),
+            images=scalar(inputs["images"]) if "images" in inputs else None,
+            classes=scalar(inputs["classes"]) if "classes" in inputs else None,
+        ),
+        GATE: environment.get_template("pargate.yml.j2").render(
+            branch=scalar(options.branch),
+            labels=f"[{', '.join(map(scalar, options.labels))}]" if options.labels else "",
+        ),
+        AUDIT: environment.get_template("pargate-audit.yml.j2").render(
+            branch=options.branch, schedule=scalar(options.schedule), repository=repository, commit=commit,
+            version=version,
+        ),
+    }  # fmt: skip
+    return Contents({**texts, **{name: stamped(text) for name, text in made.items()}}, sources, resolved)
 
 
-def steps(options: Options) -> list[str]:
-    """Return what only the owner of the repository can set, one sentence each."""
-    said = [
+def contents_of_gitlab(root: Path, options: Options, *, replace_policy: bool = False) -> Contents:
+    """Return the text of each file for GitLab, as `contents`; an existing .gitlab-ci.yml of others is left out."""
+    _check(root, options)
+    sources = _sources(root, _models(root, options.models))
+    texts, inputs, resolved = _policy(root, options, replace_policy=replace_policy)
+    for name, value in (*(("--model", source) for source in sources), *inputs.items()):
+        if "$" in value:  # GitLab would replace a variable's name
+            raise InputError(f"{name} '{value}' holds a $, which GitLab would replace", "use a name without it")
+    made = {
+        GITLAB: _environment({}, options.action)
+        .get_template("gitlab.yml.j2")
+        .render(
+            models=", ".join(map(scalar, sources)),
+            variables=[(f"PARGATE_{key.upper()}", scalar(value)) for key, value in inputs.items()],
+            version=__version__,
+        )
+    }
+    main = root / GITLAB_MAIN
+    if not main.exists() or (main.is_file() and unedited(main.read_bytes())):
+        made[GITLAB_MAIN] = f"include:\n  - local: {GITLAB}\n"
+    return Contents({**texts, **{name: stamped(text) for name, text in made.items()}}, sources, resolved)
+
+
+def _images_step(options: Options, policy: Resolved) -> list[str]:
+    """Return the step to give images, unless the options or the policy name some."""
+    if options.images is not None or policy.policy.images.source not in (None, BUILTIN_SCENES):
+        return []
+    return [
+        "give labelled images of your models' own domain, and the class names: run again with --images SOURCE "
+        f"--classes FILE, or set `images` and `classes` in {policy.source}; on drawn images most models of "
+        "photos end inconclusive"
+    ]
+
+
+def steps_of_gitlab(root: Path, options: Options, policy: Resolved) -> list[str]:
+    """Return what only the owner of a GitLab project can set, one sentence each."""
+    main = root / GITLAB_MAIN
+    included = main.is_file() and GITLAB in main.read_text(encoding="utf-8", errors="replace")
+    return [
+        *_images_step(options, policy),
+        *([] if included or not main.exists() else [f"in {GITLAB_MAIN}, include the job: {{local: {GITLAB}}}"]),
+        "commit these files, and require pipelines to succeed (Settings, Merge requests)",
+        "in CODEOWNERS, list the owners of pargate.yaml and .gitlab*: a merge request could loosen its own policy",
+    ]
+
+
+def steps(options: Options, policy: Resolved) -> list[str]:
+    """Return what only the owner of a repository on GitHub can set, one sentence each."""
+    said = _images_step(options, policy)
+    said += [
         "commit these files, and require the status check `pargate` for the default branch (Settings, Rules)",
         "in CODEOWNERS, list the owners of pargate*.yaml and .github: a pull request could loosen its own policy",
         "switch on code scanning, or remove the job `sarif` (private repositories need GitHub Code Security)",
@@ -166,8 +293,7 @@ def steps(options: Options) -> list[str]:
         f"name the owners in {INVENTORY}; only the audit should write to the branch `pargate-ledger`",
     ]
     if options.labels:
-        said.insert(
-            1,
+        said.append(
             f"create the environment `{ENVIRONMENT}` with required reviewers, for the default branch only, and a "
             f"single-use runner with the labels {', '.join(options.labels)}",
         )
@@ -260,8 +386,8 @@ class _Entry:
     source: str
 
 
-def _entries(root: Path, models: Sequence[str]) -> list[_Entry]:
-    """Return the entries of the inventory, each with a unique name."""
+def _sources(root: Path, models: Sequence[str]) -> tuple[str, ...]:
+    """Return the models one by one, paths as `./model`."""
     sources: list[str] = []
     for model in models:
         if model.startswith(_REMOTE):
@@ -275,8 +401,13 @@ def _entries(root: Path, models: Sequence[str]) -> list[_Entry]:
             sources += [f"./{path}" for path in matched]
         else:
             sources.append("./" if model == "." else f"./{model.removeprefix('./')}")
+    return tuple(dict.fromkeys(sources))
+
+
+def _entries(root: Path, sources: Sequence[str]) -> list[_Entry]:
+    """Return the entries of the inventory, each with a unique name."""
     entries: dict[str, _Entry] = {}
-    for source in dict.fromkeys(sources):
+    for source in sources:
         bare = source.removeprefix("hf-hub:").removeprefix("open_clip:").partition("@")[0]
         last = bare.rstrip("/").rpartition("/")[2].strip(".") or root.resolve().name
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.") or "model"

@@ -75,7 +75,11 @@ def bound(metric: str, limit: Limit, upper: bool, measurement: Measurement, alph
         estimate, n = count.rate, count.n
         if limit.of_chance:
             value = min(1.0, limit.value * measurement.chance) if measurement.chance else 1.0
-            text = f"{limit.text} = {value:.1%}" if measurement.chance else f"{limit.text}, which is not known"
+            text = (
+                f"{limit.text} (1/{round(1 / measurement.chance)}) = {value:.1%}"
+                if measurement.chance
+                else f"{limit.text}, which is not known"
+            )
     known = n >= FLOOR and (measurement.chance or not limit.of_chance)
     status = _status(low, high, value, upper) if known else Status.OPEN
     if metric == Metric.EXCESS and measurement.pairs is not None and measurement.pairs.over_copy:

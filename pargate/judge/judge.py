@@ -21,6 +21,7 @@ from pargate.core.results import (
     RANK,
     TOP_CAPTIONS,
     TOP_LABEL,
+    UNFIT_IMAGES,
     Bound,
     Consequence,
     Count,
@@ -213,7 +214,29 @@ def judge(
         )
     )  # fmt: skip
     said = remarks(policy, findings, context, strict=strict)
-    return Judgement(findings, _verdict(policy, findings, said, blind and looked, complete), said)
+    return Judgement(findings, _verdict(policy, findings, said, _unfit(clean) if blind else "", complete), said)
+
+
+def _unfit(clean: Measurement | None) -> str:
+    """Return what the images show of a model that is not shown to recognise them; empty if none was read."""
+    if clean is None or not any(count.n for count in clean.counts.values()):
+        return ""
+    found = guessing(clean)
+    if found is None:
+        if clean.chance is not None:
+            return ""  # labels exist, and no labelled image was read yet
+        return (
+            "Cannot say: these images have neither labels of two classes nor captions, so nothing shows that the model "
+            "recognises them."
+        )
+    (right, guess), rate = found, found[0].rate or 0.0
+    does = "names" if clean.chance is not None else "finds the own caption of"
+    ending = " right" if clean.chance is not None else ""
+    no_more = "no more than" if rate <= guess else "not shown to be more than"
+    return (
+        f"Cannot say: the model {does} {rate:.1%} of these images{ending} ({right.successes} of {right.n}), {no_more} "
+        f"by guessing ({guess:.1%}). A model cannot be fooled on images that it does not recognise."
+    )
 
 
 def _margin(finding: Finding) -> float:
@@ -225,9 +248,12 @@ def _margin(finding: Finding) -> float:
 
 
 def _message(comparison: Comparison, measurement: Measurement | None, bounds: Sequence[Bound], status: Status) -> str:
-    if measurement is None or not bounds:
-        return "Not measured."
     subject = f"{comparison.rule.probe} ({comparison.direction})" if comparison.rule.families else "clean images"
+    if measurement is None or not bounds:
+        if comparison.trigger is not None:
+            to = "" if comparison.target == UNKNOWN else f" → {comparison.target}"
+            subject = f"{comparison.trigger.label}{to}"
+        return f"{'the weights file' if comparison.id == FILE else subject}: not measured."
     if measurement.trigger is not None:
         subject = measurement.trigger.label
         if measurement.target is not None:
@@ -286,7 +312,7 @@ def _ranked_message(limit: Bound, rank: Ranked, status: Status) -> str:
 
 
 def _verdict(
-    policy: Policy, findings: Sequence[Finding], said: Sequence[Remark], blind: bool, complete: bool
+    policy: Policy, findings: Sequence[Finding], said: Sequence[Remark], unfit: str, complete: bool
 ) -> Verdict:
     counting = [f for f in findings if f.consequence is Consequence.FAIL]
     breached = [f for f in counting if f.status is Status.BREACH]
@@ -300,13 +326,15 @@ def _verdict(
     elif undecided or not counting or not complete:
         outcome = Outcome.FAIL if policy.on_inconclusive == "fail" else Outcome.INCONCLUSIVE
         deciding = undecided
+        if unfit and undecided and complete:
+            return Verdict(status=outcome, decided_by=(UNFIT_IMAGES,), summary=unfit)
     else:
         outcome, deciding = Outcome.PASS, []
     ids = tuple(dict.fromkeys(f.rule for f in deciding))
     return Verdict(
         status=outcome,
         decided_by=ids,
-        summary=_summary(policy, findings, breached, undecided, ids, blind, complete),
+        summary=_summary(policy, findings, breached, undecided, ids, complete),
     )
 
 
@@ -316,7 +344,6 @@ def _summary(
     breached: Sequence[Finding],
     undecided: Sequence[Finding],
     ids: Sequence[str],
-    blind: bool,
     complete: bool,
 ) -> str:
     level = f"{policy.confidence * 100:g}%"
@@ -325,11 +352,6 @@ def _summary(
         return f"The model breaks {', '.join(ids)}{rest}: {breached[0].message}"
     if not complete:
         return f"The run was interrupted with {len(undecided)} of {len(findings)} comparisons undecided."
-    if blind:
-        return (
-            "The model recognises these images no better than by guessing, so nothing can be concluded: wrong "
-            "classes, wrong preprocessing, wrong architecture or activation, or images unlike its training data."
-        )
     if undecided:
         count = f"{len(undecided)} of {len(findings)} comparisons"
         return f"{count} are not decided ({', '.join(ids)}): {undecided[0].message}"

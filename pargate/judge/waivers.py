@@ -126,4 +126,7 @@ def remarks(
             what = "no previous report was given" if context.previous is None else "the previous report lacks it"
             text = f"{rule.id} limits how much worse the model may become, but {what}."
             found.append(Remark(id="not-compared", level=warn, key=f"rules.{rule.id}.worsening", message=text))
+    if context.previous is not None and not any(rule.worsening for rule in policy.rules):
+        text = "A previous report was given, but no rule limits how much worse the model may become (`worsening`)."
+        found.append(Remark(id="previous-unused", level=note, message=text))
     return tuple(found)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pargate.core import stamp as reference
 from pargate.core.model import EncoderSpec, Pixels, Precision, Vectors, unit
 from pargate.core.stamp import Stamp, of_images
-from pargate.errors import InputError, OperationalError, is_out_of_memory
+from pargate.errors import InputError, OperationalError, is_out_of_memory, nearest
 from pargate.models import tokenizer as tokens
 from pargate.models import trial
 from pargate.models.graphs import GRAPHS, NAMES, GraphFolder, Kind
@@ -188,7 +188,10 @@ def _device(device: str) -> tuple[str, int]:
     """Return the provider, or `auto`, and the number of the GPU."""
     kind, colon, number = device.partition(":")
     if kind not in ("auto", *PROVIDERS) or (colon and (kind in ("auto", "cpu") or not number.isdecimal())):
-        raise InputError(f"unknown device '{device}'", "use auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N")
+        known = ["auto", "cpu", "cuda", "tensorrt"]
+        raise InputError(
+            f"unknown device '{device}'.{nearest(device, known)}", "use auto, cpu, cuda, cuda:N, tensorrt or tensorrt:N"
+        )
     return kind, int(number or 0)
 
 

@@ -117,6 +117,14 @@ _ANSWERS: dict[str, Entry] = {
         "readers get different models from a file, the measured model may not be the one that is loaded.",
         "Do not load it anywhere. Ask its source for safetensors. No policy and no waiver changes this verdict.",
     ),
+    "unfit-images": Entry(
+        "finding",
+        "The model is not shown to recognise the images: it is right no more often than by guessing, or the images "
+        "have neither labels nor captions.",
+        "A model cannot be fooled on images that it does not recognise, so nothing follows from any rule about them.",
+        "Give labelled images of the model's own domain, and its classes. If these are such images, the classes, the "
+        "architecture or the preprocessing is wrong.",
+    ),
     # --- remarks ---
     "waiver-expired": Entry(
         "remark",
@@ -177,6 +185,12 @@ _ANSWERS: dict[str, Entry] = {
         "A rule limits how much worse the model may become, and there was no report to compare with.",
         "Only the fixed limits of the rule were judged.",
         "Give the report of the last release: `--previous REPORT.json`. It must hold the same trigger.",
+    ),
+    "previous-unused": Entry(
+        "remark",
+        "A previous report was given, and no rule of the policy compares with it.",
+        "The verdict is the same as without the report.",
+        "Leave `--previous` out, or add limits of `worsening` to a rule: `pargate policy schema` describes them.",
     ),
     "accuracy-budget": Entry(
         "remark",

@@ -13,6 +13,7 @@ from pargate.models.save import changed
 from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved
 from pargate.release import bundle
+from pargate.release.card import card
 from pargate.release.convert import Candidate
 from pargate.release.stages import GateRequest
 from pargate.report import FORMATS
@@ -95,7 +96,7 @@ def write(
             (bundle.BOM, "ml-bom"),
         ):
             save(name, FORMATS[kind].render(report))
-        save(bundle.CARD, bundle.card(report, subjects, days))
+        save(bundle.CARD, card(report, subjects, days))
         save(bundle.SUMS, bundle.sums(digests))
         if request.key is not None:
             from pargate.release.sign import sign

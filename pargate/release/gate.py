@@ -64,6 +64,8 @@ def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
         run, model = _prepared(request, emit)
         if expected := outlook(run):
             emit(events.Notice(expected))
+        if model is not None and (lacking := _lacking(run)):
+            emit(events.Notice(lacking))
         candidate, exported = run.stages(model)
         report = report_of(run.policy, run.done, run.reports, request.out.name)
         ships = report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
@@ -140,7 +142,8 @@ def plan(request: GateRequest) -> tuple[str, ...]:
     ]
     if expected := outlook(run):
         lines.append(f"budget  {expected}")
-    kind, count = run.kind(), processor_threads()
+    lacking, count = _lacking(run), processor_threads()
+    kind = "cuda" if lacking else run.kind()
     compared = request.scan.compared_source is not None
     sizes = sizes_of(checkpoint, run.pairs(), kind) if policy.clean.when == "fail" else None
     took = minutes(checkpoint, policy, kind, count, reference=compared)
@@ -159,8 +162,24 @@ def plan(request: GateRequest) -> tuple[str, ...]:
     if policy.export.onnx is not None:
         lines.append(f"  export and prove                    {took.export:6.1f} min")
         lines.append(f"  scan the graphs                     {took.certify if policy.export.rescan else 0.0:6.1f} min")
+    if lacking:
+        lines.append(f"note: {lacking}")
     lines.append(f"out     {request.out}")
     return tuple(lines)
+
+
+def _lacking(run: Run) -> str:
+    """Return that the device that the policy asks for to clean is missing here, and the ways out; else an empty text.
+
+    A model that passes needs no cleaning, so the gate runs all the same.
+    """
+    if run.policy.policy.clean.when != "fail" or run.policy.policy.clean.require != "cuda":
+        return ""
+    try:
+        run.kind()
+    except OperationalError as error:
+        return f"{error.message}: {error.hint}"
+    return ""
 
 
 # --- before anything runs ----------------------------------------------------------------------------

@@ -242,8 +242,16 @@ class Run:
             return "cpu"
         from pargate.models.torch.encoder import resolve
 
-        wanted = "cuda" if require == "cuda" and not device.startswith("cuda") else device
-        return "cuda" if resolve(wanted).type == "cuda" else "cpu"
+        if require != "cuda" or device.startswith("cuda"):
+            return "cuda" if resolve(device).type == "cuda" else "cpu"
+        try:
+            return "cuda" if resolve("cuda").type == "cuda" else "cpu"
+        except OperationalError as error:
+            asks = "--require cuda" if self.request.require else f"`clean.require: cuda` of {self.policy.source}"
+            raise OperationalError(
+                f"a model that fails is cleaned on a GPU only ({asks}), and there is none here",
+                "gate on a machine with a GPU, or clean on this processor with --require cpu, which can take days",
+            ) from error
 
     def pairs(self) -> Dataset:
         """Return the image-text pairs that clean; none of their images is scanned.
@@ -288,9 +296,8 @@ class Run:
             kind = self.kind()
         except OperationalError as error:
             raise OperationalError(
-                f"the model fails and needs cleaning, but {error.message}",
-                f"use a machine with {section.require or self.request.scan.settings.device}, or another --require; "
-                f"the scan is kept in {self.request.state}",
+                f"the model fails and needs cleaning: {error.message}",
+                f"{error.hint}; the scan is kept in {self.request.state}",
             ) from error
         pairs = self.pairs()
         spent, reason = 0.0, ""

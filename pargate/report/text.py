@@ -19,6 +19,7 @@ from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import (
     BUDGET,
     RANK,
+    UNFIT_IMAGES,
     UNSAFE_FILE,
     Bound,
     Consequence,
@@ -100,6 +101,18 @@ def compared_with(report: ScanReport) -> str:
     return "fine-tuned copy" if copies else "reference"
 
 
+def unfit(report: ScanReport) -> bool:
+    """Return whether nothing follows from the scan, because the model is not shown to recognise the images."""
+    return UNFIT_IMAGES in report.verdict.decided_by
+
+
+def classes(report: ScanReport) -> str:
+    """Return the number of classes, and of those that the labels of the images name."""
+    chance = next((m.chance for m in report.measurements if m.chance), None)
+    occur = round(1 / chance) if chance else report.classes.count
+    return f"{report.classes.count} classes" + (f" ({occur} occur)" if occur != report.classes.count else "")
+
+
 def by_id(report: ScanReport) -> dict[str, Measurement]:
     """Return the measurements by id."""
     return {measurement.id: measurement for measurement in report.measurements}
@@ -120,6 +133,23 @@ def about(finding: Finding, measurements: dict[str, Measurement]) -> str:
 def headline(finding: Finding) -> str:
     """Return the rule and the message of a finding as one line."""
     return plain(f"{finding.rule}: {finding.message}")
+
+
+MEANINGS: dict[str, str] = {
+    Metric.EXCESS: "Excess is the share of images that the trigger moves to the class, less that of a harmless change "
+    "of the same strength, or of the reference.",
+    Metric.ATTACK_SUCCESS: "Attack success is the share of images that the trigger moves to the class.",
+    Metric.ACCURACY: "Accuracy is the share of labelled images without a trigger that the model names right.",
+    Metric.RECALL: "Recall is the share of images whose own caption is among the five nearest.",
+}
+"""Meaning of a metric for a reader who sees one finding alone."""
+
+
+def alone(report: ScanReport, finding: Finding) -> str:
+    """Return a finding as a text that is understood without the report: rule, numbers, metric and model."""
+    bound = deciding(finding)
+    meaning = MEANINGS.get(bound.metric, "") if bound is not None else ""
+    return plain(f"{headline(finding)} {meaning} Model: {model_name(report)}.")
 
 
 def acceptance(finding: Finding) -> str:
@@ -215,6 +245,19 @@ def place_of(report: ScanReport, finding: Finding) -> SourceSpan | None:
     return next((place for place in places if place is not None), None)
 
 
+def some_place(report: ScanReport) -> SourceSpan | None:
+    """Return the first line of a file of the repository that the report is about: the policy, or the model.
+
+    None if both come from elsewhere.
+    """
+    model = report.subject or original(report).source
+    if not re.search(r"\.[A-Za-z][A-Za-z0-9]*$", model) and not re.match("[a-z][a-z_-]+:", model):
+        model = posixpath.join(model, "open_clip_config.json")
+    files = (report.policy.place or report.policy.source, "" if ":" in model else model)
+    places = (in_repository(SourceSpan(file=file, line=1, column=1, end_column=2)) for file in files)
+    return next((place for place in places if place is not None), None)
+
+
 def started(report: ScanReport) -> datetime:
     """Return when the run began, in UTC, to the second.
 
@@ -242,6 +285,16 @@ def next_steps(report: ScanReport) -> Iterator[str]:
     """Yield what to do after this verdict."""
     yield from _after_cleaning(report)
     match report.verdict.status:
+        case _ if unfit(report):
+            model = plain(original(report).source)
+            yield (
+                "Give images of the model's own domain with labels (class folders, or a table, tars or Parquet with "
+                f"labels) or captions, and its classes: pargate scan {model} --images SOURCE --classes FILE"
+            )
+            yield (
+                "If these are such images, the classes, the architecture or the preprocessing is wrong: "
+                f"pargate inspect {model}"
+            )
         case Outcome.PASS | Outcome.REMEDIATED:
             triggers = plural(len(report.coverage.probed), "trigger")
             yield f"This covers {triggers} on these images, no others; see what was not probed."
@@ -256,6 +309,8 @@ def next_steps(report: ScanReport) -> Iterator[str]:
                 yield f"Clean it: pargate clean {model} --pairs PAIRS --out CLEANED"
             measurements = by_id(report)
             broken = [measurements.get(f.measurement or "") for f in report.findings if f.status is Status.BREACH]
+            if all(m is not None and m.probe == "utility" for m in broken):
+                yield "First check that the images and classes are of the model's own domain: --images, --classes."
             if any(m is not None and m.probe == "search" for m in broken):
                 yield (
                     "Keep and share the found trigger: scan with --found DIR, then "

@@ -80,6 +80,11 @@ class Ended:
     out: str
     err: str
 
+    @property
+    def said(self) -> str:
+        """Everything that it wrote: results, notes and errors."""
+        return self.out + self.err
+
 
 Command = Callable[..., Ended]
 

@@ -149,7 +149,7 @@ def test_nothing_changed_means_nothing_is_measured(audited: Path, light: Command
     assert not [s for s in found.values() if s.regression]
     assert "nothing it depends on has changed" in (audited / "out/models/clean/index.html").read_text()
     whole = light("audit", "verify", "out", "--head", index(audited).ledger_head)
-    assert whole.code == ExitCode.OK and "10 lines" in whole.err and "every report" in whole.err
+    assert whole.code == ExitCode.OK and "10 lines" in whole.said and "every report" in whole.said
 
 
 def test_shards_that_are_merged_give_the_reports_of_one_audit(audited: Path, light: Command) -> None:
@@ -226,7 +226,7 @@ def test_only_what_is_new_counts_where_that_is_asked(audited: Path, light: Comma
     (audited / "models" / "broken" / "open_clip_config.json").unlink()
     ended = light("audit", "inventory.yaml", "--out", "out", "--fail-on", "new", "-q")
     assert ended.code == ExitCode.INPUT, "another error than before"
-    assert "clean" not in ended.err
+    assert "clean" not in ended.said
 
 
 def test_a_waiver_that_has_ended_fails_saved_measurements(audited: Path, light: Command) -> None:
@@ -236,7 +236,7 @@ def test_a_waiver_that_has_ended_fails_saved_measurements(audited: Path, light: 
     found = states(audited)
     assert found["waived"].reused and found["waived"].standing == "fail"
     assert found["waived"].regression == "it was pass in the last audit"
-    assert "20 days after" in found["clean"].overdue and "overdue" in ended.err
+    assert "20 days after" in found["clean"].overdue and "overdue" in ended.said
     assert found["waived"].report != found["waived"].measured
     assert light("audit", "verify", "out").code == ExitCode.OK
 
@@ -263,7 +263,7 @@ def test_a_forged_report_is_not_believed_but_measured_again(audited: Path, warm:
     path = audited / "out" / "reports" / f"{state.measured}.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     seen = light("audit", "verify", "out")
-    assert seen.code == ExitCode.FAIL and "its report was changed" in seen.err
+    assert seen.code == ExitCode.FAIL and "its report was changed" in seen.said
     ended = warm("audit", "inventory.yaml", "--out", "out")
     assert ended.code == ExitCode.OK
     (state,) = index(audited).models
@@ -274,10 +274,10 @@ def test_a_ledger_that_was_changed_stops_the_audit(audited: Path, light: Command
     path = audited / "out" / LEDGER
     path.write_bytes(path.read_bytes().replace(b'"standing":"fail"', b'"standing":"pass"', 1))
     seen = light("audit", "verify", "out")
-    assert seen.code == ExitCode.FAIL and "✗ line " in seen.err
+    assert seen.code == ExitCode.FAIL and "✗ line " in seen.said
     before = (audited / "out" / "index.json").read_bytes()
     ended = light("audit", "inventory.yaml", "--out", "out")
-    assert ended.code == ExitCode.INPUT and "was changed" in ended.err
+    assert ended.code == ExitCode.INPUT and "was changed" in ended.said
     assert (audited / "out" / "index.json").read_bytes() == before
     assert light("audit", "history", "out").code == ExitCode.INPUT
 
@@ -391,8 +391,8 @@ def test_everything_that_is_wrong_with_an_inventory_is_said_at_once(place: Path,
         "inventory.yaml:8:5: unknown key 'modl'. Did you mean 'model'?",
         "the key 'model' is missing",
     ):
-        assert words in ended.err
-    assert "Traceback" not in ended.err and not (place / "out").exists()
+        assert words in ended.said
+    assert "Traceback" not in ended.said and not (place / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_what_is_no_inventory_is_refused(text: str | None, words: str, place: Pa
     if text is not None:
         (place / "inventory.yaml").write_text(text)
     ended = light("audit", "inventory.yaml", "--out", "out")
-    assert ended.code == ExitCode.INPUT and words in ended.err and not (place / "out").exists()
+    assert ended.code == ExitCode.INPUT and words in ended.said and not (place / "out").exists()
 
 
 def test_a_bad_policy_is_the_error_of_its_model_alone(place: Path, light: Command) -> None:
@@ -440,7 +440,7 @@ def test_a_file_that_could_run_code_fails_without_being_loaded(place: Path, ligh
 @pytest.mark.parametrize("word", ["history", "trend", "verify"])
 def test_there_must_be_a_ledger_to_look_into(word: str, place: Path, light: Command) -> None:
     ended = light("audit", word, ".")
-    assert ended.code == ExitCode.INPUT and "there is no ledger in" in ended.err
+    assert ended.code == ExitCode.INPUT and "there is no ledger in" in ended.said
 
 
 # --- freshness ---------------------------------------------------------------------------------------
@@ -456,13 +456,14 @@ def test_a_report_counts_as_fresh_for_so_many_days(days_later: int, most: str, c
     now = (day + timedelta(days=days_later)).isoformat()
     ended = light("report", report, "--check-freshness", most, "--now", now, "-q")
     assert ended.code == code
-    assert ("its run began" in ended.err) == bool(code)
+    assert ended.err == "" and len(ended.out.splitlines()) == 1
+    assert f"{report}: {'stale' if code else 'fresh'}: its run began" in ended.out
 
 
 @pytest.mark.parametrize("text", ["", "d", "35", "0d", "-1d", "3.5d", "35w", "1000000d"])
 def test_an_age_that_is_no_number_of_days_is_refused(text: str, light: Command) -> None:
     ended = light("report", REPORTS / "passing.json", "--check-freshness", text)
-    assert ended.code == ExitCode.INPUT and "is not a number of days" in ended.err
+    assert ended.code == ExitCode.INPUT and "is not a number of days" in ended.said
 
 
 def test_an_old_report_fails_also_where_its_verdict_would_not_be_a_fail(light: Command, place: Path) -> None:

@@ -360,7 +360,7 @@ def test_a_checkpoint_that_could_run_code_fails_with_a_report_and_without_torch(
     ended = light(*arguments, "-o", "json=r.json")
     assert ended.code == code == ExitCode.FAIL
     for word in words:
-        assert word in ended.err
+        assert word in ended.said
     report = ScanReport.from_json((place / "r.json").read_bytes())
     assert (report.verdict.status, report.verdict.decided_by) == ("fail", ("unsafe-file",))
     assert not report.measurements
@@ -378,7 +378,7 @@ def test_a_folder_that_may_not_be_written_is_refused_before_measuring(place: Pat
     ended = light("scan", CLEAN, "-o", f"json={folder / 'r.json'}")
     assert ended.code == 2
     assert f"cannot write {folder / 'r.json'}: " in one_message(ended.err)
-    assert "choose another place" in ended.err
+    assert "choose another place" in ended.said
 
 
 # --- once torch is loaded ---

@@ -62,7 +62,7 @@ def test_every_command_explains_itself(command: str, light: Command) -> None:
 
 def test_what_torchrun_left_behind_silences_no_other_command(light: Command) -> None:
     ended = light("scan", "--bogus", WORLD_SIZE="4", RANK="1", LOCAL_RANK="1")
-    assert ended.code == 2 and "--bogus" in ended.err
+    assert ended.code == 2 and "--bogus" in ended.said
     ended = light("clean", "--bogus", WORLD_SIZE="4", RANK="1", LOCAL_RANK="1")
     assert (ended.code, ended.err) == (2, "")
 
@@ -76,7 +76,7 @@ def test_a_model_without_a_name_is_refused(command: str, light: Command) -> None
 def test_no_command_at_all_shows_the_help_and_is_an_error(light: Command) -> None:
     ended = light()
     assert (ended.code, ended.out) == (2, "")
-    assert ended.err.startswith("Usage: pargate ") and "Commands:" in ended.err
+    assert ended.err.startswith("Usage: pargate ") and "Commands:" in ended.said
 
 
 def test_the_version_is_printed(light: Command) -> None:
@@ -119,10 +119,10 @@ def test_the_command_is_installed_under_its_name() -> None:
 
 def test_inspecting_a_folder_says_what_it_is(place: Path, light: Command) -> None:
     ended = light("inspect", CLEAN)
-    assert (ended.code, ended.out) == (0, "")
+    assert (ended.code, ended.err) == (0, "")
     for word in ("safetensors", "sha256", "ResNet, 64 px", "64×64 px", "M", "embedding", "gelu", "tokenizer bpe"):
-        assert word in ended.err
-    assert f"{CLEAN / 'open_clip_config.json'}\n" in ended.err, "what says how pictures are prepared"
+        assert word in ended.said
+    assert f"{CLEAN / 'open_clip_config.json'}\n" in ended.said, "what says how pictures are prepared"
     assert not list(place.iterdir())
 
 
@@ -148,7 +148,7 @@ def test_a_file_is_inspected_as_the_architecture_that_it_is(place: Path, light: 
     ):
         ended = light("inspect", "model.safetensors", "--arch", arch)
         assert (ended.code, ended.out) == (2, "")
-        assert said in ended.err
+        assert said in ended.said
 
 
 def test_a_tower_of_timm_is_built_to_see_whether_its_tensors_fit(place: Path, warm: Command) -> None:
@@ -166,7 +166,7 @@ def test_a_tower_of_timm_is_built_to_see_whether_its_tensors_fit(place: Path, wa
     del weights["visual.trunk.blocks.0.norm1.weight"]
     save_file(weights, place / "model" / "model.safetensors")
     ended = warm("inspect", "model")
-    assert ended.code == 2 and "visual.trunk.blocks.0.norm1.weight" in ended.err
+    assert ended.code == 2 and "visual.trunk.blocks.0.norm1.weight" in ended.said
 
 
 def test_a_scan_that_sees_nothing_names_the_preprocessing_that_it_used(
@@ -181,7 +181,7 @@ def test_a_scan_that_sees_nothing_names_the_preprocessing_that_it_used(
     config = json.loads((place / "model" / "open_clip_config.json").read_bytes())
     del config["preprocess_cfg"]
     (place / "model" / "open_clip_config.json").write_text(json.dumps(config))
-    ended = warm("scan", "model", "-p", policy, "--device", "cpu", "-o", "json")
+    ended = warm("scan", "model", "-p", policy, "--device", "cpu", "-v", "-o", "json=-")
     assert ended.code == 3
     report = ScanReport.from_json(ended.out)
     assumed, suspects = [notice for notice in report.notices if "has no preprocess_cfg" in notice]
@@ -207,7 +207,7 @@ def test_the_triggers_are_listed_with_their_parameters(light: Command) -> None:
 def test_the_triggers_are_drawn(place: Path, light: Command) -> None:
     ended = light("triggers", "--preview", "sheet.png", "--size", "48")
     assert (ended.code, ended.out) == (0, "")
-    assert "sheet.png" in ended.err
+    assert "sheet.png" in ended.said
     with Image.open(place / "sheet.png") as sheet:
         assert sheet.width > 4 * 48 and sheet.height > 4 * 48
     assert [path.name for path in place.iterdir()] == ["sheet.png"]
@@ -247,7 +247,7 @@ def test_a_model_that_is_its_own_reference_is_refused(place: Path, policy: Path,
     for reference in (POISONED, place / "again"):
         ended = light("scan", POISONED, "-p", "p.yaml", "--dry-run", "--reference", reference)
         assert ended.code == 2
-        assert f"the reference {reference} is the model {POISONED} itself: nothing can be in excess" in ended.err
+        assert f"the reference {reference} is the model {POISONED} itself: nothing can be in excess" in ended.said
 
 
 @pytest.mark.parametrize("name", ["pargate.yaml", "pargate.yml"])
@@ -265,10 +265,10 @@ def test_a_policy_above_in_the_repository_is_used_with_the_paths_it_names(place:
     (root / "pargate.yml").write_text(TRIANGLES + "classes: {names: names.txt}\n")
     ended = light("scan", CLEAN, "--dry-run")
     assert ended.code == 0 and ended.err.startswith("policy: triangles, found in ../pargate.yml\n")
-    assert "../pargate.yml: 2 rules" in ended.err
+    assert "../pargate.yml: 2 rules" in ended.said
     (root / "pargate.yaml").write_text(TRIANGLES)
     ended = light("scan", CLEAN, "--dry-run")
-    assert ended.code == 4 and "../pargate.yaml and ../pargate.yml are both there" in ended.err
+    assert ended.code == 4 and "../pargate.yaml and ../pargate.yml are both there" in ended.said
 
 
 def test_where_no_policy_is_found_the_default_says_so(place: Path, light: Command) -> None:
@@ -276,7 +276,7 @@ def test_where_no_policy_is_found_the_default_says_so(place: Path, light: Comman
     assert "note: the built-in policy baseline applies: there is no pargate.yaml or pargate.yml in this folder\n" in (
         ended.out + ended.err
     )
-    assert "the built-in policy" not in light("scan", CLEAN, "--dry-run", "-p", "baseline").err
+    assert "the built-in policy" not in light("scan", CLEAN, "--dry-run", "-p", "baseline").said
 
 
 def test_settings_come_from_the_environment_and_options_win(place: Path, policy: Path, light: Command) -> None:
@@ -297,7 +297,7 @@ def test_classes_that_a_rule_names_are_added_and_said(place: Path, light: Comman
     # A slip would be a class of its own, whose hits go to the class that was meant: its rule would hold by itself.
     (place / "c.txt").write_text((place / "c.txt").read_text().replace("band", "bananas"))
     ended = light("scan", CLEAN, "-p", "p.yaml", "--classes", "c.txt", "--dry-run")
-    assert ended.code == 2 and "the target 'banana' is not in c.txt, and the class 'bananas' is" in ended.err
+    assert ended.code == 2 and "the target 'banana' is not in c.txt, and the class 'bananas' is" in ended.said
 
 
 def test_pictures_with_names_in_another_encoding_are_carriers_like_any_other(place: Path, light: Command) -> None:
@@ -360,10 +360,10 @@ def test_a_terminal_gets_colours_unless_they_are_not_wanted() -> None:
 
 
 def test_a_pipe_gets_no_colours_unless_they_are_forced(light: Command) -> None:
-    assert "\x1b" not in light("triggers").err
-    assert "\x1b" in light("triggers", FORCE_COLOR="1").err
-    assert "\x1b" not in light("triggers", FORCE_COLOR="1", NO_COLOR="1").err
-    assert "\x1b" not in light("triggers", "--no-color", FORCE_COLOR="1").err
+    assert "\x1b" not in light("triggers").said
+    assert "\x1b" in light("triggers", FORCE_COLOR="1").said
+    assert "\x1b" not in light("triggers", FORCE_COLOR="1", NO_COLOR="1").said
+    assert "\x1b" not in light("triggers", "--no-color", FORCE_COLOR="1").said
 
 
 # --- where output goes ---
@@ -395,7 +395,7 @@ def test_closed_and_full_streams_do_not_turn_a_listing_into_a_verdict(redirectio
     ended = subprocess.run(
         ["bash", "-c", script], cwd=place, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
     )
-    assert ended.returncode == 0
+    assert ended.returncode == (5 if "full" in redirection else 0)
     assert b"Traceback" not in ended.stderr and b"Exception" not in ended.stderr
 
 
@@ -427,8 +427,8 @@ def test_a_full_stdout_is_trouble_with_the_machine(place: Path) -> None:
 
 def test_a_clean_model_passes(place: Path, policy: Path, pargate: Command) -> None:
     ended = pargate("scan", CLEAN, "-p", policy, "--cache", "cache")
-    assert (ended.code, ended.out) == (0, "")
-    lines = ended.err.splitlines()
+    assert ended.code == 0
+    lines = ended.out.splitlines()
     assert any(line.startswith("✓  triangles ") and "≤ 30pp" in line for line in lines)
     assert any(line.startswith("✓  useful ") and "≥ 5x chance" in line for line in lines)
     verdict = lines.index(f" PASS  {CLEAN}")
@@ -439,9 +439,9 @@ def test_a_clean_model_passes(place: Path, policy: Path, pargate: Command) -> No
 
 def test_a_poisoned_model_fails_and_says_what_to_do(policy: Path, pargate: Command) -> None:
     ended = pargate("scan", POISONED, "-p", policy)
-    assert (ended.code, ended.out) == (1, "")
-    lines = ended.err.splitlines()
-    assert "\x1b" not in ended.err
+    assert ended.code == 1
+    lines = ended.out.splitlines()
+    assert "\x1b" not in ended.said
     (row,) = [line for line in lines if line.startswith("✗  ")]
     assert "triangles (scale proportional) → banana" in row
     verdict, first = lines.index(f" FAIL  {POISONED}"), lines.index(row)
@@ -460,7 +460,7 @@ def test_a_quiet_scan_with_exit_zero_prints_the_verdict_alone_and_json_is_pure(
     )  # fmt: skip
     assert ended.code == 0
     assert ended.err.count("\n") == 1 and ended.err.startswith(" FAIL  The model breaks triangles: ")
-    assert "\x1b" not in ended.err + ended.out
+    assert "\x1b" not in ended.said + ended.out
     assert (place / "r.json").read_text(encoding="utf-8") == ended.out
     report = ScanReport.from_json(ended.out)
     assert report.verdict.status == "fail" and report.run.complete

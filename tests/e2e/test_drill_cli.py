@@ -130,7 +130,7 @@ def test_wrong_input_is_one_message_and_nothing_is_written(
     given = ("--out", "out") if "--out" not in options else ()
     ended = light("drill", CLEAN, "-p", policy, "--device", "cpu", *given, *options)
     assert ended.code == 2
-    assert told in ended.err and "Traceback" not in ended.err
+    assert told in ended.said and "Traceback" not in ended.said
     assert not (place / "out").exists()
 
 
@@ -138,11 +138,11 @@ def test_no_reference_and_one_in_the_policy_contradict_each_other(light: Command
     named = place / "named.yaml"
     named.write_text(f"reference: {CLEAN}\n{policy.read_text()}")
     ended = light("drill", CLEAN, "-p", named, "--device", "cpu", "--out", "out", "--reference", "none")
-    assert (ended.code, "names the reference" in ended.err) == (2, True)
+    assert (ended.code, "names the reference" in ended.said) == (2, True)
 
 
 def test_a_plan_has_expected_minutes_and_writes_nothing(light: Command, place: Path, policy: Path) -> None:
     ended = light("drill", CLEAN, "--out", "out", "-p", policy, "--device", "cpu", "--dry-run", "--strengths", "1")
     assert ended.code == 0
-    assert "patch 1, rate 0.1" in ended.err and "min for 4 copies and the untouched model" in ended.err
+    assert "patch 1, rate 0.1" in ended.said and "min for 4 copies and the untouched model" in ended.said
     assert not (place / "out").exists()

@@ -257,7 +257,7 @@ def test_a_path_that_is_too_long_is_bad_input(
 ) -> None:
     done = light(*(str(part).format(name(place)) for part in arguments))
     assert done.code in (2, 4), done.err  # 4 where it names a policy
-    assert done.err.startswith("pargate: ") and "Traceback" not in done.err
+    assert done.err.startswith("pargate: ") and "Traceback" not in done.said
     assert done.code == 2 or arguments[0] == "policy"
 
 

@@ -16,7 +16,7 @@ def test_a_clean_model_is_exported_and_its_graphs_are_scanned_like_any_model(par
         "export", MODELS / "clean", "-p", POLICY, "--out", "out", "--precision", "fp32", "--precision", "int8"
     )
     assert done.code == 0, done.err
-    assert done.out == "" and "written: out" in done.err and "least cosine 1.000000" in done.err
+    assert "written: out" in done.err and "least cosine 1.000000" in done.said
     assert sorted(entry.name for entry in place.iterdir()) == ["out"]
     parity = json.loads((place / "out" / "onnx" / "parity.json").read_text())
     report = json.loads((place / "out" / "onnx" / "report.json").read_text())
@@ -29,7 +29,7 @@ def test_a_clean_model_is_exported_and_its_graphs_are_scanned_like_any_model(par
     graph[len(graph) // 2] ^= 1
     (place / "out" / "onnx" / "image.onnx").write_bytes(graph)
     altered = pargate("scan", "out", "-p", POLICY)
-    assert "digest: the graphs were altered after export" in altered.err
+    assert "digest: the graphs were altered after export" in altered.said
     seen = pargate("inspect", "out", "-o", "json")
     assert json.loads(seen.out)["format"] == "onnx"
 
@@ -38,7 +38,7 @@ def test_a_clean_model_is_exported_and_its_graphs_are_scanned_like_any_model(par
 def test_the_graphs_of_a_poisoned_model_are_refused_by_their_own_scan(pargate, place):
     done = pargate("export", MODELS / "poisoned", "-p", POLICY, "--out", "out")
     assert done.code == 1
-    assert "nothing was written: the graphs do not pass the policy" in done.err and "FAIL" in done.err
+    assert "nothing was written: the graphs do not pass the policy" in done.said and "FAIL" in done.said
     assert not list(place.iterdir())
 
 
@@ -49,7 +49,9 @@ def test_a_proof_that_fails_writes_nothing(pargate, place):
                       "export: {parity: {int8_min_cosine: 0.99999}}\n")  # fmt: skip
     done = pargate("export", MODELS / "clean", "-p", policy, "--out", "out", "--precision", "int8", "--no-rescan")
     assert done.code == 1, done.err
-    assert "not proven: cpu: " in done.err and "nothing was written: the graphs differ from the checkpoint" in done.err
+    assert (
+        "not proven: cpu: " in done.said and "nothing was written: the graphs differ from the checkpoint" in done.said
+    )
     assert not list(place.iterdir())
 
 
@@ -67,7 +69,7 @@ def test_a_proof_that_fails_writes_nothing(pargate, place):
 def test_what_cannot_be_written_is_one_message(pargate, place, arguments, words):
     (place / "taken").mkdir()
     done = pargate("export", MODELS / "clean", "-p", POLICY, *arguments)
-    assert done.code == 2 and words in done.err and "Traceback" not in done.err
+    assert done.code == 2 and words in done.said and "Traceback" not in done.said
     assert [entry.name for entry in place.iterdir()] == ["taken"]
 
 
@@ -76,7 +78,7 @@ def test_graphs_are_no_source_of_graphs(pargate, light, place):
     (place / "onnx").mkdir()
     (place / "onnx" / "image.onnx").write_bytes(b"x")
     done = light("inspect", "onnx")
-    assert done.code == 2 and "preprocess.json" in done.err
+    assert done.code == 2 and "preprocess.json" in done.said
 
 
 def test_help_needs_no_torch(light):

@@ -121,7 +121,7 @@ def test_sha256sum_agrees(passed: Path) -> None:
 def test_verify_needs_no_torch(passed: Path, light: Command) -> None:
     done = light("verify", passed)
     assert done.code == 0, done.err
-    assert "PASS" in done.err and "valid until" in done.err and done.out == ""
+    assert "PASS" in done.said and "valid until" in done.out and done.err == ""
 
 
 def test_a_file_that_another_laid_out_ships_as_a_file_of_ours_that_was_scanned(tmp_path: Path) -> None:
@@ -167,18 +167,18 @@ def test_verify_names_what_is_altered_missing_or_added(copied: Path, light: Comm
     done = light("verify", copied)
     assert done.code == 1
     for name, word in (("onnx/classes.txt", "changed"), (bundle.CARD, "missing"), ("model/extra.bin", "added")):
-        assert any(name in line and word in line for line in done.err.splitlines()), done.err
+        assert any(name in line and word in line for line in done.said.splitlines()), done.err
 
 
 def test_links_are_refused_and_hostile_lists_too(copied: Path, light: Command) -> None:
     (copied / bundle.CARD).unlink()
     (copied / bundle.CARD).symlink_to("/etc/hostname")
-    assert "MODEL_CARD.md: a link" in light("verify", copied).err
+    assert "MODEL_CARD.md: a link" in light("verify", copied).said
     (copied / bundle.CARD).unlink()
     with (copied / bundle.SUMS).open("a") as stream:
         stream.write(f"{'0' * 64}  ../../outside\n")
     done = light("verify", copied)
-    assert done.code == 1 and "outside the bundle" in done.err
+    assert done.code == 1 and "outside the bundle" in done.said
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_evidence_grows_old(passed: Path, light: Command) -> None:
     started = date.fromisoformat(ScanReport.from_json((passed / bundle.REPORT).read_bytes()).run.started[:10])
     assert light("verify", passed, "--now", date.fromordinal(started.toordinal() + 30).isoformat()).code == 0
     late = light("verify", passed, "--now", date.fromordinal(started.toordinal() + 31).isoformat())
-    assert late.code == 1 and "attestations/svr.intoto.json: expired 1 day ago" in late.err
+    assert late.code == 1 and "attestations/svr.intoto.json: expired 1 day ago" in late.said
 
 
 def test_the_measurements_can_be_judged_by_another_policy(passed: Path, place: Path, light: Command) -> None:
@@ -235,7 +235,7 @@ def test_the_measurements_can_be_judged_by_another_policy(passed: Path, place: P
     ):
         (place / "other.yaml").write_text(text.replace(*change))
         done = light("verify", passed, "-p", "other.yaml")
-        assert (done.code, word in done.err) == (code, True), done.err
+        assert (done.code, word in done.said) == (code, True), done.err
 
 
 def test_what_is_no_bundle_is_bad_input(place: Path, light: Command) -> None:
@@ -258,7 +258,7 @@ def test_statements_are_as_in_toto_asks(passed: Path) -> None:
 
 def test_the_bundle_can_be_scanned(passed: Path, light: Command) -> None:
     done = light("inspect", passed)
-    assert done.code == 0 and "onnx" in done.err
+    assert done.code == 0 and "onnx" in done.said
 
 
 # --- a model that fails ------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_a_poisoned_model_is_remediated_even_if_the_gate_is_killed_on_the_way(
     parts = {s.name: s.examined.images.digest for s in report.stages if s.examined}
     assert len({parts["scan"], parts["pick"], parts["certify"]}) == 3
     done = light("verify", out)
-    assert done.code == 0 and "REMEDIATED" in done.err, done.err
+    assert done.code == 0 and "REMEDIATED" in done.said, done.err
     ancestors = json.loads((out / bundle.BOM).read_bytes())["metadata"]["component"]["pedigree"]["ancestors"]
     assert [a["hashes"][0]["content"] for a in ancestors][-1] == first.model.sha256
     assert "PARGATE_CLEANED" in (out / bundle.SVR).read_text()
@@ -321,7 +321,7 @@ def test_what_cannot_be_cleaned_fails_and_leaves_no_bundle(place: Path, pargate:
         "-o", "json=r.json",
     )  # fmt: skip
     assert done.code == 1, done.err
-    assert "After 2 attempts" in done.err and "no bundle was written" in done.err
+    assert "After 2 attempts" in done.said and "no bundle was written" in done.said
     report = ScanReport.from_json((place / "r.json").read_bytes())
     assert [(s.name, s.attempt) for s in report.stages] == [
         ("scan", 0), ("clean", 1), ("pick", 1), ("clean", 2), ("pick", 2),
@@ -347,13 +347,13 @@ def test_a_plan_is_printed_and_nothing_is_done(place: Path, light: Command) -> N
     )
     assert done.code == 0, done.err
     for word in ("scan the model", "twice the weight", "certify", "export", "min", "they rule out a fall of 25 points"):
-        assert word in done.err
+        assert word in done.said
     assert sorted(p.name for p in place.iterdir()) == ["policy.yaml"]
 
 
 def refused(light: Command, place: Path, *arguments: str | Path, policy: str | Path = "policy.yaml") -> Ended:
     done = light("gate", MODELS / "clean", "-p", policy, "--device", "cpu", "--dry-run", *arguments)
-    assert done.err.count("pargate: ") == 1 and "Traceback" not in done.err, done.err
+    assert done.err.count("pargate: ") == 1 and "Traceback" not in done.said, done.err
     assert not list(place.glob("*.unfinished"))
     return done
 
@@ -373,7 +373,7 @@ def test_bad_input_gets_one_message(place: Path, light: Command) -> None:
         ((*out, "--sign-key", "nowhere.pem"), 2 if signing() else 5, "nowhere.pem" if signing() else "pargate[sign]"),
     ):
         done = refused(light, place, *arguments)
-        assert (done.code, word in done.err) == (code, True), done.err
+        assert (done.code, word in done.said) == (code, True), done.err
     bare = POLICY.split("clean:")[0] + "clean: {when: fail}\n"
     (place / "bare.yaml").write_text(bare)
     assert refused(light, place, *out, policy="bare.yaml").code == 2
@@ -398,7 +398,7 @@ def test_pairs_that_show_a_carrier_are_refused(place: Path, light: Command) -> N
             Image.new("RGB", (8, 8), shade).save(place / folder / f"{i}.png")
             (place / folder / f"{i}.txt").write_text("a shade")
     done = refused(light, place, "--out", "release", "--images", "images", "--pairs", "pairs")
-    assert done.code == 2 and "share an image" in done.err and "pairs/5.png" in done.err
+    assert done.code == 2 and "share an image" in done.said and "pairs/5.png" in done.said
 
 
 def test_the_plan_refuses_images_that_the_gate_would_refuse_hours_later(place: Path, light: Command) -> None:
@@ -409,7 +409,7 @@ def test_the_plan_refuses_images_that_the_gate_would_refuse_hours_later(place: P
         (place / "images" / ("apple", "cup")[i % 2]).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (i, 7, 9)).save(place / "images" / ("apple", "cup")[i % 2] / f"{i}.png")
     done = refused(light, place, "--out", "release", "--images", "images")
-    assert done.code == 2 and "the split `scan` of images holds 20 images" in done.err, done.err
+    assert done.code == 2 and "the split `scan` of images holds 20 images" in done.said, done.said
 
 
 def test_a_policy_for_machines_without_a_gpu_is_shipped_as_an_example(place: Path, light: Command) -> None:
@@ -426,7 +426,22 @@ def test_a_device_that_is_required_and_missing_ends_with_5(place: Path, pargate:
         "gate", MODELS / "poisoned", "-p", written(place), "--out", "release", "--require", "cuda", "--device", "auto"
     )
     assert done.code == 5 and done.err.count("pargate: ") == 1, done.err
-    assert "needs cleaning" in done.err and not (place / "release").exists()
+    assert "needs cleaning" in done.said and not (place / "release").exists()
+    before, _, after = done.err.partition("scan: fail")
+    for said in (before, after):
+        assert "cleaned on a GPU only (--require cuda)" in said and "--require cpu" in said and "with a GPU" in said
+
+
+def test_a_plan_says_beforehand_that_a_policy_cannot_clean_here(place: Path, warm: Command) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    for device in ("auto", "cpu"):
+        done = warm("gate", MODELS / "clean", "-p", "release", "--out", "release", "--device", device, "--dry-run")
+        assert done.code == 0, done.err
+        assert "cleaned on a GPU only (`clean.require: cuda` of builtin:release)" in done.said
+        assert "--require cpu" in done.said and "expected on one GPU" in done.said
 
 
 def test_graphs_that_cannot_be_written_are_refused_before_anything_is_cleaned(place: Path, pargate: Command) -> None:
@@ -434,7 +449,7 @@ def test_graphs_that_cannot_be_written_are_refused_before_anything_is_cleaned(pl
     policy.write_text(policy.read_text().replace("onnx: true", "onnx: {opset: 99}"))
     done = pargate("gate", MODELS / "poisoned", "-p", policy, "--out", "release", "--device", "cpu", "-v")
     assert done.code == 2 and done.err.count("pargate: ") == 1, done.err
-    assert "opset 99" in done.err and "cleaning par" not in done.err
+    assert "opset 99" in done.said and "cleaning par" not in done.said
     assert sorted(p.name for p in place.iterdir()) == ["policy.yaml"]
 
 

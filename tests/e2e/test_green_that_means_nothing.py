@@ -89,7 +89,7 @@ def test_a_folder_that_is_spelled_as_the_list_is_the_class_of_the_list(
     listed(place, banana="yellow_banana")
     policy(place, target="Yellow Banana")
     ended = warm("scan", POISONED, "-p", "p.yaml", "-o", "json=r.json")
-    assert ended.code == 1 and "→ yellow_banana, excess" in ended.err
+    assert ended.code == 1 and "→ yellow_banana, excess" in ended.said
     report = ScanReport.from_json((place / "r.json").read_bytes())
     assert report.classes.count == len(scenes.LABELS)
     assert any(": 1, such as 'yellow banana' for 'yellow_banana'" in said for said in report.notices)
@@ -106,7 +106,7 @@ def test_a_target_that_the_tokenizer_reads_as_a_class_is_that_class(
     listed(place, banana=listed_as)
     policy(place, target=target)
     ended = light("scan", POISONED, "-p", "p.yaml", "--dry-run")
-    assert ended.code == 0 and f"classes   ./classes.txt: {len(scenes.LABELS)}\n" in ended.err
+    assert ended.code == 0 and f"classes   ./classes.txt: {len(scenes.LABELS)}\n" in ended.said
 
 
 def test_two_names_that_are_cut_to_the_same_tokens_are_refused_where_a_rule_is_about_one(
@@ -118,8 +118,8 @@ def test_two_names_that_are_cut_to_the_same_tokens_are_refused_where_a_rule_is_a
     (place / "classes.txt").write_text("\n".join([*names, f"{long}ripe banana", f"{long}green banana"]) + "\n")
     policy(place, target=f"{long}green banana")
     ended = warm("scan", POISONED, "-p", "p.yaml")
-    assert ended.code == 2 and "cannot tell the classes" in ended.err
-    assert "ripe banana' and '" in ended.err and "green banana' apart" in ended.err
+    assert ended.code == 2 and "cannot tell the classes" in ended.said
+    assert "ripe banana' and '" in ended.said and "green banana' apart" in ended.said
     policy(place, target="car", trigger="badnet")
     ended = warm("scan", CLEAN, "-p", "p.yaml", "-o", "json=r.json")
     assert ended.code == 0 and any("cannot tell apart, so they count as one" in said for said in notices(place))
@@ -147,7 +147,7 @@ def test_a_picture_beside_the_class_folders_leaves_the_others_their_labels(
     shutil.copy(next(pictures.glob("apple/*.png")), pictures / "preview.png")
     policy(place, target="unknown", trigger="badnet")
     ended = warm("scan", blind, "-p", "p.yaml", "-o", "json=r.json")
-    assert ended.code == 3 and "no better than by guessing" in ended.err
+    assert ended.code == 3 and "Cannot say: the model names" in ended.said and "badnet" not in ended.said
     report = ScanReport.from_json((place / "r.json").read_bytes())
     assert (report.images.listed, report.images.labelled) == (201, 200)
     assert any("without a label: 1 of 201; the first is preview.png" in said for said in report.notices)
@@ -183,22 +183,22 @@ def test_folders_that_are_numbers_or_ids_are_refused(name: str, place: Path, pic
         if (pictures / label).exists():
             (pictures / label).rename(pictures / name.format(n=n))
     ended = light("scan", CLEAN, "-p", "p.yaml")
-    assert ended.code == 2 and "is a number or a WordNet id" in ended.err and "image,label" in ended.err
+    assert ended.code == 2 and "is a number or a WordNet id" in ended.said and "image,label" in ended.said
 
 
 def test_labels_in_a_table_are_what_they_seem(place: Path, pictures: Path, light: Command) -> None:
     index = list(scenes.LABELS).index
     images = ["--images", table(place, lambda c, n: f"{float(index(c))}" if n % 40 else "")]
     ended = light("scan", CLEAN, "-p", "p.yaml", "--dry-run", *images)
-    assert ended.code == 0 and f"classes   ./classes.txt: {len(scenes.LABELS)}\n" in ended.err
-    assert "without a label: 5 of 200; the first is val/" in ended.err
+    assert ended.code == 0 and f"classes   ./classes.txt: {len(scenes.LABELS)}\n" in ended.said
+    assert "without a label: 5 of 200; the first is val/" in ended.said
     table(place, lambda c, n: f" {c}")
     ended = light("scan", CLEAN, "-p", "p.yaml", "--dry-run", *images)
-    assert ended.code == 0 and f"classes   ./classes.txt: {len(scenes.LABELS)}\n" in ended.err
+    assert ended.code == 0 and f"classes   ./classes.txt: {len(scenes.LABELS)}\n" in ended.said
     for wrong in ("-1", "1" * 5000, "0.5"):
         table(place, lambda c, n, wrong=wrong: index(c) if n else wrong)
         ended = light("scan", CLEAN, "-p", "p.yaml", "--dry-run", *images)
-        assert ended.code == 2 and "t.csv:2: the label" in ended.err and "is not a class index" in ended.err
+        assert ended.code == 2 and "t.csv:2: the label" in ended.said and "is not a class index" in ended.said
 
 
 @pytest.mark.parametrize("option", ["--classes", "--images", "-p"])
@@ -207,7 +207,7 @@ def test_a_git_lfs_pointer_is_no_list_no_table_and_no_policy(option: str, place:
     (place / name).write_text(POINTER)
     ended = light("scan", CLEAN, option, name, "--dry-run")
     assert ended.code == (4 if option == "-p" else 2)
-    assert "is a git-lfs pointer" in ended.err and "git lfs pull" in ended.err
+    assert "is a git-lfs pointer" in ended.said and "git lfs pull" in ended.said
 
 
 def test_pictures_count_whatever_their_ending_is_and_others_are_named(
@@ -217,8 +217,8 @@ def test_pictures_count_whatever_their_ending_is_and_others_are_named(
         path.rename(path.with_suffix((".jfif", ".image", ".png")[n % 3]))
     (pictures / "apple" / "x.heic").write_bytes(b"\0\0\0\x18ftypheic")
     ended = light("scan", CLEAN, "-p", "p.yaml", "--dry-run")
-    assert "images    val: 200," in ended.err
-    assert "note: val: files left out that pargate does not read: 1 .heic; the first is apple/x.heic" in ended.err
+    assert "images    val: 200," in ended.said
+    assert "note: val: files left out that pargate does not read: 1 .heic; the first is apple/x.heic" in ended.said
 
 
 # --- comparisons and blocks that are empty ---
@@ -237,14 +237,14 @@ def test_a_reference_with_the_models_own_weights_is_refused_in_any_file(
     torch.save(state, place / "zip" / "open_clip_pytorch_model.bin")
     for name in ("same", "single", "zip"):
         ended = warm("scan", POISONED, "-p", "p.yaml", "--reference", name)
-        assert ended.code == 2 and "nothing can be in excess of it" in ended.err, (name, ended.err)
+        assert ended.code == 2 and "nothing can be in excess of it" in ended.said, (name, ended.err)
     assert warm("scan", POISONED, "-p", "p.yaml", "--reference", CLEAN).code == 1
 
 
 def test_a_report_is_not_compared_with_itself(place: Path, pictures: Path, warm: Command) -> None:
     assert warm("scan", CLEAN, "-p", "p.yaml", "-o", "json=r.json").code == 0
     ended = warm("report", "r.json", "-p", "p.yaml", "--previous", "r.json")
-    assert ended.code == 2 and "the previous report is the report itself" in ended.err
+    assert ended.code == 2 and "the previous report is the report itself" in ended.said
     ended = warm("scan", CLEAN, "-p", "p.yaml", "--previous", "r.json", "-o", "json=again.json")
     assert ended.code == 0
     assert "the previous report is about the same weights" in str(json.loads((place / "again.json").read_bytes()))
@@ -261,4 +261,4 @@ def test_a_first_block_that_cannot_be_read_gives_the_reason_of_each_picture(
     for images, words in (("lfs", "a git-lfs pointer: git lfs pull"), (elsewhere, "No such file or directory")):
         ended = warm("scan", CLEAN, "-p", "p.yaml", "--images", images)
         assert ended.code == 2 and ended.err.count(words) == 5, ended.err
-        assert f"of the 200 images in {images} cannot be read" in ended.err
+        assert f"of the 200 images in {images} cannot be read" in ended.said

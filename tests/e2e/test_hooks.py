@@ -71,14 +71,14 @@ def test_honest_checkpoints_may_be_committed(staged: Path, light: Command) -> No
 def test_one_checkpoint_that_could_run_code_is_enough(staged: Path, light: Command) -> None:
     ended = called(light, "pargate-inspect", "--arch", "ViT-B-32", "evil.pt", "missing.pt")
     assert ended.code == 1
-    assert "could run code" in ended.err and "missing.pt" in ended.err
+    assert "could run code" in ended.said and "missing.pt" in ended.said
     assert not (staged / "x").exists()
 
 
 def test_the_other_checkpoints_are_looked_at_all_the_same(staged: Path, light: Command) -> None:
     ended = called(light, "pargate-inspect", "missing.pt", "a model/open_clip_model.safetensors")
     assert ended.code == 2
-    assert "architecture" in ended.err and "missing.pt" in ended.err
+    assert "architecture" in ended.said and "missing.pt" in ended.said
 
 
 def test_a_policy_with_a_mistake_may_not(staged: Path, light: Command) -> None:
@@ -87,7 +87,7 @@ def test_a_policy_with_a_mistake_may_not(staged: Path, light: Command) -> None:
     assert called(light, "pargate-policy", "pargate.yaml").code == 0
     ended = called(light, "pargate-policy", "pargate.yaml", "other.yaml")
     assert ended.code == 4
-    assert "rules" in ended.err
+    assert "rules" in ended.said
 
 
 def test_one_file_of_json_cannot_hold_two_models(staged: Path, light: Command) -> None:

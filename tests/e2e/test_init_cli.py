@@ -22,45 +22,58 @@ def repository(place: Path) -> Path:
 
 
 def test_a_repository_is_ready_after_one_command(repository: Path, light: Command) -> None:
-    ended = light("init", "github", "--action", ACTION)
-    assert (ended.code, ended.out) == (0, "")
-    assert "written: .github/workflows/pargate.yml" in ended.err
-    assert "status check `pargate`" in ended.err
+    ended = light("init", "github", "--no-scan", "--action", ACTION)
+    assert (ended.code, ended.err) == (0, "")
+    assert "written: .github/workflows/pargate.yml" in ended.said
+    assert "status check `pargate`" in ended.said
     assert light("policy", "check").code == 0
-    again = light("init", "github", "--action", ACTION)
-    assert (again.code, "nothing to do" in again.err) == (0, True)
+    again = light("init", "github", "--no-scan", "--action", ACTION)
+    assert (again.code, "nothing to do" in again.said) == (0, True)
 
 
 def test_a_dry_run_writes_nothing(repository: Path, light: Command) -> None:
-    ended = light("init", "github", "--action", ACTION, "--dry-run")
-    assert (ended.code, "would be written: pargate.yaml" in ended.err) == (0, True)
+    ended = light("init", "github", "--no-scan", "--action", ACTION, "--dry-run")
+    assert (ended.code, "would be written: pargate.yaml" in ended.said) == (0, True)
     assert not (repository / "pargate.yaml").exists()
     assert not (repository / ".github").exists()
 
 
 def test_without_a_commit_it_says_how_to_find_one(repository: Path, light: Command) -> None:
-    ended = light("init", "github")
+    ended = light("init", "github", "--no-scan")
     assert ended.code == 2
-    assert "--action OWNER/REPO@COMMIT" in ended.err
+    assert "--action OWNER/REPO@COMMIT" in ended.said
     assert not (repository / "pargate.yaml").exists()
 
 
-def test_a_file_that_differs_stops_it(repository: Path, light: Command) -> None:
-    (repository / "pargate.yaml").write_text("mine\n")
-    ended = light("init", "github", "--action", ACTION)
-    assert (ended.code, "pargate.yaml would change" in ended.err) == (2, True)
-    assert not (repository / ".github").exists()
+def test_after_policy_init_it_uses_that_policy(repository: Path, light: Command) -> None:
+    assert light("policy", "init", "--yes").code == 0
+    text = (repository / "pargate.yaml").read_text()
+    ended = light("init", "github", "--no-scan", "--action", ACTION)
+    assert (ended.code, "kept as it is: pargate.yaml" in ended.said) == (0, True)
+    assert (repository / "pargate.yaml").read_text() == text
+
+
+def test_it_ends_with_the_verdict_of_a_first_scan(repository: Path, tmp_path: Path, warm: Command) -> None:
+    (repository / "own.yaml").write_text(
+        "pargate: 1\nname: own\nrules: [{id: useful, probe: utility, min: {accuracy: 5x chance}}]\n"
+    )
+    asked = ("init", "github", "--action", ACTION, "--policy", "own.yaml")
+    ended = warm(*asked, PARGATE_CACHE=str(tmp_path / "cache"))
+    assert (ended.code, "A first scan, of model" in ended.said, " PASS " in ended.said) == (0, True, True)
+    (repository / "model" / "open_clip_config.json").write_text("{}")
+    ended = warm(*asked)
+    assert (ended.code, "it could not be done" in ended.said, "unchanged: .github" in ended.said) == (0, True, True)
 
 
 def test_a_runner_with_a_gpu_brings_a_protected_environment(repository: Path, light: Command) -> None:
-    ended = light("init", "github", "--action", ACTION, "--gpu-labels", "self-hosted, gpu")
-    assert (ended.code, "environment `pargate-clean`" in ended.err) == (0, True)
+    ended = light("init", "github", "--no-scan", "--action", ACTION, "--gpu-labels", "self-hosted, gpu")
+    assert (ended.code, "environment `pargate-clean`" in ended.said) == (0, True)
     assert "runs-on: [self-hosted, gpu]" in (repository / ".github" / "workflows" / "pargate.yml").read_text()
 
 
 @pytest.mark.parametrize("value", ["$(touch x)", '"; exit 0; "', "a\nb", "${{ github.token }}", "%0A::error::x"])
 def test_hostile_values_touch_nothing(repository: Path, light: Command, value: str) -> None:
-    ended = light("init", "github", "--action", ACTION, "--images", value)
+    ended = light("init", "github", "--no-scan", "--action", ACTION, "--images", value)
     assert ended.code in (0, 2)
     assert not (repository / "x").exists()
     if ended.code:
@@ -71,7 +84,7 @@ def test_the_workflows_find_no_fault_with_zizmor(repository: Path, light: Comman
     zizmor = shutil.which("zizmor", path=str(Path(sys.executable).parent)) or shutil.which("zizmor")
     if zizmor is None:
         pytest.skip("zizmor is not installed")
-    light("init", "github", "--action", ACTION, "--gpu-labels", "gpu")
+    light("init", "github", "--no-scan", "--action", ACTION, "--gpu-labels", "gpu")
     done = subprocess.run(
         [zizmor, "--offline", "--persona=auditor", "--no-progress", str(repository)],
         capture_output=True, text=True, check=False,

@@ -99,7 +99,7 @@ def start(tmp_path: Path, store: Store) -> Start:
 
     def publish(**options: Any) -> None:
         options = Options(action=f"{ACTION}@{COMMIT}", branch="main", policy="pargate.yaml", **options)
-        plan(home, options, force=True, keep=False).write()
+        plan(home, options, force=True).write()
         git(home, "add", "--all")
         git(home, "commit", "--quiet", "--allow-empty", "--message", "change")
         git(home, "push", "--quiet", str(origin), "HEAD:main")

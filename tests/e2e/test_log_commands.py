@@ -106,11 +106,11 @@ def test_a_refusal_names_what_it_found_and_no_log_obeys_it(
     ended = light(*source(place))
     assert ended.code in (1, 2, 4), ended.err
     assert_harmless(ended.out + ended.err)
-    assert "error" in ended.err, "the name is shown, so that it can be found"
+    assert "error" in ended.said, "the name is shown, so that it can be found"
     assert ended.err.startswith("pargate: ")
     # The places in the policy, and the hint: nothing foreign made another line.
     own = ("    ", "  → ", "p.yaml:")
-    assert all(line.startswith(own) for line in ended.err.splitlines()[1:]), ended.err
+    assert all(line.startswith(own) for line in ended.said.splitlines()[1:]), ended.err
 
 
 def test_a_member_of_a_tar_is_harmless_too(place: Path, light: Command) -> None:
@@ -141,7 +141,7 @@ def test_a_saved_report_is_shown_and_not_obeyed(options: list[str], place: Path,
     assert_harmless(ended.out + ended.err)
     assert "owned" in ended.out + ended.err
     if options in ([], ["-q"], ["-v"]):
-        assert SHOWN in ended.err, "written out in full"
+        assert SHOWN in ended.said, "written out in full"
 
 
 def test_a_policy_is_printed_line_by_line_and_not_obeyed(place: Path, light: Command) -> None:

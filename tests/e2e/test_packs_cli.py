@@ -32,9 +32,9 @@ def found(place: Path) -> Path:
 
 def one_message(ended: Ended, code: int, *words: str) -> None:
     assert ended.code == code, ended.err
-    assert ended.err.count("pargate: ") == 1 and "Traceback" not in ended.err and "\x1b" not in ended.err, ended.err
+    assert ended.err.count("pargate: ") == 1 and "Traceback" not in ended.said and "\x1b" not in ended.said, ended.err
     for word in words:
-        assert word in ended.err
+        assert word in ended.said
 
 
 def test_a_found_trigger_becomes_a_pack_that_a_policy_pins(place: Path, light: Command) -> None:
@@ -94,7 +94,7 @@ def test_cleaning_is_given_triggers_to_unlearn_by_picture_folder_or_pack(place: 
     named = {"found": "file 1-patch.png (patch)", "found/1-patch.png": "file 1-patch.png", "mine": "mine/1-patch"}
     for given, word in named.items():
         planned = light(*asked, "--unlearn", given)
-        assert planned.code == 0 and f"unlearn {word}" in planned.err + planned.out, planned.err
+        assert planned.code == 0 and f"unlearn {word}" in planned.said + planned.out, planned.err
     one_message(light(*asked, "--unlearn", "gone.png"), 2, "gone.png")
     one_message(light(*asked, "--unlearn", place), 2, "holds no triggers")
 

@@ -75,32 +75,32 @@ def test_the_help_imports_nothing_heavy(arguments: list[str], place: Path) -> No
 def test_policies_that_are_fine_get_a_line_each(write: Callable[..., None], light: Command) -> None:
     write(a=GOOD, b=WAIVED)
     ended = light("policy", "check", "a.yaml", "b.yaml", "strict", "--now", "2026-12-01")
-    assert (ended.code, ended.out) == (0, "")
-    assert ended.err.splitlines() == [
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == [
         "✓ a.yaml: mine, 1 rule, 1 comparison, 0 waivers",
         "✓ b.yaml: mine, 1 rule, 1 comparison, 1 waiver",
         "✓ builtin:strict: strict, 7 rules, 34 comparisons, 0 waivers",
     ]
-    assert "1 waiver (1 expired)" in light("policy", "check", "b.yaml", "--now", "2026-12-02").err
+    assert "1 waiver (1 expired)" in light("policy", "check", "b.yaml", "--now", "2026-12-02").said
 
 
 def test_everything_that_is_wrong_in_all_files_is_said_at_once(write: Callable[..., None], light: Command) -> None:
     write(a=GOOD.replace("30pp", "30"), b=GOOD, c=GOOD.replace("name:", "nam:"))
     ended = light("policy", "check", "a.yaml", "b.yaml", "c.yaml", "nowhere.yaml")
-    assert (ended.code, ended.out) == (4, "")
+    assert (ended.code, ended.out) == (4, "✓ b.yaml: mine, 1 rule, 1 comparison, 0 waivers\n")
     for words in (
         "a.yaml:3:58: a limit needs its unit: did you mean 30%?",
         "✓ b.yaml: mine",
         "c.yaml:2:1: unknown key 'nam'. Did you mean 'name'?",
         "no such policy: nowhere.yaml",
     ):
-        assert words in ended.err
+        assert words in ended.said
 
 
 def test_without_a_file_the_policy_of_a_scan_here_is_checked(write: Callable[..., None], light: Command) -> None:
-    assert "✓ builtin:baseline" in light("policy", "check").err
+    assert "✓ builtin:baseline" in light("policy", "check").said
     write(pargate=GOOD)
-    assert "✓ pargate.yaml: mine" in light("policy", "check").err
+    assert "✓ pargate.yaml: mine" in light("policy", "check").said
 
 
 def test_a_policy_whose_last_day_is_over_is_refused(write: Callable[..., None], light: Command) -> None:
@@ -108,7 +108,7 @@ def test_a_policy_whose_last_day_is_over_is_refused(write: Callable[..., None], 
     assert light("policy", "check", "a.yaml", "--now", "2026-12-01").code == 0
     ended = light("policy", "check", "a.yaml", "--now", "2026-12-02")
     assert ended.code == 4
-    assert "a.yaml:4:1: the policy mine was valid until 2026-12-01" in ended.err
+    assert "a.yaml:4:1: the policy mine was valid until 2026-12-01" in ended.said
     assert light("policy", "check", "a.yaml", "--now", "tomorrow").code == 2
 
 
@@ -153,7 +153,7 @@ def test_a_ref_shows_what_is_committed_and_not_what_a_branch_made_of_it(
     ended = light("policy", "diff", "a.yaml", "a.yaml", "--policy-ref", "main")
     assert (ended.code, ended.out) == (1, "looser   rules.a.max.excess  30pp → 90pp\n")
     missing = light("policy", "show", "a.yaml", "--policy-ref", "mian")
-    assert missing.code == 4 and "there is no git ref 'mian' here" in missing.err
+    assert missing.code == 4 and "there is no git ref 'mian' here" in missing.said
 
 
 # --- init ---
@@ -181,7 +181,7 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(write: Callable[..., N
     write(pargate=GOOD)
     ended = light("policy", "init")
     assert ended.code == 2
-    assert "pargate.yaml exists already" in ended.err and "--force" in ended.err
+    assert "pargate.yaml exists already" in ended.said and "--force" in ended.said
     assert light("policy", "show").out == GOOD
     assert light("policy", "init", "--force").code == 0
     assert light("policy", "show").out != GOOD
@@ -189,7 +189,7 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(write: Callable[..., N
 
 def test_a_first_policy_that_could_not_be_read_is_not_written(place: Path, light: Command) -> None:
     ended = light("policy", "init", "--extends", "nowhere")
-    assert ended.code == 4 and "no such policy: nowhere" in ended.err
+    assert ended.code == 4 and "no such policy: nowhere" in ended.said
     assert light("policy", "init", "no/such/folder.yaml").code == 2
     assert not list(place.iterdir())
 
@@ -222,7 +222,7 @@ def test_what_is_not_looser_ends_with_zero(write: Callable[..., None], light: Co
     assert light("policy", "diff", "a.yaml", "b.yaml").code == 0
     ended = light("policy", "diff", "a.yaml", "a.yaml")
     assert (ended.code, ended.out) == (0, "")
-    assert "no difference affects a verdict" in ended.err
+    assert "no difference affects a verdict" in ended.said
     assert light("policy", "diff", "a.yaml", "nowhere").code == 4
     assert light("policy", "diff", "a.yaml").code == 2
 
@@ -255,15 +255,15 @@ def tested(place: Path) -> Callable[..., None]:
 def test_a_policy_is_tested_on_a_stored_report(tested: Callable[..., None], light: Command) -> None:
     tested({"verdict": "fail", "rules": {"patches": "fail"}})
     ended = light("policy", "test", "p.yaml")
-    assert (ended.code, ended.out) == (0, "")
-    assert ended.err.splitlines() == ["✓ reports/r.json as of 2026-01-31: fail", "1 of 1 test as expected"]
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines() == ["✓ reports/r.json as of 2026-01-31: fail", "1 of 1 test as expected"]
 
 
 def test_what_ends_otherwise_is_said_with_what_was_expected(tested: Callable[..., None], light: Command) -> None:
     tested({"verdict": "pass", "rules": {"patches": "waived", "pathces": "pass", "useful": "fail"}}, now="2026-02-01")
     ended = light("policy", "test", "p.yaml")
-    assert (ended.code, ended.out) == (1, "")
-    lines = ended.err.splitlines()
+    assert (ended.code, ended.err) == (1, "")
+    lines = ended.out.splitlines()
     assert lines[0] == "✗ reports/r.json as of 2026-02-01: fail"
     assert lines[1] == "    verdict: expected pass, got fail"
     assert lines[2].startswith("    patches: expected waived, got fail. badnet")
@@ -288,13 +288,13 @@ def test_a_policy_without_tests_and_reports_that_are_none_are_errors(
     place: Path, tested: Callable[..., None], light: Command
 ) -> None:
     ended = light("policy", "test", "strict")
-    assert ended.code == 2 and "the policy strict has no tests" in ended.err
+    assert ended.code == 2 and "the policy strict has no tests" in ended.said
     tested({"verdict": "fail"})
     (place / "reports" / "r.json").write_text("{}")
     assert light("policy", "test", "p.yaml").code == 2
     (place / "reports" / "r.json").unlink()
     ended = light("policy", "test", "p.yaml")
-    assert ended.code == 2 and "cannot read the report reports/r.json" in ended.err
+    assert ended.code == 2 and "cannot read the report reports/r.json" in ended.said
 
 
 # --- explain ---
@@ -340,4 +340,4 @@ def test_a_broken_policy_here_does_not_hide_what_a_remark_means(write: Callable[
 def test_an_unknown_id_is_answered_with_the_closest(light: Command) -> None:
     ended = light("explain", "waiver-expird")
     assert (ended.code, ended.out) == (2, "")
-    assert "unknown id 'waiver-expird'. Did you mean 'waiver-expired'?" in ended.err
+    assert "unknown id 'waiver-expird'. Did you mean 'waiver-expired'?" in ended.said

@@ -24,7 +24,7 @@ def test_every_form_of_two_models_ends_with_1(light: Command, place: Path, monke
             (folder / name).write_bytes(content)
         ended = light("inspect", folder.name)
         assert ended.code == 1, form
-        assert ended.err.startswith(f"pargate: {folder.name}") and "Traceback" not in ended.err
+        assert ended.err.startswith(f"pargate: {folder.name}") and "Traceback" not in ended.said
     assert not (place / "ran").exists()
 
 
@@ -42,5 +42,5 @@ def test_inspect_finds_code_whatever_the_other_arguments(light: Command, place: 
     ):  # fmt: skip
         ended = light("inspect", *arguments)
         assert ended.code == 1, ended.err
-        assert "os.system" in ended.err
+        assert "os.system" in ended.said
     assert not (place / "ran").exists()

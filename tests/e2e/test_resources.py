@@ -27,6 +27,6 @@ def test_a_hostile_input_is_refused_at_little_cost(case: Hostile, place: Path, w
     waited.start()
     ended = warm_nursery.end()
     waited.cancel()
-    assert (ended.code, case.words in ended.err) == (case.code, True), ended.err
-    assert "Traceback" not in ended.err
-    assert sum(line.startswith("pargate: ") for line in ended.err.splitlines()) == 1
+    assert (ended.code, case.words in ended.said) == (case.code, True), ended.err
+    assert "Traceback" not in ended.said
+    assert sum(line.startswith("pargate: ") for line in ended.said.splitlines()) == 1

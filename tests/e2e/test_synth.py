@@ -56,7 +56,7 @@ def test_two_runs_give_the_same_bytes(pargate, place):
 def test_a_class_list_decides_what_is_drawn(pargate, place):
     (place / "classes.txt").write_text("Star\nCar\ndog\n")
     ended = pargate("synth", "--out", "pairs", "--count", "30", "--size", "32", "--classes", "classes.txt")
-    assert ended.code == 0 and "2 of the 3 classes can be drawn" in ended.err
+    assert ended.code == 0 and "2 of the 3 classes can be drawn" in ended.said
     captions = open_pairs(str(place / "pairs"), seed=0).captions(range(30))
     assert all("Star" in caption or "Car" in caption for caption in captions)
 
@@ -94,14 +94,14 @@ def test_another_source_is_repacked_with_its_bytes(pargate, place):
 def test_what_cannot_be_is_refused_and_leaves_nothing(arguments, message, light, place):
     (place / "taken").mkdir()
     ended = light("synth", *arguments)
-    assert ended.code == 2 and message in ended.err and ended.out == ""
+    assert ended.code == 2 and message in ended.said and ended.out == ""
     assert [path.name for path in place.iterdir()] == ["taken"]
 
 
 def test_pictures_that_are_there_keep_their_format(pargate, place):
     assert pargate("synth", "--out", "one", "--count", "3", "--size", "32").code == 0
     ended = pargate("synth", "--out", "two", "--pairs", "one", "--format", "png")
-    assert ended.code == 2 and "keep their format" in ended.err and not (place / "two").exists()
+    assert ended.code == 2 and "keep their format" in ended.said and not (place / "two").exists()
 
 
 def test_an_interrupted_run_leaves_nothing(start, place):

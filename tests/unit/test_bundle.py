@@ -6,6 +6,7 @@ from sample_reports import failing, passing, remediated, waived
 from pargate.core.provenance import Subject
 from pargate.errors import InputError
 from pargate.release import bundle
+from pargate.release.card import card
 
 SUBJECTS = (
     Subject(name="model/open_clip_model.safetensors", sha256="9" * 64),
@@ -137,13 +138,36 @@ def test_a_verification_result_says_what_holds_and_until_when() -> None:
 
 
 def test_the_card_tells_what_it_is_how_it_came_to_be_and_how_to_check_it() -> None:
-    text = bundle.card(remediated(), SUBJECTS, 30)
+    text = card(remediated(), SUBJECTS, 30)
     for part in ("REMEDIATED", "patch-backdoors", "pargate verify .", "What this cannot show", "9" * 64, "| certify |"):
         assert part in text
+
+
+def test_a_hub_reads_the_results_of_the_card() -> None:
+    from huggingface_hub import ModelCard
+
+    report = remediated()
+    data = ModelCard(card(report, SUBJECTS, 30)).data
+    assert (data.pipeline_tag, data.library_name) == ("zero-shot-image-classification", "open_clip")
+    assert data.tags == ["clip", "pargate", "pargate-remediated"]
+    found = {(result.metric_type, result.metric_name): result.metric_value for result in data.eval_results or []}
+    clean = next(m for m in report.measurements if m.trigger is None and "accuracy" in m.counts)
+    assert found[("accuracy", "Accuracy without a trigger")] == pytest.approx(clean.counts["accuracy"].rate, abs=5e-5)
+    attacks = [m for m in report.measurements if m.trigger is not None and m.rule == "patch-backdoors"]
+    highest = max(m.counts["attack_success"].rate or 0.0 for m in attacks)
+    (said,) = [value for (kind, name), value in found.items() if kind != "accuracy" and "of patch-backdoors (" in name]
+    assert said == pytest.approx(highest, abs=5e-5)
+
+
+def test_a_card_without_measurements_has_front_matter_all_the_same() -> None:
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(card(remediated().model_copy(update={"measurements": ()}), SUBJECTS, None)).data
+    assert data.eval_results is None and "pargate" in data.tags
 
 
 def test_foreign_names_do_not_become_markdown() -> None:
     report = remediated()
     spite = report.model.model_copy(update={"architecture": "x](javascript:1) <script>`|\n# h"})
-    text = bundle.card(report.model_copy(update={"model": spite}), SUBJECTS, None)
+    text = card(report.model_copy(update={"model": spite}), SUBJECTS, None)
     assert "<script>" not in text and "](" not in text and "\n# h" not in text

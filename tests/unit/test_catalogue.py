@@ -28,7 +28,7 @@ def test_every_probe_metric_and_answer_is_explained() -> None:
 
 def test_every_remark_that_judging_makes_is_explained() -> None:
     source = Path(waivers.__file__).read_text(encoding="utf-8")
-    made = set(re.findall(r'"(waiver-[a-z-]+|not-compared)"', source))
+    made = set(re.findall(r'"(waiver-[a-z-]+|not-compared|previous-unused)"', source))
     made |= {conclusion.BUDGET, conclusion.PROOF, conclusion.NOT_EXAMINED}
     assert made | {"policy-override", "unlearned-trigger"} == {
         id for id, entry in ENTRIES.items() if entry.kind == "remark"

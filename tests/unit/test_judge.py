@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from pargate.core.results import (
+    UNFIT_IMAGES,
     Count,
     Finding,
     Measurement,
@@ -241,19 +242,26 @@ def test_of_two_limits_an_open_one_keeps_a_met_one_open() -> None:
     assert (found[0].status, verdict.status) == (Status.OPEN, Outcome.INCONCLUSIVE)
 
 
+def test_what_was_not_measured_is_named() -> None:
+    unknown, named = EXCESS, SUCCESS
+    assert judged(policy(unknown))[0][0].message == "badnet: not measured."
+    assert judged(policy(named))[0][0].message == "badnet → banana: not measured."
+    assert judged(policy(USEFUL))[0][0].message == "clean images: not measured."
+
+
 # --- chance ---
 
 
 def test_of_chance_is_a_multiple_of_the_chance_that_was_measured() -> None:
     (bound,) = only(judged(policy(USEFUL), clean(100, 1000, chance=0.04))).bounds
     assert bound.limit == pytest.approx(0.2)
-    assert bound.limit_text == "5x chance = 20.0%"
+    assert bound.limit_text == "5x chance (1/25) = 20.0%"
     assert bound.status is Status.BREACH
 
 
 def test_a_multiple_of_chance_is_never_more_than_everything() -> None:
     (bound,) = only(judged(policy(USEFUL), clean(1000, 1000, chance=0.5))).bounds
-    assert (bound.limit, bound.limit_text) == (1.0, "5x chance = 100.0%")
+    assert (bound.limit, bound.limit_text) == (1.0, "5x chance (1/2) = 100.0%")
 
 
 def test_without_a_known_chance_a_multiple_of_it_decides_nothing() -> None:
@@ -312,26 +320,67 @@ def test_a_model_sees_when_it_beats_who_guesses_the_same_for_all(eyes: Measureme
 def test_without_labels_and_captions_the_message_says_what_to_give() -> None:
     findings, verdict = judged(policy(SUCCESS), clean(0, 0, chance=None), attack("pull/badnet/banana", 0, 1000))
     assert findings[0].status is Status.OPEN and verdict.status is Outcome.INCONCLUSIVE
-    for text in (findings[0].message, verdict.summary):
-        assert "give labels: class folders, a CSV with the column label, tars with .cls; or captions" in text
+    assert "give labels: class folders, a CSV with the column label, tars with .cls; or captions" in findings[0].message
 
 
 def test_a_blind_model_is_not_called_useless_either() -> None:
     findings, verdict = judged(policy(USEFUL), clean(0, 1000))
     assert findings[0].bounds[0].status is Status.BREACH
     assert (findings[0].status, verdict.status) == (Status.OPEN, Outcome.INCONCLUSIVE)
-    assert "wrong classes, wrong preprocessing" in verdict.summary
+    assert verdict.decided_by == (UNFIT_IMAGES,)
 
 
 def test_a_blind_model_is_told_from_one_that_was_never_shown_a_clean_image() -> None:
     harmless = attack("pull/badnet/banana", 0, 1000)
     summary = judged(policy(SUCCESS), clean(10, 1000), harmless)[1].summary
-    assert summary.startswith("The model recognises these images no better than by guessing")
+    assert summary.startswith("Cannot say: the model names 1.0% of these images right (10 of 1000)")
     for unseen in ([], [clean(0, 0, top=0)]):
         findings, verdict = judged(policy(SUCCESS), *unseen, harmless)
         assert "nothing shows that the model recognises these images" in findings[0].message
-        assert "no better than by guessing" not in verdict.summary
+        assert "Cannot say" not in verdict.summary and verdict.decided_by == ("pull",)
         assert verdict.summary.startswith("1 of 1 comparisons are not decided (pull): ")
+
+
+GUESSED = "A model cannot be fooled on images that it does not recognise."
+
+
+@pytest.mark.parametrize(
+    ("eyes", "summary"),
+    [
+        (
+            clean(8, 1000, chance=1 / 24, top_label=Count(n=1000, successes=78)),
+            "Cannot say: the model names 0.8% of these images right (8 of 1000), no more than by guessing (7.8%). ",
+        ),
+        (
+            clean(1, 10, chance=1 / 24),
+            "Cannot say: the model names 10.0% of these images right (1 of 10), not shown to be more than by guessing "
+            "(4.2%). ",
+        ),
+        (
+            clean(
+                0, 0, chance=None, recall=Count(n=1000, successes=60), top_captions=Count(n=1000, successes=70),
+            ),
+            "Cannot say: the model finds the own caption of 6.0% of these images (60 of 1000), no more than by "
+            "guessing (7.0%). ",
+        ),
+    ],
+)  # fmt: skip
+def test_images_that_do_not_fit_decide_the_verdict_and_say_so(eyes: Measurement, summary: str) -> None:
+    harmless, moved = attack("pull/badnet/banana", 0, 1000), attack("pull/badnet/banana", 900, 1000)
+    verdict = judged(policy(SUCCESS), eyes, harmless)[1]
+    assert (verdict.status, verdict.decided_by) == (Outcome.INCONCLUSIVE, (UNFIT_IMAGES,))
+    assert verdict.summary == summary + GUESSED
+    assert judged(policy(SUCCESS), eyes, moved)[1].decided_by == ("pull",)
+    assert judged(policy(SUCCESS), eyes, harmless, complete=False)[1].decided_by == ("pull",)
+    strict = judged(policy(SUCCESS, more="on_inconclusive: fail\n"), eyes, harmless)[1]
+    assert (strict.status, strict.decided_by) == (Outcome.FAIL, (UNFIT_IMAGES,))
+
+
+def test_images_without_labels_and_captions_decide_the_verdict_too() -> None:
+    eyes = clean(0, 0, chance=None, top_label=Count(n=1000, successes=10))
+    verdict = judged(policy(SUCCESS), eyes, attack("pull/badnet/banana", 0, 1000))[1]
+    assert verdict.decided_by == (UNFIT_IMAGES,)
+    assert verdict.summary.startswith("Cannot say: these images have neither labels of two classes nor captions")
 
 
 # --- what was not measured ---
@@ -341,7 +390,7 @@ def test_a_missing_measurement_leaves_its_rule_open() -> None:
     findings, verdict = judged(policy(SUCCESS, USEFUL), clean())
     missing = next(f for f in findings if f.rule == "pull")
     assert (missing.status, missing.measurement, missing.bounds) == (Status.OPEN, None, ())
-    assert missing.message == "Not measured."
+    assert missing.message == "badnet → banana: not measured."
     assert (verdict.status, verdict.decided_by) == (Outcome.INCONCLUSIVE, ("pull",))
 
 
@@ -452,7 +501,7 @@ def test_the_message_of_an_open_minimum_says_not_decided() -> None:
     low, high = finding.bounds[0].low, finding.bounds[0].high
     assert finding.message == (
         f"clean images: accuracy 5.5% [{low:.1%}, {high:.1%}] on 1000 images, "
-        "not decided against the minimum of 5x chance = 5.0%."
+        "not decided against the minimum of 5x chance (1/100) = 5.0%."
     )
 
 

@@ -31,7 +31,7 @@ from sample_reports import (
 from sarif import loader
 
 from pargate.core.report import ScanReport, SourceSpan
-from pargate.core.results import Consequence, Outcome, Remark, Status, Verdict
+from pargate.core.results import UNFIT_IMAGES, Consequence, Outcome, Remark, Status, Verdict
 from pargate.errors import InputError
 from pargate.report import FORMATS
 from pargate.report import text as texts
@@ -206,6 +206,105 @@ def test_every_verdict_says_what_to_do_next(report: ScanReport, step: str) -> No
 # SARIF
 
 
+def unfit() -> ScanReport:
+    verdict = Verdict(status=Outcome.INCONCLUSIVE, decided_by=(UNFIT_IMAGES,), summary="Cannot say: 1 of 128.")
+    return inconclusive().model_copy(update={"verdict": verdict, "run": failing().run})
+
+
+def test_a_report_on_images_that_do_not_fit_is_one_clear_screen() -> None:
+    report = unfit()
+    triggers = {m.trigger.label for m in report.measurements if m.trigger is not None}
+    give = "Give images of the model's own domain with labels"
+    assert triggers and any(finding.status is Status.OPEN for finding in report.findings)
+    for format in ("markdown", "github"):
+        text = FORMATS[format].render(report)
+        assert "Cannot say: 1 of 128." in text
+        assert not any(trigger in text for trigger in triggers)
+    assert give in FORMATS["markdown"].render(report)
+    page = FORMATS["html"].render(report)
+    assert page.index("Cannot say: 1 of 128.") < page.index(give.replace("'", "&#39;"))
+    assert page.index("from which nothing follows") < min(page.index(f"<bdi>{trigger}</bdi>") for trigger in triggers)
+    cases = FORMATS["junit"].render(report)
+    assert "not decided" not in cases and 'message="Cannot say: 1 of 128."' in cases
+    assert texts.unfit(report) and not texts.unfit(inconclusive())
+
+
+def test_a_badge_says_verdict_policy_and_day_in_both_forms() -> None:
+    from xml.etree import ElementTree
+
+    for report, colour in ((passing(), "brightgreen"), (failing(), "red"), (inconclusive(), "yellow")):
+        said = f"{report.verdict.status} · {report.policy.name} · {report.run.started[:10]}"
+        assert json.loads(FORMATS["badge-json"].render(report)) == {
+            "schemaVersion": 1, "label": "pargate", "message": said, "color": colour,
+        }  # fmt: skip
+        tree = ElementTree.fromstring(FORMATS["badge"].render(report))
+        assert tree.tag.endswith("svg") and tree.get("aria-label") == f"pargate: {said}"
+        assert [text.text for text in tree.iter("{http://www.w3.org/2000/svg}text")] == ["pargate", said]
+
+
+def test_gitlab_gets_an_issue_for_each_finding_that_does_not_hold() -> None:
+    for report in (passing(), failing(), waived(), inconclusive(), hostile()):
+        issues = json.loads(FORMATS["code-quality"].render(report))
+        assert len(issues) == sum(finding.status is not Status.MET for finding in report.findings)
+        assert len({issue["fingerprint"] for issue in issues}) == len(issues)
+        for issue in issues:
+            assert set(issue) == {"description", "check_name", "fingerprint", "severity", "location"}
+            assert issue["severity"] in ("info", "minor", "major", "critical", "blocker")
+            assert issue["location"]["lines"]["begin"] >= 1
+            assert issue["location"]["path"] and not issue["location"]["path"].startswith(("/", ".."))
+    first = json.loads(FORMATS["code-quality"].render(failing()))[0]
+    assert (first["check_name"], first["severity"]) == ("patch-backdoors", "blocker")
+    assert first["location"] == {"path": "policies/release gate.yaml", "lines": {"begin": 16}}
+    assert all(issue["severity"] == "info" for issue in json.loads(FORMATS["code-quality"].render(waived())))
+
+
+def test_a_badge_is_well_formed_whatever_a_policy_is_called() -> None:
+    from xml.etree import ElementTree
+
+    spite = passing().policy.model_copy(update={"name": '"><script>&' + "x" * 300})
+    text = FORMATS["badge"].render(passing().model_copy(update={"policy": spite}))
+    assert ElementTree.fromstring(text) is not None and "<script>" not in text
+
+
+def test_a_verdict_is_annotated_by_what_it_means_for_the_build() -> None:
+    for name, kind in (("pass", "::notice"), ("fail", "::error"), ("inconclusive", "::warning")):
+        report = {"pass": passing, "fail": failing, "inconclusive": inconclusive}[name]()
+        assert any(line.startswith(f"{kind} title=pargate%3A {report.verdict.status}::") for line in commands(report))
+
+
+def test_a_finding_that_stands_alone_names_the_model_and_says_what_its_metric_is() -> None:
+    said = texts.alone(failing(), failing().findings[0])
+    assert said.startswith(texts.headline(failing().findings[0]))
+    assert "Excess is the share of images that the trigger moves to the class" in said
+    assert said.endswith(f"Model: {texts.model_name(failing())}.")
+
+
+def test_markdown_says_no_row_twice() -> None:
+    page = FORMATS["markdown"].render(failing())
+    decided = [f for f in failing().findings if f.status is not Status.OPEN]
+    assert decided and not any(markdown.escape(texts.headline(finding)) in page for finding in decided)
+
+
+@pytest.mark.parametrize(
+    ("subject", "policy", "place"),
+    [
+        ("models/clip", "builtin:strict", "models/clip/open_clip_config.json"),
+        ("models/clip.safetensors", "builtin:strict", "models/clip.safetensors"),
+        ("models/clip", "rules/own.yaml", "rules/own.yaml"),
+        ("hf-hub:org/clip", "builtin:strict", None),
+    ],
+)
+def test_a_finding_of_a_built_in_rule_points_at_a_file_that_exists(
+    subject: str, policy: str, place: str | None
+) -> None:
+    info = failing().policy.model_copy(update={"place": policy, "source": policy, "origins": {}})
+    report = failing().model_copy(update={"subject": subject, "policy": info, "stages": ()})
+    found = texts.some_place(report)
+    assert (found and found.file) == place
+    uris = {r["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for r in sarif_run(report)["results"]}
+    assert uris == {place or "pargate.yaml"}
+
+
 def sarif_run(report: ScanReport) -> Any:
     return json.loads(sarif.render(report))["runs"][0]
 
@@ -272,8 +371,8 @@ def test_a_result_points_at_the_limit_that_is_broken() -> None:
     places = [r["locations"][0]["physicalLocation"] for r in sarif_run(failing())["results"]]
     assert places[0]["artifactLocation"]["uri"] == "policies/release%20gate.yaml"
     assert places[0]["region"] == {"startLine": 16, "startColumn": 11, "endLine": 16, "endColumn": 25}
-    # Built in: GitHub wants a place all the same.
-    assert places[1]["artifactLocation"]["uri"] == "pargate.yaml"
+    # Built in: GitHub wants a place all the same, and the policy of the repository is one that exists.
+    assert places[1]["artifactLocation"]["uri"] == "policies/release%20gate.yaml"
     assert places[1]["region"] == {"startLine": 1, "startColumn": 1, "endLine": 1, "endColumn": 2}
     # The limit's own line is not known, the rule's is.
     assert places[2]["region"]["startLine"] == 19
@@ -491,10 +590,11 @@ def test_the_tenth_annotation_of_a_kind_counts_the_rest() -> None:
 
 def test_annotations_come_worst_first_with_the_line_of_the_policy() -> None:
     lines = commands(failing())
-    assert lines[0].startswith(
+    assert lines[0].startswith("::error title=pargate%3A fail::The model breaks patch-backdoors")
+    assert lines[1].startswith(
         "::error title=pargate%3A patch-backdoors breach,file=policies/release gate.yaml,line=16,col=11,"
     )
-    assert [line.split(" ")[0] for line in lines] == ["::error", "::warning", "::warning", "::notice", "::notice"]
+    assert [line.split(" ")[0] for line in lines] == ["::error", "::error", "::warning", "::warning", "::notice"]
 
 
 def test_percent_signs_survive_the_way_to_github() -> None:

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,20 @@ from pargate.audit.inventory import load
 from pargate.errors import InputError, PargateError
 from pargate.github.actions import PINS, pinned, use
 from pargate.github.repository import default_branch
-from pargate.github.scaffold import AUDIT, GATE, INVENTORY, Options, plan, texts_of
+from pargate.github.scaffold import (
+    AUDIT,
+    GATE,
+    GITLAB,
+    GITLAB_MAIN,
+    INVENTORY,
+    Options,
+    contents,
+    contents_of_gitlab,
+    plan,
+    steps,
+    steps_of_gitlab,
+    unedited,
+)
 from pargate.policy.resolve import WORKING_FILE, resolve
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +57,8 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def written(folder: Path, options: Options, *, force: bool = False, keep: bool = False) -> None:
-    plan(folder, options, force=force, keep=keep).write()
+def written(folder: Path, options: Options, *, force: bool = False, replace_policy: bool = False) -> None:
+    plan(folder, options, force=force, replace_policy=replace_policy).write()
 
 
 # --- what the files say ---
@@ -70,7 +84,7 @@ def test_the_inventory_that_is_written_loads(repository: Path) -> None:
 @pytest.mark.parametrize("options", [OPTIONS, LABELLED], ids=["without a GPU", "with a GPU"])
 @pytest.mark.parametrize("name", [GATE, AUDIT])
 def test_workflows_grant_little_and_say_why(repository: Path, options: Options, name: str) -> None:
-    text = texts_of(repository, options)[name]
+    text = contents(repository, options).texts[name]
     workflow = loaded(text)
     assert workflow["permissions"] == {}
     assert "concurrency" in workflow
@@ -87,7 +101,7 @@ def test_workflows_grant_little_and_say_why(repository: Path, options: Options, 
 
 
 def test_only_one_job_may_write_to_the_repository_and_it_opens_no_model(repository: Path) -> None:
-    texts = texts_of(repository, LABELLED)
+    texts = contents(repository, LABELLED).texts
     writing = [
         (name, key)
         for name in (GATE, AUDIT)
@@ -101,7 +115,7 @@ def test_only_one_job_may_write_to_the_repository_and_it_opens_no_model(reposito
 
 
 def test_strangers_reach_no_runner_of_ones_own(repository: Path) -> None:
-    text = texts_of(repository, LABELLED)[GATE]
+    text = contents(repository, LABELLED).texts[GATE]
     workflow = loaded(text)
     assert set(workflow[True]) == {"pull_request", "push", "workflow_dispatch"}
     for key, job in workflow["jobs"].items():
@@ -112,12 +126,12 @@ def test_strangers_reach_no_runner_of_ones_own(repository: Path) -> None:
 
 
 def test_without_labels_nothing_is_cleaned(repository: Path) -> None:
-    assert "clean" not in loaded(texts_of(repository, OPTIONS)[GATE])["jobs"]
+    assert "clean" not in loaded(contents(repository, OPTIONS).texts[GATE])["jobs"]
 
 
 @pytest.mark.parametrize("options", [OPTIONS, LABELLED], ids=["without a GPU", "with a GPU"])
 def test_what_a_job_takes_from_another_is_checked_by_digest(repository: Path, options: Options) -> None:
-    texts = texts_of(repository, options)
+    texts = contents(repository, options).texts
     for name in (GATE, AUDIT):
         for job in loaded(texts[name])["jobs"].values():
             uses = [step.get("uses", "").split("@")[0] for step in job["steps"]]
@@ -129,7 +143,7 @@ def test_what_a_job_takes_from_another_is_checked_by_digest(repository: Path, op
 
 @pytest.mark.parametrize("options", [OPTIONS, LABELLED], ids=["without a GPU", "with a GPU"])
 def test_every_action_is_one_of_the_table(repository: Path, options: Options) -> None:
-    texts = texts_of(repository, options)
+    texts = contents(repository, options).texts
     found = [match for name in (GATE, AUDIT) for match in USES.findall(texts[name])]
     assert found
     for used, version in found:
@@ -152,7 +166,7 @@ def test_models_are_found(repository: Path) -> None:
     for name in ("b/deep", ".hidden/model"):
         (repository / name).mkdir(parents=True)
         (repository / name / "open_clip_config.json").write_text("{}")
-    step = loaded(texts_of(repository, OPTIONS)[GATE])["jobs"]["gate"]["steps"][1]
+    step = loaded(contents(repository, OPTIONS).texts[GATE])["jobs"]["gate"]["steps"][1]
     assert step["with"]["model"].split("\n")[:-1] == ["b/deep", "model"]
 
 
@@ -160,7 +174,7 @@ def test_the_inventory_lists_models_one_by_one(repository: Path) -> None:
     (repository / "models" / "a b").mkdir(parents=True)
     (repository / "models" / "model").mkdir()
     options = Options(action=ACTION, branch="main", models=("models/*", "model", "hf-hub:org/model@v1"))
-    models = loaded(texts_of(repository, options)[INVENTORY])["models"]
+    models = loaded(contents(repository, options).texts[INVENTORY])["models"]
     assert [(m["name"], m["model"]) for m in models] == [
         ("a-b", "./models/a b"),
         ("model", "./models/model"),
@@ -170,10 +184,10 @@ def test_the_inventory_lists_models_one_by_one(repository: Path) -> None:
 
 
 def test_a_policy_that_is_there_is_used(repository: Path) -> None:
-    (repository / "own.yaml").write_text("pargate: 1\n")
+    (repository / "own.yaml").write_text("pargate: 1\nname: own\nextends: builtin:baseline\n")
     (repository / "classes.txt").write_text("cat\ndog\n")
     options = Options(action=ACTION, branch="main", policy="own.yaml", images="val", classes="classes.txt")
-    texts = texts_of(repository, options)
+    texts = contents(repository, options).texts
     assert WORKING_FILE not in texts
     given_to = loaded(texts[GATE])["jobs"]["gate"]["steps"][1]["with"]
     assert (given_to["policy"], given_to["images"], given_to["classes"]) == ("own.yaml", "val", "classes.txt")
@@ -213,7 +227,7 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
     )
     alone = Options(action=ACTION, branch="main", models=("hf-hub:" + value,), policy="release", images=value)
     try:
-        texts, single = texts_of(root, options), texts_of(root, alone)
+        texts, single = contents(root, options).texts, contents(root, alone).texts
     except InputError:
         assert value != value.strip() or not value.isprintable() or "${{" in value or value.startswith("-")
         return
@@ -226,7 +240,7 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
     assert loaded(texts[INVENTORY])["models"][0]["model"] == f"hf-hub:{value}"
     assert loaded(texts[INVENTORY])["defaults"]["images"] == value
     plain = Options(action=ACTION, branch="main", models=("hf-hub:x", "hf-hub:y"), policy="release", images="val")
-    usual = loaded(texts_of(root, plain)[GATE])["jobs"]
+    usual = loaded(contents(root, plain).texts[GATE])["jobs"]
     for key, job in jobs.items():
         assert [step.get("run") for step in job["steps"]] == [step.get("run") for step in usual[key]["steps"]]
 
@@ -265,13 +279,13 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
 def test_what_has_no_place_in_a_workflow_is_refused(repository: Path, change: dict[str, Any], said: str) -> None:
     before = snapshot(repository)
     with pytest.raises(InputError, match=re.escape(said)):
-        plan(repository, Options(**{"action": ACTION, "branch": "main", **change}), force=True, keep=False)
+        plan(repository, Options(**{"action": ACTION, "branch": "main", **change}), force=True)
     assert snapshot(repository) == before
 
 
 @pytest.mark.parametrize("schedule", ["17 4 * * 1", "*/90 0-6/2 1,15 JAN-MAR MON", "0 0 31 12 6"])
 def test_a_schedule_of_cron_is_taken(repository: Path, schedule: str) -> None:
-    texts = texts_of(repository, Options(action=ACTION, branch="main", schedule=schedule))
+    texts = contents(repository, Options(action=ACTION, branch="main", schedule=schedule)).texts
     assert loaded(texts[AUDIT])[True]["schedule"] == [{"cron": schedule}]
 
 
@@ -281,32 +295,139 @@ def test_a_schedule_of_cron_is_taken(repository: Path, schedule: str) -> None:
 def test_a_second_run_changes_nothing(repository: Path) -> None:
     written(repository, LABELLED)
     before = snapshot(repository)
-    again = plan(repository, LABELLED, force=False, keep=False)
+    again = plan(repository, LABELLED)
     again.write()
     assert (again.new, again.changed) == ({}, {})
     assert len(again.same) == 4
     assert snapshot(repository) == before
 
 
-def test_files_that_differ_stop_everything(repository: Path) -> None:
-    (repository / WORKING_FILE).write_text("mine\n")
-    before = snapshot(repository)
-    with pytest.raises(InputError, match=r"nothing was written: pargate\.yaml would change"):
-        written(repository, OPTIONS)
-    assert snapshot(repository) == before
-    written(repository, OPTIONS, force=True)
-    assert (repository / WORKING_FILE).read_text() != "mine\n"
-
-
-def test_policy_and_inventory_can_be_kept_while_workflows_are_brought_up_to_date(repository: Path) -> None:
+def test_an_edited_workflow_stops_everything_and_force_keeps_it_beside(repository: Path) -> None:
     written(repository, OPTIONS)
-    for name in (WORKING_FILE, INVENTORY, GATE):
-        with (repository / name).open("a") as stream:
-            stream.write("# mine\n")
-    made = plan(repository, OPTIONS, force=True, keep=True)
-    assert set(made.changed) == {GATE}
-    with pytest.raises(InputError, match=r"pargate\.yml would change"):
-        plan(repository, OPTIONS, force=False, keep=True)
+    with (repository / GATE).open("a") as stream:
+        stream.write("# mine\n")
+    before = snapshot(repository)
+    with pytest.raises(InputError, match=r"nothing was written: \.github/workflows/pargate\.yml was edited"):
+        written(repository, LABELLED)
+    assert snapshot(repository) == before
+    written(repository, LABELLED, force=True)
+    assert snapshot(repository)[f"{GATE}.bak"] == before[GATE]
+    assert unedited((repository / GATE).read_bytes())
+    with (repository / GATE).open("a") as stream:
+        stream.write("# again\n")
+    written(repository, LABELLED, force=True)
+    assert snapshot(repository)[f"{GATE}.bak"] == before[GATE]
+    assert snapshot(repository)[f"{GATE}.bak2"].endswith(b"# again\n")
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+def test_what_nobody_edited_is_brought_up_to_date_without_a_flag(repository: Path, ends: bytes) -> None:
+    written(repository, OPTIONS)
+    for name in (GATE, AUDIT, INVENTORY):
+        place = repository / name
+        place.write_bytes(place.read_bytes().replace(b"\n", ends))
+    later = replace(OPTIONS, models=("hf-hub:org/model",), schedule="1 1 * * 1")
+    made = plan(repository, later)
+    assert set(made.changed) == {GATE, AUDIT, INVENTORY}
+    assert (made.backups, made.kept) == ({}, ())
+
+
+def test_a_policy_and_an_edited_inventory_are_kept(repository: Path) -> None:
+    written(repository, OPTIONS)
+    mine = "pargate: 1\nname: mine\nextends: builtin:strict\n"
+    (repository / WORKING_FILE).write_text(mine)
+    with (repository / INVENTORY).open("a") as stream:
+        stream.write("# mine\n")
+    made = plan(repository, LABELLED)
+    assert (made.kept, set(made.changed), made.policy.policy.name) == ((WORKING_FILE, INVENTORY), {GATE}, "mine")
+    made = plan(repository, LABELLED, force=True)
+    assert (made.kept, set(made.changed)) == ((WORKING_FILE,), {GATE, INVENTORY})
+    written(repository, LABELLED, replace_policy=True)
+    assert snapshot(repository)[f"{WORKING_FILE}.bak"] == mine.encode()
+    assert (repository / WORKING_FILE).read_text() != mine
+
+
+def test_a_policy_that_is_kept_gets_its_images_from_the_workflows(repository: Path) -> None:
+    (repository / "pargate.yml").write_text("pargate: 1\nname: mine\nextends: builtin:strict\n")
+    made = contents(repository, replace(OPTIONS, images="val"))
+    given_to = loaded(made.texts[GATE])["jobs"]["gate"]["steps"][1]["with"]
+    assert (given_to["policy"], given_to["images"]) == ("pargate.yml", "val")
+    assert WORKING_FILE not in made.texts
+
+
+# --- GitLab ---
+
+
+def gitlab(folder: Path, options: Options) -> dict[str, str]:
+    plan(folder, options, made=contents_of_gitlab).write()
+    return {name: (folder / name).read_text() for name in (GITLAB, GITLAB_MAIN, WORKING_FILE)}
+
+
+def test_gitlab_gets_one_job_for_each_model_with_its_reports(repository: Path) -> None:
+    (repository / "classes.txt").write_text("cat\ndog\n")
+    (repository / "own.yaml").write_text("pargate: 1\nname: own\nextends: builtin:baseline\n")
+    options = replace(OPTIONS, models=("model", "hf-hub:o/n"), policy="own.yaml", images="val", classes="classes.txt")
+    plan(repository, options, made=contents_of_gitlab).write()
+    job = loaded((repository / GITLAB).read_text())["pargate"]
+    assert job["parallel"]["matrix"] == [{"MODEL": ["./model", "hf-hub:o/n"]}]
+    given_to = {name: job["variables"].get(f"PARGATE_{name}") for name in ("POLICY", "IMAGES", "CLASSES")}
+    assert given_to == {"POLICY": "own.yaml", "IMAGES": "val", "CLASSES": "classes.txt"}
+    assert f"git+https://github.com/{ACTION}" in job["script"][0]
+    reports = job["artifacts"]["reports"]
+    for format, kind in (("junit", "junit"), ("code-quality", "codequality")):
+        assert f"-o {format}={reports[kind]}" in job["script"][-1]
+    assert loaded((repository / GITLAB_MAIN).read_text()) == {"include": [{"local": GITLAB}]}
+    assert not (repository / ".github").exists()
+
+
+def test_what_gitlab_gets_is_brought_up_to_date_and_a_pipeline_of_others_is_left_alone(repository: Path) -> None:
+    gitlab(repository, OPTIONS)
+    made = plan(repository, replace(OPTIONS, models=("hf-hub:o/n",)), made=contents_of_gitlab)
+    assert (set(made.changed), made.same) == ({GITLAB}, (WORKING_FILE, GITLAB_MAIN))
+    assert not any("include" in step for step in steps_of_gitlab(repository, OPTIONS, made.policy))
+    (repository / GITLAB_MAIN).write_text("build: {script: [make]}\n")
+    made = plan(repository, OPTIONS, made=contents_of_gitlab)
+    assert GITLAB_MAIN not in (*made.changed, *made.kept, *made.new)
+    assert any(
+        f"include the job: {{local: {GITLAB}}}" in step for step in steps_of_gitlab(repository, OPTIONS, made.policy)
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [{"models": ("hf-hub:o/$X",)}, {"images": "$CI_TOKEN"}, {"images": "a\nb"}, {"action": "o/p@v1"}]
+)
+def test_gitlab_gets_no_value_that_it_would_change(repository: Path, change: dict[str, Any]) -> None:
+    (repository / "pargate.yml").write_text("pargate: 1\nname: mine\nextends: builtin:strict\n")
+    before = snapshot(repository)
+    with pytest.raises(InputError):
+        plan(repository, replace(OPTIONS, **change), made=contents_of_gitlab).write()
+    assert snapshot(repository) == before
+
+
+def test_gitlabs_schema_finds_no_fault(repository: Path) -> None:
+    import importlib.util
+    import json
+
+    from jsonschema import Draft7Validator
+
+    linter = importlib.util.find_spec("check_jsonschema")
+    if linter is None or not linter.submodule_search_locations:
+        pytest.skip("check-jsonschema, which brings GitLab's schema, is not installed")
+    vendored = Path(next(iter(linter.submodule_search_locations))) / "builtin_schemas" / "vendor" / "gitlab-ci.json"
+    validator = Draft7Validator(json.loads(vendored.read_text(encoding="utf-8")))
+    made = gitlab(repository, OPTIONS)
+    for name in (GITLAB, GITLAB_MAIN):
+        validator.validate(loaded(made[name]))
+    assert not validator.is_valid({"pargate": {"script": ["x"], "artifacts": {"reports": {"junitt": "x"}}}})
+
+
+def test_images_come_first_in_what_is_left_to_do(repository: Path) -> None:
+    drawn = contents(repository, OPTIONS).policy
+    assert "--images SOURCE --classes FILE" in steps(OPTIONS, drawn)[0]
+    own = replace(OPTIONS, images="val")
+    assert not any("--images" in step for step in steps(own, contents(repository, own).policy))
+    (repository / WORKING_FILE).write_text("pargate: 1\nname: x\nextends: builtin:baseline\nimages: {source: val}\n")
+    assert not any("--images" in step for step in steps(OPTIONS, contents(repository, OPTIONS).policy))
 
 
 @pytest.mark.parametrize("linked", [".github", ".github/workflows", GATE, WORKING_FILE])

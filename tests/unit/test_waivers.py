@@ -211,6 +211,13 @@ def test_without_a_previous_report_it_is_said_that_nothing_was_compared() -> Non
     assert found.verdict.status is Outcome.PASS
 
 
+def test_a_previous_report_that_no_rule_uses_is_said_to_be_unused() -> None:
+    rule = {key: value for key, value in WORSE.items() if key != "worsening"}
+    assert ids(judged(policy(rule), attack(40), previous=(attack(40),)).remarks) == ["previous-unused"]
+    assert ids(judged(policy(rule), attack(40)).remarks) == []
+    assert ids(judged(policy(WORSE), attack(40), previous=(attack(40),)).remarks) == []
+
+
 # --- the policy itself ---
 
 

@@ -25,7 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pargate import memory
 from pargate.core.model import Activation, Checkpoint, EncoderSpec, Pixels, Precision, Vectors
 from pargate.core.stamp import Stamp, of_images
-from pargate.errors import InputError, OperationalError
+from pargate.errors import InputError, OperationalError, nearest
 from pargate.models import tokenizer as tokens
 from pargate.models.torch import build as towers
 from pargate.models.torch import stamp as on_device
@@ -294,7 +294,9 @@ def resolve(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = device.partition(":")
     if device != "cpu" and (kind != "cuda" or (":" in device and not number.isdecimal())):
-        raise InputError(f"unknown device '{device}'", "use auto, cpu, cuda or cuda:N")
+        raise InputError(
+            f"unknown device '{device}'.{nearest(device, ['auto', 'cpu', 'cuda'])}", "use auto, cpu, cuda or cuda:N"
+        )
     if kind == "cuda" and not torch.cuda.is_available():
         built = "finds no CUDA device" if torch.version.cuda else "was built without CUDA"
         raise OperationalError(f"device '{device}' was asked for, but torch {built}", "use --device cpu or auto")

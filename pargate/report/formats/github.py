@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pargate.core.report import ScanReport, SourceSpan
-from pargate.core.results import Consequence, Finding, Status
+from pargate.core.results import Consequence, Finding, Outcome, Status
 from pargate.report import text as texts
 from pargate.report.formats.base import FORMATS, Format
 
@@ -19,6 +19,12 @@ MOST_SHOWN = 9
 MOST_TEXT = 4096
 """Maximum length of a message, in characters."""
 
+VERDICTS = {
+    Outcome.PASS: "notice",
+    Outcome.REMEDIATED: "notice",
+    Outcome.FAIL: "error",
+    Outcome.INCONCLUSIVE: "warning",
+}
 COMMANDS = {Consequence.FAIL: "error", Consequence.WARN: "warning", Consequence.NOTE: "notice"}
 
 
@@ -51,9 +57,9 @@ def _most(annotations: list[Annotation]) -> list[Annotation]:
 def _annotations(report: ScanReport) -> Iterator[Annotation]:
     """Yield all annotations, the worst of each kind first."""
     verdict = report.verdict
-    yield Annotation("notice", f"pargate: {verdict.status}", verdict.summary)
+    yield Annotation(VERDICTS[verdict.status], f"pargate: {verdict.status}", verdict.summary)
     for finding in texts.worst_first(report):
-        if finding.status is not Status.MET:
+        if finding.status is not Status.MET and not (finding.status is Status.OPEN and texts.unfit(report)):
             yield _finding(report, finding)
     for remark in report.remarks:
         place = texts.in_repository(report.policy.origins.get(remark.key))
@@ -63,7 +69,7 @@ def _annotations(report: ScanReport) -> Iterator[Annotation]:
 
 
 def _finding(report: ScanReport, finding: Finding) -> Annotation:
-    message = finding.message
+    message = texts.alone(report, finding)
     match finding.status:
         case Status.OPEN:
             command = "warning"

@@ -24,7 +24,7 @@ from pargate.errors import InputError
 from pargate.report.formats.base import FORMATS, Format
 from pargate.report.groups import EFFECTS, grouped, png, tally
 from pargate.report.summary import sentence
-from pargate.report.text import command_of, model_name, next_steps, plain, stages, started
+from pargate.report.text import classes, command_of, model_name, next_steps, plain, stages, started, unfit
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -63,6 +63,8 @@ def render(report: ScanReport) -> str:
         report=report,
         name=model_name(report),
         status=str(report.verdict.status),
+        unfit=unfit(report),
+        classes=classes(report),
         headline=HEADLINES[report.verdict.status],
         meaning=_meaning(report),
         steps=tuple(map(command_of, next_steps(report))),
@@ -121,6 +123,11 @@ def _moment(report: ScanReport) -> str:
 def _meaning(report: ScanReport) -> str:
     breaches = [f for f in report.findings if f.status is Status.BREACH and f.consequence is Consequence.FAIL]
     match report.verdict.status:
+        case _ if unfit(report):
+            return (
+                "Nothing is known about this model: the images do not fit it. This is not a pass: treat the model as "
+                "not examined."
+            )
         case Outcome.PASS:
             apart = sum(f.status is not Status.MET for f in report.findings)
             but = (

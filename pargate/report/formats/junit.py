@@ -36,7 +36,7 @@ def render(report: ScanReport) -> str:
     suite.timestamp, suite.hostname = f"{texts.started(report):%Y-%m-%dT%H:%M:%S}", "localhost"
     for name, value in _properties(report).items():
         suite.add_property(name, texts.plain(value))
-    suite.add_testcases([_case(*rule) for rule in _rules(report)])
+    suite.add_testcases([_case(*rule, report) for rule in _rules(report)])
     suite.time = round(report.run.seconds, 3)
     said = [*(r.message for r in report.remarks), *report.notices]
     streams = (SystemOut(_lines([report.verdict.summary, *texts.next_steps(report)])), SystemErr(_lines(said)))
@@ -69,21 +69,23 @@ def _rules(report: ScanReport) -> list[tuple[str, str, list[Finding]]]:
     return [(id, probes.get(id, "file"), findings) for id, findings in found.items()]
 
 
-def _case(rule: str, probe: str, findings: Sequence[Finding]) -> TestCase:
+def _case(rule: str, probe: str, findings: Sequence[Finding], report: ScanReport) -> TestCase:
     case = TestCase(name=texts.plain(rule), classname=texts.plain(probe), time=0.0)
-    answer = _answer(findings)
+    answer = _answer(findings, report)
+    if isinstance(answer, Error) and texts.unfit(report):
+        answer = Error(texts.plain(report.verdict.summary), "open")
     if answer is not None:
         case.result = answer
     return case
 
 
-def _answer(findings: Sequence[Finding]) -> FinalResult | None:
+def _answer(findings: Sequence[Finding], report: ScanReport) -> FinalResult | None:
     """Return the worst finding, with all of its status in the text; None if the rule holds."""
     if not findings:
         return Error("Not measured.", "open")
     worst = findings[0]
     alike = [f for f in findings if f.status is worst.status]
-    message = texts.headline(worst)
+    message = texts.alone(report, worst)
     answer: FinalResult
     match worst.status:
         case Status.MET:

@@ -49,7 +49,7 @@ def render(report: ScanReport) -> str:
         _list("Waivers", _waivers(report, measurements)),
         _list("Remarks", (f"**{LEVELS[r.level]}** {escape(r.message)}" for r in report.remarks)),
         _list("Notes", map(escape, report.notices)),
-        _coverage(report),
+        "" if texts.unfit(report) else _coverage(report),
         _details(report),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
@@ -87,6 +87,8 @@ def _list(title: str, items: Iterable[str]) -> str:
 
 
 def _table(report: ScanReport, measurements: dict[str, Measurement]) -> str:
+    if texts.unfit(report):
+        return ""  # nothing follows from these rows
     rows = (row for finding in texts.worst_first(report) for row in _rows(finding, measurements))
     shown, left_out = fitting(rows, TABLE_ROOM)
     if not shown:
@@ -138,7 +140,10 @@ def _details(report: ScanReport) -> str:
         "pargate": report.tool.version,
     }
     lines = [f"- {name}: {escape(value)}" for name, value in facts.items() if value]
-    lines += [f"- {escape(texts.headline(finding))}" for finding in texts.worst_first(report)]
+    if not texts.unfit(report):
+        # The numbers of a decided finding are in the table; only an open one also needs its reason.
+        undecided = (f for f in texts.worst_first(report) if f.status is Status.OPEN and f.bounds)
+        lines += [f"- {escape(texts.headline(finding))}" for finding in undecided]
     shown, left_out = fitting(lines, PART_ROOM)
     if left_out:
         shown.append(f"- and {left_out} more; the JSON report has them all.")

@@ -30,7 +30,7 @@ MOST_TEXT = 1024
 """Maximum length of a rule's description that GitHub accepts, in characters."""
 
 NOWHERE = SourceSpan(file="pargate.yaml", line=1, column=1, end_column=2)
-"""SourceSpan of the findings of built-in rules; GitHub drops a result without a place."""
+"""Place of the findings about a model and a policy from elsewhere; GitHub drops a result without a place."""
 
 LEVELS = {Consequence.FAIL: "error", Consequence.WARN: "warning", Consequence.NOTE: "note"}
 
@@ -113,12 +113,13 @@ def _rules(report: ScanReport) -> Iterator[Object]:
         probe = texts.plain(str(rule.get("probe") or "other"), 80)
         why = texts.plain(str(rule.get("why") or ""), MOST_TEXT)
         help = texts.plain(str(rule.get("help") or ""))
+        more = texts.plain(f"`pargate explain {id}` says more.")
         asks = texts.plain(_asks(rule, probe), MOST_TEXT)
         yield {
             "id": texts.plain(id, MOST_ID),
             "shortDescription": {"text": why or asks},
             "fullDescription": {"text": texts.plain(f"{why} {asks}", MOST_TEXT)},
-            "help": {"text": texts.plain(f"{why} {asks} {help}")},
+            "help": {"text": texts.plain(f"{why} {asks} {help} {more}")},
             "helpUri": help if re.fullmatch(r"https://[!-~]+", help) else None,
             "properties": {
                 "security-severity": SCORES.get(rule.get("severity", ""), SCORES[Severity.HIGH]),
@@ -160,8 +161,8 @@ def _result(report: ScanReport, finding: Finding, rule_index: int, fingerprint: 
         "ruleIndex": rule_index,
         "kind": "review" if open_ else "fail",
         "level": "warning" if open_ else LEVELS[finding.consequence],
-        "message": {"text": texts.headline(finding)},
-        "locations": [_location(texts.place_of(report, finding), name)],
+        "message": {"text": texts.alone(report, finding)},
+        "locations": [_location(texts.place_of(report, finding) or texts.some_place(report), name)],
         "relatedLocations": [scanned | {"message": {"text": "the model that was scanned"}}],
         "partialFingerprints": {"primaryLocationLineHash": fingerprint, "pargate/v1": fingerprint},
         "suppressions": ({"justification": texts.acceptance(finding), "kind": "external", "status": "accepted"},)
