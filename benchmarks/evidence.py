@@ -173,11 +173,16 @@ def known(zoo: list[Known], data: Path) -> Rows:
     return rows
 
 
+def compared(zoo: list[Known], with_reference: bool) -> list[Known]:
+    """Return the models of a table; a parent cannot be compared with itself."""
+    return [model for model in zoo if model.planted or not with_reference]
+
+
 def unknown_target(zoo: list[Known], data: Path, with_reference: bool) -> Rows:
     """Trigger known, target not: excess over the clean parent, or over the controls."""
     limit = "10pp" if with_reference else "30pp"
     rows = []
-    for model in zoo:
+    for model in compared(zoo, with_reference):
         suspects = (
             [model] if model.planted else [m for m in zoo if m.planted and m.truth["arch"] == model.truth["arch"]]
         )
@@ -196,10 +201,9 @@ def doses(zoo: list[Known], data: Path) -> Rows:
         for value in values:
             spec = {**model.trigger(), parameter: value}
             resolved = policy([rule("dose", spec, "unknown", excess="10pp")])
-            for tested, name in ((model.folder, model.name), (model.parent, model.parent.name)):
-                report = run(tested, resolved, data, reference=str(model.parent))
-                line = row(model, report, "dose")
-                rows.append({**line, "model": name, "planted_in": model.name, "parameter": parameter, "value": value})
+            report = run(model.folder, resolved, data, reference=str(model.parent))
+            line = row(model, report, "dose")
+            rows.append({**line, "planted_in": model.name, "parameter": parameter, "value": value})
     return rows
 
 
@@ -209,7 +213,7 @@ def baseline(
     """Scan with a built-in policy, without the planted trigger and target."""
     resolved = resolve(policy)
     rows = []
-    for model in zoo:
+    for model in compared(zoo, with_reference):
         for seed in range(seeds):
             reference = str(model.parent) if with_reference else None
             report = run(model.folder, resolved, data, images, seed=seed, reference=reference)
