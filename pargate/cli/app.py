@@ -9,7 +9,22 @@ from typing import Annotated
 import typer
 
 from pargate.clean import ranks
-from pargate.cli import audit, clean, doctor, drill, export, gate, init, offline, pack, policy, reports, scan, synth
+from pargate.cli import (
+    audit,
+    clean,
+    doctor,
+    drill,
+    export,
+    gate,
+    init,
+    offline,
+    pack,
+    policy,
+    reports,
+    scan,
+    screen,
+    synth,
+)
 from pargate.ending import drop_stdout, say, settled
 from pargate.errors import ExitCode, InputError
 from pargate.version import __version__
@@ -29,6 +44,7 @@ app.command("gate")(gate.gate)
 app.command("verify")(offline.verify)
 app.add_typer(audit.app, name="audit")
 app.command("drill")(drill.drill)
+app.command("screen")(screen.screen)
 app.command("report")(reports.report)
 app.add_typer(policy.app, name="policy")
 app.command("explain")(policy.explain)

@@ -1,0 +1,150 @@
+"""The command `screen`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pargate.cli.options import (
+    ArchOption,
+    CacheOption,
+    DeviceOption,
+    NoColorOption,
+    OutputOption,
+    PrecisionOption,
+    QuietOption,
+    cache_folder,
+    read_outputs,
+    refuse_empty,
+)
+from pargate.errors import ExitCode, InputError
+
+PairsArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PAIRS",
+        help="Image-text pairs: CSV, folder, WebDataset tars, Parquet, or hf:DATASET.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="MODEL", help="The model that was trained on them, or a trusted one; as of `scan`."
+    ),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder of the report, the contact sheet and the lists.")
+]
+TrustedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--trusted", metavar="SOURCE", help="Honest pairs like these: they give the threshold of --false-positives."
+    ),
+]
+FalsePositivesOption = Annotated[
+    str,
+    typer.Option(
+        "--false-positives",
+        metavar="SHARE",
+        help="Largest expected share of suspects among honest pairs; without --trusted, the share of PAIRS to list.",
+    ),
+]
+MaxSuspectsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-suspects", metavar="SHARE", help="Exit with 1 if more of the set is suspicious; needs --trusted."
+    ),
+]
+ReviewOption = Annotated[
+    Path | None,
+    typer.Option("--review", metavar="FILE", help="Marks that the contact sheet saved: write the lists again by them."),
+]
+BatchOption = Annotated[
+    int,
+    typer.Option("--batch", min=64, help="Pairs of a random batch; covers poisoned shares up to 16 / batch."),
+]
+RoundsOption = Annotated[
+    int, typer.Option("--rounds", min=1, max=64, help="Random batches that scores are means over.")
+]
+ShownOption = Annotated[int, typer.Option("--show", min=0, max=2000, help="Most suspects on the contact sheet.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random batches.")]
+
+
+def screen(
+    pairs: PairsArgument,
+    out: OutOption,
+    model: ModelOption = None,
+    trusted: TrustedOption = None,
+    false_positives: FalsePositivesOption = "1%",
+    max_suspects: MaxSuspectsOption = None,
+    review: ReviewOption = None,
+    batch: BatchOption = 1024,
+    rounds: RoundsOption = 4,
+    show: ShownOption = 200,
+    arch: ArchOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    seed: SeedOption = 0,
+    output: OutputOption = None,
+    cache: CacheOption = None,
+    quiet: QuietOption = False,
+    no_color: NoColorOption = False,
+) -> int:
+    """Find suspicious pairs in a training set, show them to a person, and list what is left.
+
+    PAIRS stay as they are: `clean --pairs DIR/left.pairs` trains on what is left.
+    """
+    from pargate.cli.console import Console
+    from pargate.files import write_atomic
+    from pargate.report.screen_pages import contact_sheet, lines, markdown
+    from pargate.screening.run import ScreenRequest
+    from pargate.screening.run import review as take_marks
+    from pargate.screening.run import screen as run_screen
+    from pargate.screening.scores import Sampling
+
+    refuse_empty({"PAIRS": pairs, "--model": model, "--trusted": trusted, "--arch": arch})
+    outputs = read_outputs(output, ["json", "markdown"])
+    console = Console(quiet=quiet, verbose=False, color=not no_color)
+    if model is None and review is None:
+        raise InputError("--model is missing", "name the model that was trained on the pairs, or a trusted one")
+    request = ScreenRequest(
+        pairs, model or "", out, arch, trusted,
+        Sampling(batch, rounds, seed, _share("--false-positives", false_positives)),
+        None if max_suspects is None else _share("--max-suspects", max_suspects), show, device, precision,
+        cache_folder(cache),
+    )  # fmt: skip
+    if review is not None:
+        report = take_marks(request, review)
+    else:
+        with console.progress() as listener:
+            screened = run_screen(request, listener)
+        report = screened.report
+        write_atomic(out / "screen.html", contact_sheet(report, screened.pictures).encode())
+    for target in outputs:
+        text = report.to_json() if target.format == "json" else markdown(report)
+        if target.path is None:
+            console.to_stdout(text)
+        else:
+            write_atomic(target.path, text.encode())
+    console.lines(lines(report))
+    if review is None:
+        console.note(f"contact sheet: {out / 'screen.html'}")
+    console.note(f"what is left: {out / 'left.pairs'}")
+    return ExitCode.OK if report.passed else ExitCode.FAIL
+
+
+def _share(name: str, text: str) -> float:
+    """Return a share such as `0.1%`.
+
+    Raises:
+        InputError: it is no percentage above 0 and below 100.
+    """
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / 100 if text.strip().endswith("%") else -1.0
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise InputError(f"{name} {text[:40]} is no share", "write a percentage above 0% and below 100%, such as 0.1%")
+    return value
