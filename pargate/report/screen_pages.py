@@ -56,12 +56,12 @@ def remarks(report: ScreenReport) -> Iterator[str]:
     """Yield how the set was scored, the groups, the review, and the gate."""
     seen = report.recognised
     yield f"{report.model} recognises {share(seen.rate or 0.0)} of {seen.n} images: own caption against another."
-    covered = f", which cover up to {share(report.neighbours / report.batch)} of alike poisoned pairs"
-    yield (
-        f"Scores are means over {report.rounds} random batches of {report.batch} "
-        f"{'pairs' if report.trusted is None else f'trusted pairs of {report.trusted}'}"
-        f"{covered if report.trusted is None else ''}; k = {report.neighbours}."
-    )
+    batches = f"{report.rounds} random {'batch' if report.rounds == 1 else 'batches'} of {report.batch}"
+    if report.trusted is None:
+        covered = share(report.neighbours / report.batch)
+        yield f"Scores are means over {batches} pairs, k = {report.neighbours}; covered: {covered} of poisoned pairs."
+    else:
+        yield f"Scores are means over {batches} trusted pairs of {report.trusted}, k = {report.neighbours}."
     if report.recall is not None:
         yield f"The approximate search found {share(report.recall)} of the true neighbours."
     if report.unreadable:

@@ -150,7 +150,7 @@ def score(pairs: Embeddings, trusted: Embeddings | None, by: Sampling, emit: Lis
     population = (theirs or mine).totals
     ranks = {name: detectors.ranks(sums, population[name]) for name, sums in mine.totals.items()}
     total = combined(ranks)
-    order = np.lexsort((-sum(ranks.values()), -total))
+    order = np.lexsort((-np.sum(list(ranks.values()), axis=0), -total))
     if theirs is None:
         suspects = int(np.ceil(by.rate * len(numbers)))
     else:
