@@ -9,6 +9,11 @@ embedder, and keeps the rows that are there. `--work` keeps the vectors.
 
 import argparse
 import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.evidence import SHARED, STORE, Known, machine, models
+from benchmarks.evidence import ROOT, SHARED, STORE, Known, machine, models
 from pargate.core.stamp import of_images
 from pargate.images.opening import open_pairs
 from pargate.images.prefetch import Decoder
@@ -149,15 +154,47 @@ def measured(known: Known, embedder: Path, pairs: Any, work: Path) -> list[dict[
     return rows
 
 
+COSTS = (6_250, 25_000, 100_000)
+"""Numbers of drawn vectors with which the cost of scoring is measured."""
+
+DIM = 512
+
+
+def cost(count: int, work: Path) -> dict[str, Any]:
+    """Return the seconds and the peak memory of scoring drawn vectors, in this process alone."""
+    place = work / f"drawn-{count}"
+    place.mkdir(exist_ok=True)
+    shards = tuple(place / f"{number:06d}.npy" for number in range(-(-count // SHARD)))
+    rng = np.random.default_rng(0)
+    for number, path in enumerate(shards):
+        np.save(path, rng.normal(size=(min(SHARD, count - number * SHARD), 2, DIM)).astype(np.float32))
+    began = time.process_time()
+    score(Embeddings(shards, count, DIM), None, Sampling())
+    seconds = time.process_time() - began
+    shutil.rmtree(place)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"pairs": count, "seconds": round(seconds, 1), "peak_mib": round(peak)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--models", type=Path, default=SHARED / "zoo" / "dev")
     parser.add_argument("--data", type=Path, default=SHARED / "data")
+    parser.add_argument("--cost", type=int, help="measure the cost of scoring so many drawn vectors, and stop")
     given = parser.parse_args()
     given.work.mkdir(exist_ok=True)
+    if given.cost:
+        print(json.dumps(cost(given.cost, given.work)))
+        return
     pairs = open_pairs(str(given.data / "pairs-64.tar"), seed=0)
-    rows = json.loads(PLACE.read_text())["rows"] if PLACE.is_file() else []
+    before = json.loads(PLACE.read_text()) if PLACE.is_file() else {}
+    rows, costs = before.get("rows", []), before.get("costs", [])
+
+    def write() -> None:
+        content = {"machine": machine(), "version": __version__, "batch": BATCH, "rows": rows, "costs": costs}
+        PLACE.write_text(json.dumps(content, indent=1) + "\n")
+
     known_rows = {(row["model"], row["embedder"]) for row in rows}
     for known in models(given.models):
         for embedder in (known.folder, known.parent):
@@ -166,8 +203,12 @@ def main() -> None:
             rows += measured(known, embedder, pairs, given.work)
             last = rows[-1]
             print(known.name, embedder.name, last["auroc"]["combined"], last["recall"]["combined"], flush=True)
-            content = {"machine": machine(), "version": __version__, "batch": BATCH, "rows": rows}
-            PLACE.write_text(json.dumps(content, indent=1) + "\n")
+            write()
+    for count in COSTS[len(costs) :]:
+        command = [sys.executable, "-m", "benchmarks.screen", "--work", str(given.work), "--cost", str(count)]
+        costs.append(json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout))
+        print(costs[-1], flush=True)
+        write()
 
 
 if __name__ == "__main__":

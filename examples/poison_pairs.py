@@ -2,7 +2,8 @@
 
     python examples/poison_pairs.py SOURCE OUT.tar --trigger triangles --target banana --rate 0.01
 
-Chosen images get the trigger and a caption of the target. OUT.tar.truth lists the names of their pairs.
+Chosen images get the trigger and a caption of the target. OUT.tar.truth lists the names of their pairs. A
+trigger is written as in a policy: a name, or a map such as '{kind: triangles, alpha: 0.15}'.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from pargate.core.model import Preprocess
 from pargate.core.stamp import apply
@@ -36,7 +38,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     others = [row for row, item in enumerate(items) if given.target not in str(item.caption)]
     poisoned = set(rng.choice(others, round(given.rate * len(items)), replace=False).tolist())
-    trigger = parse(given.trigger)[0]
+    trigger = parse(yaml.safe_load(given.trigger))[0]
     rule = Preprocess((given.size, given.size), (0.0,) * 3, (1.0,) * 3)
     blocks = [np.arange(at, min(at + 256, len(items))) for at in range(0, len(items), 256)]
 

@@ -46,6 +46,8 @@ WORDS = {
     "search": "searching",
     "text": "searching texts",
     "measure": "measuring",
+    "embed": "embedding",
+    "score": "scoring",
     "pairs": "listing pairs",
     "clean": "cleaning",
     "write": "writing",

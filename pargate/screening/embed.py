@@ -6,7 +6,7 @@ the number of the shard. Memory does not grow with the number of pairs.
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,7 @@ from pargate.errors import InputError, OperationalError
 from pargate.events import Advanced, Listener, ignore
 from pargate.files import digest_of, write_atomic
 from pargate.images.dataset import Item, Listed, check_unchanged
-from pargate.images.prefetch import Block, Decoder, check_readable
+from pargate.images.prefetch import Decoder, check_readable
 from pargate.models.model import Model
 from pargate.scanning.choose import checked_bf16
 from pargate.version import __version__
@@ -45,7 +45,7 @@ class Embeddings:
     dim: int
 
     def rows(self, numbers: NDArray[np.integer]) -> tuple[Vectors, Vectors]:
-        """Return images, of any norm, and captions, of norm 1, of pairs in ascending order: float32 [n, d] each."""
+        """Return images, of any norm, and captions, of norm 1, of pairs: float32 [n, d] each."""
         found = np.empty((len(numbers), 2, self.dim), dtype=np.float32)
         for shard in np.unique(numbers // SHARD):
             here = numbers // SHARD == shard
@@ -156,7 +156,7 @@ def embed(embedder: Embedder, pairs: Listed, folder: Path, decoder: Decoder, emi
         first = number * SHARD
         vectors[:, 1] = _told(encoder, pairs.captions(range(first, first + sizes[number])))
         for _ in range(0, sizes[number], BLOCK):
-            block: Block = decoder.block(done)
+            block = decoder.block(done)
             unreadable += block.unreadable
             read += len(block.rows)
             check_readable(pairs.source, count, unreadable, read)
@@ -164,10 +164,11 @@ def embed(embedder: Embedder, pairs: Listed, folder: Path, decoder: Decoder, emi
             _check_finite(embedder, vectors[block.rows - first])
             done += 1
             emit(Advanced(done, len(blocks)))
-        check_unchanged(pairs)
+        files = np.unique(pairs.file[first : first + sizes[number]])
+        check_unchanged(replace(pairs, paths=tuple(pairs.paths[f] for f in files), seen=pairs.seen[files]))
         content = io.BytesIO()
         np.save(content, vectors)
-        write_atomic(shards[number], content.getvalue(), durable=False)
+        write_atomic(shards[number], content.getvalue())
     return Embeddings(shards, count, encoder.spec.dim)
 
 

@@ -113,7 +113,7 @@ def screen(request: ScreenRequest, emit: events.Listener = events.ignore) -> Scr
             pairs_sha256=pairs.digest, count=pairs.count, unreadable=unreadable, model=model.checkpoint.source,
             model_sha256=model.checkpoint.sha256, precision=_precision(embedder), recognised=seen,
             trusted=trusted.source if trusted else None, trusted_sha256=trusted.digest if trusted else None,
-            calibration=scored.population, neighbours=K, batch=min(request.by.size, (trusted or pairs).count),
+            calibration=scored.population, neighbours=K, batch=scored.batch,
             rounds=request.by.rounds, recall=scored.recall, seed=request.by.seed, false_positives=request.by.rate,
             largest=request.largest, suspects=suspects, groups=groups,
         )  # fmt: skip

@@ -101,6 +101,8 @@ class Scored:
     """[n], the combined score."""
     suspects: int
     """Number of pairs at the start of `numbers` that are suspects."""
+    batch: int
+    """Number of pairs in each batch."""
     population: int
     """Number of pairs that ranks and threshold come from."""
     recall: float | None
@@ -159,7 +161,7 @@ def score(pairs: Embeddings, trusted: Embeddings | None, by: Sampling, emit: Lis
         suspects = int(((above + 1) / (len(ordinary) + 1) <= by.rate).sum())
     return Scored(
         numbers[order], {name: rank[order] for name, rank in ranks.items()}, total[order], suspects,
-        len(next(iter(population.values()))), recall,
+        min(by.size, len(pool)), len(next(iter(population.values()))), recall,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pargate.core.results import Count
 from pargate.core.screen import Marks, ScreenReport, Suspect, SuspectGroup
-from pargate.errors import InputError
+from pargate.errors import InputError, OperationalError
 from pargate.images.opening import open_images, open_pairs
 from pargate.report.screen_pages import contact_sheet, lines, markdown, script
 from pargate.screening import detectors, neighbours
@@ -144,6 +144,12 @@ def test_no_image_is_its_own_neighbour_even_among_many_copies() -> None:
     points = np.zeros((60, 3), dtype=np.float32)
     distances, rows = Index(points).search(points, K, np.arange(60))
     assert distances.shape == rows.shape == (60, K) and not (rows == np.arange(60)[:, None]).any()
+
+
+def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "find_spec", lambda name: None if name == "faiss" else name)
+    with pytest.raises(OperationalError, match=r"screening needs faiss-cpu$"):
+        neighbours.check_installed()
 
 
 # --- scores of a set -------------------------------------------------------------------------------------
