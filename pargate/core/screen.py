@@ -88,14 +88,20 @@ class ScreenReport(Value):
     groups: tuple[SuspectGroup, ...]
     reviewed: dict[str, Mark] = Field(default_factory=dict)
     """Marks of a person, by key; empty before a review."""
+    words: tuple[str, ...] = ()
+    """Names of the groups of which a person left out all pairs, suspects or not, whose captions have the words."""
+    with_words: tuple[str, ...] = ()
+    """Keys of these pairs."""
 
     @property
     def left_out(self) -> list[str]:
-        """Keys of the pairs that the lists of what is left omit: unreadable ones, and suspects not marked as fine."""
-        return [
-            *(key for key, _ in self.unreadable),
-            *(s.key for s in self.suspects if self.reviewed.get(s.key) != "fine"),
-        ]
+        """Keys of the pairs that the lists of what is left omit, each once.
+
+        These are unreadable ones, and suspects and pairs with left-out words unless marked as fine.
+        """
+        unusual = (*(suspect.key for suspect in self.suspects), *self.with_words)
+        keys = (*(key for key, _ in self.unreadable), *(key for key in unusual if self.reviewed.get(key) != "fine"))
+        return list(dict.fromkeys(keys))
 
     @property
     def share(self) -> float:
@@ -120,3 +126,5 @@ class Marks(Value):
     """Digest of the pairs that were reviewed."""
     marks: dict[str, Mark]
     """Marks by key; a suspect without one stays a suspect."""
+    words: tuple[str, ...] = ()
+    """Names of groups of which all pairs, suspects or not, are left out."""

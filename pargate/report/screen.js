@@ -1,5 +1,6 @@
 "use strict";
 const cards = [...document.querySelectorAll(".suspect")];
+const groups = [...document.querySelectorAll(".words")];
 const marks = {};
 let unsaved = false;
 
@@ -20,8 +21,9 @@ function go(from, by) {
 }
 
 function save() {
+  const words = groups.filter((one) => one.ariaPressed === "true").map((one) => one.dataset.words);
   const text = JSON.stringify(
-    { schema: "pargate/marks/1", pairs_sha256: document.body.dataset.pairs, marks }, null, 1);
+    { schema: "pargate/marks/1", pairs_sha256: document.body.dataset.pairs, marks, words }, null, 1);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text + "\n"], { type: "application/json" }));
   link.download = "marks.json";
@@ -47,6 +49,12 @@ for (const card of cards) {
   for (const button of card.querySelectorAll("button")) {
     button.addEventListener("click", () => mark(card, button.value));
   }
+}
+for (const group of groups) {
+  group.addEventListener("click", () => {
+    group.ariaPressed = group.ariaPressed === "true" ? "false" : "true";
+    unsaved = true;
+  });
 }
 document.getElementById("save").addEventListener("click", save);
 window.addEventListener("beforeunload", (event) => {

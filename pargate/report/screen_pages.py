@@ -79,8 +79,9 @@ def remarks(report: ScreenReport) -> Iterator[str]:
             f"A person marked {poisoned} as poisoned and {len(report.reviewed) - poisoned} as fine; the "
             f"{len(report.suspects) - len(report.reviewed)} others stay left out."
         )
-    kept = report.count - len(set(report.left_out))
-    yield f"Left: {plural(kept, 'pair')}."
+    for word in report.words:
+        yield f'All pairs with the words "{word}" are left out, suspects or not.'
+    yield f"Left: {plural(report.count - len(report.left_out), 'pair')}."
     if report.largest is not None:
         word = "within" if report.passed else "above"
         yield f"{share(report.share)} of the set is left out, {word} the limit of {share(report.largest)}."
@@ -130,9 +131,11 @@ def contact_sheet(report: ScreenReport, pictures: Mapping[str, bytes]) -> str:
         for suspect in report.suspects
         if suspect.key in pictures
     ]
+    words = [group for group in report.groups if group.shares == "words" and group.captions]
     text = script()
     return page(
         "screen.html.j2", report=report, conclusion=conclusion(report), remarks=tuple(remarks(report)), shown=shown,
+        words=words,
         limit=LIMIT, script=Markup(text), digest=base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
     )  # fmt: skip
 

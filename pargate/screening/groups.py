@@ -24,6 +24,9 @@ DEVIATIONS = 6.0
 LONGEST = 3
 """Most words of a shared phrase."""
 
+LETTERS = 30
+"""Most letters of a word; longer ones are no words."""
+
 CLOSE = 0.02
 """Largest cosine distance of two images that count as nearly the same."""
 
@@ -45,7 +48,7 @@ class Group:
 
 def phrases(caption: str) -> set[str]:
     """Return the words of a caption and its runs of up to `LONGEST` words, in lower case."""
-    words = re.findall(r"\w+", caption[:1000].casefold())
+    words = [word for word in re.findall(r"\w+", caption[:1000].casefold()) if len(word) <= LETTERS]
     return {" ".join(words[at : at + n]) for n in range(1, LONGEST + 1) for at in range(len(words) - n + 1)}
 
 

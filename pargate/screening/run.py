@@ -29,7 +29,7 @@ from pargate.models.open import opened
 from pargate.report.text import plain
 from pargate.screening.detectors import K
 from pargate.screening.embed import Embedder, Embeddings, Rows, embed, open_embedder
-from pargate.screening.groups import Group, grouped
+from pargate.screening.groups import Group, grouped, phrases
 from pargate.screening.lists import write_left
 from pargate.screening.neighbours import check_installed
 from pargate.screening.scores import FEWEST, Sampling, Scored, recognised, score
@@ -126,7 +126,7 @@ def screen(request: ScreenRequest, emit: events.Listener = events.ignore) -> Scr
 def review(request: ScreenRequest, marks: Path) -> ScreenReport:
     """Take the marks of a person into the report in `out`, and write the lists of what is left again.
 
-    A suspect that is not marked as fine stays left out.
+    A suspect that is not marked as fine stays left out. So do all pairs with the words of a group that is left out.
 
     Raises:
         InputError: `out` holds no screening, or the marks or pairs are not those of it.
@@ -147,10 +147,17 @@ def review(request: ScreenRequest, marks: Path) -> ScreenReport:
         raise InputError(
             f"{marks} marks {readable(min(strange))}, which is no suspect of {path}", "save the marks again"
         )
+    if unknown := set(given.words) - {group.name for group in report.groups if group.shares == "words"}:
+        raise InputError(
+            f"{marks} names '{plain(min(unknown), 80)}', no words of a group of {path}", "save the marks again"
+        )
     pairs = _listed(request.pairs, request)
     if pairs.digest != report.pairs_sha256:
         raise InputError(f"{request.pairs} is not the set that {path} is about", "name that set, or screen this one")
-    report = report.model_copy(update={"reviewed": given.marks, "largest": request.largest})
+    words = set(given.words)
+    having = tuple(key for key, text in zip(pairs.keys, pairs.texts, strict=True) if words & phrases(text))
+    update = {"reviewed": given.marks, "words": given.words, "with_words": having, "largest": request.largest}
+    report = report.model_copy(update=update)
     with locked(request.out / LOCK_NAME, wait=False):
         write_atomic(path, report.to_json().encode())
         write_left(report, pairs, request.out)

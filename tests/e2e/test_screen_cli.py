@@ -89,11 +89,16 @@ def test_a_killed_screening_goes_on_is_reviewed_and_leaves_pairs_that_clean_read
     assert report(out).reviewed == {honest: "fine"}
     left = open_pairs(str(out / "left.pairs"), seed=0)
     assert left.count == 155 and not any("<b>" in caption for caption in left.captions(range(155)))
+    marks.write_text(json.dumps({**document, "marks": {}, "words": [group.name]}))
+    assert run(review) == 0
+    assert report(out).left_out[1:6] == [s.key for s in found.suspects]
+    assert len(report(out).with_words) == 3 and set(report(out).with_words) <= {s.key for s in found.suspects}
     assert run([*review, "--max-suspects", "1%"]) == 1
     for change, message in (
         ({"pairs_sha256": "0" * 64}, "is a review of other pairs"),
         ({"marks": {"strange": "fine"}}, "marks strange, which is no suspect"),
         ({"marks": {honest: "odd"}}, "holds no marks of a review"),
+        ({"words": ["strange"]}, "names 'strange', no words of a group"),
     ):
         marks.write_text(json.dumps(document | change))
         capsys.readouterr()

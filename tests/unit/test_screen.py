@@ -224,6 +224,7 @@ def test_suspects_are_grouped_by_words_that_are_rare_in_the_set() -> None:
     found = list(by_words(suspects, captions + suspects))
     assert [(group.name, group.members) for group in found] == [("banana on display", (0, 1, 2, 3, 4))]
     assert found[0].captions == Count(n=308, successes=5)
+    assert phrases("x" * 31 + " y") == {"y"}
     assert phrases("A dog, a DOG!") == {"a", "dog", "a dog", "dog a", "a dog a", "dog a dog"}
 
 
@@ -268,6 +269,8 @@ def test_a_report_reads_back_and_leaves_out_what_nobody_called_fine() -> None:
     assert reviewed.left_out == ["9.png", "1.png", "2.png"]
     assert reviewed.share == 3 / 64 and not reviewed.passed
     assert report(largest=0.0625).passed
+    words = report(reviewed={"0.png": "fine", "5.png": "fine"}, words=("<b>",), with_words=("0.png", "2.png", "4.png"))
+    assert words.left_out == ["9.png", "1.png", "2.png", "4.png"]
 
 
 def test_pages_escape_foreign_text_and_allow_one_script() -> None:
@@ -280,6 +283,7 @@ def test_pages_escape_foreign_text_and_allow_one_script() -> None:
     assert inside is not None and inside[1] == script()
     assert 'data-key="1.png"' in page and 'data-key="2.png"' not in page and f'data-pairs="{"a" * 64}"' in page
     assert "innerHTML" not in script()
+    assert 'data-words="&lt;b&gt;"' in page and "Leave out all 4" in page
     assert "<script" not in markdown(found) and "\x1b" not in markdown(found)
     assert not any("\x1b" in line for line in lines(found))
 
