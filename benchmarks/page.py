@@ -525,7 +525,7 @@ SCREENING = (
     "percentile of the honest ones. At 0.1 % there are 6 poisoned pairs, and three sets. The released code is that of the paper, "
     "with the three defects that its formulas do not have, on one random batch a pair; all others are means over four "
     "batches of 1024. In the paper the embedder is trained on the very set that is screened; here it was poisoned in "
-    "the same way with other images, and 20 to 80 times as often."
+    "the same way with other images, and 3 to 80 times as often. The rule of the combined score was chosen on these models."
 )
 
 
@@ -545,6 +545,7 @@ def screening(found: Any) -> str:
         return line
 
     names = list(found["rows"][0]["auroc"])
+    speeds = [[s["model"], s["embed"], s["bare"], f"{s['embed'] / s['bare']:.2f}"] for s in found["speeds"]]
     costs = [
         [f"{c['pairs']:,}", f"{c['seconds']:.0f}", f"{1000 * c['seconds'] / c['pairs']:.2f}", c["peak_mib"]]
         for c in found["costs"]
@@ -555,6 +556,8 @@ def screening(found: Any) -> str:
         + table(["detector", *head], [[name.replace("_", " "), *cells(name)] for name in names])
         + "\n\nThe combined score, by model:\n\n"
         + table(["model", *head], [[model, *cells("combined", model)] for model in models])
+        + "\n\nEmbedding of 2048 pairs from the tar, beside both towers alone on decoded images, by turns, one thread for them:\n\n"
+        + table(["model", "pairs/s", "towers alone", "ratio"], speeds)
         + "\n\nScoring of drawn vectors with 512 dimensions, one thread, without their embedding:\n\n"
         + table(["pairs", "s of one core", "ms a pair", "peak memory, MiB"], costs)
     )

@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence import ROOT, SHARED, STORE, Known, machine, models
 from pargate.core.stamp import of_images
+from pargate.images.dataset import Split
 from pargate.images.opening import open_pairs
 from pargate.images.prefetch import Decoder
 from pargate.models.open import opened
 from pargate.models.torch.encoder import _plain
 from pargate.screening.detectors import K, finite
-from pargate.screening.embed import SHARD, Embeddings, Rows
+from pargate.screening.embed import BLOCK, SHARD, Embeddings, Rows, embed, open_embedder
 from pargate.screening.scores import Sampling, score
 from pargate.triggers import build, parse
 from pargate.version import __version__
@@ -154,6 +155,32 @@ def measured(known: Known, embedder: Path, pairs: Any, work: Path) -> list[dict[
     return rows
 
 
+TURNS, TIMED = 3, 2048
+
+
+def speed(folder: Path, pairs: Any, work: Path) -> dict[str, Any]:
+    """Return the pairs per second of an embedding, and of the bare towers on decoded images, by turns: medians."""
+    some = pairs.take(Split("timed", 0, frozenset(pairs.keys[:TIMED]), ""))
+    digest = some.digest  # read before the clock runs
+    found: dict[str, list[float]] = {"embed": [], "bare": []}
+    with opened(str(folder)) as model, Decoder(model.checkpoint.preprocess) as decoder:
+        embedder = open_embedder(model, some, "cpu", "fp32", decoder)
+        shown, _ = pixels(some, model.checkpoint.preprocess, np.arange(TIMED))
+        encoder, texts = embedder.encoder, list(dict.fromkeys(some.captions(range(TIMED))))
+        for _ in range(TURNS):
+            place = work / digest
+            began = time.perf_counter()
+            embed(embedder, some, place, decoder)
+            found["embed"].append(TIMED / (time.perf_counter() - began))
+            shutil.rmtree(place)
+            began = time.perf_counter()
+            encoder.encode_texts(texts)
+            for at in range(0, TIMED, BLOCK):
+                encoder.image_features(encoder.put(shown[at : at + BLOCK]))
+            found["bare"].append(TIMED / (time.perf_counter() - began))
+    return {"model": folder.name, **{name: round(sorted(rates)[TURNS // 2], 1) for name, rates in found.items()}}
+
+
 COSTS = (6_250, 25_000, 100_000)
 """Numbers of drawn vectors with which the cost of scoring is measured."""
 
@@ -189,10 +216,17 @@ def main() -> None:
         return
     pairs = open_pairs(str(given.data / "pairs-64.tar"), seed=0)
     before = json.loads(PLACE.read_text()) if PLACE.is_file() else {}
-    rows, costs = before.get("rows", []), before.get("costs", [])
+    rows, costs, speeds = (before.get(name, []) for name in ("rows", "costs", "speeds"))
 
     def write() -> None:
-        content = {"machine": machine(), "version": __version__, "batch": BATCH, "rows": rows, "costs": costs}
+        content = {
+            "machine": machine(),
+            "version": __version__,
+            "batch": BATCH,
+            "rows": rows,
+            "costs": costs,
+            "speeds": speeds,
+        }
         PLACE.write_text(json.dumps(content, indent=1) + "\n")
 
     known_rows = {(row["model"], row["embedder"]) for row in rows}
@@ -204,6 +238,10 @@ def main() -> None:
             last = rows[-1]
             print(known.name, embedder.name, last["auroc"]["combined"], last["recall"]["combined"], flush=True)
             write()
+    for name in ("vit-clean", "rn-clean")[len(speeds) :]:
+        speeds.append(speed(given.models / name, pairs, given.work))
+        print(speeds[-1], flush=True)
+        write()
     for count in COSTS[len(costs) :]:
         command = [sys.executable, "-m", "benchmarks.screen", "--work", str(given.work), "--cost", str(count)]
         costs.append(json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout))

@@ -169,8 +169,8 @@ def combined(ranks: Mapping[str, Scores]) -> Scores:
     """Return the combined score: the higher of two ranks, of how apart an image is, and of how its caption differs.
 
     The first is the mean rank of k-distance and isolation forest. An attack that the model learned shows in it alone,
-    one that the model did not learn in the second alone, and a mean of both would hide either. Each other detector,
-    combined as well, found fewer poisoned pairs on the sample models (docs/screening.md).
+    one that the model did not learn in the second alone, and a mean of both would hide either. The rule was chosen
+    among eight on the sample models (docs/screening.md).
     """
     apart = (ranks["k_distance"] + ranks["isolation"]) / 2
     return np.asarray(np.maximum(apart, ranks["similarity"]), dtype=np.float64)
