@@ -18,7 +18,7 @@ from pargate.errors import InputError, OperationalError
 from pargate.images.opening import open_images, open_pairs
 from pargate.report.screen_pages import contact_sheet, lines, markdown, script
 from pargate.screening import detectors, neighbours
-from pargate.screening.embed import SHARD, Embeddings
+from pargate.screening.embed import SHARD, Embeddings, _holds
 from pargate.screening.groups import by_words, grouped, phrases
 from pargate.screening.lists import write_left
 from pargate.screening.neighbours import Index
@@ -213,6 +213,17 @@ def test_a_model_recognises_pairs_if_captions_are_near_their_images() -> None:
     assert told.n == 400 and told.successes > 340
     assert 150 < recognised(in_memory(RNG.normal(size=(400, 12)), texts), 0).successes < 250
     assert recognised(in_memory(images, np.repeat(texts[:1], 400, axis=0)), 0) == Count(n=0, successes=0)
+
+
+def test_a_file_of_another_shape_or_cut_short_is_not_taken_for_embeddings(tmp_path: Path) -> None:
+    path = tmp_path / "000000.npy"
+    assert not _holds(path, (4, 2, 3))
+    np.save(path, np.zeros((4, 2, 3), dtype=np.float32))
+    assert _holds(path, (4, 2, 3)) and not _holds(path, (4, 2, 8)) and not _holds(path, (5, 2, 3))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not _holds(path, (4, 2, 3))
+    path.write_bytes(b"")
+    assert not _holds(path, (4, 2, 3))
 
 
 # --- groups ----------------------------------------------------------------------------------------------
