@@ -412,6 +412,7 @@ def main() -> None:
     parts.append(section("Plants beyond the catalogue", "plants", PLANTS, plants))
     parts.append(section("Cost of a search", "search-cost", COST, cost))
     parts.append(section("Fire drill", "drill", DRILL, drills))
+    parts.append(section("Screening", "screen", SCREENING, screening))
     parts.append(section("Text triggers", "text", TEXT, text))
     parts.append(section("Unlearning", "unlearning", UNLEARNING, unlearning))
     coverage = STORE / "coverage.md"
@@ -678,6 +679,51 @@ def cost(found: Any) -> str:
         for name, r in found["rows"].items()
     ]
     return table(["model", "passes", "searched, images/s", "bare, images/s", "ratio"], rows)
+
+
+SCREENING = (
+    "`pargate screen` on the 5999 pairs of the sample data, some of them poisoned by code as a sample model was "
+    "(`python -m benchmarks.screen`): the trigger on the image, a caption of the target. The embedder is that poisoned model, "
+    "or its clean parent. Cells are AUROC, and after the slash the share of poisoned pairs, in percent, above the 99th "
+    "percentile of the honest ones. At 0.1 % there are 6 poisoned pairs, and three sets. The released code is that of the paper, "
+    "with the three defects that its formulas do not have, on one random batch a pair; all others are means over four "
+    "batches of 1024. In the paper the embedder is trained on the very set that is screened; here it was poisoned in "
+    "the same way with other images, and 3 to 80 times as often. The rule of the combined score was chosen on these models."
+)
+
+
+def screening(found: Any) -> str:
+    keys = [(own, rate) for own in (True, False) for rate in sorted({r["rate"] for r in found["rows"]})]
+    head = [f"{'poisoned' if own else 'clean'} embedder, {pct(rate)} %" for own, rate in keys]
+
+    def cells(name: str, model: str | None = None) -> list[str]:
+        line = []
+        for own, rate in keys:
+            rows = [
+                r for r in found["rows"]
+                if (r["embedder"] == r["model"], r["rate"]) == (own, rate) and model in (None, r["model"])
+            ]  # fmt: skip
+            means = [sum(r[what][name] for r in rows) / len(rows) if rows else None for what in ("auroc", "recall")]
+            line.append("–" if means[0] is None else f"{means[0]:.2f} / {pct(means[1], 0)}")
+        return line
+
+    names = list(found["rows"][0]["auroc"])
+    speeds = [[s["model"], s["embed"], s["bare"], f"{s['embed'] / s['bare']:.2f}"] for s in found["speeds"]]
+    costs = [
+        [f"{c['pairs']:,}", f"{c['seconds']:.0f}", f"{1000 * c['seconds'] / c['pairs']:.2f}", c["peak_mib"]]
+        for c in found["costs"]
+    ]
+    models = sorted({r["model"] for r in found["rows"]})
+    return (
+        f"Means over {len(models)} models, by detector:\n\n"
+        + table(["detector", *head], [[name.replace("_", " "), *cells(name)] for name in names])
+        + "\n\nThe combined score, by model:\n\n"
+        + table(["model", *head], [[model, *cells("combined", model)] for model in models])
+        + "\n\nEmbedding of 2048 pairs from the tar, beside both towers alone on decoded images, by turns, one thread for them:\n\n"
+        + table(["model", "pairs/s", "towers alone", "ratio"], speeds)
+        + "\n\nScoring of drawn vectors with 512 dimensions, one thread, without their embedding:\n\n"
+        + table(["pairs", "s of one core", "ms a pair", "peak memory, MiB"], costs)
+    )
 
 
 DRILL = (

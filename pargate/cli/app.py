@@ -25,6 +25,7 @@ from pargate.cli import (
     policy,
     reports,
     scan,
+    screen,
     synth,
 )
 from pargate.cli.help import NAMES, examples
@@ -74,6 +75,7 @@ app.command("drill", **examples("pargate drill my-clip --out drill --images val/
 app.command(
     "calibrate", **examples("pargate calibrate trusted/* --out table.json --images val/ --classes classes.txt")
 )(calibrate.calibrate)
+app.command("screen", **examples("pargate screen pairs.tar --model my-clip --out screened"))(screen.screen)
 app.command(
     "report",
     **examples(

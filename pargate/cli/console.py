@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column
 
 from pargate import events
-from pargate.cli.screen import badge, screen
 from pargate.cli.style import CONDITIONS, STYLES, VERDICTS, Shown
+from pargate.cli.terminal import badge, screen
 from pargate.ending import lose_result
 from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
@@ -49,6 +49,8 @@ WORDS = {
     "search": "searching",
     "text": "searching texts",
     "measure": "measuring",
+    "embed": "embedding",
+    "score": "scoring",
     "pairs": "listing pairs",
     "clean": "cleaning",
     "write": "writing",

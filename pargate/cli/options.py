@@ -37,6 +37,15 @@ OutputOption = Annotated[
         "badge-json: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
 ]
+PagesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORMAT[=PATH]",
+        help="Write the report also as json, markdown or html: json=PATH to a file, json or json=- to stdout. Repeatable.",
+    ),
+]
 JsonOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -1,180 +1,150 @@
-"""A report on a terminal or in a log: the verdict first, then what decided it, and what to do next."""
+"""The command `screen`."""
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Annotated
 
-from rich.console import Group
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from pargate.cli.style import MARKS, STYLES, VERDICTS, Shown
-from pargate.report.summary import RuleLine, rule_lines, sentence
-from pargate.report.text import (
-    about,
-    acceptance,
-    by_id,
-    classes,
-    command_of,
-    compared_with,
-    next_steps,
-    original,
-    stages,
-    unfit,
+from pargate.cli.options import (
+    ArchOption,
+    CacheOption,
+    DeviceOption,
+    NoColorOption,
+    PagesOption,
+    PrecisionOption,
+    QuietOption,
+    cache_folder,
+    read_outputs,
+    refuse_empty,
 )
+from pargate.errors import ExitCode, InputError
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from pargate.core.report import ScanReport
-    from pargate.core.results import Bound, Finding, Measurement, Verdict
-
-INDENT = 2
-
-NOTES = 100
-"""Maximum number of notes of a report."""
+PairsArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PAIRS",
+        help="Image-text pairs: CSV, folder, WebDataset tars, Parquet, or hf:DATASET.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", metavar="MODEL", help="The model that was trained on them, or a trusted one; as of `scan`."
+    ),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder of the report, the contact sheet and the lists.")
+]
+TrustedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--trusted", metavar="SOURCE", help="Honest pairs like these: they give the threshold of --false-positives."
+    ),
+]
+FalsePositivesOption = Annotated[
+    str,
+    typer.Option(
+        "--false-positives",
+        metavar="SHARE",
+        help="Largest expected share of suspects among honest pairs; without --trusted, the share of PAIRS to list.",
+    ),
+]
+MaxSuspectsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-suspects", metavar="SHARE", help="Exit with 1 if more of the set is suspicious; needs --trusted."
+    ),
+]
+ReviewOption = Annotated[
+    Path | None,
+    typer.Option("--review", metavar="FILE", help="Marks that the contact sheet saved: write the lists again by them."),
+]
+BatchOption = Annotated[
+    int,
+    typer.Option("--batch", min=64, help="Pairs of a random batch; covers poisoned shares up to 16 / batch."),
+]
+RoundsOption = Annotated[
+    int, typer.Option("--rounds", min=1, max=64, help="Random batches that scores are means over.")
+]
+ShownOption = Annotated[int, typer.Option("--show", min=0, max=2000, help="Most suspects on the contact sheet.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random batches.")]
 
 
 def screen(
-    report: "ScanReport", width: int, *, verbose: bool, made: Iterable[str] = (), steps: Iterable[str] = ()
-) -> "Iterator[RenderableType]":
-    """Yield a report from its verdict to its next steps, for a screen of `width` columns.
+    pairs: PairsArgument,
+    out: OutOption,
+    model: ModelOption = None,
+    trusted: TrustedOption = None,
+    false_positives: FalsePositivesOption = "1%",
+    max_suspects: MaxSuspectsOption = None,
+    review: ReviewOption = None,
+    batch: BatchOption = 1024,
+    rounds: RoundsOption = 4,
+    show: ShownOption = 200,
+    arch: ArchOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    seed: SeedOption = 0,
+    output: PagesOption = None,
+    cache: CacheOption = None,
+    quiet: QuietOption = False,
+    no_color: NoColorOption = False,
+) -> int:
+    """Find suspicious pairs in a training set, show them to a person, and list what is left.
 
-    `verbose` adds all rows; `made` says what was written, and `steps` come before the report's own next steps.
+    PAIRS stay as they are: `clean --pairs DIR/left.pairs` trains on what is left.
     """
-    yield badge(report.verdict).append(f" {original(report).source}")
-    yield Shown(sentence(report))
-    for line in _subject(report):
-        yield Shown(line, style="dim")
-    if verbose or not unfit(report):  # rules from which nothing follows only mislead
-        yield ""
-        yield from _rules(rule_lines(report), width)
-    if verbose:
-        yield ""
-        yield from _details(report)
-    yield from _said(report, notices=verbose or not unfit(report))
-    limits = report.coverage.limits
-    yield from _listed("Not tested", limits if verbose else (_first(limit) for limit in limits))
-    yield from _listed("Stages", (f"{name}: {said}" for name, said in stages(report)))
-    made = list(made)
-    if made:
-        yield ""
-    yield from map(Shown, made)
-    yield from _listed("Next", (*steps, *next_steps(report)), bold=True)
+    from pargate.cli.console import Console
+    from pargate.files import write_atomic
+    from pargate.report.screen_pages import contact_sheet, lines, markdown
+    from pargate.screening.run import ScreenRequest
+    from pargate.screening.run import review as take_marks
+    from pargate.screening.run import screen as run_screen
+    from pargate.screening.scores import Sampling
 
-
-def badge(verdict: "Verdict") -> Shown:
-    """Return a verdict in colour."""
-    return Shown().append(f" {verdict.status.upper()} ", style=VERDICTS[verdict.status])
-
-
-def _rules(lines: "list[RuleLine]", width: int) -> "Iterator[RenderableType]":
-    """Yield the mark, the name and the state of each rule; no name is cut or broken."""
-    names = max((len(line.rule) for line in lines), default=0)
-    beside = names + 4 <= width // 2
-    grid = Table.grid(padding=(0, 2), pad_edge=False)
-    for _ in range(2 if beside else 1):
-        grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for line in lines:
-        mark, style = (MARKS[line.status][:1], STYLES[line.status]) if line.status is not None else ("–", "dim")
-        if beside:
-            grid.add_row(Shown(mark, style=style), Shown(line.rule), Shown(line.text))
+    refuse_empty({"PAIRS": pairs, "--model": model, "--trusted": trusted, "--arch": arch})
+    outputs = read_outputs(output, ["json", "markdown"])
+    console = Console(quiet=quiet, verbose=False, color=not no_color)
+    if model is None and review is None:
+        raise InputError("--model is missing", "name the model that was trained on the pairs, or a trusted one")
+    request = ScreenRequest(
+        pairs, model or "", out, arch, trusted,
+        Sampling(batch, rounds, seed, _share("--false-positives", false_positives)),
+        None if max_suspects is None else _share("--max-suspects", max_suspects), show, device, precision,
+        cache_folder(cache),
+    )  # fmt: skip
+    if review is not None:
+        report = take_marks(request, review)
+    else:
+        with console.progress() as listener:
+            screened = run_screen(request, listener)
+        report = screened.report
+        write_atomic(out / "screen.html", contact_sheet(report, screened.pictures).encode())
+    for target in outputs:
+        text = report.to_json() if target.format == "json" else markdown(report)
+        if target.path is None:
+            console.to_stdout(text)
         else:
-            grid.add_row(Shown(mark, style=style), Shown(f"{line.rule}:").append(f" {line.text}"))
-    yield grid
+            write_atomic(target.path, text.encode())
+    console.lines(lines(report))
+    if review is None:
+        console.note(f"contact sheet: {out / 'screen.html'}")
+    console.note(f"what is left: {out / 'left.pairs'}")
+    return ExitCode.OK if report.passed else ExitCode.FAIL
 
 
-def _details(report: "ScanReport") -> "Iterator[RenderableType]":
-    """Yield each comparison: what was measured on two lines, so that narrow screens break no number."""
-    measurements = by_id(report)
-    for finding in report.findings:
-        style = STYLES[finding.status]
-        yield Shown(f"{MARKS[finding.status]} ", style=style).append(
-            f"{finding.rule}: {about(finding, measurements)}", style="default"
-        )
-        for row in _rows(finding, measurements.get(finding.measurement or "")):
-            yield Padding(Shown(row), (0, 0, 0, 2 * INDENT), expand=False)
+def _share(name: str, text: str) -> float:
+    """Return a share such as `0.1%`.
 
-
-def _rows(finding: "Finding", measurement: "Measurement | None") -> Iterator[str]:
-    if not finding.bounds:
-        yield finding.message
-    for bound in finding.bounds:
-        limit = f"{'≤' if bound.upper else '≥'} {bound.limit_text}"
-        parts = [_measured(bound, measurement), _interval(bound), f"limit {limit}", f"n {bound.n}"]
-        yield ", ".join(part for part in parts if part)
-
-
-def _measured(bound: "Bound", measurement: "Measurement | None") -> str:
-    name = bound.metric.replace("_", " ")
-    success = measurement.counts.get("attack_success") if measurement is not None else None
-    rate = success.rate if success is not None else None
-    if bound.estimate is not None:
-        text = f"{name} {bound.estimate:.1%}"
-        if bound.metric in ("excess", "p_value") and rate is not None:
-            text += f" (success {rate:.1%})"
-        return text
-    return f"{name} below success {rate:.1%}" if rate is not None and bound.n else f"{name} not measured"
-
-
-def _interval(bound: "Bound") -> str:
-    if bound.metric == "p_value":
-        return ""
-    low = "" if bound.estimate is None else f"{bound.low:.1%} "
-    return f"{low}… {bound.high:.1%}"
-
-
-def _said(report: "ScanReport", *, notices: bool) -> "Iterator[RenderableType]":
-    lines = [(f"note: {notice}", "yellow") for notice in report.notices if notices]
-    lines += [(f"{remark.id}: {remark.message}", "yellow") for remark in report.remarks]
-    lines += [
-        (f"waived: {finding.rule}: {acceptance(finding)}", "cyan")
-        for finding in report.findings
-        if finding.waiver is not None
-    ]
-    if len(lines) > NOTES:
-        lines[NOTES:] = [(f"note: {len(lines) - NOTES} more notes are in the report", "yellow")]
-    if lines:
-        yield ""
-    for text, style in lines:
-        yield Shown(text, style=style)
-
-
-def _listed(title: str, items: Iterable[str], *, bold: bool = False) -> "Iterator[RenderableType]":
-    """Yield a title and its items, each indented; nothing without items."""
-    rows = list(items)
-    if not rows:
-        return
-    yield ""
-    yield Text(title, style="bold" if bold else "dim")
-    for row in rows:
-        # A command stands on a line of its own that is not broken, so that it can be copied.
-        text, command = command_of(row)
-        if text:
-            yield Padding(
-                Shown(f"→ {text}" if bold else text, style="" if bold else "dim"), (0, 0, 0, INDENT), expand=False
-            )
-        if command:
-            # In a group, since printing a text alone forgets that it must not wrap.
-            yield Group(Shown(f"{' ' * 2 * INDENT}{command}", no_wrap=True, overflow="ignore"))
-
-
-def _first(text: str) -> str:
-    """Return the first part of a limit of the scan; the rest explains it."""
-    return text.split(": ")[0].split(". ")[0].rstrip(".") + "."
-
-
-def _subject(report: "ScanReport") -> Iterator[str]:
-    model, run = report.model, report.run
-    if not report.measurements:
-        yield f"policy {report.policy.name}; nothing was loaded or measured"
-        return
-    reference = f", {compared_with(report)} {report.reference.source}" if report.reference else ""
-    yield f"{model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}"
-    yield (
-        f"policy {report.policy.name} ({report.policy.source}){reference}; "
-        f"{report.images.read} of {report.images.listed} images from "
-        f"{report.images.source}, {classes(report)}; {run.forward_passes} forward passes in "
-        f"{run.seconds:.1f} s ({run.device}, {run.precision})"
-    )
+    Raises:
+        InputError: it is no percentage above 0 and below 100.
+    """
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / 100 if text.strip().endswith("%") else -1.0
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise InputError(f"{name} {text[:40]} is no share", "write a percentage above 0% and below 100%, such as 0.1%")
+    return value

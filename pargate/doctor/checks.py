@@ -73,6 +73,7 @@ TORCH_FLOOR = (2, 11)
 EXTRAS = {
     "diffusers": ("diffusers", "transformers"),
     "parquet": ("pyarrow",),
+    "screen": ("faiss-cpu", "scikit-learn"),
     "sign": ("model-signing", "pyopenssl"),
 }
 """Distributions of each extra, as in pyproject.toml."""
@@ -299,6 +300,7 @@ def _abilities(torch: Answer, clip: Answer, onnx: Answer) -> Iterator[Ability]:
         ("sign", "sign"),
         ("generate image-text pairs by diffusion", "diffusers"),
         ("read images from Parquet", "parquet"),
+        ("screen image-text pairs", "screen"),
     ):
         there = all(map(_version, EXTRAS[extra]))
         yield _ability(task, there, "" if there else f"pargate[{extra}] is not installed")

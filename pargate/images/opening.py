@@ -127,7 +127,7 @@ def open_images(source: str, *, seed: int = 0, cache: Path | None = None) -> Dat
         InputError: the source does not exist, holds no images, or cannot be read.
         OperationalError: the hub cannot be reached, pyarrow is missing, or the disk is full.
     """
-    return _open(Wanted(source, pairs=False, seed=seed, cache=cache))
+    return open_wanted(Wanted(source, pairs=False, seed=seed, cache=cache))
 
 
 def open_pairs(
@@ -158,7 +158,7 @@ def open_pairs(
         OperationalError: no network, no such device, a full disk, or a missing package.
     """
     names = None if classes is None else tuple(classes)
-    found = _open(Wanted(source, True, seed, cache, names, count, device, emit))
+    found = open_wanted(Wanted(source, True, seed, cache, names, count, device, emit))
     if found.count is not None and found.count < 2:
         raise InputError(
             f"{source} holds one pair",
@@ -167,7 +167,12 @@ def open_pairs(
     return found
 
 
-def _open(wanted: Wanted) -> Dataset:
+def open_wanted(wanted: Wanted) -> Dataset:
+    """Return the dataset of a request.
+
+    Raises:
+        InputError, OperationalError: as `open_images` and `open_pairs`.
+    """
     source = wanted.source
     try:
         if (kind := kind_of(source)) is not None:

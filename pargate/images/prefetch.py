@@ -129,8 +129,10 @@ class Decoder(_Prefetch):
         self._kept: OrderedDict[int, Block] = OrderedDict()
 
     def start(self, items: Sequence[Item], blocks: Sequence[NDArray[np.int64]]) -> None:
-        """Start to decode the first of `blocks`, arrays of positions in `items`."""
+        """Start to decode the first of `blocks`, arrays of positions in `items`; earlier blocks are forgotten."""
         self._items, self._blocks = items, blocks
+        self._pending.clear()
+        self._kept.clear()
         self._ask(range(min(BLOCKS_AHEAD, len(blocks))))
 
     def _ask(self, numbers: range) -> None:

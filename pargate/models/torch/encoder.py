@@ -113,6 +113,17 @@ class OpenClipEncoder:
         Raises:
             OperationalError: memory ran out.
         """
+        return self._encoded(batch, stamp, _unit)
+
+    def image_features(self, batch: Tensor) -> Vectors:
+        """Return the vectors of a batch from `put` as the image tower gives them, of any norm: float32 [n, d].
+
+        Raises:
+            OperationalError: memory ran out.
+        """
+        return self._encoded(batch, None, _plain)
+
+    def _encoded(self, batch: Tensor, stamp: Stamp | None, finish: "Callable[[_Given], Vectors]") -> Vectors:
         if not len(batch):
             return np.empty((0, self.spec.dim), dtype=np.float32)
         doing, advice = f"encoding {len(batch)} images at once", "use a smaller batch, or --precision bf16"
@@ -121,7 +132,7 @@ class OpenClipEncoder:
             if step < len(batch):
                 memory.give_back()  # undoes the fragmentation of the last batch, which matters for large models
             parts = (slice(first, first + step) for first in range(0, len(batch), step))
-            return np.concatenate([_unit(self._visual(self._seen(batch, part, stamp))) for part in parts])
+            return np.concatenate([finish(self._visual(self._seen(batch, part, stamp))) for part in parts])
 
     def _seen(self, batch: Tensor, part: slice, stamp: Stamp | None) -> Tensor:
         """Return the model input of some images of a batch."""
@@ -413,7 +424,19 @@ def embed(tower: nn.Module, tokens: Tensor, lent: Mapping[str, Tensor] = Mapping
     return cast(Tensor, given)
 
 
-def _unit(vectors: Tensor | tuple[Tensor, ...]) -> Vectors:
-    """Return the unit vectors of a tower's output, which may also hold tokens: float32 [n, d]."""
-    pooled = vectors[0] if isinstance(vectors, tuple) else vectors
-    return np.asarray(functional.normalize(pooled.float(), dim=-1).cpu().numpy())
+_Given = Tensor | tuple[Tensor, ...]
+"""A tower's output, which may also hold tokens."""
+
+
+def _pooled(given: _Given) -> Tensor:
+    return (given[0] if isinstance(given, tuple) else given).float()
+
+
+def _plain(given: _Given) -> Vectors:
+    """Return the vectors of a tower's output: float32 [n, d]."""
+    return np.asarray(_pooled(given).cpu().numpy())
+
+
+def _unit(given: _Given) -> Vectors:
+    """Return the unit vectors of a tower's output: float32 [n, d]."""
+    return np.asarray(functional.normalize(_pooled(given), dim=-1).cpu().numpy())
