@@ -43,7 +43,7 @@ PagesOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
-        help="Write the report also as json, markdown or html: json=PATH to a file, json or json=- to stdout. Repeatable.",
+        help="Write it as json, markdown or html: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
 ]
 JsonOption = Annotated[
