@@ -622,7 +622,7 @@ def test_what_is_wrong_for_all_processes_is_said_once(start: Begin, place: Path)
     assert ended[1] == Ended(5, "", "")
     one_message(ended[0], 5, "another process holds held.unfinished")
     ended = both_ended(two(start, asked("--dry-run")))
-    assert [one.code for one in ended] == [0, 0] and "method  par" in ended[0].err and not ended[1].err
+    assert [one.code for one in ended] == [0, 0] and "method  par" in ended[0].said and not ended[1].said
     ended = both_ended(two(start, asked("--batch-size", "7")))
     assert [one.code for one in ended] == [2, 2]
     assert sum(one.err.count("a batch of 7 cannot be shared by 2 processes") for one in ended) == 1

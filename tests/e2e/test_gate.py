@@ -295,10 +295,10 @@ def test_a_poisoned_model_is_remediated_even_if_the_gate_is_killed_on_the_way(
     while again.poll() is None and not list(state.glob("pick-*.json")):
         time.sleep(0.05)
     kept = list(state.glob("scan-*.json"))
-    _, err = again.communicate(timeout=600)
+    said, err = again.communicate(timeout=600)
     assert again.returncode == 0, err
     assert kept and (not kept[0].exists() or kept[0].stat().st_mtime_ns == scanned), "the first scan was done again"
-    assert "REMEDIATED" in err and not state.exists()
+    assert "REMEDIATED" in said and not state.exists()
     report = ScanReport.from_json((place / "r.json").read_bytes())
     assert report == ScanReport.from_json((out / bundle.REPORT).read_bytes())
     assert [s.name for s in report.stages] == ["scan", "clean", "pick", "certify", "export", "rescan"]
