@@ -279,7 +279,11 @@ class Console:
             ("captions", f"{checkpoint.context_length} tokens, tokenizer {checkpoint.tokenizer}"),
             *(("note", note) for note in checkpoint.notes),
         ):
-            self._rich.print(Shown(f"{name:>12}  ", style="dim").append(value, style="default"))
+            self.fact_of(name, value)
+
+    def fact_of(self, name: str, value: str) -> None:
+        """Print one fact of a checkpoint."""
+        self._rich.print(Shown(f"{name:>12}  ", style="dim").append(value, style="default"))
 
     def fact(self, fact: "Fact") -> None:
         """Print the finding of one check of the machine."""

@@ -7,19 +7,20 @@ from typer.core import TyperCommand
 GROUPS: dict[str, tuple[str, ...]] = {
     "Model and data": (
         "images", "classes", "pairs", "arch", "reference", "tuned", "unlearn", "model", "families", "trigger",
-        "strengths", "rates", "targets",
+        "strengths", "rates", "targets", "trusted", "rounds", "batch",
     ),
     "Policy and verdict": (
         "policy", "policy_ref", "previous", "no_waivers", "strict", "now", "drilled", "check_freshness", "fail_on",
+        "max_suspects", "false_positives", "review",
     ),
     "Cleaning": ("method", "preset", "tau", "lr", "steps", "batch_size", "towers", "views", "sweep", "require"),
     "Machine": (
-        "device", "precision", "seed", "max_minutes", "minutes", "cache", "jobs", "micro_batch", "checkpointing",
-        "compile_towers", "save_every", "resume", "keep_state",
+        "device", "precision", "seed", "max_minutes", "minutes", "cache", "jobs", "executor", "ray_address", "shard",
+        "micro_batch", "checkpointing", "compile_towers", "save_every", "resume", "keep_state",
     ),
     "Output": (
-        "output", "out", "found", "pictures", "sign_key", "opset", "rescan", "ledger", "quiet", "verbose", "no_color",
-        "dry_run", "exit_zero",
+        "output", "out", "layout", "merge", "found", "pictures", "sign_key", "opset", "rescan", "ledger", "show", "quiet",
+        "verbose", "no_color", "dry_run", "exit_zero",
     ),
 }  # fmt: skip
 """Options by the group in which a help with many options shows them; others stand under `Options`."""

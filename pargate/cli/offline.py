@@ -26,17 +26,25 @@ def inspect(
         typer.Argument(metavar="MODEL...", help="Models, as for `scan`.", show_default=False),
     ],
     arch: ArchOption = None,
+    second_opinion: Annotated[
+        bool,
+        typer.Option(
+            "--second-opinion",
+            help="Also ask picklescan, fickling and modelscan, those that are installed; a disagreement is a finding.",
+        ),
+    ] = False,
     output: JsonOption = None,
     no_color: NoColorOption = False,
 ) -> None:
     """Show what a checkpoint is, without loading or executing it; refuse tensors of another architecture.
 
-    All models are inspected. The exit code is 1 if any of them could run code.
+    All models are inspected. The exit code is 1 if any of them could run code, or another scanner disagrees.
     """
     import json
     from dataclasses import asdict
 
     from pargate.cli.console import Console
+    from pargate.models import scanners
     from pargate.models.open import inspect as look
     from pargate.models.shapes import check
 
@@ -47,6 +55,26 @@ def inspect(
         raise InputError("-o is for one model", "inspect them one at a time")
     console = Console(quiet=False, verbose=False, color=not no_color, outputs=outputs)
     problems: list[PargateError] = []
+    asked = scanners.installed() if second_opinion else []
+
+    def ask(model: str, weights: str, unsafe: bool) -> list[scanners.Opinion]:
+        """Print what the other scanners say; a contradiction becomes a problem."""
+        found = scanners.opinions(asked, scanners.files_of(weights))
+        for opinion in found:
+            console.fact_of(opinion.scanner, f"{opinion.version}: {opinion.answer} ({opinion.file})")
+        differ = sorted({opinion.scanner for opinion in found if opinion.differs(unsafe)})
+        if differ:
+            ours, theirs = ("unsafe", "safe") if unsafe else ("safe", "unsafe")
+            problems.append(
+                UnsafeCheckpoint(
+                    f"{model}: pargate finds it {ours}, {' and '.join(differ)} {theirs}",
+                    "find out why before you load it; docs/threat-model.md says what each scanner misses",
+                )
+            )
+        elif second_opinion and not any(opinion.answer != "not read" for opinion in found):
+            console.note(f"{model}: no other scanner read it")
+        return found
+
     for model in models:
         try:
             checkpoint = look(model, arch=arch)
@@ -57,10 +85,14 @@ def inspect(
                 build(checkpoint)
         except PargateError as error:
             problems.append(error)
+            if isinstance(error, UnsafeCheckpoint):
+                ask(model, model, unsafe=True)
             continue
         derived = {name: getattr(checkpoint, name) for name in DERIVED}
-        console.json(outputs, json.dumps({**asdict(checkpoint), **derived}, indent=1))
         console.checkpoint(checkpoint)
+        said = ask(model, checkpoint.weights, unsafe=False)
+        opinions = {"second_opinion": [asdict(opinion) for opinion in said]} if second_opinion else {}
+        console.json(outputs, json.dumps({**asdict(checkpoint), **derived, **opinions}, indent=1))
     if problems:
         # A file that could run code decides the exit code.
         raise together(sorted(problems, key=lambda problem: isinstance(problem, UnsafeCheckpoint)))

@@ -5,7 +5,7 @@ scanner can be fooled if the file is loaded by another reader, so this is the on
 the ranges found here, and torch's reader never sees the file.
 
 - The zip must have the form that torch writes: stored members of one folder, end to end, with a directory that agrees
-  with the header of each member.
+  with the header of each member. Of a TorchScript archive, the members of its program may be packed.
 - The pickle is interpreted over plain values (`pickles.py`): no class is imported and no call is made.
 - Names are compared without regard to case, as torch's reader does.
 - Any other file is refused: as unsafe where another reader could read or do something else, as wrong input where it is
@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from pargate import limits
 from pargate.errors import InputError, UnsafeCheckpoint
+from pargate.models import script
 from pargate.models.pickles import CONVERT, SAVE_AGAIN, WIDTHS, Tensor, interpret, shown
 
 ReadAt = Callable[[int, int], bytes]
@@ -42,16 +43,6 @@ AVERAGED = ("state_dict_ema", "model_ema", "ema")
 
 DEPTH = 3
 """Largest number of dicts around the state dict of a training checkpoint."""
-
-CONVERT_SCRIPT = (
-    "convert it once, on a machine that may be lost: "
-    'python -c "import sys, torch; from safetensors.torch import save_file; '
-    "d = torch.jit.load(sys.argv[1], map_location='cpu').state_dict(); "
-    "[d.pop(k, None) for k in ('input_resolution', 'context_length', 'vocab_size')]; "
-    'save_file({k: v.contiguous().clone() for k, v in d.items()}, sys.argv[2])" OLD NEW.safetensors; '
-    "OpenAI's weights exist without code: open_clip:ViT-B-32-quickgelu/openai"
-)
-"""Advice for a TorchScript archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +84,7 @@ def read(read_at: ReadAt, size: int, name: str) -> tuple[tuple[StoredTensor, ...
 
     Raises:
         InputError: the zip is damaged, big-endian, of another format, or holds no state dict.
-        UnsafeCheckpoint: the zip is a program (TorchScript), its pickle could run code, or two readers could read it
-            differently.
+        UnsafeCheckpoint: its pickle could run code, or two readers could read it differently.
     """
     return _read(read_at, *_directory(read_at, size, name), name)
 
@@ -102,27 +92,34 @@ def read(read_at: ReadAt, size: int, name: str) -> tuple[tuple[StoredTensor, ...
 def _read(
     read_at: ReadAt, members: list[_Member], end: int, name: str
 ) -> tuple[tuple[StoredTensor, ...], tuple[str, ...]]:
-    root = _root([member.name for member in members], name)
-    places = _places(read_at, members, end, name)
-    _check_notes(lambda part: _note(read_at, places, f"{root}/{part}"), name)
+    root, program = _root([member.name for member in members], name)
+    code = f"{root}/code/" if program else None
+    places = _places(read_at, members, end, code, name)
+    _check_notes(lambda part: _member(read_at, places, f"{root}/{part}", 32), name)
     start, length = places[f"{root}/data.pkl"]
     if length > limits.PICKLE_BYTES:
         raise InputError(f"{name}: its data.pkl has {length} bytes, more than any checkpoint needs", CONVERT)
-    described = interpret(read_at(start, length), name)
+    if program:
+        script.refuse_calls(lambda part: _member(read_at, places, f"{root}/{part}", limits.PICKLE_BYTES), name)
+        sources = (member for member in members if code and member.name.startswith(code))
+        script.refuse_setstate(
+            ((bool(source.method), read_at(*places[source.name]), source.size) for source in sources), name
+        )
+    described = interpret(read_at(start, length), name, modules=program)
     for storage in described.storages.values():
         if places.get(f"{root}/data/{storage.key}", (0, -1))[1] != storage.values * WIDTHS[storage.dtype]:
             raise InputError(
                 f"{name} is damaged: the bytes of its storage {shown(storage.key)} are missing or of another length",
                 "copy or download it again",
             )
-    state, notes = _state_dict(described.value, name)
+    state, notes = script.state_dict(described.value, name) if program else _state_dict(described.value, name)
     return tuple(_tensors(state, places, root, name)), notes
 
 
-def _note(read_at: ReadAt, places: Places, member: str) -> bytes | None:
-    """Return the beginning of a member that holds a word or a number, or None if it does not exist."""
+def _member(read_at: ReadAt, places: Places, member: str, most: int) -> bytes | None:
+    """Return the first bytes of a member, or None if it does not exist."""
     start, length = places.get(member, (0, -1))
-    return read_at(start, min(length, 32)) if length >= 0 else None
+    return read_at(start, min(length, most)) if length >= 0 else None
 
 
 def _check_notes(note: Callable[[str], bytes | None], name: str) -> None:
@@ -143,8 +140,11 @@ def _check_notes(note: Callable[[str], bytes | None], name: str) -> None:
 # --- the zip -----------------------------------------------------------------------------------------
 
 
-def _places(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Places:
-    """Return the places of the members' bytes; raise if other bytes lie before, between or behind them."""
+def _places(read_at: ReadAt, members: list[_Member], end: int, code: str | None, name: str) -> Places:
+    """Return the places of the members' bytes; raise if other bytes lie before, between or behind them.
+
+    `code` is the folder of a program, whose members may be packed.
+    """
     found: Places = {}
     at = 0
     for member in sorted(members, key=lambda m: m.header):
@@ -155,13 +155,14 @@ def _places(read_at: ReadAt, members: list[_Member], end: int, name: str) -> Pla
             _ambiguous(name, f"{member.name} is not a name that torch writes")
         if member.flags & ~_FLAGS:
             _ambiguous(name, f"{member.name} is encrypted or marked in a way that torch does not use")
-        if member.method or member.packed != member.size:
+        packed = member.method == 8 and code is not None and member.name.startswith(code)
+        if not packed and (member.method or member.packed != member.size):
             _ambiguous(name, f"{member.name} is compressed, which torch never does")
         if member.header != at:
             _ambiguous(name, f"bytes that belong to no member lie before {member.name}")
         start = _local(read_at, member, end, name)
-        found[member.name] = (start, member.size)
-        at = start + member.size + _descriptor(read_at, member, start + member.size, end, name)
+        found[member.name] = (start, member.packed)
+        at = start + member.packed + _descriptor(read_at, member, start + member.packed, end, name)
     if at != end:
         _ambiguous(name, "bytes that belong to no member lie before the directory")
     return found
@@ -273,13 +274,13 @@ def _local(read_at: ReadAt, member: _Member, end: int, name: str) -> int:
     text = read_at(member.header + 30, of_name)
     extra = read_at(member.header + 30 + of_name, of_extra)
     size, packed = _large(extra, (size, packed), f"{name}: {member.name}")
-    known = (member.crc, member.size, member.size)
+    known = (member.crc, member.packed, member.size)
     told = (crc, packed, size)
     agrees = told == known or (told == (0, 0, 0) and flags & 8)
-    if text != member.name.encode() or method or flags != member.flags or not agrees:
+    if text != member.name.encode() or method != member.method or flags != member.flags or not agrees:
         _ambiguous(name, f"the directory and the header of {member.name} differ")
     start = member.header + 30 + int(of_name) + int(of_extra)
-    if start + member.size > end:
+    if start + member.packed > end:
         raise InputError(f"{name} is damaged: {member.name} leaves the file", "copy or download it again")
     return start
 
@@ -288,19 +289,19 @@ def _descriptor(read_at: ReadAt, member: _Member, at: int, end: int, name: str) 
     """Return the length of the record that repeats a member's sizes after its bytes, or 0."""
     if not member.flags & 8:
         return 0
-    long = b"PK\x07\x08" + struct.pack("<IQQ", member.crc, member.size, member.size)
-    low = member.size & 0xFFFFFFFF
-    short = b"PK\x07\x08" + struct.pack("<III", member.crc, low, low)
+    long = b"PK\x07\x08" + struct.pack("<IQQ", member.crc, member.packed, member.size)
+    low = tuple(size & 0xFFFFFFFF for size in (member.packed, member.size))
+    short = b"PK\x07\x08" + struct.pack("<III", member.crc, *low)
     there = read_at(at, min(24, end - at))
     if there == long and read_at(at + 24, 4)[:2] == b"PK":
         return 24
-    if there[:16] == short and member.size == low:
+    if there[:16] == short and (member.packed, member.size) == low:
         return 16
     _ambiguous(name, f"the record behind {member.name} does not repeat its sizes")
 
 
-def _root(members: list[str], name: str) -> str:
-    """Return the one folder that holds all members."""
+def _root(members: list[str], name: str) -> tuple[str, bool]:
+    """Return the one folder that holds all members, and whether it is a TorchScript archive."""
     seen = set[str]()
     for member in members:
         if member.casefold() in seen:
@@ -315,16 +316,17 @@ def _root(members: list[str], name: str) -> str:
         raise InputError(f"{name} is a zip, but not one that torch.save wrote", "give the checkpoint itself")
     root = roots.pop()
     inner = [member[len(root) + 1 :] for member in members]
-    if any(part.casefold() == "constants.pkl" or part.casefold().startswith("code/") for part in inner):
-        raise UnsafeCheckpoint(f"{name} is a TorchScript archive: a program, not only weights", CONVERT_SCRIPT)
+    program = any(part == "constants.pkl" or part.startswith("code/") for part in inner)
     if "data.pkl" not in [part.casefold() for part in inner]:
         raise InputError(f"{name} is a zip, but not one that torch.save wrote", "give the checkpoint itself")
     for part in inner:
+        if program and part.startswith(script.MEMBERS):
+            continue
         if part.casefold().endswith((".pkl", ".pickle", ".py")) and part != "data.pkl":
             _ambiguous(name, f"beside data.pkl it holds {part}")
         if part != part.lower():
             _ambiguous(name, f"torch writes {part} in lower case")
-    return root
+    return root, program
 
 
 def _ambiguous(name: str, why: str) -> NoReturn:

@@ -9,8 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of httpx, or httpx2
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+)
 
 from pargate.errors import InputError, OperationalError
 from pargate.images.hub import address, endpoint, translated
@@ -145,12 +150,46 @@ def _first(source: str, name: str, files: Iterable[str], revision: str | None) -
 def _present(source: str, name: str, file: str, revision: str | None) -> Path | None:
     """Return the path of a repository's file in the local cache, or None if there is none (offline: in the cache)."""
     with translated(source, name, revision, file, f"{HUGGING_FACE}ORG/NAME[@REV]"):
+        failure = _unanswered(name, file, revision)
         try:
-            return Path(hf_hub_download(name, file, revision=revision, endpoint=endpoint()))
+            return Path(
+                hf_hub_download(
+                    name, file, revision=revision, endpoint=endpoint(), local_files_only=failure is not None
+                )
+            )
         except LocalEntryNotFoundError:
             # A subclass of EntryNotFoundError, but it means that the hub could not be asked.
             if constants.HF_HUB_OFFLINE:
                 return None
+            if failure is not None:
+                raise failure from None
             raise
         except EntryNotFoundError:
             return None
+
+
+_ANSWERED = set[str]()
+"""Addresses of hubs that have answered this process."""
+
+
+def _unanswered(name: str, file: str, revision: str | None) -> Exception | None:
+    """Return why the hub cannot be reached, or None if it answers.
+
+    It is asked once, since a download repeats the question for half a minute, with a line each time.
+    """
+    if constants.HF_HUB_OFFLINE or address() in _ANSWERED:
+        return None
+    try:
+        get_hf_file_metadata(
+            hf_hub_url(name, file, revision=revision, endpoint=endpoint()),
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            endpoint=endpoint(),
+        )
+    except HfHubHTTPError as error:
+        if error.response.status_code >= 500:
+            return error
+        # An answer, which the download translates.
+    except (HTTPError, OSError) as error:
+        return error
+    _ANSWERED.add(address())
+    return None

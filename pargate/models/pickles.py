@@ -127,6 +127,16 @@ that a file could choose, and changes none of their arguments. They are skipped.
 KNOWN = READ | PLAIN | UNREAD
 """Globals that do not run code: the list of torch's weights-only reader, from 2.11 to 2.15."""
 
+CLASSES = "__torch__."
+"""Beginning of the names of a TorchScript archive's own classes, which exist in its program alone."""
+
+TYPED = {
+    *(f"torch.jit._pickle.build_{kind}" for kind in ("boollist", "doublelist", "intlist", "tensorlist")),
+    "torch.jit._pickle.build_tensor_from_id",
+    "torch.jit._pickle.restore_type_tag",
+}
+"""Globals for lists and dicts with the type of their items, in a TorchScript archive; they change nothing."""
+
 PROTOCOL = 5
 """Newest protocol of pickles."""
 
@@ -187,6 +197,14 @@ class Opaque:
     """Description for messages."""
 
 
+@dataclass(slots=True, eq=False)
+class Module:
+    """An object of a TorchScript class: its attributes, as data."""
+
+    attributes: dict[str, Any] | None = None
+    """The attributes by name, or None until they are set."""
+
+
 class Ordered(dict[Any, Any]):
     """An `OrderedDict`, which unlike a dict may have attributes."""
 
@@ -227,17 +245,19 @@ _STORES = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 _FETCHES = {"GET", "BINGET", "LONG_BINGET"}
 
 
-def interpret(content: bytes, name: str) -> Described:
+def interpret(content: bytes, name: str, *, modules: bool = False) -> Described:
     """Return the content of a pickle; `name` is its file's, for messages.
+
+    With `modules`, objects of a TorchScript archive's own classes are kept as their attributes.
 
     Raises:
         UnsafeCheckpoint: the pickle could run code, or two readers could read it differently.
         InputError: the pickle is damaged, or holds something that pargate does not read.
     """
     try:
-        return _Machine(content, name).run()
+        return _Machine(content, name, modules).run()
     except InputError:
-        if (found := search(content)).names:
+        if (found := search(content, scripted=modules)).names:
             raise _unsafe(name, f"its pickle {found}") from None
         raise
 
@@ -267,8 +287,11 @@ def is_marked(content: bytes) -> bool:
     return content[:1] == b"\x80" and content[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
-def search(content: bytes, pickles: int = 1) -> Found:
-    """Search the first `pickles` pickles of `content` for globals that could run code."""
+def search(content: bytes, pickles: int = 1, *, scripted: bool = False) -> Found:
+    """Search the first `pickles` pickles of `content` for globals that could run code.
+
+    In a TorchScript archive (`scripted`), the names of its own classes could not.
+    """
     names: dict[str, None] = {}
     call, left, ended = "", limits.OPERATIONS, 0
     stream = io.BytesIO(content)
@@ -285,7 +308,7 @@ def search(content: bytes, pickles: int = 1) -> Found:
                 marked |= operation.name == "MARK"
                 named = _named(operation.name, argument, pushed)
                 if named is not None and (operation.name != "INST" or marked):
-                    names |= {} if named in KNOWN | SKIPPED else {named: None}
+                    names |= {} if _harmless(named, scripted) else {named: None}
                 if names and operation.name in _CALLS:
                     call = call or operation.name
                 if operation.name in _STORES:
@@ -308,6 +331,11 @@ def _named(operation: str, argument: Any, pushed: list[str | None]) -> str | Non
     return f"extension {argument}" if operation in ("EXT1", "EXT2", "EXT4") else None
 
 
+def _harmless(name: str, scripted: bool) -> bool:
+    """Return whether a global could not run code, in a checkpoint or in a TorchScript archive (`scripted`)."""
+    return name in KNOWN | SKIPPED or (scripted and (name in TYPED or name.startswith(CLASSES)))
+
+
 def _unsafe(name: str, why: str) -> UnsafeCheckpoint:
     return UnsafeCheckpoint(f"{name} could run code when it is loaded: {why}", CONVERT)
 
@@ -315,12 +343,14 @@ def _unsafe(name: str, why: str) -> UnsafeCheckpoint:
 class _Machine:
     """The interpreter of one pickle, with a stack and a memo of plain values."""
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes, name: str, modules: bool) -> None:
         self.content = content
         self.name = name
+        self.modules = modules
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
+        self.attributes = 0
 
     def run(self) -> Described:
         """Return the content of the pickle."""
@@ -375,6 +405,12 @@ class _Machine:
             self.stack.append(self.known(f"{module}.{qualified}"))
         elif operation == "BINPERSID":
             self.stack.append(self.storage(*self.last(1)))
+        elif operation == "NEWOBJ" and self.makes_module():
+            self.last(2)
+            self.stack.append(Module())
+        elif operation == "BUILD" and len(self.stack) > 1 and isinstance(self.stack[-2], Module):
+            (state,) = self.last(1)
+            self.set_up(self.stack[-1], state)
         elif operation == "REDUCE" or (operation == "NEWOBJ" and self.makes_plain()):
             self.stack.append(self.call(*self.last(2)))
         elif operation == "BUILD":
@@ -425,10 +461,31 @@ class _Machine:
             raise ValueError
         return self.stack[-1]
 
-    def makes_plain(self) -> bool:
-        """Return whether NEWOBJ, whose class and arguments are on the stack, makes a value that is not interpreted."""
+    def made(self) -> str:
+        """Return the name of the class of NEWOBJ, which is on the stack below the arguments, or an empty text."""
         kind = self.stack[-2] if len(self.stack) > 1 else None
-        return isinstance(kind, _Global) and kind.name in PLAIN | UNREAD | SKIPPED
+        return kind.name if isinstance(kind, _Global) else ""
+
+    def makes_plain(self) -> bool:
+        """Return whether NEWOBJ makes a value that is not interpreted."""
+        return self.made() in PLAIN | UNREAD | SKIPPED
+
+    def makes_module(self) -> bool:
+        """Return whether NEWOBJ makes an object of a TorchScript class."""
+        return self.made().startswith(CLASSES) and self.stack[-1] == ()
+
+    def set_up(self, module: Module, state: Any) -> None:
+        """Give a module its attributes."""
+        if not isinstance(state, dict) or any(
+            type(key) is not str or "." in key or len(key) > limits.TENSOR_NAME for key in state
+        ):
+            self.unread("a module in it has a state of its own form")
+        if module.attributes is not None:
+            self.differs("its pickle sets the attributes of a module twice")
+        self.attributes += len(state)  # of a dict that many modules may share
+        if self.attributes > limits.OPERATIONS:
+            self.unread("its modules have more attributes than any CLIP")
+        module.attributes = dict(state)
 
     def filled(self, *kinds: type) -> Any:
         """Return the topmost value, which must be of one of `kinds`: filling another object could call its methods."""
@@ -441,7 +498,7 @@ class _Machine:
         return self.stack[-1]
 
     def known(self, name: str) -> _Global:
-        if name not in KNOWN | SKIPPED:
+        if not _harmless(name, self.modules):
             self.unsafe(f"its pickle names {shown(name)}")
         return _Global(name)
 
@@ -488,7 +545,7 @@ class _Machine:
                 return Tensor(storage, first, shape, strides)
             case _Global(name), (Tensor() as tensor, bool(), dict()) if name == REBUILD_PARAMETER:
                 return tensor
-            case _Global(name), tuple() if name in PLAIN | SKIPPED:
+            case _Global(name), tuple() if name in PLAIN | SKIPPED | TYPED:
                 return Opaque(name)
             case _Global(name), _ if name in UNREAD:
                 self.unread(f"it holds a kind of tensor that {name} makes")

@@ -263,6 +263,30 @@ def test_a_dead_address_is_named_with_the_way_it_was_tried(server, monkeypatch):
     assert "HTTPS_PROXY" in caught.value.hint
 
 
+@pytest.mark.parametrize("failing", ["http://127.0.0.1:9", "500"])
+def test_a_hub_that_cannot_be_asked_is_asked_once_and_silently(server, monkeypatch, capfd, caplog, failing):
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    server.refusals["org/model"] = (500, "")
+    if failing != "500":
+        monkeypatch.setenv("HF_ENDPOINT", failing)
+    with pytest.raises(OperationalError) as caught:
+        hub.repository("hf-hub:org/model")
+    assert caught.value.exit_code == 5
+    assert len(caught.value.lines) == 1
+    assert waits == []
+    assert len(server.asked) == (failing == "500")
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+def test_a_file_that_was_fetched_once_is_used_where_the_hub_cannot_be_reached(server, monkeypatch):
+    first = hub.repository("hf-hub:org/model").weights
+    monkeypatch.setattr(hub, "_ANSWERED", set())
+    server.refusals["org/model"] = (500, "")
+    assert hub._present("hf-hub:org/model", "org/model", first.name, None) == first
+
+
 def test_a_dead_proxy_is_named(server, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
