@@ -39,7 +39,7 @@ PLAIN_EVERY_S = 10.0
 
 LOG_WIDTH = 240
 
-SUBJECT_WIDTH = 12
+SUBJECT_WIDTH = 18
 """Columns of what `doctor` checks."""
 
 WORDS = {

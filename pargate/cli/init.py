@@ -53,6 +53,9 @@ ActionOption = Annotated[
         "--action", metavar="OWNER/REPO@COMMIT", help="The pargate to run there; default: the installed commit."
     ),
 ]
+CommentOption = Annotated[
+    bool, typer.Option("--comment", help="Comment on pull requests, except from forks; each push updates the comment.")
+]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace an edited inventory or workflow; the old text stays as .bak.")
 ]
@@ -74,6 +77,7 @@ def github(
     schedule: ScheduleOption = "17 4 * * 1",
     branch: BranchOption = None,
     action: ActionOption = None,
+    comment: CommentOption = False,
     force: ForceOption = False,
     replace_policy: ReplacePolicyOption = False,
     scan: ScanOption = True,
@@ -97,6 +101,7 @@ def github(
         classes=classes,
         labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
         schedule=schedule,
+        comment=comment,
     )
     made = plan(folder, options, force=force, replace_policy=replace_policy)
     _finish(made, options, steps(options, made.policy), dry_run=dry_run, scan=scan, color=not no_color)

@@ -84,7 +84,7 @@ def test_the_workflows_find_no_fault_with_zizmor(repository: Path, light: Comman
     zizmor = shutil.which("zizmor", path=str(Path(sys.executable).parent)) or shutil.which("zizmor")
     if zizmor is None:
         pytest.skip("zizmor is not installed")
-    light("init", "github", "--no-scan", "--action", ACTION, "--gpu-labels", "gpu")
+    light("init", "github", "--no-scan", "--action", ACTION, "--gpu-labels", "gpu", "--comment")
     done = subprocess.run(
         [zizmor, "--offline", "--persona=auditor", "--no-progress", str(repository)],
         capture_output=True, text=True, check=False,
