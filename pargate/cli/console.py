@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column
 
 from pargate import events
-from pargate.cli.screen import badge, screen
+from pargate.cli.screen import badge, hanging, screen
 from pargate.cli.style import CONDITIONS, STYLES, VERDICTS, Shown
 from pargate.ending import lose_result
 from pargate.errors import visible, visible_json
@@ -198,9 +198,11 @@ class Console:
         return listen
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Print lines, also under -q."""
+        """Print lines, also under -q; what the screen breaks of an indented line stays indented."""
         for line in lines:
-            self._print(line)
+            text = line.lstrip(" ")
+            indent = line[: len(line) - len(text)]
+            self._rich.print(hanging(indent, Shown(text)) if indent else Shown(text))
 
     def cleaned(self, folder: Path, record: "ProvenanceRecord", late: Iterable[str], pairs_per_second: float) -> None:
         """Print the result of a cleaning, late notices and the next step."""
@@ -277,15 +279,15 @@ class Console:
             ("captions", f"{checkpoint.context_length} tokens, tokenizer {checkpoint.tokenizer}"),
             *(("note", note) for note in checkpoint.notes),
         ):
-            self._rich.print(Shown(f"{name:>12}  ", style="dim").append(value, style="default"))
+            self._rich.print(hanging(f"{name:>12}  ", Shown(value)))
 
     def fact(self, fact: "Fact") -> None:
         """Print the finding of one check of the machine."""
         mark, style = CONDITIONS[fact.condition]
-        line = Shown(f"{mark} ", style=style).append(f"{fact.subject:<{SUBJECT_WIDTH}}  ", style="dim")
-        self._rich.print(line.append(fact.message, style="default"))
+        subject = Shown(f"{mark} ", style=style).append(f"{fact.subject:<{SUBJECT_WIDTH}}  ", style="dim")
+        self._rich.print(hanging(subject, Shown(fact.message)))
         if fact.hint:
-            self._print(f"  {'':<{SUBJECT_WIDTH}}  → {fact.hint}")
+            self._rich.print(hanging(f"  {'':<{SUBJECT_WIDTH}}  → ", Shown(fact.hint)))
 
     def abilities(self, found: "Diagnosis") -> None:
         """Print what works on the machine."""
