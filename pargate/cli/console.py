@@ -104,7 +104,11 @@ class Console:
         self._live = sys.stderr.isatty() and not os.environ.get("CI") and not dumb and not quiet
 
     def _print(self, text: str, style: str = "") -> None:
-        self._rich.print(Shown(text, style=style))
+        """Print a line; what the screen breaks of an indented one stays indented."""
+        bare = text.lstrip(" ")
+        indent = text[: len(text) - len(bare)]
+        shown = Shown(bare, style=style)
+        self._rich.print(hanging(indent, shown) if indent else shown)
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line of the log, also under -q."""
@@ -198,11 +202,9 @@ class Console:
         return listen
 
     def lines(self, lines: Iterable[str]) -> None:
-        """Print lines, also under -q; what the screen breaks of an indented line stays indented."""
+        """Print lines, also under -q."""
         for line in lines:
-            text = line.lstrip(" ")
-            indent = line[: len(line) - len(text)]
-            self._rich.print(hanging(indent, Shown(text)) if indent else Shown(text))
+            self._print(line)
 
     def cleaned(self, folder: Path, record: "ProvenanceRecord", late: Iterable[str], pairs_per_second: float) -> None:
         """Print the result of a cleaning, late notices and the next step."""

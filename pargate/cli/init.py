@@ -1,5 +1,6 @@
 """The commands `init github` and `init gitlab`; only the scan at their end needs torch."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -187,7 +188,7 @@ def _first_scan(console: "Console", made: "Plan", options: "Options") -> None:
     classes = made.root / options.classes if options.classes else None
     request = ScanRequest(
         model, Judging(made.policy, day(None)), None, images, classes,
-        settings=ScanSettings(cache=cache_folder(None)), pictures=False,
+        settings=ScanSettings(cache=cache_folder(os.environ.get("PARGATE_CACHE"))), pictures=False,
     )  # fmt: skip
     try:
         with console.progress() as listener:

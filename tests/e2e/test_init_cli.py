@@ -60,6 +60,7 @@ def test_it_ends_with_the_verdict_of_a_first_scan(repository: Path, tmp_path: Pa
     asked = ("init", "github", "--action", ACTION, "--policy", "own.yaml")
     ended = warm(*asked, PARGATE_CACHE=str(tmp_path / "cache"))
     assert (ended.code, "A first scan, of model" in ended.said, " PASS " in ended.said) == (0, True, True)
+    assert any((tmp_path / "cache").iterdir()), "the scan keeps its vectors where it was told to"
     (repository / "model" / "open_clip_config.json").write_text("{}")
     ended = warm(*asked)
     assert (ended.code, "it could not be done" in ended.said, "unchanged: .github" in ended.said) == (0, True, True)
