@@ -3,6 +3,8 @@
 #     docker build --tag pargate .
 #     docker run --rm --network none --read-only --tmpfs /tmp --volume "$PWD:/work:ro" pargate scan model --cache off
 #
+# Each release has it as ghcr.io/OWNER/pargate:VERSION.
+#
 # Add `--gpus all` where there is an NVIDIA GPU. Reports go to a folder that user 10001 may write, mounted beside.
 # The image python:3.13-slim by digest, so that a build next year starts from the same bytes. A newer one:
 #     docker buildx imagetools inspect python:3.13-slim

@@ -51,9 +51,9 @@ def say(text: str) -> None:
 
 
 def generated(place: Path) -> list[Path]:
-    """Repositories that `pargate init github` has written into: without and with a GPU."""
+    """Repositories that `pargate init github` has written into: without and with a GPU and comments."""
     found = []
-    for name, options in {"hosted": [], "gpu": ["--gpu-labels", "self-hosted,gpu"]}.items():
+    for name, options in {"hosted": [], "gpu": ["--gpu-labels", "self-hosted,gpu", "--comment"]}.items():
         folder = place / name
         (folder / "model").mkdir(parents=True)
         subprocess.run(["git", "init", "--quiet", "--initial-branch=main", folder], check=True)

@@ -5,7 +5,9 @@
 The run replaces the block between the marks in README.md; the image, `docs/images/report.png`, needs Chromium.
 """
 
+import contextlib
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -16,19 +18,33 @@ ROOT = Path(__file__).parents[1]
 COMMAND = ["scan", "examples/models/poisoned", "--policy", "examples/policy.yaml"]
 BEGIN, END = "<!-- console run -->\n", "<!-- end of console run -->"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+COLUMNS = 100
 SIZE = (1280, 1580)
+
+
+def on_terminal(command: list[str], folder: Path, environment: dict[str, str], columns: int) -> tuple[int, str]:
+    """Return exit code and screen of a command on a terminal, without colour and progress bar: stdout and stderr."""
+    environment = {**environment, "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1", "CI": "1"}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        screen = b""
+        with contextlib.suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:  # an error at its end
+            while part := terminal.read(4096):
+                screen += part
+    return process.returncode, "\n".join(line.rstrip() for line in screen.decode().splitlines())
 
 
 def main() -> int:
     page = Path(tempfile.mkdtemp()) / "report.html"
-    plain = {**os.environ, "NO_COLOR": "1", "CI": "1"}
     command = [sys.executable, "-m", "pargate", *COMMAND, "-o", f"html={page}", "--cache", "off"]
-    done = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True, check=False)
-    if done.returncode != 1:
-        print(f"the poisoned model should fail, but the command ended with {done.returncode}:\n{done.stderr}")
+    code, shown = on_terminal(command, ROOT, dict(os.environ), COLUMNS)
+    if code != 1:
+        print(f"the poisoned model should fail, but the command ended with {code}:\n{shown}")
         return 1
-    # The table is as wide as its widest line, which a page need not be.
-    shown = "\n".join(line.rstrip() for line in done.stderr.splitlines())
+    shown = shown.replace(str(page), "report.html")
     readme = ROOT / "README.md"
     head, rest = readme.read_text(encoding="utf-8").split(BEGIN)
     tail = rest.split(END)[1]

@@ -19,7 +19,7 @@ from rich.table import Column
 
 from pargate import events
 from pargate.cli.style import CONDITIONS, STYLES, VERDICTS, Shown
-from pargate.cli.terminal import badge, screen
+from pargate.cli.terminal import badge, hanging, screen
 from pargate.ending import lose_result
 from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
@@ -39,7 +39,7 @@ PLAIN_EVERY_S = 10.0
 
 LOG_WIDTH = 240
 
-SUBJECT_WIDTH = 12
+SUBJECT_WIDTH = 18
 """Columns of what `doctor` checks."""
 
 WORDS = {
@@ -106,7 +106,11 @@ class Console:
         self._live = sys.stderr.isatty() and not os.environ.get("CI") and not dumb and not quiet
 
     def _print(self, text: str, style: str = "") -> None:
-        self._rich.print(Shown(text, style=style))
+        """Print a line; what the screen breaks of an indented one stays indented."""
+        bare = text.lstrip(" ")
+        indent = text[: len(text) - len(bare)]
+        shown = Shown(bare, style=style)
+        self._rich.print(hanging(indent, shown) if indent else shown)
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line of the log, also under -q."""
@@ -283,15 +287,15 @@ class Console:
 
     def fact_of(self, name: str, value: str) -> None:
         """Print one fact of a checkpoint."""
-        self._rich.print(Shown(f"{name:>12}  ", style="dim").append(value, style="default"))
+        self._rich.print(hanging(f"{name:>12}  ", Shown(value)))
 
     def fact(self, fact: "Fact") -> None:
         """Print the finding of one check of the machine."""
         mark, style = CONDITIONS[fact.condition]
-        line = Shown(f"{mark} ", style=style).append(f"{fact.subject:<{SUBJECT_WIDTH}}  ", style="dim")
-        self._rich.print(line.append(fact.message, style="default"))
+        subject = Shown(f"{mark} ", style=style).append(f"{fact.subject:<{SUBJECT_WIDTH}}  ", style="dim")
+        self._rich.print(hanging(subject, Shown(fact.message)))
         if fact.hint:
-            self._print(f"  {'':<{SUBJECT_WIDTH}}  → {fact.hint}")
+            self._rich.print(hanging(f"  {'':<{SUBJECT_WIDTH}}  → ", Shown(fact.hint)))
 
     def abilities(self, found: "Diagnosis") -> None:
         """Print what works on the machine."""

@@ -1,5 +1,6 @@
 """The commands `init github` and `init gitlab`; only the scan at their end needs torch."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,9 @@ ActionOption = Annotated[
         "--action", metavar="OWNER/REPO@COMMIT", help="The pargate to run there; default: the installed commit."
     ),
 ]
+CommentOption = Annotated[
+    bool, typer.Option("--comment", help="Comment on pull requests, except from forks; each push updates the comment.")
+]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace an edited inventory or workflow; the old text stays as .bak.")
 ]
@@ -74,6 +78,7 @@ def github(
     schedule: ScheduleOption = "17 4 * * 1",
     branch: BranchOption = None,
     action: ActionOption = None,
+    comment: CommentOption = False,
     force: ForceOption = False,
     replace_policy: ReplacePolicyOption = False,
     scan: ScanOption = True,
@@ -97,6 +102,7 @@ def github(
         classes=classes,
         labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
         schedule=schedule,
+        comment=comment,
     )
     made = plan(folder, options, force=force, replace_policy=replace_policy)
     _finish(made, options, steps(options, made.policy), dry_run=dry_run, scan=scan, color=not no_color)
@@ -182,7 +188,7 @@ def _first_scan(console: "Console", made: "Plan", options: "Options") -> None:
     classes = made.root / options.classes if options.classes else None
     request = ScanRequest(
         model, Judging(made.policy, day(None)), None, images, classes,
-        settings=ScanSettings(cache=cache_folder(None)), pictures=False,
+        settings=ScanSettings(cache=cache_folder(os.environ.get("PARGATE_CACHE"))), pictures=False,
     )  # fmt: skip
     try:
         with console.progress() as listener:

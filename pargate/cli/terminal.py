@@ -152,12 +152,19 @@ def _listed(title: str, items: Iterable[str], *, bold: bool = False) -> "Iterato
         # A command stands on a line of its own that is not broken, so that it can be copied.
         text, command = command_of(row)
         if text:
-            yield Padding(
-                Shown(f"→ {text}" if bold else text, style="" if bold else "dim"), (0, 0, 0, INDENT), expand=False
-            )
+            yield hanging(f"{' ' * INDENT}{'→' if bold else '-'} ", Shown(text, style="" if bold else "dim"))
         if command:
             # In a group, since printing a text alone forgets that it must not wrap.
             yield Group(Shown(f"{' ' * 2 * INDENT}{command}", no_wrap=True, overflow="ignore"))
+
+
+def hanging(mark: str | Text, text: Text) -> Table:
+    """Return a text behind a mark; lines that the screen breaks begin below the text, not below the mark."""
+    grid = Table.grid(padding=0)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(Shown(mark, style="dim") if isinstance(mark, str) else mark, text)
+    return grid
 
 
 def _first(text: str) -> str:

@@ -62,6 +62,8 @@ class Options:
     """Labels of the runner with a GPU; if empty, nothing is cleaned."""
     schedule: str = "17 4 * * 1"
     """Cron expression of the audit, in UTC."""
+    comment: bool = False
+    """Whether a job comments on pull requests."""
 
 
 class Contents(NamedTuple):
@@ -227,6 +229,7 @@ def contents(root: Path, options: Options, *, replace_policy: bool = False) -> C
         GATE: environment.get_template("pargate.yml.j2").render(
             branch=scalar(options.branch),
             labels=f"[{', '.join(map(scalar, options.labels))}]" if options.labels else "",
+            comment=options.comment,
         ),
         AUDIT: environment.get_template("pargate-audit.yml.j2").render(
             branch=options.branch, schedule=scalar(options.schedule), repository=repository, commit=commit,

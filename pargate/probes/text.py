@@ -31,6 +31,11 @@ class AddedText(Trigger):
     place: Place = Field("end")
 
     @property
+    def one_drawing(self) -> bool:
+        """False, as text is not drawn."""
+        return False
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """Text, token ids and place."""
         return {"kind": self.kind, "text": self.text, "ids": list(self.ids), "place": self.place}

@@ -93,7 +93,8 @@ def _state(found: list[Finding], measurements: dict[str, Measurement]) -> str:
         if worst.status is Status.MET:
             triggers = [m.trigger for f in found if (m := measurements.get(f.measurement or "")) is not None]
             drawn = dict.fromkeys(trigger.kind for trigger in triggers if trigger is not None and trigger.one_drawing)
-            return f"{said}, by one drawing each of {', '.join(drawn)}" if drawn else said
+            each = " each" if len(drawn) > 1 else ""
+            return f"{said}, by one drawing{each} of {', '.join(drawn)}" if drawn else said
     if worst.consequence is not Consequence.FAIL and worst.status in (Status.BREACH, Status.OPEN):
         said += f" ({worst.consequence} only)"
     bound = deciding(worst)

@@ -18,6 +18,7 @@ from pargate.core.paired import needed
 from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import (
     BUDGET,
+    NO_REFERENCE,
     RANK,
     UNFIT_IMAGES,
     UNSAFE_FILE,
@@ -298,6 +299,12 @@ def next_steps(report: ScanReport) -> Iterator[str]:
         case Outcome.PASS | Outcome.REMEDIATED:
             triggers = plural(len(report.coverage.probed), "trigger")
             yield f"This covers {triggers} on these images, no others; see what was not probed."
+            if any(m.stopped == NO_REFERENCE for m in report.measurements):
+                yield (
+                    "A secret pattern follows no published trigger; a search for it needs a trusted parent: "
+                    f"pargate scan {shlex.quote(plain(original(report).source))} --reference PARENT"
+                    f"{_policy_option(report)}"
+                )
         case Outcome.FAIL if any(f.rule == UNSAFE_FILE for f in report.findings):
             yield "Do not load this file; ask its author for safetensors or ONNX."
         case Outcome.FAIL if any(f.status is Status.BREACH for f in report.findings):

@@ -65,7 +65,7 @@ def test_honest_checkpoints_may_be_committed(staged: Path, light: Command) -> No
     name = "a model/open_clip_model.safetensors"
     ended = called(light, "pargate-inspect", name, name)
     assert ended.code == 0
-    assert ended.err.count("architecture") == 2
+    assert ended.out.count("architecture") == 2
 
 
 def test_one_checkpoint_that_could_run_code_is_enough(staged: Path, light: Command) -> None:

@@ -60,6 +60,7 @@ def test_it_ends_with_the_verdict_of_a_first_scan(repository: Path, tmp_path: Pa
     asked = ("init", "github", "--action", ACTION, "--policy", "own.yaml")
     ended = warm(*asked, PARGATE_CACHE=str(tmp_path / "cache"))
     assert (ended.code, "A first scan, of model" in ended.said, " PASS " in ended.said) == (0, True, True)
+    assert any((tmp_path / "cache").iterdir()), "the scan keeps its vectors where it was told to"
     (repository / "model" / "open_clip_config.json").write_text("{}")
     ended = warm(*asked)
     assert (ended.code, "it could not be done" in ended.said, "unchanged: .github" in ended.said) == (0, True, True)
@@ -84,7 +85,7 @@ def test_the_workflows_find_no_fault_with_zizmor(repository: Path, light: Comman
     zizmor = shutil.which("zizmor", path=str(Path(sys.executable).parent)) or shutil.which("zizmor")
     if zizmor is None:
         pytest.skip("zizmor is not installed")
-    light("init", "github", "--no-scan", "--action", ACTION, "--gpu-labels", "gpu")
+    light("init", "github", "--no-scan", "--action", ACTION, "--gpu-labels", "gpu", "--comment")
     done = subprocess.run(
         [zizmor, "--offline", "--persona=auditor", "--no-progress", str(repository)],
         capture_output=True, text=True, check=False,

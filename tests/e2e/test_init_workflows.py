@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from pargate.github.scaffold import AUDIT, GATE, INVENTORY, Options, plan
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ACTION = "someone/pargate"
+OWN = {"pull_request": {"number": 7, "head": {"repo": {"id": 1}, "sha": "abc"}, "base": {"repo": {"id": 1}, "sha": ""}}}
 FORK = {"pull_request": {"head": {"repo": {"id": 2}}, "base": {"repo": {"id": 1}, "sha": ""}}}
 
 # Makes an environment that borrows the packages of these tests, with an installer that only says what it was asked for.
@@ -237,6 +239,82 @@ def test_a_fork_gets_the_verdict_and_leaves_nothing_behind(start: Start, store: 
     assert not store.folder.exists()
     for name in ("sarif", "bundle"):
         assert job(start("pull_request", FORK, models=("models/clean",)), name, gate=gate).result == "skipped"
+
+
+# Keeps one comment, as `gh api` would; a comment of somebody else with the same mark is not its own.
+GH = """\
+#!/bin/sh
+echo "$@" >> "{folder}/asked"
+case "$*" in
+  *--paginate*) if [ -f "{folder}/comment" ]; then echo 42; echo 43; fi ;;
+  *) for last; do :; done; cat "${{last#body=@}}" > "{folder}/comment" ;;
+esac
+"""
+
+
+def test_a_pull_request_gets_one_comment_that_is_updated(
+    start: Start, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "gh"
+    folder.mkdir()
+    (folder / "gh").write_text(GH.format(folder=folder))
+    (folder / "gh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    options = {"models": ("models/clean",), "comment": True}
+    verdicts = iter(["pass", ""])
+
+    def scan(one: Job, given: dict[str, str]) -> dict[str, str]:
+        verdict = next(verdicts)
+        if not verdict:
+            return {}
+        assert "markdown" in given["formats"].split()
+        reports = one.machine.workspace / "pargate-reports" / "models-clean"
+        reports.mkdir(parents=True)
+        (reports / "report.md").write_text("# The report\n")
+        return {"verdict": verdict, "reports": "pargate-reports"}
+
+    said = []
+    for _ in range(2):
+        machine = start("pull_request", OWN, **options)
+        machine.actions.clear()
+        machine.uses[ACTION] = scan
+        gate = job(machine, "gate")
+        assert gate.result == "success", gate.log
+        comment = job(start("pull_request", OWN, **options), "comment", gate=gate)
+        assert comment.result == "success", comment.log
+        said.append((folder / "comment").read_text())
+    asked = [line for line in (folder / "asked").read_text().splitlines() if "--method" in line]
+    assert [line.split()[3:5] for line in asked] == [
+        ["POST", "repos/owner/models/issues/7/comments"],
+        ["PATCH", "repos/owner/models/issues/comments/42"],
+    ]
+    first = "<!-- pargate -->\npargate: {} (commit abc, [run](https://github.com/owner/models/actions/runs/1))\n\n"
+    assert said == [first.format("pass") + "# The report\n", first.format("no model was judged")]
+
+    store.file("pargate-comment").write_text("another text")
+    assert job(start("pull_request", OWN, **options), "comment", gate=gate).result == "failure"
+    fork = start("pull_request", FORK, **options)
+    fork.actions.clear()
+    fork.uses[ACTION] = lambda job, given: {"verdict": "pass"}
+    assert job(fork, "gate").outputs["comment"] == ""
+
+
+def test_a_report_too_long_for_a_comment_is_named(start: Start, store: Store) -> None:
+    machine = start("pull_request", OWN, models=("models/clean",), comment=True)
+    machine.actions.clear()
+
+    def scan(one: Job, given: dict[str, str]) -> dict[str, str]:
+        reports = one.machine.workspace / "pargate-reports" / "models-clean"
+        reports.mkdir(parents=True)
+        (reports / "report.md").write_text("x" * 65_001)
+        return {"verdict": "fail", "reports": "pargate-reports"}
+
+    machine.uses[ACTION] = scan
+    gate = job(machine, "gate")
+    assert gate.result == "success", gate.log
+    assert store.file("pargate-comment").read_text().splitlines()[3:] == [
+        "The reports are too long for a comment; the summary of the run shows them."
+    ]
 
 
 def test_a_bundle_is_attested_file_by_file(start: Start, store: Store) -> None:

@@ -1,6 +1,7 @@
 """The steps of this repository's own workflows, as far as they need neither a network nor a minute."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,37 @@ def test_what_is_published_is_what_was_built(machine: Machine) -> None:
             ended = machine.job(WORKFLOWS / "release.yml", job, needs=needs)
             assert ended.result == ("failure" if tampered else "success")
             assert ended.steps[-1].outcome == ("skipped" if tampered else "success")
+
+
+# Plays docker: writes down what it was asked for, and ends a scan with the code of the test.
+DOCKER = """\
+#!/bin/sh
+echo "$@" >> "{folder}/asked"
+case "$1 $2" in
+  "run --rm") exit {code} ;;
+  "login ghcr.io") test "$(cat)" = read-only ;;
+  "image inspect") echo "ghcr.io/owner/models@sha256:abc" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("code", "result"), [(1, "success"), (0, "failure"), (5, "failure")])
+def test_an_image_is_pushed_only_if_it_finds_the_backdoor(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, result: str
+) -> None:
+    folder = tmp_path / "docker"
+    folder.mkdir()
+    (folder / "docker").write_text(DOCKER.format(folder=folder, code=code))
+    (folder / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    machine.github |= {"ref_name": "v1.2.3", "repository": "Owner/Models"}
+    needs = {name: {"result": "success", "outputs": {}} for name in ("build", "attest")}
+    ended = machine.job(WORKFLOWS / "release.yml", "image", needs=needs)
+    assert ended.result == result, ended.log
+    pushed = [line for line in (folder / "asked").read_text().splitlines() if line.startswith("push")]
+    assert pushed == (["push ghcr.io/owner/models:1.2.3"] if code == 1 else [])
+    if code == 1:
+        assert ended.outputs == {"name": "ghcr.io/owner/models", "digest": "sha256:abc"}
 
 
 def test_the_workflow_to_call_takes_full_commits_alone(machine: Machine) -> None:

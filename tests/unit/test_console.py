@@ -94,3 +94,14 @@ def test_a_full_disk_does_not_change_what_follows(monkeypatch: pytest.MonkeyPatc
     console.report(failing())
     console.note("a note")
     assert "a note" in err.getvalue() and lost
+
+
+def test_what_a_narrow_terminal_breaks_of_an_indented_line_stays_indented(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, _ = terminals(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "30")
+    Console(quiet=False, verbose=False, color=False).lines(["plain words", "    one two three four five six seven"])
+    assert [line.rstrip() for line in out.getvalue().splitlines()] == [
+        "plain words",
+        "    one two three four five",
+        "    six seven",
+    ]

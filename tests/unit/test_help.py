@@ -75,7 +75,7 @@ def test_the_version_has_a_short_option(option: str, capsys: pytest.CaptureFixtu
         (["audit", "x", "--out", "y", "--fail-on", "nwe"], "Did you mean 'new'?", "`pargate audit run --help`"),
         (["export", "x", "--out", "y", "--precision", "int88"], "'int8'?", "`pargate export --help`"),
         (["policy", "chek"], "Did you mean 'check'", "`pargate policy --help`"),
-        (["scn"], "Did you mean 'scan'?", "`pargate --help`"),
+        (["scn"], "Did you mean 'scan'", "`pargate --help`"),
         (["gate", "x"], "Missing option '--out'", "`pargate gate --help`"),
         (["report", "r.json", "-o", "htlm=r"], "Did you mean 'html'?", "one of badge, "),
     ],
@@ -90,7 +90,7 @@ def test_a_wrong_value_is_corrected_and_points_to_the_help_of_its_command(
 
 def test_a_shell_gets_completions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_PARGATE_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "pargate sc")
+    monkeypatch.setenv("COMP_WORDS", "pargate sca")
     monkeypatch.setenv("COMP_CWORD", "1")
     assert run([]) == 0
     assert capsys.readouterr().out.split() == ["scan"]

@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ACTION = f"someone/pargate@{COMMIT}"
 OPTIONS = Options(action=ACTION, branch="main")
+COMMENTED = Options(action=ACTION, branch="main", comment=True)
 LABELLED = Options(action=ACTION, branch="main", labels=("self-hosted", "gpu"))
 
 USES = re.compile(r"^\s*(?:- )?uses: (\S+)(?: # (\S+))?", re.MULTILINE)
@@ -81,7 +82,7 @@ def test_the_inventory_that_is_written_loads(repository: Path) -> None:
     assert (second.name, second.source, second.cadence_days) == ("model-2", "hf-hub:org/model@v1", 8)
 
 
-@pytest.mark.parametrize("options", [OPTIONS, LABELLED], ids=["without a GPU", "with a GPU"])
+@pytest.mark.parametrize("options", [OPTIONS, LABELLED, COMMENTED], ids=["without a GPU", "with a GPU", "comments"])
 @pytest.mark.parametrize("name", [GATE, AUDIT])
 def test_workflows_grant_little_and_say_why(repository: Path, options: Options, name: str) -> None:
     text = contents(repository, options).texts[name]
@@ -125,11 +126,19 @@ def test_strangers_reach_no_runner_of_ones_own(repository: Path) -> None:
             assert job["environment"] == "pargate-clean"
 
 
+def test_only_the_job_that_was_asked_for_may_comment(repository: Path) -> None:
+    assert "comment" not in contents(repository, OPTIONS).texts[GATE]
+    jobs = loaded(contents(repository, COMMENTED).texts[GATE])["jobs"]
+    assert {key for key, job in jobs.items() if "pull-requests" in job["permissions"]} == {"comment"}
+    assert jobs["comment"]["permissions"] == {"pull-requests": "write"}
+    assert jobs["comment"]["steps"][0]["uses"].startswith("actions/download-artifact@")
+
+
 def test_without_labels_nothing_is_cleaned(repository: Path) -> None:
     assert "clean" not in loaded(contents(repository, OPTIONS).texts[GATE])["jobs"]
 
 
-@pytest.mark.parametrize("options", [OPTIONS, LABELLED], ids=["without a GPU", "with a GPU"])
+@pytest.mark.parametrize("options", [OPTIONS, LABELLED, COMMENTED], ids=["without a GPU", "with a GPU", "comments"])
 def test_what_a_job_takes_from_another_is_checked_by_digest(repository: Path, options: Options) -> None:
     texts = contents(repository, options).texts
     for name in (GATE, AUDIT):

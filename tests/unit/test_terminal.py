@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pargate.cli.terminal import screen
 from pargate.core.report import ScanReport
-from pargate.core.results import Count, Finding, Status
+from pargate.core.results import NO_REFERENCE, Count, Finding, Status
 from pargate.report.summary import rule_lines, sentence
 from pargate.report.text import about, by_id, original
 
@@ -101,3 +101,18 @@ def test_a_green_row_of_one_drawing_says_so() -> None:
     assert "2 of 2 met, by one drawing each of " in shown(found)
     red: Finding = green[0].model_copy(update={"status": Status.BREACH})
     assert "this one drawing" not in about(red, by_id(found)), "what breaks a rule misleads nobody"
+
+
+def test_a_step_that_the_screen_breaks_goes_on_below_its_text() -> None:
+    lines = shown(sample_reports.failing(), 60).splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("  → Do not ship"))
+    assert lines[at + 1].startswith("    ") and lines[at + 1].strip() and "→" not in lines[at + 1]
+    assert all(line.startswith(("  - ", "    ")) for line in lines[lines.index("Not tested") + 1 :][:2])
+
+
+def test_a_pass_without_a_search_names_the_command_that_searches() -> None:
+    report = sample_reports.passing()
+    assert "--reference" not in shown(report)
+    searched = report.measurements[0].model_copy(update={"stopped": NO_REFERENCE})
+    left_out = report.model_copy(update={"measurements": (searched, *report.measurements[1:])})
+    assert f"\n    pargate scan '{original(report).source}' --reference PARENT -p " in shown(left_out)
