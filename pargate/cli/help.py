@@ -19,8 +19,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "micro_batch", "checkpointing", "compile_towers", "save_every", "resume", "keep_state",
     ),
     "Output": (
-        "output", "out", "layout", "merge", "found", "pictures", "sign_key", "opset", "rescan", "ledger", "show", "quiet",
-        "verbose", "no_color", "dry_run", "exit_zero",
+        "output", "out", "layout", "merge", "found", "pictures", "sign_key", "opset", "rescan", "ledger", "show",
+        "quiet", "verbose", "no_color", "dry_run", "exit_zero",
     ),
 }  # fmt: skip
 """Options by the group in which a help with many options shows them; others stand under `Options`."""
