@@ -55,17 +55,19 @@ def _weights_of(folder: Path) -> list[Path]:
         raise explained(folder, names)
     found = sorted((name for name in names if name.endswith(FOUND_SUFFIXES)), key=_preference)
     others = [path.name for path in weights_in(folder) if path.name not in TRAINING and not PART.search(path.name)]
-    found = [name for name in found if name in others]
     parts = sorted((name for name in names if name.endswith(INDEX)), key=lambda name: _preference(name[: -len(INDEX)]))
     others += parts
-    told = found or (others if len(others) == 1 or parts == others else [])
-    chosen = told[0] if told else None
-    if not others:
+    part = bool(found) and PART.search(found[0]) is not None
+    if found and (found[0] in TRAINING or (part and not parts)):  # another file is not what open_clip reads
+        what = "one part of its weights, without their index" if part else "no model"
         raise InputError(
-            f"{folder} holds no weights file"
-            + (", only parts of one without their index" if any(map(PART.search, names)) else ""),
-            f"looked for {', '.join(WEIGHT_NAMES[:4])} and the like",
+            f"{folder}: open_clip reads {found[0]}, which is {what}",
+            f"name the weights: {folder}#{others[0]}" if others else "copy or download the folder again",
         )
+    if not others:
+        raise InputError(f"{folder} holds no weights file", f"looked for {', '.join(WEIGHT_NAMES[:4])} and the like")
+    told = parts if part else found or (others if len(others) == 1 or parts == others else [])
+    chosen = told[0] if told else None
     if chosen is None:
         raise InputError(
             f"{folder} holds several weights files: {', '.join(others)}", f"name one: {folder}#{others[0]}"
