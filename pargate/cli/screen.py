@@ -10,7 +10,6 @@ from pargate.cli.options import (
     CacheOption,
     DeviceOption,
     NoColorOption,
-    PagesOption,
     PrecisionOption,
     QuietOption,
     cache_folder,
@@ -69,6 +68,15 @@ RoundsOption = Annotated[
 ]
 ShownOption = Annotated[int, typer.Option("--show", min=0, max=2000, help="Most suspects on the contact sheet.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random batches.")]
+FormsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORMAT[=PATH]",
+        help="Write it as json or markdown: json=PATH to a file, json or json=- to stdout. Repeatable.",
+    ),
+]
 
 
 def screen(
@@ -86,7 +94,7 @@ def screen(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     seed: SeedOption = 0,
-    output: PagesOption = None,
+    output: FormsOption = None,
     cache: CacheOption = None,
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
@@ -105,7 +113,7 @@ def screen(
 
     refuse_empty({"PAIRS": pairs, "--model": model, "--trusted": trusted, "--arch": arch})
     outputs = read_outputs(output, ["json", "markdown"])
-    console = Console(quiet=quiet, verbose=False, color=not no_color)
+    console = Console(quiet=quiet, verbose=False, color=not no_color, outputs=outputs)
     if model is None and review is None:
         raise InputError("--model is missing", "name the model that was trained on the pairs, or a trusted one")
     request = ScreenRequest(

@@ -419,7 +419,7 @@ def test_what_did_not_decode_is_counted_over_all_parts_of_a_run(
     one_message(warm_nursery.end(), 2, "out exists already")
     (place / "out").rmdir()
     ended = warm(*asked("--resume", pairs=pairs, steps=15))
-    assert ended.code == 0 and ended.err.count("note: 1 image could not be decoded") == 1, ended.err
+    assert ended.code == 0 and ended.said.count("note: 1 image could not be decoded") == 1, ended.said
     made = record(place / "out")
     assert "1 image could not be decoded; the next pair replaced each" in made.notices and made.seconds > 0.2
 

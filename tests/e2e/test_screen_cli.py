@@ -113,7 +113,7 @@ def test_a_gate_fails_a_set_with_too_many_suspects_and_passes_an_honest_one(
     trusted = shard(tmp_path / "trusted.tar", 1000, 200, set())
     gate = ("--trusted", str(trusted), "--false-positives", "5%", "--max-suspects", "12%")
     assert run(command(shard(tmp_path / "a.tar", 0, 160, poisoned), tmp_path / "a", cache, *gate)) == 1
-    assert "of the set is left out, above the limit of 12%" in capsys.readouterr().err
+    assert "of the set is left out, above the limit of 12%" in capsys.readouterr().out
     assert {s.number for s in report(tmp_path / "a").suspects} >= poisoned
     assert run(command(shard(tmp_path / "b.tar", 2000, 160, set()), tmp_path / "b", cache, *gate)) == 0
 

@@ -24,10 +24,10 @@ GLOBALS = (
     "torch.utils.cpp_extension.load", "torch.utils._config_module.load_config", "torch._dynamo.guards.GuardBuilder.get",
     "torch.nn.modules.linear.Linear", "torch._C._jit_get_operation", "torch.storage._load_from_bytes",
     "torch.distributed.rpc.internal._run_function", "numpy.testing._private.utils.runstring",
-    "numpy.core.multiarray._reconstruct", "pip._internal.main", "pydoc.locate", "sys.settrace", "sys.exit",
+    "pip._internal.main", "pydoc.locate", "sys.settrace", "sys.exit",
     "asyncio.run", "multiprocessing.Process", "site.main", "venv.create", "logging.config.dictConfig",
     "idlelib.run.Executive", "lib2to3.pgen2.pgen.ParserGenerator", "zipimport.zipimporter", "_io.FileIO", "io.open",
-    "test.support.script_helper.assert_python_ok", "pathlib.Path", "tempfile.mktemp", "copyreg._reconstructor",
+    "test.support.script_helper.assert_python_ok", "tempfile.mktemp", "copyreg._reconstructor",
 )  # fmt: skip
 """Globals that attacks on pickles have used, and others that no checkpoint needs."""
 
