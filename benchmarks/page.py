@@ -379,8 +379,8 @@ def hostile(found: Any) -> str:
     return (
         f"{right} of {files} files end as they should.\n\n"
         + table(["kind", "files", "as they should", "code ran", "exit codes", "most s"], rows)
-        + f"\n\nOf {sum(sum(r.values()) for r in found['fuzz'].values())} damaged copies of valid files:\n\n"
-        + table(["valid file", "refused", "read as another", "any other error"], fuzz)
+        + f"\n\nOf {sum(sum(r.values()) for r in found['fuzz'].values())} damaged copies of valid files. *No error* says that the file was read, or that its reader names what is damaged:\n\n"
+        + table(["valid file", "refused", "no error", "any other error"], fuzz)
     )
 
 
