@@ -73,6 +73,8 @@ TORCH_FLOOR = (2, 11)
 EXTRAS = {
     "diffusers": ("diffusers", "transformers"),
     "parquet": ("pyarrow",),
+    "ray": ("ray",),
+    "scanners": ("picklescan", "fickling", "modelscan"),
     "screen": ("faiss-cpu", "scikit-learn"),
     "sign": ("model-signing", "pyopenssl"),
 }

@@ -52,6 +52,7 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
     Raises:
         InputError, UnsafeCheckpoint: as `scan`.
     """
+    _refuse_both(request)
     model = inspect(request.model, arch=request.arch)
     images, policy, notices = checked(request, model)
     asked = policy.comparisons

@@ -588,7 +588,7 @@ def test_a_signal_while_measuring_leaves_a_partial_report(
     assert report["run"]["complete"] is False
     assert report["verdict"]["status"] != "pass"
     assert {m["stopped"] for m in report["measurements"]} <= {"", "decided", "interrupted"}
-    assert out == ""
+    assert " INCONCLUSIVE " in out and "The run was interrupted" in out
     assert "Traceback" not in err
     assert "interrupted" in err
     assert not list(place.glob(".r.json*"))

@@ -572,7 +572,7 @@ def test_torchrun_gives_the_model_of_one_process_and_one_voice(warm: Command, pl
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("step 6 of 6") == 1 and ended.stderr.count("method  par") == 1
-    assert ended.stderr.count("out: all 6 steps were taken") == 1 and ended.stdout == ""
+    assert ended.stdout.count("out: all 6 steps were taken") == 1
     one, both = record(place / "one"), record(place / "out")
     assert both.configuration_sha256 == one.configuration_sha256
     for name, values in one.log.values.items():

@@ -418,7 +418,7 @@ def test_a_full_stdout_is_trouble_with_the_machine(place: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 5
-    assert ended.stderr.startswith("pargate: No space left on device")
+    assert "\npargate: No space left on device\n" in ended.stderr
     assert "Exception" not in ended.stderr
 
 

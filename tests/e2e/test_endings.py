@@ -267,6 +267,9 @@ class Console:
     def to_stdout(self, text: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def wrote(self, output: Output) -> None:
+        pass
+
 
 def saved() -> ScanReport:
     return ScanReport.from_json(SAVED.read_bytes())

@@ -158,7 +158,7 @@ def test_without_labels_nothing_passes_but_a_backdoor_still_fails(place: Path, p
     for path in pictures.rglob("*.png"):
         path.rename(place / "flat" / path.name)
     ended = warm("scan", CLEAN, "-p", "p.yaml", "--images", "flat", "-o", "json=r.json")
-    assert ended.code == 3 and "give labels: class folders" in " ".join(ended.err.split())
+    assert ended.code == 3 and "Cannot say: these images have neither labels" in " ".join(ended.out.split())
     assert any("no captions, so nothing can pass" in said for said in notices(place))
     assert warm("report", "r.json", "-p", "p.yaml").code == 3
     assert warm("scan", POISONED, "-p", "p.yaml", "--images", "flat").code == 1

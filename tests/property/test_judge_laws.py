@@ -15,6 +15,7 @@ from pargate.core.report import (
     Tool,
 )
 from pargate.core.results import (
+    UNFIT_IMAGES,
     Count,
     Finding,
     Measurement,
@@ -247,6 +248,8 @@ def test_a_verdict_says_why(case: Case) -> None:
     elif breached:
         assert verdict.status is Outcome.FAIL
         assert set(verdict.decided_by) == breached
+    elif verdict.decided_by == (UNFIT_IMAGES,):
+        assert undecided and case.complete
     else:
         assert set(verdict.decided_by) == undecided
     assert verdict.summary.endswith(".") and "\n" not in verdict.summary

@@ -9,17 +9,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pargate.audit.processes import Child, ScanEnded, result, stop
+from pargate.audit.processes import Process, ScanEnded, result, stop
 from pargate.errors import ExitCode
 
 REPORTS = Path(__file__).parents[1] / "golden" / "reports"
 
 
-def child(folder: Path, program: str) -> Child:
+def child(folder: Path, program: str) -> Process:
     said = folder / "said"
     with said.open("wb") as stream:
         process = subprocess.Popen([sys.executable, "-c", program], stderr=stream, start_new_session=True)
-    return Child(process, folder / "report.json", said)
+    return Process(process, folder / "report.json", said)
 
 
 def ended(folder: Path, program: str) -> ScanEnded:
