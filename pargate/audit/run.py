@@ -192,23 +192,24 @@ def _reuse(context: _Context, item: Entry, sources: Sources) -> ModelResult | tu
         content = report.to_json().encode()
         return ModelResult(item, fingerprint, report, content)
     why = ""
-    for folder, entries in (*context.parts, (request.out, context.entries)):
-        for entry in reversed(entries):
-            if (
-                isinstance(entry, ModelEntry)
-                and entry.key == fingerprint.key
-                and entry.measured
-                and entry.source == item.source
-            ):
-                found = saved(folder, fingerprint, entry.measured, request.today)
-                if not isinstance(found, str):
-                    content, here = found.to_json().encode(), folder == request.out
-                    if not here:
-                        measured = ledger.report_path(folder, entry.measured).read_bytes()
-                        write_atomic(ledger.report_path(request.out, entry.measured), measured)
-                    return ModelResult(item, fingerprint, found, content, entry.measured, reused=here)
-                why = why or found
+    for folder, digest in _measured(context, fingerprint.key, item.source):
+        found = saved(folder, fingerprint, digest, request.today)
+        if isinstance(found, str):
+            why = why or found
+            continue
+        here = folder == request.out
+        if not here:
+            write_atomic(ledger.report_path(request.out, digest), ledger.report_path(folder, digest).read_bytes())
+        return ModelResult(item, fingerprint, found, found.to_json().encode(), digest, reused=here)
     return fingerprint, why
+
+
+def _measured(context: _Context, key: str, source: str) -> Iterator[tuple[Path, str]]:
+    """Yield the folder and the digest of each saved report with these inputs: of the parts first, the newest first."""
+    for folder, entries in (*context.parts, (context.request.out, context.entries)):
+        for entry in reversed(entries):
+            if isinstance(entry, ModelEntry) and entry.measured and (entry.key, entry.source) == (key, source):
+                yield folder, entry.measured
 
 
 def _measure(context: _Context, waiting: Sequence[tuple[Entry, Fingerprint, str]]) -> None:

@@ -96,7 +96,6 @@ def checked(request: ScanRequest, model: Checkpoint) -> tuple[LabelledImages, Po
     Raises:
         InputError, UnsafeCheckpoint: as `scan`.
     """
-    _refuse_both(request)
     check(model)
     _check_drill(request, model)
     if request.compared_source:

@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pargate.audit import cluster
 from pargate.audit.processes import Process, ScanEnded, result, stop
-from pargate.errors import ExitCode
+from pargate.errors import ExitCode, OperationalError
 
 REPORTS = Path(__file__).parents[1] / "golden" / "reports"
 
@@ -89,3 +90,12 @@ def state(pid: int) -> str | None:
     except psutil.NoSuchProcess:
         return None
     return None if found == psutil.STATUS_ZOMBIE else found
+
+
+def test_a_ray_address_where_nothing_listens_is_said() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'pargate[ray]'")
+    with (
+        pytest.raises(OperationalError, match=r"the Ray cluster 127\.0\.0\.1:1 does not answer"),
+        cluster.opened("127.0.0.1:1", 1),
+    ):
+        pass
