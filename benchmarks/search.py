@@ -1,8 +1,8 @@
 """Search models whose backdoors are known for their triggers: with the clean parent, with a fine-tuned copy, and with neither.
 
-    python -m benchmarks.search --work DIR [--models DIR] [--data DIR] [--only TEXT] [--seeds N] [--clean N]
+    python -m benchmarks.search --work DIR [--models DIR] [--data DIR] [--only TEXT] [--seeds LIST] [--clean N]
 
-Writes `docs/evidence/search.json` after every model, and keeps the rows of models that were not searched again. `--work`
+Writes `docs/evidence/search.json` after every model and seed, and keeps the rows of those that were not searched again. `--work`
 holds the fine-tuned copies, and clean children of the clean parents, which are made where they are missing. The climbs
 do not see the other model, so that one climb serves all scans of a model and seed; its seconds are of the processor, since
 the wall clock also counts what else the machine does.
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--models", type=Path, default=SHARED / "zoo" / "dev")
     parser.add_argument("--data", type=Path, default=SHARED / "data")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", default="0", help="comma-separated")
     parser.add_argument("--clean", type=int, default=1, help="clean children of each clean model")
     parser.add_argument("--only", default="", help="models with this in their name")
     given = parser.parse_args()
@@ -142,7 +142,7 @@ def main() -> None:
     rows = json.loads(path.read_text())["rows"] if path.is_file() else []
     known = [model for model in models(given.models) if given.only in model.name]
     for model in subjects(known, given.work, given.data, given.clean):
-        for seed in range(given.seeds):
+        for seed in map(int, given.seeds.split(",")):
             rows = [r for r in rows if (r["model"], r["seed"]) != (model.name, seed)]
             climbs = Climbs()
             ascent.climbed = climbs
