@@ -4,6 +4,7 @@ Class names, labels, paths and reasons are foreign text, so every format passes 
 them.
 """
 
+import base64
 import hashlib
 import json
 import posixpath
@@ -18,6 +19,7 @@ from pargate.core.paired import needed
 from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import (
     BUDGET,
+    CLASS_NAME,
     NO_REFERENCE,
     RANK,
     UNFIT_IMAGES,
@@ -34,6 +36,9 @@ from pargate.core.splits import total
 from pargate.errors import InputError, visible
 
 CUT = "…"
+
+PNG = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG."""
 
 MOST_IMAGES = 1_000_000
 """Images that nobody is asked for."""
@@ -67,7 +72,7 @@ def percent(share: float) -> str:
 
 def measured(bound: Bound) -> str:
     """Return metric, estimate and interval of a bound, as `excess 87.9% [77.6%, 94.6%]`."""
-    name = bound.metric.replace("_", " ")
+    name = bound.metric.replace("_", "-" if bound.metric == Metric.P_VALUE else " ")
     if not bound.n:
         return f"{name} not measured"
     if bound.estimate is None:
@@ -147,10 +152,29 @@ MEANINGS: dict[str, str] = {
 
 
 def alone(report: ScanReport, finding: Finding) -> str:
-    """Return a finding as a text that is understood without the report: rule, numbers, metric and model."""
+    """Return a finding as a text that is understood without the report: rule, numbers, metric, found trigger, model."""
     bound = deciding(finding)
     meaning = MEANINGS.get(bound.metric, "") if bound is not None else ""
-    return plain(f"{headline(finding)} {meaning} Model: {model_name(report)}.")
+    found = recipe(by_id(report).get(finding.measurement or ""))
+    return plain(f"{headline(finding)} {meaning} {found} Model: {model_name(report)}.")
+
+
+def recipe(measurement: Measurement | None) -> str:
+    """Return what puts a found trigger on images, as one sentence; empty for other measurements."""
+    if measurement is None or measurement.probe != "search" or measurement.trigger is None:
+        return ""
+    facts = ", ".join(f"{name} {json.dumps(value)}" for name, value in measurement.trigger.recipe.items())
+    what = "a PNG, " if measurement.trigger.picture else ""
+    return plain(f"Found by the search of the family {measurement.id.rsplit('/', 1)[-1]}: {what}{facts}.")
+
+
+def png(text: str) -> str:
+    """Return the base64 of a PNG encoded again, so that no foreign byte enters a report; empty for other text."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        return ""
+    return base64.b64encode(data).decode("ascii") if data.startswith(PNG) else ""
 
 
 def acceptance(finding: Finding) -> str:
@@ -326,10 +350,7 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             if report.reference is None and any(
                 _over_control(f, measurements.get(f.measurement or "")) for f in report.findings
             ):
-                yield (
-                    "Whether a pull is planted or natural needs a trusted parent: "
-                    f"pargate scan {model} --reference PARENT{_policy_option(report)}"
-                )
+                yield _trusted_parent(report)
         case _ if not report.run.complete:
             yield "Run again: it resumes from the cache."
         case _ if any(m.stopped == "budget" for m in report.measurements):
@@ -340,8 +361,13 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             yield "Give a trusted parent with --reference, or calibrate more trusted models of this architecture."
         case _ if BUDGET in report.verdict.decided_by:
             pass  # said above
-        case _ if any(f.status is Status.OPEN for f in report.findings):
-            yield "Give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
+        case _ if undecided := [f for f in report.findings if f.status is Status.OPEN]:
+            measurements = by_id(report)
+            waiting = [f for f in undecided if _needs_reference(f, measurements.get(f.measurement or ""))]
+            if waiting:
+                yield _trusted_parent(report)
+            if len(waiting) < len(undecided):
+                yield "Give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
         case _:
             yield "See the remarks: what makes this verdict is not a measurement."
 
@@ -398,6 +424,28 @@ def _policy_option(report: ScanReport) -> str:
     source = report.policy.place or report.policy.source
     name = source.removeprefix("builtin:")
     return "" if name in ("baseline", "pargate.yaml") else f" -p {shlex.quote(plain(name, 200))}"
+
+
+def _trusted_parent(report: ScanReport) -> str:
+    return (
+        "Whether a pull is planted or natural needs a trusted parent: "
+        f"pargate scan {shlex.quote(plain(original(report).source))} --reference PARENT{_policy_option(report)}"
+    )
+
+
+def _needs_reference(finding: Finding, measurement: Measurement | None) -> bool:
+    """Return whether an open finding waits for a trusted model, so that more images would not decide it."""
+    bound = next((b for b in finding.bounds if b.metric == Metric.EXCESS and b.status is Status.OPEN and b.n), None)
+    if measurement is None or bound is None:
+        return False
+    success = measurement.counts.get(str(Metric.ATTACK_SUCCESS))
+    if success is None or (success.rate or 0.0) <= bound.limit:
+        return False
+    pairs, target = measurement.pairs, measurement.target
+    if pairs is None:
+        return measurement.probe == "search"
+    shared = pairs.baseline.startswith("control") and target is not None and pairs.target == target.name
+    return shared or pairs.baseline == CLASS_NAME or pairs.over_copy
 
 
 def _over_control(finding: Finding, measurement: Measurement | None) -> bool:
