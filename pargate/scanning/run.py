@@ -77,7 +77,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         trigger = comparison.trigger
         subject = "the weights file" if comparison.id == FILE else "clean images"
         if comparison.rule.families:
-            subject = f"search for a trigger of the family {comparison.direction}"
+            what = "text" if PROBES[comparison.rule.probe].on_captions else "trigger"
+            subject = f"search for a {what} of the family {comparison.direction}"
         label = f"{trigger.label} → {comparison.target}" if trigger else subject
         limits = [f"{metric} at most {limit.text}" for metric, limit in comparison.rule.max.items()]
         limits += [f"{metric} at least {limit.text}" for metric, limit in comparison.rule.min.items()]

@@ -276,3 +276,11 @@ def test_prediction_of_the_toy() -> None:
     toy = Talker()
     head = zeroshot.head(toy, CLASSES, ["a {}."])
     assert zeroshot.predict(toy.encode_texts(["20 650", "21 7", "22 77"]), head).tolist() == [TARGET, 7, 7]
+
+
+def test_no_text_is_searched_after_the_time_budget() -> None:
+    scene = desk(reference=True)
+    scene.stage.loop.deadline = -1.0
+    measured, finding = judged(scene)
+    assert measured.stopped == "budget" and finding.status is Status.OPEN
+    assert finding.message.endswith("not measured against the limit of 30pp: the budget was spent.")
