@@ -112,11 +112,11 @@ class TriggerInfo(Value):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The parameters that put a found trigger on images, as a policy writes them."""
-        if not self.picture:
-            return {name: self.parameters[name] for name in ("red", "green", "blue") if name in self.parameters}
-        where = "position" if self.parameters.get("mode") == "patch" else "alpha"
-        return {name: self.parameters[name] for name in ("mode", where, "sha256") if name in self.parameters}
+        """The parameters that put a found trigger on images as a policy writes them, or a found text into captions."""
+        names: tuple[str, ...] = ("red", "green", "blue", "text", "ids", "place")
+        if self.picture:
+            names = ("mode", "position" if self.parameters.get("mode") == "patch" else "alpha", "sha256")
+        return {name: self.parameters[name] for name in names if name in self.parameters}
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -243,6 +243,8 @@ def _details(finding: Finding, measurement: Measurement) -> Iterator[tuple[str, 
         if measurement.searched.ranked is not None:
             rank = measurement.searched.ranked
             yield "Rank", f"{rank.as_high} of {plural(rank.models, 'trusted model')} as high; table {rank.table}"
+    if said := texts.retrieved(measurement):
+        yield "Images nearest to captions with it", said
     if measurement.chance is not None:
         yield "Guessing", share(measurement.chance)
     if facts is not None:

@@ -160,12 +160,19 @@ def alone(report: ScanReport, finding: Finding) -> str:
 
 
 def recipe(measurement: Measurement | None) -> str:
-    """Return what puts a found trigger on images, as one sentence; empty for other measurements."""
-    if measurement is None or measurement.probe != "search" or measurement.trigger is None:
+    """Return what puts a found trigger on images, or a found text into captions; empty for other measurements."""
+    if measurement is None or measurement.probe not in ("search", "text") or measurement.trigger is None:
         return ""
-    facts = ", ".join(f"{name} {json.dumps(value)}" for name, value in measurement.trigger.recipe.items())
+    written = measurement.trigger.recipe.items()
+    facts = ", ".join(f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in written)
     what = "a PNG, " if measurement.trigger.picture else ""
-    return plain(f"Found by the search of the family {measurement.id.rsplit('/', 1)[-1]}: {what}{facts}.")
+    nearest = f"; captions with it are nearest to the images {retrieved(measurement)}" if retrieved(measurement) else ""
+    return plain(f"Found by the search of the family {measurement.id.rsplit('/', 1)[-1]}: {what}{facts}{nearest}.")
+
+
+def retrieved(measurement: Measurement) -> str:
+    """Return the digests, shortened, of the images that captions with a found text retrieve; empty for others."""
+    return ", ".join(digest[:12] for digest in measurement.examples) if measurement.probe == "text" else ""
 
 
 def png(text: str) -> str:
