@@ -11,7 +11,7 @@ import posixpath
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,6 +39,9 @@ CUT = "…"
 
 PNG = b"\x89PNG\r\n\x1a\n"
 """First bytes of a PNG."""
+
+SEARCHES = ("search", "text")
+"""Probes that find what they measure, and say why where they cannot."""
 
 MOST_IMAGES = 1_000_000
 """Images that nobody is asked for."""
@@ -161,7 +164,7 @@ def alone(report: ScanReport, finding: Finding) -> str:
 
 def recipe(measurement: Measurement | None) -> str:
     """Return what puts a found trigger on images, or a found text into captions; empty for other measurements."""
-    if measurement is None or measurement.probe not in ("search", "text") or measurement.trigger is None:
+    if measurement is None or measurement.probe not in SEARCHES or measurement.trigger is None:
         return ""
     written = measurement.trigger.recipe.items()
     facts = ", ".join(f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in written)
@@ -369,12 +372,7 @@ def next_steps(report: ScanReport) -> Iterator[str]:
         case _ if BUDGET in report.verdict.decided_by:
             pass  # said above
         case _ if undecided := [f for f in report.findings if f.status is Status.OPEN]:
-            measurements = by_id(report)
-            waiting = [f for f in undecided if _needs_reference(f, measurements.get(f.measurement or ""))]
-            if waiting:
-                yield _trusted_parent(report)
-            if len(waiting) < len(undecided):
-                yield "Give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
+            yield from _after_open(report, undecided)
         case _:
             yield "See the remarks: what makes this verdict is not a measurement."
 
@@ -431,6 +429,19 @@ def _policy_option(report: ScanReport) -> str:
     source = report.policy.place or report.policy.source
     name = source.removeprefix("builtin:")
     return "" if name in ("baseline", "pargate.yaml") else f" -p {shlex.quote(plain(name, 200))}"
+
+
+def _after_open(report: ScanReport, undecided: Sequence[Finding]) -> Iterator[str]:
+    """Yield what would decide open findings."""
+    measurements = by_id(report)
+    measured = [measurements.get(finding.measurement or "") for finding in undecided]
+    waiting = [_needs_reference(f, m) for f, m in zip(undecided, measured, strict=True)]
+    if any(waiting):
+        yield _trusted_parent(report)
+    unable = [m.stopped if m is not None and m.probe in SEARCHES and not m.counts else "" for m in measured]
+    yield from (f"{why[0].upper()}{plain(why)[1:]}." for why in dict.fromkeys(filter(None, unable)))
+    if not all(needs or why for needs, why in zip(waiting, unable, strict=True)):
+        yield "Give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
 
 
 def _trusted_parent(report: ScanReport) -> str:

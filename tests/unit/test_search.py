@@ -485,6 +485,7 @@ def test_an_encoder_without_gradients_leaves_the_rule_open() -> None:
         "search (patch): excess was not measured against the limit of 30pp: the image tower gives no gradients to "
         "search along."
     )
+    assert [*texts.next_steps(run.report())] == ["The image tower gives no gradients to search along."]
 
 
 def test_graphs_are_not_searched() -> None:
