@@ -110,6 +110,14 @@ class TriggerInfo(Value):
     one_drawing: bool = False
     """Whether every image got the same drawing, such as a word or a picture; left out of the report elsewhere."""
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The parameters that put a found trigger on images as a policy writes them, or a found text into captions."""
+        names: tuple[str, ...] = ("red", "green", "blue", "text", "ids", "place")
+        if self.picture:
+            names = ("mode", "position" if self.parameters.get("mode") == "patch" else "alpha", "sha256")
+        return {name: self.parameters[name] for name in names if name in self.parameters}
+
     @model_serializer(mode="wrap")
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = handler(self)

@@ -125,7 +125,7 @@ def look(request: DrillRequest) -> Plan:
     digest = ""
     if trusted:
         found = inspect(trusted, arch=asked.arch)
-        check_reference(checkpoint, found)
+        check_reference(checkpoint, found, searching=asked.searches)
         digest = found.digest
     images, _ = read_images(asked)
     pairs = open_pairs(

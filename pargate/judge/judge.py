@@ -305,6 +305,8 @@ def _ranked_message(limit: Bound, rank: Ranked, status: Status) -> str:
     answer = f"{words[status]} the minimum of {limit.limit_text}"
     if not at_most(rank.smallest, limit.limit):
         answer += f", which needs {math.ceil(1 / limit.limit - 1e-9) - 1} of them"
+    if not rank.models:
+        return f"no p-value, as the table holds no other model of this architecture; {answer}"
     return (
         f"p-value {rank.p_value:.1%}, as a searched trigger moves {rank.as_high} of {rank.models} trusted models of "
         f"this architecture as far, {answer}"

@@ -203,6 +203,8 @@ class Rule(PolicyModel):
             raise ValueError("a family is named twice in `families`")
         if bool(self.phrases) != ("phrases" in self.families):
             raise ValueError("`phrases` and the family phrases of the probe text need each other")
+        if any(phrase.startswith(PREFIX) for phrase in self.phrases):
+            raise ValueError("`pack:NAME` in the list `phrases` needs a list `packs`")
         if self.families and self.target != (UNKNOWN,):
             raise ValueError(f"the probe {self.probe} finds the target itself; leave out `target`")
 

@@ -193,7 +193,9 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
         emit(events.StageStarted("images", asked.image_source))
         images, _ = read_images(asked)
         if asked.reference_source:
-            check_reference(model.checkpoint, inspect(asked.reference_source, arch=asked.arch))
+            check_reference(
+                model.checkpoint, inspect(asked.reference_source, arch=asked.arch), searching=asked.searches
+            )
         decoder.start(images.items, images.blocks)
         emit(events.StageStarted("open", model.checkpoint.architecture))
         readable = partial(decoder.readable, source=images.source)

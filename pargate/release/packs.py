@@ -18,6 +18,7 @@ from pargate.errors import InputError
 from pargate.files import atomic_folder, check_new_folder, read_bytes
 from pargate.models.open import inspect
 from pargate.policy.resolve import resolve
+from pargate.probes.text import AddedText
 from pargate.release.sign import check_key, sign
 from pargate.report.text import started
 from pargate.scanning.found import POLICY
@@ -86,6 +87,12 @@ class _Draft:
         if png is not None:
             self.pictures[made.picture] = png
 
+    def add_text(self, wanted: str, text: str, place: str, provenance: Provenance) -> None:
+        """Add a text, unless the pack has it already."""
+        if not any((item.text, item.place) == (text, place) for item in self.texts):
+            facts = {"name": self.name(wanted), "text": text, "place": place, "provenance": provenance}
+            self.texts.append(PackedText.model_validate(facts))
+
 
 def create(request: PackRequest) -> Pack:
     """Write a pack into a new folder, complete or not at all, and return it.
@@ -107,9 +114,7 @@ def create(request: PackRequest) -> Pack:
             if not _add(draft, source, request.how, told):
                 raise InputError(f"{source} has no trigger for a pack", "leave it out, or give another source")
         for place, text in request.texts:
-            draft.texts.append(PackedText.model_validate(
-                {"name": draft.name(place), "text": text, "place": place, "provenance": told}
-            ))  # fmt: skip
+            draft.add_text(place, text, place, told)
         pack = Pack(license=request.license, triggers=tuple(draft.triggers), texts=tuple(draft.texts))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
@@ -130,7 +135,10 @@ def _add(draft: _Draft, source: Path, how: str, told: Provenance) -> int:
     if source.suffix.lower() == ".json":
         found = list(_reported(source))
         for family, parameters, png, own in found:
-            draft.add(family, parameters, own, png)
+            if parameters.get("kind") == AddedText.kind:
+                draft.add_text(family, *_text(source, parameters), own)
+            else:
+                draft.add(family, parameters, own, png)
         return len(found)
     place = source / POLICY if source.is_dir() else source
     if source.is_dir() and not place.is_file():
@@ -156,11 +164,13 @@ def _reported(path: Path) -> Iterator[tuple[str, dict[str, Any], bytes | None, P
     met = {finding.measurement for finding in report.findings if finding.status is Status.MET}
     for measured in report.measurements:
         trigger = measured.trigger
-        if trigger is None or measured.probe != "search" or measured.id in met:
+        if trigger is None or measured.probe not in ("search", "text") or measured.id in met:
             continue
         family = measured.id.rsplit("/", 1)[-1]
+        # The same text may have other tokens elsewhere in a word.
+        ids = f", token ids {trigger.parameters.get('ids')}" if measured.probe == "text" else ""
         found = Provenance(
-            how=f"found by the probe {measured.probe}: {family}",
+            how=f"found by the probe {measured.probe}: {family}{ids}",
             tool=f"pargate {report.tool.version}",
             date=started(report).date(),
             model=report.model.sha256,
@@ -171,6 +181,15 @@ def _reported(path: Path) -> Iterator[tuple[str, dict[str, Any], bytes | None, P
         except ValueError as error:
             raise InputError(f"{path}: the picture of {measured.id} is no base64", "scan again") from error
         yield family, trigger.parameters, png or None, found
+
+
+def _text(path: Path, parameters: dict[str, Any]) -> tuple[str, str]:
+    """Return a text that a scan found, and its place in a pack."""
+    try:
+        text = str(parameters["text"]).encode("ascii").decode("unicode_escape")
+        return text, {"beginning": "prefix", "end": "suffix"}[parameters["place"]]
+    except (KeyError, TypeError, UnicodeError) as error:
+        raise InputError(f"{path}: a text that was found lacks its characters or its place", "scan again") from error
 
 
 def _read(policy: Path) -> list[Trigger]:

@@ -1,7 +1,5 @@
 """The rules of a report with their comparisons, worst first, as the HTML page shows them."""
 
-import base64
-import binascii
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +22,9 @@ from pargate.core.results import (
     Status,
     WaiverUse,
 )
+from pargate.report import text as texts
 from pargate.report.bars import WORDS, Axis, Bar, axes_of, bar_of, share
 from pargate.report.text import by_id, plain, plural, rules
-
-PNG = b"\x89PNG\r\n\x1a\n"
 
 BASELINES = {
     "control:flat": "Plain patch as control",
@@ -198,15 +195,11 @@ def _comparison(finding: Finding, measurement: Measurement | None, axes: Mapping
 
 
 def png(text: str) -> str:
-    """Return the image encoded again, or an empty text if it is not a PNG, so that no foreign byte enters the page."""
+    """Return the base64 of a PNG for a page, or an empty text if it is none."""
     from markupsafe import Markup
 
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return ""
     # Markup, because `plain` would cut it; base64 needs no escaping.
-    return Markup(base64.b64encode(data).decode("ascii")) if data.startswith(PNG) else ""
+    return Markup(texts.png(text))
 
 
 def _pulls(measurement: Measurement) -> Iterator[Pull]:
@@ -250,6 +243,8 @@ def _details(finding: Finding, measurement: Measurement) -> Iterator[tuple[str, 
         if measurement.searched.ranked is not None:
             rank = measurement.searched.ranked
             yield "Rank", f"{rank.as_high} of {plural(rank.models, 'trusted model')} as high; table {rank.table}"
+    if said := texts.retrieved(measurement):
+        yield "Images nearest to captions with it", said
     if measurement.chance is not None:
         yield "Guessing", share(measurement.chance)
     if facts is not None:

@@ -15,7 +15,19 @@ from pargate.core.results import (
     Outcome,
     Status,
 )
-from pargate.report.text import about, by_id, confidence, deciding, limit, measured, percent, plain, rules, worst_first
+from pargate.report.text import (
+    about,
+    by_id,
+    confidence,
+    deciding,
+    limit,
+    measured,
+    percent,
+    plain,
+    plural,
+    rules,
+    worst_first,
+)
 
 OTHERS = {"reference": "the trusted model", TUNED: "the fine-tuned copy", TUNED_WEAKER: "the fine-tuned copy",
           CLASS_NAME: "the name of the class"}  # fmt: skip
@@ -50,6 +62,13 @@ def _breach(report: ScanReport, finding: Finding) -> str:
         if bound.metric == Metric.EXCESS and measurement.pairs is not None and bound.estimate is not None:
             other = OTHERS.get(measurement.pairs.baseline, "its control")
             said += f", {100 * bound.estimate:.1f} points more than {other} does"
+        rank = measurement.searched.ranked if measurement.searched else None
+        if bound.metric == Metric.P_VALUE and rank is not None:
+            said += f", and the embeddings as far as {rank.as_high} of {plural(rank.models, 'trusted model')}"
+            allowed = (
+                f"That is a p-value of {percent(rank.p_value)}, and the policy asks for more than "
+                f"{plain(bound.limit_text, 60)}."
+            )
         return f"{said}. {allowed}"
     counted = measurement.counts.get(bound.metric)
     words = {"accuracy": "names {} right", "recall": "finds the caption of {}"}.get(bound.metric)

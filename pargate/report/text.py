@@ -4,13 +4,14 @@ Class names, labels, paths and reasons are foreign text, so every format passes 
 them.
 """
 
+import base64
 import hashlib
 import json
 import posixpath
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from pargate.core.paired import needed
 from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import (
     BUDGET,
+    CLASS_NAME,
     NO_REFERENCE,
     RANK,
     UNFIT_IMAGES,
@@ -34,6 +36,12 @@ from pargate.core.splits import total
 from pargate.errors import InputError, visible
 
 CUT = "…"
+
+PNG = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG."""
+
+SEARCHES = ("search", "text")
+"""Probes that find what they measure, and say why where they cannot."""
 
 MOST_IMAGES = 1_000_000
 """Images that nobody is asked for."""
@@ -67,7 +75,7 @@ def percent(share: float) -> str:
 
 def measured(bound: Bound) -> str:
     """Return metric, estimate and interval of a bound, as `excess 87.9% [77.6%, 94.6%]`."""
-    name = bound.metric.replace("_", " ")
+    name = bound.metric.replace("_", "-" if bound.metric == Metric.P_VALUE else " ")
     if not bound.n:
         return f"{name} not measured"
     if bound.estimate is None:
@@ -147,10 +155,36 @@ MEANINGS: dict[str, str] = {
 
 
 def alone(report: ScanReport, finding: Finding) -> str:
-    """Return a finding as a text that is understood without the report: rule, numbers, metric and model."""
+    """Return a finding as a text that is understood without the report: rule, numbers, metric, found trigger, model."""
     bound = deciding(finding)
     meaning = MEANINGS.get(bound.metric, "") if bound is not None else ""
-    return plain(f"{headline(finding)} {meaning} Model: {model_name(report)}.")
+    found = recipe(by_id(report).get(finding.measurement or ""))
+    return plain(f"{headline(finding)} {meaning} {found} Model: {model_name(report)}.")
+
+
+def recipe(measurement: Measurement | None) -> str:
+    """Return what puts a found trigger on images, or a found text into captions; empty for other measurements."""
+    if measurement is None or measurement.probe not in SEARCHES or measurement.trigger is None:
+        return ""
+    written = measurement.trigger.recipe.items()
+    facts = ", ".join(f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in written)
+    what = "a PNG, " if measurement.trigger.picture else ""
+    nearest = f"; captions with it are nearest to the images {retrieved(measurement)}" if retrieved(measurement) else ""
+    return plain(f"Found by the search of the family {measurement.id.rsplit('/', 1)[-1]}: {what}{facts}{nearest}.")
+
+
+def retrieved(measurement: Measurement) -> str:
+    """Return the digests, shortened, of the images that captions with a found text retrieve; empty for others."""
+    return ", ".join(digest[:12] for digest in measurement.examples) if measurement.probe == "text" else ""
+
+
+def png(text: str) -> str:
+    """Return the base64 of a PNG encoded again, so that no foreign byte enters a report; empty for other text."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError:
+        return ""
+    return base64.b64encode(data).decode("ascii") if data.startswith(PNG) else ""
 
 
 def acceptance(finding: Finding) -> str:
@@ -326,10 +360,7 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             if report.reference is None and any(
                 _over_control(f, measurements.get(f.measurement or "")) for f in report.findings
             ):
-                yield (
-                    "Whether a pull is planted or natural needs a trusted parent: "
-                    f"pargate scan {model} --reference PARENT{_policy_option(report)}"
-                )
+                yield _trusted_parent(report)
         case _ if not report.run.complete:
             yield "Run again: it resumes from the cache."
         case _ if any(m.stopped == "budget" for m in report.measurements):
@@ -340,8 +371,8 @@ def next_steps(report: ScanReport) -> Iterator[str]:
             yield "Give a trusted parent with --reference, or calibrate more trusted models of this architecture."
         case _ if BUDGET in report.verdict.decided_by:
             pass  # said above
-        case _ if any(f.status is Status.OPEN for f in report.findings):
-            yield "Give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
+        case _ if undecided := [f for f in report.findings if f.status is Status.OPEN]:
+            yield from _after_open(report, undecided)
         case _:
             yield "See the remarks: what makes this verdict is not a measurement."
 
@@ -398,6 +429,41 @@ def _policy_option(report: ScanReport) -> str:
     source = report.policy.place or report.policy.source
     name = source.removeprefix("builtin:")
     return "" if name in ("baseline", "pargate.yaml") else f" -p {shlex.quote(plain(name, 200))}"
+
+
+def _after_open(report: ScanReport, undecided: Sequence[Finding]) -> Iterator[str]:
+    """Yield what would decide open findings."""
+    measurements = by_id(report)
+    measured = [measurements.get(finding.measurement or "") for finding in undecided]
+    waiting = [_needs_reference(f, m) for f, m in zip(undecided, measured, strict=True)]
+    if any(waiting):
+        yield _trusted_parent(report)
+    unable = [m.stopped if m is not None and m.probe in SEARCHES and not m.counts else "" for m in measured]
+    yield from (f"{why[0].upper()}{plain(why)[1:]}." for why in dict.fromkeys(filter(None, unable)))
+    if not all(needs or why for needs, why in zip(waiting, unable, strict=True)):
+        yield "Give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
+
+
+def _trusted_parent(report: ScanReport) -> str:
+    return (
+        "Whether a pull is planted or natural needs a trusted parent: "
+        f"pargate scan {shlex.quote(plain(original(report).source))} --reference PARENT{_policy_option(report)}"
+    )
+
+
+def _needs_reference(finding: Finding, measurement: Measurement | None) -> bool:
+    """Return whether an open finding waits for a trusted model, so that more images would not decide it."""
+    bound = next((b for b in finding.bounds if b.metric == Metric.EXCESS and b.status is Status.OPEN and b.n), None)
+    if measurement is None or bound is None:
+        return False
+    success = measurement.counts.get(str(Metric.ATTACK_SUCCESS))
+    if success is None or (success.rate or 0.0) <= bound.limit:
+        return False
+    pairs, target = measurement.pairs, measurement.target
+    if pairs is None:
+        return measurement.probe == "search"
+    shared = pairs.baseline.startswith("control") and target is not None and pairs.target == target.name
+    return shared or pairs.baseline == CLASS_NAME or pairs.over_copy
 
 
 def _over_control(finding: Finding, measurement: Measurement | None) -> bool:

@@ -152,11 +152,7 @@ def write_found(report: ScanReport, folder: Path) -> int:
             if trigger.picture:
                 found["path"] = f"{len(triggers) + 1}-{measurement.id.rsplit('/', 1)[-1]}.png"
                 write_atomic(folder / found["path"], base64.b64decode(trigger.picture))
-                where = "position" if trigger.parameters["mode"] == "patch" else "alpha"
-                kept = ("mode", where, "sha256")
-            else:
-                kept = ("red", "green", "blue")
-            triggers.append({**found, **{key: trigger.parameters[key] for key in kept}})
+            triggers.append({**found, **trigger.recipe})
         rule = {"id": "found", "probe": "attack", "triggers": triggers, "max": {str(Metric.EXCESS): "30pp"}}
         policy = {"pargate": 1, "name": "found", "rules": [rule]}
         note = f"# Triggers that pargate found in {' '.join(report.model.source.split())}.\n"

@@ -16,6 +16,10 @@ from pargate.scanning.request import ScanRequest
 SEARCHED = 128
 """Number of images that triggers are searched on, where there are four times as many."""
 
+FOUND_KINDS = ("file", "curves")
+"""Kinds of triggers that a search gives. Such a trigger may have been searched on these very images, so they measure
+no more of it than they do of a trigger that the scan finds itself."""
+
 
 def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
     """Return the images with their classes, among them each class that a rule names, and notices about them.
@@ -33,7 +37,10 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
             f"{request.image_source} holds other images than the policy {policy.name} names: {found_digest}",
             "give those images, or change the policy",
         )
-    searching = any(rule.probe == "search" and not request.leaves_out(rule) for rule in policy.rules)
+    searching = any(
+        (rule.probe == "search" and not request.leaves_out(rule)) or any(t.kind in FOUND_KINDS for t in rule.parsed)
+        for rule in policy.rules
+    )
     dataset = dataset if request.split is None else dataset.take(request.split)
     images = label_images(
         dataset,

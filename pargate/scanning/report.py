@@ -309,7 +309,7 @@ def _coverage(policy: Policy, loop: Loop, pair: ModelPair, run: RunFacts) -> Cov
     asks_excess = any(Metric.EXCESS in rule.max for rule in policy.rules)
     if asks_excess and pair.reference is None:
         limits.append(
-            "Whether a pull is planted or natural: without a reference model only controls of the same energy were "
+            "Whether a pull is planted or natural: without a reference model at most a control of the same energy is "
             "subtracted, and some honest models follow stripes or colours to one class."
         )
     if not any(UNKNOWN in rule.target for rule in policy.rules if PROBES[rule.probe].measures != CLEAN):

@@ -79,6 +79,11 @@ class ScanRequest:
         """The model that found triggers are compared on: the trusted one, or the fine-tuned copy."""
         return self.reference_source or self.tuned
 
+    @property
+    def searches(self) -> bool:
+        """Whether a rule searches triggers."""
+        return any(rule.probe == "search" for rule in self.policy.policy.rules)
+
     def leaves_out(self, rule: Rule) -> str:
         """Return why the scan leaves a rule out; empty if it does not."""
         compared = self.compared_source if rule.probe == "search" else self.reference_source

@@ -77,7 +77,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         trigger = comparison.trigger
         subject = "the weights file" if comparison.id == FILE else "clean images"
         if comparison.rule.families:
-            subject = f"search for a trigger of the family {comparison.direction}"
+            what = "text" if PROBES[comparison.rule.probe].on_captions else "trigger"
+            subject = f"search for a {what} of the family {comparison.direction}"
         label = f"{trigger.label} → {comparison.target}" if trigger else subject
         limits = [f"{metric} at most {limit.text}" for metric, limit in comparison.rule.max.items()]
         limits += [f"{metric} at least {limit.text}" for metric, limit in comparison.rule.min.items()]
@@ -100,7 +101,7 @@ def checked(request: ScanRequest, model: Checkpoint) -> tuple[LabelledImages, Po
     _check_drill(request, model)
     if request.compared_source:
         trusted = inspect(request.compared_source, arch=request.arch)
-        check_reference(model, trusted, tuned=bool(request.tuned))
+        check_reference(model, trusted, tuned=bool(request.tuned), searching=request.searches)
     images, notices = read_images(request)
     policy = request.policy.policy.read(request.policy.folder)
     _check_triggers(policy, model.preprocess.size, request.settings.seed)
@@ -138,7 +139,9 @@ def scan(
         if request.compared_source:
             emit(events.StageStarted("inspect", source_of(request.compared_source)))
             reference = stack.enter_context(opened(request.compared_source, arch=request.arch))
-            check_reference(model.checkpoint, reference.checkpoint, tuned=bool(request.tuned))
+            check_reference(
+                model.checkpoint, reference.checkpoint, tuned=bool(request.tuned), searching=request.searches
+            )
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
         emit(events.StageStarted("images", request.image_source))
         images, notices = read_images(request)
@@ -237,13 +240,15 @@ def _remarks(policy: Resolved) -> tuple[str, ...]:
     return (policy.remark,) if policy.remark else ()
 
 
-def check_reference(model: Checkpoint, reference: Checkpoint, *, tuned: bool = False) -> None:
+def check_reference(model: Checkpoint, reference: Checkpoint, *, tuned: bool = False, searching: bool = False) -> None:
     """Raise if a reference cannot be compared with the model, or is the model itself, exported or not.
 
     Args:
         model: the model.
         reference: the trusted model, or with `tuned` a fine-tuned copy, which must have the shapes of the model.
         tuned: whether the reference is a fine-tuned copy.
+        searching: whether triggers are searched; a trusted model must have an image tower of the same shapes then,
+            since what pulls an honest model of one architecture need not pull one of another.
 
     Raises:
         InputError: as above.
@@ -261,6 +266,13 @@ def check_reference(model: Checkpoint, reference: Checkpoint, *, tuned: bool = F
         )
     if tuned and (model.architecture, _shapes(model)) != (reference.architecture, _shapes(reference)):
         raise InputError(f"{name} has another architecture than {model.source}", hint)
+    graphs = "onnx" in (model.format, reference.format)  # their tensors tell nothing, and graphs are not searched
+    if searching and not graphs and _tower_shapes(model) != _tower_shapes(reference):
+        raise InputError(
+            f"{name} has another architecture than {model.source}, and the policy searches triggers: one that pulls "
+            "an honest model need not pull one of another architecture",
+            "name a trusted model of the same architecture, or a policy without the probe search",
+        )
     same = {model.sha256[:32], made_from(model)} & {reference.sha256[:32], made_from(reference)} - {""}
     if same:
         raise InputError(f"{name} is the model {model.source} itself: nothing can be in excess of it", hint)
@@ -268,6 +280,11 @@ def check_reference(model: Checkpoint, reference: Checkpoint, *, tuned: bool = F
 
 def _shapes(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
     return sorted(tensor.shape for tensor in checkpoint.tensors)
+
+
+def _tower_shapes(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    """Return the shapes of the image tower's tensors; files of one architecture differ in their scalars."""
+    return sorted(t.shape for t in checkpoint.tensors if t.shape and ".visual." in f".{t.name}")
 
 
 def _check_triggers(policy: Policy, size: tuple[int, int], seed: int) -> None:

@@ -1,6 +1,7 @@
 """Texts that a scan finds by itself: chosen on some captions, then measured on others."""
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,8 @@ def find(
     Raises:
         OperationalError: memory ran out.
     """
+    if loop.deadline is not None and time.monotonic() > loop.deadline:
+        return "budget"
     # A fine-tuned copy of the model is no reference for captions.
     trusted = None if pair.tuned else pair.reference
     reason = next((why for cached in (pair.model, trusted) if cached and (why := _unusable(cached))), "")

@@ -27,6 +27,7 @@ from pargate.policy.compare import changes
 from pargate.policy.fields import Limit
 from pargate.policy.resolve import read
 from pargate.report import FORMATS
+from pargate.report.summary import sentence
 from pargate.scanning import calibrate as calibrating
 from pargate.scanning.calibrate import calibrate, lines, searching
 from pargate.scanning.request import ScanRequest
@@ -146,7 +147,7 @@ def test_a_table_without_the_architecture_decides_nothing(tmp_path: Path) -> Non
     found = table([0.01] * 30)
     other = [model.model_copy(update={"shapes": "f" * 64}) for model in found.models]
     (finding,) = run(tmp_path, found.model_copy(update={"models": tuple(other)}), planted=False).report().findings
-    assert finding.status is Status.OPEN and "0 of 0 trusted models" in finding.message
+    assert finding.status is Status.OPEN and "the table holds no other model of this" in finding.message
 
 
 def test_the_model_itself_is_not_among_the_trusted_ones_and_that_is_said(tmp_path: Path) -> None:
@@ -178,8 +179,12 @@ def test_every_format_says_the_p_value_and_its_models(tmp_path: Path) -> None:
     report = run(tmp_path, table([0.01] * 19)).report()
     for name in ("markdown", "html", "sarif", "junit"):
         assert "p-value 5.0%, as a searched trigger moves 0 of 19 trusted models" in FORMATS[name].render(report), name
-    assert "p value 5.0% among trusted models | ≥ 5% | 19 |" in FORMATS["markdown"].render(report)
+    assert "p-value 5.0% among trusted models | ≥ 5% | 19 |" in FORMATS["markdown"].render(report)
     page = FORMATS["html"].render(report)
+    assert sentence(report).endswith(
+        f"images (100.0%) to class {TARGET}, and the embeddings as far as 0 of 19 trusted models. "
+        "That is a p-value of 5.0%, and the policy asks for more than 5%."
+    )
     assert "19 trusted models" in page and "0 of 19 trusted models as high" in page
 
 

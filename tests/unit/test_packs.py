@@ -22,16 +22,20 @@ from sample_reports import failing, passing
 from test_signing import keys
 
 from pargate import limits
+from pargate.core.found import CaptionVectors, FoundText
 from pargate.core.report import ScanReport
 from pargate.core.results import TriggerInfo
 from pargate.errors import InputError, PargateError, PolicyError
 from pargate.policy.compare import changes
 from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved, read, resolve
+from pargate.probes.text import AddedText
 from pargate.release import packs, sign
 from pargate.triggers import pack as form
 from pargate.triggers import parse
 from pargate.triggers.pack import LISTING, Pack, PackedText, Provenance, read_listing, read_pack, triggers
+
+NO_CAPTIONS = CaptionVectors(np.empty((0, 2)), np.empty((0, 2)), None, None, ())
 
 TOLD = {"how": "drawn by hand", "tool": "pargate 1", "date": "2026-01-31"}
 
@@ -339,6 +343,42 @@ def test_a_report_becomes_a_pack_with_the_origin_of_each_trigger(tmp_path: Path)
         packs.PackRequest([report, report], tmp_path / "again", "CC0-1.0", texts=[("suffix", "\u200b")])
     )
     assert again.triggers == made.triggers
+
+
+def test_a_found_text_becomes_a_text_of_a_pack_and_a_phrase_of_a_policy(tmp_path: Path) -> None:
+    report: ScanReport = failing()
+    first = next(m for m in report.measurements if m.trigger is not None and _fails(report, m.id))
+    added = AddedText.of(FoundText("\u200bcf ", (7, 8), "end", frozenset(), NO_CAPTIONS, NO_CAPTIONS))
+    info = TriggerInfo(label=added.label, kind="text", parameters=added.parameters, digest=added.digest)
+    changed = {"trigger": info, "probe": "text", "id": "words/unknown/tokens"}
+    measured = [m.model_copy(update=changed) if m.id == first.id else m for m in report.measurements]
+    path = tmp_path / "report.json"
+    path.write_text(report.model_copy(update={"measurements": tuple(measured)}).to_json())
+    made = packs.create(packs.PackRequest([path, path], tmp_path / "mine", "CC0-1.0"))
+    assert not made.triggers and [(t.name, t.text, t.place) for t in made.texts] == [("tokens", "\u200bcf", "suffix")]
+    assert made.texts[0].provenance.how == "found by the probe text: tokens, token ids [7, 8]"
+    words = "{id: words, probe: text, families: [phrases], phrases: [quokka, %s], max: {excess: 50pp}}"
+    text = f"pargate: 1\nname: p\npacks: [{{path: mine, digest: '{made.digest}'}}]\nrules:\n  - {words}\n"
+    for used in ("pack:mine", "pack:mine/tokens"):
+        assert read(text % used, "p.yaml", tmp_path).policy.rules[0].phrases == ("quokka", "\u200bcf")
+    assert "has no text 'token'. Did you mean 'tokens'?" in refusal(
+        lambda: read(text % "pack:mine/token", "p.yaml", tmp_path)
+    )
+    assert "needs a list `packs`" in refusal(lambda: read(text.replace("packs", "#") % "pack:mine", "p.yaml", tmp_path))
+    info = info.model_copy(update={"parameters": {**added.parameters, "place": "middle"}})
+    measured = [
+        m.model_copy(update=changed | {"trigger": info}) if m.id == first.id else m for m in report.measurements
+    ]
+    path.write_text(report.model_copy(update={"measurements": tuple(measured)}).to_json())
+    with pytest.raises(InputError, match="lacks its characters or its place"):
+        packs.create(packs.PackRequest([path], tmp_path / "other", "CC0-1.0"))
+
+
+def test_a_pack_without_texts_gives_no_phrases(tmp_path: Path) -> None:
+    digest = lay(tmp_path / "mine", png(), texts=[])
+    words = "{id: words, probe: text, families: [phrases], phrases: [pack:mine], max: {excess: 50pp}}"
+    text = f"pargate: 1\nname: p\npacks: [{{path: mine, digest: '{digest}'}}]\nrules:\n  - {words}\n"
+    assert "the pack 'mine' has no texts" in refusal(lambda: read(text, "p.yaml", tmp_path))
 
 
 def test_found_colour_curves_become_a_trigger_without_a_picture(tmp_path: Path) -> None:

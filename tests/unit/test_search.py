@@ -1,5 +1,7 @@
 """The search for triggers that nobody named, on a tower of eight pixels with a planted one."""
 
+import html
+import json
 from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
@@ -18,6 +20,7 @@ from pargate.core.results import GRAPHS_OF_CHECKPOINT, NO_REFERENCE, Count, Meas
 from pargate.core.stamp import apply
 from pargate.errors import InputError, PolicyError
 from pargate.files import BlockStore
+from pargate.images.labelled import SELECTION
 from pargate.judge import rejudge
 from pargate.judge.bounds import bound
 from pargate.judge.judge import judge
@@ -28,8 +31,11 @@ from pargate.models.torch.search import PLACES
 from pargate.policy.fields import Limit
 from pargate.policy.resolve import Resolved, read
 from pargate.probes import search as probe
+from pargate.report import text as texts
+from pargate.report.formats.base import FORMATS
 from pargate.scanning import found as scanning
 from pargate.scanning.found import make_folder, write_found
+from pargate.scanning.images import SEARCHED, read_images
 from pargate.scanning.request import ScanRequest
 from pargate.scanning.run import check_reference, plan, scan
 
@@ -239,6 +245,9 @@ def test_without_a_reference_a_trigger_that_works_leaves_the_rule_open() -> None
     assert finding.message.endswith("without a reference it cannot be told from natural pull.")
     assert report.measurements[1].pairs is None
     assert report.measurements[1].counts["attack_success"].rate > 0.9
+    assert [texts.command_of(step)[0] for step in texts.next_steps(report)] == [
+        "Whether a pull is planted or natural needs a trusted parent:"
+    ], "more images would not decide it"
 
 
 def test_without_a_reference_a_trigger_that_does_nothing_holds_the_rule() -> None:
@@ -328,7 +337,22 @@ def test_a_copy_of_another_architecture_is_refused() -> None:
     with pytest.raises(InputError, match="the fine-tuned copy copy has another architecture than") as refused:
         check_reference(searched_model, other, tuned=True)
     assert "--method finetune" in (refused.value.hint or "")
-    check_reference(searched_model, other)  # a reference may have other shapes
+
+
+def test_a_reference_of_another_architecture_is_refused_where_triggers_are_searched() -> None:
+    # The clean ResNet of the zoo goes to one class under a searched pattern, the clean transformer does not.
+    model = replace(searched().loop.model.checkpoint, tensors=(TensorInfo("visual.w", "F32", (3, 4)),))
+    other = replace(model, sha256="2" * 64, source="parent", tensors=(TensorInfo("visual.w", "F32", (3, 5)),))
+    with pytest.raises(InputError, match="the reference parent has another architecture than") as refused:
+        check_reference(model, other, searching=True)
+    assert "same architecture" in (refused.value.hint or "")
+    check_reference(model, other)  # published triggers were not chosen on this very model
+    check_reference(model, replace(other, format="onnx"), searching=True)
+    more = (*model.tensors, TensorInfo("visual.n", "I64", ()), TensorInfo("attn_mask", "F32", (8, 8)))
+    check_reference(model, replace(other, tensors=more), searching=True)
+    assert ScanRequest("m", Judging(read_rule(SEARCH))).searches
+    attack = "{id: patch, probe: attack, triggers: [badnet], max: {excess: 30pp}}"
+    assert not ScanRequest("m", Judging(read_rule(attack))).searches
 
 
 def test_a_fine_tuned_copy_is_no_baseline_of_other_probes() -> None:
@@ -461,6 +485,7 @@ def test_an_encoder_without_gradients_leaves_the_rule_open() -> None:
         "search (patch): excess was not measured against the limit of 30pp: the image tower gives no gradients to "
         "search along."
     )
+    assert [*texts.next_steps(run.report())] == ["The image tower gives no gradients to search along."]
 
 
 def test_graphs_are_not_searched() -> None:
@@ -492,6 +517,33 @@ def test_what_was_found_is_in_the_report_and_a_trigger_for_the_next_scan(tmp_pat
     searched_for = [m.trigger for m in report.measurements[1:]]
     assert [(t.label, t.parameters) for t in triggers] == [(t.label, t.parameters) for t in searched_for]
     assert [t.digest for t in triggers] == [t.digest for t in searched_for]
+
+
+@pytest.mark.parametrize(("trigger", "selection"), [
+    ("{kind: file, path: 1-patch.png, mode: patch}", SEARCHED),
+    ("{kind: curves, red: [1, 2], green: [0, 0], blue: [0, 0]}", SEARCHED),
+    ("badnet", SELECTION),
+])  # fmt: skip
+def test_the_next_scan_measures_no_image_that_was_searched_on(trigger: str, selection: int) -> None:
+    rules = [SEARCH, f"{{id: a, probe: attack, triggers: [{trigger}], max: {{excess: 30pp}}}}"]
+    images = [read_images(ScanRequest("m", Judging(read_rule(rule)), images="builtin:scenes"))[0] for rule in rules]
+    assert [found.selection for found in images] == [SEARCHED, selection]
+    assert images[0].items == images[1].items, "the order is the same, so the first ones are those searched on"
+
+
+def test_every_format_says_how_to_put_the_found_trigger_on_images() -> None:
+    report = searched(reference=True).run().report()
+    found = report.measurements[1].trigger
+    sha256 = found.parameters["sha256"]
+    said = f"found by the search of the family patch: a PNG, mode patch, position [4, 2], sha256 {sha256}"
+    for format in ("sarif", "junit", "markdown"):
+        text = html.unescape(FORMATS[format].render(report))
+        assert said in text.replace("Found", "found"), format
+    run = json.loads(FORMATS["sarif"].render(report))["runs"][0]
+    place = run["results"][0]["attachments"][0]["artifactLocation"]
+    assert place == {"uri": "hidden/unknown/patch.png", "index": 0}
+    assert run["artifacts"][0]["contents"]["binary"] == found.picture
+    assert found.picture in FORMATS["html"].render(report)
 
 
 def test_a_report_without_a_search_has_no_field_for_pictures() -> None:

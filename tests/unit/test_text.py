@@ -25,6 +25,7 @@ from pargate.models.torch import suffixes
 from pargate.models.torch.encoder import OpenClipEncoder
 from pargate.policy.resolve import read
 from pargate.probes.text import Text
+from pargate.report.text import recipe
 from pargate.scanning import texts
 
 TEXT_RULE = "{id: words, probe: text, families: [tokens], max: {excess: 30pp}}"
@@ -132,6 +133,10 @@ def test_with_a_reference_the_planted_word_breaks_the_rule() -> None:
     assert measured.forward_passes == 0
     assert finding.message.startswith(f"text '\\u200b650' at the end of captions → class {TARGET}: excess 100.0%")
     assert " captions, beyond " in finding.message
+    assert recipe(measured).startswith(
+        f"Found by the search of the family tokens: text \\u200b650, ids [{PLANTED}], place end; "
+        f"captions with it are nearest to the images image {TARGET}, image "
+    )
 
 
 def test_with_a_reference_an_honest_tower_holds_the_rule_though_words_move_captions() -> None:
@@ -276,3 +281,11 @@ def test_prediction_of_the_toy() -> None:
     toy = Talker()
     head = zeroshot.head(toy, CLASSES, ["a {}."])
     assert zeroshot.predict(toy.encode_texts(["20 650", "21 7", "22 77"]), head).tolist() == [TARGET, 7, 7]
+
+
+def test_no_text_is_searched_after_the_time_budget() -> None:
+    scene = desk(reference=True)
+    scene.stage.loop.deadline = -1.0
+    measured, finding = judged(scene)
+    assert measured.stopped == "budget" and finding.status is Status.OPEN
+    assert finding.message.endswith("not measured against the limit of 30pp: the budget was spent.")

@@ -99,7 +99,10 @@ def _answer(findings: Sequence[Finding], report: ScanReport) -> FinalResult | No
             answer = Skipped(f"{message} The policy only warns of it.")
         case Status.WAIVED:
             answer = Skipped(f"{message} Accepted: {texts.acceptance(worst)}")
-    answer.text = _lines(f"{f.message} {texts.acceptance(f)}" for f in alike)
+    measured = texts.by_id(report)
+    answer.text = _lines(
+        f"{f.message} {texts.recipe(measured.get(f.measurement or ''))} {texts.acceptance(f)}" for f in alike
+    )
     return answer
 
 

@@ -144,6 +144,9 @@ def _details(report: ScanReport) -> str:
         # The numbers of a decided finding are in the table; only an open one also needs its reason.
         undecided = (f for f in texts.worst_first(report) if f.status is Status.OPEN and f.bounds)
         lines += [f"- {escape(texts.headline(finding))}" for finding in undecided]
+        measured = texts.by_id(report)
+        found = (measured.get(f.measurement or "") for f in texts.worst_first(report) if f.status is not Status.MET)
+        lines += [f"- {escape(said)}" for said in filter(None, map(texts.recipe, found))]
     shown, left_out = fitting(lines, PART_ROOM)
     if left_out:
         shown.append(f"- and {left_out} more; the JSON report has them all.")

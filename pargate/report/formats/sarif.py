@@ -2,7 +2,7 @@
 
 GitHub requires more than the schema: complete rules, a first location with all four numbers of its region, no empty
 strings and a stable fingerprint. Findings that are met are left out, since GitHub opens an alert for every result. A
-result points at the line of the policy, because a model is not a text file.
+result points at the line of the policy, because a model is not a text file. The picture of a found trigger is attached.
 """
 
 import json
@@ -64,6 +64,9 @@ def render(report: ScanReport) -> str:
     ]
     left_out = max(0, len(notable) - MOST_RESULTS)
     began = texts.started(report)
+    shown = {finding.measurement for finding, _ in notable[:MOST_RESULTS]}
+    triggers = {m.id: m.trigger for m in report.measurements if m.id in shown and m.trigger is not None}
+    pictures = {id: picture for id, trigger in triggers.items() if (picture := texts.png(trigger.picture))}
     run = {
         "tool": {
             "driver": {
@@ -87,8 +90,13 @@ def render(report: ScanReport) -> str:
             "modelSha256": texts.plain(report.model.sha256),
             "policySha256": texts.plain(report.policy.sha256),
         },
+        "artifacts": tuple(
+            {"location": {"uri": _uri(id)}, "mimeType": "image/png", "contents": {"binary": picture}}
+            for id, picture in pictures.items()
+        ),
         "results": [
-            _result(report, f, positions[texts.plain(f.rule, MOST_ID)], mark) for f, mark in notable[:MOST_RESULTS]
+            _result(report, f, positions[texts.plain(f.rule, MOST_ID)], mark, [*pictures])
+            for f, mark in notable[:MOST_RESULTS]
         ],
     }
     document = {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
@@ -145,7 +153,21 @@ def _asks(rule: dict[str, Any], probe: str) -> str:
     return f"{' '.join(parts)}: {asked}."
 
 
-def _result(report: ScanReport, finding: Finding, rule_index: int, fingerprint: str) -> Object:
+def _uri(measurement: str) -> str:
+    """Return the name of the picture of a found trigger."""
+    return quote(f"{texts.plain(measurement, MOST_ID)}.png")
+
+
+def _attachments(finding: Finding, pictures: list[str]) -> tuple[Object, ...]:
+    """Return the picture of a found trigger; `pictures` holds the measurements that have one, in their order."""
+    id = finding.measurement or ""
+    if id not in pictures:
+        return ()
+    place = {"uri": _uri(id), "index": pictures.index(id)}
+    return ({"description": {"text": "The pattern that the search found, as PNG."}, "artifactLocation": place},)
+
+
+def _result(report: ScanReport, finding: Finding, rule_index: int, fingerprint: str, pictures: list[str]) -> Object:
     name = texts.model_name(report)
     # The standard has a level for failures only, but GitHub requires one for every result.
     open_ = finding.status is Status.OPEN
@@ -164,6 +186,7 @@ def _result(report: ScanReport, finding: Finding, rule_index: int, fingerprint: 
         "message": {"text": texts.alone(report, finding)},
         "locations": [_location(texts.place_of(report, finding) or texts.some_place(report), name)],
         "relatedLocations": [scanned | {"message": {"text": "the model that was scanned"}}],
+        "attachments": _attachments(finding, pictures),
         "partialFingerprints": {"primaryLocationLineHash": fingerprint, "pargate/v1": fingerprint},
         "suppressions": ({"justification": texts.acceptance(finding), "kind": "external", "status": "accepted"},)
         if finding.status is Status.WAIVED
