@@ -729,8 +729,9 @@ def screening(found: Any) -> str:
 DRILL = (
     "`pargate drill` on clean sample models, seed 0, one target, poison rate 0.1 (`python -m benchmarks.drill`; "
     "[drill.md](drill.md) says how a backdoor is planted). Each copy is compared with the untouched model. `search` is a "
-    "policy of that probe alone, with `max: {excess: 30pp}` and three families. `baseline` and `strict` were measured without their rule `hidden-triggers`, which is younger. A cell is the result of one backdoor with its attack success on "
-    "held-out images; *false alarms* count the untouched model and the copy without a trigger. Intervals at 95 %."
+    "policy of that probe alone, with `max: {excess: 30pp}` and three families. A cell is the result of one backdoor with its attack success on "
+    "held-out images; *false alarms* count the untouched model and the copy without a trigger. The one of `strict` is the "
+    "untouched model each time: it has no reference, and `strict` fails what it cannot decide. Intervals at 95 %."
 )
 
 
