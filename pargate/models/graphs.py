@@ -42,7 +42,7 @@ IMPORTED = frozenset(
     {
         "", "ai.onnx", "com.microsoft",
         # ONNX Runtime names all its sets in each graph that it writes.
-        "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft.nchwc",
+        "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training", "com.microsoft.nchwc",
         "com.microsoft.experimental", "com.ms.internal.nhwc", "org.pytorch.aten",
     }
 )  # fmt: skip
