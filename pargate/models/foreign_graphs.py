@@ -77,7 +77,7 @@ def chosen(path: Path) -> dict[Kind, Path]:
         InputError: a tower is missing, or there are several models.
     """
     folder = path if path.is_dir() else path.parent
-    groups = _groups(_graphs_in(folder))
+    groups = _groups(folder)
     if path != folder:
         groups = {key: group for key, group in groups.items() if path.name in group.values()}
     whole = {key: group for key, group in groups.items() if len(group) == len(WORDS)}
@@ -98,16 +98,20 @@ def chosen(path: Path) -> dict[Kind, Path]:
     return {kind: folder / group[kind] for kind in WORDS}
 
 
-def _groups(names: Iterable[str]) -> dict[str, dict[Kind, str]]:
-    """Return the graphs of each model, by its name with * for the word of a tower."""
+def _groups(folder: Path) -> dict[str, dict[Kind, str]]:
+    """Return the graphs of each model, by its name with * for the word of a tower.
+
+    Raises:
+        InputError: two graphs of one tower have names that differ in its word alone.
+    """
     found: dict[str, dict[Kind, str]] = {}
-    for name in names:
+    for name in _graphs_in(folder):
         kind, word = _word(name)
         stem = name.removesuffix(SUFFIX).casefold()
         if kind is None:
             found[stem] = dict.fromkeys(WORDS, name)
-        else:
-            found.setdefault(stem.replace(word, "*", 1), {})[kind] = name
+        elif (first := found.setdefault(stem.replace(word, "*", 1), {}).setdefault(kind, name)) != name:
+            raise InputError(f"{folder} holds two graphs of one {kind} tower: {first} and {name}", "remove one")
     return found
 
 
@@ -159,7 +163,7 @@ def read(source: str, files: Mapping[Kind, Path], found: Located) -> GraphFolder
     described = _description(found, rule, tensors)
     made = {kind: _tower(sources[path], kind, described) for kind, path in files.items()}
     words, content = _tokenizer(found, source, masked=bool(made["text"].ends.mask))
-    opset = max(entry.version for each in sources.values() for entry in each.model.opset_import)
+    opset = max((entry.version for each in sources.values() for entry in each.model.opset_import), default=0)
     described = described.model_copy(update={"text": words, "opset": opset})
     checkpoint = Checkpoint(
         source=source,
@@ -286,7 +290,7 @@ def _inputs(
             sorts["image"].append(value)
         elif name.startswith("int") and rank == 2:
             sorts["mask" if "mask" in value.name.casefold() else "text"].append(value)
-    if len(sorts[kind]) != 1 or len(sorts["mask"]) > 1:
+    if len(sorts[kind]) != 1 or (kind == "text" and len(sorts["mask"]) > 1):
         what = "pixels [batch, 3, rows, columns]" if kind == "image" else "token ids [batch, context]"
         raise InputError(f"{path} must have one input for {what}, and has: {_listed(inputs)}", AGAIN)
     return sorts[kind][0], sorts["mask"][0] if kind == "text" and sorts["mask"] else None

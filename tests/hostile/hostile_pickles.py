@@ -138,6 +138,7 @@ WRAPPINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "bare pkl": (".pkl", bytes),
     "bare without a suffix": ("", bytes),
     "called safetensors": (".safetensors", bytes),
+    "called onnx": (".onnx", bytes),
     "joblib": (".joblib", joblib),
     "joblib, zlib": (".joblib", lambda p: zlib.compress(joblib(p))),
     "joblib, old zlib": (".joblib", lambda p: b"ZF" + b"0x10".ljust(19) + zlib.compress(p)),

@@ -177,6 +177,16 @@ def test_one_tower_alone_is_refused(place):
         assert "visual.onnx holds the image tower alone" in refusal(source)
 
 
+def test_two_graphs_of_one_tower_are_refused(place):
+    onnx.save(graph("image"), place / "vision.onnx")
+    assert "two graphs of one image tower: vision.onnx and visual.onnx" in refusal(place)
+
+
+def test_a_pickle_called_a_graph_is_unsafe(place):
+    (place / "visual.onnx").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    assert "os.system" in refusal(place / "visual.onnx", UnsafeCheckpoint)
+
+
 def test_graphs_beside_weights_are_not_read(place):
     beside_config(CONFIG, {"a": torch.ones(1)}, place)
     assert inspect(str(place)).format == "torch-zip"

@@ -19,7 +19,7 @@ from pargate.models.transformers_folder import SETTINGS, described
 class OnnxGraphs:
     """A graph, or a folder of graphs without weights of another kind."""
 
-    pickle = False
+    pickle = True  # files of any name may hold them
     graph = False
 
     @staticmethod
