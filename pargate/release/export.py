@@ -50,7 +50,7 @@ PROOF_SECONDS = 120.0
 say how many images are compared."""
 
 FEWEST = 16
-"""Least number of images with a trigger, of classes, and of prompts by which time is measured."""
+"""Least number of images with a trigger and of classes that are compared; also that of the prompts that are timed."""
 
 CAPTIONS = 64
 """Captions of the images that are compared, besides captions of every length."""
@@ -264,7 +264,7 @@ def _samples(request: ExportRequest, images: LabelledImages, decoder: Decoder, e
 def affordable(samples: Samples, encoder: Encoder) -> tuple[Samples, str]:
     """Return as many of the samples as the checkpoint encodes in about `PROOF_SECONDS`, and a note if they are fewer.
 
-    The large towers would keep a single processor busy for hours; the graphs cost about as much again.
+    Large towers would take hours on a single processor; the graphs cost about as much again.
     """
     first = samples.pixels[: proof.LARGEST]
     began = time.monotonic()
