@@ -105,9 +105,11 @@ class Checkpoint:
     @property
     def activation(self) -> Activation | None:
         """Activation in the configuration; None if the configuration does not say."""
+        if not self.activation_known:
+            return None
         if self.format == "onnx":
             return cast(Activation, self.config["activation"])
-        return ("quick_gelu" if self.config.get("quick_gelu") else "gelu") if self.activation_known else None
+        return "quick_gelu" if self.config.get("quick_gelu") else "gelu"
 
     @property
     def assumption(self) -> str:

@@ -28,7 +28,6 @@ KINDS = (
     ("*.msgpack", "a Flax model", "give its weights for PyTorch, as safetensors"),
     ("*.h5", "a Keras or TensorFlow model", "give its weights for PyTorch, as safetensors"),
     ("checkpoint-*", "the output of a Trainer", "name one of its checkpoints: {folder}/{file}"),
-    ("*.onnx", "graphs that pargate did not write", "give the checkpoint that they were exported from"),
 )  # fmt: skip
 """Pattern of a name in the folder, what the folder is, and what to do."""
 

@@ -34,11 +34,19 @@ DESCRIPTION = "preprocess.json"
 """File name of the description of the graphs."""
 
 GRAPHS: dict[Kind, str] = {"image": "image.onnx", "text": "text.onnx"}
-NAMES: dict[Kind, tuple[str, str]] = {"image": ("pixel_values", "image_embeds"), "text": ("input_ids", "text_embeds")}
-"""Names of the input and the output of each graph."""
 
-DATA = ".data"
-"""Suffix of the file of a graph's weights, where they lie beside it."""
+DATA = (".data", "_data")
+"""Suffixes of the file of a graph's weights, where they lie beside it: pargate's and torch's, and that of optimum."""
+
+IMPORTED = frozenset(
+    {
+        "", "ai.onnx", "com.microsoft",
+        # ONNX Runtime names all its sets in each graph that it writes.
+        "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training", "ai.onnx.training", "com.microsoft.nchwc",
+        "com.microsoft.experimental", "com.ms.internal.nhwc", "org.pytorch.aten",
+    }
+)  # fmt: skip
+"""Sets of operators that a graph may name; `_check_nodes` decides which are used."""
 
 CONTRIBUTED = frozenset(
     {
@@ -112,22 +120,58 @@ class Description(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class Ends:
+    """The inputs and the output of a graph."""
+
+    given: str
+    """Input for pixels or token ids."""
+    wanted: str
+    """Output with one vector a row."""
+    mask: str = ""
+    """Input that marks the tokens of a caption, or empty."""
+    dtype: Literal["float32", "float16", "int64", "int32"] = "float32"
+    """Type of the pixels or token ids."""
+    mask_dtype: Literal["int64", "int32"] = "int64"
+    single: bool = False
+    """Whether it takes one image or caption at a time."""
+
+
+ENDS: dict[Kind, Ends] = {
+    "image": Ends("pixel_values", "image_embeds"),
+    "text": Ends("input_ids", "text_embeds", dtype="int64"),
+}
+"""Ends of the graphs that pargate writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The graph of one tower."""
+
+    file: str
+    """Name of its file in the folder."""
+    ends: Ends
+    content: bytes = field(repr=False)
+    """The serialised graph."""
+    data_file: str = ""
+    """Name of the file of its weights, or empty if the graph holds them."""
+    data: mmap | None = field(repr=False, default=None)
+    """Content of that file."""
+
+
+@dataclass(frozen=True, slots=True)
 class GraphFolder:
     """A folder of graphs that was read and checked."""
 
     checkpoint: Checkpoint
     description: Description
-    graphs: dict[Kind, bytes] = field(repr=False)
-    """Serialised graphs."""
-    data: dict[Kind, mmap] = field(repr=False)
-    """Weights that lay beside their graph."""
+    graphs: dict[Kind, Graph]
     tokenizer: bytes = field(repr=False)
 
 
 def folder_of(path: Path) -> Path | None:
     """Return the folder of graphs at `path`: `path` itself, the `onnx` folder of a bundle, or None."""
     for folder in (path, path / "onnx"):
-        if any((folder / name).exists() for name in GRAPHS.values()):
+        if os.path.lexists(folder / DESCRIPTION):
             return folder
     return None
 
@@ -142,23 +186,23 @@ def read(folder: Path, source: str) -> GraphFolder:
     """
     description, described = _description(folder)
     file = tokens.FILES[description.text.tokenizer]
-    vocabulary, digest = _bytes(folder, file, limits.TOKENIZER_BYTES)
+    vocabulary, digest = read_file(folder, file, limits.TOKENIZER_BYTES)
     digests = {DESCRIPTION: described, file: digest}
-    graphs: dict[Kind, bytes] = {}
-    data: dict[Kind, mmap] = {}
+    graphs: dict[Kind, Graph] = {}
     tensors: list[TensorInfo] = []
     size, custom_ops = 0, False
     for kind, name in GRAPHS.items():
-        graphs[kind], digests[name] = _bytes(folder, name, limits.GRAPH_BYTES)
-        size += len(graphs[kind])
-        found = _judge(graphs[kind], kind, description, folder)
+        content, digests[name] = read_file(folder, name, limits.GRAPH_BYTES)
+        path = folder / name
+        model = parsed(content, path)
+        _check_ends(model.graph, kind, description, path)
+        found = judged(model, path)
+        graphs[kind] = Graph(name, ENDS[kind], content, *beside(folder, found, digests))
         tensors += found.tensors
         custom_ops = custom_ops or found.custom_ops
-        if found.beside:
-            data[kind], digests[name + DATA] = _beside(folder, name + DATA, found.beside)
-            size += len(data[kind])
-        _check_validity(graphs[kind], folder / name, bool(found.beside))
-    weighed = {name: digest for name, digest in digests.items() if name.removesuffix(DATA) in GRAPHS.values()}
+        size += len(content) + len(graphs[kind].data or b"")
+        check_validity(content, path, bool(found.beside))
+    weighed = {name: digest for name, digest in digests.items() if name not in (DESCRIPTION, file)}
     checkpoint = Checkpoint(
         source=source,
         weights=str(folder),
@@ -174,14 +218,14 @@ def read(folder: Path, source: str) -> GraphFolder:
         folder=str(folder),
         custom_ops=custom_ops,
     )
-    return GraphFolder(checkpoint, description, graphs, data, vocabulary)
+    return GraphFolder(checkpoint, description, graphs, vocabulary)
 
 
 # --- files -------------------------------------------------------------------------------------------
 
 
 def _description(folder: Path) -> tuple[Description, str]:
-    content, digest = _bytes(folder, DESCRIPTION, limits.DESCRIPTION_BYTES)
+    content, digest = read_file(folder, DESCRIPTION, limits.DESCRIPTION_BYTES)
     try:
         found = Description.model_validate_json(content)
     except ValidationError as error:
@@ -207,8 +251,14 @@ def _description(folder: Path) -> tuple[Description, str]:
     return found, digest
 
 
-def _bytes(folder: Path, name: str, most: int) -> tuple[bytes, str]:
-    """Return a file's bytes and their digest."""
+def read_file(folder: Path, name: str, most: int) -> tuple[bytes, str]:
+    """Return a file's bytes and their digest.
+
+    Raises:
+        InputError: it is missing, empty or too large.
+        UnsafeCheckpoint: it is a link to another place.
+        OperationalError: it does not fit into memory.
+    """
     path = folder / name
     _refuse_link(path)
     with weights.opened(path) as stream:
@@ -231,8 +281,16 @@ def _refuse_link(path: Path) -> None:
         raise UnsafeCheckpoint(f"{path} is a link to another place", "put the file itself there")
 
 
-def _beside(folder: Path, name: str, ranges: "tuple[_Range, ...]") -> tuple[mmap, str]:
-    """Return the weights beside a graph and their digest; raise if a range leaves the file."""
+def beside(folder: Path, found: "Judged", digests: dict[str, str]) -> tuple[str, mmap | None]:
+    """Return the name and the content of the file of a graph's weights, and enter its digest.
+
+    Raises:
+        InputError: a range leaves the file, or as `read_file`.
+        UnsafeCheckpoint: it is a link to another place, or has a second name.
+    """
+    if not found.beside:
+        return "", None
+    name = found.beside[0].file
     path = folder / name
     _refuse_link(path)
     with weights.opened(path) as stream:
@@ -243,52 +301,70 @@ def _beside(folder: Path, name: str, ranges: "tuple[_Range, ...]") -> tuple[mmap
                 f"{path} has {status.st_nlink} names (hard links), of which another may lie anywhere",
                 "put a copy there",
             )
-        for wanted in ranges:
+        for wanted in found.beside:
             if wanted.offset + wanted.length > status.st_size:
                 raise InputError(
                     f"{path} has {status.st_size} bytes; {wanted.name} would end at {wanted.offset + wanted.length}",
                     "copy or export it again",
                 )
-        digest, content = weights.take(stream, status.st_size, str(path), keep=True)
-    assert content is not None  # since keep=True
-    return content, digest
+        digests[name], content = weights.take(stream, status.st_size, str(path), keep=True)
+    return name, content
 
 
 # --- graphs ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Range:
+class Range:
     """The range of an initialiser in the file beside its graph."""
 
     name: str
+    file: str
     offset: int
     length: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
+class Judged:
+    """The constants of a graph that was checked."""
+
     tensors: tuple[TensorInfo, ...]
-    beside: tuple[_Range, ...]
+    beside: tuple[Range, ...]
+    """Those in the file beside it."""
     custom_ops: bool
+    """Whether it uses operators outside ONNX's standard set."""
 
 
-def _judge(content: bytes, kind: Kind, description: Description, folder: Path) -> _Judged:
+def parsed(content: bytes, path: Path) -> "onnx.ModelProto":
+    """Return a graph whose operators are those that an encoder needs.
+
+    Raises:
+        InputError: it is no graph, or is damaged or too large.
+        UnsafeCheckpoint: it uses more than an encoder needs.
+    """
     import onnx
 
-    path = folder / GRAPHS[kind]
     try:
-        model = onnx.ModelProto.FromString(content)
+        model: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except Exception as error:  # protobuf's own, which has no types
         raise InputError(f"{path} is not an ONNX graph, or is damaged", "export the model again") from error
     _check_head(model, path)
     _check_nodes(model.graph, path)
-    _check_ends(model.graph, kind, description, path)
+    return model
+
+
+def judged(model: "onnx.ModelProto", path: Path) -> Judged:
+    """Return the constants of a graph, checked.
+
+    Raises:
+        InputError: a size depends on values of the input, names repeat, or a size does not fit its shape.
+        UnsafeCheckpoint: weights lie in another place than the file beside the graph.
+    """
     trial.refuse_sizes_from_values(model.graph, path)
     return _initialisers(model.graph, path)
 
 
-def _check_validity(content: bytes, path: Path, beside: bool) -> None:
+def check_validity(content: bytes, path: Path, beside: bool) -> None:
     """Run onnx's own checker; called last, when the graph can no longer lead it to other files."""
     import onnx
 
@@ -301,9 +377,9 @@ def _check_validity(content: bytes, path: Path, beside: bool) -> None:
 
 def _check_head(model: "onnx.ModelProto", path: Path) -> None:
     for imported in model.opset_import:
-        if imported.domain not in ("", "ai.onnx", "com.microsoft"):
+        if imported.domain not in IMPORTED:
             raise UnsafeCheckpoint(
-                f"{path} asks for operators of the domain {_shown(imported.domain)}: code from elsewhere",
+                f"{path} asks for operators of the domain {shown(imported.domain)}: code from elsewhere",
                 "export the model with standard operators",
             )
     if model.functions:
@@ -326,16 +402,16 @@ def _check_nodes(graph: "onnx.GraphProto", path: Path) -> None:
             f"{path} has {len(graph.node)} nodes, at most {limits.NODES} are read", "export the model again"
         )
     for node in graph.node:
-        where = f"{path}: the node {_shown(node.name)}"
+        where = f"{path}: the node {shown(node.name)}"
         if node.domain == "com.microsoft":
             if node.op_type not in CONTRIBUTED:
                 raise UnsafeCheckpoint(
-                    f"{where} is a {_shown(node.op_type)} of com.microsoft, which no encoder needs",
+                    f"{where} is a {shown(node.op_type)} of com.microsoft, which no encoder needs",
                     "export the model with standard operators",
                 )
         elif node.domain not in ("", "ai.onnx"):
             raise UnsafeCheckpoint(
-                f"{where} is a {_shown(node.op_type)} of the domain {_shown(node.domain)}: code from elsewhere",
+                f"{where} is a {shown(node.op_type)} of the domain {shown(node.domain)}: code from elsewhere",
                 "export the model with standard operators",
             )
         elif node.op_type in FORBIDDEN:
@@ -355,7 +431,7 @@ def _check_nodes(graph: "onnx.GraphProto", path: Path) -> None:
 
 def _check_ends(graph: "onnx.GraphProto", kind: Kind, description: Description, path: Path) -> None:
     """Raise unless a graph has one input and one output, with the names, types and shapes of the description."""
-    given, wanted = NAMES[kind]
+    given, wanted = ENDS[kind].given, ENDS[kind].wanted
     size = (3, *description.image.size) if kind == "image" else (description.text.context_length,)
     dtype = 1 if kind == "image" else 7  # onnx.TensorProto: FLOAT, INT64
     expected = (
@@ -365,7 +441,7 @@ def _check_ends(graph: "onnx.GraphProto", kind: Kind, description: Description, 
     for end, values, name, element, shape in expected:
         if [value.name for value in values] != [name]:
             raise InputError(
-                f"{path} must have one {end}, {name}, and has: {', '.join(_shown(v.name) for v in values)[:200]}",
+                f"{path} must have one {end}, {name}, and has: {', '.join(shown(v.name) for v in values)[:200]}",
                 "export the model again",
             )
         tensor = values[0].type.tensor_type
@@ -378,7 +454,7 @@ def _check_ends(graph: "onnx.GraphProto", kind: Kind, description: Description, 
             )
 
 
-def _initialisers(graph: "onnx.GraphProto", path: Path) -> _Judged:
+def _initialisers(graph: "onnx.GraphProto", path: Path) -> Judged:
     """Return the constants of a graph; raise if names repeat or a size does not fit its shape."""
     if graph.sparse_initializer:
         raise InputError(f"{path} holds sparse tensors", "export the model again")
@@ -388,7 +464,7 @@ def _initialisers(graph: "onnx.GraphProto", path: Path) -> _Judged:
         raise InputError(f"{path}: two tensors have one name", "export the model again")
     tensors, beside = [], []
     for tensor in graph.initializer:
-        where = f"{path}: the tensor {_shown(tensor.name)}"
+        where = f"{path}: the tensor {shown(tensor.name)}"
         shape = _check_shape(tensor.dims, where)
         kind, width = _width(tensor, where)
         info = TensorInfo(tensor.name, kind, shape)
@@ -397,8 +473,10 @@ def _initialisers(graph: "onnx.GraphProto", path: Path) -> _Judged:
             beside.append(_range(tensor, info.elements * width, path, where))
         elif tensor.HasField("raw_data") and len(tensor.raw_data) != info.elements * width:
             raise InputError(f"{where} has not as many bytes as its shape needs", "export the model again")
+    if len({part.file for part in beside}) > 1:
+        raise InputError(f"{path}: its weights lie in two files", "export the model again")
     custom_ops = any(node.domain not in ("", "ai.onnx") for node in graph.node)
-    return _Judged(tuple(tensors), tuple(beside), custom_ops)
+    return Judged(tuple(tensors), tuple(beside), custom_ops)
 
 
 _TYPES = {1: "F32", 2: "U8", 3: "I8", 5: "I16", 6: "I32", 7: "I64", 9: "BOOL", 10: "F16", 11: "F64", 16: "BF16"}
@@ -419,15 +497,15 @@ def _check_shape(dims: Iterable[int], where: str) -> tuple[int, ...]:
     return shape
 
 
-def _range(tensor: "onnx.TensorProto", length: int, path: Path, where: str) -> _Range:
+def _range(tensor: "onnx.TensorProto", length: int, path: Path, where: str) -> Range:
     """Return the range of a constant in the one file that may hold a graph's weights."""
     entries = [(entry.key, entry.value) for entry in tensor.external_data]
     told = dict(entries)
     if len(told) != len(entries) or not {"location"} <= set(told) <= {"location", "offset", "length", "checksum"}:
         raise InputError(f"{where} does not say where its bytes lie", "export the model again")
-    if told["location"] != path.name + DATA:
+    if told["location"] not in (path.name + suffix for suffix in DATA):
         raise UnsafeCheckpoint(
-            f"{where} lies in {_shown(told['location'])}; weights may lie in {path.name + DATA} alone",
+            f"{where} lies in {shown(told['location'])}; weights may lie in {path.name + DATA[0]} alone",
             "export the model again",
         )
     numbers = [told.get("offset", "0"), told.get("length", str(length))]
@@ -436,8 +514,9 @@ def _range(tensor: "onnx.TensorProto", length: int, path: Path, where: str) -> _
     offset, said = map(int, numbers)
     if said != length:
         raise InputError(f"{where} has {said} bytes, its shape needs {length}", "export the model again")
-    return _Range(tensor.name, offset, length)
+    return Range(tensor.name, told["location"], offset, length)
 
 
-def _shown(text: Any) -> str:
+def shown(text: Any) -> str:
+    """Return untrusted text for a message."""
     return ascii(str(text))[:80]

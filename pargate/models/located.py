@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pargate.core.model import Preprocess
 from pargate.errors import InputError
 from pargate.files import leads_to_hub_blob
-from pargate.models.config import CONFIG_NAME, load_json
-from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME
+from pargate.models.config import CONFIG_NAME, check, load_json, preprocess, tokenizer_files
+from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME, of_processor, refuse_contradiction
 
 HUGGING_FACE = "hf-hub:"
 OPEN_CLIP = "open_clip:"
@@ -116,6 +117,20 @@ def in_folder(folder: Path, weights: Path, beside: tuple[Path, ...] = ()) -> Loc
         stay_inside(folder, part)
     model, overlay, by = configured(path, str(path))
     return Located(weights, model, overlay, str(path), by, folder=folder, processor=processor(folder), beside=beside)
+
+
+def rules(found: Located) -> tuple[Preprocess, dict[str, str]]:
+    """Check a configuration; return the preprocessing, and the digests of the tokenizer's files by name.
+
+    Raises:
+        InputError: the configuration cannot be used, or a file beside it contradicts it.
+    """
+    check(found.model_cfg, found.config_name)
+    rule = preprocess(found.model_cfg, found.preprocess_cfg, found.preprocess_from)
+    if found.processor is not None:
+        name = str(found.processor)
+        refuse_contradiction(rule, found.preprocess_from, found.model_cfg, of_processor(found.processor), name)
+    return rule, tokenizer_files(found.model_cfg, found.folder, found.config_name)
 
 
 def processor(folder: Path) -> Path | None:

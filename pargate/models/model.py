@@ -17,10 +17,9 @@ from pargate.core.provenance import Subject
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.models import graphs, hugging_face, shards, transformers_folder, weights
 from pargate.models.archive import StoredTensor
-from pargate.models.config import WEIGHT_NAMES, check, config_digest, name_of, preprocess, tokenizer_files
-from pargate.models.located import Located
+from pargate.models.config import WEIGHT_NAMES, config_digest, name_of
+from pargate.models.located import Located, rules
 from pargate.models.naming import Named, in_model
-from pargate.models.preprocessing import of_processor, refuse_contradiction
 from pargate.models.save import changed, save_config
 
 if TYPE_CHECKING:
@@ -187,12 +186,7 @@ def read_located(source: str, found: Located, keep: bool) -> Model:
         UnsafeCheckpoint: the weights could run code, or other loaders would read another model.
         OperationalError: the weights do not fit into memory.
     """
-    check(found.model_cfg, found.config_name)
-    rule = preprocess(found.model_cfg, found.preprocess_cfg, found.preprocess_from)
-    if found.processor is not None:
-        name = str(found.processor)
-        refuse_contradiction(rule, found.preprocess_from, found.model_cfg, of_processor(found.processor), name)
-    tokenizer = tokenizer_files(found.model_cfg, found.folder, found.config_name)
+    rule, tokenizer = rules(found)
     file, model = _read(source, found, keep)
     checkpoint = Checkpoint(
         source=source,

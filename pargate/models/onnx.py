@@ -20,7 +20,7 @@ from pargate.core.stamp import Stamp, of_images
 from pargate.errors import InputError, OperationalError, is_out_of_memory, nearest
 from pargate.models import tokenizer as tokens
 from pargate.models import trial
-from pargate.models.graphs import GRAPHS, NAMES, GraphFolder, Kind
+from pargate.models.graphs import Description, Ends, Graph, GraphFolder, Kind
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -51,8 +51,8 @@ class OnnxEncoder:
     """Provider that runs the graphs: `cpu`, `cuda` or `tensorrt`."""
     note: str
     """Note on a provider that could not run, or empty."""
-    _image: Any
-    _text: Any
+    _image: "_Tower"
+    _text: "_Tower"
     _tokenize: tokens.Tokenize
 
     def put(self, pixels: Pixels) -> Pixels:
@@ -79,10 +79,12 @@ class OnnxEncoder:
         for first in range(0, len(batch), step):
             part = slice(first, first + step)
             pixels = batch[part] if stamp is None else reference.apply(of_images(stamp, part), batch[part])
-            found[part] = _run(self._image, "image", normalised(pixels, self.spec))
+            found[part] = _run(self._image, normalised(pixels, self.spec))
         return unit(found)
 
     def _images_at_a_time(self) -> int:
+        if self._image.ends.single:
+            return 1
         most = AT_A_TIME[self.provider]
         height, width = self.spec.preprocess.size
         return most if self.provider != "cpu" else max(1, min(most, CPU_PIXELS // (height * width)))
@@ -99,9 +101,9 @@ class OnnxEncoder:
     def encode_tokens(self, ids: tokens.Tokens) -> Vectors:
         """Return the unit vectors of token ids, int64 [m, context]: float32 [m, d]."""
         found = np.empty((len(ids), self.spec.dim), dtype=np.float32)
-        step = AT_A_TIME[self.provider]
+        step = 1 if self._text.ends.single else AT_A_TIME[self.provider]
         for first in range(0, len(ids), step):
-            found[first : first + step] = _run(self._text, "text", ids[first : first + step])
+            found[first : first + step] = _run(self._text, ids[first : first + step])
         # Equal tokens must give equal vectors, although 8-bit arithmetic depends on the rest of the batch.
         _, earliest, same = np.unique(ids, axis=0, return_index=True, return_inverse=True)
         return unit(found)[earliest[same.reshape(-1)]]
@@ -134,6 +136,15 @@ class OnnxEncoder:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class _Tower:
+    """A graph that is open."""
+
+    kind: Kind
+    session: Any
+    ends: Ends
+
+
 def normalised(pixels: Pixels, spec: EncoderSpec) -> NDArray[np.float32]:
     """Return the graph input [n, 3, H, W] of uint8 [n, H, W, 3], bit for bit the input of the torch encoder's tower."""
     values = pixels.astype(np.float32)
@@ -156,11 +167,14 @@ def open_encoder(folder: GraphFolder, *, device: str = "auto", threads: int = 0)
     description = folder.description
     tokenize = tokens.tokenizer(description.text, folder.tokenizer, tokens.FILES[description.text.tokenizer])
     level = "ORT_ENABLE_EXTENDED" if description.precision == "fp16" else "ORT_ENABLE_ALL"
-    for name, file in GRAPHS.items():
-        where, data = f"{folder.checkpoint.source}/{file}", folder.data.get(name, b"")
-        trial.refuse_endless(where, folder.checkpoint.digest, folder.graphs[name], data, level)
-    image, text = (_session(folder, graph, kind, number, threads) for graph in ("image", "text"))
-    provider = _runs(image, text)
+    for graph in folder.graphs.values():
+        where, data = f"{folder.checkpoint.weights}/{graph.file}", (graph.data_file, graph.data or b"")
+        trial.refuse_endless(where, folder.checkpoint.digest, graph.content, data, level, _tried(graph, description))
+    image, text = (
+        _Tower(name, _session(folder, graph, kind, number, threads), graph.ends)
+        for name, graph in folder.graphs.items()
+    )
+    provider = _runs(image.session, text.session)
     wanted = "cuda" if kind == "auto" else kind
     if kind != "auto" and provider != kind:
         raise OperationalError(
@@ -184,6 +198,14 @@ def open_encoder(folder: GraphFolder, *, device: str = "auto", threads: int = 0)
     return OnnxEncoder(spec, provider, note, image, text, tokenize)
 
 
+def _tried(graph: Graph, description: Description) -> trial.Run:
+    """Return what a graph is tried on."""
+    ends, context = graph.ends, description.text.context_length
+    shape = (3, *description.image.size) if ends.dtype.startswith("float") else (context,)
+    inputs = ((ends.given, ends.dtype, shape), *([(ends.mask, ends.mask_dtype, (context,))] if ends.mask else []))
+    return trial.Run(inputs, ends.wanted, description.dim, (1,) if ends.single else (1, 2))
+
+
 def _device(device: str) -> tuple[str, int]:
     """Return the provider, or `auto`, and the number of the GPU."""
     kind, colon, number = device.partition(":")
@@ -200,7 +222,7 @@ def _fell_back(kind: str, provider: str) -> bool:
     return kind == "auto" and provider == "cpu" and PROVIDERS["cuda"] in onnxruntime.get_available_providers()
 
 
-def _session(folder: GraphFolder, kind: Kind, provider: str, number: int, threads: int) -> Any:
+def _session(folder: GraphFolder, graph: Graph, provider: str, number: int, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     # Every setting that affects the order of additions is fixed, so that a second run gives the same bits.
     options.intra_op_num_threads = threads
@@ -213,18 +235,17 @@ def _session(folder: GraphFolder, kind: Kind, provider: str, number: int, thread
     options.log_severity_level = SILENT
     # Spinning threads would take the CPU from the workers that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    weights = folder.data.get(kind)
-    if weights is not None:
-        content = bytes(weights)
-        options.add_external_initializers_from_files_in_memory([f"{GRAPHS[kind]}.data"], [content], [len(content)])
+    if graph.data is not None:
+        content = bytes(graph.data)
+        options.add_external_initializers_from_files_in_memory([graph.data_file], [content], [len(content)])
     try:
         with _quietly(provider):
-            return onnxruntime.InferenceSession(folder.graphs[kind], options, providers=_providers(provider, number))
+            return onnxruntime.InferenceSession(graph.content, options, providers=_providers(provider, number))
     except Exception as error:  # the runtime's exceptions have no common base
         if is_out_of_memory(error):
-            raise OperationalError(f"out of memory while opening {GRAPHS[kind]}", "use a larger machine") from error
+            raise OperationalError(f"out of memory while opening {graph.file}", "use a larger machine") from error
         raise InputError(
-            f"ONNX Runtime cannot open {folder.checkpoint.source}/{GRAPHS[kind]}: {_line(error)}",
+            f"ONNX Runtime cannot open {folder.checkpoint.weights}/{graph.file}: {_line(error)}",
             "export the model again",
         ) from error
 
@@ -262,10 +283,15 @@ def _quietly(provider: str) -> Iterator[None]:
         onnxruntime.set_default_logger_severity(WARNINGS)
 
 
-def _run(session: Any, kind: Kind, values: NDArray[Any]) -> Vectors:
-    given, wanted = NAMES[kind]
+def _run(tower: _Tower, values: NDArray[Any]) -> Vectors:
+    kind, ends = tower.kind, tower.ends
+    feeds = {ends.given: values.astype(ends.dtype, copy=False)}
+    if ends.mask:
+        # As transformers does: the tokens up to the end of a caption, which has the largest id.
+        last = values.argmax(axis=1)[:, None]
+        feeds[ends.mask] = (np.arange(values.shape[1]) <= last).astype(ends.mask_dtype)
     try:
-        return np.asarray(session.run([wanted], {given: values})[0], dtype=np.float32)
+        return np.asarray(tower.session.run([ends.wanted], feeds)[0], dtype=np.float32)
     except Exception as error:  # as above
         if is_out_of_memory(error):
             raise OperationalError(

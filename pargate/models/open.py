@@ -49,8 +49,8 @@ def open_model(source: str, *, arch: str | None = None, keep: bool = True, diges
 
     Args:
         source: an open_clip folder, one of transformers, a file in a folder as `FOLDER#FILE`, a weights file (with
-            `arch`, or with its configuration beside it), a folder of graphs that `pargate export` wrote or a bundle
-            that holds one, or a hub's `hf-hub:ORG/NAME[@REV]` or `open_clip:ARCH/TAG`, which is downloaded.
+            `arch`, or with its configuration beside it), a graph or a folder of graphs (likewise), a bundle that holds
+            such a folder, or a hub's `hf-hub:ORG/NAME[@REV]` or `open_clip:ARCH/TAG`, which is downloaded.
         arch: open_clip's name of the architecture, for a file without a configuration.
         keep: whether the bytes stay in memory; False for the facts alone.
         digest: the expected `Checkpoint.digest`, where it is known.

@@ -4,7 +4,7 @@ A pickle is a program for a stack machine whose opcodes can import and call anyt
 opcodes for dicts, lists, plain values and tensors, and represents a global by its name. The names that torch's
 weights-only reader allows are of three kinds: those of tensors are interpreted, those of plain values (a size, a dtype,
 a set) are kept as `Opaque`, and those of other kinds of tensors are refused as not read. Settings that training code
-saves beside the weights (`SKIPPED`) are kept as `Opaque` too. Every other name could run code.
+saves beside the weights (`SKIPPED`, `RANDOM`) are kept as `Opaque` too. Every other name could run code.
 """
 
 import io
@@ -123,6 +123,22 @@ SKIPPED = {
 }
 """Globals for the settings and states that training code saves beside the weights. Making and filling them runs nothing
 that a file could choose, and changes none of their arguments. They are skipped."""
+
+_NUMPY = "numpy.random._pickle.__bit_generator_ctor"
+_SEED = "numpy.random.bit_generator.SeedSequence"
+_BIT_GENERATORS = {
+    "numpy.random._mt19937.MT19937", "numpy.random._pcg64.PCG64", "numpy.random._pcg64.PCG64DXSM",
+    "numpy.random._philox.Philox", "numpy.random._sfc64.SFC64",
+}  # fmt: skip
+_GENERATORS = {f"numpy.random._pickle.__{kind}_ctor" for kind in ("generator", "randomstate")}
+_OLD = {"random.Random", "numpy.random.__RandomState_ctor"}
+
+RANDOM = {
+    *_GENERATORS, *_BIT_GENERATORS, *_OLD, _NUMPY, _SEED, "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
+    "torch._C.Generator",
+}  # fmt: skip
+"""Globals for the states of random generators. Some call or make what they are given, so that they may be called only
+with the arguments that numpy, torch and `random` write (`_is_random_state`). They are skipped like `SKIPPED`."""
 
 KNOWN = READ | PLAIN | UNREAD
 """Globals that do not run code: the list of torch's weights-only reader, from 2.11 to 2.15."""
@@ -333,7 +349,7 @@ def _named(operation: str, argument: Any, pushed: list[str | None]) -> str | Non
 
 def _harmless(name: str, scripted: bool) -> bool:
     """Return whether a global could not run code, in a checkpoint or in a TorchScript archive (`scripted`)."""
-    return name in KNOWN | SKIPPED or (scripted and (name in TYPED or name.startswith(CLASSES)))
+    return name in KNOWN | SKIPPED | RANDOM or (scripted and (name in TYPED or name.startswith(CLASSES)))
 
 
 def _unsafe(name: str, why: str) -> UnsafeCheckpoint:
@@ -489,7 +505,7 @@ class _Machine:
 
     def filled(self, *kinds: type) -> Any:
         """Return the topmost value, which must be of one of `kinds`: filling another object could call its methods."""
-        if isinstance(self.stack[-1], Opaque) and self.stack[-1].name in SKIPPED:
+        if isinstance(self.stack[-1], Opaque) and self.stack[-1].name in SKIPPED | RANDOM:
             return kinds[0]()  # forgotten at once
         if isinstance(self.stack[-1], Opaque):
             self.unread(f"its pickle fills in {self.stack[-1].name}")
@@ -547,6 +563,8 @@ class _Machine:
                 return tensor
             case _Global(name), tuple() if name in PLAIN | SKIPPED | TYPED:
                 return Opaque(name)
+            case _Global(name), tuple() if _is_random_state(name, arguments):
+                return Opaque(name)
             case _Global(name), _ if name in UNREAD:
                 self.unread(f"it holds a kind of tensor that {name} makes")
         return self.differs("its pickle calls something with arguments that torch would not write")
@@ -562,6 +580,24 @@ class _Machine:
     def unread(self, why: str) -> NoReturn:
         """Raise the error for a harmless file that pargate does not read."""
         raise InputError(f"{self.name} is not read: {why}", "save model.state_dict() in float32 or float16")
+
+
+def _is_random_state(name: str, arguments: tuple[Any, ...]) -> bool:
+    """Return whether a global of `RANDOM` is called as its library writes it: nothing that a file chooses is called."""
+    match arguments:
+        case ():
+            return name in _OLD
+        case (str(),):  # numpy before 1.24
+            return name in _GENERATORS | {_NUMPY}
+        case (_Global(kind),):
+            return name == _NUMPY and kind in _BIT_GENERATORS
+        case (Opaque(kind),):
+            return (name, kind) == ("torch._C.Generator", "torch.device") or (name in _GENERATORS and kind == _NUMPY)
+        case (str(), _Global(kind)):  # numpy 1.24 to 1.26
+            return name in _GENERATORS and kind == _NUMPY
+        case (_Global(kind), int(), tuple() | None):
+            return name == "numpy.random.bit_generator.__pyx_unpickle_SeedSequence" and kind == _SEED
+    return False
 
 
 def is_shape(sides: Sequence[int]) -> bool:

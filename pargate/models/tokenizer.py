@@ -26,7 +26,7 @@ from pargate.core.names import repaired
 from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError, PargateError, first_line
 from pargate.files import read_bytes
-from pargate.models.config import parse_object
+from pargate.models.config import load_json, parse_object
 
 Tokens = NDArray[np.int64]
 Tokenize = Callable[[Sequence[str]], Tokens]
@@ -141,6 +141,35 @@ def tokenizer(rule: TextRule, content: bytes, name: str) -> Tokenize:
         return ids if rule.zeroed is None else np.where(ids == rule.zeroed, 0, ids)
 
     return tokenize
+
+
+def of_one_length(folder: Path, context: int) -> bytes:
+    """Return the `tokenizer.json` in a folder, set to give `context` token ids a caption, as open_clip calls it.
+
+    Raises:
+        InputError: it is missing, or does not name the token that captions are filled with.
+    """
+    name, settings = folder / FILES["huggingface"], folder / "tokenizer_config.json"
+    if not name.is_file():
+        raise InputError(
+            f"{folder} holds no {name.name}, the only form of a tokenizer that is read beside graphs",
+            "convert it with the tokenizers package",
+        )
+    whole = parse_object(read_bytes(name, limits.TOKENIZER_BYTES), str(name))
+    said = load_json(settings).get("pad_token") if settings.is_file() else None
+    token = said.get("content") if isinstance(said, dict) else said
+    model, added = whole.get("model"), whole.get("added_tokens")
+    known = model.get("vocab") if isinstance(model, dict) else None
+    ids = {entry.get("content"): entry.get("id") for entry in added or () if isinstance(entry, dict)}
+    number = ids.get(token, known.get(token) if isinstance(known, dict) else None)
+    if not isinstance(token, str) or type(number) is not int:
+        raise InputError(f"{settings} names no pad_token of {name.name}", "copy both from the checkpoint")
+    cut = {"direction": "Right", "max_length": context, "strategy": "LongestFirst", "stride": 0}
+    filled = {
+        "strategy": {"Fixed": context}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": number,
+        "pad_type_id": 0, "pad_token": token,
+    }  # fmt: skip
+    return json.dumps({**whole, "truncation": cut, "padding": filled}).encode()
 
 
 # --- cleaning ----------------------------------------------------------------------------------------

@@ -58,26 +58,36 @@ def located(folder: Path) -> Located:
     Raises:
         InputError: the folder holds another model, or no weights.
     """
-    settings = folder / SETTINGS
-    model = model_config(settings)
-    said, names = processor(folder), [name for name in WEIGHTS if (folder / name).is_file()]
+    names = [name for name in WEIGHTS if (folder / name).is_file()]
     if not names:
         others = [name for name in names_in(folder) if name.endswith((".msgpack", ".h5", ".gguf", ".onnx"))]
         raise InputError(
             f"{folder} holds no {' and no '.join(WEIGHTS[::2])}" + (f", only {', '.join(others)}" if others else ""),
             "save the model with save_pretrained, or download its safetensors",
         )
-    for name in names:
-        stay_inside(folder, folder / name)
+    return described(folder, *(folder / name for name in names))
+
+
+def described(folder: Path, weights: Path, *beside: Path) -> Located:
+    """Return weights of a `CLIPModel` with the configuration in `folder`, as open_clip's.
+
+    Raises:
+        InputError: as `hugging_face.model_config`, or a file is a link out of the folder.
+    """
+    settings = folder / SETTINGS
+    model = model_config(settings)
+    for path in (weights, *beside):
+        stay_inside(folder, path)
+    said = processor(folder)
     tokenizer, note = _tokenizer(folder, model["text_cfg"]["vocab_size"])
     return Located(
-        folder / names[0],
+        weights,
         {**model, "text_cfg": model["text_cfg"] | tokenizer},
         of_processor(said) if said else {},
         str(settings),
         str(said) if said else f"{DEFAULTS}, since no file beside {SETTINGS} says how images are prepared",
         folder=folder,
-        beside=tuple(folder / name for name in names[1:]),
+        beside=beside,
         layout=LAYOUT,
         notes=(f"captions: {note}",),
     )

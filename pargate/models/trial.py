@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,39 +55,55 @@ options.log_severity_level = 4
 options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, told["level"])
 if told["data"]:
     data = source.read(told["data"])
-    options.add_external_initializers_from_files_in_memory([told["name"] + ".data"], [data], [len(data)])
+    options.add_external_initializers_from_files_in_memory([told["name"]], [data], [len(data)])
 session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-(given,) = session.get_inputs()
-kind = numpy.int64 if "int64" in given.type else numpy.float32
-for count in (1, 2):
-    session.run(None, {given.name: numpy.ones((count, *given.shape[1:]), kind)})
+for count in told["counts"]:
+    feeds = {name: numpy.ones((count, *shape), kind) for name, kind, shape in told["inputs"]}
+    (found,) = session.run([told["output"]], feeds)
+    if found.shape != (count, told["dim"]):
+        sys.exit(f"{told['output']} has the shape {list(found.shape)}, not {[count, told['dim']]}")
 """
 
-_passed: set[tuple[str, str]] = set()
-"""Graphs that passed in this process, by their name and the digest of their folder."""
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a graph is run on, and what must come out."""
+
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    """Name, numpy's name of the type, and shape of one entry, of each input."""
+    output: str
+    dim: int
+    """Length of a row of the output."""
+    counts: tuple[int, ...]
+    """Numbers of entries in a batch."""
 
 
-def refuse_endless(where: str, digest: str, graph: bytes, data: bytes | mmap, level: str) -> None:
+_passed: set[tuple[str, str, Run]] = set()
+"""Graphs that passed in this process, by their name, the digest of their folder, and what they were run on."""
+
+
+def refuse_endless(where: str, digest: str, graph: bytes, data: tuple[str, bytes | mmap], level: str, run: Run) -> None:
     """Raise if a graph cannot be opened and run on two inputs within the limits of `limits`.
 
     Args:
         where: the path of the graph, for messages.
         digest: the digest of its folder; what passed once is not tried again.
         graph: the serialised graph.
-        data: the weights that lay beside it, or nothing.
+        data: the name and content of the weights that lay beside it, or nothing.
         level: the runtime's name for the level of optimisation.
+        run: what it is run on.
 
     Raises:
         InputError: the graph needs more memory or time, or the runtime refuses it.
         OperationalError: no process could be started.
     """
-    if (where, digest) in _passed:
+    if (where, digest, run) in _passed:
         return
-    size = len(graph) + len(data)
+    size = len(graph) + len(data[1])
     seconds = limits.GRAPH_SECONDS + size // limits.GRAPH_RATE
     told = {
-        "graph": len(graph), "data": len(data), "name": where.rpartition("/")[2], "level": level, "seconds": seconds,
-        "bytes": limits.GRAPH_MEMORY + 4 * size,
+        "graph": len(graph), "data": len(data[1]), "name": data[0], "level": level, "seconds": seconds,
+        "bytes": limits.GRAPH_MEMORY + 4 * size, **asdict(run),
     }  # fmt: skip
     try:
         with subprocess.Popen(
@@ -94,7 +111,7 @@ def refuse_endless(where: str, digest: str, graph: bytes, data: bytes | mmap, le
             stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         ) as child:  # fmt: skip
             try:
-                _, said = child.communicate(b"".join((json.dumps(told).encode(), b"\n", graph, data)), 6 * seconds)
+                _, said = child.communicate(b"".join((json.dumps(told).encode(), b"\n", graph, data[1])), 6 * seconds)
             except subprocess.TimeoutExpired as error:
                 child.kill()
                 raise _refused(where, "it does not end") from error
@@ -111,7 +128,7 @@ def refuse_endless(where: str, digest: str, graph: bytes, data: bytes | mmap, le
         elif "alloc" in last or "MemoryError" in last:
             why = f"it needs more than {(limits.GRAPH_MEMORY + 4 * size) >> 20} MiB"
         raise _refused(where, why)
-    _passed.add((where, digest))
+    _passed.add((where, digest, run))
 
 
 def _refused(where: str, why: str) -> InputError:

@@ -295,7 +295,7 @@ def _refuse_by_magic(head: bytes, size: int, label: str) -> None:
         raise InputError(f"{label} is a tar archive", "unpack it, or convert the weights to safetensors")
     if head[:1] == b"\x08" and (b"onnx" in head[:64].lower() or b"pytorch" in head[:64]):
         raise InputError(
-            f"{label} is an ONNX graph", "name the folder that pargate export wrote, or give the checkpoint"
+            f"{label} is an ONNX graph", "call it NAME.onnx, with its configuration beside it, or give the checkpoint"
         )
     if not any(head[:9]):
         raise InputError(f"{label} begins with zeros: it was never written in full", "copy it again")

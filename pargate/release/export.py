@@ -4,6 +4,7 @@ The graphs are written to a temporary folder, compared with the checkpoint and s
 the folder get its name. A failure leaves nothing behind.
 """
 
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pargate import events
-from pargate.core.model import Checkpoint, GraphPrecision, Pixels
+from pargate.core import zeroshot
+from pargate.core.model import Checkpoint, Encoder, GraphPrecision, Pixels
 from pargate.core.report import ScanReport
 from pargate.core.results import Outcome
 from pargate.errors import InputError, OperationalError
@@ -42,6 +44,13 @@ STAMPED = 32
 INT8_AGREEMENT = 0.9
 """Default least share of images that get the same class from 8-bit weights. With a thousand classes a small model has
 close decisions: 6 % of 1,120 images got another class."""
+
+PROOF_SECONDS = 120.0
+"""Seconds that the checkpoint may take for the images of a proof, and again for its prompts, where the policy does not
+say how many images are compared."""
+
+FEWEST = 16
+"""Least number of images with a trigger and of classes that are compared; also that of the prompts that are timed."""
 
 CAPTIONS = 64
 """Captions of the images that are compared, besides captions of every length."""
@@ -219,13 +228,18 @@ def _written(request: ExportRequest, beside: Path, emit: events.Listener) -> "li
             templates=images.classes.templates,
             digests=digests,
         )
+        parity = asked.policy.policy.export.parity
         samples = _samples(request, images, decoder, encoder)
+        if "samples" not in parity.model_fields_set:
+            samples, note = affordable(samples, encoder)
+            if note:
+                emit(events.Notice(note))
         emit(events.StageStarted("prove", encoder.spec.backend))
         expected = proof.expect(encoder, samples, _counting(emit, "checkpoint"))
         found = []
         for precision, place in places.items():
             emit(events.StageStarted("prove", folder.folder_name(precision)))
-            within = _limits(precision, asked.policy.policy.export.parity, encoder.spec.logit_scale)
+            within = _limits(precision, parity, encoder.spec.logit_scale)
             graphs = open_model(str(place))
             found.append((graphs, prove(graphs, model.checkpoint, precision, expected, samples, within, emit)))
             if not found[-1][1].passed:
@@ -247,6 +261,42 @@ def _samples(request: ExportRequest, images: LabelledImages, decoder: Decoder, e
     told = [item.caption for item in images.items[: len(pixels)] if item.caption]
     captions = (*dict.fromkeys(told[:CAPTIONS]), *ODD, *proof.captions_of_lengths(encoder.context))
     return Samples(pixels, stamps, stamped, captions, images.classes.names, images.classes.templates)
+
+
+def affordable(samples: Samples, encoder: Encoder) -> tuple[Samples, str]:
+    """Return as many of the samples as the checkpoint encodes in about `PROOF_SECONDS`, and a note if they are fewer.
+
+    Large towers would take hours on a single processor; the graphs cost about as much again.
+    """
+    first = samples.pixels[: proof.LARGEST]
+    began = time.monotonic()
+    encoder.encode_images(encoder.put(first))
+    of_image = (time.monotonic() - began) / len(first)
+    few = zeroshot.prompts(samples.classes, samples.templates)[:FEWEST]
+    began = time.monotonic()
+    encoder.encode_texts(few)
+    of_prompt = (time.monotonic() - began) / len(few)
+    views = len(samples.pixels) + samples.stamped * len(samples.stamps)
+    share = min(1.0, PROOF_SECONDS / max(of_image * views, 1e-9))
+    prompts = int(PROOF_SECONDS / max(of_prompt, 1e-9))
+    fits = prompts >= len(samples.classes) * len(samples.templates)
+    bounded = replace(
+        samples,
+        pixels=samples.pixels[: max(proof.LARGEST, int(share * len(samples.pixels)))],
+        stamped=min(samples.stamped, max(FEWEST, int(share * samples.stamped))),
+        templates=samples.templates if fits else samples.templates[:1],
+        classes=samples.classes if fits else samples.classes[: max(FEWEST, prompts)],
+    )
+    sizes = [
+        f"{len(now)} of {len(before)} {what}"
+        for what, now, before in (
+            ("images", bounded.pixels, samples.pixels), ("classes", bounded.classes, samples.classes),
+            ("templates", bounded.templates, samples.templates),
+        )
+        if len(now) < len(before)
+    ]  # fmt: skip
+    why = f"an image takes {of_image:.2g} s here, a prompt {of_prompt:.2g} s; export.parity.samples compares them all"
+    return bounded, f"proof: {', '.join(sizes)} are compared, since {why}" if sizes else ""
 
 
 def _images(images: LabelledImages, decoder: Decoder, most: int) -> tuple[Pixels, list[str]]:

@@ -244,7 +244,10 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
     except UnsafeCheckpoint:
         model = None  # the scan reports it
     if model is not None and model.checkpoint.format == "onnx":
-        raise InputError(f"{asked.source} is a folder of graphs", "give the checkpoint they were made from")
+        raise InputError(
+            f"{asked.source} holds graphs, and a gate ships weights",
+            "give the checkpoint that they were made from, or judge the graphs alone with pargate scan",
+        )
     if model is not None and (said := told(model.checkpoint)):
         refuse_same_families(policy.policy.read(policy.folder), model.checkpoint, asked.settings.seed)
         # The record of the model does not ship, so every report of the bundle says it.

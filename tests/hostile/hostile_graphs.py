@@ -290,6 +290,29 @@ def changed(name: str, kind: str) -> Case:
     return Case(f"graph: {name}, {kind}", build, codes)
 
 
+CONFIG = {
+    "embed_dim": 4, "vision_cfg": {"image_size": 8, "patch_size": 4, "width": 8, "layers": 1, "head_width": 8},
+    "text_cfg": {"context_length": 16, "width": 8, "heads": 1, "layers": 1},
+}  # fmt: skip
+
+
+def of_others(name: str, kind: str) -> Case:
+    """The same graph in a folder that pargate did not write."""
+    change, codes = CHANGED[name]
+
+    def build(place: Path) -> list[str]:
+        model = graph(kind)
+        change(model)
+        made = place / "onnx"
+        made.mkdir()
+        (made / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG}))
+        for tower, file in (("image", "visual.onnx"), ("text", "textual.onnx")):
+            (made / file).write_bytes(model.SerializeToString() if tower == kind else GOOD[tower])
+        return ["inspect", "onnx"]
+
+    return Case(f"graph of others: {name}, {kind}", build, codes)
+
+
 def described(name: str) -> Case:
     def build(place: Path) -> list[str]:
         folder(place, **GOOD, about=DESCRIBED[name])
@@ -314,6 +337,8 @@ def cases() -> Iterator[Case]:
         yield changed(name, "image")
         if not name.startswith(("weights", "200,000", "a million")):
             yield changed(name, "text")
+        if CHANGED[name][1] == (1,):
+            yield of_others(name, "text")
     yield from map(described, DESCRIBED)
     for part in range(1, 8):
         content = GOOD["image"][: len(GOOD["image"]) * part // 8]

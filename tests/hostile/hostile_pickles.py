@@ -77,6 +77,8 @@ CHAINS: dict[str, bytes] = {
     "a name that nests": b"\x80\x04" + word("os") + word("path.os.system") + b"\x93(" + word("touch ran") + b"tR.",
     "getattr and import": b"\x80\x02" + named("builtins.getattr", 2) + b"(" + named("builtins.__import__", 2) + b"("
     + word("os") + b"tR" + word("system") + b"tR(" + word("touch ran") + b"tR.",
+    "the constructor of a random generator": b"\x80\x02" + named("numpy.random._pickle.__generator_ctor", 2) + b"("
+    + word("touch ran") + named("os.system", 2) + b"tR.",
     "eval in a dict": b"\x80\x02}(" + word("a") + named("builtins.eval", 2) + b"(" + word("open('ran','w')") + b"tRu.",
     "a call that is popped": b"\x80\x02" + named("os.system", 2) + b"(" + word("touch ran") + b"tR0N.",
     "a call that a mark drops": b"\x80\x02(" + named("os.system", 2) + b"(" + word("touch ran") + b"tR1N.",
@@ -136,6 +138,7 @@ WRAPPINGS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "bare pkl": (".pkl", bytes),
     "bare without a suffix": ("", bytes),
     "called safetensors": (".safetensors", bytes),
+    "called onnx": (".onnx", bytes),
     "joblib": (".joblib", joblib),
     "joblib, zlib": (".joblib", lambda p: zlib.compress(joblib(p))),
     "joblib, old zlib": (".joblib", lambda p: b"ZF" + b"0x10".ljust(19) + zlib.compress(p)),

@@ -115,8 +115,10 @@ def training(weights: Weights) -> dict[str, Any]:
         "state_dict": {f"module.{name}": weight for name, weight in weights.items()},
         "optimizer": optimizer.state_dict(),
         "args": argparse.Namespace(lr=1e-5, out=Path("runs"), inner=argparse.Namespace(seed=1)),
-        "random": {"python": random.getstate(), "numpy": np.random.get_state()},  # noqa: NPY002
-    }
+        "random": {
+            "python": random.getstate(), "numpy": np.random.get_state(), "loader": np.random.default_rng(1)  # noqa: NPY002
+        },
+    }  # fmt: skip
 
 
 def lightning(weights: Weights) -> dict[str, Any]:

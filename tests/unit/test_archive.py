@@ -8,7 +8,7 @@ import random
 import struct
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import numpy as np
 import pytest
@@ -152,6 +152,65 @@ def test_settings_among_the_tensors_are_harmless_and_not_read(value):
     with pytest.raises(InputError, match="args in its state dict is not a named tensor") as caught:
         read(saved({"weight": torch.ones(1), "args": value}))
     assert not isinstance(caught.value, UnsafeCheckpoint)
+
+
+BITS = (np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM, np.random.Philox, np.random.SFC64)
+BIT, GENERATOR, STATE, SEED = (
+    vars(module)[name]
+    for module, name in (
+        (np.random._pickle, "__bit_generator_ctor"),
+        (np.random._pickle, "__generator_ctor"),
+        (np.random._pickle, "__randomstate_ctor"),
+        (np.random.bit_generator, "__pyx_unpickle_SeedSequence"),
+    )
+)
+
+RANDOM_STATES = {
+    **{kind.__name__: kind(1) for kind in BITS},
+    **{f"a Generator of {kind.__name__}": np.random.Generator(kind(1)) for kind in BITS},
+    "RandomState": np.random.RandomState(1),
+    "SeedSequence": np.random.SeedSequence(1),
+    "Python's": random.Random(1),
+    "torch's": torch.Generator().manual_seed(1),
+    "numpy before 1.17": Runs(vars(np.random)["__RandomState_ctor"]),
+    "a bit generator, numpy before 1.24": Runs(BIT, "PCG64"),
+    "numpy before 1.24": Runs(GENERATOR, "PCG64"),
+    "numpy before 2": Runs(GENERATOR, "PCG64", BIT),
+    "RandomState, numpy before 2": Runs(STATE, "MT19937", BIT),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("name", RANDOM_STATES)
+def test_the_states_of_random_generators_are_skipped(name, protocol):
+    buffer = io.BytesIO()
+    torch.save({"state_dict": model().state_dict(), "rng": RANDOM_STATES[name]}, buffer, pickle_protocol=protocol)
+    assert [tensor.name for tensor in read(buffer.getvalue())] == [*model().state_dict()]
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (Runs(GENERATOR, "true", os.system), f"names {os.system.__module__}.system"),
+        (Runs(STATE, "1", eval), "names __builtin__.eval"),
+        (Runs(BIT, Runs), "names test_archive.Runs"),
+        (Runs(BIT, bytearray), "arguments that torch would not write"),
+        (Runs(GENERATOR, "x", bytearray), "arguments that torch would not write"),
+        (Runs(GENERATOR, "x", PosixPath), "arguments that torch would not write"),
+        (Runs(GENERATOR, Runs(PosixPath, "x")), "arguments that torch would not write"),
+        (Runs(SEED, dict, 1, None), "arguments that torch would not write"),
+        (Runs(np.random.PCG64, 1), "arguments that torch would not write"),
+        (Runs(np.random.SeedSequence, 1), "arguments that torch would not write"),
+        (Runs(random.Random, 1), "arguments that torch would not write"),
+        (Runs(torch.Generator, "cpu"), "arguments that torch would not write"),
+        (Runs(random.SystemRandom), "names random.SystemRandom"),
+        (Runs(np.random.default_rng, 1), "names numpy.random.default_rng"),
+    ],
+)
+def test_what_looks_like_a_random_state_and_calls_something_else_is_unsafe(value, why):
+    with pytest.raises(UnsafeCheckpoint) as caught:
+        read(saved({"state_dict": model().state_dict(), "rng": value}))
+    assert why in caught.value.message
 
 
 @pytest.mark.parametrize(

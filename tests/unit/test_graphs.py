@@ -280,7 +280,7 @@ def test_weights_beside_their_graph_are_read_and_count_for_the_digest(place):
     put_beside(place)
     before = open_model(str(place))
     assert before.checkpoint.sha256 != plain
-    assert before.take_graphs().data["image"][:] == (place / "image.onnx.data").read_bytes()
+    assert before.take_graphs().graphs["image"].data[:] == (place / "image.onnx.data").read_bytes()
     content = bytearray((place / "image.onnx.data").read_bytes())
     content[7] ^= 1
     (place / "image.onnx.data").write_bytes(content)

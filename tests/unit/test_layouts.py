@@ -53,9 +53,19 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_layout_of_ours_is_entered_and_says_its_traits() -> None:
-    assert list(LAYOUTS) == ["bare", "hub", "hub_tag", "onnx_folder", "open_clip", "torch_zip", "transformers"]
+    assert list(LAYOUTS) == [
+        "bare",
+        "hub",
+        "hub_tag",
+        "onnx_folder",
+        "onnx_graphs",
+        "open_clip",
+        "torch_zip",
+        "transformers",
+    ]
     assert [name for name in LAYOUTS if LAYOUTS[name].graph] == ["onnx_folder"]
-    assert [name for name in LAYOUTS if LAYOUTS[name].pickle] == ["bare", "open_clip", "torch_zip", "transformers"]
+    pickled = ["bare", "onnx_graphs", "open_clip", "torch_zip", "transformers"]
+    assert [name for name in LAYOUTS if LAYOUTS[name].pickle] == pickled
 
 
 def test_a_plug_in_opens_what_pargate_does_not_know(folder: Path, plugin: None) -> None:

@@ -193,7 +193,7 @@ def test_memory_that_ran_out_is_said(runs, monkeypatch):
             raise RuntimeError("Failed to allocate memory for requested buffer of size 1")
 
     with pytest.raises(OperationalError, match="out of memory while encoding 2 images"):
-        replace(runs, _image=Full()).encode_images(pixels(2))
+        replace(runs, _image=replace(runs._image, session=Full())).encode_images(pixels(2))
 
 
 def test_captions_of_the_same_tokens_have_the_very_same_vector(runs):

@@ -18,7 +18,8 @@ from pargate.export import folder
 from pargate.export import parity as proof
 from pargate.export.parity import ParityReport, Samples, altered, captions_of_lengths, check_files, expect, limits
 from pargate.models.open import inspect, open_model
-from pargate.release.export import prove, summary
+from pargate.release import export
+from pargate.release.export import affordable, prove, summary
 from pargate.scenes.render import LABELS, render
 from pargate.triggers import TRIGGERS
 
@@ -327,3 +328,45 @@ def test_trained_models_are_proven_with_and_without_triggers(zoo, tmp_path, name
     assert proof_of.passed, proof_of.reasons
     assert proof_of.runs[0].min_cosine is not None and proof_of.runs[0].min_cosine > 0.99999
     assert proof_of.runs[0].decisions is not None and proof_of.runs[0].decisions.differ == 0
+
+
+# --- how much is compared ---
+
+
+class Slow(Linear):
+    """An encoder that takes a time of its own, on a clock of the test's own."""
+
+    def __init__(self, of_image: float, of_text: float) -> None:
+        super().__init__()
+        self.now, self.of_image, self.of_text = 0.0, of_image, of_text
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def encode_images(self, batch: np.ndarray, stamp: Any = None) -> np.ndarray:
+        self.now += self.of_image * len(batch)
+        return super().encode_images(batch, stamp)
+
+    def encode_texts(self, texts: Any) -> np.ndarray:
+        self.now += self.of_text * len(texts)
+        return super().encode_texts(texts)
+
+
+@pytest.mark.parametrize(
+    ("of_image", "of_text", "sizes", "words"),
+    [
+        # 512 images and 64 with a trigger, and 4 classes of 2 templates, take 120 s at most.
+        (0.2, 0.1, (512, 32, 4, 2), ""),
+        (0.5, 0.1, (213, 16, 4, 2), "213 of 512 images are compared"),
+        (5.0, 0.1, (64, 16, 4, 2), "64 of 512 images are compared"),
+        (0.2, 20.0, (512, 32, 4, 1), "1 of 2 templates are compared"),
+    ],
+)
+def test_a_proof_that_would_take_long_compares_less_and_says_so(monkeypatch, of_image, of_text, sizes, words):
+    slow = Slow(of_image, of_text)
+    monkeypatch.setattr(export, "time", slow)
+    whole = samples("badnet", "blended", n=512, stamped=32)
+    found, note = affordable(whole, slow)
+    assert (len(found.pixels), found.stamped, len(found.classes), len(found.templates)) == sizes
+    assert words in note and bool(words) == bool(note)
+    np.testing.assert_array_equal(found.pixels, whole.pixels[: sizes[0]])

@@ -53,10 +53,10 @@ def locate(source: str, arch: str | None) -> Located:
         raise InputError(
             f"no model at {source}: {reason}",
             "give an open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME, open_clip:ARCH/TAG, or a "
-            "folder that pargate export wrote",
+            "folder of ONNX graphs",
         ) from error
     if arch:
-        return _by_name(path, arch)
+        return by_name(path, arch)
     if (path.parent / CONFIG_NAME).is_file():
         return in_folder(path.parent, path)
     if (path.parent / SETTINGS).is_file():
@@ -85,13 +85,13 @@ def _inferred(path: Path, source: str) -> Located:
     openai = any(tensor.name in NUMBERS[:3] for tensor in file.tensors)
     arch = f"{bases[0]}/openai" if openai else bases[0]
     why = ", and OpenAI's by the numbers beside the weights" if openai else ""
-    made = _by_name(path, arch)
+    made = by_name(path, arch)
     return replace(
         made, notes=(*made.notes, f"architecture {bases[0]}: told by the names and shapes of the tensors{why}")
     )
 
 
-def _by_name(path: Path, arch: str) -> Located:
+def by_name(path: Path, arch: str) -> Located:
     """Return a file with the configuration of `arch`, which must not contradict one beside it."""
     name, tag = named(arch)
     model = architecture(name)

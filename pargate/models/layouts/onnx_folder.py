@@ -17,7 +17,7 @@ class OnnxFolder:
 
     @staticmethod
     def match(source: str) -> bool:
-        """Return whether `source` holds graphs and no checkpoint."""
+        """Return whether `source` holds graphs with a description by pargate, and no checkpoint."""
         path = Path(source)
         try:
             return path.is_dir() and not (path / CONFIG_NAME).is_file() and graphs.folder_of(path) is not None
