@@ -176,6 +176,9 @@ BUNDLE_DEPTH = 8
 PARITY_BYTES = 1 << 20
 """Largest size of a parity report."""
 
+SIGNATURE_BYTES = 4 << 20
+"""Largest size of a model's signature, which lists its files, and of a key."""
+
 LISTING_BYTES = 1 << 20
 """Largest `pack.json` that is read."""
 

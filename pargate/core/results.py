@@ -243,6 +243,17 @@ class Searched(Value):
     """Rank of the shift, in a scan without another model whose rule names a calibration table."""
 
 
+class Signature(Value):
+    """Result of checking the signature of a model, before the model was loaded."""
+
+    signer: str
+    """Signer that the policy asked for: the digest of a key, or an identity and its issuer."""
+    files: int = 0
+    """Files that the signature covers, all of which are as it says; 0 if it does not hold."""
+    problem: str = ""
+    """What is wrong with the signature; empty if it holds and covers every file that was read."""
+
+
 class FileFacts(Value):
     """Facts about the weights file from inspection."""
 
@@ -251,6 +262,20 @@ class FileFacts(Value):
     """Whether the file holds a pickle, even one that only rebuilds tensors."""
     custom_ops: bool
     """Whether the file uses operators outside the standard set."""
+    signature: Signature | None = None
+    """Result for the signature of the model, or of the one that it was made from; left out if none was asked for."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_signature(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if self.signature is None:
+            found.pop("signature", None)
+        return found
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema of the fields, which the serializer above would hide."""
+        return _of_fields(core_schema, handler)
 
 
 class Measurement(Value):

@@ -66,6 +66,8 @@ def conclude(policy: Policy, stages: Sequence[Stage], last: Examined) -> Conclus
 def may_be_cleaned(policy: Policy, first: Examined) -> bool:
     """Return whether the policy allows cleaning and the failure is one that cleaning can change."""
     unsafe = any(finding.rule == UNSAFE_FILE for finding in first.findings)
+    signatures = [m.facts.signature for m in first.measurements if m.facts is not None and m.facts.signature]
+    unsafe = unsafe or (policy.signed_by is not None and any(signature.problem for signature in signatures))
     return policy.clean.when == "fail" and first.verdict.status is Outcome.FAIL and not unsafe
 
 

@@ -153,6 +153,12 @@ def architectures() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(spec.origin).parent / "model_configs").glob("*.json"))}
 
 
+def packaged(path: Path) -> dict[str, Any]:
+    """Return the configuration at one of the paths of `architectures`."""
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    return found
+
+
 def base_name(name: str) -> str:
     """Return an architecture's name without the ending that names its activation."""
     return name.removesuffix("-quickgelu").removesuffix("-gelu")
@@ -167,10 +173,10 @@ def architecture(name: str) -> dict[str, Any]:
     known = architectures()
     plain = name.replace("/", "-")
     if plain in known:
-        return load_json(known[plain])
+        return packaged(known[plain])
     base = base_name(plain)
     if base in known:
-        return {**load_json(known[base]), "quick_gelu": plain.endswith("-quickgelu")}
+        return {**packaged(known[base]), "quick_gelu": plain.endswith("-quickgelu")}
     raise InputError(
         f"unknown architecture '{name}'.{nearest(plain, list(known))}",
         "the names are open_clip's, such as ViT-B-32 or RN50",
@@ -211,7 +217,7 @@ def name_of(config: dict[str, Any]) -> str:
     """Return open_clip's name for exactly this configuration, or a description where it has none."""
     plain = {key: value for key, value in config.items() if key != "quick_gelu" or value}
     for name, path in architectures().items():
-        if json.loads(path.read_text("utf-8")) == plain:
+        if packaged(path) == plain:
             return name
     vision = config["vision_cfg"]
     side = "×".join(str(s) for s in dict.fromkeys(image_size(config)))

@@ -20,7 +20,7 @@ from pargate import limits
 from pargate.core.model import Activation, Checkpoint, GraphPrecision, Preprocess, TensorInfo
 from pargate.core.value import Value
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.files import digest_of, leads_to_hub_blob
+from pargate.files import digest_of, leads_to_hub_blob, note
 from pargate.models import tokenizer as tokens
 from pargate.models import trial, weights
 from pargate.models.config import MEAN_BOUNDS, STD_BOUNDS
@@ -216,6 +216,7 @@ def _bytes(folder: Path, name: str, most: int) -> tuple[bytes, str]:
         if size > most:
             raise InputError(f"{path} has {size} bytes, and may have at most {most}", "export the model again")
         digest, content = weights.take(stream, size, str(path), keep=True) if size else ("", None)
+        note(path, digest)
     if content is None:
         raise InputError(f"{path} is empty", "copy or export it again")
     with content:
@@ -250,6 +251,7 @@ def _beside(folder: Path, name: str, ranges: "tuple[_Range, ...]") -> tuple[mmap
                     "copy or export it again",
                 )
         digest, content = weights.take(stream, status.st_size, str(path), keep=True)
+        note(path, digest)
     assert content is not None  # since keep=True
     return content, digest
 

@@ -353,6 +353,9 @@ def _rebase(data: dict[str, Any], old: Path, new: Path) -> None:
         table = rule.get("calibration")
         if isinstance(table, dict) and "path" in table:
             table["path"] = moved(table["path"])
+        signer = rule.get("signed_by")
+        if isinstance(signer, dict):
+            signer |= {key: moved(signer[key]) for key in ("key", "trust_root") if key in signer}
         for spec in _maps(rule.get("triggers")):
             kind = spec.get("kind")
             for key in TRIGGERS[kind].paths if isinstance(kind, str) and kind in TRIGGERS else ():
