@@ -11,6 +11,7 @@ from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler,
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from pargate import limits
 from pargate.core.value import Value
 
 NOT_FINITE = "vector not finite"
@@ -136,14 +137,10 @@ class Target(Value):
     """Gain on these images: share of hits, less the share without the trigger (or of the reference)."""
 
 
-MOST = 10**8
-"""Most images of a measurement: an interval needs memory for each."""
-
-
 class Count(Value):
     """Successes among n."""
 
-    n: int = Field(ge=0, le=MOST)
+    n: int = Field(ge=0, le=limits.IMAGES)
     successes: int = Field(ge=0)
 
     @model_validator(mode="after")
@@ -170,7 +167,7 @@ class PairedCounts(Value):
     """`control:flat`, `control:shuffled`, `CLASS_NAME`, `reference`, `TUNED` or `TUNED_WEAKER`."""
     target: str
     """Class that counts as a hit of the baseline: for a control, the class that it pulls to most."""
-    n: int = Field(ge=0, le=MOST)
+    n: int = Field(ge=0, le=limits.IMAGES)
     both: int = Field(ge=0)
     trigger_only: int = Field(ge=0)
     baseline_only: int = Field(ge=0)
@@ -210,7 +207,7 @@ class Ranked(Value):
     """Digest of the table."""
     families: tuple[str, ...]
     """Families over which the largest shift of each trusted model is taken."""
-    models: int = Field(ge=0, le=MOST)
+    models: int = Field(ge=0, le=limits.IMAGES)
     """Number of trusted models, without the model itself."""
     as_high: int = Field(ge=0)
     """Trusted models whose largest shift is at least that of the trigger."""

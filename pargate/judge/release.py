@@ -7,7 +7,8 @@ certifying scan of the checkpoint, the proof of its graphs, and the scan of the 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pargate.core.paired import MOST, fall_interval, largest_p
+from pargate import limits
+from pargate.core.paired import fall_interval, largest_p
 from pargate.core.report import AccuracyDrop, Examined, Stage
 from pargate.core.results import BUDGET, UNSAFE_FILE, Consequence, Outcome, PairedCounts, Remark, Status, Verdict
 from pargate.judge.bounds import FLOOR
@@ -96,8 +97,8 @@ def drop(pairs: PairedCounts, limit: Limit, confidence: float) -> AccuracyDrop:
     """
     alpha = round(1 - confidence, 12)  # 0.01, not 0.010000000000000009
     n, lost, gained = pairs.n, pairs.trigger_only, pairs.baseline_only
-    decides = FLOOR <= n <= MOST
-    low, high = fall_interval(n, lost, gained, alpha) if n <= MOST else (-1.0, 1.0)
+    decides = FLOOR <= n <= limits.COMPARED_IMAGES
+    low, high = fall_interval(n, lost, gained, alpha) if n <= limits.COMPARED_IMAGES else (-1.0, 1.0)
     status = Status.OPEN
     if decides and largest_p(n, lost, gained, limit.value, alpha) <= alpha:
         status = Status.MET
