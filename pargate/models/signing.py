@@ -18,7 +18,7 @@ from typing import Any
 
 from pargate import limits
 from pargate.errors import InputError, OperationalError
-from pargate.files import SIGNATURE, read_bytes
+from pargate.files import SIGNATURE, files_below, open_file, read_bytes
 from pargate.models.config import parse_object
 
 KIND = "give an elliptic-curve key in PEM, without a password"
@@ -120,6 +120,7 @@ def verify(folder: Path, name: str, signer: Signer) -> dict[str, str]:
         with_key = "publicKey" in bundle["verificationMaterial"]
         if with_key is not isinstance(signer, KeySigner):
             raise Broken(f"{name}: signed {'with a key' if with_key else 'by a certificate'}, and not by {signer.name}")
+        _refuse_endless(folder)
         with tempfile.TemporaryDirectory() as beside:
             # The library reads what was read here, and no field that was not.
             copy = Path(beside, "signature")
@@ -130,6 +131,21 @@ def verify(folder: Path, name: str, signer: Signer) -> dict[str, str]:
             except Exception as error:  # each kind of broken signature raises its own class
                 raise Broken(f"{name}: does not hold under {signer.name}: {_reason(error)}") from error
     return listed
+
+
+def _refuse_endless(folder: Path) -> None:
+    """Raise if the library, which reads every file in a folder, would not come to an end.
+
+    Raises:
+        Broken: something in the folder is no regular file, or mostly holes.
+    """
+    try:
+        for path in files_below(folder):
+            open_file(path).close()
+    except OSError as error:
+        raise Broken(f"{Path(error.filename or folder).name} cannot be read: {error.strerror}") from error
+    except InputError as error:
+        raise Broken(error.message) from error
 
 
 def _reason(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -122,6 +123,19 @@ def test_a_signature_that_lists_something_else_than_files_is_refused(tmp_path: P
     config = library.Config().use_elliptic_key_signer(private_key=private).set_hashing_config(shards)
     config.sign(folder, folder / SIGNATURE)
     assert "does not list the SHA-256 of each file" in str(signing.problem(folder, public))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="NOT TESTED: there are no pipes here")
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    private, public = keys(tmp_path)
+    folder = files(tmp_path)
+    signing.sign(folder, private)
+    with (folder / "huge").open("wb") as stream:
+        stream.truncate(1 << 42)
+    assert "huge cannot be read" in str(signing.problem(folder, public))
+    (folder / "huge").unlink()
+    os.mkfifo(folder / "pipe")
+    assert signing.problem(folder, public) == "pipe cannot be read: not a regular file"
 
 
 def test_a_key_does_not_verify_an_identity(tmp_path: Path) -> None:
