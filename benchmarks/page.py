@@ -378,7 +378,12 @@ def loading(found: Any) -> str:
             f"{ours['mib']:.0f}", f"{theirs['mib']:.0f}", f"{ours['mib'] / theirs['mib']:.2f}",
         ])  # fmt: skip
     head = ["layout", "other tool", "s, pargate", "s, the other", "ratio", "MiB, pargate", "MiB, the other", "ratio"]
-    return f"Medians of {found['repeats']} runs each.\n\n" + table(head, rows)
+    runs = (
+        f"Medians of {found['repeats']} runs each"
+        if found["repeats"] > 1
+        else "Single runs, while the machine had much other work"
+    )
+    return f"{runs}.\n\n" + table(head, rows)
 
 
 def hostile(found: Any) -> str:
