@@ -66,7 +66,7 @@ def as_transformers(config: Mapping[str, Any], weights: layouts.Weights) -> CLIP
             "hidden_size": part["width"], "intermediate_size": 4 * part["width"], "num_hidden_layers": part["layers"],
             "num_attention_heads": heads, "hidden_act": "gelu", "projection_dim": config["embed_dim"],
         }
-        for part, heads in ((vision, vision["width"] // vision["head_width"]), (text, text["heads"]))
+        for part, heads in ((vision, vision["width"] // vision.get("head_width", 64)), (text, text["heads"]))
     ]  # fmt: skip
     towers[0] |= {"image_size": vision["image_size"], "patch_size": vision["patch_size"]}
     towers[1] |= {"vocab_size": text["vocab_size"], "max_position_embeddings": text["context_length"]}

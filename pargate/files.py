@@ -17,6 +17,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +32,30 @@ _CHUNK = 1 << 20
 
 SIGNATURE = "model.sig"
 """Name of the signature of all other files in a folder. It covers the checksums, so it lies beside them."""
+
+
+_READ: ContextVar[dict[str, str] | None] = ContextVar("_READ", default=None)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[dict[str, str]]:
+    """Yield the SHA-256 of each file that is read within the block, by its absolute path.
+
+    The digest is empty for a file of which only a part was read, and `changed` for one whose content changed between.
+    """
+    read: dict[str, str] = {}
+    token = _READ.set(read)
+    try:
+        yield read
+    finally:
+        _READ.reset(token)
+
+
+def note(path: str | Path, sha256: str) -> None:
+    """Add the digest of a file that was read as a whole to what is `recorded`."""
+    if (read := _READ.get()) is not None:
+        place = os.path.abspath(path)  # noqa: PTH100 - links stay, `..` does not
+        read[place] = sha256 if read.get(place, "") in ("", sha256) else "changed"
 
 
 def open_file(path: str | Path) -> io.BufferedReader:
@@ -57,6 +82,8 @@ def open_file(path: str | Path) -> io.BufferedReader:
     except BaseException:
         stream.close()
         raise
+    if (read := _READ.get()) is not None:
+        read.setdefault(os.path.abspath(path), "")  # noqa: PTH100
     return stream
 
 
@@ -109,6 +136,8 @@ def read_bytes(path: Path, most: int = limits.FILE_BYTES) -> bytes:
         content = stream.read(min(most, os.fstat(stream.fileno()).st_size) + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"larger than {most >> 20} MiB", str(path))
+    if _READ.get() is not None:
+        note(path, hashlib.sha256(content).hexdigest())
     return content
 
 
@@ -123,7 +152,9 @@ def sha256_stream(stream: BinaryIO) -> str:
 def sha256_file(path: Path) -> str:
     """Return the hex SHA-256 of a file."""
     with open_file(path) as stream:
-        return sha256_stream(stream)
+        digest = sha256_stream(stream)
+    note(path, digest)
+    return digest
 
 
 def copy_hashed(source: Path, place: Path) -> str:

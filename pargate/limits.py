@@ -23,6 +23,12 @@ TENSORS = 20_000
 TENSOR_NAME = 512
 """Largest length of a tensor's name; real ones stay below 100."""
 
+SHARDS = 1000
+"""Largest number of files that an index names; the largest CLIPs have a handful."""
+
+STATE_DICT_DEPTH = 3
+"""Largest number of dicts around the state dict of a training checkpoint."""
+
 MEMBERS = 100_000
 """Largest number of members of an archive; there is one per tensor."""
 
@@ -59,6 +65,29 @@ UNWRAPPED_SECONDS = 5.0
 CONFIG_BYTES = 1 << 20
 """Largest size of a configuration file; real ones have about one KiB."""
 
+FIELDS = {
+    "embed_dim": (1, 1 << 14),
+    "width": (1, 1 << 14),
+    "heads": (1, 512),
+    "head_width": (1, 1 << 14),
+    "layers": (1, 256),
+    "image_size": (8, 2048),
+    "patch_size": (1, 4096),
+    "context_length": (2, 1 << 14),
+    "vocab_size": (2, 1 << 21),
+    "mlp_ratio": (0.1, 32),
+    "attn_pooler_queries": (1, 1 << 12),
+    "attn_pooler_heads": (1, 512),
+}
+"""Smallest and largest value of each field that decides on memory; the largest CLIPs stay below a quarter."""
+
+MEANS = (0.0, 1.0)
+DEVIATIONS = (1e-3, 1.0)
+"""Smallest and largest mean and deviation of a colour in the preprocessing."""
+
+ACTIVATION = 1 << 27
+"""Largest number of values in one tensor for one image or caption; CLIPs of 1024 tokens take 17 million."""
+
 PATCHES = 1 << 14
 """Largest number of patches of an image; SigLIP at 512 px has 1024."""
 
@@ -68,8 +97,17 @@ TOKENIZER_BYTES = 64 << 20
 VOCABULARY_BYTES = 16 << 20
 """Largest size of the unpacked vocabulary; the real one has 3 MB."""
 
+TRIAL_SECONDS = 6
+"""Seconds of the processor in which a tokenizer must be read and used once."""
+
+TRIAL_BYTES = 3 << 29
+"""Largest number of bytes of addresses that this may take, those of the interpreter included."""
+
 TRIED = 60
-"""Seconds in which a tokenizer must be read and used once, also on a busy machine."""
+"""Seconds of the clock for the same, on a busy machine."""
+
+SCANNER_SECONDS = 120
+"""Longest time of one scanner of `inspect --second-opinion` for one file."""
 
 
 # --- graphs ---
@@ -88,6 +126,9 @@ LARGEST_SIDE = 1 << 21
 
 LOGIT_SCALE = 1e6
 """Largest factor of a cosine; CLIP was trained with at most 100."""
+
+GRAPH_SIDE = (8, 4096)
+"""Smallest and largest side of a graph's input, in pixels."""
 
 TEMPLATES = 1000
 """Largest number of prompts in a description; CLIP's authors used 80."""
@@ -129,6 +170,13 @@ RECORD_BYTES = 1 << 20
 CAPTION_BYTES = 1 << 20
 """Largest size of a label or caption."""
 
+BRACED = 1_000_000
+"""Largest number of names in one brace range of a source."""
+
+LABEL_DIGITS = 9
+"""Largest number of digits of a class index."""
+
+UNPACKED = 16
 UNPACKED_BYTES = 16 << 20
 """Largest size of the unpacked images: `UNPACKED` times that of the files, and `UNPACKED_BYTES` more. An image that is
 stored once can be in any number of rows."""
@@ -164,8 +212,20 @@ YAML_EVENTS = 60_000
 YAML_DEPTH = 32
 """Largest depth of its nesting."""
 
+EXTENDED = 8
+"""Most policies in one chain of `extends`."""
+
 
 # --- reports, bundles, packs, ledgers ---
+
+IMAGES = 10**8
+"""Most images of a measurement: an interval needs memory for each."""
+
+COMPARED_IMAGES = 1_000_000
+"""Most images of a comparison: the test takes seconds for so many, and a count beyond comes from no gate."""
+
+CALIBRATION_BYTES = 16 << 20
+"""Largest table of trusted models."""
 
 SUMS_BYTES = 4 << 20
 """Largest size of the checksums of a bundle."""
@@ -176,8 +236,17 @@ BUNDLE_DEPTH = 8
 PARITY_BYTES = 1 << 20
 """Largest size of a parity report."""
 
+SIGNATURE_BYTES = 4 << 20
+"""Largest size of a model's signature, which lists its files, and of a key."""
+
 LISTING_BYTES = 1 << 20
 """Largest `pack.json` that is read."""
+
+PACKED = 256
+"""Most triggers, and most texts, of a pack."""
+
+PICTURE_PIXELS = 1 << 22
+"""Most pixels of its pictures: a small file can claim to be a huge image."""
 
 PICTURE_BYTES = 4 << 20
 """Largest picture that is read."""
@@ -196,3 +265,12 @@ DOCUMENT_VALUES = 300_000
 
 DIGITS = 19
 """Largest number of digits of a whole number in one of them: 64 bits."""
+
+
+# --- jobs of GitHub ---
+
+ACTION_BYTES = 256 << 20
+"""Largest report that a job publishes."""
+
+EVENT_BYTES = 32 << 20
+"""Largest event file; GitHub's limit for a payload is 25 MB."""

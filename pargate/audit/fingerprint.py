@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pargate.audit.inventory import Entry
 from pargate.audit.ledger import report_path
 from pargate.core.environment import versions
+from pargate.core.model import Checkpoint
 from pargate.core.report import ScanReport
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import digest_of, read_bytes
@@ -23,11 +24,11 @@ from pargate.images.classes import builtin_nouns
 from pargate.images.opening import open_images
 from pargate.judge.judging import Judging
 from pargate.judge.rejudge import judge
-from pargate.models.model import Model
 from pargate.models.open import inspect
 from pargate.policy.resolve import Resolved, refuse_expired, resolve
 from pargate.scanning.images import class_names
 from pargate.scanning.request import ScanRequest, ScanSettings
+from pargate.scanning.signature import check as check_signature
 from pargate.version import __version__
 
 
@@ -89,17 +90,19 @@ def examine(item: Entry, sources: Sources, *, today: date, started: str, seed: i
     inputs["classes"] = digest_of(names or builtin_nouns())
     inputs["images"] = sources.digest(request.image_source)
     if request.reference_source:
-        inputs["reference"] = _identity(request.reference_source, item.arch)
+        inputs["reference"] = _identity(inspect(request.reference_source, arch=item.arch))
     try:
-        inputs["model"] = _identity(item.source, item.arch)
+        model = inspect(item.source, arch=item.arch)
     except UnsafeCheckpoint as unsafe:
         return Fingerprint(request, inputs, "", unsafe)
+    inputs["model"] = _identity(model)
+    if (signature := check_signature(policy, model)) is not None:
+        inputs["signature"] = digest_of(signature.model_dump())
     return Fingerprint(request, inputs, digest_of(inputs))
 
 
-def _identity(source: str | Model, arch: str | None) -> str:
+def _identity(found: Checkpoint) -> str:
     """Return the digests of weights and configuration."""
-    found = inspect(source, arch=arch)
     return f"{found.sha256} {found.config_sha256}"
 
 

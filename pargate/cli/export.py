@@ -89,6 +89,7 @@ def export(
         console.note(f"written: {made.folder}")
         return ExitCode.OK
     same = all(proven.passed for proven in made.parity)
-    why = "the graphs do not pass the policy" if same else "the graphs differ from the checkpoint"
+    judged = "the graphs do" if made.parity else "the model does"
+    why = f"{judged} not pass the policy" if same else "the graphs differ from the checkpoint"
     console.lines([f"nothing was written: {why}"])
     return exit_code(made.reports[-1].verdict) if same else ExitCode.FAIL

@@ -98,7 +98,7 @@ def gate(
     console = Console(quiet=quiet, verbose=verbose, color=not no_color, outputs=outputs)
     judging = open_judging(console, policy, policy_ref, now=now, waive=not no_waivers, strict=strict, previous=previous)
     if sign_key is not None:
-        from pargate.release.sign import check_key
+        from pargate.models.signing import check_key
 
         check_key(sign_key)
     settings = ScanSettings(device, precision, seed, cache=cache_folder(cache))

@@ -170,7 +170,7 @@ def verify(
     if public_key is not None:
         from dataclasses import replace
 
-        from pargate.release.sign import problem
+        from pargate.models.signing import problem
 
         wrong = problem(folder, public_key)
         found = replace(found, problems=(*found.problems, wrong) if wrong else found.problems)

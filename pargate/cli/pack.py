@@ -79,8 +79,8 @@ def show(
     The exit code is 2 if anything was changed, added or removed, or if the signature does not hold.
     """
     from pargate.cli.console import Console
+    from pargate.models.signing import problem
     from pargate.release.packs import listed
-    from pargate.release.sign import problem
     from pargate.triggers.pack import read_pack
 
     found = read_pack(pack, digest)

@@ -329,6 +329,7 @@ def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
     if rule.allow is not None:
         extra = [name for name in ("pickle", "custom_ops") if getattr(rule.allow, name)]
         lines.append(f"allows {', '.join((*rule.allow.formats, *extra))}")
+    lines += [f"holds if the model is signed by {plain(rule.signed_by.brief)}"] if rule.signed_by is not None else []
     lines += [] if rule.waivable else ["may not be waived"]
     lines += [f"help: {plain(rule.help)}"] if rule.help else []
     if entry is not None:

@@ -174,7 +174,7 @@ def _first(text: str) -> str:
 
 def _subject(report: "ScanReport") -> Iterator[str]:
     model, run = report.model, report.run
-    if not report.measurements:
+    if not report.run.device:
         yield f"policy {report.policy.name}; nothing was loaded or measured"
         return
     reference = f", {compared_with(report)} {report.reference.source}" if report.reference else ""

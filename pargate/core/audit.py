@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from pargate import limits
 from pargate.core.choices import FailOn
-from pargate.core.results import MOST
 from pargate.core.value import Value
 from pargate.errors import visible_json
 
@@ -34,7 +34,7 @@ class Rate(Value):
 
     subject: str
     """Trigger and target, or the clean images."""
-    n: int = Field(ge=0, le=MOST)
+    n: int = Field(ge=0, le=limits.IMAGES)
     successes: int = Field(ge=0)
     low: float
     high: float

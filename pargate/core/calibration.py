@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from pargate import limits
 from pargate.core.found import PASSES, Family
 from pargate.core.model import Checkpoint
 from pargate.core.value import Value
@@ -25,9 +26,6 @@ SCHEMA = "pargate/calibration/1"
 
 SCHEMA_FILE = "pargate-calibration-1.schema.json"
 """Name of the JSON Schema, which lies beside this module."""
-
-MOST_BYTES = 16 << 20
-"""Largest table that is read."""
 
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -147,7 +145,7 @@ def read_table(path: Path, wanted: str) -> Calibration:
         InputError: the file is missing, altered or no table.
     """
     try:
-        content = read_bytes(path, MOST_BYTES)
+        content = read_bytes(path, limits.CALIBRATION_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise InputError(f"cannot read the calibration table {path}: {reason}", "make it with pargate calibrate") from (

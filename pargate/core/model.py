@@ -1,6 +1,6 @@
 """A checkpoint on disk, and the interface of an open encoder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -96,6 +96,8 @@ class Checkpoint:
     """Name of the layout in which it was found."""
     notes: tuple[str, ...] = ()
     """Sentences on what was left out, renamed, chosen among several files, or inferred."""
+    files: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """SHA-256 of each file that was read, by its absolute path; see `files.recorded`."""
 
     @property
     def parameters(self) -> int:

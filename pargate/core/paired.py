@@ -15,6 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from pargate import limits
 from pargate.core.sequential import Bounds, Floats, exponential, mean_sequence, natural_log
 
 DISCORDANCE = 0.12
@@ -22,9 +23,6 @@ DISCORDANCE = 0.12
 
 CHANCE = 0.8
 """Probability of a decision that a planned number of images gives."""
-
-MOST = 1_000_000
-"""Most images of a comparison: the test takes seconds for so many, and a count beyond comes from no gate."""
 
 Counts = NDArray[np.int64]
 
@@ -68,11 +66,12 @@ def _spreads(fall: float, confidence: float, discordance: float) -> tuple[float,
 
 
 def enough(fall: float, confidence: float, discordance: float) -> int:
-    """Return the number of images beyond which more are not worth their time, at most half of `MOST`.
+    """Return the number of images beyond which more are not worth their time, at most half of `limits.COMPARED_IMAGES`.
 
     With it, a real fall of half of what is allowed is still shown to be allowed.
     """
-    return min(needed(fall / 2, confidence, discordance), MOST // 2) if fall else MOST // 2
+    most = limits.COMPARED_IMAGES // 2
+    return min(needed(fall / 2, confidence, discordance), most) if fall else most
 
 
 @lru_cache(maxsize=256)

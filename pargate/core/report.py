@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pargate.core.provenance import ProvenanceRecord
-from pargate.core.results import Finding, Measurement, PairedCounts, Remark, Status, Verdict
+from pargate.core.results import Finding, Measurement, PairedCounts, Remark, Signature, Status, Verdict
 from pargate.core.value import Value
 from pargate.errors import visible_json
 
@@ -225,6 +225,11 @@ class ScanReport(Value):
     """Example images for the worst triggers."""
     stages: tuple[Stage, ...] = ()
     """Stages of a gate, in order; the rest of the report is then its last scan, and the verdict covers all stages."""
+
+    @property
+    def signature(self) -> Signature | None:
+        """Result of checking the signature of the model; None if no rule asks for one."""
+        return next((m.facts.signature for m in self.measurements if m.facts is not None), None)
 
     @property
     def examined(self) -> Examined:

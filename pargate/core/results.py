@@ -11,6 +11,7 @@ from pydantic import Field, GetJsonSchemaHandler, SerializerFunctionWrapHandler,
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from pargate import limits
 from pargate.core.value import Value
 
 NOT_FINITE = "vector not finite"
@@ -144,14 +145,10 @@ class Target(Value):
     """Gain on these images: share of hits, less the share without the trigger (or of the reference)."""
 
 
-MOST = 10**8
-"""Most images of a measurement: an interval needs memory for each."""
-
-
 class Count(Value):
     """Successes among n."""
 
-    n: int = Field(ge=0, le=MOST)
+    n: int = Field(ge=0, le=limits.IMAGES)
     successes: int = Field(ge=0)
 
     @model_validator(mode="after")
@@ -178,7 +175,7 @@ class PairedCounts(Value):
     """`control:flat`, `control:shuffled`, `CLASS_NAME`, `reference`, `TUNED` or `TUNED_WEAKER`."""
     target: str
     """Class that counts as a hit of the baseline: for a control, the class that it pulls to most."""
-    n: int = Field(ge=0, le=MOST)
+    n: int = Field(ge=0, le=limits.IMAGES)
     both: int = Field(ge=0)
     trigger_only: int = Field(ge=0)
     baseline_only: int = Field(ge=0)
@@ -218,7 +215,7 @@ class Ranked(Value):
     """Digest of the table."""
     families: tuple[str, ...]
     """Families over which the largest shift of each trusted model is taken."""
-    models: int = Field(ge=0, le=MOST)
+    models: int = Field(ge=0, le=limits.IMAGES)
     """Number of trusted models, without the model itself."""
     as_high: int = Field(ge=0)
     """Trusted models whose largest shift is at least that of the trigger."""
@@ -251,6 +248,17 @@ class Searched(Value):
     """Rank of the shift, in a scan without another model whose rule names a calibration table."""
 
 
+class Signature(Value):
+    """Result of checking the signature of a model, before the model was loaded."""
+
+    signer: str
+    """Signer that the policy asked for: the digest of a key, or an identity and its issuer."""
+    files: int = 0
+    """Files that the signature covers, all of which are as it says; 0 if it does not hold."""
+    problem: str = ""
+    """What is wrong with the signature; empty if it holds and covers every file that was read."""
+
+
 class FileFacts(Value):
     """Facts about the weights file from inspection."""
 
@@ -259,6 +267,20 @@ class FileFacts(Value):
     """Whether the file holds a pickle, even one that only rebuilds tensors."""
     custom_ops: bool
     """Whether the file uses operators outside the standard set."""
+    signature: Signature | None = None
+    """Result for the signature of the model, or of the one that it was made from; left out if none was asked for."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_signature(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if self.signature is None:
+            found.pop("signature", None)
+        return found
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema of the fields, which the serializer above would hide."""
+        return _of_fields(core_schema, handler)
 
 
 class Measurement(Value):

@@ -38,7 +38,7 @@ from pargate.scanning.choose import processor_threads
 from pargate.scanning.estimate import cleaning_minutes, minutes
 from pargate.scanning.images import read_images
 from pargate.scanning.request import ScanRequest
-from pargate.scanning.run import check_reference, scan
+from pargate.scanning.run import check_reference, scan, signed
 from pargate.triggers import TRIGGERS
 from pargate.version import __version__
 
@@ -210,6 +210,7 @@ def drill(request: DrillRequest, emit: events.Listener = events.ignore) -> Drill
     except OSError as error:
         raise InputError(f"cannot write {request.out}: {error.strerror}", "choose another --out") from error
     with locked(request.out / LOCK_NAME, wait=False), opened(request.scan.model, arch=request.scan.arch) as model:
+        request = replace(request, scan=signed(request.scan, model.checkpoint))
         run = _Drill(request, plan, model, emit, began, kept)
         return run.all()
 

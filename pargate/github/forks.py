@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pargate import limits
+
 HOSTED = "github-hosted"
 """Value of `RUNNER_ENVIRONMENT` on GitHub's own runners."""
-
-_MOST_BYTES = 32 << 20
-"""Maximum size of an event file; GitHub's limit for a payload is 25 MB."""
 
 
 def refused_fork(environ: Mapping[str, str]) -> str | None:
@@ -44,7 +43,7 @@ def _origin(path: str, event: str) -> str | None:
     """Return a text for the origin of the change; None for the same repository."""
     try:
         with Path(path).open("rb") as stream:
-            payload = json.loads(stream.read(_MOST_BYTES))
+            payload = json.loads(stream.read(limits.EVENT_BYTES))
         if event == "workflow_run":
             head, base = payload["workflow_run"]["head_repository"], payload["repository"]
         else:

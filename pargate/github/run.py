@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+from pargate import limits
 from pargate.errors import ExitCode, InputError, Interrupted, OperationalError
 from pargate.github import runner as workflow
 from pargate.github.inputs import PREFIX, Inputs
@@ -29,9 +30,6 @@ CODES = {"pass": 0, "remediated": 0, "inconclusive": 3, "fail": 1}
 BUNDLE = "bundle"
 
 SUMS = "SHA256SUMS"
-
-MOST_BYTES = 256 << 20
-"""Maximum size of a report, in bytes."""
 
 _GRACE_S = 6
 """Seconds for a child to write its partial report; GitHub kills all processes 10 s after it cancels."""
@@ -183,7 +181,7 @@ def _with_report(found: ModelRun, tail: str) -> ModelRun:
 def _read(path: Path) -> tuple[str, str, str]:
     """Return the verdict, the digest of the weights and the digest of a JSON report; empty if it cannot be read."""
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > limits.ACTION_BYTES:
             return "", "", ""
         content = path.read_bytes()
         document: Any = json.loads(content)

@@ -17,9 +17,6 @@ from pargate.images.dataset import Listed, stamp
 from pargate.images.opening import Wanted
 from pargate.images.paths import SUFFIXES
 
-_DIGITS = 9
-"""Largest number of digits of a class index."""
-
 _SHOWN = 3
 """Number of names that a message gives of many."""
 
@@ -173,7 +170,7 @@ def read_label(text: str, where: str) -> str | int | None:
     if number is None:
         return told
     digits = (number[2] or "").lstrip("0") or "0"
-    if number[1] or not number[2] or len(digits) > _DIGITS:
+    if number[1] or not number[2] or len(digits) > limits.LABEL_DIGITS:
         raise InputError(
             f"{where}: the label {told[:40]} is not a class index",
             "an index is the line of a class in the list, counted from 0; leave the label empty where there is none",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from pargate import limits
 from pargate.errors import InputError, nearest
 from pargate.files import readable
 from pargate.images.decode import Locator
@@ -20,9 +21,6 @@ TEXTS = {".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".ym
 _MAGIC = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP", re.DOTALL)
 """First bytes of images that may have any suffix; other kinds begin like texts or raw camera files."""
 
-_MOST = 1_000_000
-"""Largest number of names in one brace range."""
-
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
 
 
@@ -37,8 +35,10 @@ def expand(source: str) -> list[Path]:
         from braceexpand import braceexpand
 
         # The library expands a range as a whole before it returns the first name.
-        if any(abs(int(b) - int(a)) // (int(step or 1) or 1) >= _MOST for a, b, step in _RANGE.findall(source)):
-            raise InputError(f"the braces in {source} name more than {_MOST} files", "write {000..007} or {a,b}")
+        if any(abs(int(b) - int(a)) // (int(step or 1) or 1) >= limits.BRACED for a, b, step in _RANGE.findall(source)):
+            raise InputError(
+                f"the braces in {source} name more than {limits.BRACED} files", "write {000..007} or {a,b}"
+            )
         try:
             names = braceexpand(source)
         except ValueError as error:

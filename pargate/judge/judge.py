@@ -104,7 +104,7 @@ def find(
             ]
     status = min((b.status for b in bounds), key=RANK.__getitem__, default=Status.OPEN)
     message = _message(comparison, measurement, bounds, status)
-    if rule.allow is not None and measurement is not None and measurement.facts is not None:
+    if comparison.id == FILE and measurement is not None and measurement.facts is not None:
         status, message = _static(rule, measurement.facts)
     broken = measurement.excluded.get(NOT_FINITE, 0) if measurement and measurement.trigger else 0
     if broken and status is Status.MET:  # the trigger's effect on these images is unknown
@@ -143,8 +143,8 @@ def left_out(comparison: Comparison, measurement: Measurement | None) -> bool:
 
 
 def _static(rule: Rule, facts: FileFacts) -> tuple[Status, str]:
-    """Return the status of the weights file under the rule's `allow`, and a message."""
-    allow = rule.allow
+    """Return the status of the weights file under the rule's `allow` and `signed_by`, and a message."""
+    allow, signer, signature = rule.allow, rule.signed_by, facts.signature
     wrong = []
     if allow is not None and facts.format not in allow.formats:
         wrong.append(f"its format is {facts.format}, allowed are {', '.join(allow.formats)}")
@@ -152,9 +152,18 @@ def _static(rule: Rule, facts: FileFacts) -> tuple[Status, str]:
         wrong.append("it holds a pickle")
     if allow is not None and facts.custom_ops and not allow.custom_ops:
         wrong.append("it names operators outside the standard set")
-    if wrong:
-        return Status.BREACH, f"The weights file is not as the policy allows: {'; '.join(wrong)}."
-    return Status.MET, f"The weights file is {facts.format}, as the policy allows."
+    checked = signer is not None and signature is not None and signature.signer == signer.signer
+    broken = [f"The weights file is not as the policy allows: {'; '.join(wrong)}"] if wrong else []
+    if checked and signature is not None and signature.problem:
+        broken.append(f"The model is not signed as the policy asks: {signature.problem}")
+    if broken:
+        return Status.BREACH, f"{'. '.join(broken)}."
+    if signer is not None and not checked:
+        return Status.OPEN, f"The signature by {signer.brief} was not checked."
+    said = [f"The weights file is {facts.format}, as the policy allows"] if allow is not None else []
+    if signer is not None and signature is not None:
+        said.append(f"The model is signed by {signer.brief}, and its {signature.files} files are as signed")
+    return Status.MET, f"{'. '.join(said)}."
 
 
 # --- the verdict -------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ certifying scan of the checkpoint, the proof of its graphs, and the scan of the 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from pargate.core.paired import MOST, fall_interval, largest_p
+from pargate import limits
+from pargate.core.paired import fall_interval, largest_p
 from pargate.core.report import AccuracyDrop, Examined, Stage
 from pargate.core.results import BUDGET, UNSAFE_FILE, Consequence, Outcome, PairedCounts, Remark, Status, Verdict
 from pargate.judge.bounds import FLOOR
@@ -66,6 +67,8 @@ def conclude(policy: Policy, stages: Sequence[Stage], last: Examined) -> Conclus
 def may_be_cleaned(policy: Policy, first: Examined) -> bool:
     """Return whether the policy allows cleaning and the failure is one that cleaning can change."""
     unsafe = any(finding.rule == UNSAFE_FILE for finding in first.findings)
+    signatures = [m.facts.signature for m in first.measurements if m.facts is not None and m.facts.signature]
+    unsafe = unsafe or (policy.signed_by is not None and any(signature.problem for signature in signatures))
     return policy.clean.when == "fail" and first.verdict.status is Outcome.FAIL and not unsafe
 
 
@@ -94,8 +97,8 @@ def drop(pairs: PairedCounts, limit: Limit, confidence: float) -> AccuracyDrop:
     """
     alpha = round(1 - confidence, 12)  # 0.01, not 0.010000000000000009
     n, lost, gained = pairs.n, pairs.trigger_only, pairs.baseline_only
-    decides = FLOOR <= n <= MOST
-    low, high = fall_interval(n, lost, gained, alpha) if n <= MOST else (-1.0, 1.0)
+    decides = FLOOR <= n <= limits.COMPARED_IMAGES
+    low, high = fall_interval(n, lost, gained, alpha) if n <= limits.COMPARED_IMAGES else (-1.0, 1.0)
     status = Status.OPEN
     if decides and largest_p(n, lost, gained, limit.value, alpha) <= alpha:
         status = Status.MET

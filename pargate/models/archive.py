@@ -41,9 +41,6 @@ FORMAT = 10
 AVERAGED = ("state_dict_ema", "model_ema", "ema")
 """Keys under which training code keeps averaged weights, in any form."""
 
-DEPTH = 3
-"""Largest number of dicts around the state dict of a training checkpoint."""
-
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
@@ -372,7 +369,7 @@ def _holds_tensors(value: Any, end: str) -> bool:
 
 def _clips(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[Any, Any]]]:
     """Yield each dict inside a value that holds the tensors of a CLIP, with the keys that lead to it."""
-    if isinstance(value, dict) and len(path) < DEPTH:
+    if isinstance(value, dict) and len(path) < limits.STATE_DICT_DEPTH:
         for key, part in value.items():
             if isinstance(key, str) and isinstance(part, dict):
                 if _holds_tensors(part, "logit_scale"):

@@ -38,30 +38,10 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Channel standard deviations of the same images."""
 
-MEAN_BOUNDS = (0.0, 1.0)
-STD_BOUNDS = (1e-3, 1.0)
-"""Bounds of a channel's mean and standard deviation, for pixels from 0 to 1."""
-
 IMAGE_SIZE = 224
 PATCH_SIZE = 16
 VOCABULARY = 49408
 """Defaults of open_clip for fields that a configuration omits (`CLIPVisionCfg`, `CLIPTextCfg`)."""
-
-BOUNDS = {
-    "embed_dim": (1, 1 << 14),
-    "width": (1, 1 << 14),
-    "heads": (1, 512),
-    "head_width": (1, 1 << 14),
-    "layers": (1, 256),
-    "image_size": (8, 2048),
-    "patch_size": (1, 4096),
-    "context_length": (2, 1 << 14),
-    "vocab_size": (2, 1 << 21),
-    "mlp_ratio": (0.1, 32),
-    "attn_pooler_queries": (1, 1 << 12),
-    "attn_pooler_heads": (1, 512),
-}
-"""Smallest and largest value of each field that decides on memory; the largest CLIPs stay below a quarter."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -153,6 +133,12 @@ def architectures() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(spec.origin).parent / "model_configs").glob("*.json"))}
 
 
+def packaged(path: Path) -> dict[str, Any]:
+    """Return the configuration at one of the paths of `architectures`."""
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    return found
+
+
 def base_name(name: str) -> str:
     """Return an architecture's name without the ending that names its activation."""
     return name.removesuffix("-quickgelu").removesuffix("-gelu")
@@ -167,10 +153,10 @@ def architecture(name: str) -> dict[str, Any]:
     known = architectures()
     plain = name.replace("/", "-")
     if plain in known:
-        return load_json(known[plain])
+        return packaged(known[plain])
     base = base_name(plain)
     if base in known:
-        return {**load_json(known[base]), "quick_gelu": plain.endswith("-quickgelu")}
+        return {**packaged(known[base]), "quick_gelu": plain.endswith("-quickgelu")}
     raise InputError(
         f"unknown architecture '{name}'.{nearest(plain, list(known))}",
         "the names are open_clip's, such as ViT-B-32 or RN50",
@@ -211,7 +197,7 @@ def name_of(config: dict[str, Any]) -> str:
     """Return open_clip's name for exactly this configuration, or a description where it has none."""
     plain = {key: value for key, value in config.items() if key != "quick_gelu" or value}
     for name, path in architectures().items():
-        if json.loads(path.read_text("utf-8")) == plain:
+        if packaged(path) == plain:
             return name
     vision = config["vision_cfg"]
     side = "×".join(str(s) for s in dict.fromkeys(image_size(config)))
@@ -241,7 +227,7 @@ def check(config: dict[str, Any], name: str) -> None:
             raise InputError(f"{name}: {section} is not an object", "restore the file")
     for where, part in _parts(config):
         for key, value in part.items():
-            if key in BOUNDS and value is not None:
+            if key in limits.FIELDS and value is not None:
                 _check_bound(key, value, f"{name}: {where}{key}")
             if key in ("auto_map", "trust_remote_code"):
                 raise InputError(f"{name}: {where}{key} asks to run code from elsewhere", "remove it")
@@ -257,7 +243,7 @@ def _parts(config: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
 
 
 def _check_bound(key: str, value: Any, where: str) -> None:
-    low, high = BOUNDS[key]
+    low, high = limits.FIELDS[key]
     values = value if isinstance(value, list) and key in ("image_size", "patch_size", "layers") else [value]
     kinds = (int, float) if key == "mlp_ratio" else (int,)
     if not values or len(values) > 8 or not all(type(v) in kinds and low <= v <= high for v in values):
@@ -337,8 +323,8 @@ def preprocess(config: dict[str, Any], overlay: dict[str, Any], name: str) -> Pr
         raise InputError(f"{name}: fill_color is {str(fill)[:40]!r}, but must lie from 0 to 255", "correct it")
     if "size" in given:
         _check_bound("image_size", given["size"], f"{name}: size")
-    std = _channels(given.get("std", STD), f"{name}: std", STD_BOUNDS)
-    mean = _channels(given.get("mean", MEAN), f"{name}: mean", MEAN_BOUNDS)
+    std = _channels(given.get("std", STD), f"{name}: std", limits.DEVIATIONS)
+    mean = _channels(given.get("mean", MEAN), f"{name}: mean", limits.MEANS)
     return Preprocess(image_size(config), mean, std, interpolation, resize, fill)
 
 

@@ -20,10 +20,9 @@ from pargate import limits
 from pargate.core.model import Activation, Checkpoint, GraphPrecision, Preprocess, TensorInfo
 from pargate.core.value import Value
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.files import digest_of, leads_to_hub_blob
+from pargate.files import digest_of, leads_to_hub_blob, note
 from pargate.models import tokenizer as tokens
 from pargate.models import trial, weights
-from pargate.models.config import MEAN_BOUNDS, STD_BOUNDS
 
 if TYPE_CHECKING:
     import onnx
@@ -236,9 +235,14 @@ def _description(folder: Path) -> tuple[Description, str]:
             "export the model again",
         ) from error
     rows, columns = found.image.size
-    if not (8 <= rows <= 4096 and 8 <= columns <= 4096 and 2 <= found.text.context_length <= 1 << 14):
+    sizes = (
+        (rows, limits.GRAPH_SIDE),
+        (columns, limits.GRAPH_SIDE),
+        (found.text.context_length, limits.FIELDS["context_length"]),
+    )
+    if not all(low <= size <= high for size, (low, high) in sizes):
         raise InputError(f"{folder / DESCRIPTION}: a size is out of bounds", "export the model again")
-    for values, (low, high) in ((found.image.mean, MEAN_BOUNDS), (found.image.std, STD_BOUNDS)):
+    for values, (low, high) in ((found.image.mean, limits.MEANS), (found.image.std, limits.DEVIATIONS)):
         if not all(low <= value <= high for value in values):
             said = f"{folder / DESCRIPTION}: a mean or a standard deviation is out of bounds"
             raise InputError(said, "export the model again")
@@ -266,6 +270,7 @@ def read_file(folder: Path, name: str, most: int) -> tuple[bytes, str]:
         if size > most:
             raise InputError(f"{path} has {size} bytes, and may have at most {most}", "export the model again")
         digest, content = weights.take(stream, size, str(path), keep=True) if size else ("", None)
+        note(path, digest)
     if content is None:
         raise InputError(f"{path} is empty", "copy or export it again")
     with content:
@@ -308,6 +313,7 @@ def beside(folder: Path, found: "Judged", digests: dict[str, str]) -> tuple[str,
                     "copy or export it again",
                 )
         digests[name], content = weights.take(stream, status.st_size, str(path), keep=True)
+        note(path, digests[name])
     return name, content
 
 

@@ -2,10 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pargate.core.model import Checkpoint
 from pargate.errors import InputError
+from pargate.files import recorded
 from pargate.models import weights
 from pargate.models.layouts import LAYOUTS, Layout
 from pargate.models.located import names_in, weights_in
@@ -63,11 +65,13 @@ def open_model(source: str, *, arch: str | None = None, keep: bool = True, diges
     if arch and layout.graph:
         raise InputError(f"--arch {arch} does not go with the graphs in {source}", "drop it: they name it themselves")
     try:
-        model = layout.open(source, arch, keep)
+        with recorded() as read:
+            model = layout.open(source, arch, keep)
     except InputError:
         if layout.pickle:
             _refuse_code(Path(source))
         raise
+    model.checkpoint = replace(model.checkpoint, files=read)
     if digest not in (None, model.checkpoint.digest):
         raise changed(source)
     return model

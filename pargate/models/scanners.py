@@ -14,15 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from pargate import limits
 from pargate.errors import OperationalError
 from pargate.models import shards
 from pargate.models.located import weights_in
 
 Answer = Literal["safe", "unsafe", "not read"]
 """What a scanner says of a file; `not read` also where it fails or takes too long."""
-
-SECONDS = 120
-"""Longest time of one scanner for one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ def _ask(scanner: Scanner, file: Path) -> Answer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                timeout=SECONDS,
+                timeout=limits.SCANNER_SECONDS,
                 check=False,
             )
         except subprocess.TimeoutExpired:

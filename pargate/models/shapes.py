@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from pargate.core.model import CONTEXT_LENGTH, Checkpoint, TensorInfo
 from pargate.errors import InputError
 from pargate.models.archive import StoredTensor
-from pargate.models.config import VOCABULARY, architectures, image_size, load_json
+from pargate.models.config import VOCABULARY, architectures, image_size, packaged
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "BOOL"})
@@ -119,7 +119,7 @@ def matching(tensors: dict[str, Tensor]) -> list[str]:
     """Return the names of open_clip's architectures that have exactly these tensors, of those known here."""
     found = []
     for name, path in architectures().items():
-        config = load_json(path)
+        config = packaged(path)
         wanted = expected(config) if {"vision_cfg", "text_cfg", "embed_dim"} <= config.keys() else None
         if wanted is not None and tensors.keys() <= wanted.keys():
             with contextlib.suppress(InputError):

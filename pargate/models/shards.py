@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from pargate import limits
 from pargate.errors import InputError
 from pargate.files import digest_of
 from pargate.models import weights
@@ -13,9 +14,6 @@ from pargate.models.weights import WeightsFile
 
 INDEX = ".index.json"
 """End of the name of an index, which says in which file each tensor lies."""
-
-PARTS = 1000
-"""Largest number of files; the largest CLIPs have a handful."""
 
 ALIGNED = 64
 """The content of each file begins at a multiple of this, so that its tensors stay aligned."""
@@ -52,7 +50,7 @@ def index(path: Path) -> dict[str, str]:
     files = set(placed.values())
     if foreign := next((name for name in files if Path(name).name != name or name.startswith(".")), None):
         raise InputError(f"{path} names {shown(foreign)}, which is not a file beside it", "restore the file")
-    if len(files) > PARTS:
+    if len(files) > limits.SHARDS:
         raise InputError(f"{path} names {len(files)} files, more than any CLIP", "save the weights as one file")
     return placed
 

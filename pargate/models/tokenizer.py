@@ -58,15 +58,15 @@ class TextRule(Value):
     """Token id that is replaced by 0, as some models were trained."""
 
 
-TRIAL = """
+TRIAL = f"""
 import sys
 try:
     import resource
 except ImportError:  # on Windows time alone is bounded
     pass
 else:
-    resource.setrlimit(resource.RLIMIT_CPU, (6, 6))
-    resource.setrlimit(resource.RLIMIT_AS, (3 << 29, 3 << 29))
+    resource.setrlimit(resource.RLIMIT_CPU, ({limits.TRIAL_SECONDS}, {limits.TRIAL_SECONDS}))
+    resource.setrlimit(resource.RLIMIT_AS, ({limits.TRIAL_BYTES}, {limits.TRIAL_BYTES}))
 from tokenizers import Tokenizer
 whole = Tokenizer.from_str(sys.stdin.buffer.read().decode())
 whole.encode_batch(["a photo of a cat, and of another", bytes(range(32, 127)).decode()])

@@ -21,7 +21,7 @@ import numpy as np
 
 from pargate import limits
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
-from pargate.files import LFS, open_file
+from pargate.files import LFS, note, open_file
 from pargate.models import archive, pickles, wrapped
 from pargate.models.archive import StoredTensor
 from pargate.models.config import parse_object
@@ -71,6 +71,7 @@ def read(path: Path, label: str, *, keep: bool) -> WeightsFile:
             _archive(_Source(stream, size, None), label)  # an archive of arrays is refused as one
         _refuse_misnamed(path.name, head.startswith(ZIP), label)
         sha256, content = take(stream, size, label, keep=keep)
+        note(path, sha256)
         source = _Source(stream, size, content)
         if source.read_at(0, 4) == ZIP:
             form, (tensors, notes) = "torch-zip", _archive(source, label)

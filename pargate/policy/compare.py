@@ -156,6 +156,11 @@ def _rule(key: Path, old: Rule, new: Rule) -> Iterator[Change]:
     yield from _ranked((*key, "severity"), old.severity, new.severity, _SEVERITIES)
     if old.waivable != new.waivable:
         yield Change((*key, "waivable"), str(old.waivable).lower(), str(new.waivable).lower(), _way(old.waivable))
+    # The name of a file is not compared, but its digest.
+    yield from _required((*key, "signed_by"), *(rule.signed_by and rule.signed_by.signer for rule in (old, new)))
+    if (old.allow is None) != (new.allow is None):
+        was, now = ("" if rule.allow is None else ", ".join(rule.allow.formats) for rule in (old, new))
+        yield Change((*key, "allow"), was, now, _way(old.allow is None))
     if old.allow is not None and new.allow is not None:
         formats = _named(new.allow.formats), _named(old.allow.formats)
         yield from _kept((*key, "allow", "formats"), *formats, flipped=True)

@@ -12,16 +12,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pargate import git
+from pargate import git, limits
 from pargate.core.report import SourceSpan
 from pargate.errors import PargateError, PolicyError, nearest
 from pargate.files import LFS
 from pargate.policy.yaml import Document, parse
 from pargate.policy.yaml import Path as KeyPath
 from pargate.triggers import TRIGGERS
-
-DEPTH = 8
-"""Most policies in one chain of `extends`."""
 
 BUILTIN = "builtin:"
 
@@ -238,8 +235,8 @@ def _parent(document: Document, extends: Any, folder: Path, reader: Reader, chai
         raise PolicyError(document.complaint(("extends",), error.message), error.hint) from error
     if _identity(source) in chain:
         raise PolicyError(document.complaint(("extends",), f"a circle: {source} extends this policy"))
-    if len(chain) >= DEPTH:
-        raise PolicyError(document.complaint(("extends",), f"more than {DEPTH} policies extend each other"))
+    if len(chain) >= limits.EXTENDED:
+        raise PolicyError(document.complaint(("extends",), f"more than {limits.EXTENDED} policies extend each other"))
     found = f"sha256:{hashlib.sha256(content).hexdigest()}"
     if digest is not None and digest != found:
         raise PolicyError(document.complaint(("extends", "digest"), f"{source} has another digest: {found}"))
@@ -353,6 +350,9 @@ def _rebase(data: dict[str, Any], old: Path, new: Path) -> None:
         table = rule.get("calibration")
         if isinstance(table, dict) and "path" in table:
             table["path"] = moved(table["path"])
+        signer = rule.get("signed_by")
+        if isinstance(signer, dict):
+            signer |= {key: moved(signer[key]) for key in ("key", "trust_root") if key in signer}
         for spec in _maps(rule.get("triggers")):
             kind = spec.get("kind")
             for key in TRIGGERS[kind].paths if isinstance(kind, str) and kind in TRIGGERS else ():

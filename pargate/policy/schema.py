@@ -22,6 +22,7 @@ from pargate.core.calibration import Calibration, read_table
 from pargate.core.names import class_key
 from pargate.core.results import Consequence, Metric, Severity
 from pargate.errors import nearest
+from pargate.files import SIGNATURE
 from pargate.policy.fields import Day, Digest, LimitField, Percentage, PolicyModel, ShareField, Word, Words, YesNo
 from pargate.probes.base import PROBES, UNKNOWN, Asked, Probe
 from pargate.registry import Plugin
@@ -115,6 +116,53 @@ class FileAllowed(PolicyModel):
     custom_ops: YesNo = False
 
 
+class SignedBy(PolicyModel):
+    """The signer of the model, by a key, or by an identity that signed through Sigstore."""
+
+    key: Word | None = None
+    """File of the public key in PEM, relative to the policy."""
+    identity: Word | None = None
+    """Identity in the certificate of Sigstore: an address, or the URL of a workflow."""
+    issuer: Word | None = None
+    """URL of the OpenID Connect issuer that vouched for the identity."""
+    trust_root: Word | None = None
+    """File of Sigstore's `trusted_root.json`, relative to the policy; the one in the package sigstore by default."""
+    digest: Digest | None = None
+    """Digest of the file of the key or of the root of trust."""
+    signature: Word = SIGNATURE
+    """File of the signature, relative to the folder of the model."""
+
+    @model_validator(mode="after")
+    def _names_one_signer(self) -> Self:
+        if (self.key is None) == (self.identity is None):
+            raise ValueError("write `key` with its `digest`, or `identity` with its `issuer`")
+        if (self.identity is None) != (self.issuer is None):
+            raise ValueError("`identity` and `issuer` need each other")
+        if self.key is not None and self.trust_root is not None:
+            raise ValueError("`trust_root` belongs to an identity, not to a key")
+        if (self.file is None) != (self.digest is None):
+            raise ValueError("a `key` or a `trust_root` needs its `digest`, and only these have one")
+        return self
+
+    @property
+    def file(self) -> str | None:
+        """The file that the digest is of, or None."""
+        return self.key or self.trust_root
+
+    @property
+    def signer(self) -> str:
+        """The signer in full, the same for the same key or identity."""
+        if self.key is not None:
+            return f"the key {self.digest}"
+        root = f", by the root of trust {self.digest}" if self.digest else ""
+        return f"{self.identity}, as {self.issuer} vouches{root}"
+
+    @property
+    def brief(self) -> str:
+        """The signer in a few words."""
+        return f"the key {self.key}" if self.key is not None else f"{self.identity}, as {self.issuer} vouches"
+
+
 class TableUse(PolicyModel):
     """A calibration table."""
 
@@ -144,6 +192,8 @@ class Rule(PolicyModel):
     worsening: dict[MetricName, ShareField] = {}
     """Limit on how much worse each metric may be than in the previous report."""
     allow: FileAllowed | None = None
+    signed_by: SignedBy | None = None
+    """Of the probe file: the signer whose signature the model must carry."""
     severity: Severity = Severity.HIGH
     why: str = ""
     help: str = ""
@@ -164,10 +214,11 @@ class Rule(PolicyModel):
                     having = {name for other in PROBES.values() for name in other.of_chance}
                     raise ValueError(f"only {' and '.join(sorted(having))} has a chance level, {metric} has none")
         static = "file" in probe.needs
-        if static and self.allow is None:
-            raise ValueError("the probe file needs `allow`: formats, pickle, custom_ops")
-        if not static and self.allow is not None:
-            raise ValueError(f"`allow` belongs to the probe file, not to {self.probe}")
+        if static and self.allow is None and self.signed_by is None:
+            raise ValueError("the probe file needs `allow`: formats, pickle, custom_ops; or `signed_by`")
+        for name in ("allow", "signed_by"):
+            if not static and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` belongs to the probe file, not to {self.probe}")
         if not static and not self.max and not self.min:
             raise ValueError("a rule needs a limit: max or min")
         if self.triggers and "triggers" not in probe.needs:
@@ -182,7 +233,7 @@ class Rule(PolicyModel):
     def _without_no_families(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what only one probe has, so that a report of other probes stays the same to the last byte."""
         found: dict[str, Any] = handler(self)
-        for name in ("families", "phrases", "needs_reference", "calibration"):
+        for name in ("families", "phrases", "needs_reference", "calibration", "signed_by"):
             if not found.get(name):
                 found.pop(name, None)
         return found
@@ -471,6 +522,12 @@ class Policy(PolicyModel):
         return value
 
     @model_validator(mode="after")
+    def _has_one_signer(self) -> Self:
+        if len([rule for rule in self.rules if rule.signed_by is not None]) > 1:
+            raise ValueError("only one rule may have `signed_by`")
+        return self
+
+    @model_validator(mode="after")
     def _can_fail(self) -> Self:
         if all(self.consequence(rule) is not Consequence.FAIL for rule in self.rules):
             raise ValueError("no rule can fail: `enforce` turns all of them into warnings or notes")
@@ -548,6 +605,11 @@ class Policy(PolicyModel):
                         taken.add(id)
                         found.append(Comparison(id, rule, trigger, target, direction))
         return tuple(found)
+
+    @property
+    def signed_by(self) -> SignedBy | None:
+        """The signer that a rule asks for, or None."""
+        return next((rule.signed_by for rule in self.rules if rule.signed_by is not None), None)
 
     @property
     def plugins(self) -> list[Plugin]:

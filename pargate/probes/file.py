@@ -1,4 +1,4 @@
-"""Facts about the weights file: its format, whether it holds a pickle, and which operators it uses."""
+"""Facts about the weights file: its format, pickles, operators, and the signature of the model."""
 
 from pargate.probes.base import FILE, PROBES, Probe, Words
 
@@ -11,7 +11,8 @@ class File(Probe):
     needs = frozenset({"file"})
     measures = FILE
     about = Words(
-        "Inspects the weights file without loading it: its format, pickles, operators.",
-        "A file can harm the machine that loads it, whatever the model predicts.",
-        "List in `allow` what you accept. A file that could run code is refused under every policy.",
+        "Inspects the weights file without loading it: its format, pickles, operators, and the signature of the model.",
+        "A file can harm the machine that loads it, whatever the model predicts. A signature shows who made the model.",
+        "List in `allow` what you accept; a file that could run code is refused under every policy. Name in "
+        "`signed_by` the signer that you trust. If the signature does not hold, get the model from that signer again.",
     )

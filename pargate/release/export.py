@@ -30,7 +30,8 @@ from pargate.policy.schema import Parity
 from pargate.scanning.choose import graphs_encoder, settle_activation
 from pargate.scanning.images import read_images
 from pargate.scanning.request import ScanRequest
-from pargate.scanning.run import check_reference, scan
+from pargate.scanning.run import check_reference, scan, unsigned
+from pargate.scanning.signature import check as check_signature
 
 if TYPE_CHECKING:
     from pargate.models.torch.encoder import OpenClipEncoder
@@ -109,6 +110,12 @@ def export(request: ExportRequest, emit: events.Listener = events.ignore) -> Exp
     check_new_folder(request.out)
     parity: list[ParityReport] = []
     reports: list[ScanReport] = []
+    if request.scan.policy.policy.signed_by is not None and request.scan.signature is None:
+        checkpoint = inspect(request.scan.model, arch=request.scan.arch)
+        signature = check_signature(request.scan.policy, checkpoint)
+        if (refused := unsigned(request.scan, checkpoint, signature)) is not None:
+            return Exported(None, (), (refused,))
+        request = replace(request, scan=replace(request.scan, signature=signature))
     try:
         with atomic_folder(request.out) as beside:
             written = _written(request, beside, emit)

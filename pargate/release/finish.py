@@ -99,7 +99,7 @@ def write(
         save(bundle.CARD, card(report, subjects, days))
         save(bundle.SUMS, bundle.sums(digests))
         if request.key is not None:
-            from pargate.release.sign import sign
+            from pargate.models.signing import sign
 
             sign(folder, request.key)
 

@@ -38,6 +38,7 @@ from pargate.release.stages import SPLITS, GateRequest, Run
 from pargate.scanning.choose import processor_threads
 from pargate.scanning.estimate import cleaning_minutes, minutes
 from pargate.scanning.run import checked
+from pargate.scanning.signature import check as check_signature
 from pargate.scanning.unlearned import REMARK, refuse_same_families, told
 from pargate.triggers import build
 
@@ -248,6 +249,8 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
             f"{asked.source} holds graphs, and a gate ships weights",
             "give the checkpoint that they were made from, or judge the graphs alone with pargate scan",
         )
+    if model is not None:
+        asked = replace(asked, signature=check_signature(policy, model.checkpoint))
     if model is not None and (said := told(model.checkpoint)):
         refuse_same_families(policy.policy.read(policy.folder), model.checkpoint, asked.settings.seed)
         # The record of the model does not ship, so every report of the bundle says it.

@@ -17,9 +17,9 @@ from pargate.core.results import Status
 from pargate.errors import InputError
 from pargate.files import atomic_folder, check_new_folder, read_bytes
 from pargate.models.open import inspect
+from pargate.models.signing import check_key, sign
 from pargate.policy.resolve import resolve
 from pargate.probes.text import AddedText
-from pargate.release.sign import check_key, sign
 from pargate.report.text import started
 from pargate.scanning.found import POLICY
 from pargate.triggers import Trigger, parse

@@ -220,7 +220,8 @@ class Run:
             [
                 __version__, digest, self.policy.sha256, asked.image_source, split, reference, classes, previous,
                 settings.seed, settings.device, settings.precision, settings.max_minutes, judging.today.isoformat(),
-                judging.waive, judging.strict, asked.all_controls, *more,
+                judging.waive, judging.strict, asked.all_controls,
+                asked.signature.model_dump() if asked.signature else "", *more,
             ]
         )  # fmt: skip
 

@@ -16,10 +16,11 @@ from pargate.errors import InputError
 from pargate.files import check_new_folder, write_atomic
 from pargate.judge.bounds import interval
 from pargate.judge.judging import Judging
+from pargate.models.open import inspect
 from pargate.policy.resolve import Resolved
 from pargate.report.curves import TradePoint, trade_off
 from pargate.scanning.request import ScanRequest, ScanSettings
-from pargate.scanning.run import scan
+from pargate.scanning.run import scan, signed
 
 RESULT_NAME = "sweep.json"
 CHART_NAME = "sweep.svg"
@@ -54,12 +55,16 @@ def sweep(request: SweepRequest, emit: events.Listener = events.ignore) -> Swept
     out = request.clean.out
     _planned(request, look(request.clean, emit))  # refuse a wrong value before the first one is run
     out.mkdir(exist_ok=True)
-    points = [_point("as it was", _scanned(request, request.clean.source, emit))]
+    scan_request = _scan_request(request)
+    if request.policy.policy.signed_by is not None:
+        scan_request = signed(scan_request, inspect(request.clean.source, arch=request.clean.arch))
+    points = [_point("as it was", scan(scan_request, emit))]
     for value in request.values:
         run = _run(request, value)
         if not run.out.exists():
             clean(run, emit)
-        points.append(_point(f"{request.name} {_shown(value)}", _scanned(request, str(run.out), emit)))
+        report = scan(replace(scan_request, model=str(run.out), arch=None), emit)
+        points.append(_point(f"{request.name} {_shown(value)}", report))
     write_atomic(out / RESULT_NAME, json.dumps([asdict(point) for point in points], indent=1).encode() + b"\n")
     title = f"{request.clean.method} on {Path(request.clean.source).name}, by {request.name}"
     write_atomic(out / CHART_NAME, trade_off(points, title).encode())
@@ -106,19 +111,17 @@ def _shown(value: int | float) -> str:
     return short if float(short := f"{value:g}") == value else repr(value)
 
 
-def _scanned(request: SweepRequest, model: str, emit: events.Listener) -> ScanReport:
-    return scan(
-        ScanRequest(
-            model,
-            Judging(request.policy),
-            arch=request.clean.arch if model == request.clean.source else None,
-            images=request.images,
-            classes=request.clean.classes,
-            settings=ScanSettings(device=request.clean.device, cache=request.clean.cache),
-            started=request.clean.started,
-            pictures=False,
-        ),
-        emit,
+def _scan_request(request: SweepRequest) -> ScanRequest:
+    """Return the scan of the model as it was."""
+    return ScanRequest(
+        request.clean.source,
+        Judging(request.policy),
+        arch=request.clean.arch,
+        images=request.images,
+        classes=request.clean.classes,
+        settings=ScanSettings(device=request.clean.device, cache=request.clean.cache),
+        started=request.clean.started,
+        pictures=False,
     )
 
 

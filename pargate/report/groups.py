@@ -251,6 +251,10 @@ def _details(finding: Finding, measurement: Measurement) -> Iterator[tuple[str, 
         yield "Format", facts.format
         yield "Holds a pickle", "yes" if facts.pickle else "no"
         yield "Names operators of its own", "yes" if facts.custom_ops else "no"
+    if facts is not None and facts.signature is not None:
+        signed = facts.signature
+        yield "Signer", signed.signer
+        yield "Signature", signed.problem or f"holds, and covers {plural(signed.files, 'file')}"
     for reason, n in measurement.excluded.items():
         yield "Did not count", f"{n}: {reason}"
     if measurement.stopped:

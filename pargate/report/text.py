@@ -341,6 +341,10 @@ def next_steps(report: ScanReport) -> Iterator[str]:
                 )
         case Outcome.FAIL if any(f.rule == UNSAFE_FILE for f in report.findings):
             yield "Do not load this file; ask its author for safetensors or ONNX."
+        case Outcome.FAIL if report.signature is not None and report.signature.problem and not report.coverage.probed:
+            yield "Do not use this model: get it, with its signature, from the signer that the policy names."
+            rule = shlex.quote(plain(next(iter(report.verdict.decided_by), "fail"), 100))
+            yield f"Read what it means: pargate explain {rule}{_policy_option(report)}"
         case Outcome.FAIL if any(f.status is Status.BREACH for f in report.findings):
             model = shlex.quote(plain(original(report).source))
             yield "Do not ship this checkpoint; go back to one whose scan passes, or clean it and scan again."

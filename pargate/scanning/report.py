@@ -27,6 +27,7 @@ from pargate.core.results import (
     Metric,
     Outcome,
     Severity,
+    Signature,
     Status,
     Verdict,
 )
@@ -58,13 +59,15 @@ class RunFacts:
     """Name of the split of the images, empty for all of them."""
     drilled: str = ""
     """What a drill showed of the policy."""
+    signature: Signature | None = None
+    """Result of checking the signature that the policy asks for."""
 
 
 def build_report(resolved: Resolved, loop: Loop, pair: ModelPair, run: RunFacts) -> ScanReport:
     """Judge the measurements and return the report."""
     policy = resolved.policy
     measurements = [loop.clean.measurement(), *(q.measurement() for q in loop.running)]
-    measurements += _of_the_file(policy, pair.model.checkpoint)
+    measurements += _of_the_file(policy, pair.model.checkpoint, run.signature)
     findings, verdict, remarks = judge.judge(
         policy, measurements, complete=run.complete, context=loop.context, strict=run.strict
     )
@@ -163,10 +166,39 @@ def undecided_report(
     context: Context,
 ) -> ScanReport:
     """Return the report of a model whose activation is not known, so that nothing was measured."""
-    findings, verdict, remarks = judge.judge(
-        resolved.policy, [], complete=run.complete, context=context, strict=run.strict
-    )
+    judged = judge.judge(resolved.policy, [], complete=run.complete, context=context, strict=run.strict)
     said = f"{undecided.message[:1].upper()}{undecided.message[1:]}"
+    verdict = judged.verdict.model_copy(update={"summary": f"{said}."})
+    images_info = ImagesInfo(
+        source=readable(images.source), listed=len(images.items), read=0,
+        labelled=int((images.labels >= 0).sum()),
+        captioned=sum(item.caption is not None for item in images.items),
+    )  # fmt: skip
+    classes = ClassesInfo(
+        source=images.classes.source, count=len(images.classes.names), templates=images.classes.templates,
+        digest=digest_of([images.classes.names, images.classes.templates]),
+    )  # fmt: skip
+    limit = "Nothing was measured: how the model computes is not known."
+    found = _unmeasured(resolved, checkpoint, judged._replace(verdict=verdict), run, limit)
+    return found.model_copy(
+        update={"images": images_info, "classes": classes, "notices": (*run.notices, undecided.hint)}
+    )
+
+
+def unsigned_report(resolved: Resolved, checkpoint: Checkpoint, run: RunFacts, context: Context) -> ScanReport:
+    """Return the report of a model without the signature that the policy asks for, which was not loaded."""
+    measured = tuple(_of_the_file(resolved.policy, checkpoint, run.signature))
+    judged = judge.judge(resolved.policy, measured, context=context, strict=run.strict)
+    limit = "Nothing was measured: the model was not loaded, because of its signature."
+    return _unmeasured(resolved, checkpoint, judged, run, limit).model_copy(
+        update={"measurements": measured, "subject": readable(portable(checkpoint.source))}
+    )
+
+
+def _unmeasured(
+    resolved: Resolved, checkpoint: Checkpoint, judged: judge.Judgement, run: RunFacts, limit: str
+) -> ScanReport:
+    """Return the report of a model on which no image was measured; `limit` says why."""
     return ScanReport(
         schema="pargate/report/1",
         tool=Tool(version=__version__, libraries=versions(resolved.policy.plugins)),
@@ -180,33 +212,27 @@ def undecided_report(
             architecture=checkpoint.architecture, parameters=checkpoint.parameters, size_bytes=checkpoint.size_bytes,
             image_size=checkpoint.preprocess.size, preprocessing=asdict(checkpoint.preprocess),
         ),
-        images=ImagesInfo(
-            source=readable(images.source), listed=len(images.items), read=0,
-            labelled=int((images.labels >= 0).sum()),
-            captioned=sum(item.caption is not None for item in images.items),
-        ),
-        classes=ClassesInfo(
-            source=images.classes.source, count=len(images.classes.names), templates=images.classes.templates,
-            digest=digest_of([images.classes.names, images.classes.templates]),
-        ),
+        images=ImagesInfo(source="", listed=0, read=0, labelled=0, captioned=0),
+        classes=ClassesInfo(source="", count=0, templates=(), digest=""),
         policy=resolved.info(),
         measurements=(),
-        findings=tuple(findings),
-        verdict=verdict.model_copy(update={"summary": f"{said}."}),
-        coverage=Coverage(probed=(), limits=("Nothing was measured: how the model computes is not known.",)),
-        notices=(*run.notices, undecided.hint),
-        remarks=(*resolved.overrides, *remarks),
+        findings=tuple(judged.findings),
+        verdict=judged.verdict,
+        coverage=Coverage(probed=(), limits=(limit,)),
+        notices=run.notices,
+        remarks=(*resolved.overrides, *judged.remarks),
     )  # fmt: skip
 
 
-def _of_the_file(policy: Policy, checkpoint: Checkpoint) -> Iterator[Measurement]:
+def _of_the_file(policy: Policy, checkpoint: Checkpoint, signature: Signature | None) -> Iterator[Measurement]:
     """Return the facts about the weights file as a measurement, if a rule needs them."""
     rule = next((rule for rule in policy.rules if "file" in PROBES[rule.probe].needs), None)
     if rule is not None:
         # A torch zip is read only if its pickle does nothing but rebuild tensors; the rule still sees a pickle.
         facts = FileFacts(
-            format=checkpoint.format, pickle=checkpoint.format == "torch-zip", custom_ops=checkpoint.custom_ops
-        )
+            format=checkpoint.format, pickle=checkpoint.format == "torch-zip", custom_ops=checkpoint.custom_ops,
+            signature=signature,
+        )  # fmt: skip
         yield Measurement(id=FILE, rule=rule.id, probe=rule.probe, facts=facts, stopped="decided")
 
 

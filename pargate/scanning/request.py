@@ -7,7 +7,7 @@ from typing import Literal
 
 from pargate.core.drill import DrillReport
 from pargate.core.model import Precision
-from pargate.core.results import GRAPHS_OF_CHECKPOINT, NO_REFERENCE
+from pargate.core.results import GRAPHS_OF_CHECKPOINT, NO_REFERENCE, Signature
 from pargate.images.dataset import Split
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.judge.judging import Judging
@@ -66,6 +66,8 @@ class ScanRequest:
     """Whether the model is graphs that were proven to equal a checkpoint of the same gate, which was searched."""
     drilled: DrillReport | None = None
     """A drill of the model under the policy, whose result the report states."""
+    signature: Signature | None = None
+    """Result of checking the signature of the model that this one was made from; None: that of the model is checked."""
     pictures: bool = True
     """Whether the report holds example images."""
 

@@ -19,7 +19,7 @@ from pargate.core import zeroshot
 from pargate.core.found import Family, Found, FoundText, TextFamily
 from pargate.core.model import Checkpoint, Vectors
 from pargate.core.report import ScanReport
-from pargate.core.results import Metric
+from pargate.core.results import Consequence, Metric, Signature, Status
 from pargate.errors import InputError, Undecided, UnsafeCheckpoint
 from pargate.export.parity import altered, made_from
 from pargate.files import BlockStore, readable
@@ -37,8 +37,10 @@ from pargate.scanning.examples import examples
 from pargate.scanning.found import search, trusted
 from pargate.scanning.images import read_images
 from pargate.scanning.loop import Loop, Running
-from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report
+from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report, unsigned_report
 from pargate.scanning.request import ScanRequest
+from pargate.scanning.signature import check as check_signature
+from pargate.scanning.signature import signer_of
 from pargate.scanning.texts import find
 from pargate.scanning.unlearned import REMARK, told
 
@@ -85,6 +87,8 @@ def plan(request: ScanRequest) -> tuple[str, ...]:
         limits += [f"{metric} at most {limit.text} worse" for metric, limit in comparison.rule.worsening.items()]
         if comparison.rule.allow is not None:
             limits.append(f"one of {', '.join(comparison.rule.allow.formats)}")
+        if comparison.rule.signed_by is not None:
+            limits.append(f"signed by {comparison.rule.signed_by.brief}")
         if comparison.rule.id in left_out:
             limits = ["left out: the rule needs a reference"]
         lines.append(f"  {comparison.rule.id}: {label}: {', '.join(limits)}")
@@ -102,6 +106,8 @@ def checked(request: ScanRequest, model: Checkpoint) -> tuple[LabelledImages, Po
     if request.compared_source:
         trusted = inspect(request.compared_source, arch=request.arch)
         check_reference(model, trusted, tuned=bool(request.tuned), searching=request.searches)
+    if request.policy.policy.signed_by is not None:
+        signer_of(request.policy.policy.signed_by, request.policy.folder)
     images, notices = read_images(request)
     policy = request.policy.policy.read(request.policy.folder)
     _check_triggers(policy, model.preprocess.size, request.settings.seed)
@@ -130,6 +136,9 @@ def scan(
         except UnsafeCheckpoint as unsafe:
             return unsafe_report(request.policy, unsafe, request.source, request.started, request.settings.seed)
         _check_drill(request, model.checkpoint)
+        signature = request.signature or check_signature(request.policy, model.checkpoint)
+        if (refused := unsigned(request, model.checkpoint, signature)) is not None:
+            return refused
         reference = None
         remarks = (*_remarks(request.policy), *altered(model.checkpoint))
         if not any(remark.id == REMARK for remark in request.policy.overrides):  # a gate has said it already
@@ -188,9 +197,36 @@ def scan(
         run = RunFacts(
             request.started, time.monotonic() - began, complete, request.settings.seed, (*remarks, *notices, *merged),
             request.judging.strict, pictures, request.split.name if request.split else "",
-            request.drilled.told if request.drilled else "",
+            request.drilled.told if request.drilled else "", signature,
         )  # fmt: skip
         return build_report(request.policy, loop, pair, run)
+
+
+def unsigned(request: ScanRequest, checkpoint: Checkpoint, signature: Signature | None) -> ScanReport | None:
+    """Return the report of a model whose signature breaks a rule that can fail; None for every other model."""
+    if signature is None or not signature.problem:
+        return None
+    run = RunFacts(request.started, 0.0, True, request.settings.seed, _remarks(request.policy), request.judging.strict,
+                   signature=signature)  # fmt: skip
+    found = unsigned_report(request.policy, checkpoint, run, request.judging.context(checkpoint.sha256))
+    broken = any(f.status is Status.BREACH and f.consequence is Consequence.FAIL for f in found.findings)
+    return found if broken else None
+
+
+def signed(request: ScanRequest, checkpoint: Checkpoint) -> ScanRequest:
+    """Return a request for scans of models that are made from `checkpoint`, whose signature is checked here.
+
+    Raises:
+        InputError: the signature breaks a rule that can fail.
+    """
+    signature = check_signature(request.policy, checkpoint)
+    if signature is not None and unsigned(request, checkpoint, signature) is not None:
+        raise InputError(
+            f"{checkpoint.source} does not carry the signature that the policy {request.policy.policy.name} asks for: "
+            f"{signature.problem}",
+            "get the model with its signature from its signer",
+        )
+    return replace(request, signature=signature)
 
 
 def _refuse_both(request: ScanRequest) -> None:

@@ -35,12 +35,6 @@ PREFIX = "pack:"
 SCHEMA_FILE = "pargate-pack-1.schema.json"
 """Name of the JSON Schema, which lies beside this module."""
 
-PICTURE_PIXELS = 1 << 22
-"""Most pixels of a picture: a small file can claim to be a huge image."""
-
-MOST = 256
-"""Most triggers, and most texts, of a pack."""
-
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -128,8 +122,8 @@ class Pack(Value):
     schema_: Literal["pargate/pack/1"] = Field(default="pargate/pack/1", alias="schema")
     license: Annotated[Line, Field(min_length=1)]
     """Licence of the pack, as an SPDX expression where there is one."""
-    triggers: Annotated[tuple[PackedTrigger, ...], Field(max_length=MOST)] = ()
-    texts: Annotated[tuple[PackedText, ...], Field(max_length=MOST)] = ()
+    triggers: Annotated[tuple[PackedTrigger, ...], Field(max_length=limits.PACKED)] = ()
+    texts: Annotated[tuple[PackedText, ...], Field(max_length=limits.PACKED)] = ()
 
     @model_validator(mode="after")
     def _names_each_once(self) -> Self:
@@ -248,7 +242,7 @@ def _check_picture(folder: Path, name: str, sha256: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-                fits = image.width * image.height <= PICTURE_PIXELS
+                fits = image.width * image.height <= limits.PICTURE_PIXELS
                 if fits:
                     image.load()
     except Image.DecompressionBombError:
@@ -259,7 +253,8 @@ def _check_picture(folder: Path, name: str, sha256: str) -> None:
         raise InputError(f"{name} of the pack {folder} is not a complete PNG", "ask its author for another") from error
     if not fits:
         raise InputError(
-            f"{name} of the pack {folder} has more than {PICTURE_PIXELS} pixels", "ask its author for a smaller picture"
+            f"{name} of the pack {folder} has more than {limits.PICTURE_PIXELS} pixels",
+            "ask its author for a smaller picture",
         )
 
 

@@ -6,7 +6,8 @@ import pytest
 from example_policies import DIGEST
 
 from pargate.errors import PolicyError
-from pargate.policy.layers import DEPTH, from_git, shipped
+from pargate.limits import EXTENDED as DEPTH
+from pargate.policy.layers import from_git, shipped
 from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved, read, resolve
 

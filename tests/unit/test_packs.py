@@ -26,11 +26,12 @@ from pargate.core.found import CaptionVectors, FoundText
 from pargate.core.report import ScanReport
 from pargate.core.results import TriggerInfo
 from pargate.errors import InputError, PargateError, PolicyError
+from pargate.models import signing
 from pargate.policy.compare import changes
 from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved, read, resolve
 from pargate.probes.text import AddedText
-from pargate.release import packs, sign
+from pargate.release import packs
 from pargate.triggers import pack as form
 from pargate.triggers import parse
 from pargate.triggers.pack import LISTING, Pack, PackedText, Provenance, read_listing, read_pack, triggers
@@ -460,9 +461,9 @@ def test_a_signed_pack_holds_until_something_changes(tmp_path: Path) -> None:
     private, public = keys(tmp_path)
     made = packs.create(packs.PackRequest([found_folder(tmp_path / "found")], tmp_path / "made", "MIT", key=private))
     assert read_pack(tmp_path / "made", made.digest) == made
-    assert sign.problem(tmp_path / "made", public) is None
+    assert signing.problem(tmp_path / "made", public) is None
     (tmp_path / "made" / "1-patch.png").write_bytes(png(8, level=1))
-    assert sign.problem(tmp_path / "made", public) is not None
+    assert signing.problem(tmp_path / "made", public) is not None
 
 
 def test_a_picture_to_unlearn_has_the_place_that_its_folder_gives_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save
 from typer.testing import CliRunner
 
+from pargate import limits
 from pargate.cli.app import app
 from pargate.errors import OperationalError, UnsafeCheckpoint
 from pargate.models import scanners
@@ -75,7 +76,7 @@ def test_only_an_answer_can_contradict(answer, unsafe: bool, differs: bool) -> N
 
 def test_a_scanner_that_does_not_end_has_not_read_the_file(fake, tmp_path, monkeypatch) -> None:
     fake("picklescan", 0)
-    monkeypatch.setattr(scanners, "SECONDS", 0.01)
+    monkeypatch.setattr(limits, "SCANNER_SECONDS", 0.01)
     (found,) = opinions(["picklescan"], [weights(tmp_path)])
     assert found.answer == "not read"
 

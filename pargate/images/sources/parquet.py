@@ -36,7 +36,6 @@ means that these are the wrong columns."""
 _ROWS = 8
 """Number of rows that are read at once; each may hold the largest image of its file."""
 
-UNPACKED = 16
 _OVERHEAD = 2048
 """Bytes of a sample in a tar besides its image and texts."""
 
@@ -192,7 +191,7 @@ def _unpack(folder: Path, columns: dict[Path, _Columns], wanted: Wanted, digest:
 def _samples(columns: dict[Path, _Columns], pairs: bool, rows: _Rows) -> Iterator[Sample]:
     from pyarrow import parquet
 
-    room = limits.UNPACKED_BYTES + UNPACKED * sum(path.stat().st_size for path in columns)
+    room = limits.UNPACKED_BYTES + limits.UNPACKED * sum(path.stat().st_size for path in columns)
     for path, wanted in columns.items():
         number = 0
         with _reading(path), open_file(path) as stream, parquet.ParquetFile(stream) as file:
@@ -206,7 +205,7 @@ def _samples(columns: dict[Path, _Columns], pairs: bool, rows: _Rows) -> Iterato
                     room -= len(content or b"") + len(text) + len(label or "") + _OVERHEAD
                     if room < 0:
                         raise InputError(
-                            f"{path}: row {number} is beyond {UNPACKED} times the bytes of the files",
+                            f"{path}: row {number} is beyond {limits.UNPACKED} times the bytes of the files",
                             "remove repeated images: each should be in one row",
                         )
                     if content and (text or not pairs):
@@ -219,7 +218,7 @@ def _check_sizes(path: Path, metadata: Any) -> None:
     """Raise if a column would take far more memory than its bytes in the file."""
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
-            if column.total_uncompressed_size > limits.UNPACKED_BYTES + UNPACKED * column.total_compressed_size:
+            if column.total_uncompressed_size > limits.UNPACKED_BYTES + limits.UNPACKED * column.total_compressed_size:
                 raise InputError(
                     f"{path}: the column {column.path_in_schema} has {column.total_compressed_size} bytes and would "
                     f"unpack into {column.total_uncompressed_size}",

@@ -22,10 +22,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pargate import memory
+from pargate import limits, memory
 from pargate.core.model import Checkpoint
 from pargate.errors import InputError, is_out_of_memory, nearest
 from pargate.models.archive import StoredTensor
+from pargate.models.config import architectures, image_size, name_of
 from pargate.models.shapes import Shapes, Wanted, refuse, refuse_others
 
 DTYPES = {
@@ -42,8 +43,9 @@ DTYPES = {
 }
 """Dtypes of torch, by the name in a checkpoint."""
 
-ACTIVATION = 1 << 27
-"""Largest number of values in one tensor for one image or caption; CLIPs of 1024 tokens take 17 million."""
+
+COPIED = 8 << 20
+"""Bytes that are copied before their memory is freed."""
 
 
 Network = nn.Module
@@ -78,7 +80,9 @@ def check(checkpoint: Checkpoint) -> None:
     with torch.device("meta"):  # shapes without memory, since a configuration can ask for any amount
         model = _build(checkpoint)
     refuse_others({tensor.name: tensor for tensor in checkpoint.tensors}, _shapes(model), checkpoint.source)
-    _check_forward(model, checkpoint)
+    own = name_of(checkpoint.config) in architectures()
+    if not own or checkpoint.preprocess.size != image_size(checkpoint.config):  # open_clip's own need no trial
+        _check_forward(model, checkpoint)
 
 
 # --- building ----------------------------------------------------------------------------------------
@@ -179,7 +183,7 @@ def _check_forward(model: nn.Module, checkpoint: Checkpoint) -> None:
             found = list(getattr(model.eval(), name)(values).shape)
             if found != wanted:
                 raise ValueError(f"{name} returns {found}, not {wanted}")
-    if largest.values > ACTIVATION:
+    if largest.values > limits.ACTIVATION:
         raise InputError(
             f"{checkpoint.source}: one image or caption would need {largest.values:,} values at once",
             "restore the configuration: check image_size, patch_size and context_length",
@@ -218,10 +222,15 @@ def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap
     for name in wanted.keys() - tensors.keys():
         tensors[name] = StoredTensor(name, "", tuple(wanted[name].shape), 0, ())
     values, given_back = {}, 0
-    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].offset):
+    ordered = sorted(tensors.items(), key=lambda item: item[1].offset)
+    for number, (name, tensor) in enumerate(ordered):
         # All later tensors begin here or behind, even those that share bytes.
         given_back = _give_back(content, given_back, tensor.offset)
-        values[name] = _value(tensor, wanted[name], content)
+        value = _value(tensor, wanted[name])
+        following = ordered[number + 1][1].offset if number + 1 < len(ordered) else len(content)
+        for end in _copy(tensor, value, content):
+            given_back = _give_back(content, given_back, min(end, following))
+        values[name] = value.view(wanted[name].shape)
     refuse(
         [name for name, value in values.items() if value.is_floating_point() and not _finite(value)],
         source,
@@ -230,15 +239,28 @@ def _fill(model: nn.Module, tensors: dict[str, StoredTensor], content: mmap.mmap
     model.load_state_dict(values, strict=True, assign=True)
 
 
-def _value(tensor: StoredTensor, wanted: Tensor, content: mmap.mmap) -> Tensor:
-    """Return a copy of one tensor of the file, in float32 if it is floating-point."""
+def _value(tensor: StoredTensor, wanted: Tensor) -> Tensor:
+    """Return memory for one tensor of the file, in float32 if it is floating-point."""
     if not tensor.dtype:
         return torch.zeros_like(wanted)
-    value = torch.empty(tensor.shape, dtype=torch.float32 if wanted.is_floating_point() else wanted.dtype)
+    return torch.empty(tensor.shape, dtype=torch.float32 if wanted.is_floating_point() else wanted.dtype)
+
+
+def _copy(tensor: StoredTensor, value: Tensor, content: mmap.mmap) -> Iterator[int]:
+    """Copy one tensor of the file; yield the end of the bytes that it no longer needs, after some rows each."""
+    if not tensor.dtype:
+        return
     parts = tensor.parts or (tensor,)
     for place, part in zip(value.chunk(len(parts)) if tensor.parts else (value,), parts, strict=True):
-        place.copy_(_view(part, DTYPES[part.dtype], content))
-    return value.view(wanted.shape)
+        view = _view(part, DTYPES[part.dtype], content)
+        if tensor.parts or not part.shape or not view.is_contiguous():
+            place.copy_(view)
+            continue
+        row = view[:1].nbytes
+        step = max(1, COPIED // max(1, row))
+        for begin in range(0, len(view), step):
+            place[begin : begin + step] = view[begin : begin + step]
+            yield part.offset + row * min(begin + step, len(view))
 
 
 def _view(tensor: StoredTensor, dtype: torch.dtype, content: mmap.mmap) -> Tensor:
