@@ -84,6 +84,10 @@ class OperationalError(PargateError):
     exit_code = ExitCode.OPERATIONAL
 
 
+class OpenedOtherwise(OperationalError):
+    """A model was opened in another way than the cache says; the cache says so no longer."""
+
+
 class Interrupted(PargateError):
     """A signal ended the run."""
 
