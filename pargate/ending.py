@@ -84,10 +84,12 @@ def say(error: PargateError, log: str = "") -> None:
 
 
 def _broken(line: str) -> list[str]:
-    """Return a line in parts that fit the terminal; a word that is longer than it, such as a path, stays whole."""
+    """Return a line in parts that fit the terminal; a longer word, such as a path, and a quoted line stay whole."""
     import shutil
     import textwrap
 
+    if line.startswith("    "):  # a line of a file, with a mark below it
+        return [line]
     indent = " " * (4 if line.startswith("  → ") else 2)
     width = shutil.get_terminal_size().columns
     return textwrap.wrap(

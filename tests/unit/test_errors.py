@@ -24,6 +24,7 @@ from pargate.errors import (
     UnsafeCheckpoint,
     explain,
     is_out_of_memory,
+    nearest,
 )
 
 
@@ -193,6 +194,9 @@ def test_a_terminal_breaks_a_message_between_words(columns: int, monkeypatch: py
     assert lines[0].startswith("pargate: cannot read") and any(path in line for line in lines)
     assert all(len(line) <= columns or line.strip().startswith(path) for line in lines)
     hint = next(number for number, line in enumerate(lines) if line.startswith("  → give one of"))
+    quoted = f"    {'a long line of a policy, ' * 20}"
+    ending.say(InputError([error.message, quoted, "    ^"]))
+    assert quoted in sys.stderr.getvalue().splitlines(), "the mark below it keeps its place"
     assert len(lines) > hint + 1 and all(line.startswith("    a-name") for line in lines[hint + 1 :])
 
 
@@ -200,3 +204,16 @@ def test_a_pipe_gets_each_line_of_a_message_whole(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     ending.say(InputError("cannot " * 40 + "read", "look"))
     assert sys.stderr.getvalue() == f"pargate: {'cannot ' * 40}read\n  → look\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("EXCESS", " Did you mean 'excess'?"),
+        ("vit-b-32", " Did you mean 'ViT-B-32'?"),
+        ("zzz", ""),
+        ("excss", " Did you mean 'excess'?"),
+    ],
+)
+def test_a_name_is_near_another_in_any_case(name: str, said: str) -> None:
+    assert nearest(name, ["excess", "ViT-B-32", "accuracy"]) == said
