@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,7 @@ def open_pair(
         Undecided: the checkpoint does not name its activation, and the images do not show which is right.
     """
     cached, head, notes = _graph_encoder(model, images, store, device, precision) or _opened_before(
-        model, store, device, images.classes, [precision, list(block(0).digests)],
+        model, store, device, images.classes, [precision], lambda: list(block(0).digests),
         lambda: _torch_encoder(model, images, block, store, device, precision),
     )  # fmt: skip
     if reference is None:
@@ -82,11 +82,17 @@ class _Notes:
 _Opened = tuple[CachedEncoder, Vectors, _Notes]
 """A model, its zero-shot head [classes, d], and notes on how it was opened."""
 
-_KEPT = TypeAdapter(tuple[EncoderSpec, _Notes])
+_KEPT = TypeAdapter(tuple[list[str], EncoderSpec, _Notes])
 
 
 def _opened_before(
-    model: Model, store: BlockStore, device: str, classes: ClassList, asked: list[Any], first: Callable[[], _Opened]
+    model: Model,
+    store: BlockStore,
+    device: str,
+    classes: ClassList,
+    settings: list[str],
+    looked_at: Callable[[], list[str]],
+    first: Callable[[], _Opened],
 ) -> _Opened:
     """Return a model as an earlier run opened it on this machine, without torch, or else as `first` opens it.
 
@@ -97,19 +103,30 @@ def _opened_before(
         store: keeps how the model was opened.
         device: the device as the user gave it.
         classes: those of the zero-shot head.
-        asked: all else that decides how the model is opened.
+        settings: other settings that decide how the model is opened.
+        looked_at: the digests of the images that decide it, which take time to decode.
         first: opens the model.
     """
     if store.folder is None or not model.checkpoint.activation_known:
         return first()
-    key = ["opened", __version__, computing(), model.checkpoint.digest, device, classes.names, classes.templates, asked]
-    kept = store.load(key)
-    if kept is None:
+    key = [
+        "opened",
+        __version__,
+        computing(),
+        model.checkpoint.digest,
+        device,
+        classes.names,
+        classes.templates,
+        settings,
+    ]
+    block = store.load(key)
+    kept = _KEPT.validate_json(block.astype(np.uint8).tobytes()) if block is not None else None
+    if kept is None or kept[0] != looked_at():
         found = first()
-        text = _KEPT.dump_json((found[0].spec, found[2]))
+        text = _KEPT.dump_json((looked_at(), found[0].spec, found[2]))
         store.save(key, np.frombuffer(text, dtype=np.uint8).astype(np.float32)[:, None])
         return found
-    spec, notes = _KEPT.validate_json(kept.astype(np.uint8).tobytes())
+    _, spec, notes = kept
     exact = replace(spec, precision="fp32")
     later = Later(exact, key, lambda: model.encoder(device=device, activation=spec.activation))
     cached = CachedEncoder(later, model.checkpoint, store)
@@ -200,7 +217,7 @@ def _reference(
         other.into_precision(cast(Precision, precision))  # int8 is that of graphs alone
         return other, head, _Notes()
 
-    return _opened_before(reference, store, device, images.classes, ["reference", precision], first)[:2]
+    return _opened_before(reference, store, device, images.classes, ["reference", precision], list, first)[:2]
 
 
 @dataclass(frozen=True, slots=True)

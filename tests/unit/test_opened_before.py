@@ -57,7 +57,9 @@ class Weights:
         return self.tower
 
 
-def run(model: Weights, store: BlockStore, asked: str = "auto") -> tuple[CachedEncoder, Vectors, _Notes]:
+def run(
+    model: Weights, store: BlockStore, asked: str = "auto", digests: tuple[str, ...] = ("0" * 64,)
+) -> tuple[CachedEncoder, Vectors, _Notes]:
     """Open a model in bf16, as a scan does."""
 
     def first() -> tuple[CachedEncoder, Vectors, _Notes]:
@@ -66,7 +68,7 @@ def run(model: Weights, store: BlockStore, asked: str = "auto") -> tuple[CachedE
         cached.into_precision("bf16")
         return cached, head, NOTES
 
-    return _opened_before(model, store, "cpu", CLASSES, [asked], first)  # type: ignore[arg-type]  # a stand-in
+    return _opened_before(model, store, "cpu", CLASSES, [asked], lambda: list(digests), first)  # type: ignore[arg-type]  # a stand-in
 
 
 def test_a_model_that_was_opened_before_stays_closed_until_a_vector_is_missing(tmp_path: Path) -> None:
@@ -106,11 +108,12 @@ def test_what_nothing_vouches_for_is_opened_each_time(known: bool, tmp_path: Pat
 
 def test_another_question_and_another_machine_open_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(Weights(), BlockStore(tmp_path))
-    asked_otherwise, elsewhere = Weights(), Weights()
+    asked_otherwise, other_images, elsewhere = Weights(), Weights(), Weights()
     run(asked_otherwise, BlockStore(tmp_path), asked="fp32")
+    run(other_images, BlockStore(tmp_path), digests=("1" * 64,))
     monkeypatch.setenv("OMP_NUM_THREADS", "63")
     run(elsewhere, BlockStore(tmp_path))
-    assert (len(asked_otherwise.opened), len(elsewhere.opened)) == (1, 1)
+    assert [len(model.opened) for model in (asked_otherwise, other_images, elsewhere)] == [1, 1, 1]
 
 
 def test_what_decides_how_torch_computes_is_stable(monkeypatch: pytest.MonkeyPatch) -> None:
