@@ -180,7 +180,16 @@ def speed(found: Any) -> str:
           f"{(r['peak_bytes'] - r['model_bytes']) / 2**20:.0f}", f"{r['seconds']:.1f}"]
          for name, runs in found["memory"].items() for r in runs],
     )  # fmt: skip
-    return f"{rates}\n\n{verdicts}\n\n{memory}\n\n![growth of cost](evidence/cost.png)"
+    cached = found["opening"]
+    opened, closed, ratio = cached["opened"], cached["closed"], cached["ratio"]
+    opening = (
+        f"A scan of `{cached['model']}` under `baseline` with every vector in the cache, as a whole command: with the model "
+        f"opened {opened['wall']:.0f} s ({opened['processor']:.1f} s of processor time), left closed {closed['wall']:.0f} s "
+        f"({closed['processor']:.1f} s): **{ratio['wall']:.1f}** and **{ratio['processor']:.1f}** times less. Medians of "
+        f"{cached['pairs']} pairs, run by turns, while other programs ran. Nearly all of the "
+        "difference is the import of torch, open_clip and torchvision, which loads torch's compiler."
+    )
+    return f"{rates}\n\n{verdicts}\n\n{memory}\n\n{opening}\n\n![growth of cost](evidence/cost.png)"
 
 
 PAGE = [

@@ -10,18 +10,21 @@ Writes `docs/evidence/speed.json` and `docs/evidence/cost.png`.
 3. Forward passes against fixed n.
 4. Peak memory of the process, by number of images.
 5. How cost grows with triggers and with images.
+6. A scan whose vectors are all in the cache: with the model opened all the same, and left closed.
 """
 
 import argparse
 import io
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +245,38 @@ def growth(models: Path, data: Path) -> dict[str, Any]:
     return {"triggers": by_triggers, "images": by_images}
 
 
+FIRST = "import pargate.scanning.choose as choose; choose._opened_before = lambda *a: a[-1](); "
+"""Makes a scan open its model first, whatever the cache holds."""
+
+RUN = "import sys; from pargate.__main__ import main; sys.argv[0] = 'pargate'; main()"
+
+
+def opening(model: Path, data: Path, store: Path, pairs: int = 3) -> dict[str, Any]:
+    """Return the wall and processor seconds of whole commands on cached vectors, by turns, and their ratios."""
+    arguments = [
+        "scan", str(model), "-p", "baseline", "-q", "--cache", str(store), "--device", "cpu",
+        "--images", str(data / "carriers-64.tar"), "--classes", str(data / "classes-64.txt"),
+    ]  # fmt: skip
+    took: dict[str, list[tuple[float, float]]] = {"opened": [], "closed": []}
+    for turn in range(pairs + 1):
+        for name, code in (("opened", FIRST + RUN), ("closed", RUN)):
+            before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, check=True)
+            after, ended = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+            if turn:  # the first pair fills the cache
+                used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+                took[name].append((ended - began, used))
+    middle = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in took.items()}
+    return {
+        "model": model.name, "pairs": pairs,
+        **{name: {"wall": wall, "processor": used} for name, (wall, used) in middle.items()},
+        "ratio": {
+            kind: statistics.median(a[i] / b[i] for a, b in zip(took["opened"], took["closed"], strict=True))
+            for i, kind in enumerate(("wall", "processor"))
+        },
+    }  # fmt: skip
+
+
 def plot(grown: dict[str, Any], path: Path) -> None:
     import matplotlib
 
@@ -294,15 +329,19 @@ def main() -> None:
     small = (data / "carriers-64.tar", data / "classes-64.txt")
     large = (data / "imagenet-sample-224.tar", data / "classes-imagenet-sample.txt")
     with tempfile.TemporaryDirectory() as folder:
-        big = full_size(Path(folder))
+        big = cache(lambda: full_size(Path(folder)))
         parts: dict[str, Callable[[], Any]] = {
-            "throughput": lambda: throughput(models, data, big),
+            "throughput": lambda: throughput(models, data, big()),
             "verdict": lambda: verdict_times(models, data),
             "memory": lambda: {
                 "vit-clean": [memory_of(models / "vit-clean", None, *small, n) for n in (256, 1024, 2000)],
-                **{name: [memory_of(path, f"{name}-gelu", *large, n) for n in (64, 192)] for name, path in big.items()},
+                **{
+                    name: [memory_of(path, f"{name}-gelu", *large, n) for n in (64, 192)]
+                    for name, path in big().items()
+                },
             },
             "growth": lambda: growth(models, data),
+            "opening": lambda: opening(models / "vit-clean", data, Path(folder) / "cache"),
         }
         place = STORE / "speed.json"
         found = json.loads(place.read_text()) if options.only else {}

@@ -93,6 +93,20 @@ STEPS = (
         "Cleaning, a few steps only",
         "pargate clean examples/models/poisoned --pairs synthetic:2000 --steps 20 --out cleaned",
     ),
+    Step(
+        "The scan after a cleaning decides",
+        f"pargate scan cleaned {TOY}",
+        note="Twenty steps are few: a full cleaning takes what `clean` says when it begins.",
+    ),
+    Step(
+        "Compared with a trusted parent",
+        f"pargate scan examples/models/poisoned --reference examples/models/clean {TOY}",
+    ),
+    Step("A fire drill, the plan", f"pargate drill examples/models/clean {TOY} --families patch --strengths 1 --out drill --dry-run"),
+    Step(
+        "A fire drill with one backdoor",
+        f"pargate drill examples/models/clean {TOY} --families patch --strengths 1 --out drill",
+    ),
     Step("Many models", "pargate audit examples/inventory.yaml --out audit"),
     Step("Its ledger", "pargate audit verify audit"),
     Step("How old a report is", "pargate report audit/models/toy-clean/report.json --check-freshness 35d"),

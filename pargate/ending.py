@@ -74,10 +74,27 @@ def settled(command: Callable[[], int]) -> int:
 
 
 def say(error: PargateError, log: str = "") -> None:
-    """Print an error and its hint on stderr."""
-    text = "\n".join(PargateError(error.lines, f"{error.hint} with {log}" if log else error.hint).told())
+    """Print an error and its hint on stderr; a terminal gets whole words and indented hints."""
+    first, *others = PargateError(error.lines, f"{error.hint} with {log}" if log else error.hint).told()
+    lines = [f"pargate: {first}", *others]
     with contextlib.suppress(OSError, MemoryError):  # the exit code remains
-        sys.stderr.write(f"pargate: {text}\n")
+        if sys.stderr.isatty():
+            lines = [part for line in lines for part in _broken(line)]
+        sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _broken(line: str) -> list[str]:
+    """Return a line in parts that fit the terminal; a longer word, such as a path, and a quoted line stay whole."""
+    import shutil
+    import textwrap
+
+    if line.startswith("    "):  # a line of a file, with a mark below it
+        return [line]
+    indent = " " * (4 if line.startswith("  → ") else 2)
+    width = shutil.get_terminal_size().columns
+    return textwrap.wrap(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    ) or [line]
 
 
 def _log(error: BaseException) -> str:

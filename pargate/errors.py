@@ -84,6 +84,10 @@ class OperationalError(PargateError):
     exit_code = ExitCode.OPERATIONAL
 
 
+class OpenedOtherwise(OperationalError):
+    """A model was opened in another way than the cache says; the cache says so no longer."""
+
+
 class Interrupted(PargateError):
     """A signal ended the run."""
 
@@ -211,11 +215,12 @@ def together(problems: Sequence[PargateError]) -> PargateError:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """Return a did-you-mean sentence for `name`, or an empty text."""
+    """Return a did-you-mean sentence for `name` in any case, or an empty text."""
     from difflib import get_close_matches
 
-    found = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    folded = {item.casefold(): item for item in reversed(known)}
+    found = get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return f" Did you mean '{folded[found[0]]}'?" if found else ""
 
 
 def first_line(error: BaseException, most: int = 160) -> str:

@@ -577,3 +577,9 @@ class BlockStore:
                 "choose another with --cache DIR, or --cache off",
             ) from error
         write_atomic(path, hashlib.sha256(body).digest() + body, durable=False)
+
+    def forget(self, parts: Sequence[Any] | dict[str, Any]) -> None:
+        """Remove the block stored under the digest of `parts`, if there is one."""
+        path = self._path(digest_of(parts))
+        if path is not None:
+            path.unlink(missing_ok=True)

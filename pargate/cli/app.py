@@ -114,15 +114,29 @@ def run(arguments: list[str]) -> int:
     return settled(lambda: _run(arguments))
 
 
-def _told(error: typer.TyperException) -> InputError:
-    """Return a wrong command line as an error that names the help of its own command."""
+def _told(error: typer.TyperException, named: str) -> InputError:
+    """Return a wrong command line as an error that names the help of its own command.
+
+    An option without its value says no context; `named` is the command then.
+    """
     message = error.format_message().replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     # Typer gives the value and the choices in the text alone.
     value, listed, choices = message.partition("' is not one of ")
     if listed:
         message += nearest(value.rpartition("'")[2], re.findall(r"'([^']*)'", choices))
-    return InputError(message, f"`{context.command_path if context else 'pargate'} --help` shows what it takes")
+    return InputError(message, f"`{context.command_path if context else named} --help` shows what it takes")
+
+
+def _named(command: object, arguments: list[str]) -> str:
+    """Return the command that the first arguments name, such as `pargate policy check`."""
+    words = ["pargate"]
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            break
+        words.append(word)
+    return " ".join(words)
 
 
 def _run(arguments: list[str]) -> int:
@@ -141,7 +155,7 @@ def _run(arguments: list[str]) -> int:
         if arguments:
             # torchrun starts `clean` with the same command line in every process.
             if arguments[0] != "clean" or ranks.first_here():
-                say(_told(error))
+                say(_told(error, _named(command, arguments)))
         else:
             sys.stderr.write(error.format_message() + "\n")  # the help itself
         return ExitCode.INPUT

@@ -239,7 +239,7 @@ class Console:
     def gated(self, report: "ScanReport", folder: Path | None, kept: Path | None) -> None:
         """Print the report of a gate, and the folder of the bundle or of the best cleaned model."""
         if folder is not None:
-            self.report(report, [f"bundle: {folder}"], [f"pargate verify {folder}"])
+            self.report(report, [f"bundle: {folder}"], [f"Check it offline: pargate verify {folder}"])
             return
         made = ["no bundle was written"]
         if kept is not None:

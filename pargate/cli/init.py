@@ -1,6 +1,9 @@
 """The commands `init github` and `init gitlab`; only the scan at their end needs torch."""
 
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,6 +67,9 @@ ReplacePolicyOption = Annotated[
     bool, typer.Option("--replace-policy", help="Replace an existing pargate.yaml; the old text stays as .bak.")
 ]
 ScanOption = Annotated[bool, typer.Option("--scan/--no-scan", help="Scan the first model at the end.")]
+YesOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask for images and classes; use the options and the defaults.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and stop.")]
 
 
@@ -82,6 +88,7 @@ def github(
     force: ForceOption = False,
     replace_policy: ReplacePolicyOption = False,
     scan: ScanOption = True,
+    yes: YesOption = False,
     dry_run: DryRunOption = False,
     no_color: NoColorOption = False,
 ) -> None:
@@ -89,9 +96,10 @@ def github(
 
     Files that pargate wrote and nobody edited are brought up to date. An existing policy and an edited inventory are
     kept. If a workflow was edited, nothing is written and the exit code is 2. The verdict does not change the code.
+    At a terminal, pargate asks for the images and classes that neither the options nor the policy name.
     """
     from pargate.github.repository import default_branch
-    from pargate.github.scaffold import Options, plan, steps
+    from pargate.github.scaffold import Options, Plan, plan, steps
 
     options = Options(
         action=_pinned(action),
@@ -104,7 +112,11 @@ def github(
         schedule=schedule,
         comment=comment,
     )
-    made = plan(folder, options, force=force, replace_policy=replace_policy)
+
+    def planned(options: Options) -> Plan:
+        return plan(folder, options, force=force, replace_policy=replace_policy)
+
+    made, options = _completed(planned, options, ask=not yes and not dry_run)
     _finish(made, options, steps(options, made.policy), dry_run=dry_run, scan=scan, color=not no_color)
 
 
@@ -119,6 +131,7 @@ def gitlab(
     force: ForceOption = False,
     replace_policy: ReplacePolicyOption = False,
     scan: ScanOption = True,
+    yes: YesOption = False,
     dry_run: DryRunOption = False,
     no_color: NoColorOption = False,
 ) -> None:
@@ -126,12 +139,16 @@ def gitlab(
 
     Existing files are treated as by `init github`. An existing .gitlab-ci.yml is not changed; what to add is printed.
     """
-    from pargate.github.scaffold import Options, contents_of_gitlab, plan, steps_of_gitlab
+    from pargate.github.scaffold import Options, Plan, contents_of_gitlab, plan, steps_of_gitlab
 
     options = Options(
         action=_pinned(action), branch="main", models=tuple(model or ()), policy=policy, images=images, classes=classes
     )
-    made = plan(folder, options, force=force, replace_policy=replace_policy, made=contents_of_gitlab)
+
+    def planned(options: Options) -> Plan:
+        return plan(folder, options, force=force, replace_policy=replace_policy, made=contents_of_gitlab)
+
+    made, options = _completed(planned, options, ask=not yes and not dry_run)
     todo = steps_of_gitlab(folder, options, made.policy)
     _finish(made, options, todo, dry_run=dry_run, scan=scan, color=not no_color)
 
@@ -148,6 +165,19 @@ def _pinned(action: str | None) -> str:
             f"git ls-remote https://github.com/OWNER/REPO v{__version__}",
         )
     return pinned
+
+
+def _completed(planned: "Callable[[Options], Plan]", options: "Options", *, ask: bool) -> tuple["Plan", "Options"]:
+    """Return the plan and its options, after asking a person at a terminal for the images that nothing names."""
+    from pargate.github.scaffold import lacks_images
+
+    made = planned(options)
+    if not ask or not lacks_images(options, made.policy) or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return made, options
+    images = typer.prompt("Labelled images of the models' own domain (empty: drawn scenes)", default="", err=True)
+    classes = options.classes or typer.prompt("File of class names (empty: common nouns)", default="", err=True)
+    options = replace(options, images=images.strip() or None, classes=classes.strip() or None)
+    return planned(options), options
 
 
 def _finish(made: "Plan", options: "Options", steps: list[str], *, dry_run: bool, scan: bool, color: bool) -> None:

@@ -1,6 +1,7 @@
 """Options that several commands share, and their parsed values."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,7 +105,23 @@ PreviousOption = Annotated[
         help="The last release's report, for rules that limit how much worse a model may become.",
     ),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")]
+
+
+def _device(name: str) -> str:
+    """Return a device's name, whose number may not exist; torch, which knows that, is not imported for a typo.
+
+    Raises:
+        InputError: an unknown kind of device.
+    """
+    if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d+)?", name):
+        kinds = ["auto", "cpu", "cuda", "tensorrt"]
+        raise InputError(f"unknown device '{name}'.{nearest(name, kinds)}", "use auto, cpu, cuda, cuda:N or tensorrt")
+    return name
+
+
+DeviceOption = Annotated[
+    str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].", callback=_device)
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of images and of every stamp.")]
 CacheOption = Annotated[
     str | None,

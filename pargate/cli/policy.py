@@ -338,9 +338,16 @@ def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:
 
 
 def _entry(id: str, entry: "Entry") -> list[str]:
+    from pargate.github.actions import own
     from pargate.policy.explain import anchor
 
-    return [entry.meaning, "", f"Why it matters: {entry.why}", f"What to do: {entry.do}", "", anchor(id)]
+    repository, _, commit = (own() or "").partition("@")
+    page = (
+        f"https://github.com/{repository}/blob/{commit}/{anchor(id)}"
+        if commit
+        else f"{anchor(id)} of pargate's sources"
+    )
+    return [entry.meaning, "", f"Why it matters: {entry.why}", f"What to do: {entry.do}", "", page]
 
 
 # --- shared ------------------------------------------------------------------------------------------

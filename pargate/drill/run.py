@@ -175,7 +175,7 @@ def planned(request: DrillRequest) -> tuple[str, ...]:
         f"images     {plan.images.source}",
         f"pairs      {plan.pairs.source}",
         f"reference  {plan.reference}",
-        f"a plant    {plan.config.steps} steps of {plan.config.batch_size} images, rate {plan.config.lr:g}: "
+        f"a plant    {plan.config.steps} steps of {plan.config.batch_size} images, learning rate {plan.config.lr:g}: "
         f"{plan.plant_minutes:.1f} min; its scan {plan.scan_minutes:.1f} min, from sizes alone",
     ]
     for plant in plan.plants:

@@ -262,9 +262,14 @@ def contents_of_gitlab(root: Path, options: Options, *, replace_policy: bool = F
     return Contents({**texts, **{name: stamped(text) for name, text in made.items()}}, sources, resolved)
 
 
+def lacks_images(options: Options, policy: Resolved) -> bool:
+    """Return whether neither the options nor the policy name images of the models' own domain."""
+    return options.images is None and policy.policy.images.source in (None, BUILTIN_SCENES)
+
+
 def _images_step(options: Options, policy: Resolved) -> list[str]:
     """Return the step to give images, unless the options or the policy name some."""
-    if options.images is not None or policy.policy.images.source not in (None, BUILTIN_SCENES):
+    if not lacks_images(options, policy):
         return []
     return [
         "give labelled images of your models' own domain, and the class names: run again with --images SOURCE "

@@ -337,19 +337,19 @@ def next_steps(report: ScanReport) -> Iterator[str]:
                 yield (
                     "A secret pattern follows no published trigger; a search for it needs a trusted parent: "
                     f"pargate scan {shlex.quote(plain(original(report).source))} --reference PARENT"
-                    f"{_policy_option(report)}"
+                    f"{policy_option(report)}"
                 )
         case Outcome.FAIL if any(f.rule == UNSAFE_FILE for f in report.findings):
             yield "Do not load this file; ask its author for safetensors or ONNX."
         case Outcome.FAIL if report.signature is not None and report.signature.problem and not report.coverage.probed:
             yield "Do not use this model: get it, with its signature, from the signer that the policy names."
             rule = shlex.quote(plain(next(iter(report.verdict.decided_by), "fail"), 100))
-            yield f"Read what it means: pargate explain {rule}{_policy_option(report)}"
+            yield f"Read what it means: pargate explain {rule}{policy_option(report)}"
         case Outcome.FAIL if any(f.status is Status.BREACH for f in report.findings):
             model = shlex.quote(plain(original(report).source))
             yield "Do not ship this checkpoint; go back to one whose scan passes, or clean it and scan again."
             rule = shlex.quote(plain(next(iter(report.verdict.decided_by), "fail"), 100))
-            yield f"Read what it means: pargate explain {rule}{_policy_option(report)}"
+            yield f"Read what it means: pargate explain {rule}{policy_option(report)}"
             if not report.stages:
                 yield f"Clean it: pargate clean {model} --pairs PAIRS --out CLEANED"
             measurements = by_id(report)
@@ -428,7 +428,7 @@ def confidence(report: ScanReport) -> float:
     return max(0.5, float(given[1]) / 100) if given else 0.99
 
 
-def _policy_option(report: ScanReport) -> str:
+def policy_option(report: ScanReport) -> str:
     """Return the option that names the policy in a command; empty for the policy that is found anyway."""
     source = report.policy.place or report.policy.source
     name = source.removeprefix("builtin:")
@@ -451,7 +451,7 @@ def _after_open(report: ScanReport, undecided: Sequence[Finding]) -> Iterator[st
 def _trusted_parent(report: ScanReport) -> str:
     return (
         "Whether a pull is planted or natural needs a trusted parent: "
-        f"pargate scan {shlex.quote(plain(original(report).source))} --reference PARENT{_policy_option(report)}"
+        f"pargate scan {shlex.quote(plain(original(report).source))} --reference PARENT{policy_option(report)}"
     )
 
 

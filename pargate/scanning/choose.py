@@ -2,22 +2,26 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from pargate.core import zeroshot
-from pargate.core.model import Checkpoint, Pixels, Precision, Vectors
+from pargate.core.environment import computing
+from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Precision, Vectors
 from pargate.core.sequential import mean_sequence
 from pargate.errors import Undecided
 from pargate.files import BlockStore
+from pargate.images.classes import ClassList
 from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block
 from pargate.models import config
 from pargate.models.model import Model
-from pargate.scanning.embed import BlockViews, CachedEncoder, ModelPair
+from pargate.scanning.embed import BlockViews, CachedEncoder, Later, ModelPair
+from pargate.version import __version__
 
 if TYPE_CHECKING:
     from pargate.models.onnx import OnnxEncoder
@@ -49,7 +53,7 @@ def open_pair(
     device: str,
     precision: Literal["auto"] | Precision,
 ) -> ModelPair:
-    """Open the model and the reference.
+    """Open the model and the reference, now or, if an earlier run opened them here, when a vector is missing.
 
     `block` returns a block of images by its number; the first is decoded while the model is opened.
 
@@ -57,9 +61,10 @@ def open_pair(
         InputError, OperationalError: as `Model.encoder`.
         Undecided: the checkpoint does not name its activation, and the images do not show which is right.
     """
-    cached, head, notes = _graph_encoder(model, images, store, device, precision) or _torch_encoder(
-        model, images, block, store, device, precision
-    )
+    cached, head, notes = _graph_encoder(model, images, store, device, precision) or _opened_before(
+        model, store, device, images.classes, [precision], lambda: list(block(0).digests),
+        lambda: _torch_encoder(model, images, block, store, device, precision),
+    )  # fmt: skip
     if reference is None:
         return ModelPair(cached, head, None, None, notes.activation, notes.precision)
     other, reference_head = _reference(reference, images, store, device, cached)
@@ -70,8 +75,64 @@ def open_pair(
 class _Notes:
     """The report's notes on how a model was opened."""
 
-    activation: str
-    precision: str
+    activation: str = ""
+    precision: str = ""
+
+
+_Opened = tuple[CachedEncoder, Vectors, _Notes]
+"""A model, its zero-shot head [classes, d], and notes on how it was opened."""
+
+_KEPT = TypeAdapter(tuple[list[str], EncoderSpec, _Notes])
+
+
+def _opened_before(
+    model: Model,
+    store: BlockStore,
+    device: str,
+    classes: ClassList,
+    settings: list[str],
+    looked_at: Callable[[], list[str]],
+    first: Callable[[], _Opened],
+) -> _Opened:
+    """Return a model as an earlier run opened it on this machine, without torch, or else as `first` opens it.
+
+    A checkpoint that does not name its activation is always opened, since images decide how.
+
+    Args:
+        model: the checkpoint.
+        store: keeps how the model was opened.
+        device: the device as the user gave it.
+        classes: those of the zero-shot head.
+        settings: other settings that decide how the model is opened.
+        looked_at: the digests of the images that decide it, which take time to decode.
+        first: opens the model.
+    """
+    if store.folder is None or not model.checkpoint.activation_known:
+        return first()
+    key = [
+        "opened",
+        __version__,
+        computing(),
+        model.checkpoint.digest,
+        device,
+        classes.names,
+        classes.templates,
+        settings,
+    ]
+    block = store.load(key)
+    kept = _KEPT.validate_json(block.astype(np.uint8).tobytes()) if block is not None else None
+    if kept is None or kept[0] != looked_at():
+        found = first()
+        text = _KEPT.dump_json((looked_at(), found[0].spec, found[2]))
+        store.save(key, np.frombuffer(text, dtype=np.uint8).astype(np.float32)[:, None])
+        return found
+    _, spec, notes = kept
+    exact = replace(spec, precision="fp32")
+    later = Later(exact, key, lambda: model.encoder(device=device, activation=spec.activation))
+    cached = CachedEncoder(later, model.checkpoint, store)
+    head = cached.head(classes)
+    cached.into_precision(cast(Precision, spec.precision))
+    return cached, head, notes
 
 
 def _torch_encoder(
@@ -81,7 +142,7 @@ def _torch_encoder(
     store: BlockStore,
     device: str,
     precision: Literal["auto"] | Precision,
-) -> tuple[CachedEncoder, Vectors, _Notes]:
+) -> _Opened:
     """Open a checkpoint with torch; choose the activation and precision that are not given."""
     from pargate.models.torch import encoder as openclip
 
@@ -90,8 +151,8 @@ def _torch_encoder(
     cached = CachedEncoder(encoder, model.checkpoint, store)
     head = cached.head(images.classes)
     if precision != "auto":
-        cached.encoder = encoder.into_precision(precision)
-        return cached, head, _Notes(activation.note, "")
+        cached.into_precision(precision)
+        return cached, head, _Notes(activation.note)
     faster, why = openclip.bf16_is_faster(openclip.resolve(device))
     chosen = Choice(encoder, f"fp32: {why}")
     if faster:
@@ -99,7 +160,7 @@ def _torch_encoder(
         chosen = checked_bf16(
             encoder, block(0).pixels, head, why, lambda: model.encoder(device=device, activation=told)
         )
-    cached.encoder = chosen.encoder
+    cached.given = chosen.encoder
     return cached, head, _Notes(activation.note, chosen.note)
 
 
@@ -109,7 +170,7 @@ def _graph_encoder(
     store: BlockStore,
     device: str,
     precision: Literal["auto"] | Precision,
-) -> tuple[CachedEncoder, Vectors, _Notes] | None:
+) -> _Opened | None:
     """Open graphs with ONNX Runtime, in the precision that they were written in; return None for other formats."""
     if model.checkpoint.format != "onnx":
         return None
@@ -147,14 +208,16 @@ def _reference(
     if reference.checkpoint.format == "onnx":
         other = CachedEncoder(graphs_encoder(reference, device), reference.checkpoint, store)
         return other, other.head(images.classes)
-    told = None if reference.checkpoint.activation_known else cached.encoder.spec.activation
-    trusted = reference.encoder(device=device, activation=told)
-    other = CachedEncoder(trusted, reference.checkpoint, store)
-    head = other.head(images.classes)
-    precision = cached.encoder.spec.precision
-    if cached.checkpoint.format != "onnx" and precision != "int8":
-        other.encoder = trusted.into_precision(precision)
-    return other, head
+    told = None if reference.checkpoint.activation_known else cached.spec.activation
+    precision = cached.spec.precision if cached.checkpoint.format != "onnx" else "fp32"
+
+    def first() -> _Opened:
+        other = CachedEncoder(reference.encoder(device=device, activation=told), reference.checkpoint, store)
+        head = other.head(images.classes)
+        other.into_precision(cast(Precision, precision))  # int8 is that of graphs alone
+        return other, head, _Notes()
+
+    return _opened_before(reference, store, device, images.classes, ["reference", precision], list, first)[:2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,16 @@
 """Embeddings of blocks of images, computed once and cached on disk."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pargate.core import zeroshot
-from pargate.core.model import Checkpoint, Encoder, Vectors
+from pargate.core.model import Checkpoint, Encoder, EncoderSpec, Precision, Vectors
 from pargate.core.stamp import Stamp
-from pargate.errors import InputError
+from pargate.errors import InputError, OpenedOtherwise
 from pargate.files import BlockStore
 from pargate.images.classes import ClassList
 from pargate.images.labelled import LabelledImages
@@ -19,21 +19,69 @@ from pargate.models.layouts import LAYOUTS
 from pargate.triggers import TRIGGERS, Trigger, control
 from pargate.version import __version__
 
+if TYPE_CHECKING:
+    from pargate.models.torch.encoder import OpenClipEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """A model that an earlier run opened, and that is opened again only when a vector is missing."""
+
+    spec: EncoderSpec
+    """The encoder of the earlier run."""
+    key: list[Any]
+    """The key of the cache under which the spec is kept."""
+    load: "Callable[[], OpenClipEncoder]"
+    """Opens the model in fp32."""
+
+    def into_precision(self, precision: Precision) -> "Later":
+        """Return the model in another precision."""
+        return replace(self, spec=replace(self.spec, precision=precision))
+
 
 @dataclass(slots=True)
 class CachedEncoder:
     """An open model together with the cache of its vectors."""
 
-    encoder: Encoder
+    given: Encoder | Later
     checkpoint: Checkpoint
     store: BlockStore
     passes: int = 0
     """Images that went through the image tower; vectors from the cache do not count."""
 
+    @property
+    def spec(self) -> EncoderSpec:
+        """Everything about the encoder that can change a vector."""
+        return self.given.spec
+
+    @property
+    def encoder(self) -> Encoder:
+        """The open model, which may have to be opened first.
+
+        Raises:
+            OpenedOtherwise: this machine opens it in another way than an earlier run did; this is forgotten then.
+        """
+        if isinstance(self.given, Later):
+            encoder: Encoder = self.given.load().into_precision(cast(Precision, self.given.spec.precision))
+            if encoder.spec != self.given.spec:
+                self.store.forget(self.given.key)
+                raise OpenedOtherwise(
+                    f"{self.checkpoint.source} was opened on {self.given.spec.device} with {self.given.spec.backend} "
+                    f"when the cache was written, and now on {encoder.spec.device} with {encoder.spec.backend}",
+                    "run the command again",
+                )
+            self.given = encoder
+        return self.given
+
+    def into_precision(self, precision: Precision) -> None:
+        """Convert the image tower of a checkpoint of torch, now or when it is opened."""
+        given = cast("OpenClipEncoder | Later", self.given)  # graphs keep theirs
+        self.given = given.into_precision(precision)
+
     def key(self, **parts: Any) -> dict[str, Any]:
         """Return the cache key of some vectors: everything that determines them."""
         # The version stands for the code: another release computes its own vectors.
-        spec = asdict(self.encoder.spec)
+        spec = asdict(self.spec)
         layouts = [plugin.key for plugin in LAYOUTS.plugins()]
         if layouts:
             parts["layouts"] = layouts

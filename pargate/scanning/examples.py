@@ -61,9 +61,8 @@ def _of(loop: Loop, pair: ModelPair, running: Running) -> Iterator[Picture]:
         digests = [views.digests[row] for row in rows]
         clean = views.block.pixels[rows]
         stamped = apply(trigger.draw(size, digests, loop.seed), clean)
-        encoder = pair.model.encoder
-        vectors = encoder.encode_images(encoder.put(np.concatenate([clean, stamped])))
-        before, after = np.split(zeroshot.predict(vectors, pair.head), 2)
+        before = zeroshot.predict(views.clean()[rows], pair.head)
+        after = zeroshot.predict(views.stamped(trigger)[rows], pair.head)
         for place, row in enumerate(rows):
             label = int(views.labels[row])
             yield Picture(

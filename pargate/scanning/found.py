@@ -38,7 +38,7 @@ def trusted(loop: Loop, rule: Rule, table: Calibration) -> Trusted:
     conditions = Conditions(
         pargate=__version__,
         seed=loop.seed,
-        precision=loop.model.encoder.spec.precision,
+        precision=loop.model.spec.precision,
         images=digest_of_images(digests),
     )
     assert rule.calibration is not None, "a rule with a table names it"
@@ -65,6 +65,12 @@ def search(loop: Loop, family: Family) -> Found | str:
     cached = loop.model
     if cached.checkpoint.format == "onnx":
         return "ONNX graphs have no gradients to search along; scan the checkpoint that they were made from"
+    digests = [digest for block in views for digest in block.digests]
+    asked = {"family": family, "seed": loop.seed, "images": digests}
+    key = cached.key(search=asked, reference=loop.reference.key() if loop.reference else None)
+    kept = cached.store.load(key)
+    if kept is not None:
+        return _from_block(family, kept)
     # Only now: torch takes seconds to load.
     from pargate.models.torch import search as ascent
     from pargate.models.torch.encoder import OpenClipEncoder
@@ -79,17 +85,12 @@ def search(loop: Loop, family: Family) -> Found | str:
 
     trusted = loop.reference.encoder if loop.reference else None
     other = trusted if isinstance(trusted, OpenClipEncoder) else None
-    digests = [digest for block in views for digest in block.digests]
-    asked = {"family": family, "seed": loop.seed, "images": digests}
-    key = cached.key(search=asked, reference=loop.reference.key() if loop.reference else None)
-    kept = cached.store.load(key)
-    if kept is None:
-        found = ascent.search(encoder, pixels, family, loop.seed, other, progress)
-        cached.passes += found.passes
-        if loop.reference:
-            loop.reference.passes += found.reference_passes
-        kept = _as_block(found)
-        cached.store.save(key, kept)
+    found = ascent.search(encoder, pixels, family, loop.seed, other, progress)
+    cached.passes += found.passes
+    if loop.reference:
+        loop.reference.passes += found.reference_passes
+    kept = _as_block(found)
+    cached.store.save(key, kept)
     return _from_block(family, kept)
 
 

@@ -73,7 +73,7 @@ def build_report(resolved: Resolved, loop: Loop, pair: ModelPair, run: RunFacts)
     )
     images = loop.images
     notices = (*run.notices, *_preprocessing(policy, loop, pair), *_shared_pull(measurements, findings))
-    spec = pair.model.encoder.spec
+    spec = pair.model.spec
     passes = pair.model.passes + (pair.reference.passes if pair.reference else 0)
     return ScanReport(
         schema="pargate/report/1",
@@ -241,7 +241,7 @@ def _preprocessing(policy: Policy, loop: Loop, pair: ModelPair) -> Iterator[str]
     for cached in (pair.model, pair.reference):
         if cached is not None and not cached.checkpoint.preprocess_known:
             yield cached.checkpoint.assumption
-    clean, spec = loop.clean.measurement(), pair.model.encoder.spec
+    clean, spec = loop.clean.measurement(), pair.model.spec
     if any(count.n for count in clean.counts.values()) and not judge.sees(clean, policy.confidence):
         said_by = f", from {source}" if (source := pair.model.checkpoint.preprocess_from) else ""
         yield (
@@ -277,7 +277,7 @@ def _cache(store: BlockStore) -> str:
 
 
 def _model(cached: CachedEncoder, activation_note: str) -> ModelInfo:
-    checkpoint, spec = cached.checkpoint, cached.encoder.spec
+    checkpoint, spec = cached.checkpoint, cached.spec
     return ModelInfo(
         source=readable(checkpoint.source),
         sha256=checkpoint.sha256,

@@ -20,7 +20,7 @@ from pargate.core.found import Family, Found, FoundText, TextFamily
 from pargate.core.model import Checkpoint, Vectors
 from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Metric, Signature, Status
-from pargate.errors import InputError, Undecided, UnsafeCheckpoint
+from pargate.errors import InputError, OpenedOtherwise, Undecided, UnsafeCheckpoint
 from pargate.export.parity import altered, made_from
 from pargate.files import BlockStore, readable
 from pargate.images.labelled import LabelledImages
@@ -127,6 +127,15 @@ def scan(
     Raises:
         InputError, UnsafeCheckpoint, PolicyError, OperationalError: see `errors.py`.
     """
+    for _ in ("model", "reference"):  # what was opened otherwise is forgotten, and opened first the next time
+        with contextlib.suppress(OpenedOtherwise):
+            return _scan(request, emit, on_interrupt)
+    return _scan(request, emit, on_interrupt)
+
+
+def _scan(
+    request: ScanRequest, emit: events.Listener, on_interrupt: Callable[[KeyboardInterrupt], None] | None
+) -> ScanReport:
     began = time.monotonic()
     _refuse_both(request)
     with contextlib.ExitStack() as stack:

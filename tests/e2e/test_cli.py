@@ -67,6 +67,25 @@ def test_what_torchrun_left_behind_silences_no_other_command(light: Command) -> 
     assert (ended.code, ended.err) == (2, "")
 
 
+@pytest.mark.parametrize(("command", "option"), [(["scan", "m"], "--policy"), (["policy", "check"], "--now")])
+def test_an_option_without_its_value_leads_to_the_help_of_its_command(
+    command: list[str], option: str, light: Command
+) -> None:
+    ended = light(*command, option)
+    named = " ".join(word for word in command if word != "m")
+    assert (ended.code, ended.err) == (
+        2, f"pargate: Option '{option}' requires an argument.\n  → `pargate {named} --help` shows what it takes\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["scan", "export"])
+def test_a_device_that_is_none_is_refused_before_torch(command: str, light: Command) -> None:
+    ended = light(command, CLEAN, "--device", "cdua", *(["--out", "x"] if command == "export" else []))
+    assert (ended.code, ended.err) == (
+        2, "pargate: unknown device 'cdua'. Did you mean 'cuda'?\n  → use auto, cpu, cuda, cuda:N or tensorrt\n",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("command", ["scan", "inspect"])
 def test_a_model_without_a_name_is_refused(command: str, light: Command) -> None:
     ended = light(command, "")

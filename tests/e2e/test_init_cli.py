@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import surroundings
 
 ROOT = Path(__file__).parents[2]
 ACTION = "someone/pargate@0123456789abcdef0123456789abcdef01234567"
@@ -36,6 +38,34 @@ def test_a_dry_run_writes_nothing(repository: Path, light: Command) -> None:
     assert (ended.code, "would be written: pargate.yaml" in ended.said) == (0, True)
     assert not (repository / "pargate.yaml").exists()
     assert not (repository / ".github").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize(
+    ("typed", "more", "named"),
+    [("photos\nnames.txt\n", (), True), ("\n\n", (), False), ("", ("--yes",), False), ("", ("--dry-run",), None)],
+)
+def test_a_person_at_a_terminal_is_asked_for_images_and_classes(
+    repository: Path, typed: str, more: tuple[str, ...], named: bool | None
+) -> None:
+    import pty
+
+    (repository / "names.txt").write_text("cat\ndog\n")
+    ours, theirs = pty.openpty()
+    os.write(ours, typed.encode())
+    command = [sys.executable, "-m", "pargate", "init", "github", "--no-scan", "--action", ACTION, *more]
+    ended = subprocess.run(
+        command, cwd=repository, env=surroundings(repository.parent / "tmp"), stdin=theirs, stderr=theirs,
+        stdout=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    asked = os.read(ours, 65536).decode() if typed else ""
+    os.close(ours)
+    os.close(theirs)
+    assert ended.returncode == 0
+    assert ("Labelled images" in asked, "File of class names" in asked) == (bool(typed), bool(typed))
+    assert ("1. give labelled images" in ended.stdout) == (not named), "what was not answered is left to do"
+    if named is not None:
+        assert ("source: photos" in (repository / "pargate.yaml").read_text()) == named
 
 
 def test_without_a_commit_it_says_how_to_find_one(repository: Path, light: Command) -> None:

@@ -305,7 +305,7 @@ def test_an_id_is_explained(id: str, light: Command) -> None:
     ended = light("explain", id)
     assert (ended.code, ended.err) == (0, "")
     entry = entries()[id]
-    for text in (entry.meaning, f"Why it matters: {entry.why}", f"What to do: {entry.do}", f"docs/rules.md#{id}"):
+    for text in (entry.meaning, f"Why it matters: {entry.why}", f"What to do: {entry.do}", f"docs/rules.md#{id} of"):
         assert text in ended.out
 
 

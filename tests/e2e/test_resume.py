@@ -31,6 +31,17 @@ def command(policy: Path, cache: Path | str, report: Path) -> list[str]:
     ]  # fmt: skip
 
 
+MODULES = """
+import sys
+from pargate.__main__ import main
+try:
+    main()
+except SystemExit as stop:
+    print(stop.code, *sorted({name.partition('.')[0] for name in sys.modules}))
+"""
+"""Runs a command, and prints its exit code and what it imported."""
+
+
 def measured(report: Path) -> list[dict[str, Any]]:
     return json.loads(report.read_text())["measurements"]
 
@@ -66,5 +77,15 @@ def test_a_killed_run_resumes_and_two_runs_may_share_a_cache(tmp_path: Path) -> 
     assert len(expected) == 5
     used = json.loads((tmp_path / "0.json").read_text())["run"]["cache"]
     assert int(used.split()[0]) >= min(stored, 8)
+    # Everything is in the cache now, so that the libraries that take longest to import stay out.
+    arguments = command(policy, cache, tmp_path / "cached.json")[3:]
+    cached = subprocess.run(
+        [sys.executable, "-c", MODULES, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    code, *modules = cached.stdout.splitlines()[-1].split()
+    assert code == "3", cached.stderr
+    assert measured(tmp_path / "cached.json") == expected
+    assert not {"torch", "open_clip", "torchvision", "timm", "transformers"} & set(modules)
+
     leftovers = [name for _, _, names in os.walk(cache) for name in names if not name.endswith(".blk")]
     assert leftovers in ([], leftovers[:1])  # at most the file that was being written when the run was killed

@@ -1,6 +1,7 @@
 """What an exception of any kind means: a code of the table, never that of a verdict, and words that help."""
 
 import errno
+import io
 import os
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pargate import ending
 from pargate.ending import settled
 from pargate.errors import (
     ExitCode,
@@ -22,6 +24,7 @@ from pargate.errors import (
     UnsafeCheckpoint,
     explain,
     is_out_of_memory,
+    nearest,
 )
 
 
@@ -163,7 +166,7 @@ def test_an_error_that_leads_to_itself_is_explained_too() -> None:
 
 
 def test_a_message_that_nobody_can_be_given_changes_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full:
+    class Full(io.StringIO):
         def write(self, _: str) -> None:
             raise of_the_system(errno.ENOSPC)
 
@@ -173,3 +176,44 @@ def test_a_message_that_nobody_can_be_given_changes_no_code(monkeypatch: pytest.
     monkeypatch.setattr(sys, "stderr", Full())
     assert settled(command) == ExitCode.INPUT
     assert not list(Path.cwd().glob("pargate-*.log"))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_terminal_breaks_a_message_between_words(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"/a/{'very-' * 30}long/path"
+    error = InputError(f"cannot read the classes in {path}: No such file", "give one of " + ", ".join(["a-name"] * 40))
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    ending.say(error)
+    lines = sys.stderr.getvalue().splitlines()
+    assert lines[0].startswith("pargate: cannot read") and any(path in line for line in lines)
+    assert all(len(line) <= columns or line.strip().startswith(path) for line in lines)
+    hint = next(number for number, line in enumerate(lines) if line.startswith("  → give one of"))
+    quoted = f"    {'a long line of a policy, ' * 20}"
+    ending.say(InputError([error.message, quoted, "    ^"]))
+    assert quoted in sys.stderr.getvalue().splitlines(), "the mark below it keeps its place"
+    assert len(lines) > hint + 1 and all(line.startswith("    a-name") for line in lines[hint + 1 :])
+
+
+def test_a_pipe_gets_each_line_of_a_message_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    ending.say(InputError("cannot " * 40 + "read", "look"))
+    assert sys.stderr.getvalue() == f"pargate: {'cannot ' * 40}read\n  → look\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("EXCESS", " Did you mean 'excess'?"),
+        ("vit-b-32", " Did you mean 'ViT-B-32'?"),
+        ("zzz", ""),
+        ("excss", " Did you mean 'excess'?"),
+    ],
+)
+def test_a_name_is_near_another_in_any_case(name: str, said: str) -> None:
+    assert nearest(name, ["excess", "ViT-B-32", "accuracy"]) == said

@@ -97,7 +97,7 @@ def desk(planted: bool = True, reference: bool = False, rule: str = TEXT_RULE, *
     # `stage` itself starts the probe, on an encoder without tokens: what it finds is not looked at.
     found = stage(rule)
     object.__setattr__(found.pair.model.checkpoint, "config", {"text_cfg": {}})
-    found.pair.model.encoder = Talker(planted=planted)
+    found.pair.model.given = Talker(planted=planted)
     head = found.pair.model.head(found.loop.images.classes)
     other = None
     if reference:
@@ -209,7 +209,7 @@ def test_another_tokenizer_leaves_the_rule_open_and_the_scan_ends() -> None:
 
 def test_an_encoder_without_tokens_leaves_the_rule_open() -> None:
     scene = desk()
-    scene.stage.pair.model.encoder = Painter()
+    scene.stage.pair.model.given = Painter()
     assert scene.find_text("tokens", ()) == "the encoder takes no token ids"
 
 

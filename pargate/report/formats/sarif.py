@@ -7,6 +7,7 @@ result points at the line of the policy, because a model is not a text file. The
 
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -121,13 +122,16 @@ def _rules(report: ScanReport) -> Iterator[Object]:
         probe = texts.plain(str(rule.get("probe") or "other"), 80)
         why = texts.plain(str(rule.get("why") or ""), MOST_TEXT)
         help = texts.plain(str(rule.get("help") or ""))
-        more = texts.plain(f"`pargate explain {id}` says more.")
+        limited = {**(rule.get("max") or {}), **(rule.get("min") or {}), **(rule.get("worsening") or {})}
+        meanings = " ".join(meaning for metric, meaning in texts.MEANINGS.items() if metric in limited)
+        option = "" if id == UNSAFE_FILE else texts.policy_option(report)
+        more = texts.plain(f"On the command line: pargate explain {shlex.quote(id)}{option}")
         asks = texts.plain(_asks(rule, probe), MOST_TEXT)
         yield {
             "id": texts.plain(id, MOST_ID),
             "shortDescription": {"text": why or asks},
             "fullDescription": {"text": texts.plain(f"{why} {asks}", MOST_TEXT)},
-            "help": {"text": texts.plain(f"{why} {asks} {help} {more}")},
+            "help": {"text": texts.plain(f"{why} {asks} {meanings} {help} {more}")},
             "helpUri": help if re.fullmatch(r"https://[!-~]+", help) else None,
             "properties": {
                 "security-severity": SCORES.get(rule.get("severity", ""), SCORES[Severity.HIGH]),
@@ -144,11 +148,14 @@ def _asks(rule: dict[str, Any], probe: str) -> str:
     triggers = [t if isinstance(t, str) else str(t.get("kind", "")) for t in rule.get("triggers") or ()]
     if triggers:
         parts.append(f"with {', '.join(triggers)} towards {', '.join(map(str, rule.get('target') or ()))}")
-    limits = [
+    allowed = (rule.get("allow") or {}).get("formats")
+    limits = [f"the format {' or '.join(map(str, allowed))}"] if allowed else []
+    limits += [
         f"{metric} {word} {limit}"
         for key, word in (("max", "at most"), ("min", "at least"))
         for metric, limit in (rule.get(key) or {}).items()
     ]
+    limits += [f"{metric} at most {limit} worse" for metric, limit in (rule.get("worsening") or {}).items()]
     asked = ", ".join(limits) or "what the policy allows"
     return f"{' '.join(parts)}: {asked}."
 
