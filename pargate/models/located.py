@@ -8,6 +8,7 @@ from typing import Any
 from pargate.errors import InputError
 from pargate.files import leads_to_hub_blob
 from pargate.models.config import CONFIG_NAME, load_json
+from pargate.models.hugging_face import POOL
 from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME
 
 HUGGING_FACE = "hf-hub:"
@@ -74,6 +75,9 @@ def configured(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], s
         raise InputError(
             f"{name} has no model_cfg: not an open_clip configuration", "name an open_clip model, or restore the file"
         )
+    vision = model.get("vision_cfg")
+    if isinstance(vision, dict) and vision.get("pool_type") == POOL:
+        raise InputError(f"{name}: open_clip knows no vision_cfg.pool_type {POOL!r}", "restore the file")
     return model, overlay, said_by(overlay, name)
 
 
