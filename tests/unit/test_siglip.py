@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import foreign_layouts as layouts
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from sample_reports import remediated
 from transformers import SiglipModel
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -20,11 +22,16 @@ from pargate.clean.run import refuse_unkept
 from pargate.core.model import unit
 from pargate.core.provenance import Subject
 from pargate.errors import InputError
+from pargate.export.example import tokenizer_of
+from pargate.export.folder import _tokenizer as exported_tokenizer
 from pargate.images.decode import fit
 from pargate.models import origins
 from pargate.models.model import check_saved
 from pargate.models.open import inspect, open_model
+from pargate.models.tokenizer import tokenizer
 from pargate.models.torch.siglip import SPACES, Captions
+from pargate.release.card import card
+from pargate.release.convert import Candidate, convert
 
 CAPTIONS = ["a photo of a cat", "A  Dog's   life!", "two birds & 3 fish", "café 日本 x", "ΑΣ it's_12:30", "cats " * 60,
             "", "  the quick (brown) fox, \n jumps…\x1c", "&amp; <b>", "▁a▁cat"]  # fmt: skip
@@ -119,6 +126,17 @@ def test_captions_of_siglip2_have_the_ids_that_transformers_gives_them(siglip: S
     compare(place, siglip)
 
 
+@pytest.mark.parametrize("kind", list(layouts.SIGLIPS))
+def test_an_exported_tokenizer_gives_the_same_ids(kind: str, siglip: SiglipModel, tmp_path: Path) -> None:
+    place = layouts.SIGLIPS[kind](siglip, tmp_path / "m")
+    encoder: Any = SimpleNamespace(tokenize=Captions(place, 16), context=16)
+    rule, content = exported_tokenizer(encoder, inspect(str(place)))
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    ids = encoder.tokenize(CAPTIONS).tolist()
+    assert tokenizer(rule, content, kind)(CAPTIONS).tolist() == ids
+    assert tokenizer_of(rule.model_dump(), tmp_path)(CAPTIONS).tolist() == ids
+
+
 def test_spaces_are_those_of_python() -> None:
     told = [n for n in range(0x110000) if chr(n).isspace()]
     assert [n for n in range(0x4000) if re.fullmatch(SPACES, chr(n))] == told
@@ -169,6 +187,23 @@ def test_a_siglip_is_written_back_as_it_came(kind: str, layout: Any, siglip: Sig
         check_saved([*written[:config], other, *written[config + 1 :]], inspect(str(place)))
 
 
+def test_what_a_gate_writes_opens_as_the_same_model(folder: Path, tmp_path: Path) -> None:
+    with open_model(str(folder)) as model:
+        convert(model, tmp_path / "out", "2026-01-01T00:00:00+00:00")
+        candidate = Candidate.read(tmp_path / "out", model.checkpoint)
+        assert candidate.model().checkpoint.config_sha256 == model.checkpoint.config_sha256
+    settings = tmp_path / "out" / "preprocessor_config.json"
+    settings.write_text(settings.read_text().replace("0.5", "0.4"))
+    with pytest.raises(InputError, match="changed while pargate ran"):
+        Candidate.read(tmp_path / "out", model.checkpoint).model()
+
+
+def test_a_model_card_names_the_library_that_reads_the_model() -> None:
+    shipped = (Subject(name="model/model.safetensors", sha256="1" * 64, size_bytes=8),)
+    text = card(remediated(), shipped, None)
+    assert "`model/` is a folder of transformers." in text and "library_name: transformers" in text
+
+
 def test_open_clips_format_is_refused_for_it(folder: Path, tmp_path: Path) -> None:
     request = CleanRequest(
         str(folder), "synthetic:8", tmp_path / "out", "2026-01-01T00:00:00+00:00", layout="open_clip"
@@ -217,7 +252,7 @@ def test_a_configuration_that_has_no_counterpart_is_refused(
     ("changes", "message"),
     [
         ({"model_max_length": 32}, "pads captions to 32 tokens"),
-        ({"additional_special_tokens": ["<new>"]}, "adds '<new>' to its vocabulary"),
+        ({"extra_special_tokens": ["<new>"]}, "adds '<new>' to its vocabulary"),
         ({"eos_token": {"content": "<end>"}}, "does not hold the token '<end>'"),
         ({"padding_side": "up"}, "cannot use the tokenizer"),
         ({"added_tokens_decoder": 3}, "cannot use the tokenizer"),

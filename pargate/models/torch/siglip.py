@@ -22,6 +22,9 @@ VOCABULARY = "spiece.model"
 OWN = "SiglipTokenizer"
 """Class of transformers that reads the vocabulary, and that a configuration without a class means."""
 
+ADDED = ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens")
+"""Settings that name tokens beside the vocabulary, by number, or as a list."""
+
 UNLIMITED = 1 << 20
 """Lengths from here on mean that a tokenizer has none."""
 
@@ -80,10 +83,8 @@ def _own(folder: Path, settings: dict[str, Any]) -> Any:
         name: _word(settings.get(f"{name}_token"), default)
         for name, default in (("eos", "</s>"), ("unk", "<unk>"), ("pad", "</s>"))
     }
-    listed = [
-        *(settings.get("added_tokens_decoder") or {}).values(), *(settings.get("additional_special_tokens") or ()),
-    ]  # fmt: skip
-    if added := sorted({_word(token, "") for token in listed} - set(named.values())):
+    listed = [_word(token, "") for key in ADDED for token in _values(settings.get(key))]
+    if added := sorted(set(listed) - set(named.values())):
         raise InputError(
             f"{folder}: the tokenizer adds {added[0][:40]!r} to its vocabulary, which pargate does not read",
             "give the tokenizer that the model was trained with",
@@ -100,6 +101,10 @@ def _own(folder: Path, settings: dict[str, Any]) -> Any:
         for name, word in named.items()
     }
     return PreTrainedTokenizerFast(tokenizer_object=whole, **special, **sides)  # type: ignore[no-untyped-call]
+
+
+def _values(listed: Any) -> list[Any]:
+    return list(listed.values()) if isinstance(listed, dict) else list(listed or ())
 
 
 def _word(token: Any, default: str) -> str:
