@@ -194,8 +194,8 @@ def _refuse_others(document: Mapping[str, Any], name: str) -> None:
 def _section(document: Mapping[str, Any], key: str, known: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the settings of a tower, completed by transformers' defaults `known`."""
     given = document.get(key) or {}
-    # An older name, which transformers prefers, with the defaults of what it lacks.
-    older = document.get(f"{key}_dict")
+    # An older name, which transformers prefers for a CLIP, with the defaults of what it lacks.
+    older = None if document["model_type"] == SIGLIP else document.get(f"{key}_dict")
     if not isinstance(given, dict) or not isinstance(older, dict | None):
         raise InputError(f"{name}: {key} is not an object", "restore the file")
     return {**known, **(given if older is None else {**known, **older})}

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import string
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,7 @@ from pargate.release.card import card
 from pargate.release.convert import Candidate, convert
 
 CAPTIONS = ["a photo of a cat", "A  Dog's   life!", "two birds & 3 fish", "café 日本 x", "ΑΣ it's_12:30", "cats " * 60,
-            "", "  the quick (brown) fox, \n jumps…\x1c", "&amp; <b>", "▁a▁cat"]  # fmt: skip
+            "", "  the quick (brown) fox, \n jumps…\x1c", "&amp; <b>", "▁a▁cat", f"a{string.punctuation}b"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,11 @@ def test_pixels_are_those_of_transformers(resample: int, folder: Path, tmp_path:
         assert np.array_equal(
             np.rint((theirs * std + mean) * 255).astype(np.uint8).transpose(1, 2, 0), fit(image, rule)
         )
+
+
+def test_settings_under_a_name_that_only_a_clip_has_count_nothing(folder: Path, tmp_path: Path) -> None:
+    place = changed(folder, tmp_path / "m", text_config_dict={"hidden_act": "relu"})
+    assert inspect(str(place)).config == inspect(str(folder)).config
 
 
 def test_images_are_prepared_as_siglip_does_where_no_file_says(folder: Path, tmp_path: Path) -> None:
