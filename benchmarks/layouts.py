@@ -4,8 +4,7 @@
 
 The model is a sample with a known backdoor, written by transformers, torch and safetensors. Its vectors of 8 images and
 8 captions are compared with those of the tool that reads the layout: transformers, or open_clip. Each layout is then
-inspected, scanned for the backdoor, cleaned for two steps, written back as it came, and exported. The models of SigLIP
-have random weights, and so no backdoor. Writes
+inspected, scanned for the backdoor, cleaned for two steps, written back as it came, and exported. Writes
 `docs/evidence/layouts.json` after each layout; `--only` measures those whose names hold a word, and keeps the others.
 """
 
@@ -22,9 +21,8 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, SiglipModel
+from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
@@ -36,7 +34,6 @@ from pargate.cli.app import run  # noqa: E402
 from pargate.core.model import Checkpoint, unit  # noqa: E402
 from pargate.errors import ExitCode  # noqa: E402
 from pargate.images.decode import fit  # noqa: E402
-from pargate.models.hugging_face import is_siglip  # noqa: E402
 from pargate.models.open import open_model  # noqa: E402
 from pargate.models.origins import split  # noqa: E402
 from pargate.version import __version__  # noqa: E402
@@ -80,21 +77,21 @@ def of_transformers(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     """Ids, pixels and unit vectors as transformers makes them of a folder."""
     inner = folder / "0_CLIPModel"
     place = inner if inner.is_dir() else folder
-    siglip = is_siglip(checkpoint.config)
-    model = (SiglipModel if siglip else CLIPModel).from_pretrained(place).eval()
+    model = CLIPModel.from_pretrained(place).eval()
     length = model.config.text_config.max_position_embeddings
-    own = layouts.siglip_tokenizer(place) if siglip else layouts.clip_tokenizer()
-    ids = own(CAPTIONS, return_tensors="pt", padding="max_length", max_length=length, truncation=True).input_ids
-    prepare = (SiglipImageProcessorPil if siglip else CLIPImageProcessorPil).from_pretrained(place)
+    ids = layouts.clip_tokenizer()(
+        CAPTIONS, return_tensors="pt", padding="max_length", max_length=length, truncation=True
+    )
+    prepare = CLIPImageProcessorPil.from_pretrained(place)
     batch = prepare(pictures(), return_tensors="pt").pixel_values
     ours = torch.stack([normalised(fit(image, checkpoint.preprocess), checkpoint) for image in pictures()])
     mean, std = (torch.tensor(values)[:, None, None] for values in (prepare.image_mean, prepare.image_std))
     with torch.inference_mode():
         images = model.get_image_features(ours)
-        texts = model.get_text_features(input_ids=ids)
+        texts = model.get_text_features(**ids)
     images, texts = (getattr(found, "pooler_output", found) for found in (images, texts))
     levels = ((batch * std + mean) * 255).round().permute(0, 2, 3, 1).numpy()
-    return {"ids": ids.numpy(), "levels": levels, "images": images.numpy(), "texts": texts.numpy()}
+    return {"ids": ids.input_ids.numpy(), "levels": levels, "images": images.numpy(), "texts": texts.numpy()}
 
 
 def of_open_clip(config: Mapping[str, Any], weights: layouts.Weights, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -115,8 +112,8 @@ def normalised(pixels: Any, checkpoint: Checkpoint) -> torch.Tensor:
 
 
 def equal_ids(ours: Any, theirs: Any) -> bool:
-    """Whether two rows of ids are equal up to the end of each caption of CLIP, or as a whole."""
-    ends = np.where((theirs == END).any(axis=1), (theirs == END).argmax(axis=1), theirs.shape[1])
+    """Whether two rows of ids are equal up to the end of each caption."""
+    ends = (theirs == END).argmax(axis=1)
     return all(np.array_equal(a[: end + 1], b[: end + 1]) for a, b, end in zip(ours, theirs, ends, strict=True))
 
 
@@ -194,9 +191,6 @@ def main() -> int:
         for number, (name, wrap) in enumerate(layouts.PICKLED.items()):
             place = layouts.beside_config(settings, wrap(weights), scratch / f"p{number}")
             places[name] = (place, False)
-        for name, write_siglip in layouts.SIGLIPS.items():
-            made = layouts.siglip_model(config["vision_cfg"]["image_size"], context=64)
-            places[name] = (write_siglip(made, scratch / name), True)
         places["open_clip, shards"] = (layouts.open_clip_shards(settings, weights, scratch / "shards"), False)
         for number, (name, (place, transformers)) in enumerate(places.items()):
             if not any(word in name for word in asked.only):

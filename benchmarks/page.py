@@ -477,9 +477,7 @@ ALIKE = (
 LAYOUTS = (
     "One sample model with a backdoor, written by transformers, torch and safetensors in each layout, opened by pargate and by "
     "the tool that reads the layout (`python -m benchmarks.layouts`). Differences are the largest between unit vectors of 8 "
-    "images of equal pixels, and of 8 captions; ids are compared to the end of each caption, for SigLIP all 64. The models of SigLIP "
-    "have random weights and no backdoor, so that their scan shows only that it runs; `SiglipTokenizer` is transformers' own code, "
-    "with the package sentencepiece replaced by its definition where it is missing. *Pixels*: images of 8 whose pixels "
+    "images of equal pixels, and of 8 captions; ids are compared to the end of each caption. *Pixels*: images of 8 whose pixels "
     "are those of transformers' own image processor; the others are cropped one pixel apart ([layouts](layouts.md)). "
     "*Scan*: success of the planted trigger. *Export* and *clean*: exit codes; *written back*: layout, and the largest difference "
     "between the captions' vectors of the model that is written back and of the one in open_clip's layout."
