@@ -36,8 +36,8 @@ from pargate.cli.app import run  # noqa: E402
 from pargate.core.model import Checkpoint, unit  # noqa: E402
 from pargate.errors import ExitCode  # noqa: E402
 from pargate.images.decode import fit  # noqa: E402
-from pargate.models.hugging_face import split  # noqa: E402
 from pargate.models.open import open_model  # noqa: E402
+from pargate.models.origins import split  # noqa: E402
 from pargate.version import __version__  # noqa: E402
 
 CAPTIONS = [

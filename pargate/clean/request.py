@@ -66,7 +66,8 @@ class CleanRequest:
     require: RequiredDevice | None = None
     resume: bool = False
     cache: Path | None = None
-    layout: SavedLayout = "open_clip"
+    layout: SavedLayout | None = None
+    """Layout of the result; None for open_clip's, if it can express the model."""
     unlearn: tuple[GivenTrigger, ...] = ()
     """Triggers to unlearn; without any, cleaning is blind to triggers."""
 

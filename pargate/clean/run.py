@@ -5,7 +5,6 @@ interrupted run leaves its last state in `OUT.unfinished`, from which `resume` c
 """
 
 import contextlib
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +32,10 @@ from pargate.files import check_new_folder, locked, readable, sha256_file
 from pargate.images.classes import read_classes
 from pargate.images.dataset import Dataset
 from pargate.images.opening import check_source, is_generated, open_pairs
-from pargate.models.config import WEIGHT_NAMES, with_activation
+from pargate.models.config import with_activation
+from pargate.models.model import check_saved, saved_weights
 from pargate.models.open import inspect, opened
-from pargate.models.save import config_bytes
-from pargate.models.transformers_folder import LAYOUT
+from pargate.models.transformers_folder import KEPT_ALONE, LAYOUT, is_kept
 
 KEPT = ("open_clip", LAYOUT)
 """Layouts in which a model can be written."""
@@ -102,13 +101,12 @@ def check_made(request: CleanRequest, known: Inputs) -> None:
         changed = [written.name for written in made.outputs if sha256_file(out / written.name) != written.sha256]
     except (OSError, ValueError) as error:
         raise InputError(f"{out} is not a model that pargate cleaned", "remove it, or name another --out") from error
-    configured = hashlib.sha256(config_bytes(checkpoint)).hexdigest()
-    wrong = []
-    if WEIGHT_NAMES[0] not in [written.name for written in made.outputs]:
-        wrong.append(f"its record names no {WEIGHT_NAMES[0]}")
+    wrong, weights = [], saved_weights(checkpoint)
+    if weights not in [written.name for written in made.outputs]:
+        wrong.append(f"its record names no {weights}")
     if changed:
         wrong.append(f"{readable(changed[0])} is not as it was written")
-    if made.inputs[0].sha256 != checkpoint.sha256 or configured not in [written.sha256 for written in made.outputs]:
+    if made.inputs[0].sha256 != checkpoint.sha256 or not _has_settings(made, checkpoint):
         wrong.append("it was made of another model")
     if pairs is not None:
         if made.inputs[-1].sha256 != pairs.digest:
@@ -122,6 +120,14 @@ def check_made(request: CleanRequest, known: Inputs) -> None:
         raise InputError(
             f"{out} does not belong to this sweep: {', and '.join(wrong)}", "remove it, or name another --out"
         )
+
+
+def _has_settings(made: ProvenanceRecord, checkpoint: Checkpoint) -> bool:
+    try:
+        check_saved(made.outputs, checkpoint)
+    except ValueError:
+        return False
+    return True
 
 
 def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Cleaned | None:
@@ -139,6 +145,8 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
             model = stack.enter_context(opened(request.model, arch=request.arch))
             refuse_untrainable(model.checkpoint)
             refuse_unkept(request, model.checkpoint)
+            if request.layout is None and is_kept(model.checkpoint):
+                emit(events.Notice(f"the result is written as transformers reads it: {KEPT_ALONE}"))
             # A single process checks its pairs before torch is imported.
             pairs = _listed(request, model.checkpoint, emit) if ranks.here().world == 1 else None
             asked = _device(request)
@@ -246,11 +254,16 @@ def refuse_untrainable(checkpoint: Checkpoint) -> None:
 
 
 def refuse_unkept(request: CleanRequest, checkpoint: Checkpoint) -> None:
-    """Raise if the result cannot be written in the layout that the model came in.
+    """Raise if the result cannot be written in the requested layout.
 
     Raises:
         InputError: as above.
     """
+    if request.layout == "open_clip" and is_kept(checkpoint):
+        raise InputError(
+            f"--format open_clip cannot hold {checkpoint.source}: {KEPT_ALONE}",
+            "leave --format out: the result is written as transformers reads it",
+        )
     if request.layout == "keep" and checkpoint.layout not in KEPT:
         raise InputError(
             f"--format keep: {checkpoint.source} is a single file, which says nothing of its architecture",

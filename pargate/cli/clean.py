@@ -92,7 +92,10 @@ PolicyOption = Annotated[
 ]
 ImagesOption = Annotated[str | None, typer.Option("--images", metavar="SOURCE", help="Images of the scans of a sweep.")]
 FormatOption = Annotated[
-    SavedLayout, typer.Option("--format", help="Layout of the result: open_clip's folder, or that of MODEL.")
+    SavedLayout | None,
+    typer.Option(
+        "--format", help="Layout of the result; default: open_clip, or that of MODEL where it cannot express it."
+    ),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the plan, and stop.")]
 
@@ -116,7 +119,7 @@ def clean(
     unlearn: UnlearnOption = None,
     seed: SeedOption = 0,
     classes: ClassesOption = None,
-    layout: FormatOption = "open_clip",
+    layout: FormatOption = None,
     arch: ArchOption = None,
     device: DeviceOption = "auto",
     require: RequireOption = None,

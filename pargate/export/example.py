@@ -74,6 +74,8 @@ WORD = re.compile("<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d", re.IG
 
 def cleaned(text: str, how: str) -> str:
     """Return the text, cleaned as in the model's training."""
+    if how == "none":
+        return text
     text = html.unescape(html.unescape(text)).strip()
     if how == "canonicalize":
         text = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower()

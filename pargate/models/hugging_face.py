@@ -1,34 +1,42 @@
-"""Read a `CLIPModel` of transformers as a model of open_clip: its configuration, and where each tensor comes from.
+"""Read the configuration of a `CLIPModel` or `SiglipModel` of transformers as that of a model of open_clip.
 
-Both libraries compute the same function under other names (Radford et al. 2021). open_clip stacks the projections of
-query, key and value, and stores the two last projections transposed. A setting that open_clip cannot express is
-refused, so that what is measured is what transformers computes.
+Both libraries compute the same functions under other names (Radford et al. 2021; Zhai et al. 2023). A setting that has
+no exact counterpart is refused, so that what is measured is what transformers computes. `origins.py` maps the tensors.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from typing import Any
 
 from pargate.errors import InputError
-from pargate.models.archive import StoredTensor
-from pargate.models.shapes import refuse
 
-CLIP = "clip"
-"""`model_type` of the one kind of model that has an exact counterpart."""
+SIGLIP = "siglip"
+"""`model_type` of SigLIP, and of SigLIP2 at a fixed resolution."""
 
+KINDS = ("clip", SIGLIP)
+"""`model_type` of the models that have an exact counterpart."""
+
+POOL = "map"
+"""`pool_type` of SigLIP's image tower: attention with one learned query. Only `torch/build.py` knows it: open_clip
+builds this tower by timm's name for it, which fixes the sizes and the activation."""
+
+IMAGES_ALONE = ("the image tower", "an image's vector means nothing to a rule without that of a caption")
+CAPTIONS_ALONE = ("the text tower", "a trigger is stamped on images, which it cannot take")
 ONE_TOWER = {
-    "clip_vision_model": ("the image tower", "an image's vector means nothing to a rule without that of a caption"),
-    "clip_text_model": ("the text tower", "a trigger is stamped on images, which it cannot take"),
-}
+    "clip_vision_model": IMAGES_ALONE, "clip_text_model": CAPTIONS_ALONE,
+    "siglip_vision_model": IMAGES_ALONE, "siglip_text_model": CAPTIONS_ALONE,
+}  # fmt: skip
 """Towers that transformers saves alone, by `model_type`, and why nothing can be measured."""
 
+MULTILINGUAL = "a multilingual model that pargate reads is google/siglip2-base-patch16-224"
 OTHERS = {
-    "siglip": ("a SigLIP", "open_clip computes its image tower with another GELU; give hf-hub:timm/ViT-…-SigLIP"),
-    "siglip2": ("a SigLIP2", "open_clip computes its image tower with another GELU; give hf-hub:timm/ViT-…-SigLIP2"),
-    "chinese_clip": ("a Chinese CLIP", "its text tower is a BERT, which pargate does not read"),
-    "altclip": ("an AltCLIP", "its text tower is an XLM-R, which pargate does not read"),
+    "siglip2": (
+        "a SigLIP2 for images of any shape (NaFlex)",
+        "pargate measures images of one size; give one of a fixed resolution, such as google/siglip2-base-patch16-224",
+    ),
+    "chinese_clip": ("a Chinese CLIP, with a BERT as its text tower", MULTILINGUAL),
+    "altclip": ("an AltCLIP, with an XLM-R as its text tower", MULTILINGUAL),
     "metaclip_2": ("a MetaCLIP 2", "give open_clip:ViT-H-14-worldwide-quickgelu/metaclip2_worldwide"),
-    "vision-text-dual-encoder": ("a pair of foreign towers", "pargate reads CLIPModel alone"),
+    "vision-text-dual-encoder": ("a pair of foreign towers", "give a CLIPModel or a SiglipModel"),
     "openvino": ("an OpenVINO model", "give the checkpoint that it was converted from"),
 }  # fmt: skip
 """Other models with two towers, by `model_type`, and what to do."""
@@ -46,6 +54,21 @@ DEFAULTS = {
 }  # fmt: skip
 """Values of transformers for settings that a configuration omits (`CLIPVisionConfig`, `CLIPTextConfig`)."""
 
+SIGLIP_TOWER = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+}  # fmt: skip
+SIGLIP_DEFAULTS = {
+    "vision_config": {
+        **SIGLIP_TOWER, "num_channels": 3, "image_size": 224, "patch_size": 16, "vision_use_head": True,
+    },
+    "text_config": {**SIGLIP_TOWER, "vocab_size": 32000, "max_position_embeddings": 64, "projection_size": None},
+}  # fmt: skip
+"""The same of `SiglipVisionConfig` and `SiglipTextConfig`."""
+
+SIGLIP_IMAGES = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+"""`preprocess_cfg` of `SiglipImageProcessor`, where its file does not say."""
+
 PROJECTION = 512
 """Length of an embedding where the configuration does not say."""
 
@@ -58,9 +81,6 @@ EPS = 1e-5
 TANH = ("gelu_pytorch_tanh", "gelu_new")
 """Names of GELU's approximation by tanh."""
 
-SAVED_CONSTANTS = "embeddings.position_ids"
-"""End of the names of tensors that older versions saved: the numbers 0, 1, 2, …"""
-
 
 # --- the configuration -------------------------------------------------------------------------------
 
@@ -72,9 +92,21 @@ def model_config(document: Mapping[str, Any], name: str) -> dict[str, Any]:
         InputError: another kind of model, or one that open_clip cannot compute exactly.
     """
     _refuse_others(document, name)
-    vision, text = (_section(document, key, name) for key in ("vision_config", "text_config"))
+    siglip = document["model_type"] == SIGLIP
+    known = SIGLIP_DEFAULTS if siglip else DEFAULTS
+    vision, text = (_section(document, key, known[key], name) for key in ("vision_config", "text_config"))
     if vision["num_channels"] != 3:
         raise InputError(f"{name}: its images have {str(vision['num_channels'])[:20]} channels", "only RGB is read")
+    return (_siglip if siglip else _clip)(document, vision, text, name)
+
+
+def is_siglip(config: Mapping[str, Any]) -> bool:
+    """Return whether a `model_cfg` is that of a SigLIP of transformers, which open_clip's format cannot express."""
+    return bool(config["vision_cfg"].get("pool_type") == POOL)
+
+
+def _clip(document: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the `model_cfg` of a `CLIPModel`."""
     quick = [section["hidden_act"] == "quick_gelu" for section in (vision, text)]
     if quick[0] != quick[1]:
         raise InputError(
@@ -82,9 +114,6 @@ def model_config(document: Mapping[str, Any], name: str) -> dict[str, Any]:
             "which open_clip cannot compute",
             "correct it if one is wrong; no open_clip model uses QuickGELU in one tower alone",
         )
-    image_size, patch = vision["image_size"], vision["patch_size"]
-    if isinstance(patch, list) and len(set(map(str, patch))) == 1:
-        patch = patch[0]
     vocabulary, end = text["vocab_size"], text["eos_token_id"]
     if type(end) is not int:
         raise InputError(f"{name}: eos_token_id is {str(end)[:40]}, but must be one number", "correct it")
@@ -92,22 +121,55 @@ def model_config(document: Mapping[str, Any], name: str) -> dict[str, Any]:
     pooled = {} if end in (LEGACY_END, vocabulary - 1) else {"pool_type": "eos", "eos_id": end}
     found: dict[str, Any] = {
         "embed_dim": PROJECTION if document.get("projection_dim") is None else document["projection_dim"],
-        "vision_cfg": {
-            "image_size": image_size, **_tower(vision, name, "vision_config"), "patch_size": patch,
-        },
+        "vision_cfg": _image_tower(vision, name),
         "text_cfg": {
             "context_length": text["max_position_embeddings"], "vocab_size": vocabulary,
             **_tower(text, name, "text_config"), **pooled,
         },
     }  # fmt: skip
-    width, heads = found["vision_cfg"]["width"], found["vision_cfg"].pop("heads")
-    if width != 64 * heads:
-        found["vision_cfg"]["head_width"] = width // heads
     return found | ({"quick_gelu": True} if quick[0] else {})
 
 
+def _siglip(
+    document: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    """Return the `model_cfg` of a `SiglipModel`."""
+    if "quick_gelu" in (vision["hidden_act"], text["hidden_act"]):
+        raise InputError(f"{name}: hidden_act is quick_gelu, which no SigLIP uses", "correct it")
+    if vision["vision_use_head"] is not True:
+        raise InputError(
+            f"{name}: the image tower has no pooling head (vision_use_head), so that an image has no vector",
+            "give the whole SiglipModel that it belongs to",
+        )
+    dim = text["hidden_size"] if text["projection_size"] is None else text["projection_size"]
+    if dim != vision["hidden_size"]:
+        raise InputError(
+            f"{name}: embeddings have the length {str(vision['hidden_size'])[:20]} for images and {str(dim)[:20]} for "
+            "captions",
+            "restore the file",
+        )
+    return {
+        "embed_dim": dim, "custom_text": True, "nonscalar_logit_scale": True, "init_logit_bias": -10,
+        "vision_cfg": {**_image_tower(vision, name), "pool_type": POOL},
+        "text_cfg": {
+            "context_length": text["max_position_embeddings"], "vocab_size": text["vocab_size"],
+            **_tower(text, name, "text_config"), "no_causal_mask": True, "proj_bias": True, "pool_type": "last",
+        },
+    }  # fmt: skip
+
+
+def _image_tower(vision: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the `vision_cfg`, without the pooling."""
+    patch = vision["patch_size"]
+    if isinstance(patch, list) and len(set(map(str, patch))) == 1:
+        patch = patch[0]
+    found = {"image_size": vision["image_size"], **_tower(vision, name, "vision_config"), "patch_size": patch}
+    heads = found.pop("heads")
+    return found if found["width"] == 64 * heads else {**found, "head_width": found["width"] // heads}
+
+
 def _refuse_others(document: Mapping[str, Any], name: str) -> None:
-    """Raise unless a `config.json` is that of a plain `CLIPModel`."""
+    """Raise unless a `config.json` is that of a plain `CLIPModel` or `SiglipModel`."""
     kind = document.get("model_type")
     if "auto_map" in document:
         raise InputError(f"{name} asks to run code from elsewhere (auto_map)", "give a model without code")
@@ -115,28 +177,27 @@ def _refuse_others(document: Mapping[str, Any], name: str) -> None:
         what, why = ONE_TOWER[kind]
         raise InputError(
             f"{name} holds {what} of a CLIP alone ({kind}): {why}",
-            "give the whole CLIPModel that it belongs to; inspect shows the tensors of a weights file with --arch",
+            "give the whole model that it belongs to; inspect shows the tensors of a weights file with --arch",
         )
     if isinstance(kind, str) and kind in OTHERS:
         what, advice = OTHERS[kind]
         raise InputError(f"{name} is the configuration of {what}, which pargate does not read", advice)
-    if kind != CLIP:
+    if kind not in KINDS:
         raise InputError(
             f"{name} is the configuration of a {str(kind)[:40]!r}, not of a CLIP",
-            "give a CLIPModel of transformers, or an open_clip model",
+            "give a CLIPModel or SiglipModel of transformers, or an open_clip model",
         )
     if document.get("quantization_config"):
         raise InputError(f"{name}: the weights are quantised", "give the weights that they were made from")
 
 
-def _section(document: Mapping[str, Any], key: str, name: str) -> dict[str, Any]:
-    """Return the settings of a tower, completed by transformers' defaults."""
+def _section(document: Mapping[str, Any], key: str, known: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the settings of a tower, completed by transformers' defaults `known`."""
     given = document.get(key) or {}
-    # An older name, which transformers prefers, with the defaults of what it lacks.
-    older = document.get(f"{key}_dict")
+    # An older name, which transformers prefers for a CLIP, with the defaults of what it lacks.
+    older = None if document["model_type"] == SIGLIP else document.get(f"{key}_dict")
     if not isinstance(given, dict) or not isinstance(older, dict | None):
         raise InputError(f"{name}: {key} is not an object", "restore the file")
-    known = DEFAULTS[key]
     return {**known, **(given if older is None else {**known, **older})}
 
 
@@ -167,96 +228,3 @@ def _tower(section: Mapping[str, Any], name: str, key: str) -> dict[str, Any]:
             "only quick_gelu, gelu and gelu_pytorch_tanh have an exact counterpart",
         )
     return found
-
-
-# --- the tensors -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """The tensors of transformers that one tensor of open_clip is made of."""
-
-    names: tuple[str, ...]
-    """Names of tensors, which are stacked along the first axis."""
-    transposed: bool = False
-
-
-def origins(config: Mapping[str, Any]) -> dict[str, Origin]:
-    """Return the origin of each tensor of the model that a `model_cfg` of `model_config` describes."""
-    found = {
-        "logit_scale": Origin(("logit_scale",)),
-        "visual.class_embedding": Origin(("vision_model.embeddings.class_embedding",)),
-        "visual.conv1.weight": Origin(("vision_model.embeddings.patch_embedding.weight",)),
-        "visual.positional_embedding": Origin(("vision_model.embeddings.position_embedding.weight",)),
-        "visual.proj": Origin(("visual_projection.weight",), transposed=True),
-        "token_embedding.weight": Origin(("text_model.embeddings.token_embedding.weight",)),
-        "positional_embedding": Origin(("text_model.embeddings.position_embedding.weight",)),
-        "text_projection": Origin(("text_projection.weight",), transposed=True),
-    }
-    pairs = [
-        ("visual.ln_pre", ("vision_model.pre_layrnorm",)),
-        ("visual.ln_post", ("vision_model.post_layernorm",)),
-        ("ln_final", ("text_model.final_layer_norm",)),
-    ]
-    for ours, theirs, section in (("visual.", "vision_model", "vision_cfg"), ("", "text_model", "text_cfg")):
-        for number in range(config[section]["layers"]):
-            block, layer = f"{ours}transformer.resblocks.{number}", f"{theirs}.encoder.layers.{number}"
-            for end in ("weight", "bias"):
-                names = tuple(f"{layer}.self_attn.{part}_proj.{end}" for part in "qkv")
-                found[f"{block}.attn.in_proj_{end}"] = Origin(names)
-            pairs += [
-                (f"{block}.{one}", (f"{layer}.{other}",))
-                for one, other in (
-                    ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
-                    ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
-                )
-            ]  # fmt: skip
-    for one, (other,) in pairs:
-        for end in ("weight", "bias"):
-            found[f"{one}.{end}"] = Origin((f"{other}.{end}",))
-    return found
-
-
-def translated(tensors: Sequence[StoredTensor], config: Mapping[str, Any], source: str) -> tuple[StoredTensor, ...]:
-    """Return the tensors of a `CLIPModel` under open_clip's names.
-
-    Raises:
-        InputError: tensors are missing or left over, or those of one are stored in different ways.
-    """
-    theirs = {tensor.name: tensor for tensor in tensors if not tensor.name.endswith(SAVED_CONSTANTS)}
-    wanted = origins(config)
-    names = [name for origin in wanted.values() for name in origin.names]
-    refuse([name for name in names if name not in theirs], source, "lacks tensors of the model")
-    refuse(sorted(theirs.keys() - set(names)), source, "holds tensors that the model has not")
-    return tuple(
-        _made(name, [theirs[part] for part in origin.names], origin, source) for name, origin in wanted.items()
-    )
-
-
-def _made(name: str, parts: Sequence[StoredTensor], origin: Origin, source: str) -> StoredTensor:
-    first = parts[0]
-    if len(parts) == 1:
-        if not origin.transposed:
-            return replace(first, name=name)
-        return replace(first, name=name, shape=first.shape[::-1], strides=first.strides[::-1])
-    if any((part.dtype, part.shape) != (first.dtype, first.shape) for part in parts) or not first.shape:
-        raise InputError(
-            f"{source}: {', '.join(part.name for part in parts)} differ in type or shape", "save the weights again"
-        )
-    shape = (len(parts) * first.shape[0], *first.shape[1:])
-    return StoredTensor(name, first.dtype, shape, min(part.offset for part in parts), first.strides, tuple(parts))
-
-
-def split(state: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tensors of a network of open_clip under the names of transformers: the inverse of `translated`."""
-    found = {}
-    for name, origin in origins(config).items():
-        parts = state[name].chunk(len(origin.names)) if len(origin.names) > 1 else (state[name],)
-        for theirs, part in zip(origin.names, parts, strict=True):
-            found[theirs] = part.t() if origin.transposed else part
-    return found
-
-
-def split_types(types: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the dtype of each tensor under the names of transformers."""
-    return {theirs: types[name] for name, origin in origins(config).items() for theirs in origin.names}

@@ -5,6 +5,7 @@ checked bytes are the ones that are loaded, whatever happens to the file meanwhi
 torch and ONNX Runtime are imported only when an encoder is opened.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from mmap import mmap
 from pathlib import Path
@@ -15,12 +16,12 @@ from pargate.core.choices import SavedLayout
 from pargate.core.model import Activation, Checkpoint, Precision, TensorInfo
 from pargate.core.provenance import Subject
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.models import graphs, hugging_face, shards, transformers_folder, weights
+from pargate.models import graphs, origins, shards, transformers_folder, weights
 from pargate.models.archive import StoredTensor
 from pargate.models.config import WEIGHT_NAMES, config_digest, name_of
 from pargate.models.located import Located, rules
 from pargate.models.naming import Named, in_model
-from pargate.models.save import changed, save_config
+from pargate.models.save import changed, check_written, save_config
 
 if TYPE_CHECKING:
     from pargate.models.onnx import OnnxEncoder
@@ -119,7 +120,7 @@ class Model:
         return self._graphs
 
     def save(
-        self, folder: Path, trained: "Network | None" = None, layout: SavedLayout = "open_clip"
+        self, folder: Path, trained: "Network | None" = None, layout: SavedLayout | None = None
     ) -> tuple[Subject, ...]:
         """Write an open_clip folder, or one in the layout that the model came in; return each file with its digest.
 
@@ -128,7 +129,7 @@ class Model:
         Args:
             folder: an empty folder.
             trained: the network whose weights are written; the model's own by default.
-            layout: `keep` for that of the model; see `refuse_unkept`.
+            layout: `keep` for that of the model; by default open_clip's, if it can express the model.
 
         Raises:
             InputError: as `network`, or the tokenizer's files changed since the model was opened.
@@ -139,10 +140,10 @@ class Model:
         network = self.network() if trained is None else trained
         types, state = stored_types(network, self.dtypes), network.state_dict()
         written: tuple[Subject, ...]
-        if layout == "keep" and self.checkpoint.layout == transformers_folder.LAYOUT:
+        if transformers_folder.is_kept(self.checkpoint, layout):
             config, name = self.checkpoint.config, folder / transformers_folder.WEIGHTS[0]
             weights_file = save_weights(
-                name, hugging_face.split(state, config), hugging_face.split_types(types, config), {"format": "pt"}
+                name, origins.split(state, config), origins.split_types(types, config), {"format": "pt"}
             )
             written = (weights_file, *transformers_folder.save_settings(folder, self.checkpoint))
         else:
@@ -155,7 +156,7 @@ class Model:
 
     def moved(self, folder: Path) -> "Model":
         """Return this model as `save` wrote it to `folder`, if the weights are the same bytes; pass its network on."""
-        place, weights_file = str(folder), str(folder / WEIGHT_NAMES[0])
+        place, weights_file = str(folder), str(folder / saved_weights(self.checkpoint))
         network, self._network = self._network, None
         checkpoint = replace(self.checkpoint, source=place, weights=weights_file, folder=place)
         return Model(checkpoint, self.tensors, None, self._kept, None, network)
@@ -176,6 +177,21 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def saved_weights(checkpoint: Checkpoint) -> str:
+    """Return the name of the weights file that `Model.save` writes by default."""
+    return (transformers_folder.WEIGHTS if transformers_folder.is_kept(checkpoint) else WEIGHT_NAMES)[0]
+
+
+def check_saved(written: Sequence[Subject], parent: Checkpoint) -> None:
+    """Raise if the configuration or tokenizer that `Model.save` wrote by default differs from that of `parent`.
+
+    Raises:
+        ValueError: one of them differs.
+    """
+    check = transformers_folder.check_settings if transformers_folder.is_kept(parent) else check_written
+    check(written, parent)
 
 
 def read_located(source: str, found: Located, keep: bool) -> Model:

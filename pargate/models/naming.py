@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pargate.errors import InputError
-from pargate.models import hugging_face
+from pargate.models import origins
 from pargate.models.archive import StoredTensor
 
 WRAPPERS = ("module", "_orig_mod")
@@ -42,8 +42,7 @@ def in_model(tensors: Sequence[StoredTensor], config: Mapping[str, Any], source:
     """Return the tensors of a file by their names in the model that `config` describes.
 
     Raises:
-        InputError: two tensors have the same name, an adapter is not merged, or a `CLIPModel` of transformers is
-            incomplete.
+        InputError: two tensors have the same name, an adapter is not merged, or a model of transformers is incomplete.
     """
     found, notes = _unwrapped(tensors, source)
     if adapter := next((name for name in found if any(part in f".{name}" for part in ADAPTERS)), None):
@@ -61,7 +60,7 @@ def in_model(tensors: Sequence[StoredTensor], config: Mapping[str, Any], source:
         notes.append(f"removed the prefix {prefix} from the names")
     if any(name.startswith("vision_model.") for name in found):
         notes.append("renamed the tensors of transformers, and stacked query, key and value")
-        return Named(hugging_face.translated(tuple(found.values()), config, source), tuple(notes))
+        return Named(origins.translated(tuple(found.values()), config, source), tuple(notes))
     if config.get("custom_text") and "text_projection" in found:
         notes.append("moved the text tower's tensors to text., as open_clip does for older files")
         renamed = {f"text.{name}" if name.startswith(TEXT) else name: tensor for name, tensor in found.items()}

@@ -49,7 +49,7 @@ def config_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def check_written(written: Sequence[Subject], parent: Checkpoint) -> None:
-    """Raise if the configuration or tokenizer that `Model.save` wrote differs from that of `parent`.
+    """Raise if the configuration or tokenizer that `save_config` wrote differs from that of `parent`.
 
     Raises:
         ValueError: one of them differs.

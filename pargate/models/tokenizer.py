@@ -52,7 +52,7 @@ class TextRule(Value):
 
     context_length: int
     tokenizer: Literal["bpe", "huggingface"]
-    clean: Literal["lower", "whitespace", "canonicalize"]
+    clean: Literal["lower", "whitespace", "canonicalize", "none"]
     """Cleaning of the caption before it is tokenized."""
     zeroed: int | None = None
     """Token id that is replaced by 0, as some models were trained."""
@@ -190,8 +190,9 @@ CLEANINGS: dict[str, Callable[[str], str]] = {
     "lower": lambda text: _one_line(text).lower(),
     "whitespace": _one_line,
     "canonicalize": _canonical,
+    "none": str,
 }
-"""Cleaning functions by name, as in `open_clip/tokenizer.py`."""
+"""Cleaning functions by name, as in `open_clip/tokenizer.py`; SigLIP of transformers cleans within its tokenizer."""
 
 
 # --- byte pairs --------------------------------------------------------------------------------------

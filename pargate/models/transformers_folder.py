@@ -1,10 +1,11 @@
-"""Find the files of a `CLIPModel` that transformers saved, and read its configuration as open_clip's."""
+"""Find the files of a `CLIPModel` or `SiglipModel` of transformers, and read its configuration as open_clip's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pargate import limits
+from pargate.core.choices import SavedLayout
 from pargate.core.model import Checkpoint
 from pargate.core.provenance import Subject
 from pargate.errors import InputError
@@ -35,6 +36,9 @@ NESTED = ("0_CLIPModel", "0_Transformer")
 
 LAYOUT = "transformers"
 
+KEPT_ALONE = "open_clip's format cannot express the activation and the sizes of a SigLIP of transformers"
+"""Why a model is written in no other layout than its own."""
+
 
 def home(folder: Path) -> Path:
     """Return the folder itself, or the one in it that holds the model of sentence-transformers."""
@@ -53,7 +57,7 @@ def model_config(settings: Path) -> dict[str, Any]:
 
 
 def located(folder: Path) -> Located:
-    """Return the files of a `CLIPModel`, with its configuration as open_clip's.
+    """Return the files of a model of transformers, with its configuration as open_clip's.
 
     Raises:
         InputError: the folder holds another model, or no weights.
@@ -69,7 +73,7 @@ def located(folder: Path) -> Located:
 
 
 def described(folder: Path, weights: Path, *beside: Path) -> Located:
-    """Return weights of a `CLIPModel` with the configuration in `folder`, as open_clip's.
+    """Return weights of a model of transformers with the configuration in `folder`, as open_clip's.
 
     Raises:
         InputError: as `hugging_face.model_config`, or a file is a link out of the folder.
@@ -79,26 +83,28 @@ def described(folder: Path, weights: Path, *beside: Path) -> Located:
     for path in (weights, *beside):
         stay_inside(folder, path)
     said = processor(folder)
-    tokenizer, note = _tokenizer(folder, model["text_cfg"]["vocab_size"])
+    tokenizer, note = _tokenizer(folder, model)
+    siglip = hugging_face.is_siglip(model)
+    defaults, whose = (hugging_face.SIGLIP_IMAGES, "the defaults of SiglipImageProcessor") if siglip else ({}, DEFAULTS)
     return Located(
         weights,
         {**model, "text_cfg": model["text_cfg"] | tokenizer},
-        of_processor(said) if said else {},
+        {**defaults, **(of_processor(said) if said else {})},
         str(settings),
-        str(said) if said else f"{DEFAULTS}, since no file beside {SETTINGS} says how images are prepared",
+        str(said) if said else f"{whose}, since no file beside {SETTINGS} says how images are prepared",
         folder=folder,
         beside=beside,
         layout=LAYOUT,
-        notes=(f"captions: {note}",),
+        notes=(f"captions: {note}", *([f"written in this layout alone: {KEPT_ALONE}"] if siglip else [])),
     )
 
 
-def _tokenizer(folder: Path, vocabulary: int) -> tuple[dict[str, Any], str]:
+def _tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Return the field of a `text_cfg` that names the tokenizer, none for CLIP's own, and a note on it."""
     here = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
     for name in here:
         stay_inside(folder, folder / name)
-    if vocabulary == VOCABULARY:
+    if model["text_cfg"]["vocab_size"] == VOCABULARY and not hugging_face.is_siglip(model):
         if not VOCABULARY_FILES & here:
             return {}, "CLIP's own tokenizer, since none lies beside the weights"
         if is_clips_own(folder):
@@ -109,8 +115,24 @@ def _tokenizer(folder: Path, vocabulary: int) -> tuple[dict[str, Any], str]:
     return {"hf_tokenizer_name": "beside the weights"}, "the tokenizer beside the weights"
 
 
+def is_kept(checkpoint: Checkpoint, layout: SavedLayout | None = None) -> bool:
+    """Return whether a model is written as transformers writes it: on request, or as open_clip cannot express it."""
+    return checkpoint.layout == LAYOUT and (layout == "keep" or hugging_face.is_siglip(checkpoint.config))
+
+
+def check_settings(written: Sequence[Subject], parent: Checkpoint) -> None:
+    """Raise if the settings of a SigLIP that `Model.save` wrote differ from those of `parent`.
+
+    Raises:
+        ValueError: they differ.
+    """
+    tokenizer = {file.name: file.sha256 for file in written if file.name in TOKENIZER_FILES}
+    if config_digest(parent.config, parent.preprocess, tokenizer) != parent.config_sha256:
+        raise ValueError("another configuration")
+
+
 def save_settings(folder: Path, checkpoint: Checkpoint) -> Iterator[Subject]:
-    """Write the settings of a `CLIPModel`, byte by byte, beside its weights; yield each file that was written.
+    """Write the settings of a model of transformers as they were, beside its weights; yield each file that was written.
 
     Raises:
         InputError: they changed since the checkpoint was opened.

@@ -35,7 +35,7 @@ POLICY = "policy.resolved.yaml"
 BOM = "ml-bom.json"
 CARD = "MODEL_CARD.md"
 MODEL = "model"
-"""Folder of the checkpoint, in open_clip's layout."""
+"""Folder of the checkpoint, in the layout of open_clip, or of transformers where open_clip's cannot express it."""
 TEST_RESULT = "attestations/test-result.intoto.json"
 SVR = "attestations/svr.intoto.json"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from pargate.core.provenance import Subject
 from pargate.core.report import ScanReport
 from pargate.core.results import Measurement, Metric
-from pargate.release.bundle import SUMS, last_moment
+from pargate.models.transformers_folder import WEIGHTS
+from pargate.release.bundle import MODEL, SUMS, last_moment
 from pargate.report.text import original
 
 _FOREIGN = re.compile(r"[^\w .,:;/@%+=()'-]")
@@ -30,7 +31,7 @@ def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | No
         else ""
     )
     lines = [
-        *_front_matter(report),
+        *_front_matter(report, _library(subjects)),
         "",
         f"# {_plain(Path(source.source).name or source.source)}",
         "",
@@ -40,7 +41,7 @@ def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | No
         f"{model.parameters / 1e6:.1f} M parameters. Measured {report.run.started} by pargate {report.tool.version}."
         f"{until}",
         "",
-        f"{use}`model/` is an open_clip folder.",
+        f"{use}`model/` is a folder of {_library(subjects)}.",
         "",
         "## What was done",
         "",
@@ -70,7 +71,12 @@ def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | No
     return "\n".join(lines)
 
 
-def _front_matter(report: ScanReport) -> list[str]:
+def _library(subjects: Sequence[Subject]) -> str:
+    """Return the library that reads the checkpoint."""
+    return "transformers" if any(subject.name == f"{MODEL}/{WEIGHTS[0]}" for subject in subjects) else "open_clip"
+
+
+def _front_matter(report: ScanReport, library: str) -> list[str]:
     """Return the lines that a hub reads: kind of model, and results of the last scan as `model-index`."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -100,7 +106,7 @@ def _front_matter(report: ScanReport) -> list[str]:
     card = ModelCardData(
         model_name=_plain(Path(source).name or source),
         pipeline_tag="zero-shot-image-classification",
-        library_name="open_clip",
+        library_name=library,
         tags=["clip", "pargate", f"pargate-{report.verdict.status}"],
         eval_results=results or None,
     )

@@ -14,9 +14,9 @@ from pargate.core.provenance import ProvenanceRecord, Subject
 from pargate.core.report import Proof
 from pargate.export.parity import ParityReport
 from pargate.files import atomic_folder, digest_of, readable, sha256_file
-from pargate.models.model import Model
+from pargate.models.model import Model, check_saved
 from pargate.models.open import open_model
-from pargate.models.save import changed, check_written
+from pargate.models.save import changed
 from pargate.release import bundle
 
 
@@ -40,7 +40,7 @@ class Candidate:
         """
         try:
             record = ProvenanceRecord.model_validate_json((folder / RECORD_NAME).read_bytes())
-            check_written(record.outputs, parent)
+            check_saved(record.outputs, parent)
         except (OSError, ValueError) as error:
             raise changed(str(folder)) from error
         return cls(folder, record, parent)

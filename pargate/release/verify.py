@@ -32,7 +32,8 @@ RECORD = "provenance.json"
 BESIDE = (RECORD, "training.svg")
 """Files in `model/` that are not outputs of that stage."""
 
-WEIGHTS = f"{bundle.MODEL}/open_clip_model.safetensors"
+WEIGHTS = tuple(f"{bundle.MODEL}/{name}" for name in ("open_clip_model.safetensors", "model.safetensors"))
+"""Names of the weights file, in the layout of open_clip and in that of transformers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ def _named(report: ScanReport, *names: str) -> list[tuple[Stage, Examined]]:
 def _chain(held: Held, report: ScanReport) -> Iterator[str]:
     """Yield a problem for each break in the chain of original, checkpoint, graphs and the files in the bundle."""
     made = [s.record for s in report.stages if s.name in ("clean", "convert") and s.record is not None]
-    weights = held.digests.get(WEIGHTS)  # of several attempts any may ship
+    weights = held.digests.get(_weights(held))  # of several attempts any may ship
     made = [record for record in made if weights in {file.sha256 for file in record.outputs}][-1:] or made[-1:]
     records = [*made, *(s.record for s in report.stages if s.name == "export" and s.record is not None)]
     first = _named(report, "scan")
@@ -163,6 +164,11 @@ def _chain(held: Held, report: ScanReport) -> Iterator[str]:
     beside = held.documents.get(f"{bundle.MODEL}/{RECORD}")
     if beside is None or not _is_record(beside, made[0]):
         yield f"{bundle.MODEL}/{RECORD}: not the record in {bundle.REPORT}"
+
+
+def _weights(held: Held) -> str:
+    """Return the name of the weights file in the bundle."""
+    return next((name for name in WEIGHTS if name in held.digests), WEIGHTS[0])
 
 
 def _outputs(held: Held, record: ProvenanceRecord, prefix: str, beside: Sequence[str]) -> Iterator[str]:
@@ -186,8 +192,9 @@ def _is_record(content: bytes, record: ProvenanceRecord) -> bool:
 def _scans(held: Held, report: ScanReport) -> Iterator[str]:
     """Yield a problem for each scan of other files than those in the bundle."""
     scans = _named(report, "certify") or _named(report, "scan")
-    if scans[-1][1].model.sha256 != held.digests.get(WEIGHTS):
-        yield f"{bundle.REPORT}: the report of another model than {WEIGHTS}"
+    weights = _weights(held)
+    if scans[-1][1].model.sha256 != held.digests.get(weights):
+        yield f"{bundle.REPORT}: the report of another model than {weights}"
     exported = [stage for stage in report.stages if stage.name == "export" and stage.proof is not None]
     rescanned = {examined.model.sha256 for _, examined in _named(report, "rescan")}
     for stage in exported:

@@ -1,19 +1,36 @@
 """The layouts in which people have a CLIP, each written by the tools that write it."""
 
 import argparse
+import importlib.util
 import json
 import random
+import sys
+import types
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import open_clip
 import torch
+import transformers
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTokenizer,
+    Siglip2Tokenizer,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+)
+from transformers import tokenization_utils_sentencepiece as backend
+from transformers.convert_slow_tokenizer import import_protobuf
 
 from pargate.models.tokenizer import END, START, clips_vocabulary, vocabulary
 
@@ -188,3 +205,122 @@ def ordinary(settings: Mapping[str, Any], weights: Weights) -> torch.nn.Module:
 def tokens(texts: list[str], context: int = 77) -> torch.Tensor:
     """open_clip's token ids of captions."""
     return SimpleTokenizer(context_length=context)(texts)
+
+
+# --- SigLIP ------------------------------------------------------------------------------------------
+
+
+def siglip_model(size: int = 32, words: int = 120, context: int = 16, **changes: Any) -> SiglipModel:
+    """A small `SiglipModel` with random weights of the usual size; `changes` are settings of both towers."""
+    torch.manual_seed(0)
+    tower = {"intermediate_size": 100, "num_hidden_layers": 2, **changes}
+    vision = {"hidden_size": 64, **tower, "num_attention_heads": 2, "image_size": size, "patch_size": 16}
+    text = {
+        "hidden_size": 96, **tower, "num_attention_heads": 4, "vocab_size": words, "max_position_embeddings": context,
+        "projection_size": vision["hidden_size"], "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    return model
+
+
+PIECES = {
+    "<pad>": 0.0, "</s>": 0.0, "<unk>": 0.0,
+    **{word: -2 - 0.1 * n for n, word in enumerate(["▁", "▁a", "▁photo", "▁of", "▁cat", "▁dog", "s", "ing", "▁the"])},
+    **{letter: -6 - 0.01 * n for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789éσς")},
+}  # fmt: skip
+"""A vocabulary in the order of SigLIP's: each piece with the logarithm of its probability."""
+
+
+def spiece() -> bytes:
+    """The vocabulary as sentencepiece writes it."""
+    proto = import_protobuf().ModelProto()
+    for number, (word, score) in enumerate(PIECES.items()):
+        proto.pieces.add(piece=word, score=score, type=(3, 3, 2)[number] if number < 3 else 1)
+    proto.trainer_spec.model_type, proto.trainer_spec.unk_id = 1, 2
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def siglip_folder(model: SiglipModel, folder: Path) -> Path:
+    """A folder as `SiglipProcessor` and `SiglipModel` save it, with SigLIP's own kind of vocabulary."""
+    model.save_pretrained(folder)
+    side = model.config.vision_config.image_size
+    SiglipImageProcessor(size={"height": side, "width": side}).save_pretrained(folder)
+    (folder / "spiece.model").write_bytes(spiece())
+    settings = {
+        "tokenizer_class": "SiglipTokenizer", "model_max_length": model.config.text_config.max_position_embeddings,
+        "eos_token": "</s>", "pad_token": "</s>", "unk_token": "<unk>", "model_input_names": ["input_ids"],
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def siglip2_folder(model: SiglipModel, folder: Path) -> Path:
+    """The same with SigLIP2's kind of vocabulary, in a `tokenizer.json`."""
+    siglip_folder(model, folder)
+    (folder / "spiece.model").unlink()
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *"abcdefghijklmnopqrstuvwxyz0123456789.,ég", "▁a", "ca"]
+    ids = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    Siglip2Tokenizer(ids, [("▁", "a"), ("c", "a")], padding_side="right", add_eos_token=True).save_pretrained(folder)
+    return folder
+
+
+SIGLIPS: dict[str, Callable[[SiglipModel, Path], Path]] = {"SigLIP": siglip_folder, "SigLIP2": siglip2_folder}
+"""Layouts of a `SiglipModel`, by name."""
+
+
+class Pieces:
+    """sentencepiece's `SentencePieceProcessor` for `PIECES`, by its definition: the most probable pieces of a text."""
+
+    def Load(self, file: str) -> None:  # noqa: N802 - its name there
+        self._words = list(PIECES)
+
+    def get_piece_size(self) -> int:
+        return len(self._words)
+
+    def piece_to_id(self, word: str) -> int:
+        return self._words.index(word) if word in PIECES else 2
+
+    def IdToPiece(self, number: int) -> str:  # noqa: N802
+        return self._words[number]
+
+    def encode(self, text: str, out_type: type = str) -> list[str]:
+        text = "▁" + "▁".join(part for part in text.split(" ") if part)
+        text = text.rstrip("▁")
+        normal = dict(list(PIECES.items())[3:])
+        unknown = min(normal.values()) - 10
+        best: list[tuple[float, list[str]]] = [(0.0, [])]
+        for end in range(1, len(text) + 1):
+            ways = [
+                (best[begin][0] + normal.get(text[begin:end], unknown), [*best[begin][1], text[begin:end]])
+                for begin in range(end)
+                if text[begin:end] in normal or end - begin == 1
+            ]
+            best.append(max(ways, key=lambda way: way[0]))
+        found: list[str] = []
+        for piece in best[-1][1]:
+            if found and piece not in normal and found[-1] not in normal:
+                found[-1] += piece  # neighbours that are unknown are one
+            else:
+                found.append(piece)
+        return found
+
+
+def siglip_tokenizer(folder: Path) -> Any:
+    """transformers' own tokenizer of a SigLIP; where sentencepiece is needed and missing, `Pieces` takes its place."""
+    if importlib.util.find_spec("sentencepiece") or not (folder / "spiece.model").is_file():
+        return AutoTokenizer.from_pretrained(folder)
+    stand_in = types.ModuleType("sentencepiece")
+    stand_in.SentencePieceProcessor = lambda **options: Pieces()  # type: ignore[attr-defined]
+    place = Path(transformers.__file__).parent / "models" / "siglip" / "tokenization_siglip.py"
+    spec = importlib.util.spec_from_file_location("transformers.models.siglip.own", place)
+    assert spec is not None and spec.loader is not None
+    own = importlib.util.module_from_spec(spec)
+    with mock.patch.dict(sys.modules, {"sentencepiece": stand_in}):
+        spec.loader.exec_module(own)
+        own.requires_backends = lambda *asked: None  # type: ignore[attr-defined]
+        with mock.patch.multiple(backend, requires_backends=own.requires_backends, spm=stand_in, create=True):
+            return own.SiglipTokenizer.from_pretrained(folder)

@@ -20,7 +20,7 @@ from transformers import CLIPModel
 from pargate.core.model import TensorInfo, unit
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.images.decode import fit
-from pargate.models import hugging_face, shards
+from pargate.models import hugging_face, origins, shards
 from pargate.models.config import base_name
 from pargate.models.layouts.bare import FILE
 from pargate.models.open import inspect, open_model
@@ -143,7 +143,7 @@ def test_settings_under_the_older_name_win(folder: Path, tmp_path: Path) -> None
         ({"auto_map": {"AutoModel": "x.Y"}}, "run code from elsewhere"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
         ({"model_type": "clip_vision_model"}, "the image tower of a CLIP alone"),
-        ({"model_type": "siglip"}, "a SigLIP, which pargate does not read"),
+        ({"model_type": "siglip2"}, "a SigLIP2 for images of any shape"),
         ({"model_type": "chinese_clip"}, "a Chinese CLIP"),
         ({"model_type": "altclip"}, "an AltCLIP"),
         ({"model_type": "bert"}, "of a 'bert', not of a CLIP"),
@@ -216,8 +216,8 @@ def test_split_is_the_inverse_of_the_map() -> None:
     model = open_clip.CLIP(**MODEL)
     state = model.state_dict()
     config["vision_cfg"]["layers"] = config["text_cfg"]["layers"] = 1
-    parts = hugging_face.split(state, config)
-    assert set(parts) == {name for origin in hugging_face.origins(config).values() for name in origin.names}
+    parts = origins.split(state, config)
+    assert set(parts) == {name for origin in origins.origins(config).values() for name in origin.names}
     assert parts["text_projection.weight"].shape == (16, 64)
     stacked = torch.cat([parts[f"text_model.encoder.layers.0.self_attn.{part}_proj.weight"] for part in "qkv"])
     assert torch.equal(stacked, state["transformer.resblocks.0.attn.in_proj_weight"])

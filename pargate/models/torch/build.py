@@ -7,8 +7,10 @@ comes from the checkpoint, and tensors that are missing, left over, of another s
 import contextlib
 import copy
 import mmap
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -17,6 +19,8 @@ import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from open_clip.modified_resnet import AttentionPool2d
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
+from timm.layers.activations import GELUTanh
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +31,7 @@ from pargate.core.model import Checkpoint
 from pargate.errors import InputError, is_out_of_memory, nearest
 from pargate.models.archive import StoredTensor
 from pargate.models.config import architectures, image_size, name_of
+from pargate.models.hugging_face import EPS, is_siglip
 from pargate.models.shapes import Shapes, Wanted, refuse, refuse_others
 
 DTYPES = {
@@ -152,9 +157,39 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
                 )
     # Pretrained weights of the tower would be downloaded and replaced at once.
     config["vision_cfg"]["timm_model_pretrained"] = False
+    siglip = is_siglip(config)
+    given = {**config, "vision_cfg": PLACEHOLDER} if siglip else config
     # open_clip still draws a few values; the process's own random state is kept.
     with torch.random.fork_rng(devices=[]), _WithoutStart(), _buildable(checkpoint):
-        return kind(**config)
+        model = kind(**given)
+        if siglip:
+            model.visual = _siglip_tower(config)
+    return model
+
+
+PLACEHOLDER = {"image_size": 16, "patch_size": 16, "width": 64, "layers": 1}
+"""An image tower that is replaced as soon as it is built."""
+
+
+def _siglip_tower(config: dict[str, Any]) -> nn.Module:
+    """Return SigLIP's image tower: timm's, as in open_clip, with the sizes and the GELU of the configuration."""
+    vision = config["vision_cfg"]
+    width = vision["width"]
+    trunk = TimmVisionTransformer(
+        img_size=image_size(config),
+        patch_size=vision["patch_size"],
+        num_classes=0,
+        global_pool="map",
+        class_token=False,
+        embed_dim=width,
+        depth=vision["layers"],
+        num_heads=width // vision.get("head_width", 64),
+        mlp_ratio=vision.get("mlp_ratio", 4.0),
+        norm_layer=partial(nn.LayerNorm, **vision.get("norm_kwargs", {"eps": EPS})),
+        act_layer=GELUTanh if "act_kwargs" in vision else nn.GELU,
+        weight_init="skip",
+    )
+    return nn.Sequential(OrderedDict(trunk=trunk))
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -27,8 +27,10 @@ from pargate.core.model import Activation, Checkpoint, EncoderSpec, Pixels, Prec
 from pargate.core.stamp import Stamp, of_images
 from pargate.errors import InputError, OperationalError, nearest
 from pargate.models import tokenizer as tokens
+from pargate.models.hugging_face import is_siglip
 from pargate.models.torch import build as towers
 from pargate.models.torch import stamp as on_device
+from pargate.models.torch.siglip import Captions
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 """Function from captions to token ids, int64 [n, context]."""
@@ -357,14 +359,17 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
         # open_clip keeps one of these, of some 25 MB, already.
         simple: Callable[..., Tensor] = open_clip.tokenize if clean == "lower" else SimpleTokenizer(clean=clean)
         return partial(simple, context_length=context)
-    whole = Path(str(checkpoint.folder), tokens.FILES["huggingface"])
+    folder = Path(str(checkpoint.folder))
+    whole = folder / tokens.FILES["huggingface"]
     if whole.is_file():
         tokens.refuse_unusable(whole.read_bytes(), str(whole))
     try:
         # Read from the inspected folder, never by name; its files are part of the digest.
-        with tokens.usable(f"in {checkpoint.folder}"):
+        with tokens.usable(f"in {folder}"):
+            if is_siglip(checkpoint.config):
+                return Captions(folder, context)
             hugging: Tokenize = HFTokenizer(
-                str(checkpoint.folder),
+                str(folder),
                 context_length=context,
                 tokenizer_mode=text.get("tokenizer_mode"),
                 local_files_only=True,
