@@ -242,7 +242,8 @@ PAGE = [
         "`strict`, which knows neither trigger nor target",
         "strict",
         "One seed, no reference. Its searches run, but decide nothing without a model to compare with where the found trigger "
-        "works.",
+        "works. `strict` fails what it cannot decide, so every model fails, the clean ones too; `rn-clean` also breaks a rule, since it "
+        "follows stripes by nature.",
         baselines,
     ),
     (
