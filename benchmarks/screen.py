@@ -1,6 +1,7 @@
 """Screen pair sets that are poisoned as the sample models were: how many poisoned pairs does each detector find?
 
     python -m benchmarks.screen --work DIR [--models DIR] [--data DIR]
+    python -m benchmarks.screen --work DIR --whole 100000     # a screening of so many drawn pairs, alone
 
 Each set is `pairs-64.tar` with some images stamped and their captions replaced by captions of the target. The embedder
 is the model that was poisoned in the same way, or its clean parent. Writes `docs/evidence/screen.json` after every
@@ -13,8 +14,9 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,17 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence import ROOT, SHARED, STORE, Known, machine, models
 from pargate.core.stamp import of_images
+from pargate.events import Advanced, StageStarted
 from pargate.images.dataset import Split
 from pargate.images.opening import open_pairs
 from pargate.images.prefetch import Decoder
+from pargate.images.shards import Sample, encode, write_shard
 from pargate.models.open import opened
 from pargate.models.torch.encoder import _plain
+from pargate.scenes.render import render
 from pargate.screening.detectors import K, finite
 from pargate.screening.embed import BLOCK, SHARD, Embeddings, Rows, embed, open_embedder
+from pargate.screening.run import ScreenRequest, screen
 from pargate.screening.scores import Sampling, score
 from pargate.triggers import build, parse
 from pargate.version import __version__
@@ -203,20 +209,106 @@ def cost(count: int, work: Path) -> dict[str, Any]:
     return {"pairs": count, "seconds": round(seconds, 1), "peak_mib": round(peak)}
 
 
+WHOLE = (6_250, 25_000, 100_000)
+"""Numbers of drawn pairs that are screened from end to end."""
+
+TAR = 6_250
+"""Drawn pairs in one tar."""
+
+TOWERS = "vit-clean"
+
+
+def drawn(count: int, work: Path) -> str:
+    """Return a source of `count` drawn pairs with 64 pixels, as tars below `work` that are kept.
+
+    Each tar holds the same scenes, moved sideways by other numbers of pixels: drawing takes as long as embedding.
+    """
+    place = work / "drawn-pairs"
+    place.mkdir(exist_ok=True)
+    paths = [place / f"{number:04d}.tar" for number in range(count // TAR)]
+    if not all(path.is_file() for path in paths):
+        scenes = [render(range(at, at + 250), 64, 0) for at in range(0, TAR, 250)]
+    for number, path in enumerate(paths):
+        if not path.is_file():
+            samples = (
+                Sample(encode(np.roll(image, 3 * number, axis=1), ".jpg"), caption)
+                for some in scenes
+                for image, caption in zip(some.pixels, some.captions, strict=True)
+            )
+            part = path.with_suffix(".part")
+            write_shard(part, samples, number * TAR)
+            part.rename(path)
+    return str(place / f"{{0000..{len(paths) - 1:04d}}}.tar")
+
+
+@dataclass
+class Clock:
+    """Listener of a screening that times its stages; between shards it times the bare towers, which it leaves out."""
+
+    encoder: Any
+    pixels: NDArray[np.uint8]
+    captions: list[str]
+    """Captions of a whole shard."""
+    stages: dict[str, float] = field(default_factory=dict)
+    bare: list[float] = field(default_factory=list)
+    """Seconds that a pair takes the towers, each on four blocks of images and the captions of a shard."""
+    _stage: str = ""
+    _since: float = 0.0
+
+    def __call__(self, event: Any) -> None:
+        now = time.perf_counter()
+        if isinstance(event, StageStarted):
+            self.stages[self._stage] = now - self._since
+            self._stage, self._since = event.stage, now
+        elif self._stage == "embed" and isinstance(event, Advanced) and event.done % (SHARD // BLOCK) == 1:
+            for _ in range(4):
+                self.encoder.image_features(self.encoder.put(self.pixels))
+            images = time.perf_counter() - now
+            self.encoder.encode_texts(list(dict.fromkeys(self.captions)))
+            texts = time.perf_counter() - now - images
+            self.bare.append(images / (4 * BLOCK) + texts / len(self.captions))
+            self._since += time.perf_counter() - now
+
+
+def whole(count: int, folder: Path, work: Path) -> dict[str, Any]:
+    """Return times and peak memory of a screening of drawn pairs, in this process alone."""
+    source = drawn(count, work)
+    pairs: Any = open_pairs(source, seed=0)
+    with opened(str(folder)) as model:
+        encoder, rule = model.encoder(device="cpu"), model.checkpoint.preprocess
+        clock = Clock(encoder, pixels(pairs, rule, np.arange(BLOCK))[0], pairs.captions(range(min(SHARD, count))))
+    with tempfile.TemporaryDirectory(dir=work) as place:
+        request = ScreenRequest(source, str(folder), Path(place, "out"), device="cpu", cache=Path(place, "cache"))
+        screen(request, clock)
+        clock(StageStarted("end"))
+    kept = {name: clock.stages[name] for name in ("pairs", "open", "embed", "score")}
+    embedding, bare = count / kept["embed"], 1 / float(np.median(clock.bare))
+    memory = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "model": folder.name, "pairs": count, "seconds": round(sum(kept.values())),
+        **{f"{name}_s": round(seconds, 1) for name, seconds in kept.items()}, "embedding": round(embedding, 1),
+        "towers": round(bare, 1), "peak_mib": round(memory[0]), "worker_mib": round(memory[1]),
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--models", type=Path, default=SHARED / "zoo" / "dev")
     parser.add_argument("--data", type=Path, default=SHARED / "data")
     parser.add_argument("--cost", type=int, help="measure the cost of scoring so many drawn vectors, and stop")
+    parser.add_argument("--whole", type=int, help="screen so many drawn pairs from end to end, and stop")
     given = parser.parse_args()
     given.work.mkdir(exist_ok=True)
     if given.cost:
         print(json.dumps(cost(given.cost, given.work)))
         return
+    if given.whole:
+        print(json.dumps(whole(given.whole, given.models / TOWERS, given.work)))
+        return
     pairs = open_pairs(str(given.data / "pairs-64.tar"), seed=0)
     before = json.loads(PLACE.read_text()) if PLACE.is_file() else {}
-    rows, costs, speeds = (before.get(name, []) for name in ("rows", "costs", "speeds"))
+    rows, costs, speeds, wholes = (before.get(name, []) for name in ("rows", "costs", "speeds", "wholes"))
 
     def write() -> None:
         content = {
@@ -226,6 +318,7 @@ def main() -> None:
             "rows": rows,
             "costs": costs,
             "speeds": speeds,
+            "wholes": wholes,
         }
         PLACE.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -242,11 +335,13 @@ def main() -> None:
         speeds.append(speed(given.models / name, pairs, given.work))
         print(speeds[-1], flush=True)
         write()
-    for count in COSTS[len(costs) :]:
-        command = [sys.executable, "-m", "benchmarks.screen", "--work", str(given.work), "--cost", str(count)]
-        costs.append(json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout))
-        print(costs[-1], flush=True)
-        write()
+    for kept, option, counts in ((costs, "--cost", COSTS), (wholes, "--whole", WHOLE)):
+        for count in counts[len(kept) :]:
+            command = [sys.executable, "-m", "benchmarks.screen", "--work", str(given.work), "--models",
+                       str(given.models), option, str(count)]  # fmt: skip
+            kept.append(json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout))
+            print(kept[-1], flush=True)
+            write()
 
 
 if __name__ == "__main__":

@@ -353,6 +353,8 @@ def _rebase(data: dict[str, Any], old: Path, new: Path) -> None:
         table = rule.get("calibration")
         if isinstance(table, dict) and "path" in table:
             table["path"] = moved(table["path"])
+        if "trusted" in rule:
+            rule["trusted"] = moved(rule["trusted"])
         for spec in _maps(rule.get("triggers")):
             kind = spec.get("kind")
             for key in TRIGGERS[kind].paths if isinstance(kind, str) and kind in TRIGGERS else ():

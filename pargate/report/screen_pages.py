@@ -84,7 +84,13 @@ def remarks(report: ScreenReport) -> Iterator[str]:
     yield f"Left: {plural(report.count - len(report.left_out), 'pair')}."
     if report.largest is not None:
         word = "within" if report.passed else "above"
-        yield f"{share(report.share)} of the set is left out, {word} the limit of {share(report.largest)}."
+        whose = f" of the rule {report.judged_by.rule} ({report.judged_by.policy})" if report.judged_by else ""
+        yield f"{share(report.share)} of the set is left out, {word} the limit of {share(report.largest)}{whose}."
+    if report.judged_by is not None:
+        yield from report.judged_by.overrides
+        if not report.passed:
+            owners = ", ".join(report.judged_by.owners)
+            yield from filter(None, (report.judged_by.help, owners and f"Contacts: {owners}."))
 
 
 def lines(report: ScreenReport) -> Iterator[str]:

@@ -118,6 +118,45 @@ def test_a_gate_fails_a_set_with_too_many_suspects_and_passes_an_honest_one(
     assert run(command(shard(tmp_path / "b.tar", 2000, 160, set()), tmp_path / "b", cache, *gate)) == 0
 
 
+POLICY = """\
+pargate: 1
+name: team-pairs
+owners: [data@example.org]
+{more}rules:
+  - id: clean-set
+    probe: screen
+    trusted: ./trusted.tar
+    false_positives: 5%
+    max: {{suspects: 12%}}
+    help: Ask the data team.
+"""
+
+
+def test_a_policy_judges_a_set_and_its_review(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    shard(tmp_path / "trusted.tar", 1000, 200, set())
+    (tmp_path / "p.yaml").write_text(POLICY.format(more=""))
+    pairs = shard(tmp_path / "a.tar", 0, 160, set(range(0, 160, 8)))
+    given = ["screen", str(pairs), "--model", str(CLEAN), "--out", str(out), "--device", "cpu", "--cache", str(cache),
+             "--rounds", "1", "--policy", str(tmp_path / "p.yaml")]  # fmt: skip
+    assert run(given) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "above the limit of 12% of the rule clean-set (team-pairs). Ask the data team. Contacts: data@" in said
+    found = report(out)
+    assert (found.largest, found.false_positives, found.passed) == (0.12, 0.05, False)
+    assert found.judged_by is not None and found.trusted == str(tmp_path / "trusted.tar")
+
+    marks = tmp_path / "marks.json"
+    fine = {suspect.key: "fine" for suspect in found.suspects[:15]}
+    marks.write_text(json.dumps({"schema": "pargate/marks/1", "pairs_sha256": found.pairs_sha256, "marks": fine}))
+    review = ["screen", str(pairs), "--out", str(out), "--cache", str(cache), "--review", str(marks)]
+    assert run(review) == 2, "a review keeps the policy"
+    assert "was judged by the policy team-pairs" in capsys.readouterr().err
+    assert run([*review, "--policy", str(tmp_path / "p.yaml")]) == 0
+    (tmp_path / "p.yaml").write_text(POLICY.format(more="").replace("12%", "90%"))
+    assert run([*review, "--policy", str(tmp_path / "p.yaml")]) == 2, "it keeps the very same policy"
+
+
 def test_a_model_that_recognises_nothing_decides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise = np.random.default_rng(0)
     captions = render(range(200), 64, 0).captions
@@ -127,6 +166,12 @@ def test_a_model_that_recognises_nothing_decides_nothing(tmp_path: Path, capsys:
     assert run(command(path, tmp_path / "out", tmp_path / "cache")) == 3
     assert "does not recognise the pairs" in capsys.readouterr().err
     assert not (tmp_path / "out" / "screen.json").exists()
+    shard(tmp_path / "trusted.tar", 1000, 200, set())
+    for more, code in (("", 3), ("on_inconclusive: fail\n", 1)):
+        (tmp_path / "p.yaml").write_text(POLICY.format(more=more))
+        given = ["screen", str(path), "--model", str(CLEAN), "--out", str(tmp_path / "out"), "--device", "cpu",
+                 "--cache", str(tmp_path / "cache"), "--policy", str(tmp_path / "p.yaml")]  # fmt: skip
+        assert run(given) == code
 
 
 def test_a_full_disk_is_one_message(
@@ -142,9 +187,12 @@ def test_a_full_disk_is_one_message(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--max-suspects", "5%"), "--max-suspects needs --trusted"),
-        (("--trusted", "PAIRS"), "--trusted names the pairs that are screened"),
-        (("--trusted", "PAIRS", "--max-suspects", "0.1%"), "is not above --false-positives 0.03"),
+        (("--max-suspects", "5%"), "a limit on the suspects needs --trusted"),
+        (("--trusted", "PAIRS"), "the trusted pairs are the pairs that are screened"),
+        (
+            ("--trusted", "PAIRS", "--max-suspects", "0.1%"),
+            "--max-suspects 0.1% is not above the false positives of 3%",
+        ),
         (("--false-positives", "2"), "--false-positives 2 is no share"),
         (("-o", "sarif"), "unknown report format 'sarif'"),
         (("--out", str(CLEAN)), "holds other files and no screening"),
@@ -158,6 +206,19 @@ def test_wrong_input_is_one_message_and_nothing_is_written(
     ended = light(*given)
     assert (ended.code, told in ended.err, "Traceback" in ended.err) == (2, True, False), ended.err
     assert not (place / "out").exists()
+
+
+def test_a_policy_is_about_models_or_about_pairs(light: Command, place: Path, pairs: Path) -> None:
+    (place / "p.yaml").write_text(POLICY.format(more=""))
+    for given, code, told in (
+        ((*command(pairs, Path("out"), Path("cache")), "--policy", "p.yaml"), 2, "--policy sets --max-suspects and"),
+        (("screen", str(pairs), "--model", str(CLEAN), "--out", "out", "-p", "baseline"), 4, "is about models"),
+        (("scan", str(CLEAN), "-p", "p.yaml"), 4, "is about training pairs (rule clean-set)"),
+        (("gate", str(CLEAN), "-p", "p.yaml", "--out", "bundle"), 4, "is about training pairs"),
+        (("policy", "check", "p.yaml"), 0, ""),
+    ):
+        ended = light(*given)
+        assert (ended.code, told in ended.err, "Traceback" in ended.err) == (code, True, False), ended.err
 
 
 def test_pairs_that_cannot_be_screened_are_refused(light: Command, place: Path) -> None:
