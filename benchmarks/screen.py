@@ -243,31 +243,38 @@ def drawn(count: int, work: Path) -> str:
 
 @dataclass
 class Clock:
-    """Listener of a screening that times its stages; between shards it times the bare towers, which it leaves out."""
+    """Listener of a screening that times its stages; between shards it times the bare towers, which it leaves out.
+
+    Times are seconds of the wall clock, and of this process on processors, without the workers that decode.
+    """
 
     encoder: Any
     pixels: NDArray[np.uint8]
     captions: list[str]
     """Captions of a whole shard."""
-    stages: dict[str, float] = field(default_factory=dict)
-    bare: list[float] = field(default_factory=list)
-    """Seconds that a pair takes the towers, each on four blocks of images and the captions of a shard."""
+    stages: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    bare: list[NDArray[np.float64]] = field(default_factory=list)
+    """Times of the towers for a pair, each from four blocks of images and the captions of a shard."""
     _stage: str = ""
-    _since: float = 0.0
+    _since: Any = 0.0
 
     def __call__(self, event: Any) -> None:
-        now = time.perf_counter()
+        now = _clock()
         if isinstance(event, StageStarted):
             self.stages[self._stage] = now - self._since
             self._stage, self._since = event.stage, now
         elif self._stage == "embed" and isinstance(event, Advanced) and event.done % (SHARD // BLOCK) == 1:
             for _ in range(4):
                 self.encoder.image_features(self.encoder.put(self.pixels))
-            images = time.perf_counter() - now
+            images = _clock() - now
             self.encoder.encode_texts(list(dict.fromkeys(self.captions)))
-            texts = time.perf_counter() - now - images
+            texts = _clock() - now - images
             self.bare.append(images / (4 * BLOCK) + texts / len(self.captions))
-            self._since += time.perf_counter() - now
+            self._since = self._since + _clock() - now
+
+
+def _clock() -> NDArray[np.float64]:
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def whole(count: int, folder: Path, work: Path) -> dict[str, Any]:
@@ -282,12 +289,13 @@ def whole(count: int, folder: Path, work: Path) -> dict[str, Any]:
         screen(request, clock)
         clock(StageStarted("end"))
     kept = {name: clock.stages[name] for name in ("pairs", "open", "embed", "score")}
-    embedding, bare = count / kept["embed"], 1 / float(np.median(clock.bare))
+    towers, embedding = np.median(clock.bare, axis=0), kept["embed"] / count
     memory = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
-        "model": folder.name, "pairs": count, "seconds": round(sum(kept.values())),
-        **{f"{name}_s": round(seconds, 1) for name, seconds in kept.items()}, "embedding": round(embedding, 1),
-        "towers": round(bare, 1), "peak_mib": round(memory[0]), "worker_mib": round(memory[1]),
+        "model": folder.name, "pairs": count, "seconds": {name: round(both[0], 1) for name, both in kept.items()},
+        "processor_seconds": {name: round(both[1], 1) for name, both in kept.items()},
+        "embedding": [round(1 / each, 1) for each in embedding], "towers": [round(1 / each, 1) for each in towers],
+        "peak_mib": round(memory[0]), "worker_mib": round(memory[1]),
     }  # fmt: skip
 
 
@@ -336,7 +344,7 @@ def main() -> None:
         print(speeds[-1], flush=True)
         write()
     for kept, option, counts in ((costs, "--cost", COSTS), (wholes, "--whole", WHOLE)):
-        for count in counts[len(kept) :]:
+        for count in [n for n in counts if n not in {row["pairs"] for row in kept}]:
             command = [sys.executable, "-m", "benchmarks.screen", "--work", str(given.work), "--models",
                        str(given.models), option, str(count)]  # fmt: skip
             kept.append(json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout))

@@ -90,7 +90,7 @@ FormsOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
-        help="Write it as json or markdown: json=PATH to a file, json or json=- to stdout. Repeatable.",
+        help="Write it as json, markdown or github: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
 ]
 
@@ -122,15 +122,16 @@ def screen(
     """
     from pargate.cli.console import Console
     from pargate.core.results import Metric
+    from pargate.core.screen import ScreenReport
     from pargate.files import write_atomic
-    from pargate.report.screen_pages import contact_sheet, lines, markdown
+    from pargate.report.screen_pages import contact_sheet, github, lines, markdown
     from pargate.screening.run import ScreenRequest
     from pargate.screening.run import review as take_marks
     from pargate.screening.run import screen as run_screen
     from pargate.screening.scores import Sampling
 
     refuse_empty({"PAIRS": pairs, "--model": model, "--policy": policy, "--trusted": trusted, "--arch": arch})
-    outputs = read_outputs(output, ["json", "markdown"])
+    outputs = read_outputs(output, ["json", "markdown", "github"])
     console = Console(quiet=quiet, verbose=False, color=not no_color, outputs=outputs)
     if model is None and review is None:
         raise InputError("--model is missing", "name the model that was trained on the pairs, or a trusted one")
@@ -160,7 +161,7 @@ def screen(
         report = screened.report
         write_atomic(out / "screen.html", contact_sheet(report, screened.pictures).encode())
     for target in outputs:
-        text = report.to_json() if target.format == "json" else markdown(report)
+        text = {"json": ScreenReport.to_json, "markdown": markdown, "github": github}[target.format](report)
         if target.path is None:
             console.to_stdout(text)
         else:

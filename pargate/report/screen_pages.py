@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 
 from pargate.core.screen import ScreenReport, Suspect
+from pargate.report.formats.github import command
 from pargate.report.formats.html import page
 from pargate.report.formats.markdown import escape
 from pargate.report.text import plain, plural
@@ -113,6 +114,12 @@ def markdown(report: ScreenReport) -> str:
         escape(LIMIT),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def github(report: ScreenReport) -> str:
+    """Return the conclusion and the gate as one workflow command: an error where the set fails, else a notice."""
+    told = " ".join((conclusion(report), *remarks(report)))
+    return command("notice" if report.passed else "error", told, title=f"pargate: screening of {report.pairs}") + "\n"
 
 
 def reasons(suspect: Suspect) -> str:
