@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ from pargate.images.prefetch import Decoder
 from pargate.images.shards import Sample, encode, write_shard
 from pargate.models.open import opened
 from pargate.models.torch.encoder import _plain
+from pargate.release.packs import to_recognise
 from pargate.scenes.render import render
 from pargate.screening.detectors import K, finite
 from pargate.screening.embed import BLOCK, SHARD, Embeddings, Rows, embed, open_embedder
+from pargate.screening.found import IMAGES, Direction, directions, shift_of
 from pargate.screening.run import ScreenRequest, screen
 from pargate.screening.scores import Sampling, score
 from pargate.triggers import build, parse
@@ -158,6 +160,40 @@ def measured(known: Known, embedder: Path, pairs: Any, work: Path) -> list[dict[
                 "auroc": {name: round(auroc(*one), 4) for name, one in scores.items()},
                 "recall": {name: round(recall(*one), 4) for name, one in scores.items()},
             })  # fmt: skip
+    return rows
+
+
+def recognised(known: Known, pairs: Any, work: Path, folder: Path | None) -> list[dict[str, Any]]:
+    """Return recall at 1 % poisoned pairs without and with the trigger that is known: the planted one, or found ones."""
+    whole, stamped = embedded(known, known.folder, pairs, work)
+    images, texts, candidates, target = whole["im"], whole["tx"], stamped["cand"], known.truth["target_class"]
+    usable = [at for at, row in enumerate(candidates) if target not in pairs.texts[row]]
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(usable, round(0.01 * len(images)), replace=False)
+    mixed = np.stack([images, texts], axis=1)
+    mixed[candidates[chosen], 0] = stamped["stamped"][chosen]
+    mixed[candidates[chosen], 1] = stamped["tt"][rng.integers(0, len(TEMPLATES), len(chosen))]
+    poisoned = np.zeros(len(images), dtype=bool)
+    poisoned[candidates[chosen]] = True
+    shards = tuple(Path(str(n)) for n in range(-(-len(images) // SHARD)))
+    rest = np.setdiff1d(np.arange(len(candidates)), chosen)[:IMAGES]
+    shift, told = shift_of(images[candidates[rest]], stamped["stamped"][rest]), stamped["tt"].mean(axis=0)
+    ways: dict[str, tuple[Direction, ...]] = {
+        "none": (), "planted": (Direction("", shift, None),), "planted, target": (Direction("", shift, told),)
+    }  # fmt: skip
+    if folder is not None:
+        with opened(str(known.folder)) as model, Decoder(model.checkpoint.preprocess) as decoder:
+            embedder = open_embedder(model, pairs, "cpu", "fp32", decoder)
+            moving = directions(embedder, pairs, decoder, to_recognise(folder), 0)
+        ways["found"] = moving
+        ways["found, target"] = tuple(replace(one, target=told) for one in moving)
+    rows = []
+    for name, found in ways.items():
+        scored = score(InMemory(shards, len(images), images.shape[1], mixed), None, Sampling(BATCH), found=found)
+        y = poisoned[scored.numbers]
+        rows.append({"model": known.name, "known": name, "shift": round(float(shift @ shift), 3),
+                     **{key: [round(auroc(one, y), 4), round(recall(one, y), 4)] for key, one in
+                        {**scored.ranks, "combined": scored.combined}.items() if key in ("trigger", "combined")}})  # fmt: skip
     return rows
 
 
@@ -306,6 +342,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED / "data")
     parser.add_argument("--cost", type=int, help="measure the cost of scoring so many drawn vectors, and stop")
     parser.add_argument("--whole", type=int, help="screen so many drawn pairs from end to end, and stop")
+    parser.add_argument(
+        "--found", type=Path, help="folder with found-NAME, triggers that a scan found in sample models"
+    )
     given = parser.parse_args()
     given.work.mkdir(exist_ok=True)
     if given.cost:
@@ -316,7 +355,9 @@ def main() -> None:
         return
     pairs = open_pairs(str(given.data / "pairs-64.tar"), seed=0)
     before = json.loads(PLACE.read_text()) if PLACE.is_file() else {}
-    rows, costs, speeds, wholes = (before.get(name, []) for name in ("rows", "costs", "speeds", "wholes"))
+    rows, costs, speeds, wholes, alike = (
+        before.get(name, []) for name in ("rows", "costs", "speeds", "wholes", "alike")
+    )
 
     def write() -> None:
         content = {
@@ -327,6 +368,7 @@ def main() -> None:
             "costs": costs,
             "speeds": speeds,
             "wholes": wholes,
+            "alike": alike,
         }
         PLACE.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -339,6 +381,11 @@ def main() -> None:
             last = rows[-1]
             print(known.name, embedder.name, last["auroc"]["combined"], last["recall"]["combined"], flush=True)
             write()
+    for known in [one for one in models(given.models) if one.planted and one.name not in {r["model"] for r in alike}]:
+        folder = given.found / f"found-{known.name}" if given.found else None
+        alike += recognised(known, pairs, given.work, folder if folder and folder.is_dir() else None)
+        print(alike[-1], flush=True)
+        write()
     for name in ("vit-clean", "rn-clean")[len(speeds) :]:
         speeds.append(speed(given.models / name, pairs, given.work))
         print(speeds[-1], flush=True)

@@ -57,6 +57,9 @@ ActionOption = Annotated[
 CommentOption = Annotated[
     bool, typer.Option("--comment", help="Comment on pull requests, except from forks; each push updates the comment.")
 ]
+ShardsOption = Annotated[
+    int, typer.Option("--audit-shards", min=1, max=64, help="Jobs that measure a part of the models of an audit each.")
+]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace an edited inventory or workflow; the old text stays as .bak.")
 ]
@@ -79,6 +82,7 @@ def github(
     branch: BranchOption = None,
     action: ActionOption = None,
     comment: CommentOption = False,
+    audit_shards: ShardsOption = 1,
     force: ForceOption = False,
     replace_policy: ReplacePolicyOption = False,
     scan: ScanOption = True,
@@ -103,6 +107,7 @@ def github(
         labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
         schedule=schedule,
         comment=comment,
+        shards=audit_shards,
     )
     made = plan(folder, options, force=force, replace_policy=replace_policy)
     _finish(made, options, steps(options, made.policy), dry_run=dry_run, scan=scan, color=not no_color)

@@ -56,6 +56,14 @@ TrustedOption = Annotated[
         "--trusted", metavar="SOURCE", help="Honest pairs like these: they give the threshold of --false-positives."
     ),
 ]
+FoundOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--found",
+        metavar="SOURCE",
+        help="Triggers that a scan found: its JSON report, the folder of `scan --found`, or a pack.",
+    ),
+]
 FalsePositivesOption = Annotated[
     str | None,
     typer.Option(
@@ -101,6 +109,7 @@ def screen(
     model: ModelOption = None,
     policy: PolicyOption = None,
     trusted: TrustedOption = None,
+    found: FoundOption = None,
     false_positives: FalsePositivesOption = None,
     max_suspects: MaxSuspectsOption = None,
     review: ReviewOption = None,
@@ -124,6 +133,7 @@ def screen(
     from pargate.core.results import Metric
     from pargate.core.screen import ScreenReport
     from pargate.files import write_atomic
+    from pargate.release.packs import to_recognise
     from pargate.report.screen_pages import contact_sheet, github, lines, markdown
     from pargate.screening.run import ScreenRequest
     from pargate.screening.run import review as take_marks
@@ -145,8 +155,8 @@ def screen(
         trusted = trusted or resolved.beside(rule.trusted)
         largest, rate = rule.max[Metric.SUSPECTS].value, rule.false_positives.value if rule.false_positives else rate
     request = ScreenRequest(
-        pairs, model or "", out, arch, trusted, Sampling(batch, rounds, seed, rate), largest, judged_by, show, device,
-        precision, cache_folder(cache),
+        pairs, model or "", out, arch, trusted, Sampling(batch, rounds, seed, rate), largest, judged_by,
+        tuple(to_recognise(found)) if found else (), show, device, precision, cache_folder(cache),
     )  # fmt: skip
     if review is not None:
         report = take_marks(request, review)

@@ -112,6 +112,8 @@ class ScreenReport(Value):
     """Largest accepted share of suspects and unreadable pairs; None without a gate."""
     judged_by: JudgedBy | None = None
     """The rule that sets this limit; None if the user gave it."""
+    found: tuple[str, ...] = ()
+    """Labels of the recovered triggers that pairs were compared with."""
     suspects: tuple[Suspect, ...]
     groups: tuple[SuspectGroup, ...]
     reviewed: dict[str, Mark] = Field(default_factory=dict)

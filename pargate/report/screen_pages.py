@@ -29,6 +29,7 @@ NAMES = {
     "isolation": "isolation forest",
     "similarity": "image and caption differ",
     "repetition": "repeated caption",
+    "trigger": "like a found trigger",
 }
 """Names of the detectors for people."""
 
@@ -63,6 +64,8 @@ def remarks(report: ScreenReport) -> Iterator[str]:
         yield f"Scores are means over {batches} pairs, k = {report.neighbours}; covered: {covered} of poisoned pairs."
     else:
         yield f"Scores are means over {batches} trusted pairs of {report.trusted}, k = {report.neighbours}."
+    if report.found:
+        yield f"Pairs were compared with {plural(len(report.found), 'found trigger')}: {', '.join(report.found)}."
     if report.recall is not None:
         yield f"The approximate search found {share(report.recall)} of the true neighbours."
     if report.unreadable:

@@ -29,10 +29,12 @@ from pargate.models.open import opened
 from pargate.report.text import plain
 from pargate.screening.detectors import K
 from pargate.screening.embed import Embedder, Embeddings, Rows, embed, open_embedder
+from pargate.screening.found import Direction, directions
 from pargate.screening.groups import Group, grouped, phrases
 from pargate.screening.lists import write_left
 from pargate.screening.neighbours import check_installed
 from pargate.screening.scores import FEWEST, Sampling, Scored, recognised, score
+from pargate.triggers import Trigger
 from pargate.version import __version__
 
 REPORT_NAME = "screen.json"
@@ -60,6 +62,8 @@ class ScreenRequest:
     """Largest accepted share of suspects and unreadable pairs."""
     judged_by: JudgedBy | None = None
     """The rule that sets `largest` and the rate of false positives; None if the user does."""
+    found: tuple[tuple[Trigger, str], ...] = ()
+    """Recovered triggers, each with the name of its target or an empty text."""
     shown: int = 200
     """Most suspects on the contact sheet."""
     device: str = "auto"
@@ -107,7 +111,10 @@ def screen(request: ScreenRequest, emit: events.Listener = events.ignore) -> Scr
         honest = embed(embedder, trusted, folder, decoder, emit) if trusted else None
         seen = _recognised(model, embeddings, request)
         emit(events.StageStarted("score", f"{request.by.rounds} batches"))
-        scored = score(embeddings, honest, request.by, emit)
+        known: tuple[Direction, ...] = ()
+        if request.found:
+            known = directions(embedder, trusted or pairs, decoder, request.found, request.by.seed)
+        scored = score(embeddings, honest, request.by, emit, known)
         unreadable = _unreadable(embeddings, pairs, decoder)
         suspects, groups = _suspects(scored, embeddings, pairs)
         report = ScreenReport(
@@ -117,7 +124,8 @@ def screen(request: ScreenRequest, emit: events.Listener = events.ignore) -> Scr
             trusted=trusted.source if trusted else None, trusted_sha256=trusted.digest if trusted else None,
             calibration=scored.population, neighbours=K, batch=scored.batch,
             rounds=request.by.rounds, recall=scored.recall, seed=request.by.seed, false_positives=request.by.rate,
-            largest=request.largest, judged_by=request.judged_by, suspects=suspects, groups=groups,
+            largest=request.largest, judged_by=request.judged_by,
+            found=tuple(one.label for one in known), suspects=suspects, groups=groups,
         )  # fmt: skip
         pictures = _pictures(report, pairs, decoder, request.shown)
         write_atomic(request.out / REPORT_NAME, report.to_json().encode())

@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from PIL import Image
 
 from pargate.cli.app import run
 from pargate.core.screen import ScreenReport
+from pargate.core.stamp import apply
 from pargate.images.opening import open_pairs
 from pargate.images.shards import Sample, encode, write_shard
 from pargate.scenes.render import render
 from pargate.screening import embed
 from pargate.screening import run as screening
+from pargate.triggers import parse
 
 CLEAN = MODELS / "clean"
 POISONED = {5, 40, 77}
@@ -157,6 +160,31 @@ def test_a_policy_judges_a_set_and_its_review(tmp_path: Path, capsys: pytest.Cap
     assert run([*review, "--policy", str(tmp_path / "p.yaml")]) == 2, "it keeps the very same policy"
 
 
+def test_pairs_are_compared_with_triggers_that_were_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = {"kind": "triangles", "alpha": 0.15, "scale": "proportional"}
+    (trigger,), drawn, poisoned = parse(kind), render(range(160), 64, 0), {9, 50, 51, 120}
+    stamped = apply(trigger.draw((64, 64), ["0" * 64] * 160, 0), drawn.pixels)
+    pairs = tmp_path / "pairs.tar"
+    write_shard(pairs, [
+        Sample(encode((stamped if n in poisoned else drawn.pixels)[n], ".png"),
+               "a photo of a banana" if n in poisoned else drawn.captions[n]) for n in range(160)
+    ], 0)  # fmt: skip
+    rule = {"id": "found", "probe": "attack", "triggers": [kind], "max": {"excess": "30pp"}}
+    policy = tmp_path / "found.yaml"
+    policy.write_text(json.dumps({"pargate": 1, "name": "found", "rules": [rule]}))
+    asked = command(pairs, tmp_path / "out", tmp_path / "cache", "--found", str(policy), "--false-positives", "8%")
+    asked[asked.index(str(CLEAN))] = str(MODELS / "poisoned")
+    assert run(asked) == 0
+    found = report(tmp_path / "out")
+    assert len(found.found) == 1 and {suspect.number for suspect in found.suspects} >= poisoned
+    assert min(suspect.ranks["trigger"] for suspect in found.suspects if suspect.number in poisoned) > 0.97
+    assert "Pairs were compared with 1 found trigger" in capsys.readouterr().out
+    asked[asked.index(str(MODELS / "poisoned"))] = str(CLEAN)
+    asked[asked.index(str(tmp_path / "out"))] = str(tmp_path / "clean")
+    assert run(asked) == 2
+    assert "no trigger of --found moves" in capsys.readouterr().err
+
+
 def test_a_model_that_recognises_nothing_decides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise = np.random.default_rng(0)
     captions = render(range(200), 64, 0).captions
@@ -174,14 +202,19 @@ def test_a_model_that_recognises_nothing_decides_nothing(tmp_path: Path, capsys:
         assert run(given) == code
 
 
+@pytest.mark.parametrize("place", [(embed, "write_atomic"), (screening, "write_left")], ids=["embedding", "lists"])
 def test_a_full_disk_is_one_message(
-    tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    pairs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: tuple[Any, str],
 ) -> None:
-    monkeypatch.setattr(
-        screening, "write_left", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    monkeypatch.setattr(*place, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert run(command(pairs, tmp_path / "out", tmp_path / "cache")) == 5
-    assert "No space left on device" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "No space left on device" in told and "Traceback" not in told
+    assert not (tmp_path / "out" / "left.pairs").exists()
 
 
 @pytest.mark.parametrize(
@@ -197,6 +230,7 @@ def test_a_full_disk_is_one_message(
         (("-o", "sarif"), "unknown report format 'sarif'"),
         (("--out", str(CLEAN)), "holds other files and no screening"),
         (("--review", "missing.json"), "screen the pairs first"),
+        (("--found", "missing"), "cannot read the policy 'missing'"),
     ],
 )
 def test_wrong_input_is_one_message_and_nothing_is_written(
