@@ -146,10 +146,10 @@ def screen(
     if model is None and review is None:
         raise InputError("--model is missing", "name the model that was trained on the pairs, or a trusted one")
     largest = None if max_suspects is None else _share("--max-suspects", max_suspects)
-    rate = _share("--false-positives", false_positives or "1%")
+    rate = 0.01 if false_positives is None else _share("--false-positives", false_positives)
     resolved, judged_by = None, None
     if policy is not None:
-        if max_suspects or false_positives:
+        if max_suspects is not None or false_positives is not None:
             raise InputError("--policy sets --max-suspects and --false-positives", "leave these out")
         resolved, rule, judged_by = _judging(policy)
         trusted = trusted or resolved.beside(rule.trusted)
@@ -189,13 +189,14 @@ def _judging(name: str) -> "tuple[Resolved, Rule, JudgedBy]":
     Raises:
         PolicyError: the policy is invalid, no longer valid, or about models.
     """
+    from pargate.core.results import Metric
     from pargate.core.screen import JudgedBy
     from pargate.policy.resolve import refuse_expired, resolve
 
     resolved = resolve(name)
     refuse_expired(resolved, datetime.now(UTC).date())
     policy, rule = resolved.policy, resolved.policy.pairs_rule
-    if rule is None:
+    if rule is None or Metric.SUSPECTS not in rule.max:
         raise PolicyError(
             f"the policy {policy.name} is about models: it has no rule of the probe screen",
             "write a policy about pairs: docs/screening.md shows one",

@@ -244,7 +244,8 @@ class Rule(PolicyModel):
             return
         if self.false_positives is None or not self.false_positives.value:
             raise ValueError("the probe screen needs `false_positives`, a share of suspects such as 0.05%")
-        if said := refused(self.max[Metric.SUSPECTS].value, self.false_positives.value):
+        limit = self.max.get(Metric.SUSPECTS)  # a plug-in may have others
+        if limit is not None and (said := refused(limit.value, self.false_positives.value)):
             raise ValueError(f"a maximum of {said}")
         if self.worsening or self.target != (UNKNOWN,):
             raise ValueError("the probe screen has no `target` and no `worsening`; leave them out")

@@ -411,17 +411,12 @@ def test_jobs_measure_parts_of_an_audit_which_merges_them(start: Start, store: S
     for shard in (1, 2):
         machine = started()
         part = machine.job(machine.workspace / AUDIT, "measure", matrix={"shard": shard})
+        assert "scanning" in part.log
         assert part.result == "success", "the audit gives the verdicts, also of models that fail"
     assert {p.name for p in store.folder.iterdir()} == {"pargate-shard-1", "pargate-shard-2"}
     whole = job(started(), "audit", AUDIT, measure="success")
     assert whole.result == "failure" and whole.outputs["ledger"]
-    assert "clean (nothing changed)" in whole.log and "poisoned (nothing changed)" in whole.log, (
-        "nothing is measured twice"
-    )
-
-    shutil.rmtree(store.folder)
-    lost = job(started(), "audit", AUDIT, measure="failure")
-    assert lost.result == "failure" and "nothing changed" not in lost.log, "what was lost is measured"
+    assert "scanning" not in whole.log, "nothing is measured twice"
 
 
 def test_evidence_that_is_too_old_makes_the_audit_red(start: Start) -> None:

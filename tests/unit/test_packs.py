@@ -341,6 +341,19 @@ def test_a_report_becomes_a_pack_with_the_origin_of_each_trigger(tmp_path: Path)
     assert again.triggers == made.triggers
 
 
+def test_triggers_to_recognise_come_with_the_target_of_their_report_or_pack(tmp_path: Path) -> None:
+    report = found_report(tmp_path)
+    saved = ScanReport.from_json(report.read_bytes())
+    target = next(m.target.name for m in saved.measurements if m.probe == "search" and m.target)
+    packs.create(packs.PackRequest([report], tmp_path / "pack", "CC0-1.0"))
+    for source in (report, tmp_path / "pack"):
+        ((trigger, named),) = packs.to_recognise(source)
+        assert named == target and trigger.draw((64, 64), ["0" * 64], 0) is not None, "its picture is read"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no"):
+        packs.to_recognise(tmp_path / "empty")
+
+
 def test_found_colour_curves_become_a_trigger_without_a_picture(tmp_path: Path) -> None:
     path = found_report(tmp_path)
     report = ScanReport.from_json(path.read_bytes())
