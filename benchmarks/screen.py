@@ -321,7 +321,9 @@ def whole(count: int, folder: Path, work: Path) -> dict[str, Any]:
         encoder, rule = model.encoder(device="cpu"), model.checkpoint.preprocess
         clock = Clock(encoder, pixels(pairs, rule, np.arange(BLOCK))[0], pairs.captions(range(min(SHARD, count))))
     with tempfile.TemporaryDirectory(dir=work) as place:
-        request = ScreenRequest(source, str(folder), Path(place, "out"), device="cpu", cache=Path(place, "cache"))
+        request = ScreenRequest(
+            source, str(folder), Path(place, "out"), device="cpu", precision="fp32", cache=Path(place, "cache")
+        )
         screen(request, clock)
         clock(StageStarted("end"))
     kept = {name: clock.stages[name] for name in ("pairs", "open", "embed", "score")}
