@@ -212,6 +212,8 @@ def to_recognise(source: Path) -> list[tuple[Trigger, str]]:
     Raises:
         InputError, PolicyError: there is no trigger, or it cannot be read.
     """
+    if not source.exists():
+        raise InputError(f"there is no {source}", "give a report, a folder of found triggers, a policy or a pack")
     with tempfile.TemporaryDirectory(prefix="pargate-") as place:
         folder = source
         if not (source / LISTING).is_file():

@@ -230,7 +230,7 @@ def test_a_full_disk_is_one_message(
         (("-o", "sarif"), "unknown report format 'sarif'"),
         (("--out", str(CLEAN)), "holds other files and no screening"),
         (("--review", "missing.json"), "screen the pairs first"),
-        (("--found", "missing"), "cannot read the policy 'missing'"),
+        (("--found", "missing"), "there is no missing"),
     ],
 )
 def test_wrong_input_is_one_message_and_nothing_is_written(
