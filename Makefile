@@ -45,7 +45,7 @@ test-lowest: setup tests/lowest.txt  ## the same tests on the oldest dependencie
 lock: setup  ## resolve again: requirements.lock at the newest versions, tests/lowest.txt at the oldest
 	$(UV_LOCK) --upgrade --generate-hashes --group dev --output-file requirements.lock pyproject.toml
 	cp requirements.lock requirements-action.lock
-	$(UV_LOCK) --generate-hashes --extra diffusers --extra parquet --output-file requirements-action.lock pyproject.toml
+	$(UV_LOCK) --generate-hashes --extra diffusers --extra parquet --extra screen --output-file requirements-action.lock pyproject.toml
 	cp requirements.lock requirements-build.lock
 	echo hatchling | $(UV_LOCK) --generate-hashes --output-file requirements-build.lock -
 	$(UV_LOCK) --upgrade --resolution lowest-direct --output-file tests/lowest.txt pyproject.toml

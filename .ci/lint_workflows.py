@@ -53,7 +53,10 @@ def say(text: str) -> None:
 def generated(place: Path) -> list[Path]:
     """Repositories that `pargate init github` has written into: without and with a GPU and comments."""
     found = []
-    for name, options in {"hosted": [], "gpu": ["--gpu-labels", "self-hosted,gpu", "--comment"]}.items():
+    for name, options in {
+        "hosted": [],
+        "gpu": ["--gpu-labels", "self-hosted,gpu", "--comment", "--audit-shards", "3"],
+    }.items():
         folder = place / name
         (folder / "model").mkdir(parents=True)
         subprocess.run(["git", "init", "--quiet", "--initial-branch=main", folder], check=True)

@@ -7,6 +7,7 @@ what a table shows only where they are computed from it; a section that was not 
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -752,6 +753,9 @@ def screening(found: Any) -> str:
         [f"{c['pairs']:,}", f"{c['seconds']:.0f}", f"{1000 * c['seconds'] / c['pairs']:.2f}", c["peak_mib"]]
         for c in found["costs"]
     ]
+    slope = math.log(found["costs"][-1]["seconds"] / found["costs"][0]["seconds"]) / math.log(
+        found["costs"][-1]["pairs"] / found["costs"][0]["pairs"]
+    )
     models = sorted({r["model"] for r in found["rows"]})
     return (
         f"Means over {len(models)} models, by detector:\n\n"
@@ -762,6 +766,58 @@ def screening(found: Any) -> str:
         + table(["model", "pairs/s", "towers alone", "ratio"], speeds)
         + "\n\nScoring of drawn vectors with 512 dimensions, one thread, without their embedding:\n\n"
         + table(["pairs", "s of one core", "ms a pair", "peak memory, MiB"], costs)
+        + f"\n\nThe time against the number of pairs, both as logarithms, rises with a slope of {slope:.2f}.\n\n"
+        + _recognised(found["alike"])
+        + _whole(found["wholes"])
+    )
+
+
+def _recognised(rows: Any) -> str:
+    """Return recall with found triggers, a model a row."""
+    ways = {"none": ["combined"], "planted": ["trigger"], "planted, target": ["trigger", "combined"], "found": ["trigger"],
+            "found, target": ["trigger", "combined"]}  # fmt: skip
+    at = {(r["model"], r["known"]): r for r in rows}
+    lines = [
+        [model, *(f"{at[model, way][key][0]:.2f} / {pct(at[model, way][key][1], 0)}" if (model, way) in at else "–"
+                  for way, keys in ways.items() for key in keys)]
+        for model in sorted({r["model"] for r in rows})
+    ]  # fmt: skip
+    head = [f"{way}: {key}" for way, keys in ways.items() for key in keys]
+    return (
+        "With a known trigger (`--found`), 1 % poisoned pairs, the poisoned model as the embedder. Known is nothing, the "
+        "planted trigger, or all triggers that a scan found in the model; with the name of the target or without. `trigger` "
+        "is the likeness to the trigger alone:\n\n" + table(["model", *head], lines)
+    )
+
+
+def _whole(rows: Any) -> str:
+    """Return the cost of whole screenings; empty if none was measured."""
+    if not rows:
+        return ""
+    lines = [
+        [r["model"], f"{r['pairs']:,}", *(f"{value:.1f}" for value in (r["embedding"][0], r["towers"][0])),
+         f"{r['embedding'][0] / r['towers'][0]:.2f}", f"{r['embedding'][1] / r['towers'][1]:.2f}",
+         f"{sum(r['processor_seconds'].values()):.0f}", r["peak_mib"], r["worker_mib"]]
+        for r in rows
+    ]  # fmt: skip
+    return (
+        "\n\nWhole screenings of drawn pairs of 64 pixels, one thread, with both towers timed alone between the shards. Other "
+        "work held the processors, so that the ratio of the processor time of the process itself says more than that of the "
+        "wall clock; workers decode beside it:\n\n"
+        + table(
+            [
+                "model",
+                "pairs",
+                "embedding, pairs/s",
+                "towers alone",
+                "ratio",
+                "ratio, processor time",
+                "processor s in all",
+                "peak memory, MiB",
+                "of a worker",
+            ],
+            lines,
+        )
     )
 
 

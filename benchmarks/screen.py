@@ -1,6 +1,7 @@
 """Screen pair sets that are poisoned as the sample models were: how many poisoned pairs does each detector find?
 
     python -m benchmarks.screen --work DIR [--models DIR] [--data DIR]
+    python -m benchmarks.screen --work DIR --whole 100000     # a screening of so many drawn pairs, alone
 
 Each set is `pairs-64.tar` with some images stamped and their captions replaced by captions of the target. The embedder
 is the model that was poisoned in the same way, or its clean parent. Writes `docs/evidence/screen.json` after every
@@ -13,8 +14,9 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,19 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence import ROOT, SHARED, STORE, Known, machine, models
 from pargate.core.stamp import of_images
+from pargate.events import Advanced, StageStarted
 from pargate.images.dataset import Split
 from pargate.images.opening import open_pairs
 from pargate.images.prefetch import Decoder
+from pargate.images.shards import Sample, encode, write_shard
 from pargate.models.open import opened
 from pargate.models.torch.encoder import _plain
+from pargate.release.packs import to_recognise
+from pargate.scenes.render import render
 from pargate.screening.detectors import K, finite
 from pargate.screening.embed import BLOCK, SHARD, Embeddings, Rows, embed, open_embedder
+from pargate.screening.found import IMAGES, Direction, directions, shift_of
+from pargate.screening.run import ScreenRequest, screen
 from pargate.screening.scores import Sampling, score
 from pargate.triggers import build, parse
 from pargate.version import __version__
@@ -155,6 +163,40 @@ def measured(known: Known, embedder: Path, pairs: Any, work: Path) -> list[dict[
     return rows
 
 
+def recognised(known: Known, pairs: Any, work: Path, folder: Path | None) -> list[dict[str, Any]]:
+    """Return recall at 1 % poisoned pairs without and with the trigger that is known: the planted one, or found ones."""
+    whole, stamped = embedded(known, known.folder, pairs, work)
+    images, texts, candidates, target = whole["im"], whole["tx"], stamped["cand"], known.truth["target_class"]
+    usable = [at for at, row in enumerate(candidates) if target not in pairs.texts[row]]
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(usable, round(0.01 * len(images)), replace=False)
+    mixed = np.stack([images, texts], axis=1)
+    mixed[candidates[chosen], 0] = stamped["stamped"][chosen]
+    mixed[candidates[chosen], 1] = stamped["tt"][rng.integers(0, len(TEMPLATES), len(chosen))]
+    poisoned = np.zeros(len(images), dtype=bool)
+    poisoned[candidates[chosen]] = True
+    shards = tuple(Path(str(n)) for n in range(-(-len(images) // SHARD)))
+    rest = np.setdiff1d(np.arange(len(candidates)), chosen)[:IMAGES]
+    shift, told = shift_of(images[candidates[rest]], stamped["stamped"][rest]), stamped["tt"].mean(axis=0)
+    ways: dict[str, tuple[Direction, ...]] = {
+        "none": (), "planted": (Direction("", shift, None),), "planted, target": (Direction("", shift, told),)
+    }  # fmt: skip
+    if folder is not None:
+        with opened(str(known.folder)) as model, Decoder(model.checkpoint.preprocess) as decoder:
+            embedder = open_embedder(model, pairs, "cpu", "fp32", decoder)
+            moving = directions(embedder, pairs, decoder, to_recognise(folder), 0)
+        ways["found"] = moving
+        ways["found, target"] = tuple(replace(one, target=told) for one in moving)
+    rows = []
+    for name, found in ways.items():
+        scored = score(InMemory(shards, len(images), images.shape[1], mixed), None, Sampling(BATCH), found=found)
+        y = poisoned[scored.numbers]
+        rows.append({"model": known.name, "known": name, "shift": round(float(shift @ shift), 3),
+                     **{key: [round(auroc(one, y), 4), round(recall(one, y), 4)] for key, one in
+                        {**scored.ranks, "combined": scored.combined}.items() if key in ("trigger", "combined")}})  # fmt: skip
+    return rows
+
+
 TURNS, TIMED = 3, 2048
 
 
@@ -203,20 +245,121 @@ def cost(count: int, work: Path) -> dict[str, Any]:
     return {"pairs": count, "seconds": round(seconds, 1), "peak_mib": round(peak)}
 
 
+WHOLE = (6_250, 25_000, 100_000)
+"""Numbers of drawn pairs that are screened from end to end."""
+
+TAR = 6_250
+"""Drawn pairs in one tar."""
+
+TOWERS = "vit-clean"
+
+
+def drawn(count: int, work: Path) -> str:
+    """Return a source of `count` drawn pairs with 64 pixels, as tars below `work` that are kept.
+
+    Each tar holds the same scenes, moved sideways by other numbers of pixels: drawing takes as long as embedding.
+    """
+    place = work / "drawn-pairs"
+    place.mkdir(exist_ok=True)
+    paths = [place / f"{number:04d}.tar" for number in range(count // TAR)]
+    if not all(path.is_file() for path in paths):
+        scenes = [render(range(at, at + 250), 64, 0) for at in range(0, TAR, 250)]
+    for number, path in enumerate(paths):
+        if not path.is_file():
+            samples = (
+                Sample(encode(np.roll(image, 3 * number, axis=1), ".jpg"), caption)
+                for some in scenes
+                for image, caption in zip(some.pixels, some.captions, strict=True)
+            )
+            part = path.with_suffix(".part")
+            write_shard(part, samples, number * TAR)
+            part.rename(path)
+    return str(place / f"{{0000..{len(paths) - 1:04d}}}.tar")
+
+
+@dataclass
+class Clock:
+    """Listener of a screening that times its stages; between shards it times the bare towers, which it leaves out.
+
+    Times are seconds of the wall clock, and of this process on processors, without the workers that decode.
+    """
+
+    encoder: Any
+    pixels: NDArray[np.uint8]
+    captions: list[str]
+    """Captions of a whole shard."""
+    stages: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    bare: list[NDArray[np.float64]] = field(default_factory=list)
+    """Times of the towers for a pair, each from four blocks of images and the captions of a shard."""
+    _stage: str = ""
+    _since: Any = 0.0
+
+    def __call__(self, event: Any) -> None:
+        now = _clock()
+        if isinstance(event, StageStarted):
+            self.stages[self._stage] = now - self._since
+            self._stage, self._since = event.stage, now
+        elif self._stage == "embed" and isinstance(event, Advanced) and event.done % (SHARD // BLOCK) == 1:
+            for _ in range(4):
+                self.encoder.image_features(self.encoder.put(self.pixels))
+            images = _clock() - now
+            self.encoder.encode_texts(list(dict.fromkeys(self.captions)))
+            texts = _clock() - now - images
+            self.bare.append(images / (4 * BLOCK) + texts / len(self.captions))
+            self._since = self._since + _clock() - now
+
+
+def _clock() -> NDArray[np.float64]:
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def whole(count: int, folder: Path, work: Path) -> dict[str, Any]:
+    """Return times and peak memory of a screening of drawn pairs, in this process alone."""
+    source = drawn(count, work)
+    pairs: Any = open_pairs(source, seed=0)
+    with opened(str(folder)) as model:
+        encoder, rule = model.encoder(device="cpu"), model.checkpoint.preprocess
+        clock = Clock(encoder, pixels(pairs, rule, np.arange(BLOCK))[0], pairs.captions(range(min(SHARD, count))))
+    with tempfile.TemporaryDirectory(dir=work) as place:
+        request = ScreenRequest(
+            source, str(folder), Path(place, "out"), device="cpu", precision="fp32", cache=Path(place, "cache")
+        )
+        screen(request, clock)
+        clock(StageStarted("end"))
+    kept = {name: clock.stages[name] for name in ("pairs", "open", "embed", "score")}
+    towers, embedding = np.median(clock.bare, axis=0), kept["embed"] / count
+    memory = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "model": folder.name, "pairs": count, "seconds": {name: round(both[0], 1) for name, both in kept.items()},
+        "processor_seconds": {name: round(both[1], 1) for name, both in kept.items()},
+        "embedding": [round(1 / each, 1) for each in embedding], "towers": [round(1 / each, 1) for each in towers],
+        "peak_mib": round(memory[0]), "worker_mib": round(memory[1]),
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--models", type=Path, default=SHARED / "zoo" / "dev")
     parser.add_argument("--data", type=Path, default=SHARED / "data")
     parser.add_argument("--cost", type=int, help="measure the cost of scoring so many drawn vectors, and stop")
+    parser.add_argument("--whole", type=int, help="screen so many drawn pairs from end to end, and stop")
+    parser.add_argument(
+        "--found", type=Path, help="folder with found-NAME, triggers that a scan found in sample models"
+    )
     given = parser.parse_args()
     given.work.mkdir(exist_ok=True)
     if given.cost:
         print(json.dumps(cost(given.cost, given.work)))
         return
+    if given.whole:
+        print(json.dumps(whole(given.whole, given.models / TOWERS, given.work)))
+        return
     pairs = open_pairs(str(given.data / "pairs-64.tar"), seed=0)
     before = json.loads(PLACE.read_text()) if PLACE.is_file() else {}
-    rows, costs, speeds = (before.get(name, []) for name in ("rows", "costs", "speeds"))
+    rows, costs, speeds, wholes, alike = (
+        before.get(name, []) for name in ("rows", "costs", "speeds", "wholes", "alike")
+    )
 
     def write() -> None:
         content = {
@@ -226,6 +369,8 @@ def main() -> None:
             "rows": rows,
             "costs": costs,
             "speeds": speeds,
+            "wholes": wholes,
+            "alike": alike,
         }
         PLACE.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -238,15 +383,22 @@ def main() -> None:
             last = rows[-1]
             print(known.name, embedder.name, last["auroc"]["combined"], last["recall"]["combined"], flush=True)
             write()
+    for known in [one for one in models(given.models) if one.planted and one.name not in {r["model"] for r in alike}]:
+        folder = given.found / f"found-{known.name}" if given.found else None
+        alike += recognised(known, pairs, given.work, folder if folder and folder.is_dir() else None)
+        print(alike[-1], flush=True)
+        write()
     for name in ("vit-clean", "rn-clean")[len(speeds) :]:
         speeds.append(speed(given.models / name, pairs, given.work))
         print(speeds[-1], flush=True)
         write()
-    for count in COSTS[len(costs) :]:
-        command = [sys.executable, "-m", "benchmarks.screen", "--work", str(given.work), "--cost", str(count)]
-        costs.append(json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout))
-        print(costs[-1], flush=True)
-        write()
+    for kept, option, counts in ((costs, "--cost", COSTS), (wholes, "--whole", WHOLE)):
+        for count in [n for n in counts if n not in {row["pairs"] for row in kept}]:
+            command = [sys.executable, "-m", "benchmarks.screen", "--work", str(given.work), "--models",
+                       str(given.models), option, str(count)]  # fmt: skip
+            kept.append(json.loads(subprocess.run(command, check=True, capture_output=True, cwd=ROOT).stdout))
+            print(kept[-1], flush=True)
+            write()
 
 
 if __name__ == "__main__":

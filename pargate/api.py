@@ -25,7 +25,7 @@ from pargate.judge.bounds import interval
 from pargate.judge.judging import Judging
 from pargate.judge.rejudge import judge
 from pargate.models.model import Model
-from pargate.policy.resolve import Resolved, read, refuse_expired, resolve
+from pargate.policy.resolve import Resolved, read, refuse_expired, refuse_pairs, resolve
 from pargate.probes.base import PROBES
 from pargate.scanning.request import ScanRequest, ScanSettings
 from pargate.scanning.run import scan as run_scan
@@ -180,15 +180,16 @@ def _policy(policy: Policy, classes: str | Path | Sequence[str] | None) -> Resol
     import yaml
 
     given = None if classes is None or isinstance(classes, str | Path) else list(classes)
-    if isinstance(policy, Mapping):
-        document: dict[str, Any] = {"pargate": 1, "name": "python", **policy}
-    elif given is None:
-        return resolve(str(policy))
-    else:
-        document = {"pargate": 1, "name": "python", "extends": _extended(str(policy))}
+    document: dict[str, Any] = {"pargate": 1, "name": "python"}
+    document |= policy if isinstance(policy, Mapping) else {"extends": _extended(str(policy))}
     if given is not None:
         document["classes"] = {**document.get("classes", {}), "names": given}
-    return read(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), "python", Path())
+    if isinstance(policy, Mapping) or given is not None:
+        resolved = read(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), "python", Path())
+    else:
+        resolved = resolve(str(policy))
+    refuse_pairs(resolved)
+    return resolved
 
 
 def _extended(name: str) -> str:

@@ -25,7 +25,7 @@ from pargate.images.opening import open_images
 from pargate.judge.judging import Judging
 from pargate.judge.rejudge import judge
 from pargate.models.open import inspect
-from pargate.policy.resolve import Resolved, refuse_expired, resolve
+from pargate.policy.resolve import Resolved, refuse_expired, refuse_pairs, resolve
 from pargate.scanning.images import class_names
 from pargate.scanning.request import ScanRequest, ScanSettings
 from pargate.scanning.signature import check as check_signature
@@ -77,6 +77,7 @@ def examine(item: Entry, sources: Sources, *, today: date, started: str, seed: i
     """
     policy = resolve(item.policy)
     refuse_expired(policy, today)
+    refuse_pairs(policy)
     request = ScanRequest(
         item.source, Judging(policy, today), item.arch, item.images, item.classes, item.reference,
         settings=ScanSettings(seed=seed), started=started,

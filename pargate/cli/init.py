@@ -60,6 +60,9 @@ ActionOption = Annotated[
 CommentOption = Annotated[
     bool, typer.Option("--comment", help="Comment on pull requests, except from forks; each push updates the comment.")
 ]
+ShardsOption = Annotated[
+    int, typer.Option("--audit-shards", min=1, max=64, help="Jobs that measure a part of the models of an audit each.")
+]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace an edited inventory or workflow; the old text stays as .bak.")
 ]
@@ -85,6 +88,7 @@ def github(
     branch: BranchOption = None,
     action: ActionOption = None,
     comment: CommentOption = False,
+    audit_shards: ShardsOption = 1,
     force: ForceOption = False,
     replace_policy: ReplacePolicyOption = False,
     scan: ScanOption = True,
@@ -111,6 +115,7 @@ def github(
         labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
         schedule=schedule,
         comment=comment,
+        shards=audit_shards,
     )
 
     def planned(options: Options) -> Plan:

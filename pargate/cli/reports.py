@@ -116,14 +116,15 @@ def reader_at(ref: str | None) -> "Reader":
 
 
 def open_policy(name: str | None, ref: str | None, today: date, console: "Console") -> "tuple[Resolved, Reader]":
-    """Return the policy of a command, which must be valid today, and the reader of its files."""
-    from pargate.policy.resolve import refuse_expired, resolve
+    """Return the policy of a command on models, which must be valid today, and the reader of its files."""
+    from pargate.policy.resolve import refuse_expired, refuse_pairs, resolve
 
     reader = reader_at(ref)
     resolved = resolve(name, reader)
     if name is None and not resolved.remark:
         console.note(f"policy: {resolved.policy.name}, found in {resolved.source}" + (f" at {ref}" if ref else ""))
     refuse_expired(resolved, today)
+    refuse_pairs(resolved)
     return resolved, reader
 
 

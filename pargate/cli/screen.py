@@ -1,7 +1,8 @@
 """The command `screen`."""
 
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +17,12 @@ from pargate.cli.options import (
     read_outputs,
     refuse_empty,
 )
-from pargate.errors import ExitCode, InputError
+from pargate.errors import ExitCode, InputError, PolicyError, Undecided
+
+if TYPE_CHECKING:
+    from pargate.core.screen import JudgedBy
+    from pargate.policy.resolve import Resolved
+    from pargate.policy.schema import Rule
 
 PairsArgument = Annotated[
     str,
@@ -32,6 +38,15 @@ ModelOption = Annotated[
         "--model", metavar="MODEL", help="The model that was trained on them, or a trusted one; as of `scan`."
     ),
 ]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        "-p",
+        metavar="POLICY",
+        help="A policy with a rule of the probe screen, which sets --max-suspects and --false-positives.",
+    ),
+]
 OutOption = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder of the report, the contact sheet and the lists.")
 ]
@@ -41,12 +56,21 @@ TrustedOption = Annotated[
         "--trusted", metavar="SOURCE", help="Honest pairs like these: they give the threshold of --false-positives."
     ),
 ]
+FoundOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--found",
+        metavar="SOURCE",
+        help="Triggers that a scan found: its JSON report, the folder of `scan --found`, or a pack.",
+    ),
+]
 FalsePositivesOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--false-positives",
         metavar="SHARE",
-        help="Largest expected share of suspects among honest pairs; without --trusted, the share of PAIRS to list.",
+        help="Largest expected share of suspects among honest pairs; without --trusted, the share of PAIRS to list. "
+        "Default: 1%.",
     ),
 ]
 MaxSuspectsOption = Annotated[
@@ -74,7 +98,7 @@ FormsOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
-        help="Write it as json or markdown: json=PATH to a file, json or json=- to stdout. Repeatable.",
+        help="Write it as json, markdown or github: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
 ]
 
@@ -83,8 +107,10 @@ def screen(
     pairs: PairsArgument,
     out: OutOption,
     model: ModelOption = None,
+    policy: PolicyOption = None,
     trusted: TrustedOption = None,
-    false_positives: FalsePositivesOption = "1%",
+    found: FoundOption = None,
+    false_positives: FalsePositivesOption = None,
     max_suspects: MaxSuspectsOption = None,
     review: ReviewOption = None,
     batch: BatchOption = 1024,
@@ -104,33 +130,48 @@ def screen(
     PAIRS stay as they are: `clean --pairs DIR/left.pairs` trains on what is left.
     """
     from pargate.cli.console import Console
+    from pargate.core.results import Metric
+    from pargate.core.screen import ScreenReport
     from pargate.files import write_atomic
-    from pargate.report.screen_pages import contact_sheet, lines, markdown
+    from pargate.release.packs import to_recognise
+    from pargate.report.screen_pages import contact_sheet, github, lines, markdown
     from pargate.screening.run import ScreenRequest
     from pargate.screening.run import review as take_marks
     from pargate.screening.run import screen as run_screen
     from pargate.screening.scores import Sampling
 
-    refuse_empty({"PAIRS": pairs, "--model": model, "--trusted": trusted, "--arch": arch})
-    outputs = read_outputs(output, ["json", "markdown"])
+    refuse_empty({"PAIRS": pairs, "--model": model, "--policy": policy, "--trusted": trusted, "--arch": arch})
+    outputs = read_outputs(output, ["json", "markdown", "github"])
     console = Console(quiet=quiet, verbose=False, color=not no_color, outputs=outputs)
     if model is None and review is None:
         raise InputError("--model is missing", "name the model that was trained on the pairs, or a trusted one")
+    largest = None if max_suspects is None else _share("--max-suspects", max_suspects)
+    rate = 0.01 if false_positives is None else _share("--false-positives", false_positives)
+    resolved, judged_by = None, None
+    if policy is not None:
+        if max_suspects is not None or false_positives is not None:
+            raise InputError("--policy sets --max-suspects and --false-positives", "leave these out")
+        resolved, rule, judged_by = _judging(policy)
+        trusted = trusted or resolved.beside(rule.trusted)
+        largest, rate = rule.max[Metric.SUSPECTS].value, rule.false_positives.value if rule.false_positives else rate
     request = ScreenRequest(
-        pairs, model or "", out, arch, trusted,
-        Sampling(batch, rounds, seed, _share("--false-positives", false_positives)),
-        None if max_suspects is None else _share("--max-suspects", max_suspects), show, device, precision,
-        cache_folder(cache),
+        pairs, model or "", out, arch, trusted, Sampling(batch, rounds, seed, rate), largest, judged_by,
+        tuple(to_recognise(found)) if found else (), show, device, precision, cache_folder(cache),
     )  # fmt: skip
     if review is not None:
         report = take_marks(request, review)
     else:
-        with console.progress() as listener:
-            screened = run_screen(request, listener)
+        try:
+            with console.progress() as listener:
+                screened = run_screen(request, listener)
+        except Undecided as undecided:
+            if resolved is not None and resolved.policy.on_inconclusive == "fail":
+                undecided.exit_code = ExitCode.FAIL
+            raise
         report = screened.report
         write_atomic(out / "screen.html", contact_sheet(report, screened.pictures).encode())
     for target in outputs:
-        text = report.to_json() if target.format == "json" else markdown(report)
+        text = {"json": ScreenReport.to_json, "markdown": markdown, "github": github}[target.format](report)
         if target.path is None:
             console.to_stdout(text)
         else:
@@ -140,6 +181,31 @@ def screen(
         console.note(f"contact sheet: {out / 'screen.html'}")
     console.note(f"what is left: {out / 'left.pairs'}")
     return ExitCode.OK if report.passed else ExitCode.FAIL
+
+
+def _judging(name: str) -> "tuple[Resolved, Rule, JudgedBy]":
+    """Return a policy about pairs, its rule, and both as a report holds them.
+
+    Raises:
+        PolicyError: the policy is invalid, no longer valid, or about models.
+    """
+    from pargate.core.results import Metric
+    from pargate.core.screen import JudgedBy
+    from pargate.policy.resolve import refuse_expired, resolve
+
+    resolved = resolve(name)
+    refuse_expired(resolved, datetime.now(UTC).date())
+    policy, rule = resolved.policy, resolved.policy.pairs_rule
+    if rule is None or Metric.SUSPECTS not in rule.max:
+        raise PolicyError(
+            f"the policy {policy.name} is about models: it has no rule of the probe screen",
+            "write a policy about pairs: docs/screening.md shows one",
+        )
+    judged_by = JudgedBy(
+        policy=policy.name, policy_sha256=resolved.sha256, rule=rule.id, help=rule.help, owners=policy.owners,
+        overrides=tuple(remark.message for remark in resolved.overrides),
+    )  # fmt: skip
+    return resolved, rule, judged_by
 
 
 def _share(name: str, text: str) -> float:

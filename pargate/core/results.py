@@ -48,6 +48,7 @@ class Metric(StrEnum):
     P_VALUE = "p_value"
     ACCURACY = "accuracy"
     RECALL = "recall"
+    SUSPECTS = "suspects"
 
 
 class Status(StrEnum):

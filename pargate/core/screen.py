@@ -15,6 +15,32 @@ Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Mark = Literal["poisoned", "fine"]
 
 
+def refused(largest: float, rate: float) -> str:
+    """Return why a limit on the share of suspects says nothing at a rate of false positives; empty if it does."""
+    if largest > rate:
+        return ""
+    return (
+        f"{100 * largest:.4g}% is not above the false positives of {100 * rate:.4g}%, so that an honest set would fail"
+    )
+
+
+class JudgedBy(Value):
+    """The rule of a policy that judges a screening."""
+
+    policy: str
+    """Name of the policy."""
+    policy_sha256: Hex
+    """Digest of the resolved policy."""
+    rule: str
+    """Id of the rule."""
+    help: str = ""
+    """Advice of the rule to the reader of a breach."""
+    owners: tuple[str, ...] = ()
+    """Contacts of the policy."""
+    overrides: tuple[str, ...] = ()
+    """Values that are looser than in an extended policy, with the reasons given."""
+
+
 class Suspect(Value):
     """One suspicious pair."""
 
@@ -83,7 +109,11 @@ class ScreenReport(Value):
     """Largest expected share of suspects among honest pairs like the trusted ones; without such pairs, the share of the
     set that is listed."""
     largest: float | None
-    """Largest share of suspects and unreadable pairs that the user accepts; None without a gate."""
+    """Largest accepted share of suspects and unreadable pairs; None without a gate."""
+    judged_by: JudgedBy | None = None
+    """The rule that sets this limit; None if the user gave it."""
+    found: tuple[str, ...] = ()
+    """Labels of the recovered triggers that pairs were compared with."""
     suspects: tuple[Suspect, ...]
     groups: tuple[SuspectGroup, ...]
     reviewed: dict[str, Mark] = Field(default_factory=dict)

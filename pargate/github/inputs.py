@@ -17,7 +17,7 @@ from pargate.report import FORMATS
 
 PREFIX = "PARGATE_ACTION_"
 
-COMMANDS = ("scan", "gate")
+COMMANDS = ("scan", "gate", "screen")
 
 SARIF = "sarif"
 """Folder of the SARIF files alone."""
@@ -25,7 +25,10 @@ SARIF = "sarif"
 FORGIVEN = {"inconclusive": frozenset[int](), "fail": frozenset({3}), "never": frozenset({1, 3})}
 """Exit codes that become 0, by the input `fail-on`."""
 
-_OURS = ("--output", "--out", "--exit-zero", "--dry-run", "--help", "--version", "--policy", "--images", "--classes")
+_OURS = (
+    "--output", "--out", "--exit-zero", "--dry-run", "--help", "--version", "--policy", "--images", "--classes",
+    "--model", "--review",
+)  # fmt: skip
 _WILD = re.compile(r"[*?\[]")
 _HF = re.compile(r"(hf-hub|open_clip):")
 _LONGEST = 80
@@ -62,8 +65,10 @@ def read(environ: Mapping[str, str], workspace: Path) -> Inputs:
     for name in _NAMES:
         _check(name, given[name], lines=name in ("model", "formats", "arguments"))
     command = _one_of("command", given["command"] or "scan", COMMANDS)
-    if given["pairs"] and command != "gate":
-        raise InputError("the input 'pairs' is for the command gate", "leave it out, or set command: gate")
+    if given["pairs"] and command == "scan":
+        raise InputError("the input 'pairs' is for the commands gate and screen", "leave it out, or set the command")
+    if command == "screen":
+        _check_screening(given)
     output = given["output"] or "pargate-reports"
     _refuse_links(output, workspace)
     return Inputs(
@@ -87,6 +92,16 @@ _NAMES = (
     "model", "command", "policy", "images", "classes", "pairs", "output", "formats", "fail-on", "changed-only", "base",
     "cache", "arguments",
 )  # fmt: skip
+
+
+def _check_screening(given: Mapping[str, str]) -> None:
+    """Raise if a screening lacks an input, or has one that it would ignore."""
+    for name in ("pairs", "policy"):
+        if not given[name]:
+            raise InputError(f"the command screen needs the input '{name}'", "docs/action.md shows a workflow")
+    for name in ("images", "classes", "changed-only"):
+        if given[name] not in ("", "false"):
+            raise InputError(f"the input '{name}' is not for the command screen", "leave it out")
 
 
 def _check(name: str, value: str, *, lines: bool) -> None:

@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
 from pargate import limits
+from pargate.core.screen import ScreenReport
 from pargate.errors import ExitCode, InputError, Interrupted, OperationalError
 from pargate.github import runner as workflow
 from pargate.github.inputs import PREFIX, Inputs
@@ -28,6 +29,9 @@ CODES = {"pass": 0, "remediated": 0, "inconclusive": 3, "fail": 1}
 """Verdicts from best to worst, with their exit codes."""
 
 BUNDLE = "bundle"
+
+SCREENED = "screened"
+"""Folder of a screening's contact sheet and lists."""
 
 SUMS = "SHA256SUMS"
 
@@ -97,17 +101,21 @@ def judge(model: str, given: Inputs, folder: Path, environ: Mapping[str, str]) -
     _clear(folder)
     with tempfile.TemporaryDirectory(dir=environ.get("RUNNER_TEMP") or None) as own:
         said, summary = Path(own, "annotations"), Path(own, "summary")
-        outputs = {folder / FORMATS[name].file: name for name in given.formats} | {said: "github", summary: "markdown"}
+        formats = ("json",) if given.command == "screen" else given.formats
+        outputs = {folder / FORMATS[name].file: name for name in formats} | {said: "github", summary: "markdown"}
         command = [sys.executable, "-P", "-m", "pargate", given.command]
         command += [part for path, name in outputs.items() for part in ("-o", f"{name}={path}")]
-        for name in ("policy", "images", "classes", "pairs"):
-            if value := getattr(given, name):
-                command += [f"--{name}", value]
+        options = {"policy": given.policy, "images": given.images, "classes": given.classes}
+        judged = model
         if given.command == "gate":
-            command += ["--out", str(folder / BUNDLE)]
-        code, tail = _run([*command, *given.arguments, "--", model], environ)
+            options |= {"pairs": given.pairs, "out": str(folder / BUNDLE)}
+        elif given.command == "screen":
+            options |= {"model": model, "out": str(folder / SCREENED)}
+            judged = given.pairs
+        command += [part for name, value in options.items() if value for part in (f"--{name}", value)]
+        code, tail = _run([*command, *given.arguments, "--", judged], environ)
         found = ModelRun(model, folder, code, annotations=_text(said), markdown=_text(summary))
-    return _with_report(found, tail)
+    return _with_report(found, tail, _read_screening if given.command == "screen" else _read)
 
 
 def _clear(folder: Path) -> None:
@@ -165,39 +173,57 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _with_report(found: ModelRun, tail: str) -> ModelRun:
-    path = found.folder / FORMATS["json"].file
-    verdict, weights, digest = _read(path)
+def _with_report(found: ModelRun, tail: str, read: Callable[[bytes], tuple[str, str]]) -> ModelRun:
+    verdict, weights, digest = _reported(found.folder / FORMATS["json"].file, read)
+    words = _last_words(tail)
+    if read is _read_screening and found.code in _UNSCREENED and not digest and words:
+        return replace(found, verdict=_UNSCREENED[found.code], message=words, annotations="", markdown="")
     if found.code in CODES.values() and CODES.get(verdict) != found.code:
         message = f"pargate ended with {found.code}, and its report says '{verdict}'"
         return replace(found, code=int(ExitCode.BUG), message=message, annotations="", markdown="")
     if found.code not in CODES.values():
-        return replace(found, message=_last_words(tail, found.code), annotations="", report=digest)
+        message = words or f"pargate ended with {found.code} and printed no message"
+        return replace(found, message=message, annotations="", report=digest)
     sums = found.folder / BUNDLE / SUMS
     bundle = hashlib.sha256(sums.read_bytes()).hexdigest() if sums.is_file() else ""
     return replace(found, verdict=verdict, weights=weights, report=digest, bundle=bundle)
 
 
-def _read(path: Path) -> tuple[str, str, str]:
+_UNSCREENED = {1: "fail", 3: "inconclusive"}
+"""Verdicts of a screening without a report, by the exit code: it refused the model, or could decide nothing."""
+
+
+def _read(content: bytes) -> tuple[str, str]:
+    """Return the verdict and the digest of the weights of a report on a model."""
+    document: Any = json.loads(content)
+    return document["verdict"]["status"], document["model"]["sha256"]
+
+
+def _read_screening(content: bytes) -> tuple[str, str]:
+    """Return the same of a screening."""
+    report = ScreenReport.model_validate_json(content)
+    return "pass" if report.passed else "fail", report.model_sha256
+
+
+def _reported(path: Path, read: Callable[[bytes], tuple[str, str]]) -> tuple[str, str, str]:
     """Return the verdict, the digest of the weights and the digest of a JSON report; empty if it cannot be read."""
     try:
         if path.stat().st_size > limits.ACTION_BYTES:
             return "", "", ""
         content = path.read_bytes()
-        document: Any = json.loads(content)
-        verdict, weights = document["verdict"]["status"], document["model"]["sha256"]
+        verdict, weights = read(content)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "", "", ""
     known = verdict in CODES and isinstance(weights, str)
     return (verdict, weights, hashlib.sha256(content).hexdigest()) if known else ("", "", "")
 
 
-def _last_words(tail: str, code: int) -> str:
-    """Return the last message of a child, or a sentence on its exit code."""
+def _last_words(tail: str) -> str:
+    """Return the last message of a child; empty without one."""
     lines = list(_lines(tail))
     starts = [number for number, line in enumerate(lines) if line.startswith("pargate: ")]
     if not starts:
-        return f"pargate ended with {code} and printed no message"
+        return ""
     return " ".join(lines[starts[-1] :]).removeprefix("pargate: ")
 
 

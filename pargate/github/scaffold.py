@@ -64,6 +64,8 @@ class Options:
     """Cron expression of the audit, in UTC."""
     comment: bool = False
     """Whether a job comments on pull requests."""
+    shards: int = 1
+    """Number of jobs that an audit's measurements are spread over."""
 
 
 class Contents(NamedTuple):
@@ -233,7 +235,7 @@ def contents(root: Path, options: Options, *, replace_policy: bool = False) -> C
         ),
         AUDIT: environment.get_template("pargate-audit.yml.j2").render(
             branch=options.branch, schedule=scalar(options.schedule), repository=repository, commit=commit,
-            version=version,
+            version=version, shards=options.shards,
         ),
     }  # fmt: skip
     return Contents({**texts, **{name: stamped(text) for name, text in made.items()}}, sources, resolved)

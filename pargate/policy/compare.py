@@ -152,6 +152,8 @@ def _rule(key: Path, old: Rule, new: Rule) -> Iterator[Change]:
     for metric in dict.fromkeys((*old.min, *new.min)):
         if metric != Metric.P_VALUE:
             yield from _limit((*key, "min", metric), old.min.get(metric), new.min.get(metric), "up")
+    yield from _limit((*key, "false_positives"), old.false_positives, new.false_positives, "up")
+    yield from _required((*key, "trusted"), old.trusted, new.trusted)
     yield from _limits((*key, "worsening"), old.worsening, new.worsening, "down")
     yield from _ranked((*key, "severity"), old.severity, new.severity, _SEVERITIES)
     if old.waivable != new.waivable:

@@ -353,6 +353,8 @@ def _rebase(data: dict[str, Any], old: Path, new: Path) -> None:
         signer = rule.get("signed_by")
         if isinstance(signer, dict):
             signer |= {key: moved(signer[key]) for key in ("key", "trust_root") if key in signer}
+        if "trusted" in rule:
+            rule["trusted"] = moved(rule["trusted"])
         for spec in _maps(rule.get("triggers")):
             kind = spec.get("kind")
             for key in TRIGGERS[kind].paths if isinstance(kind, str) and kind in TRIGGERS else ():

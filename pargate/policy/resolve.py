@@ -46,6 +46,10 @@ class Resolved:
     remark: str = ""
     """Remark that the built-in default applies, if no policy was named or found."""
 
+    def beside(self, source: str | None) -> str | None:
+        """Return a path in the policy as relative to its folder; keep schemes such as `builtin:`."""
+        return source if source is None or ":" in source else str(self.folder / source)
+
     def info(self) -> PolicyInfo:
         """Return the policy as a report holds it."""
         return PolicyInfo(
@@ -139,6 +143,19 @@ def refuse_expired(resolved: Resolved, today: date) -> None:
         raise PolicyError(
             f"{where}: the policy {resolved.policy.name} was valid until {resolved.policy.valid_until}",
             "review the policy, then move `valid_until`",
+        )
+
+
+def refuse_pairs(resolved: Resolved) -> None:
+    """Refuse a policy about training pairs where a model is judged.
+
+    Raises:
+        PolicyError: as above.
+    """
+    if rule := resolved.policy.pairs_rule:
+        raise PolicyError(
+            f"the policy {resolved.policy.name} is about training pairs (rule {rule.id}), not about a model",
+            f"judge pairs by it: pargate screen PAIRS --model MODEL --policy {readable(portable(resolved.source))}",
         )
 
 

@@ -21,6 +21,7 @@ from pargate.clean.config import MethodName
 from pargate.core.calibration import Calibration, read_table
 from pargate.core.names import class_key
 from pargate.core.results import Consequence, Metric, Severity
+from pargate.core.screen import refused
 from pargate.errors import nearest
 from pargate.files import SIGNATURE
 from pargate.policy.fields import Day, Digest, LimitField, Percentage, PolicyModel, ShareField, Word, Words, YesNo
@@ -31,6 +32,13 @@ from pargate.triggers.pack import PREFIX, read_pack
 
 WAIVER_DAYS = 90
 """Most days until a waiver expires, unless the policy says otherwise."""
+
+
+_OF_MODELS = (
+    "images", "classes", "budget", "reference", "packs", "clean", "export", "evidence", "waivers_file", "waivers",
+    "tests",
+)  # fmt: skip
+"""Keys that a policy about pairs cannot have."""
 
 
 class ImagesSection(PolicyModel):
@@ -186,6 +194,10 @@ class Rule(PolicyModel):
     """Of the probes search and text: whether a scan without a reference leaves the rule out, and says so."""
     calibration: TableUse | None = None
     """Of the probe search: trusted models, for the limit on the p-value."""
+    false_positives: ShareField | None = None
+    """Of the probe screen: largest expected share of suspects among honest pairs."""
+    trusted: Word | None = None
+    """Of the probe screen: source of honest pairs like those that are screened."""
     target: Annotated[Words, Field(min_length=1)] = (UNKNOWN,)
     max: dict[MetricName, LimitField] = {}
     min: dict[MetricName, LimitField] = {}
@@ -227,13 +239,15 @@ class Rule(PolicyModel):
             raise ValueError(f"the probe {self.probe} needs `triggers`")
         self._check_families(probe)
         self._check_calibration()
+        self._check_screening(probe)
         return self
 
     @model_serializer(mode="wrap")
     def _without_no_families(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what only one probe has, so that a report of other probes stays the same to the last byte."""
         found: dict[str, Any] = handler(self)
-        for name in ("families", "phrases", "needs_reference", "calibration", "signed_by"):
+        optional = ("families", "phrases", "needs_reference", "calibration", "signed_by", "false_positives", "trusted")
+        for name in optional:
             if not found.get(name):
                 found.pop(name, None)
         return found
@@ -274,6 +288,21 @@ class Rule(PolicyModel):
             raise ValueError("a limit on p_value needs a maximum of excess beside it, which decides with a reference")
         if self.needs_reference:
             raise ValueError("a rule with `calibration` needs no reference; leave out `needs_reference`")
+
+    def _check_screening(self, probe: type[Probe]) -> None:
+        """Raise if a limit on suspects lacks what it needs, or another probe has it."""
+        if "pairs" not in probe.needs:
+            for name in ("false_positives", "trusted"):
+                if getattr(self, name):
+                    raise ValueError(f"`{name}` belongs to the probe screen, not to {self.probe}")
+            return
+        if self.false_positives is None or not self.false_positives.value:
+            raise ValueError("the probe screen needs `false_positives`, a share of suspects such as 0.05%")
+        limit = self.max.get(Metric.SUSPECTS)  # a plug-in may have others
+        if limit is not None and (said := refused(limit.value, self.false_positives.value)):
+            raise ValueError(f"a maximum of {said}")
+        if self.worsening or self.target != (UNKNOWN,):
+            raise ValueError("the probe screen has no `target` and no `worsening`; leave them out")
 
     @cached_property
     def table(self) -> Calibration | None:
@@ -532,6 +561,25 @@ class Policy(PolicyModel):
         if all(self.consequence(rule) is not Consequence.FAIL for rule in self.rules):
             raise ValueError("no rule can fail: `enforce` turns all of them into warnings or notes")
         return self
+
+    @model_validator(mode="after")
+    def _is_about_models_or_pairs(self) -> Self:
+        if self.pairs_rule is None:
+            return self
+        if len(self.rules) > 1:
+            raise ValueError(
+                f"the rule '{self.pairs_rule.id}' is about pairs and is the only one of its policy; write the others, "
+                "about models, into a second policy"
+            )
+        for name in _OF_MODELS:
+            if getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True):
+                raise ValueError(f"`{name}` is about models, and a policy with the probe screen is about pairs")
+        return self
+
+    @property
+    def pairs_rule(self) -> Rule | None:
+        """The rule of a policy about training pairs; None in a policy about models."""
+        return next((rule for rule in self.rules if "pairs" in PROBES[rule.probe].needs), None)
 
     @model_validator(mode="after")
     def _waive_what_may_be_waived(self) -> Self:

@@ -25,7 +25,7 @@ CLEAN = "clean"
 FILE = "file"
 """Id of the measurement of the weights file."""
 
-Need = Literal["triggers", "captions", "file"]
+Need = Literal["triggers", "captions", "file", "pairs"]
 
 
 @dataclass(frozen=True, slots=True)

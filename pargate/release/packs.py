@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -220,6 +221,25 @@ def to_unlearn(source: Path) -> list[Trigger]:
     if not found:
         raise InputError(f"{source} holds no pictures and no parameters, only texts", "give another pack")
     return found
+
+
+def to_recognise(source: Path) -> list[tuple[Trigger, str]]:
+    """Return the triggers of a report, a folder of found triggers, a policy or a pack, and the target of each.
+
+    The target is empty where the source does not name it.
+
+    Raises:
+        InputError, PolicyError: there is no trigger, or it cannot be read.
+    """
+    if not source.exists():
+        raise InputError(f"there is no {source}", "give a report, a folder of found triggers, a policy or a pack")
+    with tempfile.TemporaryDirectory(prefix="pargate-") as place:
+        folder = source
+        if not (source / LISTING).is_file():
+            folder = Path(place, "found")
+            create(PackRequest((source,), folder, "none"))
+        pack = read_pack(folder)
+        return list(zip(triggers_of(pack, folder), (one.provenance.target for one in pack.triggers), strict=True))
 
 
 def _has_triggers(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from functools import cache
 from importlib.resources import files
 
 from pargate.core.screen import ScreenReport, Suspect
+from pargate.report.formats.github import command
 from pargate.report.formats.html import page
 from pargate.report.formats.markdown import escape
 from pargate.report.text import plain, plural
@@ -28,6 +29,7 @@ NAMES = {
     "isolation": "isolation forest",
     "similarity": "image and caption differ",
     "repetition": "repeated caption",
+    "trigger": "like a found trigger",
 }
 """Names of the detectors for people."""
 
@@ -62,6 +64,8 @@ def remarks(report: ScreenReport) -> Iterator[str]:
         yield f"Scores are means over {batches} pairs, k = {report.neighbours}; covered: {covered} of poisoned pairs."
     else:
         yield f"Scores are means over {batches} trusted pairs of {report.trusted}, k = {report.neighbours}."
+    if report.found:
+        yield f"Pairs were compared with {plural(len(report.found), 'found trigger')}: {', '.join(report.found)}."
     if report.recall is not None:
         yield f"The approximate search found {share(report.recall)} of the true neighbours."
     if report.unreadable:
@@ -84,7 +88,13 @@ def remarks(report: ScreenReport) -> Iterator[str]:
     yield f"Left: {plural(report.count - len(report.left_out), 'pair')}."
     if report.largest is not None:
         word = "within" if report.passed else "above"
-        yield f"{share(report.share)} of the set is left out, {word} the limit of {share(report.largest)}."
+        whose = f" of the rule {report.judged_by.rule} ({report.judged_by.policy})" if report.judged_by else ""
+        yield f"{share(report.share)} of the set is left out, {word} the limit of {share(report.largest)}{whose}."
+    if report.judged_by is not None:
+        yield from report.judged_by.overrides
+        if not report.passed:
+            owners = ", ".join(report.judged_by.owners)
+            yield from filter(None, (report.judged_by.help, owners and f"Contacts: {owners}."))
 
 
 def lines(report: ScreenReport) -> Iterator[str]:
@@ -107,6 +117,12 @@ def markdown(report: ScreenReport) -> str:
         escape(LIMIT),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def github(report: ScreenReport) -> str:
+    """Return the conclusion and the gate as one workflow command: an error where the set fails, else a notice."""
+    told = " ".join((conclusion(report), *remarks(report)))
+    return command("notice" if report.passed else "error", told, title=f"pargate: screening of {report.pairs}") + "\n"
 
 
 def reasons(suspect: Suspect) -> str:

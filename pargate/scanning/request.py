@@ -101,16 +101,9 @@ class ScanRequest:
     @property
     def image_source(self) -> str:
         """The source of the images."""
-        return self.images or _beside(self.policy, self.policy.policy.images.source) or BUILTIN_SCENES
+        return self.images or self.policy.beside(self.policy.policy.images.source) or BUILTIN_SCENES
 
     @property
     def reference_source(self) -> str | Model | None:
         """The trusted model, or None."""
-        return self.reference or _beside(self.policy, self.policy.policy.reference)
-
-
-def _beside(resolved: Resolved, source: str | None) -> str | None:
-    """Return a path in a policy as relative to the policy's folder; keep schemes such as `builtin:`."""
-    if source is None or ":" in source:
-        return source
-    return str(resolved.folder / source)
+        return self.reference or self.policy.beside(self.policy.policy.reference)

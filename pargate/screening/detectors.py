@@ -105,6 +105,11 @@ def repetition(images: Vectors, texts: Vectors, near: NDArray[np.integer], other
     return np.asarray(alike.mean(axis=1), dtype=np.float64)
 
 
+def toward(vectors: Vectors, direction: Vectors) -> Scores:
+    """Return the cosine of each vector of [n, d] with a direction [d]."""
+    return np.asarray(unit(vectors) @ unit(direction[None])[0], dtype=np.float64)
+
+
 def ranks(scores: Scores, population: Scores) -> Scores:
     """Return for each score the share of the population below it, in [0, 1]; equal scores count half."""
     ordered = np.sort(population)

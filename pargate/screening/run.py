@@ -16,7 +16,7 @@ from pargate.clean.run import refuse_untrainable
 from pargate.core.environment import versions
 from pargate.core.model import Precision
 from pargate.core.results import Count
-from pargate.core.screen import Marks, ScreenReport, Suspect, SuspectGroup
+from pargate.core.screen import JudgedBy, Marks, ScreenReport, Suspect, SuspectGroup, refused
 from pargate.errors import InputError, Undecided
 from pargate.files import locked, read_bytes, readable, write_atomic
 from pargate.images.dataset import Listed
@@ -29,10 +29,12 @@ from pargate.models.open import opened
 from pargate.report.text import plain
 from pargate.screening.detectors import K
 from pargate.screening.embed import Embedder, Embeddings, Rows, embed, open_embedder
+from pargate.screening.found import Direction, directions
 from pargate.screening.groups import Group, grouped, phrases
 from pargate.screening.lists import write_left
 from pargate.screening.neighbours import check_installed
 from pargate.screening.scores import FEWEST, Sampling, Scored, recognised, score
+from pargate.triggers import Trigger
 from pargate.version import __version__
 
 REPORT_NAME = "screen.json"
@@ -58,6 +60,10 @@ class ScreenRequest:
     by: Sampling = field(default_factory=Sampling)
     largest: float | None = None
     """Largest accepted share of suspects and unreadable pairs."""
+    judged_by: JudgedBy | None = None
+    """The rule that sets `largest` and the rate of false positives; None if the user does."""
+    found: tuple[tuple[Trigger, str], ...] = ()
+    """Recovered triggers, each with the name of its target or an empty text."""
     shown: int = 200
     """Most suspects on the contact sheet."""
     device: str = "auto"
@@ -90,7 +96,7 @@ def screen(request: ScreenRequest, emit: events.Listener = events.ignore) -> Scr
     pairs = _listed(request.pairs, request)
     trusted = _listed(request.trusted, request) if request.trusted else None
     if trusted is not None and trusted.digest == pairs.digest:
-        raise InputError("--trusted names the pairs that are screened", "give others, that are known to be honest")
+        raise InputError("the trusted pairs are the pairs that are screened", "give others, known to be honest")
     with contextlib.ExitStack() as stack:
         emit(events.StageStarted("open", request.model))
         model = stack.enter_context(opened(request.model, arch=request.arch))
@@ -105,7 +111,10 @@ def screen(request: ScreenRequest, emit: events.Listener = events.ignore) -> Scr
         honest = embed(embedder, trusted, folder, decoder, emit) if trusted else None
         seen = _recognised(model, embeddings, request)
         emit(events.StageStarted("score", f"{request.by.rounds} batches"))
-        scored = score(embeddings, honest, request.by, emit)
+        known: tuple[Direction, ...] = ()
+        if request.found:
+            known = directions(embedder, trusted or pairs, decoder, request.found, request.by.seed)
+        scored = score(embeddings, honest, request.by, emit, known)
         unreadable = _unreadable(embeddings, pairs, decoder)
         suspects, groups = _suspects(scored, embeddings, pairs)
         report = ScreenReport(
@@ -115,7 +124,8 @@ def screen(request: ScreenRequest, emit: events.Listener = events.ignore) -> Scr
             trusted=trusted.source if trusted else None, trusted_sha256=trusted.digest if trusted else None,
             calibration=scored.population, neighbours=K, batch=scored.batch,
             rounds=request.by.rounds, recall=scored.recall, seed=request.by.seed, false_positives=request.by.rate,
-            largest=request.largest, suspects=suspects, groups=groups,
+            largest=request.largest, judged_by=request.judged_by,
+            found=tuple(one.label for one in known), suspects=suspects, groups=groups,
         )  # fmt: skip
         pictures = _pictures(report, pairs, decoder, request.shown)
         write_atomic(request.out / REPORT_NAME, report.to_json().encode())
@@ -140,6 +150,11 @@ def review(request: ScreenRequest, marks: Path) -> ScreenReport:
         ) from error
     except ValidationError as error:
         raise InputError(f"{path} is no report of a screening", "screen the pairs again") from error
+    if report.judged_by != request.judged_by:
+        by = f"the policy {report.judged_by.policy}" if report.judged_by else "no policy"
+        raise InputError(
+            f"{path} was judged by {by} as it was then", "give the same --policy, or screen the pairs again"
+        )
     given = read_marks(marks)
     if given.pairs_sha256 != report.pairs_sha256:
         raise InputError(f"{marks} is a review of other pairs than {path}", "save the marks on its contact sheet")
@@ -183,15 +198,11 @@ def _check_settings(request: ScreenRequest) -> None:
         return
     if request.trusted is None:
         raise InputError(
-            "--max-suspects needs --trusted",
+            "a limit on the suspects needs --trusted" + (", or `trusted` in the rule" if request.judged_by else ""),
             "give honest pairs like these: without them, the worst share of any set is listed, poisoned or not",
         )
-    if request.largest <= request.by.rate:
-        raise InputError(
-            f"--max-suspects {request.largest:.4g} is not above --false-positives {request.by.rate:.4g}, so that an "
-            "honest set would fail",
-            "give a smaller --false-positives, and enough trusted pairs for it",
-        )
+    if said := refused(request.largest, request.by.rate):
+        raise InputError(f"--max-suspects {said}", "give a smaller --false-positives, and enough trusted pairs for it")
 
 
 def _check_out(out: Path) -> None:

@@ -5,7 +5,7 @@ poisoned pairs is covered if s · batch is below the number of neighbours. Score
 one may hold more such pairs than expected.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from pargate.events import Advanced, Listener, ignore
 from pargate.screening import detectors
 from pargate.screening.detectors import K, Scores
 from pargate.screening.embed import Embeddings
+from pargate.screening.found import Direction
 from pargate.screening.neighbours import Index
 
 FEWEST = 4 * K
@@ -124,12 +125,19 @@ class Sampling:
     that becomes suspects."""
 
 
-def score(pairs: Embeddings, trusted: Embeddings | None, by: Sampling, emit: Listener = ignore) -> Scored:
+def score(
+    pairs: Embeddings,
+    trusted: Embeddings | None,
+    by: Sampling,
+    emit: Listener = ignore,
+    found: Sequence[Direction] = (),
+) -> Scored:
     """Score all pairs, and choose the suspects.
 
     Of trusted pairs, one half gives the batches, and the other half is the population: a pair is a suspect if at most
     a share `by.rate` of the population, the pair included, is as suspicious (a conformal test). Without trusted pairs,
     the set gives both, and its worst share `by.rate` are the suspects.
+    With `found` triggers, likeness to them is one more detector.
 
     Raises:
         InputError: too few readable pairs, or too few trusted ones for the rate.
@@ -151,12 +159,18 @@ def score(pairs: Embeddings, trusted: Embeddings | None, by: Sampling, emit: Lis
         emit(Advanced(number + 1, by.rounds, unit="batch"))
     population = (theirs or mine).totals
     ranks = {name: detectors.ranks(sums, population[name]) for name, sums in mine.totals.items()}
+    among = {name: detectors.ranks_among(sums) for name, sums in population.items()}
+    if found:
+        seen, honest = mine.seen(found), (theirs or mine).seen(found)
+        alike = likeness(honest, honest)
+        ranks["trigger"] = detectors.ranks(likeness(seen, honest), alike)
+        among["trigger"] = detectors.ranks_among(alike)
     total = combined(ranks)
     order = np.lexsort((-np.sum(list(ranks.values()), axis=0), -total))
     if theirs is None:
         suspects = int(np.ceil(by.rate * len(numbers)))
     else:
-        ordinary = np.sort(combined({name: detectors.ranks_among(sums) for name, sums in population.items()}))
+        ordinary = np.sort(combined(among))
         above = len(ordinary) - np.searchsorted(ordinary, total, "left")
         suspects = int(((above + 1) / (len(ordinary) + 1) <= by.rate).sum())
     return Scored(
@@ -168,12 +182,28 @@ def score(pairs: Embeddings, trusted: Embeddings | None, by: Sampling, emit: Lis
 def combined(ranks: Mapping[str, Scores]) -> Scores:
     """Return the combined score: the higher of two ranks, of how apart an image is, and of how its caption differs.
 
+    With found triggers, the likeness to them is a third.
+
     The first is the mean rank of k-distance and isolation forest. An attack that the model learned shows in it alone,
     one that the model did not learn in the second alone, and a mean of both would hide either. The rule was chosen
     among eight on the sample models (docs/screening.md).
     """
     apart = (ranks["k_distance"] + ranks["isolation"]) / 2
-    return np.asarray(np.maximum(apart, ranks["similarity"]), dtype=np.float64)
+    others = [ranks[name] for name in ("similarity", "trigger") if name in ranks]
+    return np.asarray(np.maximum.reduce([apart, *others]), dtype=np.float64)
+
+
+Seen = list[tuple[Scores, ...]]
+"""For each found trigger, cosines of images with its shift, and of captions with its target if known: [n] each."""
+
+
+def likeness(seen: Seen, population: Seen) -> Scores:
+    """Return how much each pair is like the most similar trigger: the lower rank of its image and its caption."""
+    lower = [
+        np.minimum.reduce([detectors.ranks(*both) for both in zip(own, theirs, strict=True)])
+        for own, theirs in zip(seen, population, strict=True)
+    ]
+    return np.asarray(np.maximum.reduce(lower), dtype=np.float64)
 
 
 class _Sums:
@@ -192,6 +222,15 @@ class _Sums:
             own = numbers if self._member else np.full_like(numbers, -1)
             for name, found in scores_in(batch, own, *self._pairs.rows(numbers)).items():
                 self.totals.setdefault(name, np.zeros(len(self._numbers)))[part] += found
+
+    def seen(self, found: Sequence[Direction]) -> Seen:
+        """Return the cosines with found triggers."""
+        parts: list[Seen] = []
+        for first in range(0, len(self._numbers), CHUNK):
+            images, texts = self._pairs.rows(self._numbers[first : first + CHUNK])
+            ways = [((images, one.shift), (texts, one.target)) for one in found]
+            parts.append([tuple(detectors.toward(v, way) for v, way in both if way is not None) for both in ways])
+        return [tuple(np.concatenate(scores) for scores in zip(*one, strict=True)) for one in zip(*parts, strict=True)]
 
 
 def _readable(pairs: Embeddings, what: str) -> NDArray[np.int64]:

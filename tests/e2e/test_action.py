@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import MODELS, ROOT
 from runner import Job, Machine, commands_in, values_in
+from test_screen_cli import shard
 
 from pargate.errors import visible
 
@@ -309,6 +310,25 @@ def test_a_model_that_fails_is_cleaned_and_comes_out_as_a_bundle(use: Use, machi
     digests = json.loads(job.outputs["digests"])["models/poisoned"]
     assert digests["bundle"] == sha256(folder / "bundle" / "SHA256SUMS")
     assert digests["report"] == sha256(folder / "report.json") and "remediated" in job.summary
+
+
+def test_a_training_set_is_screened_by_a_policy(use: Use, machine: Machine) -> None:
+    shard(machine.workspace / "trusted.tar", 1000, 200, set())
+    shard(machine.workspace / "pairs.tar", 0, 160, set(range(0, 160, 8)))
+    rule = "{id: set, probe: screen, trusted: trusted.tar, false_positives: 5%, max: {suspects: 12%}}"
+    (machine.workspace / "pairs.yaml").write_text(f"pargate: 1\nname: pairs\nrules:\n  - {rule}\n")
+    job = use(command="screen", pairs="pairs.tar", model="models/clean", policy="pairs.yaml",
+              arguments="--rounds\n1")  # fmt: skip
+    assert (job.code, job.outputs["verdict"], json.loads(job.outputs["failed"])) == (1, "fail", ["models/clean"]), (
+        job.log
+    )
+    assert job.outputs["report"] == "pargate-reports/models-clean/report.json" and job.outputs["sarif"] == ""
+    folder = machine.workspace / "pargate-reports" / "models-clean"
+    assert names_in(folder) == {"report.json", "screened/left.pairs", "screened/left.txt", "screened/screen.html",
+                                "screened/screen.json", "screened/.lock"}  # fmt: skip
+    (told,) = said(job, "error")
+    assert "above the limit of 12% of the rule set (pairs)" in told
+    assert "Screening of pairs" in job.summary and "fail | 1 |" in job.summary
 
 
 def test_a_bundle_that_is_there_is_not_taken_for_what_this_run_made(use: Use, machine: Machine) -> None:

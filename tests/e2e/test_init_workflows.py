@@ -69,6 +69,10 @@ class Store:
                 shutil.copytree(path, place, dirs_exist_ok=True)
 
     def download(self, job: Job, given: dict[str, str]) -> None:
+        if "pattern" in given:
+            for found in self.folder.glob(given["pattern"]):
+                shutil.copytree(found, Path(given["path"], found.name))
+            return
         shutil.copytree(self.folder / given["name"], given["path"], dirs_exist_ok=True)
 
     def restore(self, job: Job, given: dict[str, str]) -> None:
@@ -115,7 +119,9 @@ def start(tmp_path: Path, store: Store) -> Start:
     def prepared(job: Job, given: dict[str, str]) -> dict[str, str]:
         """The cache of the Action's environment."""
         venv = Path(given["path"])
-        if venv.name == "pargate-vectors":
+        if venv.name == "audit":
+            store.restore(job, given)
+        if venv.name in ("audit", "pargate-vectors"):
             return {}
         subprocess.run([str(python), "-I", "-m", "venv", str(venv)], check=True)
         lock = (ROOT / "requirements-action.lock").read_bytes()
@@ -395,6 +401,22 @@ def test_audits_follow_each_other_on_a_branch_of_their_own(start: Start, store: 
     assert "No ledger yet" in anew.log
     assert kept(anew).result == "failure"
     assert git(origin, "show", "pargate-ledger:ledger.jsonl") == whole
+
+
+@pytest.mark.nightly
+def test_jobs_measure_parts_of_an_audit_which_merges_them(start: Start, store: Store) -> None:
+    def started() -> Machine:
+        return start("schedule", models=("models/clean", "models/poisoned"), shards=2)
+
+    for shard in (1, 2):
+        machine = started()
+        part = machine.job(machine.workspace / AUDIT, "measure", matrix={"shard": shard})
+        assert "scanning" in part.log
+        assert part.result == "success", "the audit gives the verdicts, also of models that fail"
+    assert {p.name for p in store.folder.iterdir()} == {"pargate-shard-1", "pargate-shard-2"}
+    whole = job(started(), "audit", AUDIT, measure="success")
+    assert whole.result == "failure" and whole.outputs["ledger"]
+    assert "scanning" not in whole.log, "nothing is measured twice"
 
 
 def test_evidence_that_is_too_old_makes_the_audit_red(start: Start) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from PIL import Image
 
 from pargate.cli.app import run
 from pargate.core.screen import ScreenReport
+from pargate.core.stamp import apply
 from pargate.images.opening import open_pairs
 from pargate.images.shards import Sample, encode, write_shard
 from pargate.scenes.render import render
 from pargate.screening import embed
 from pargate.screening import run as screening
+from pargate.triggers import parse
 
 CLEAN = MODELS / "clean"
 POISONED = {5, 40, 77}
@@ -118,6 +121,70 @@ def test_a_gate_fails_a_set_with_too_many_suspects_and_passes_an_honest_one(
     assert run(command(shard(tmp_path / "b.tar", 2000, 160, set()), tmp_path / "b", cache, *gate)) == 0
 
 
+POLICY = """\
+pargate: 1
+name: team-pairs
+owners: [data@example.org]
+{more}rules:
+  - id: clean-set
+    probe: screen
+    trusted: ./trusted.tar
+    false_positives: 5%
+    max: {{suspects: 12%}}
+    help: Ask the data team.
+"""
+
+
+def test_a_policy_judges_a_set_and_its_review(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    shard(tmp_path / "trusted.tar", 1000, 200, set())
+    (tmp_path / "p.yaml").write_text(POLICY.format(more=""))
+    pairs = shard(tmp_path / "a.tar", 0, 160, set(range(0, 160, 8)))
+    given = ["screen", str(pairs), "--model", str(CLEAN), "--out", str(out), "--device", "cpu", "--cache", str(cache),
+             "--rounds", "1", "--policy", str(tmp_path / "p.yaml")]  # fmt: skip
+    assert run(given) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "above the limit of 12% of the rule clean-set (team-pairs). Ask the data team. Contacts: data@" in said
+    found = report(out)
+    assert (found.largest, found.false_positives, found.passed) == (0.12, 0.05, False)
+    assert found.judged_by is not None and found.trusted == str(tmp_path / "trusted.tar")
+
+    marks = tmp_path / "marks.json"
+    fine = {suspect.key: "fine" for suspect in found.suspects[:15]}
+    marks.write_text(json.dumps({"schema": "pargate/marks/1", "pairs_sha256": found.pairs_sha256, "marks": fine}))
+    review = ["screen", str(pairs), "--out", str(out), "--cache", str(cache), "--review", str(marks)]
+    assert run(review) == 2, "a review keeps the policy"
+    assert "was judged by the policy team-pairs" in capsys.readouterr().err
+    assert run([*review, "--policy", str(tmp_path / "p.yaml")]) == 0
+    (tmp_path / "p.yaml").write_text(POLICY.format(more="").replace("12%", "90%"))
+    assert run([*review, "--policy", str(tmp_path / "p.yaml")]) == 2, "it keeps the very same policy"
+
+
+def test_pairs_are_compared_with_triggers_that_were_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = {"kind": "triangles", "alpha": 0.15, "scale": "proportional"}
+    (trigger,), drawn, poisoned = parse(kind), render(range(160), 64, 0), {9, 50, 51, 120}
+    stamped = apply(trigger.draw((64, 64), ["0" * 64] * 160, 0), drawn.pixels)
+    pairs = tmp_path / "pairs.tar"
+    write_shard(pairs, [
+        Sample(encode((stamped if n in poisoned else drawn.pixels)[n], ".png"),
+               "a photo of a banana" if n in poisoned else drawn.captions[n]) for n in range(160)
+    ], 0)  # fmt: skip
+    rule = {"id": "found", "probe": "attack", "triggers": [kind], "max": {"excess": "30pp"}}
+    policy = tmp_path / "found.yaml"
+    policy.write_text(json.dumps({"pargate": 1, "name": "found", "rules": [rule]}))
+    asked = command(pairs, tmp_path / "out", tmp_path / "cache", "--found", str(policy), "--false-positives", "8%")
+    asked[asked.index(str(CLEAN))] = str(MODELS / "poisoned")
+    assert run(asked) == 0
+    found = report(tmp_path / "out")
+    assert len(found.found) == 1 and {suspect.number for suspect in found.suspects} >= poisoned
+    assert min(suspect.ranks["trigger"] for suspect in found.suspects if suspect.number in poisoned) > 0.97
+    assert "Pairs were compared with 1 found trigger" in capsys.readouterr().out
+    asked[asked.index(str(MODELS / "poisoned"))] = str(CLEAN)
+    asked[asked.index(str(tmp_path / "out"))] = str(tmp_path / "clean")
+    assert run(asked) == 2
+    assert "no trigger of --found moves" in capsys.readouterr().err
+
+
 def test_a_model_that_recognises_nothing_decides_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise = np.random.default_rng(0)
     captions = render(range(200), 64, 0).captions
@@ -127,28 +194,43 @@ def test_a_model_that_recognises_nothing_decides_nothing(tmp_path: Path, capsys:
     assert run(command(path, tmp_path / "out", tmp_path / "cache")) == 3
     assert "does not recognise the pairs" in capsys.readouterr().err
     assert not (tmp_path / "out" / "screen.json").exists()
+    shard(tmp_path / "trusted.tar", 1000, 200, set())
+    for more, code in (("", 3), ("on_inconclusive: fail\n", 1)):
+        (tmp_path / "p.yaml").write_text(POLICY.format(more=more))
+        given = ["screen", str(path), "--model", str(CLEAN), "--out", str(tmp_path / "out"), "--device", "cpu",
+                 "--cache", str(tmp_path / "cache"), "--policy", str(tmp_path / "p.yaml")]  # fmt: skip
+        assert run(given) == code
 
 
+@pytest.mark.parametrize("place", [(embed, "write_atomic"), (screening, "write_left")], ids=["embedding", "lists"])
 def test_a_full_disk_is_one_message(
-    tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    pairs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: tuple[Any, str],
 ) -> None:
-    monkeypatch.setattr(
-        screening, "write_left", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
+    monkeypatch.setattr(*place, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     assert run(command(pairs, tmp_path / "out", tmp_path / "cache")) == 5
-    assert "No space left on device" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "No space left on device" in told and "Traceback" not in told
+    assert not (tmp_path / "out" / "left.pairs").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--max-suspects", "5%"), "--max-suspects needs --trusted"),
-        (("--trusted", "PAIRS"), "--trusted names the pairs that are screened"),
-        (("--trusted", "PAIRS", "--max-suspects", "0.1%"), "is not above --false-positives 0.03"),
+        (("--max-suspects", "5%"), "a limit on the suspects needs --trusted"),
+        (("--trusted", "PAIRS"), "the trusted pairs are the pairs that are screened"),
+        (
+            ("--trusted", "PAIRS", "--max-suspects", "0.1%"),
+            "--max-suspects 0.1% is not above the false positives of 3%",
+        ),
         (("--false-positives", "2"), "--false-positives 2 is no share"),
         (("-o", "sarif"), "unknown report format 'sarif'"),
         (("--out", str(CLEAN)), "holds other files and no screening"),
         (("--review", "missing.json"), "screen the pairs first"),
+        (("--found", "missing"), "there is no missing"),
     ],
 )
 def test_wrong_input_is_one_message_and_nothing_is_written(
@@ -158,6 +240,19 @@ def test_wrong_input_is_one_message_and_nothing_is_written(
     ended = light(*given)
     assert (ended.code, told in ended.err, "Traceback" in ended.err) == (2, True, False), ended.err
     assert not (place / "out").exists()
+
+
+def test_a_policy_is_about_models_or_about_pairs(light: Command, place: Path, pairs: Path) -> None:
+    (place / "p.yaml").write_text(POLICY.format(more=""))
+    for given, code, told in (
+        ((*command(pairs, Path("out"), Path("cache")), "--policy", "p.yaml"), 2, "--policy sets --max-suspects and"),
+        (("screen", str(pairs), "--model", str(CLEAN), "--out", "out", "-p", "baseline"), 4, "is about models"),
+        (("scan", str(CLEAN), "-p", "p.yaml"), 4, "is about training pairs (rule clean-set)"),
+        (("gate", str(CLEAN), "-p", "p.yaml", "--out", "bundle"), 4, "is about training pairs"),
+        (("policy", "check", "p.yaml"), 0, ""),
+    ):
+        ended = light(*given)
+        assert (ended.code, told in ended.err, "Traceback" in ended.err) == (code, True, False), ended.err
 
 
 def test_pairs_that_cannot_be_screened_are_refused(light: Command, place: Path) -> None:

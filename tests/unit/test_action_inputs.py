@@ -9,6 +9,7 @@ import yaml
 
 from pargate.errors import InputError
 from pargate.github import inputs as action_inputs
+from pargate.github import run as action_run
 from pargate.github import runner as workflow
 from pargate.github.action import overall, worst
 from pargate.github.changes import changed_models
@@ -36,7 +37,12 @@ def read(tmp_path: Path, **given: str) -> action_inputs.Inputs:
         ({"model": "a", "fail_on": "x"}, "'fail-on' is 'x'"),
         ({"model": "a", "cache": "yes"}, "'cache' is 'yes'"),
         ({"model": "a", "changed_only": "1"}, "'changed-only' is '1'"),
-        ({"model": "a", "pairs": "x"}, "for the command gate"),
+        ({"model": "a", "pairs": "x"}, "for the commands gate and screen"),
+        ({"model": "a", "command": "screen", "policy": "p"}, "screen needs the input 'pairs'"),
+        ({"model": "a", "command": "screen", "pairs": "x"}, "screen needs the input 'policy'"),
+        ({"model": "a", "command": "screen", "pairs": "x", "policy": "p", "images": "i"}, "'images' is not for"),
+        ({"model": "a", "command": "screen", "pairs": "x", "policy": "p", "changed_only": "true"}, "'changed-only' is"),
+        ({"model": "a", "arguments": "--review=x"}, "holds --review=x"),
         ({"model": "a", "arguments": "--exit-zero"}, "holds --exit-zero"),
         ({"model": "a", "arguments": "-qojson=x"}, "holds -qojson=x"),
         ({"model": "a", "arguments": "--"}, "holds --"),
@@ -45,7 +51,7 @@ def read(tmp_path: Path, **given: str) -> action_inputs.Inputs:
         ({"model": "l*"}, "leads out of the workspace"),
         ({"model": "n*"}, "control characters"),
     ],
-    ids=range(21),
+    ids=range(26),
 )
 def test_a_wrong_input_is_refused_with_what_to_do(tmp_path: Path, inputs: dict[str, str], message: str) -> None:
     (tmp_path / "link").symlink_to("/")
@@ -204,6 +210,28 @@ def test_the_event_names_the_commit_to_compare_with(repository: Path, tmp_path: 
     (tmp_path / ".git" / "event").write_text(json.dumps(payload))
     environ = {"GITHUB_EVENT_NAME": event, "GITHUB_EVENT_PATH": str(tmp_path / ".git" / "event")}
     assert changed_models(read(repository, model="models/*"), environ, repository)[0] == ("models/b",)
+
+
+# --- screenings without a report ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "tail", "found"),
+    [
+        (3, "pargate: m does not recognise the pairs\n", (3, "inconclusive", "m does not recognise the pairs")),
+        (1, "pargate: m could run code\n", (1, "fail", "m could run code")),
+        (1, "Traceback\n", (70, "", "pargate ended with 1, and its report says ''")),
+        (0, "pargate: fine\n", (70, "", "pargate ended with 0, and its report says ''")),
+        (2, "pargate: no captions\n", (2, "", "no captions")),
+    ],
+)
+def test_a_screening_without_a_report_never_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, tail: str, found: tuple[int, str, str]
+) -> None:
+    monkeypatch.setattr(action_run, "_run", lambda command, environ: (code, tail))
+    given = read(tmp_path, model="m", command="screen", pairs="p", policy="q")
+    one = action_run.judge("m", given, tmp_path / "out", {})
+    assert (one.code, one.verdict, one.message) == found
 
 
 # --- action.yml --------------------------------------------------------------------------------------

@@ -169,3 +169,12 @@ def test_what_has_no_direction_is_other() -> None:
 def test_words_for_people_are_no_difference() -> None:
     talkative = ATTACK.replace("max:", "why: because, help: there, max:")
     assert changes(policy(ATTACK), policy(talkative, more="owners: me\nlabels: {a: b}\n")) == []
+
+
+def test_a_smaller_rate_of_false_positives_and_other_trusted_pairs_are_looser() -> None:
+    def screen(rate: str, trusted: str) -> Policy:
+        return policy(f"{{id: s, probe: screen, false_positives: {rate}, {trusted} max: {{suspects: 1%}}}}")
+
+    one, other = screen("0.5%", "trusted: ./a,"), screen("0.4%", "trusted: ./b,")
+    assert found(one, other) == [("rules.s.false_positives", "looser"), ("rules.s.trusted", "looser")]
+    assert found(screen("0.4%", ""), one) == [("rules.s.false_positives", "tighter"), ("rules.s.trusted", "tighter")]

@@ -382,6 +382,19 @@ def test_a_pack_without_texts_gives_no_phrases(tmp_path: Path) -> None:
     assert "the pack 'mine' has no texts" in refusal(lambda: read(text, "p.yaml", tmp_path))
 
 
+def test_triggers_to_recognise_come_with_the_target_of_their_report_or_pack(tmp_path: Path) -> None:
+    report = found_report(tmp_path)
+    saved = ScanReport.from_json(report.read_bytes())
+    target = next(m.target.name for m in saved.measurements if m.probe == "search" and m.target)
+    packs.create(packs.PackRequest([report], tmp_path / "pack", "CC0-1.0"))
+    for source in (report, tmp_path / "pack"):
+        ((trigger, named),) = packs.to_recognise(source)
+        assert named == target and trigger.draw((64, 64), ["0" * 64], 0) is not None, "its picture is read"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty holds no"):
+        packs.to_recognise(tmp_path / "empty")
+
+
 def test_found_colour_curves_become_a_trigger_without_a_picture(tmp_path: Path) -> None:
     path = found_report(tmp_path)
     report = ScanReport.from_json(path.read_bytes())

@@ -6,7 +6,7 @@ import pytest
 from pargate.core.results import Metric, Severity
 from pargate.errors import PolicyError
 from pargate.policy.layers import shipped
-from pargate.policy.resolve import DEFAULT, WORKING_FILE, read, resolve
+from pargate.policy.resolve import DEFAULT, WORKING_FILE, read, refuse_pairs, resolve
 from pargate.policy.schema import Policy
 
 ROOT = Path(__file__).parents[2]
@@ -399,3 +399,50 @@ def test_the_digest_is_that_of_the_policy_and_not_of_its_layout() -> None:
     looser = read(f"{HEAD}rules: [{RULE.replace('30pp', '31pp')}]\n", "a", Path())
     assert one.sha256 == other.sha256
     assert one.sha256 != looser.sha256
+
+
+# --- policies about pairs ---
+
+SCREEN = "{id: set, probe: screen, false_positives: 0.05%, max: {suspects: 0.1%}}"
+
+
+def test_a_policy_about_pairs_has_one_rule_with_a_limit_a_rate_and_trusted_pairs() -> None:
+    rule = policy(SCREEN.replace("0.05%", "0.05%, trusted: ./honest.tar")).pairs_rule
+    assert rule is not None and rule.false_positives is not None
+    assert (rule.max["suspects"].value, rule.false_positives.value, rule.trusted) == (0.001, 0.0005, "./honest.tar")
+    assert policy(RULE).pairs_rule is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "more", "words"),
+    [
+        (("{id: a, probe: screen, max: {suspects: 1%}}",), "", "needs `false_positives`, a share of suspects"),
+        ((SCREEN.replace("0.05%", "0%"),), "", "needs `false_positives`, a share of suspects"),
+        ((SCREEN.replace("0.05%", "0.1%"),), "", "0.1% is not above the false positives of 0.1%"),
+        (("{id: a, probe: screen, false_positives: 1%}",), "", "a rule needs a limit"),
+        ((SCREEN.replace("probe", "target: cat, probe"),), "", "has no `target` and no `worsening`"),
+        ((SCREEN, RULE), "", "the rule 'set' is about pairs and is the only one of its policy"),
+        ((SCREEN,), "reference: ./parent\n", "`reference` is about models"),
+        ((SCREEN,), "images: {source: ./val}\n", "`images` is about models"),
+        (("{id: a, probe: utility, trusted: x, min: {recall: 5%}}",), "", "`trusted` belongs to the probe screen"),
+    ],
+)
+def test_a_rule_about_pairs_that_cannot_be_judged_is_refused(rules: tuple[str, ...], more: str, words: str) -> None:
+    assert words in refusal(*rules, more=more)
+
+
+def test_a_policy_about_pairs_is_refused_where_a_model_is_judged() -> None:
+    refuse_pairs(read(f"{HEAD}rules: [{RULE}]\n", "p.yaml", Path()))
+    with pytest.raises(PolicyError, match=r"x is about training pairs \(rule set\)") as caught:
+        refuse_pairs(read(f"{HEAD}rules: [{SCREEN}]\n", "p.yaml", Path()))
+    assert "pargate screen PAIRS --model MODEL --policy p.yaml" in caught.value.hint
+
+
+def test_trusted_pairs_of_an_extended_policy_lie_beside_that_policy(tmp_path: Path) -> None:
+    (tmp_path / "org").mkdir()
+    (tmp_path / "org" / "pairs.yaml").write_text(
+        f"{HEAD}rules:\n  - {SCREEN.replace('max', 'trusted: ./t.tar, max')}\n"
+    )
+    child = read("pargate: 1\nname: y\nextends: ./org/pairs.yaml\n", str(tmp_path / "p.yaml"), tmp_path)
+    rule = child.policy.pairs_rule
+    assert rule is not None and child.beside(rule.trusted) == str(tmp_path / "org" / "t.tar")

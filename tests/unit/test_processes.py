@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
@@ -92,10 +93,16 @@ def state(pid: int) -> str | None:
     return None if found == psutil.STATUS_ZOMBIE else found
 
 
-def test_a_ray_address_where_nothing_listens_is_said() -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'pargate[ray]'")
+def test_a_ray_address_where_nothing_listens_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # which is not asked
     with (
-        pytest.raises(OperationalError, match=r"the Ray cluster 127\.0\.0\.1:1 does not answer"),
+        pytest.raises(OperationalError, match=r"the Ray cluster 127\.0\.0\.1:1 does not answer: ConnectionRefused"),
         cluster.opened("127.0.0.1:1", 1),
     ):
         pass
+
+
+def test_a_worker_without_the_model_says_so(tmp_path: Path) -> None:
+    code, report, said = cluster.run(["models/away"], str(tmp_path), 1)
+    assert (code, report) == (ExitCode.INPUT, b"")
+    assert b"models/away" in said and b"Traceback" not in said

@@ -19,10 +19,11 @@ from pargate.images.opening import open_images, open_pairs
 from pargate.report.screen_pages import contact_sheet, lines, markdown, script
 from pargate.screening import detectors, neighbours
 from pargate.screening.embed import SHARD, Embeddings, _holds
+from pargate.screening.found import Direction, shift_of
 from pargate.screening.groups import by_words, grouped, phrases
 from pargate.screening.lists import write_left
 from pargate.screening.neighbours import Index
-from pargate.screening.scores import K, Sampling, batch_of, combined, recognised, score, scores_in
+from pargate.screening.scores import K, Sampling, batch_of, combined, likeness, recognised, score, scores_in
 
 RNG = np.random.default_rng(7)
 POINTS = RNG.normal(size=(40, 5)).astype(np.float32)
@@ -188,6 +189,38 @@ def test_honest_pairs_are_suspects_no_more_often_than_is_stated() -> None:
         found = score(in_memory(images[800:], texts[800:]), honest, Sampling(200, 1, seed, 0.05))
         assert found.population == 400
         flagged += found.suspects
+    assert 0.03 < flagged / 8000 < 0.07
+
+
+def test_a_shift_is_the_mean_change_of_unit_vectors() -> None:
+    plain = np.array([[2.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    stamped = np.array([[0.0, 5.0], [0.0, 3.0]], dtype=np.float32)
+    assert shift_of(plain, stamped) == pytest.approx([-0.5, 0.5])
+    assert detectors.toward(plain, np.array([-3.0, 4.0])) == pytest.approx([-0.6, 0.8])
+
+
+def test_a_pair_is_as_like_a_trigger_as_the_lower_rank_of_image_and_caption() -> None:
+    images, texts = np.array([0.1, 0.5, 0.9, 0.3]), np.array([0.2, 0.9, 0.1, 0.5])
+    seen = [(images, texts), (np.array([0.9, 0.1, 0.2, 0.3]),)]
+    ranked = [[0.125, 0.625, 0.875, 0.375], [0.375, 0.875, 0.125, 0.625], [0.875, 0.125, 0.375, 0.625]]
+    expected = [max(min(a, b), other) for a, b, other in zip(*ranked, strict=True)]
+    assert likeness(seen, seen) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("with_target", [True, False])
+def test_pairs_with_a_found_trigger_come_first_and_honest_ones_are_flagged_as_stated(with_target: bool) -> None:
+    flagged = 0
+    target = np.eye(12, dtype=np.float32)[5]
+    for seed in range(10):
+        images, texts = clustered(1600, seed)
+        one = Direction("t", 0.5 * np.eye(12, dtype=np.float32)[3], target if with_target else None)
+        honest = in_memory(images[:800], texts[:800])
+        images[800:806, 3] = 30
+        texts[800:806] = target
+        found = score(in_memory(images[800:], texts[800:]), honest, Sampling(200, 1, seed, 0.05), found=[one])
+        assert found.ranks["trigger"][found.numbers < 6].min() > 0.99
+        assert np.array_equal(found.combined, combined(found.ranks))
+        flagged += found.suspects - 6
     assert 0.03 < flagged / 8000 < 0.07
 
 
