@@ -36,11 +36,12 @@ TOO_NEW = re.compile('label "(ubuntu-24.04|gpu)" is unknown|unknown permission s
 
 LINT = """
 const [folder, ...files] = process.argv.slice(1);
-require(folder + "/node.cjs").createLinter().then((lint) => {
-  for (const file of files)
+// A linter for each file: one alone runs out of its memory after a few.
+for (const file of files)
+  require(folder + "/node.cjs").createLinter().then((lint) => {
     for (const found of lint(require("fs").readFileSync(file, "utf8"), file))
       console.log(`${file}:${found.line}:${found.column}: ${found.message} [${found.kind}]`);
-});
+  });
 """
 
 
