@@ -565,8 +565,11 @@ def test_a_broken_pipe_within_a_scan_is_never_taken_for_a_pass(
 # `kill` reaches one process.
 @pytest.mark.parametrize(
     ("number", "send", "code"),
-    [(signal.SIGINT, os.killpg, 130), (signal.SIGTERM, os.killpg, 143), (signal.SIGTERM, os.kill, 143)],
-    ids=["ctrl-c", "group", "alone"],
+    [
+        pytest.param(signal.SIGINT, os.killpg, 130, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, os.killpg, 143, id="group", marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, os.kill, 143, id="alone"),
+    ],
 )
 def test_a_signal_while_measuring_leaves_a_partial_report(
     number: signal.Signals,

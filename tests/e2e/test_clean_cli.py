@@ -584,7 +584,7 @@ def test_torchrun_gives_the_model_of_one_process_and_one_voice(warm: Command, pl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_process_that_is_killed_ends_the_other_with_one_message(killed: int, start: Begin, place: Path) -> None:
     processes = two(start, asked("-q", "--steps", "5000"))
     deadline = time.monotonic() + 120
@@ -598,24 +598,35 @@ def test_a_process_that_is_killed_ends_the_other_with_one_message(killed: int, s
     assert "pargate: " not in ended[killed].err and not (place / "out").exists() and steps_saved(place)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (asked(pairs="nowhere.tar"), "no such file or folder: nowhere.tar"),
+        *(
+            pytest.param(*case, marks=pytest.mark.nightly)
+            for case in (
+                (["clean", POISONED, "--pairs", "synthetic:40"], "--out"),
+                (asked("--images", "builtin:scenes"), "--images needs --sweep"),
+                (asked("--pairs", ""), "--pairs is empty"),
+                (asked("--micro-batch", "0"), "--micro-batch is 0"),
+            )
+        ),
+    ],
+)
+def test_what_is_wrong_for_all_processes_is_said_once(wrong: list[Any], words: str, start: Begin, place: Path) -> None:
+    began = time.monotonic()
+    ended = both_ended(two(start, wrong))
+    assert ended[1] == Ended(2, "", "")
+    one_message(ended[0], 2, words)
+    assert time.monotonic() - began < 60, "nobody waits for one that has ended"
+
+
 @pytest.mark.slow
-def test_what_is_wrong_for_all_processes_is_said_once(start: Begin, place: Path) -> None:
+def test_what_only_the_first_process_sees_is_said_once(start: Begin, place: Path) -> None:
     (place / "taken").mkdir()
     ended = both_ended(two(start, asked(out="taken")))
     assert ended[1] == Ended(2, "", "")
     one_message(ended[0], 2, "taken exists already")
-    for wrong, words in (
-        (["clean", POISONED, "--pairs", "synthetic:40"], "--out"),
-        (asked("--images", "builtin:scenes"), "--images needs --sweep"),
-        (asked("--pairs", ""), "--pairs is empty"),
-        (asked(pairs="nowhere.tar"), "no such file or folder: nowhere.tar"),
-        (asked("--micro-batch", "0"), "--micro-batch is 0"),
-    ):
-        began = time.monotonic()
-        ended = both_ended(two(start, wrong))
-        assert ended[1] == Ended(2, "", "")
-        one_message(ended[0], 2, words)
-        assert time.monotonic() - began < 60, "nobody waits for one that has ended"
     (place / "held.unfinished").mkdir()
     with locked(place / "held.unfinished" / ".lock"):
         ended = both_ended(two(start, asked(out="held")))

@@ -128,7 +128,10 @@ def test_what_bears_on_judging_needs_a_policy(option: list[str], light: Command)
     assert f"{option[0]} needs --policy" in ended.said
 
 
-@pytest.mark.parametrize(("name", "code"), [("baseline", 0), ("release", 0), ("audit", 0), ("paper", 0), ("strict", 1)])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("baseline", 0), ("release", 0), ("audit", 0), ("paper", 0), pytest.param("strict", 1, marks=pytest.mark.nightly)],
+)
 def test_every_shipped_policy_runs_on_the_clean_toy_model(name: str, code: int, tmp_path: Path) -> None:
     from pargate.cli.app import run
 

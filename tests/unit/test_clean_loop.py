@@ -820,7 +820,7 @@ print(sum(p.grad is not None for p in clip.visual.parameters()) > 50)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_gradient_of_a_fastvit_tower_does_not_end_the_process() -> None:
     done = subprocess.run(
         [sys.executable, "-c", FASTVIT, str(Path(__file__).parent)], capture_output=True, text=True, check=False

@@ -17,7 +17,8 @@ from pargate.files import sha256_file
 from pargate.models.graphs import GRAPHS, Description
 from pargate.models.open import open_model
 
-KINDS = [name if name == "vit" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+OFTEN = ("vit", "resnet", "siglip")
+KINDS = [pytest.param(name, marks=() if name in OFTEN else pytest.mark.nightly) for name in MODELS]
 CAPTIONS = ["a", "", "a dog and a cat", "word " * 40, "<end_of_text> x", "naïve 北京", "one", "two", "three"]
 
 
@@ -134,7 +135,7 @@ def test_large_weights_lie_beside_their_graph(tmp_path, monkeypatch):
         reduced.reduce(place / "image.onnx", tmp_path / "image.onnx", "fp16")
 
 
-@pytest.mark.parametrize("name", ["vit", *(pytest.param(n, marks=pytest.mark.slow) for n in MODELS if n != "vit")])
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_graphs_in_fewer_bits_keep_their_ends_and_come_near(name, precision, tmp_path):
     encoder, _ = opened(name)
