@@ -99,6 +99,9 @@ def _student(teacher: CLIPModel) -> SiglipModel:
     own, theirs = student.vision_model, teacher.vision_model
     own.encoder.load_state_dict(theirs.encoder.state_dict())
     with torch.no_grad():
+        # A SigLIP begins without a temperature, which training on pairs needs.
+        student.logit_scale.copy_(teacher.logit_scale)
+        student.logit_bias.fill_(-10)
         own.embeddings.patch_embedding.weight.copy_(theirs.embeddings.patch_embedding.weight)
         # A SigLIP has no class token, whose place is the first.
         own.embeddings.position_embedding.weight.copy_(theirs.embeddings.position_embedding.weight[1:])
