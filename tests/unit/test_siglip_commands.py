@@ -40,7 +40,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = np.clip(colour + draw.normal(0, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "images" / name / f"{number:02}.png")
     (folder / "policy.yaml").write_text(POLICY)
-    _tell_apart(model := layouts.siglip_model(), layouts.siglip_folder(model, folder / "model"))
+    _tell_apart(model := layouts.siglip_model(num_hidden_layers=1), layouts.siglip_folder(model, folder / "model"))
     layouts.siglip_folder(model, folder / "model")
     return folder
 
