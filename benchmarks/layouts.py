@@ -3,7 +3,8 @@
     python -m benchmarks.layouts [--zoo FOLDER] [--only WORD …]
 
 The model is a sample with a known backdoor, written by transformers, torch and safetensors. Its vectors of 8 images and
-8 captions are compared with those of the tool that reads the layout: transformers, or open_clip. Each layout is then
+8 captions are compared with those of the tool that reads the layout: transformers, or open_clip. A SigLIP that is distilled
+from the sample has a layout of its own. Each layout is then
 inspected, scanned for the backdoor, cleaned for two steps, written back as it came, and exported; graphs of other tools
 are inspected and scanned, and refused by the other commands. Writes
 `docs/evidence/layouts.json` after each layout; `--only` measures those whose names hold a word, and keeps the others.
@@ -22,8 +23,9 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
@@ -32,10 +34,12 @@ import foreign_layouts as layouts  # noqa: E402 - found by the line above
 from other_graphs import AS_GRAPHS  # noqa: E402
 
 from benchmarks.evidence import SHARED, STORE, machine  # noqa: E402
+from benchmarks.siglip import distilled, vectors  # noqa: E402
 from pargate.cli.app import run  # noqa: E402
 from pargate.core.model import Checkpoint, unit  # noqa: E402
 from pargate.errors import ExitCode  # noqa: E402
 from pargate.images.decode import fit  # noqa: E402
+from pargate.models.hugging_face import is_siglip  # noqa: E402
 from pargate.models.open import open_model  # noqa: E402
 from pargate.models.origins import split  # noqa: E402
 from pargate.version import __version__  # noqa: E402
@@ -79,19 +83,18 @@ def of_transformers(folder: Path, checkpoint: Checkpoint, graphs_of: CLIPModel |
     """Ids, pixels and unit vectors as transformers makes them of a folder, or of the model that graphs were made of."""
     inner = folder / "0_CLIPModel"
     place = inner if inner.is_dir() else folder
-    model = graphs_of or CLIPModel.from_pretrained(place).eval()
+    siglip = is_siglip(checkpoint.config)
+    kind, processor = (SiglipModel, SiglipImageProcessorPil) if siglip else (CLIPModel, CLIPImageProcessorPil)
+    model: Any = graphs_of or kind.from_pretrained(place).eval()
     length = model.config.text_config.max_position_embeddings
-    ids = layouts.clip_tokenizer()(
-        CAPTIONS, return_tensors="pt", padding="max_length", max_length=length, truncation=True
-    )
-    prepare = CLIPImageProcessorPil.from_pretrained(place)
+    tokenizer = layouts.siglip_tokenizer(place) if siglip else layouts.clip_tokenizer()
+    ids = tokenizer(CAPTIONS, return_tensors="pt", padding="max_length", max_length=length, truncation=True)
+    prepare = processor.from_pretrained(place)
     batch = prepare(pictures(), return_tensors="pt").pixel_values
     ours = torch.stack([normalised(fit(image, checkpoint.preprocess), checkpoint) for image in pictures()])
     mean, std = (torch.tensor(values)[:, None, None] for values in (prepare.image_mean, prepare.image_std))
     with torch.inference_mode():
-        images = model.get_image_features(ours)
-        texts = model.get_text_features(**ids)
-    images, texts = (getattr(found, "pooler_output", found) for found in (images, texts))
+        images, texts = vectors(model.get_image_features(ours)), vectors(model.get_text_features(**ids))
     levels = ((batch * std + mean) * 255).round().permute(0, 2, 3, 1).numpy()
     return {"ids": ids.input_ids.numpy(), "levels": levels, "images": images.numpy(), "texts": texts.numpy()}
 
@@ -114,8 +117,8 @@ def normalised(pixels: Any, checkpoint: Checkpoint) -> torch.Tensor:
 
 
 def equal_ids(ours: Any, theirs: Any) -> bool:
-    """Whether two rows of ids are equal up to the end of each caption."""
-    ends = (theirs == END).argmax(axis=1)
+    """Whether rows of ids are equal up to the end of each caption of CLIP, and wholly where it has no such end."""
+    ends = np.where((theirs == END).any(axis=1), (theirs == END).argmax(axis=1), theirs.shape[1])
     return all(np.array_equal(a[: end + 1], b[: end + 1]) for a, b, end in zip(ours, theirs, ends, strict=True))
 
 
@@ -172,6 +175,12 @@ def taken(place: Path, policy: Path, scratch: Path) -> dict[str, Any]:
     with open_model(str(scratch / "clean")) as one, open_model(str(scratch / "keep")) as other:
         first, second = (m.encoder(device="cpu").encode_texts(CAPTIONS) for m in (one, other))
         written = {"layout": other.checkpoint.layout, "difference": float(np.abs(first - second).max())}
+        if is_siglip(other.checkpoint.config):
+            theirs = SiglipModel.from_pretrained(scratch / "keep").state_dict()
+            parts = split(other.network().state_dict(), other.checkpoint.config)
+            written["weights_equal"] = theirs.keys() == parts.keys() and all(
+                torch.equal(theirs[name], weight) for name, weight in parts.items()
+            )
     return {"codes": codes, "success": counts, "verdict": found["verdict"]["status"], "written_back": written}
 
 
@@ -207,6 +216,9 @@ def main() -> int:
             place = layouts.beside_config(settings, wrap(weights), scratch / f"p{number}")
             places[name] = (place, False)
         places["open_clip, shards"] = (layouts.open_clip_shards(settings, weights, scratch / "shards"), False)
+        places["SigLIP"] = (scratch / "siglip", True)
+        if any(word in "SigLIP" for word in asked.only):
+            distilled(whole, source / "trigger.png", trigger["position"], SHARED / "data", places["SigLIP"][0])
         for number, (name, (place, transformers)) in enumerate(places.items()):
             if not any(word in name for word in asked.only):
                 continue
@@ -221,6 +233,7 @@ def main() -> int:
     worked = all(
         set(row["codes"].values()) <= (well | {ExitCode.INPUT} if name in AS_GRAPHS else well)
         and max(row["images"], row["captions"]) <= 1e-5
+        and (row["written_back"] or {}).get("weights_equal", True)
         for name, row in rows.items()
     )
     return 0 if worked else 1

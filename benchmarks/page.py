@@ -333,10 +333,13 @@ def opened(found: Any) -> str:
     def row(name: str, r: Row) -> list[Any]:
         success = r["success"][0]["attack_success"]
         codes, back = r["codes"], r["written_back"]
+        written = f"{back['layout']}, {back['difference']:.1e}" if back else "–"
+        if back and "weights_equal" in back:
+            written += ", weights equal" if back["weights_equal"] else ", **weights differ**"
         return [
             name, codes["inspect"], f"{r['images']:.1e}", f"{r['captions']:.1e}", "equal" if r["tokens"] else "**differ**",
             f"{r['pictures_equal']} of {r['pictures']}", f"{success['successes']} of {success['n']}", codes["export"],
-            codes["clean"], f"{back['layout']}, {back['difference']:.1e}" if back else "–",
+            codes["clean"], written,
         ]  # fmt: skip
 
     return table(
@@ -511,7 +514,9 @@ LAYOUTS = (
     "images of equal pixels, and of 8 captions; ids are compared to the end of each caption. *Pixels*: images of 8 whose pixels "
     "are those of transformers' own image processor; the others are cropped one pixel apart ([layouts](layouts.md)). "
     "*Scan*: success of the planted trigger. *Export* and *clean*: exit codes; *written back*: layout, and the largest difference "
-    "between the captions' vectors of the model that is written back and of the one in open_clip's layout."
+    "between the captions' vectors of the model that is written back and of the one in the layout of `clean` without `--format`. "
+    "*SigLIP* is distilled from the sample on other images than those of the scan; *weights equal*: transformers reads from "
+    "what is written back the tensors that pargate holds."
 )
 
 READERS = (
