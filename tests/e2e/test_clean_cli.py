@@ -326,6 +326,7 @@ def test_names_do_not_steer_the_terminal(warm: Command, place: Path) -> None:
     assert ended.code == 0 and "\x1b" not in ended.said and r"a\x1b[31mb" in ended.said
 
 
+@pytest.mark.nightly
 def test_what_cannot_be_compiled_here_is_said(start: Begin, place: Path) -> None:
     env = {"CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(place / "compiled")}
     (ended,) = both_ended([start(*asked("--compile", steps=2), **env)])
@@ -553,7 +554,7 @@ def both_ended(processes: "list[subprocess.Popen[str]]") -> list[Ended]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_torchrun_gives_the_model_of_one_process_and_one_voice(warm: Command, place: Path) -> None:
     assert warm(*asked("--lr", "1e-4", steps=6, out="one")).code == 0
     command = [

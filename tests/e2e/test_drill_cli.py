@@ -36,6 +36,7 @@ def report(folder: Path) -> DrillReport:
     return DrillReport.model_validate_json((folder / "drill.json").read_bytes())
 
 
+@pytest.mark.nightly
 def test_a_killed_drill_goes_on_and_ends_with_what_one_run_gives(
     tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
