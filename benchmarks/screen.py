@@ -135,21 +135,27 @@ def embedded(known: Known, embedder: Path, pairs: Any, work: Path) -> tuple[Any,
     return np.load(whole), np.load(stamped)
 
 
+def poison(whole: Any, stamped: Any, usable: list[int], rate: float, seed: int) -> tuple[Any, Any, Any]:
+    """Return the candidates that were poisoned, the vectors [n, 2, d] of the set, and which of its pairs they are."""
+    images, candidates, rng = whole["im"], stamped["cand"], np.random.default_rng(seed)
+    chosen = rng.choice(usable, round(rate * len(images)), replace=False)
+    mixed = np.stack([images, whole["tx"]], axis=1)
+    mixed[candidates[chosen], 0] = stamped["stamped"][chosen]
+    mixed[candidates[chosen], 1] = stamped["tt"][rng.integers(0, len(TEMPLATES), len(chosen))]
+    poisoned = np.zeros(len(images), dtype=bool)
+    poisoned[candidates[chosen]] = True
+    return chosen, mixed, poisoned
+
+
 def measured(known: Known, embedder: Path, pairs: Any, work: Path) -> list[dict[str, Any]]:
     whole, stamped = embedded(known, embedder, pairs, work)
-    images, texts, candidates = whole["im"], whole["tx"], stamped["cand"]
+    images, candidates = whole["im"], stamped["cand"]
     target = known.truth["target_class"]
     usable = [at for at, row in enumerate(candidates) if target not in pairs.texts[row]]
     rows = []
     for rate, repeats in REPEATS.items():
         for seed in range(repeats):
-            rng = np.random.default_rng(seed)
-            chosen = rng.choice(usable, round(rate * len(images)), replace=False)
-            mixed = np.stack([images, texts], axis=1)
-            mixed[candidates[chosen], 0] = stamped["stamped"][chosen]
-            mixed[candidates[chosen], 1] = stamped["tt"][rng.integers(0, len(TEMPLATES), len(chosen))]
-            poisoned = np.zeros(len(images), dtype=bool)
-            poisoned[candidates[chosen]] = True
+            chosen, mixed, poisoned = poison(whole, stamped, usable, rate, seed)
             shards = tuple(Path(str(n)) for n in range(-(-len(images) // SHARD)))
             found = score(InMemory(shards, len(images), images.shape[1], mixed), None, Sampling(BATCH, seed=seed))
             y = poisoned[found.numbers]
@@ -166,15 +172,9 @@ def measured(known: Known, embedder: Path, pairs: Any, work: Path) -> list[dict[
 def recognised(known: Known, pairs: Any, work: Path, folder: Path | None) -> list[dict[str, Any]]:
     """Return recall at 1 % poisoned pairs without and with the trigger that is known: the planted one, or found ones."""
     whole, stamped = embedded(known, known.folder, pairs, work)
-    images, texts, candidates, target = whole["im"], whole["tx"], stamped["cand"], known.truth["target_class"]
+    images, candidates, target = whole["im"], stamped["cand"], known.truth["target_class"]
     usable = [at for at, row in enumerate(candidates) if target not in pairs.texts[row]]
-    rng = np.random.default_rng(0)
-    chosen = rng.choice(usable, round(0.01 * len(images)), replace=False)
-    mixed = np.stack([images, texts], axis=1)
-    mixed[candidates[chosen], 0] = stamped["stamped"][chosen]
-    mixed[candidates[chosen], 1] = stamped["tt"][rng.integers(0, len(TEMPLATES), len(chosen))]
-    poisoned = np.zeros(len(images), dtype=bool)
-    poisoned[candidates[chosen]] = True
+    chosen, mixed, poisoned = poison(whole, stamped, usable, 0.01, 0)
     shards = tuple(Path(str(n)) for n in range(-(-len(images) // SHARD)))
     rest = np.setdiff1d(np.arange(len(candidates)), chosen)[:IMAGES]
     shift, told = shift_of(images[candidates[rest]], stamped["stamped"][rest]), stamped["tt"].mean(axis=0)
