@@ -150,13 +150,13 @@ def clean(request: CleanRequest, emit: events.Listener = events.ignore) -> Clean
             # A single process checks its pairs before torch is imported.
             pairs = _listed(request, model.checkpoint, emit) if ranks.here().world == 1 else None
             asked = _device(request)
+        emit(events.StageStarted("open", model.checkpoint.architecture))
         from pargate.clean.train import distributed
 
         group, device = stack.enter_context(distributed.group(asked))
         with _unfinished(unfinished) if leads else contextlib.nullcontext():
             if pairs is None:
                 pairs = group.first(lambda: _listed(request, model.checkpoint, emit))
-            emit(events.StageStarted("open", model.checkpoint.architecture))
             proposal = _propose(request, model.checkpoint, pairs, device)
             from pargate.clean.train.run import run
 

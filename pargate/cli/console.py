@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Column
 
 from pargate import events
+from pargate.cli.imports import Imports
 from pargate.cli.style import CONDITIONS, STYLES, VERDICTS, Shown
 from pargate.cli.terminal import badge, hanging, screen
 from pargate.ending import lose_result
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 PLAIN_EVERY_S = 10.0
 """Seconds between progress lines without a terminal."""
 
+LIVE_EVERY_S = 0.25
+"""Seconds between two states of the bar while packages are imported."""
+
 LOG_WIDTH = 240
 
 SUBJECT_WIDTH = 18
@@ -45,7 +49,7 @@ SUBJECT_WIDTH = 18
 WORDS = {
     "inspect": "inspecting",
     "images": "listing images",
-    "open": "importing torch, opening",
+    "open": "opening",
     "search": "searching",
     "text": "searching texts",
     "measure": "measuring",
@@ -155,7 +159,8 @@ class Console:
             yield events.ignore
             return
         if not self._live:
-            yield self._plain_listener()
+            with contextlib.closing(Imports(self._imported, PLAIN_EVERY_S)) as imports:
+                yield _both(imports.follow, self._plain_listener())
             return
 
         # Texts give way, so that the bar and the times live at 80 columns.
@@ -169,6 +174,9 @@ class Console:
         with Progress(*columns, console=self._log, transient=True, expand=True) as bar:
             task = bar.add_task("starting", total=None, note="", bound="")
 
+            def imported(done: int, total: int, left: float) -> None:
+                bar.update(task, completed=done, total=total, note="importing torch", bound="about")
+
             def listen(event: events.Event) -> None:
                 match event:
                     case events.StageStarted(stage, detail):
@@ -181,7 +189,11 @@ class Console:
                     case events.Notice(message):
                         bar.console.print(Shown(message))
 
-            yield listen
+            with contextlib.closing(Imports(imported, LIVE_EVERY_S)) as imports:
+                yield _both(imports.follow, listen)
+
+    def _imported(self, done: int, total: int, left: float) -> None:
+        self.say(f"importing torch and open_clip: {done} of about {total} modules, about {left:.0f} s left")
 
     def _plain_listener(self) -> events.Listener:
         last = [time.monotonic()]
@@ -323,6 +335,16 @@ class Console:
             if name not in leave_out:
                 default = "required" if name in required else f"default {defaults[name]}"
                 self._print(f"    {field.alias or name}: {field.description} ({default})")
+
+
+def _both(first: events.Listener, second: events.Listener) -> events.Listener:
+    """Return a listener that hands each event to two."""
+
+    def listen(event: events.Event) -> None:
+        first(event)
+        second(event)
+
+    return listen
 
 
 def _training(step: events.TrainStep) -> str:

@@ -1,6 +1,11 @@
 """The bar of a long run on a terminal of 80 columns."""
 
 import io
+import time
+from collections.abc import Callable
+from contextlib import closing
+from queue import Queue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +14,7 @@ from rich.progress import Progress, ProgressColumn
 
 from pargate import events
 from pargate.cli import console as module
+from pargate.cli import imports
 from pargate.cli.console import Console
 
 
@@ -44,3 +50,51 @@ def test_no_number_of_a_stage_stays_for_the_next(monkeypatch: pytest.MonkeyPatch
     first = events.Advanced(3, 9, "12 of 25 comparisons decided, 192 images")
     shown = drawn(monkeypatch, events.StageStarted("measure"), first, events.StageStarted("export", "onnx"))
     assert "exporting" in shown and "12 of 25" not in shown and "at most" not in shown
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, done: int, *packages: str) -> Callable[[], None]:
+    """Let Python have loaded some packages and 100 modules; return what loads `done` more."""
+    modules = {**dict.fromkeys(packages), **dict.fromkeys(map(str, range(100 - len(packages))))}
+    monkeypatch.setattr(imports, "sys", SimpleNamespace(modules=modules))
+    monkeypatch.setattr(imports, "MODULES", 500)
+    return lambda: modules.update(dict.fromkeys(map(str, range(100, 100 + done))))
+
+
+def test_an_import_tells_what_is_left_by_the_modules_that_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    load, told = loaded(monkeypatch, 100), Queue[tuple[int, int, float]]()
+    with closing(imports.Imports(lambda *now: told.put(now), 0.05)) as importing:
+        importing.follow(events.StageStarted("open"))
+        began = time.monotonic()
+        load()
+        done, total, left = told.get(timeout=10)
+        assert (done, total) == (100, 400)
+        assert 3 * 0.05 <= left <= 3 * (time.monotonic() - began + 0.1)  # a quarter is done, so three are left
+        importing.follow(events.StageStarted("measure"))
+        while not told.empty():
+            told.get()
+        time.sleep(0.2)
+    assert told.empty()
+
+
+@pytest.mark.parametrize(("done", "packages"), [(0, ()), (400, ()), (900, ()), (100, ("open_clip",))])
+def test_nothing_is_told_where_nothing_is_imported(
+    done: int, packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, told = loaded(monkeypatch, done, *packages), []
+    with closing(imports.Imports(lambda *now: told.append(now), 0.01)) as importing:
+        importing.follow(events.StageStarted("open"))
+        load()
+        time.sleep(0.1)
+    assert not told
+
+
+def test_a_log_has_the_seconds_that_are_left_of_an_import(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = loaded(monkeypatch, 300)
+    monkeypatch.setattr(module, "PLAIN_EVERY_S", 0.05)
+    with Console(quiet=False, verbose=False, color=False).progress() as listen:
+        listen(events.StageStarted("open"))
+        load()
+        time.sleep(0.3)
+    assert "importing torch and open_clip: 300 of about 400 modules, about 0 s left" in capsys.readouterr().err
