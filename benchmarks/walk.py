@@ -102,10 +102,10 @@ STEPS = (
         "Compared with a trusted parent",
         f"pargate scan examples/models/poisoned --reference examples/models/clean {TOY}",
     ),
-    Step("A fire drill, the plan", f"pargate drill examples/models/clean {TOY} --families patch --strengths 1 --out drill --dry-run"),
+    Step("A fire drill, the plan", f"pargate drill examples/models/clean {TOY} --families blend --strengths 1 --out drill --dry-run"),
     Step(
         "A fire drill with one backdoor",
-        f"pargate drill examples/models/clean {TOY} --families patch --strengths 1 --out drill",
+        f"pargate drill examples/models/clean {TOY} --families blend --strengths 1 --out drill",
     ),
     Step("Many models", "pargate audit examples/inventory.yaml --out audit"),
     Step("Its ledger", "pargate audit verify audit"),
