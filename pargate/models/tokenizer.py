@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pargate import limits
+from pargate import limits, memory
 from pargate.core.names import repaired
 from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError, PargateError, first_line
@@ -226,6 +226,7 @@ def clips_vocabulary() -> bytes:
     return (Path(found.origin).parent / FILES["bpe"]).read_bytes()
 
 
+@memory.without_collection()  # the merges are 49,000 lists, and a collection would look at every object of torch
 def is_clips_own(folder: Path) -> bool:
     """Return whether the tokenizer that transformers reads from `folder` splits captions as CLIP's own does.
 

@@ -121,4 +121,4 @@ def _rate(measurement: Measurement, metric: Metric) -> float | None:
 
 def _plain(text: str) -> str:
     """Return foreign text as one line without Markdown syntax."""
-    return _FOREIGN.sub(" ", " ".join(text.split()))[:600]
+    return " ".join(_FOREIGN.sub(" ", text.replace("`", "")).split())[:600]

@@ -169,5 +169,8 @@ def test_a_card_without_measurements_has_front_matter_all_the_same() -> None:
 def test_foreign_names_do_not_become_markdown() -> None:
     report = remediated()
     spite = report.model.model_copy(update={"architecture": "x](javascript:1) <script>`|\n# h"})
-    text = card(report.model_copy(update={"model": spite}), SUBJECTS, None)
+    limits = ("Probe it with the trigger `file`.",)
+    coverage = report.coverage.model_copy(update={"limits": limits})
+    text = card(report.model_copy(update={"model": spite, "coverage": coverage}), SUBJECTS, None)
     assert "<script>" not in text and "](" not in text and "\n# h" not in text
+    assert "- Probe it with the trigger file.\n" in text
