@@ -78,6 +78,9 @@ FIELDS = {
     "mlp_ratio": (0.1, 32),
     "attn_pooler_queries": (1, 1 << 12),
     "attn_pooler_heads": (1, 512),
+    "max_position_embeddings": (2, 1 << 14),
+    "type_vocab_size": (1, 1 << 8),
+    "project_dim": (1, 1 << 14),
 }
 """Smallest and largest value of each field that decides on memory; the largest CLIPs stay below a quarter."""
 

@@ -1,4 +1,4 @@
-"""Find the files of a `CLIPModel` or `SiglipModel` of transformers, and read its configuration as open_clip's."""
+"""Find the files of a model of transformers, and read its configuration as open_clip's."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ NESTED = ("0_CLIPModel", "0_Transformer")
 
 LAYOUT = "transformers"
 
-KEPT_ALONE = "open_clip's format cannot express the activation and the sizes of a SigLIP of transformers"
+KEPT_ALONE = "open_clip's format cannot express the towers of a SigLIP, a Chinese CLIP or an AltCLIP of transformers"
 """Why a model is written in no other layout than its own."""
 
 
@@ -95,7 +95,10 @@ def described(folder: Path, weights: Path, *beside: Path) -> Located:
         folder=folder,
         beside=beside,
         layout=LAYOUT,
-        notes=(f"captions: {note}", *([f"written in this layout alone: {KEPT_ALONE}"] if siglip else [])),
+        notes=(
+            f"captions: {note}",
+            *([f"written in this layout alone: {KEPT_ALONE}"] if hugging_face.is_kept_alone(model) else []),
+        ),
     )
 
 
@@ -104,6 +107,8 @@ def _tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str
     here = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
     for name in here:
         stay_inside(folder, folder / name)
+    if hugging_face.has_bert(model):
+        return _for_bert(folder, model)
     if model["text_cfg"]["vocab_size"] == VOCABULARY and not hugging_face.is_siglip(model):
         if not VOCABULARY_FILES & here:
             return {}, "CLIP's own tokenizer, since none lies beside the weights"
@@ -115,13 +120,26 @@ def _tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str
     return {"hf_tokenizer_name": "beside the weights"}, "the tokenizer beside the weights"
 
 
+def _for_bert(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the fields of a `text_cfg` for a text tower of transformers, and a note on it."""
+    path, context = folder / "tokenizer_config.json", model["text_cfg"]["context_length"]
+    said = load_json(path).get("model_max_length") if path.is_file() else None
+    if type(said) is int:
+        context = min(context, said)
+    kind = model["text_cfg"][hugging_face.TOWER]["model_type"]
+    return (
+        {"hf_tokenizer_name": "beside the weights", "context_length": context},
+        f"the tokenizer beside the weights, cut to {context} tokens, and transformers' own {kind}",
+    )
+
+
 def is_kept(checkpoint: Checkpoint, layout: SavedLayout | None = None) -> bool:
     """Return whether a model is written as transformers writes it: on request, or as open_clip cannot express it."""
-    return checkpoint.layout == LAYOUT and (layout == "keep" or hugging_face.is_siglip(checkpoint.config))
+    return checkpoint.layout == LAYOUT and (layout == "keep" or hugging_face.is_kept_alone(checkpoint.config))
 
 
 def check_settings(written: Sequence[Subject], parent: Checkpoint) -> None:
-    """Raise if the settings of a SigLIP that `Model.save` wrote differ from those of `parent`.
+    """Raise if the settings of a model of transformers that `Model.save` wrote differ from those of `parent`.
 
     Raises:
         ValueError: they differ.
