@@ -26,6 +26,9 @@ TENSOR_NAME = 512
 SHARDS = 1000
 """Largest number of files that an index names; the largest CLIPs have a handful."""
 
+TOWER_FOLDERS = 64
+"""Largest number of names in a folder among which towers are looked for; pipelines have a dozen."""
+
 STATE_DICT_DEPTH = 3
 """Largest number of dicts around the state dict of a training checkpoint."""
 

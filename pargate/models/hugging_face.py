@@ -247,13 +247,14 @@ def _image_tower(vision: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _refuse_others(document: Mapping[str, Any], name: str) -> None:
     """Raise unless a `config.json` is that of a model that is read, without code and quantisation."""
     kind = document.get("model_type")
-    if "auto_map" in document:
-        raise InputError(f"{name} asks to run code from elsewhere (auto_map)", "give a model without code")
+    refuse_code(document, name)
     if isinstance(kind, str) and kind in ONE_TOWER:
         what, why = ONE_TOWER[kind]
+        apart = ", or a folder that holds both towers of a CLIP, WithProjection, in folders of their own"
         raise InputError(
             f"{name} holds {what} of a CLIP alone ({kind}): {why}",
-            "give the whole model that it belongs to; inspect shows the tensors of a weights file with --arch",
+            f"give the whole model that it belongs to{apart if kind.startswith('clip_') else ''}; inspect shows the "
+            "tensors of a weights file with --arch",
         )
     if isinstance(kind, str) and kind in OTHERS:
         what, advice = OTHERS[kind]
@@ -263,6 +264,16 @@ def _refuse_others(document: Mapping[str, Any], name: str) -> None:
             f"{name} is the configuration of a {str(kind)[:40]!r}, not of a CLIP",
             "give a CLIPModel, SiglipModel, ChineseCLIPModel or AltCLIPModel of transformers, or an open_clip model",
         )
+
+
+def refuse_code(document: Mapping[str, Any], name: str) -> None:
+    """Raise if a `config.json` asks to run code, or says that the weights are quantised.
+
+    Raises:
+        InputError: as above.
+    """
+    if "auto_map" in document:
+        raise InputError(f"{name} asks to run code from elsewhere (auto_map)", "give a model without code")
     if document.get("quantization_config"):
         raise InputError(f"{name}: the weights are quantised", "give the weights that they were made from")
 

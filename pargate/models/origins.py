@@ -163,7 +163,9 @@ def translated(tensors: Sequence[StoredTensor], config: Mapping[str, Any], sourc
     named = [tensor for tensor in tensors if not tensor.name.endswith(SAVED_CONSTANTS)]
     theirs = {tensor.name.replace(*OTHER_SPELLING): tensor for tensor in named}
     if len(theirs) != len(named):
-        raise InputError(f"{source} holds tensors twice, as {' and as '.join(OTHER_SPELLING)}", "save the weights again")
+        raise InputError(
+            f"{source} holds tensors twice, as {' and as '.join(OTHER_SPELLING)}", "save the weights again"
+        )
     wanted = origins(config)
     names = dict.fromkeys(name for origin in wanted.values() for name in origin.names)
     refuse([name for name in names if name not in theirs], source, "lacks tensors of the model")

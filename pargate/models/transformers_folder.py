@@ -83,12 +83,12 @@ def described(folder: Path, weights: Path, *beside: Path) -> Located:
     for path in (weights, *beside):
         stay_inside(folder, path)
     said = processor(folder)
-    tokenizer, note = _tokenizer(folder, model)
+    text, note = tokenizer(folder, model)
     siglip = hugging_face.is_siglip(model)
     defaults, whose = (hugging_face.SIGLIP_IMAGES, "the defaults of SiglipImageProcessor") if siglip else ({}, DEFAULTS)
     return Located(
         weights,
-        {**model, "text_cfg": model["text_cfg"] | tokenizer},
+        {**model, "text_cfg": model["text_cfg"] | text},
         {**defaults, **(of_processor(said) if said else {})},
         str(settings),
         str(said) if said else f"{whose}, since no file beside {SETTINGS} says how images are prepared",
@@ -102,8 +102,12 @@ def described(folder: Path, weights: Path, *beside: Path) -> Located:
     )
 
 
-def _tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the field of a `text_cfg` that names the tokenizer, none for CLIP's own, and a note on it."""
+def tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the fields of a `text_cfg` that follow from the tokenizer, none for CLIP's own, and a note on it.
+
+    Raises:
+        InputError: a file is a link out of the folder, or cannot be read.
+    """
     here = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
     for name in here:
         stay_inside(folder, folder / name)
@@ -144,8 +148,8 @@ def check_settings(written: Sequence[Subject], parent: Checkpoint) -> None:
     Raises:
         ValueError: they differ.
     """
-    tokenizer = {file.name: file.sha256 for file in written if file.name in TOKENIZER_FILES}
-    if config_digest(parent.config, parent.preprocess, tokenizer) != parent.config_sha256:
+    digests = {file.name: file.sha256 for file in written if file.name in TOKENIZER_FILES}
+    if config_digest(parent.config, parent.preprocess, digests) != parent.config_sha256:
         raise ValueError("another configuration")
 
 
@@ -162,6 +166,6 @@ def save_settings(folder: Path, checkpoint: Checkpoint) -> Iterator[Subject]:
     # What was written is read again, as the next command will.
     made = located(folder)
     rule = preprocess(made.model_cfg, made.preprocess_cfg, made.preprocess_from)
-    tokenizer = tokenizer_files(made.model_cfg, folder, made.config_name)
-    if config_digest(made.model_cfg, rule, tokenizer) != checkpoint.config_sha256:
+    digests = tokenizer_files(made.model_cfg, folder, made.config_name)
+    if config_digest(made.model_cfg, rule, digests) != checkpoint.config_sha256:
         raise changed(f"a file in {home}")

@@ -27,7 +27,9 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
+    CLIPVisionModelWithProjection,
     Siglip2Tokenizer,
     SiglipConfig,
     SiglipImageProcessor,
@@ -113,12 +115,31 @@ def sentence(model: CLIPModel, folder: Path) -> Path:
     return folder
 
 
+def towers_apart(model: CLIPModel, folder: Path) -> Path:
+    """The towers in folders of their own, as a pipeline of diffusers keeps them."""
+    settings = model.config
+    for name, kind, section, part in (
+        ("image_encoder", CLIPVisionModelWithProjection, settings.vision_config, "visual_projection"),
+        ("text_encoder", CLIPTextModelWithProjection, settings.text_config, "text_projection"),
+    ):
+        tower = kind(type(section).from_dict({**section.to_dict(), "projection_dim": settings.projection_dim}))
+        source = "vision_model" if part == "visual_projection" else "text_model"
+        getattr(tower, source).load_state_dict(getattr(model, source).state_dict())
+        getattr(tower, part).load_state_dict(getattr(model, part).state_dict())
+        tower.save_pretrained(folder / name)
+    processor(settings.vision_config.image_size).save_pretrained(folder / "feature_extractor")
+    clip_tokenizer().save_pretrained(folder / "tokenizer")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableUnCLIPPipeline"}))
+    return folder
+
+
 FROM_TRANSFORMERS: dict[str, Callable[[CLIPModel, Path], Path]] = {
     "transformers, safetensors": transformers_folder,
     "transformers, shards": sharded,
     "transformers, pytorch_model.bin": pickled,
     "transformers, checkpoint-500": trainer,
     "sentence-transformers": sentence,
+    "two towers": towers_apart,
 }
 """Layouts of a `CLIPModel`, by name."""
 
@@ -347,6 +368,9 @@ def bert_model(kind: str, words: int = 120, size: int = 32, **changes: Any) -> A
     with torch.no_grad():
         for weight in made.parameters():
             weight += 0.1 * torch.randn_like(weight)
+        for part in made.modules():
+            if isinstance(part, torch.nn.Embedding) and part.padding_idx is not None:
+                part.weight[part.padding_idx] = 0  # as transformers makes it, also when it loads a model
     return made
 
 
@@ -357,7 +381,8 @@ BERT_CLASSES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 """Classes of a model and of its settings, and settings that only its text tower has, by `model_type`."""
 
 WORDS = [
-    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"一只猫狗的照片红绿蓝色图两鸟在草地上跑，。", *"abcdefghijklmnopqrstuvwxyz",
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+    *"一只猫狗的照片红绿蓝色图两鸟在草地上跑、。", *"abcdefghijklmnopqrstuvwxyz",
     *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"), *"0123456789.,!'", "photo", "cat", "dog",
     "red", "green", "blue", "##s", "of",
 ]  # fmt: skip
@@ -376,7 +401,7 @@ def chinese_folder(model: Any, folder: Path) -> Path:
 PIECES_OF_XLM = {
     "<unk>": 0.0, "<s>": 0.0, "</s>": 0.0,
     **{word: -2 - 0.1 * n for n, word in enumerate(["▁", "▁a", "▁photo", "▁of", "▁cat", "s", "ing", "猫", "▁red"])},
-    **{letter: -6 - 0.01 * n for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789éABC狗一只的照片，.!'")},
+    **{letter: -6 - 0.01 * n for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789éABC狗一只的照片、.!'")},
 }  # fmt: skip
 """A vocabulary in the order of XLM-R's: each piece with the logarithm of its probability."""
 
@@ -411,7 +436,9 @@ def saved_folder(model: Any, folder: Path) -> Path:
 
 def published_names(weights: Weights) -> dict[str, torch.Tensor]:
     """Weights under the names that lie on the hub, whatever the layers are called inside transformers."""
-    return {name.replace("roberta.encoder.layers.", "roberta.encoder.layer."): weight for name, weight in weights.items()}
+    return {
+        name.replace("roberta.encoder.layers.", "roberta.encoder.layer."): weight for name, weight in weights.items()
+    }
 
 
 BERTS: dict[str, Callable[[Any, Path], Path]] = {"chinese_clip": chinese_folder, "altclip": alt_folder}

@@ -13,6 +13,7 @@ from transformers import SiglipModel
 from pargate.cli.app import run
 from pargate.models.torch.siglip import Captions
 
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model, images, and a policy; tests must not change what is there."""

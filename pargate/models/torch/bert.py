@@ -1,8 +1,8 @@
 """Text towers that transformers computes: the BERT of a Chinese CLIP, the XLM-R of an AltCLIP, and their tokenizers.
 
-`ChineseCLIPTextModel` is a BERT, and `AltCLIPTextModel` an XLM-R with a linear layer behind it; a caption's vector comes
-from its first token. They are built from a configuration alone: nothing is looked up by name, downloaded, or run from a
-repository.
+`ChineseCLIPTextModel` is a BERT, and `AltCLIPTextModel` an XLM-R with a linear layer behind it; a caption's vector is
+that of its first token. They are built from a configuration alone: nothing is looked up by name, downloaded, or taken
+from a repository as code.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,10 @@ PIECES = "sentencepiece.bpe.model"
 """Vocabulary of an XLM-R, which transformers reads with the package sentencepiece alone."""
 
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
-"""First tokens of an XLM-R, in their order; they stand in the place of the first three of its vocabulary."""
+"""First tokens of an XLM-R, in their order."""
+
+REPLACED = ["<unk>", "<s>", "</s>"]
+"""First pieces of its vocabulary, in the place of which they stand."""
 
 MASK = "<mask>"
 """Last token of an XLM-R."""
@@ -115,8 +118,8 @@ def captions(folder: Path, config: Mapping[str, Any]) -> Uncleaned:
     pad = text[TOWER]["pad_token_id"]
     if found.pad_token_id != pad or found.padding_side != "right":
         raise InputError(
-            f"{folder}: the tokenizer pads with the token {found.pad_token_id} on the {found.padding_side}, and the text "
-            f"tower masks the token {pad} behind a caption",
+            f"{folder}: the tokenizer pads with the token {found.pad_token_id} on the {found.padding_side}, and the "
+            f"text tower masks the token {pad} behind a caption",
             "restore the tokenizer, or pad_token_id in config.json",
         )
     return Uncleaned(found, text["context_length"])
@@ -133,9 +136,11 @@ def _xlm(folder: Path) -> Any:
         if word_of(settings.get(f"{name}_token"), word) != word:
             raise InputError(f"{path}: {name}_token is not {word}, that of an XLM-R", "restore the file")
     proto = unigram(read_bytes(folder / PIECES, limits.TOKENIZER_BYTES), str(folder / PIECES))
-    pieces = [(piece.piece, piece.score) for piece in proto.pieces[3:]]
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    if [word for word, _ in pieces[: len(REPLACED)]] != REPLACED:
+        raise InputError(f"{folder / PIECES} does not begin with {', '.join(REPLACED)}", "restore the file")
     return XLMRobertaTokenizer(
-        vocab=[*((word, 0.0) for word in SPECIAL.values()), *pieces, (MASK, 0.0)],
+        vocab=[*((word, 0.0) for word in SPECIAL.values()), *pieces[len(REPLACED) :], (MASK, 0.0)],
         _spm_precompiled_charsmap=proto.normalizer_spec.precompiled_charsmap or None,
         **{name: settings[name] for name in ("padding_side", "truncation_side") if name in settings},
     )
