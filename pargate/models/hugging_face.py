@@ -154,8 +154,9 @@ def _clip(document: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[
             "correct it if one is wrong; no open_clip model uses QuickGELU in one tower alone",
         )
     vocabulary, end = text["vocab_size"], text["eos_token_id"]
-    if type(end) is not int:
-        raise InputError(f"{name}: eos_token_id is {str(end)[:40]}, but must be one number", "correct it")
+    for key, number in (("eos_token_id", end), ("vocab_size", vocabulary)):
+        if type(number) is not int:
+            raise InputError(f"{name}: {key} is {str(number)[:40]}, but must be one number", "correct it")
     # The end token has the largest id of CLIP's own vocabulary, so that both rules find it.
     pooled = {} if end in (LEGACY_END, vocabulary - 1) else {"pool_type": "eos", "eos_id": end}
     found: dict[str, Any] = {
@@ -185,6 +186,8 @@ def _bert(document: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[
             f"vocab_size {str(words)[:20]}, which do not fit each other",
             "restore the file",
         )
+    if text.get("position_embedding_type") not in (None, "absolute"):
+        raise InputError(f"{name}: text_config asks for positions that pargate does not read", "only absolute ones are")
     if text["hidden_act"] not in BERT_ACTIVATIONS:
         raise InputError(
             f"{name}: text_config has hidden_act {str(text['hidden_act'])[:40]!r}, which pargate does not read",

@@ -24,6 +24,7 @@ from pargate.export.folder import _tokenizer as exported_tokenizer
 from pargate.images.decode import fit
 from pargate.models import hugging_face, origins
 from pargate.models.open import inspect, open_model
+from pargate.models.shapes import check
 from pargate.models.tokenizer import tokenizer
 from pargate.models.torch.bert import PIECES, captions
 
@@ -94,6 +95,7 @@ def test_a_model_has_the_vectors_of_transformers(
     compare(folders[kind], models[kind])
     compare(layouts.saved_folder(models[kind], tmp_path / "m"), models[kind])
     found = inspect(str(folders[kind]))
+    assert check(found)  # without building it
     assert (found.layout, found.activation) == ("transformers", "quick_gelu")
 
 
@@ -184,6 +186,7 @@ MANY = 10**9
     [
         ({"text_config__hidden_act": "snake"}, "'snake', which pargate does not read"),
         ({"text_config__hidden_act": ["gelu"]}, "which pargate does not read"),
+        ({"text_config__position_embedding_type": "relative_key"}, "positions that pargate does not read"),
         ({"text_config__pad_token_id": None}, "pad_token_id None"),
         ({"text_config__pad_token_id": -1}, "pad_token_id -1"),
         ({"text_config__pad_token_id": 80}, "do not fit each other"),

@@ -139,6 +139,7 @@ def test_settings_under_the_older_name_win(folder: Path, tmp_path: Path) -> None
         ({"text_config__hidden_act": "relu", "vision_config__hidden_act": "relu"}, "'relu', which open_clip cannot"),
         ({"vision_config__num_channels": 4}, "4 channels"),
         ({"text_config__eos_token_id": [1, 2]}, "must be one number"),
+        ({"text_config__vocab_size": "many"}, "vocab_size is many, but must be one number"),
         ({"text_config__num_attention_heads": 5}, "do not fit each other"),
         ({"text_config__layer_norm_eps": "small"}, "layer_norm_eps small"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "run code from elsewhere"),
