@@ -62,7 +62,7 @@ def test_a_siglip_that_was_cleaned_is_scanned_and_read_by_transformers(
 ) -> None:
     monkeypatch.chdir(place)
     out = tmp_path / "cleaned"
-    few = ["--steps", "2", "--batch-size", "8", "--lr", "1e-6", "--device", "cpu"]
+    few = ["--steps", "2", "--batch-size", "8", "--lr", "1e-6", "--device", "cpu", "--checkpointing"]
     assert run(["clean", "model", "--method", "finetune", "--pairs", "synthetic:16", "--out", str(out), *few]) == 0
     assert run(["scan", str(out), "-p", "policy.yaml", "--cache", "off", "--device", "cpu"]) == 0
     before, after = (SiglipModel.from_pretrained(folder).state_dict() for folder in (place / "model", out))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -193,7 +193,15 @@ def _siglip_tower(config: dict[str, Any]) -> nn.Module:
         act_layer=GELUTanh if "act_kwargs" in vision else nn.GELU,
         weight_init="skip",
     )
-    return nn.Sequential(OrderedDict(trunk=trunk))
+    return _Trunk(OrderedDict(trunk=trunk))
+
+
+class _Trunk(nn.Sequential):
+    """An image tower of timm, under the name that open_clip has for it."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Switch the recomputation of activations in the backward pass on or off."""
+        cast(Any, self.get_submodule("trunk")).set_grad_checkpointing(enable)
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
