@@ -29,7 +29,7 @@ from pargate.models.tokenizer import tokenizer
 from pargate.models.torch.bert import PIECES, captions
 
 CAPTIONS = ["一只猫的照片", "红色的狗、在草地上跑。", "a photo of a cat", "A  Dog's   life!", "", "猫" * 90,
-            "[PAD] cat <pad> dog", "café naïve 日本"]  # fmt: skip
+            "[PAD] cat <pad> dog <mask> a", "café naïve 日本", "  a\tcat\u3000of\n", "ﬁ ①", "▁a▁cat"]  # fmt: skip
 
 KINDS = list(layouts.BERTS)
 

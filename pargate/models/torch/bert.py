@@ -18,7 +18,7 @@ from pargate.files import read_bytes
 from pargate.models import tokenizer as tokens
 from pargate.models.config import load_json
 from pargate.models.hugging_face import TOWER
-from pargate.models.torch.siglip import Uncleaned, from_transformers, refuse_added, unigram, word_of
+from pargate.models.torch.siglip import SPACE, Uncleaned, from_transformers, refuse_added, unigram, word_of
 
 PIECES = "sentencepiece.bpe.model"
 """Vocabulary of an XLM-R, which transformers reads with the package sentencepiece alone."""
@@ -127,20 +127,28 @@ def captions(folder: Path, config: Mapping[str, Any]) -> Uncleaned:
 
 def _xlm(folder: Path) -> Any:
     """Return the tokenizer that `XLMRobertaTokenizer` is with the vocabulary in a folder."""
-    from transformers import XLMRobertaTokenizer
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
 
     path = folder / "tokenizer_config.json"
     settings = load_json(path) if path.is_file() else {}
     refuse_added(folder, settings, [*SPECIAL.values(), MASK])
-    for name, word in (*SPECIAL.items(), ("cls", SPECIAL["bos"]), ("sep", SPECIAL["eos"])):
+    named = {**SPECIAL, "cls": SPECIAL["bos"], "sep": SPECIAL["eos"], "mask": MASK}
+    for name, word in named.items():
         if word_of(settings.get(f"{name}_token"), word) != word:
             raise InputError(f"{path}: {name}_token is not {word}, that of an XLM-R", "restore the file")
     proto = unigram(read_bytes(folder / PIECES, limits.TOKENIZER_BYTES), str(folder / PIECES))
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     if [word for word, _ in pieces[: len(REPLACED)]] != REPLACED:
         raise InputError(f"{folder / PIECES} does not begin with {', '.join(REPLACED)}", "restore the file")
-    return XLMRobertaTokenizer(
-        vocab=[*((word, 0.0) for word in SPECIAL.values()), *pieces[len(REPLACED) :], (MASK, 0.0)],
-        _spm_precompiled_charsmap=proto.normalizer_spec.precompiled_charsmap or None,
-        **{name: settings[name] for name in ("padding_side", "truncation_side") if name in settings},
-    )
+    words = [*((word, 0.0) for word in SPECIAL.values()), *pieces[len(REPLACED) :], (MASK, 0.0)]
+    first, _, last, unknown = SPECIAL.values()
+    whole = Tokenizer(models.Unigram(words, list(SPECIAL.values()).index(unknown), False))
+    if proto.normalizer_spec.precompiled_charsmap:
+        whole.normalizer = normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap)
+    whole.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE)])
+    ends = [(word, whole.token_to_id(word)) for word in (first, last)]
+    whole.post_processor = processors.TemplateProcessing(f"{first} $A {last}", None, ends)
+    special = {f"{name}_token": word for name, word in named.items()}
+    sides = {name: settings[name] for name in ("padding_side", "truncation_side") if name in settings}
+    return PreTrainedTokenizerFast(tokenizer_object=whole, **special, **sides)  # type: ignore[no-untyped-call]
