@@ -133,7 +133,7 @@ def _for_bert(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]
     kind = model["text_cfg"][hugging_face.TOWER]["model_type"]
     return (
         {"hf_tokenizer_name": "beside the weights", "context_length": context},
-        f"the tokenizer beside the weights, cut to {context} tokens, and transformers' own {kind}",
+        f"the tokenizer beside the weights, at most {context} tokens, for a text tower of transformers ({kind})",
     )
 
 

@@ -27,6 +27,7 @@ from pargate.models.open import inspect, open_model
 from pargate.models.shapes import check
 from pargate.models.tokenizer import tokenizer
 from pargate.models.torch.bert import PIECES, captions
+from pargate.models.torch.encoder import needed
 
 CAPTIONS = ["一只猫的照片", "红色的狗、在草地上跑。", "a photo of a cat", "A  Dog's   life!", "", "猫" * 90,
             "[PAD] cat <pad> dog <mask> a", "café naïve 日本", "  a\tcat\u3000of\n", "ﬁ ①", "▁a▁cat"]  # fmt: skip
@@ -143,6 +144,16 @@ def test_an_exported_tokenizer_gives_the_same_ids(kind: str, folders: dict[str, 
     ids = encoder.tokenize(CAPTIONS).tolist()
     assert tokenizer(rule, content, kind)(CAPTIONS).tolist() == ids
     assert tokenizer_of(rule.model_dump(), tmp_path)(CAPTIONS).tolist() == ids
+
+
+def test_padding_behind_a_caption_counts_nothing(folders: dict[str, Path]) -> None:
+    with open_model(str(folders["chinese_clip"])) as model:
+        encoder = model.encoder(device="cpu")
+    ids = encoder.tokenize(["cat", "猫" * 90])
+    whole = encoder.encode_tokens(ids.numpy())
+    assert np.abs(encoder.encode_tokens(ids[:1, :5].numpy())[0] - whole[0]).max() <= 1e-6
+    assert needed(encoder.text, ids).tolist() == [3, 52]
+    assert np.isfinite(encoder.encode_tokens(np.zeros((1, 52), np.int64))).all()
 
 
 def test_pixels_are_those_of_transformers(folders: dict[str, Path]) -> None:

@@ -109,12 +109,15 @@ def captions(folder: Path, config: Mapping[str, Any]) -> Uncleaned:
         ImportError: transformers is not installed.
     """
     text = config["text_cfg"]
-    xlm = text[TOWER]["model_type"] != "bert" and not (folder / tokens.FILES["huggingface"]).is_file()
-    found = _xlm(folder) if xlm and (folder / PIECES).is_file() else from_transformers(folder)
-    backend = getattr(found, "backend_tokenizer", None)
-    if backend is None:
-        raise InputError(f"{folder} holds a tokenizer in an old form", "convert it to tokenizer.json")
-    tokens.refuse_unusable(backend.to_str().encode(), f"in {folder}")
+    if (folder / tokens.FILES["huggingface"]).is_file():  # which was tried
+        found = from_transformers(folder)
+    else:
+        xlm = text[TOWER]["model_type"] != "bert" and (folder / PIECES).is_file()
+        found = _xlm(folder) if xlm else from_transformers(folder)
+        backend = getattr(found, "backend_tokenizer", None)
+        if backend is None:
+            raise InputError(f"{folder} holds a tokenizer in an old form", "convert it to tokenizer.json")
+        tokens.refuse_unusable(backend.to_str().encode(), f"in {folder}")
     pad = text[TOWER]["pad_token_id"]
     if found.pad_token_id != pad or found.padding_side != "right":
         raise InputError(

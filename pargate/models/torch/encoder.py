@@ -395,7 +395,7 @@ def needed(tower: nn.Module, tokens: Tensor) -> Tensor:
     A causal tower that pools at the end of the text ignores later tokens, and a BERT masks padding.
     """
     if isinstance(tower, BertTower):
-        return tower.lengths(tokens)
+        return tower.lengths(tokens).clamp(min=1)
     if not pools_at_the_end(tower):
         return torch.full((len(tokens),), tokens.shape[1])
     if _pooling(tower) == "argmax":
