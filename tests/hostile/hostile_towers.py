@@ -6,15 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hostile_texts import DOCUMENTS, VALUES
+from hostile_texts import DOCUMENTS
+from hostile_texts import VALUES as ALL
 from made import Case
 
 BERT = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "pad_token_id",
     "max_position_embeddings", "type_vocab_size", "project_dim", "layer_norm_eps", "hidden_act",
 )  # fmt: skip
-VIT = ("hidden_size", "num_hidden_layers", "image_size", "patch_size", "projection_dim")
-CLIP_TEXT = ("hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings", "eos_token_id")
+VIT = ("num_hidden_layers", "image_size", "projection_dim")
+CLIP_TEXT = ("hidden_size", "vocab_size", "eos_token_id")
+
+VALUES = {name: ALL[name] for name in ("a billion", "10^30", "negative", "a truth", "a long list", "steering")}
 
 PICKLE = b"\x80\x04cos\nsystem\n(X\x09\0\0\0touch ran\x85R."
 
