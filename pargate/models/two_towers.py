@@ -23,9 +23,12 @@ from pargate.models.config import TOKENIZER_FILES, VOCABULARY_FILES, load_json, 
 from pargate.models.located import DEFAULTS, Located, names_in, processor, stay_inside
 from pargate.models.preprocessing import of_processor
 from pargate.models.save import changed, written
-from pargate.models.transformers_folder import SETTINGS, WEIGHTS
+from pargate.models.transformers_folder import SETTINGS
 
 LAYOUT = "towers"
+
+WEIGHTS = transformers_folder.WEIGHTS[::2]
+"""Files of which transformers reads the first that exists in a tower's folder, unless it lies in several."""
 
 VISION, TEXT = "CLIPVisionModelWithProjection", "CLIPTextModelWithProjection"
 """Classes of the towers, as a `config.json` names them."""
@@ -107,10 +110,10 @@ def files(folder: Path) -> list[list[Path]]:
     found = towers(folder)
     listed = []
     for place in (found.vision, found.text):
-        here = [place / name for name in WEIGHTS[::2] if (place / name).is_file()]
+        here = [place / name for name in WEIGHTS if (place / name).is_file()]
         if not here:
             raise InputError(
-                f"{place} holds no {' and no '.join(WEIGHTS[::2])}",
+                f"{place} holds no {' and no '.join(WEIGHTS)}",
                 "save the tower with save_pretrained, in one file (max_shard_size)",
             )
         for path in here:
