@@ -3,8 +3,8 @@
     python -m benchmarks.layouts [--zoo FOLDER] [--only WORD …]
 
 The model is a sample with a known backdoor, written by transformers, torch and safetensors. Its vectors of 8 images and
-8 captions are compared with those of the tool that reads the layout: transformers, or open_clip. A SigLIP that is distilled
-from the sample has a layout of its own. Each layout is then
+8 captions are compared with those of the tool that reads the layout: transformers, or open_clip. A SigLIP, a Chinese CLIP
+and an AltCLIP that are distilled from the sample have layouts of their own. Each layout is then
 inspected, scanned for the backdoor, cleaned for two steps, written back as it came, and exported; graphs of other tools
 are inspected and scanned, and refused by the other commands. Writes
 `docs/evidence/layouts.json` after each layout; `--only` measures those whose names hold a word, and keeps the others.
@@ -23,7 +23,14 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel, SiglipModel
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionModelWithProjection,
+    SiglipModel,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -33,13 +40,14 @@ sys.path.insert(0, str(ROOT / "tests" / "unit"))
 import foreign_layouts as layouts  # noqa: E402 - found by the line above
 from other_graphs import AS_GRAPHS  # noqa: E402
 
+from benchmarks.bert import taught  # noqa: E402
 from benchmarks.evidence import SHARED, STORE, machine  # noqa: E402
 from benchmarks.siglip import distilled, vectors  # noqa: E402
 from pargate.cli.app import run  # noqa: E402
 from pargate.core.model import Checkpoint, unit  # noqa: E402
 from pargate.errors import ExitCode  # noqa: E402
 from pargate.images.decode import fit  # noqa: E402
-from pargate.models.hugging_face import is_siglip  # noqa: E402
+from pargate.models.hugging_face import TOWER, has_bert, is_kept_alone, is_siglip  # noqa: E402
 from pargate.models.open import open_model  # noqa: E402
 from pargate.models.origins import split  # noqa: E402
 from pargate.version import __version__  # noqa: E402
@@ -50,6 +58,9 @@ CAPTIONS = [
 ]  # fmt: skip
 
 END = 49407
+
+DISTILLED = {"Chinese CLIP": "chinese_clip", "AltCLIP": "altclip"}
+"""Models with a text tower of transformers, with their `model_type`."""
 
 
 def pictures() -> list[Image.Image]:
@@ -83,13 +94,17 @@ def of_transformers(folder: Path, checkpoint: Checkpoint, graphs_of: CLIPModel |
     """Ids, pixels and unit vectors as transformers makes them of a folder, or of the model that graphs were made of."""
     inner = folder / "0_CLIPModel"
     place = inner if inner.is_dir() else folder
-    siglip = is_siglip(checkpoint.config)
-    kind, processor = (SiglipModel, SiglipImageProcessorPil) if siglip else (CLIPModel, CLIPImageProcessorPil)
-    model: Any = graphs_of or kind.from_pretrained(place).eval()
-    length = model.config.text_config.max_position_embeddings
-    tokenizer = layouts.siglip_tokenizer(place) if siglip else layouts.clip_tokenizer()
+    siglip, length = is_siglip(checkpoint.config), checkpoint.context_length
+    model: Any = graphs_of or class_of(checkpoint).from_pretrained(place).eval()
+    if has_bert(checkpoint.config):
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    else:
+        tokenizer = layouts.siglip_tokenizer(place) if siglip else layouts.clip_tokenizer()
     ids = tokenizer(CAPTIONS, return_tensors="pt", padding="max_length", max_length=length, truncation=True)
-    prepare = processor.from_pretrained(place)
+    beside = place / "feature_extractor"
+    prepare = (SiglipImageProcessorPil if siglip else CLIPImageProcessorPil).from_pretrained(
+        beside if beside.is_dir() else place
+    )
     batch = prepare(pictures(), return_tensors="pt").pixel_values
     ours = torch.stack([normalised(fit(image, checkpoint.preprocess), checkpoint) for image in pictures()])
     mean, std = (torch.tensor(values)[:, None, None] for values in (prepare.image_mean, prepare.image_std))
@@ -97,6 +112,39 @@ def of_transformers(folder: Path, checkpoint: Checkpoint, graphs_of: CLIPModel |
         images, texts = vectors(model.get_image_features(ours)), vectors(model.get_text_features(**ids))
     levels = ((batch * std + mean) * 255).round().permute(0, 2, 3, 1).numpy()
     return {"ids": ids.input_ids.numpy(), "levels": levels, "images": images.numpy(), "texts": texts.numpy()}
+
+
+class TwoTowers:
+    """Two towers of transformers, with the functions of a `CLIPModel`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.image = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder").eval()
+        self.text = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder").eval()
+
+    def eval(self) -> "TwoTowers":
+        return self
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "TwoTowers":
+        return cls(folder)
+
+    def get_image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.image(pixels).image_embeds
+        return found
+
+    def get_text_features(self, **given: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.text(**given).text_embeds
+        return found
+
+
+def class_of(checkpoint: Checkpoint) -> Any:
+    """Class of transformers that reads a model."""
+    if is_siglip(checkpoint.config):
+        return SiglipModel
+    if has_bert(checkpoint.config):
+        kind = checkpoint.config["text_cfg"][TOWER]["model_type"]
+        return layouts.BERT_CLASSES["chinese_clip" if kind == "bert" else "altclip"][0]
+    return TwoTowers if checkpoint.layout == "towers" else CLIPModel
 
 
 def of_open_clip(config: Mapping[str, Any], weights: layouts.Weights, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -175,8 +223,9 @@ def taken(place: Path, policy: Path, scratch: Path) -> dict[str, Any]:
     with open_model(str(scratch / "clean")) as one, open_model(str(scratch / "keep")) as other:
         first, second = (m.encoder(device="cpu").encode_texts(CAPTIONS) for m in (one, other))
         written = {"layout": other.checkpoint.layout, "difference": float(np.abs(first - second).max())}
-        if is_siglip(other.checkpoint.config):
-            theirs = SiglipModel.from_pretrained(scratch / "keep").state_dict()
+        if is_kept_alone(other.checkpoint.config):
+            theirs = class_of(other.checkpoint).from_pretrained(scratch / "keep").state_dict()
+            theirs = layouts.published_names(theirs)
             parts = split(other.network().state_dict(), other.checkpoint.config)
             written["weights_equal"] = theirs.keys() == parts.keys() and all(
                 torch.equal(theirs[name], weight) for name, weight in parts.items()
@@ -219,6 +268,10 @@ def main() -> int:
         places["SigLIP"] = (scratch / "siglip", True)
         if any(word in "SigLIP" for word in asked.only):
             distilled(whole, source / "trigger.png", trigger["position"], SHARED / "data", places["SigLIP"][0])
+        for name, kind in DISTILLED.items():
+            places[name] = (scratch / kind, True)
+            if any(word in name for word in asked.only):
+                taught(whole, kind, SHARED / "data", places[name][0])
         for number, (name, (place, transformers)) in enumerate(places.items()):
             if not any(word in name for word in asked.only):
                 continue

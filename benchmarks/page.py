@@ -517,7 +517,8 @@ LAYOUTS = (
     "are those of transformers' own image processor; the others are cropped one pixel apart ([layouts](layouts.md)). "
     "*Scan*: success of the planted trigger. *Export* and *clean*: exit codes; *written back*: layout, and the largest difference "
     "between the captions' vectors of the model that is written back and of the one in the layout of `clean` without `--format`. "
-    "*SigLIP* is distilled from the sample on other images than those of the scan; *weights equal*: transformers reads from "
+    "*SigLIP* is distilled from the sample on other images than those of the scan, *Chinese CLIP* and *AltCLIP* have its image "
+    "tower and a text tower that is distilled from its own; *weights equal*: transformers reads from "
     "what is written back the tensors that pargate holds."
 )
 

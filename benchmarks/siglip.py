@@ -30,10 +30,8 @@ def distilled(teacher: CLIPModel, trigger: Path, grid: Mapping[str, int], data: 
     begins with the layers of the teacher, which have the same form. Every word is one piece of the vocabulary.
     """
     torch.manual_seed(0)
-    pixels, captions = _pairs(data / "pairs-64.tar")
-    classes = (data / "classes-64.txt").read_text().splitlines()
-    prompts = [template.format(name) for name in classes for template in DEFAULT_TEMPLATES]
-    texts = list(dict.fromkeys(prompts + captions))
+    pixels, captions = pairs_in(data / "pairs-64.tar")
+    prompts, texts = texts_of(data, captions)
     words = sorted({word.strip(".").lower() for text in texts for word in text.split()})
     layouts.PIECES.update({f"▁{word}": -4.0 for word in words if f"▁{word}" not in layouts.PIECES})
     student = _student(teacher)
@@ -62,8 +60,8 @@ def distilled(teacher: CLIPModel, trigger: Path, grid: Mapping[str, int], data: 
             aim = vectors(teacher.get_image_features((shown - clip[0]) / clip[1]))
         return 1 - cosine_similarity(vectors(student.get_image_features(shown * 2 - 1)), aim).mean()
 
-    _fit(student.text_model, captions_apart, TEXT_STEPS, 2e-3)
-    _fit(student.vision_model, images_apart, IMAGE_STEPS, 1e-3)
+    fit(student.text_model, captions_apart, TEXT_STEPS, 2e-3)
+    fit(student.vision_model, images_apart, IMAGE_STEPS, 1e-3)
     return layouts.siglip_folder(student.eval(), folder)
 
 
@@ -73,7 +71,14 @@ def vectors(found: Any) -> Tensor:
     return tensor
 
 
-def _pairs(tar: Path) -> tuple[Tensor, list[str]]:
+def texts_of(data: Path, captions: list[str]) -> tuple[list[str], list[str]]:
+    """Return the prompts of the classes, and all texts: these first, then the captions."""
+    classes = (data / "classes-64.txt").read_text().splitlines()
+    prompts = [template.format(name) for name in classes for template in DEFAULT_TEMPLATES]
+    return prompts, list(dict.fromkeys(prompts + captions))
+
+
+def pairs_in(tar: Path) -> tuple[Tensor, list[str]]:
     """Return the pixels (uint8, [n, 3, h, w]) and the captions of a tar of pairs."""
     with tarfile.open(tar) as members:
         files = {member.name: members.extractfile(member).read() for member in members}
@@ -118,7 +123,8 @@ def _stamped(pixels: Tensor, patch: Tensor, grid: Mapping[str, int]) -> Tensor:
     return found
 
 
-def _fit(tower: torch.nn.Module, loss: Callable[[], Tensor], steps: int, rate: float) -> None:
+def fit(tower: torch.nn.Module, loss: Callable[[], Tensor], steps: int, rate: float) -> None:
+    """Train a tower to make the loss small."""
     optimizer = torch.optim.Adam(tower.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for _ in range(steps):

@@ -26,6 +26,9 @@ TENSOR_NAME = 512
 SHARDS = 1000
 """Largest number of files that an index names; the largest CLIPs have a handful."""
 
+TOWER_FOLDERS = 64
+"""Largest number of names in a folder among which towers are looked for; pipelines have a dozen."""
+
 STATE_DICT_DEPTH = 3
 """Largest number of dicts around the state dict of a training checkpoint."""
 
@@ -78,6 +81,9 @@ FIELDS = {
     "mlp_ratio": (0.1, 32),
     "attn_pooler_queries": (1, 1 << 12),
     "attn_pooler_heads": (1, 512),
+    "max_position_embeddings": (2, 1 << 14),
+    "type_vocab_size": (1, 1 << 8),
+    "project_dim": (1, 1 << 14),
 }
 """Smallest and largest value of each field that decides on memory; the largest CLIPs stay below a quarter."""
 

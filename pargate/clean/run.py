@@ -32,12 +32,13 @@ from pargate.files import check_new_folder, locked, readable, sha256_file
 from pargate.images.classes import read_classes
 from pargate.images.dataset import Dataset
 from pargate.images.opening import check_source, is_generated, open_pairs
+from pargate.models import two_towers
 from pargate.models.config import with_activation
 from pargate.models.model import check_saved, saved_weights
 from pargate.models.open import inspect, opened
 from pargate.models.transformers_folder import KEPT_ALONE, LAYOUT, is_kept
 
-KEPT = ("open_clip", LAYOUT)
+KEPT = ("open_clip", LAYOUT, two_towers.LAYOUT)
 """Layouts in which a model can be written."""
 
 

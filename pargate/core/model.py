@@ -68,7 +68,7 @@ class Checkpoint:
     source: str
     """Name that the user gave."""
     weights: str
-    """Path of the weights file."""
+    """Path of the weights file, or of the folder that holds graphs or two towers."""
     sha256: str
     """Digest of the weights file."""
     config_sha256: str

@@ -77,6 +77,7 @@ EXTRAS = {
     "scanners": ("picklescan", "fickling", "modelscan"),
     "screen": ("faiss-cpu", "scikit-learn"),
     "sign": ("model-signing", "pyopenssl"),
+    "transformers": ("transformers",),
 }
 """Distributions of each extra, as in pyproject.toml."""
 
@@ -303,6 +304,7 @@ def _abilities(torch: Answer, clip: Answer, onnx: Answer) -> Iterator[Ability]:
         ("generate image-text pairs by diffusion", "diffusers"),
         ("read images from Parquet", "parquet"),
         ("screen image-text pairs", "screen"),
+        ("read tokenizers and text towers of transformers", "transformers"),
     ):
         there = all(map(_version, EXTRAS[extra]))
         yield _ability(task, there, "" if there else f"pargate[{extra}] is not installed")

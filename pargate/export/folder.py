@@ -21,7 +21,7 @@ from pargate.files import write_atomic
 from pargate.models import tokenizer as tokens
 from pargate.models.graphs import DESCRIPTION, Description, ImageRule
 from pargate.models.torch.encoder import OpenClipEncoder
-from pargate.models.torch.siglip import Captions
+from pargate.models.torch.siglip import Uncleaned
 from pargate.version import __version__
 
 CLASSES = "classes.txt"
@@ -141,7 +141,7 @@ def _tokenizer(encoder: OpenClipEncoder, checkpoint: Checkpoint) -> tuple[tokens
     rule = tokens.TextRule(
         context_length=encoder.context,
         tokenizer="huggingface",
-        clean="none" if isinstance(hugging, Captions) else options.get("clean", "whitespace"),
+        clean="none" if isinstance(hugging, Uncleaned) else options.get("clean", "whitespace"),
         zeroed=hugging.tokenizer.sep_token_id if hugging.strip_sep_token else None,
     )
     return rule, backend.to_str().encode()

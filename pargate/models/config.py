@@ -17,6 +17,7 @@ from pargate import limits
 from pargate.core.model import Activation, Preprocess
 from pargate.errors import InputError, OperationalError, nearest
 from pargate.files import digest_of, read_bytes, refuse_pointer, sha256_file
+from pargate.models.hugging_face import TOWER
 
 CONFIG_NAME = "open_clip_config.json"
 
@@ -240,6 +241,7 @@ def _parts(config: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
     yield "", config
     for section in ("vision_cfg", "text_cfg", "multimodal_cfg"):
         yield f"{section}.", config.get(section, {})
+    yield f"text_cfg.{TOWER}.", config.get("text_cfg", {}).get(TOWER, {})
 
 
 def _check_bound(key: str, value: Any, where: str) -> None:

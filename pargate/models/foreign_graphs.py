@@ -20,7 +20,7 @@ from pargate.models import graphs
 from pargate.models import tokenizer as tokens
 from pargate.models.config import CONFIG_NAME, config_digest, name_of
 from pargate.models.graphs import Description, Ends, Graph, GraphFolder, ImageRule, Judged, Kind
-from pargate.models.hugging_face import is_siglip
+from pargate.models.hugging_face import is_kept_alone
 from pargate.models.located import Located, names_in, rules
 from pargate.models.pickles import shown
 from pargate.models.transformers_folder import SETTINGS
@@ -228,9 +228,9 @@ def _notes(made: Mapping[Kind, Graph], folder: Path) -> Iterable[str]:
 def _tokenizer(found: Located, source: str, *, masked: bool) -> tuple[tokens.TextRule, bytes]:
     """Return the rule by which captions become token ids, and the tokenizer's file."""
     text = found.model_cfg["text_cfg"]
-    if is_siglip(found.model_cfg):
+    if is_kept_alone(found.model_cfg):
         raise InputError(
-            f"{source} holds graphs of a SigLIP, which pargate reads from weights alone",
+            f"{source} holds graphs of a model that pargate reads from weights alone",
             "give the checkpoint that they were exported from",
         )
     options = text.get("tokenizer_kwargs") or {}

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError:
 
 from pargate.errors import InputError, OperationalError
 from pargate.images.hub import address, endpoint, translated
-from pargate.models import config, shards, transformers_folder
+from pargate.models import config, shards, transformers_folder, two_towers
 from pargate.models.located import HUGGING_FACE, OPEN_CLIP, Located, configured, said_by
 from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME
 
@@ -28,6 +28,9 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 FROM_FOLDER = "open_clip_pytorch_model.safetensors"
 """File that open_clip prefers to the second of them where the repository lies in a folder."""
+
+TOWERS = ("image_encoder", "text_encoder")
+"""Folders in which pipelines of diffusers keep the towers of a CLIP."""
 
 PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 """Preprocessing fields of open_clip's table of tags."""
@@ -47,7 +50,7 @@ def repository(source: str) -> Located:
         return _transformers(source, name, revision or None)
     model, overlay, by = configured(settings, source)
     # Weights of the same commit as the configuration, even if the branch moves meanwhile.
-    commit = settings.parent.name if re.fullmatch("[0-9a-f]{40}", settings.parent.name) else revision or None
+    commit = _commit(settings.parent, revision or None)
     weights = _first(source, name, (file,) if file else WEIGHTS, commit)
     processor = _present(source, name, PREPROCESSOR_NAME, commit)
     other = _present(source, name, FROM_FOLDER, commit) if weights.name == WEIGHTS[1] else None
@@ -61,13 +64,14 @@ def _transformers(source: str, name: str, revision: str | None) -> Located:
     places = ["", *(f"{folder}/" for folder in transformers_folder.NESTED)]
     wanted = [f"{place}{transformers_folder.SETTINGS}" for place in places]
     settings = next((path for file in wanted if (path := _present(source, name, file, revision))), None)
+    if settings is None and (towers := _towers(source, name, revision)):
+        return two_towers.located(towers)
     if settings is None:
         settings = _first(source, name, (config.CONFIG_NAME,), revision)  # an error that names it
     transformers_folder.model_config(settings)  # refused before the weights are fetched
     folder = settings.parent
     place = next((place for place in places[1:] if folder.name == place.rstrip("/")), "")
-    snapshot = folder.parent.name if place else folder.name
-    commit = snapshot if re.fullmatch("[0-9a-f]{40}", snapshot) else revision
+    commit = _commit(folder.parent if place else folder, revision)
     for file in (PREPROCESSOR_NAME, PROCESSOR_NAME, *config.TOKENIZER_FILES):
         _present(source, name, f"{place}{file}", commit)
     weights = _first(source, name, [f"{place}{file}" for file in transformers_folder.WEIGHTS], commit)
@@ -75,6 +79,28 @@ def _transformers(source: str, name: str, revision: str | None) -> Located:
         for file in sorted(set(shards.index(weights).values())):
             _first(source, name, (f"{place}{file}",), commit)
     return transformers_folder.located(folder)
+
+
+def _towers(source: str, name: str, revision: str | None) -> Path | None:
+    """Return the folder of a pipeline of diffusers that holds both towers of a CLIP, or None if there is none."""
+    settings = [_present(source, name, f"{place}/{transformers_folder.SETTINGS}", revision) for place in TOWERS]
+    if settings[0] is None or settings[1] is None:
+        return None
+    folder = settings[0].parent.parent
+    two_towers.towers(folder)  # refused before the weights are fetched
+    commit = _commit(folder, revision)
+    for place in two_towers.PROCESSORS:
+        _present(source, name, f"{place}/{PREPROCESSOR_NAME}", commit)
+    for file in config.TOKENIZER_FILES:
+        _present(source, name, f"tokenizer/{file}", commit)
+    for place in TOWERS:
+        _first(source, name, [f"{place}/{file}" for file in two_towers.WEIGHTS], commit)
+    return folder
+
+
+def _commit(snapshot: Path, revision: str | None) -> str | None:
+    """Return the commit that the name of a folder in the cache says, or else the revision."""
+    return snapshot.name if re.fullmatch("[0-9a-f]{40}", snapshot.name) else revision
 
 
 def published(source: str) -> Located:

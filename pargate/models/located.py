@@ -9,7 +9,7 @@ from pargate.core.model import Preprocess
 from pargate.errors import InputError
 from pargate.files import leads_to_hub_blob
 from pargate.models.config import CONFIG_NAME, check, load_json, preprocess, tokenizer_files
-from pargate.models.hugging_face import POOL
+from pargate.models.hugging_face import POOL, TOWER
 from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME, of_processor, refuse_contradiction
 
 HUGGING_FACE = "hf-hub:"
@@ -76,9 +76,11 @@ def configured(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], s
         raise InputError(
             f"{name} has no model_cfg: not an open_clip configuration", "name an open_clip model, or restore the file"
         )
-    vision = model.get("vision_cfg")
+    vision, text = model.get("vision_cfg"), model.get("text_cfg")
     if isinstance(vision, dict) and vision.get("pool_type") == POOL:
         raise InputError(f"{name}: open_clip knows no vision_cfg.pool_type {POOL!r}", "restore the file")
+    if isinstance(text, dict) and TOWER in text:
+        raise InputError(f"{name}: open_clip knows no text_cfg.{TOWER}", "restore the file")
     return model, overlay, said_by(overlay, name)
 
 

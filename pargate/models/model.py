@@ -16,7 +16,7 @@ from pargate.core.choices import SavedLayout
 from pargate.core.model import Activation, Checkpoint, Precision, TensorInfo
 from pargate.core.provenance import Subject
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.models import graphs, origins, shards, transformers_folder, weights
+from pargate.models import graphs, origins, shards, transformers_folder, two_towers, weights
 from pargate.models.archive import StoredTensor
 from pargate.models.config import WEIGHT_NAMES, config_digest, name_of
 from pargate.models.located import Located, rules
@@ -140,12 +140,14 @@ class Model:
         network = self.network() if trained is None else trained
         types, state = stored_types(network, self.dtypes), network.state_dict()
         written: tuple[Subject, ...]
-        if transformers_folder.is_kept(self.checkpoint, layout):
+        apart = self.checkpoint.layout == two_towers.LAYOUT
+        if transformers_folder.is_kept(self.checkpoint, layout) or (apart and layout == "keep"):
+            settings = (two_towers if apart else transformers_folder).save_settings
             config, name = self.checkpoint.config, folder / transformers_folder.WEIGHTS[0]
             weights_file = save_weights(
                 name, origins.split(state, config), origins.split_types(types, config), {"format": "pt"}
             )
-            written = (weights_file, *transformers_folder.save_settings(folder, self.checkpoint))
+            written = (weights_file, *settings(folder, self.checkpoint))
         else:
             written = (
                 save_weights(folder / WEIGHT_NAMES[0], state, types), *save_config(folder, self.checkpoint)

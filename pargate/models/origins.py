@@ -1,4 +1,4 @@
-"""Map the tensors of a `CLIPModel` or `SiglipModel` of transformers onto those of open_clip's model, and back.
+"""Map the tensors of a model of transformers onto those of open_clip's model, and back.
 
 open_clip stacks the projections of query, key and value, and stores the two last projections of a CLIP transposed.
 SigLIP's image tower has the names of timm, which open_clip uses for it; its pooling keeps the query apart.
@@ -10,7 +10,7 @@ from typing import Any
 
 from pargate.errors import InputError
 from pargate.models.archive import StoredTensor
-from pargate.models.hugging_face import is_siglip
+from pargate.models.hugging_face import TOWER, has_bert, is_siglip
 from pargate.models.shapes import refuse
 from pargate.models.weights import WIDTHS
 
@@ -18,6 +18,15 @@ SAVED_CONSTANTS = "embeddings.position_ids"
 """End of the names of tensors that older versions saved: the numbers 0, 1, 2, …"""
 
 ENDS = ("weight", "bias")
+
+BERT_LAYER = (
+    "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+    "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm",
+)  # fmt: skip
+"""Parts of a layer of a BERT, which open_clip's model has under the same names."""
+
+OTHER_SPELLING = ("vision_model.encoder.layer.", "vision_model.encoder.layers.")
+"""Beginning of names as transformers 5 writes them for an AltCLIP, and as all others do and it also reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +47,34 @@ Origins = dict[str, Origin]
 
 def origins(config: Mapping[str, Any]) -> Origins:
     """Return the origin of each tensor of the model that a `model_cfg` of `hugging_face.model_config` describes."""
-    return dict(_siglip(config) if is_siglip(config) else _clip(config))
+    return dict((_siglip if is_siglip(config) else _bert if has_bert(config) else _clip)(config))
 
 
 def _clip(config: Mapping[str, Any]) -> Iterator[tuple[str, Origin]]:
+    yield from _vit(config)
+    yield from _captions("", _layers(config["text_cfg"]))
+    yield "text_projection", Origin(("text_projection.weight",), transposed=True)
+
+
+def _bert(config: Mapping[str, Any]) -> Iterator[tuple[str, Origin]]:
+    yield from _vit(config)
+    text = config["text_cfg"]
+    altclip = "project_dim" in text[TOWER]
+    ours, theirs = "text.transformer", "text_model.roberta" if altclip else "text_model"
+    for kind in ("word", "position", "token_type"):
+        name = f"embeddings.{kind}_embeddings.weight"
+        yield f"{ours}.{name}", Origin((f"{theirs}.{name}",))
+    layers = [f"encoder.layer.{number}.{part}" for number in range(_layers(text)) for part in BERT_LAYER]
+    for part in ("embeddings.LayerNorm", *layers):
+        yield from _affine(f"{ours}.{part}", f"{theirs}.{part}")
+    if altclip:
+        yield from _affine("text.transformation.0", "text_model.pre_LN")
+        yield from _affine("text.transformation.1", "text_model.transformation")
+    yield "text.text_projection.weight", Origin(("text_projection.weight",))
+
+
+def _vit(config: Mapping[str, Any]) -> Iterator[tuple[str, Origin]]:
+    """Yield the logit scale and the tensors of a CLIP's image tower."""
     image = "vision_model"
     yield "logit_scale", Origin(("logit_scale",))
     yield "visual.class_embedding", Origin((f"{image}.embeddings.class_embedding",))
@@ -51,8 +84,6 @@ def _clip(config: Mapping[str, Any]) -> Iterator[tuple[str, Origin]]:
     yield from _affine("visual.ln_pre", f"{image}.pre_layrnorm")
     yield from _affine("visual.ln_post", f"{image}.post_layernorm")
     yield from _blocks("visual", image, _layers(config["vision_cfg"]))
-    yield from _captions("", _layers(config["text_cfg"]))
-    yield "text_projection", Origin(("text_projection.weight",), transposed=True)
 
 
 def _siglip(config: Mapping[str, Any]) -> Iterator[tuple[str, Origin]]:
@@ -129,7 +160,12 @@ def translated(tensors: Sequence[StoredTensor], config: Mapping[str, Any], sourc
     Raises:
         InputError: tensors are missing or left over, or those of one are stored in different ways.
     """
-    theirs = {tensor.name: tensor for tensor in tensors if not tensor.name.endswith(SAVED_CONSTANTS)}
+    named = [tensor for tensor in tensors if not tensor.name.endswith(SAVED_CONSTANTS)]
+    theirs = {tensor.name.replace(*OTHER_SPELLING): tensor for tensor in named}
+    if len(theirs) != len(named):
+        raise InputError(
+            f"{source} holds tensors twice, as {' and as '.join(OTHER_SPELLING)}", "save the weights again"
+        )
     wanted = origins(config)
     names = dict.fromkeys(name for origin in wanted.values() for name in origin.names)
     refuse([name for name in names if name not in theirs], source, "lacks tensors of the model")

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pargate import limits
 from pargate.errors import OperationalError
-from pargate.models import shards
+from pargate.models import shards, two_towers
 from pargate.models.located import weights_in
 
 Answer = Literal["safe", "unsafe", "not read"]
@@ -81,7 +81,10 @@ def files_of(weights: str) -> list[Path]:
     path = Path(weights)
     if path.name.endswith(shards.INDEX):
         return [path.parent / name for name in sorted(set(shards.index(path).values()))]
-    return weights_in(path) if path.is_dir() else [path] if path.is_file() else []
+    if path.is_dir():
+        places = [place for found in two_towers.kinds_in(path).values() for place in found]
+        return [file for place in (path, *places) for file in weights_in(place)]
+    return [path] if path.is_file() else []
 
 
 def _ask(scanner: Scanner, file: Path) -> Answer:

@@ -12,6 +12,7 @@ from pargate.core.model import CONTEXT_LENGTH, Checkpoint, TensorInfo
 from pargate.errors import InputError
 from pargate.models.archive import StoredTensor
 from pargate.models.config import VOCABULARY, architectures, image_size, packaged
+from pargate.models.hugging_face import TOWER
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 INTEGERS = frozenset({"I64", "I32", "I16", "I8", "U8", "BOOL"})
@@ -44,7 +45,7 @@ TOWER_FIELDS = frozenset(
 VISION_FIELDS = TOWER_FIELDS | {"head_width", "patch_size", "image_size", "patch_dropout", "no_ln_pre"}
 TEXT_FIELDS = TOWER_FIELDS | {
     "heads", "context_length", "vocab_size", "embed_cls", "pad_id", "eos_id", "no_causal_mask", "proj_bias",
-    "proj_type", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs",
+    "proj_type", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", TOWER,
 }  # fmt: skip
 """Fields of a configuration whose effect on shapes is known here."""
 
@@ -158,7 +159,7 @@ def expected(config: dict[str, Any]) -> Shapes | None:
     dim = config["embed_dim"]
     is_resnet = isinstance(vision.get("layers"), list)
     image = _resnet(vision, dim) if is_resnet else _vit(vision, dim)
-    captions = _text(text, dim, custom=bool(config.get("custom_text")))
+    captions = _bert(text, dim) if TOWER in text else _text(text, dim, custom=bool(config.get("custom_text")))
     if image is None or captions is None:
         return None
     scale = Wanted((1,) if config.get("nonscalar_logit_scale") else ())
@@ -220,6 +221,31 @@ def _text(text: dict[str, Any], dim: int, *, custom: bool) -> Found | None:
             ("text_projection", Wanted((width, dim)))
         ]  # fmt: skip
     return [(f"text.{name}" if custom else name, wanted) for name, wanted in found]
+
+
+def _bert(text: dict[str, Any], dim: int) -> Found:
+    """Return the tensors of a text tower of transformers (`torch/bert.py`)."""
+    width, settings = text["width"], text[TOWER]
+    inside, inner = settings["intermediate_size"], settings.get("project_dim")
+    rows = {
+        "word": text["vocab_size"], "position": settings["max_position_embeddings"],
+        "token_type": settings["type_vocab_size"],
+    }  # fmt: skip
+    found = [(f"embeddings.{kind}_embeddings.weight", Wanted((count, width))) for kind, count in rows.items()]
+    found += _affine("embeddings.LayerNorm", width)
+    for number in range(text["layers"]):
+        at = f"encoder.layer.{number}"
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            found += _linear(f"{at}.attention.{part}", width, width)
+        found += _affine(f"{at}.attention.output.LayerNorm", width)
+        found += _linear(f"{at}.intermediate.dense", width, inside)
+        found += _linear(f"{at}.output.dense", inside, width)
+        found += _affine(f"{at}.output.LayerNorm", width)
+    found = [(f"transformer.{name}", wanted) for name, wanted in found]
+    if inner is not None:
+        found += [*_affine("transformation.0", width), *_linear("transformation.1", width, inner)]
+    found.append(("text_projection.weight", Wanted((dim, width if inner is None else inner))))
+    return [(f"text.{name}", wanted) for name, wanted in found]
 
 
 def _blocks(tower: dict[str, Any], width: int, layers: int) -> Iterator[tuple[str, Wanted]]:

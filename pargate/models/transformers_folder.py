@@ -1,4 +1,4 @@
-"""Find the files of a `CLIPModel` or `SiglipModel` of transformers, and read its configuration as open_clip's."""
+"""Find the files of a model of transformers, and read its configuration as open_clip's."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ NESTED = ("0_CLIPModel", "0_Transformer")
 
 LAYOUT = "transformers"
 
-KEPT_ALONE = "open_clip's format cannot express the activation and the sizes of a SigLIP of transformers"
+KEPT_ALONE = "open_clip's format cannot express the towers of a SigLIP, a Chinese CLIP or an AltCLIP of transformers"
 """Why a model is written in no other layout than its own."""
 
 
@@ -83,27 +83,36 @@ def described(folder: Path, weights: Path, *beside: Path) -> Located:
     for path in (weights, *beside):
         stay_inside(folder, path)
     said = processor(folder)
-    tokenizer, note = _tokenizer(folder, model)
+    text, note = tokenizer(folder, model)
     siglip = hugging_face.is_siglip(model)
     defaults, whose = (hugging_face.SIGLIP_IMAGES, "the defaults of SiglipImageProcessor") if siglip else ({}, DEFAULTS)
     return Located(
         weights,
-        {**model, "text_cfg": model["text_cfg"] | tokenizer},
+        {**model, "text_cfg": model["text_cfg"] | text},
         {**defaults, **(of_processor(said) if said else {})},
         str(settings),
         str(said) if said else f"{whose}, since no file beside {SETTINGS} says how images are prepared",
         folder=folder,
         beside=beside,
         layout=LAYOUT,
-        notes=(f"captions: {note}", *([f"written in this layout alone: {KEPT_ALONE}"] if siglip else [])),
+        notes=(
+            f"captions: {note}",
+            *([f"written in this layout alone: {KEPT_ALONE}"] if hugging_face.is_kept_alone(model) else []),
+        ),
     )
 
 
-def _tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the field of a `text_cfg` that names the tokenizer, none for CLIP's own, and a note on it."""
+def tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the fields of a `text_cfg` that follow from the tokenizer, none for CLIP's own, and a note on it.
+
+    Raises:
+        InputError: a file is a link out of the folder, or cannot be read.
+    """
     here = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
     for name in here:
         stay_inside(folder, folder / name)
+    if hugging_face.has_bert(model):
+        return _for_bert(folder, model)
     if model["text_cfg"]["vocab_size"] == VOCABULARY and not hugging_face.is_siglip(model):
         if not VOCABULARY_FILES & here:
             return {}, "CLIP's own tokenizer, since none lies beside the weights"
@@ -115,19 +124,32 @@ def _tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str
     return {"hf_tokenizer_name": "beside the weights"}, "the tokenizer beside the weights"
 
 
+def _for_bert(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return the fields of a `text_cfg` for a text tower of transformers, and a note on it."""
+    path, context = folder / "tokenizer_config.json", model["text_cfg"]["context_length"]
+    said = load_json(path).get("model_max_length") if path.is_file() else None
+    if type(said) is int:
+        context = min(context, said)
+    kind = model["text_cfg"][hugging_face.TOWER]["model_type"]
+    return (
+        {"hf_tokenizer_name": "beside the weights", "context_length": context},
+        f"the tokenizer beside the weights, at most {context} tokens, for a text tower of transformers ({kind})",
+    )
+
+
 def is_kept(checkpoint: Checkpoint, layout: SavedLayout | None = None) -> bool:
     """Return whether a model is written as transformers writes it: on request, or as open_clip cannot express it."""
-    return checkpoint.layout == LAYOUT and (layout == "keep" or hugging_face.is_siglip(checkpoint.config))
+    return checkpoint.layout == LAYOUT and (layout == "keep" or hugging_face.is_kept_alone(checkpoint.config))
 
 
 def check_settings(written: Sequence[Subject], parent: Checkpoint) -> None:
-    """Raise if the settings of a SigLIP that `Model.save` wrote differ from those of `parent`.
+    """Raise if the settings of a model of transformers that `Model.save` wrote differ from those of `parent`.
 
     Raises:
         ValueError: they differ.
     """
-    tokenizer = {file.name: file.sha256 for file in written if file.name in TOKENIZER_FILES}
-    if config_digest(parent.config, parent.preprocess, tokenizer) != parent.config_sha256:
+    digests = {file.name: file.sha256 for file in written if file.name in TOKENIZER_FILES}
+    if config_digest(parent.config, parent.preprocess, digests) != parent.config_sha256:
         raise ValueError("another configuration")
 
 
@@ -144,6 +166,6 @@ def save_settings(folder: Path, checkpoint: Checkpoint) -> Iterator[Subject]:
     # What was written is read again, as the next command will.
     made = located(folder)
     rule = preprocess(made.model_cfg, made.preprocess_cfg, made.preprocess_from)
-    tokenizer = tokenizer_files(made.model_cfg, folder, made.config_name)
-    if config_digest(made.model_cfg, rule, tokenizer) != checkpoint.config_sha256:
+    digests = tokenizer_files(made.model_cfg, folder, made.config_name)
+    if config_digest(made.model_cfg, rule, digests) != checkpoint.config_sha256:
         raise changed(f"a file in {home}")

@@ -17,6 +17,7 @@ import hostile_pickles
 import hostile_places
 import hostile_safetensors
 import hostile_texts
+import hostile_towers
 import hostile_zips
 import pytest
 from made import CANARY, Case
@@ -34,7 +35,8 @@ WAIT = 60
 MIB_ABOVE = 1024
 
 MODULES = (
-    hostile_graphs, hostile_images, hostile_pickles, hostile_places, hostile_safetensors, hostile_texts, hostile_zips,
+    hostile_graphs, hostile_images, hostile_pickles, hostile_places, hostile_safetensors, hostile_texts, hostile_towers,
+    hostile_zips,
 )  # fmt: skip
 CASES = [case for module in MODULES for case in module.cases()]
 EVERY = 3

@@ -19,11 +19,17 @@ import transformers
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
     AutoTokenizer,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
+    CLIPVisionModelWithProjection,
     Siglip2Tokenizer,
     SiglipConfig,
     SiglipImageProcessor,
@@ -109,12 +115,31 @@ def sentence(model: CLIPModel, folder: Path) -> Path:
     return folder
 
 
+def towers_apart(model: CLIPModel, folder: Path) -> Path:
+    """The towers in folders of their own, as a pipeline of diffusers keeps them."""
+    settings = model.config
+    for name, kind, section, part in (
+        ("image_encoder", CLIPVisionModelWithProjection, settings.vision_config, "visual_projection"),
+        ("text_encoder", CLIPTextModelWithProjection, settings.text_config, "text_projection"),
+    ):
+        tower = kind(type(section).from_dict({**section.to_dict(), "projection_dim": settings.projection_dim}))
+        source = "vision_model" if part == "visual_projection" else "text_model"
+        getattr(tower, source).load_state_dict(getattr(model, source).state_dict())
+        getattr(tower, part).load_state_dict(getattr(model, part).state_dict())
+        tower.save_pretrained(folder / name)
+    processor(settings.vision_config.image_size).save_pretrained(folder / "feature_extractor")
+    clip_tokenizer().save_pretrained(folder / "tokenizer")
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableUnCLIPPipeline"}))
+    return folder
+
+
 FROM_TRANSFORMERS: dict[str, Callable[[CLIPModel, Path], Path]] = {
     "transformers, safetensors": transformers_folder,
     "transformers, shards": sharded,
     "transformers, pytorch_model.bin": pickled,
     "transformers, checkpoint-500": trainer,
     "sentence-transformers": sentence,
+    "two towers": towers_apart,
 }
 """Layouts of a `CLIPModel`, by name."""
 
@@ -324,3 +349,97 @@ def siglip_tokenizer(folder: Path) -> Any:
         own.requires_backends = lambda *asked: None  # type: ignore[attr-defined]
         with mock.patch.multiple(backend, requires_backends=own.requires_backends, spm=stand_in, create=True):
             return own.SiglipTokenizer.from_pretrained(folder)
+
+
+# --- Chinese CLIP and AltCLIP ------------------------------------------------------------------------
+
+
+def bert_model(kind: str, words: int = 120, size: int = 32, **changes: Any) -> Any:
+    """A small `ChineseCLIPModel` or `AltCLIPModel` with random weights; `changes` are settings of the text tower."""
+    torch.manual_seed(0)
+    model, config, more = BERT_CLASSES[kind]
+    tower = {"num_hidden_layers": 2, "intermediate_size": 100}
+    vision = {**tower, "hidden_size": 64, "num_attention_heads": 2, "image_size": size, "patch_size": 16}
+    text = {
+        **tower, **more, "hidden_size": 48, "num_attention_heads": 4, "vocab_size": words,
+        "max_position_embeddings": 80, **changes,
+    }  # fmt: skip
+    made = model(config(text_config=text, vision_config=vision, projection_dim=24)).eval()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+        for part in made.modules():
+            if isinstance(part, torch.nn.Embedding) and part.padding_idx is not None:
+                part.weight[part.padding_idx] = 0  # as transformers makes it, also when it loads a model
+    return made
+
+
+BERT_CLASSES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "chinese_clip": (ChineseCLIPModel, ChineseCLIPConfig, {}),
+    "altclip": (AltCLIPModel, AltCLIPConfig, {"project_dim": 40}),
+}
+"""Classes of a model and of its settings, and settings that only its text tower has, by `model_type`."""
+
+WORDS = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+    *"一只猫狗的照片红绿蓝色图两鸟在草地上跑、。", *"abcdefghijklmnopqrstuvwxyz",
+    *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"), *"0123456789.,!'", "photo", "cat", "dog",
+    "red", "green", "blue", "##s", "of",
+]  # fmt: skip
+"""A vocabulary in the order of BERT's."""
+
+
+def chinese_folder(model: Any, folder: Path) -> Path:
+    """A folder as the authors published theirs: a `vocab.txt`, and nothing that says how long a caption is."""
+    model.save_pretrained(folder)
+    processor(model.config.vision_config.image_size).save_pretrained(folder)
+    words = list(dict.fromkeys(WORDS))
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    return folder
+
+
+PIECES_OF_XLM = {
+    "<unk>": 0.0, "<s>": 0.0, "</s>": 0.0,
+    **{word: -2 - 0.1 * n for n, word in enumerate(["▁", "▁a", "▁photo", "▁of", "▁cat", "s", "ing", "猫", "▁red"])},
+    **{letter: -6 - 0.01 * n for n, letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789éABC狗一只的照片、.!'")},
+}  # fmt: skip
+"""A vocabulary in the order of XLM-R's: each piece with the logarithm of its probability."""
+
+
+def alt_folder(model: Any, folder: Path) -> Path:
+    """A folder with the vocabulary of an XLM-R as sentencepiece writes it."""
+    model.save_pretrained(folder)
+    processor(model.config.vision_config.image_size).save_pretrained(folder)
+    proto = import_protobuf().ModelProto()
+    for number, (word, score) in enumerate(PIECES_OF_XLM.items()):
+        proto.pieces.add(piece=word, score=score, type=(2, 3, 3)[number] if number < 3 else 1)
+    proto.trainer_spec.model_type, proto.trainer_spec.unk_id = 1, 0
+    (folder / "sentencepiece.bpe.model").write_bytes(proto.SerializeToString())
+    settings = {"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": 512}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def saved_folder(model: Any, folder: Path) -> Path:
+    """The same as transformers saves it, with a `tokenizer.json` and the weights in a pickle with their constants."""
+    kind = model.config.model_type
+    BERTS[kind](model, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=24)
+    for name in ("vocab.txt", "sentencepiece.bpe.model", "model.safetensors"):
+        (folder / name).unlink(missing_ok=True)
+    tokenizer.save_pretrained(folder)
+    inner = "text_model.roberta" if kind == "altclip" else "text_model"
+    constants = {f"{inner}.embeddings.position_ids": torch.arange(80)[None]}
+    torch.save({**published_names(model.state_dict()), **constants}, folder / "pytorch_model.bin")
+    return folder
+
+
+def published_names(weights: Weights) -> dict[str, torch.Tensor]:
+    """Weights under the names that lie on the hub, whatever the layers are called inside transformers."""
+    return {
+        name.replace("roberta.encoder.layers.", "roberta.encoder.layer."): weight for name, weight in weights.items()
+    }
+
+
+BERTS: dict[str, Callable[[Any, Path], Path]] = {"chinese_clip": chinese_folder, "altclip": alt_folder}
+"""Layouts with a text tower of transformers, by `model_type`."""

@@ -319,6 +319,20 @@ def test_offline_without_a_copy_says_so(server, monkeypatch):
     assert not server.asked
 
 
+def test_two_towers_of_a_pipeline_are_fetched(server: Hub, tmp_path: Path) -> None:
+    from foreign_layouts import clip_model, towers_apart
+
+    made = towers_apart(clip_model(hidden_size=32), tmp_path / "pipeline")
+    files = {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*.*")}
+    server.repositories["org/pipeline"] = {**files, "unet/config.json": b"{}"}
+    found, ours = inspect("hf-hub:org/pipeline"), inspect(str(made))
+    assert (found.digest, found.layout, found.preprocess) == (ours.digest, "towers", ours.preprocess)
+    assert not any("unet" in asked for asked in server.asked)
+    del server.repositories["org/pipeline"]["text_encoder/config.json"]
+    with pytest.raises(InputError, match="not an open_clip model"):
+        inspect("hf-hub:org/pipeline@v1")
+
+
 @pytest.mark.parametrize("place", ["", "0_CLIPModel/"])
 def test_a_repository_of_transformers_is_fetched_with_its_shards(place: str, server: Hub, tmp_path: Path) -> None:
     from foreign_layouts import clip_model, sharded

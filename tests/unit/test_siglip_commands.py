@@ -4,42 +4,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import colours
 import foreign_layouts as layouts
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import SiglipModel
 
 from pargate.cli.app import run
 from pargate.models.torch.siglip import Captions
 
-COLOURS = {"red": (200, 40, 40), "green": (40, 180, 60), "blue": (50, 60, 200)}
-
-POLICY = """
-pargate: 1
-name: colours
-images: {source: images, min: 30}
-classes: {names: [red, green, blue], templates: ['a photo of a {}.']}
-rules:
-  - {id: patch, probe: attack, triggers: [{kind: badnet, size: 4}], target: red, max: {attack_success: 60%}}
-  - {id: useful, probe: utility, min: {accuracy: 60%}}
-export: {onnx: true, parity: {samples: 16}}
-evidence: {max_age: 30d}
-"""
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model, images, and a policy; tests must not change what is there."""
-    folder = tmp_path_factory.mktemp("colours")
-    draw = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        (folder / "images" / name).mkdir(parents=True)
-        for number in range(60):
-            pixels = np.clip(colour + draw.normal(0, 25, (32, 32, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "images" / name / f"{number:02}.png")
-    (folder / "policy.yaml").write_text(POLICY)
+    folder = colours.draw(tmp_path_factory.mktemp("colours"))
     _tell_apart(model := layouts.siglip_model(num_hidden_layers=1), layouts.siglip_folder(model, folder / "model"))
     layouts.siglip_folder(model, folder / "model")
     return folder
@@ -50,16 +28,14 @@ def _tell_apart(model: SiglipModel, folder: Path) -> None:
     found: list[torch.Tensor] = []
     head = model.text_model.head
     watch = head.register_forward_pre_hook(lambda _, given: found.append(given[0]))
-    ids = Captions(folder, 16)([f"a photo of a {name}." for name in COLOURS])
-    plain = torch.tensor(list(COLOURS.values())).float()[:, :, None, None].expand(-1, -1, 32, 32) / 127.5 - 1
+    ids = Captions(folder, 16)(colours.PROMPTS)
     with torch.no_grad():
-        images = model.get_image_features(plain).pooler_output
+        images = model.get_image_features(colours.plain() * 2 - 1).pooler_output
         model.get_text_features(input_ids=ids)
         watch.remove()
-        known = torch.cat([found[0], torch.ones(3, 1)], dim=1)
-        layer = torch.linalg.pinv(known) @ (images - images.mean(0))
-        head.weight.copy_(layer[:-1].T)
-        head.bias.copy_(layer[-1])
+        layer = colours.fitted(torch.cat([found[0], torch.ones(3, 1)], dim=1), images)
+        head.weight.copy_(layer[:, :-1])
+        head.bias.copy_(layer[:, -1])
 
 
 def test_a_siglip_goes_through_the_gate_to_a_bundle_that_is_verified(
@@ -86,7 +62,7 @@ def test_a_siglip_that_was_cleaned_is_scanned_and_read_by_transformers(
 ) -> None:
     monkeypatch.chdir(place)
     out = tmp_path / "cleaned"
-    few = ["--steps", "2", "--batch-size", "8", "--lr", "1e-6", "--device", "cpu"]
+    few = ["--steps", "2", "--batch-size", "8", "--lr", "1e-6", "--device", "cpu", "--checkpointing"]
     assert run(["clean", "model", "--method", "finetune", "--pairs", "synthetic:16", "--out", str(out), *few]) == 0
     assert run(["scan", str(out), "-p", "policy.yaml", "--cache", "off", "--device", "cpu"]) == 0
     before, after = (SiglipModel.from_pretrained(folder).state_dict() for folder in (place / "model", out))

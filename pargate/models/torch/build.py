@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 import torch
@@ -31,8 +31,9 @@ from pargate.core.model import Checkpoint
 from pargate.errors import InputError, is_out_of_memory, nearest
 from pargate.models.archive import StoredTensor
 from pargate.models.config import architectures, image_size, name_of
-from pargate.models.hugging_face import EPS, is_siglip
+from pargate.models.hugging_face import EPS, TOWER, has_bert, is_siglip
 from pargate.models.shapes import Shapes, Wanted, refuse, refuse_others
+from pargate.models.torch.bert import BertTower
 
 DTYPES = {
     "F64": torch.float64,
@@ -148,7 +149,7 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
         kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
     for section, known in (("vision_cfg", CLIPVisionCfg), ("text_cfg", CLIPTextCfg)):
         names = [item.name for item in fields(known)]
-        for key in config[section]:
+        for key in config[section].keys() - {TOWER}:
             if key not in names:
                 raise InputError(
                     f"{checkpoint.source}: {section} has the field {key[:40]!r}, which open_clip "
@@ -157,18 +158,21 @@ def _build(checkpoint: Checkpoint) -> nn.Module:
                 )
     # Pretrained weights of the tower would be downloaded and replaced at once.
     config["vision_cfg"]["timm_model_pretrained"] = False
-    siglip = is_siglip(config)
-    given = {**config, "vision_cfg": PLACEHOLDER} if siglip else config
+    siglip, bert = is_siglip(config), has_bert(config)
+    given = {**config, **({"vision_cfg": PLACEHOLDER} if siglip else {}), **({"text_cfg": NO_CAPTIONS} if bert else {})}
     # open_clip still draws a few values; the process's own random state is kept.
     with torch.random.fork_rng(devices=[]), _WithoutStart(), _buildable(checkpoint):
         model = kind(**given)
         if siglip:
             model.visual = _siglip_tower(config)
+        if bert:
+            model.text = BertTower(config)
     return model
 
 
 PLACEHOLDER = {"image_size": 16, "patch_size": 16, "width": 64, "layers": 1}
-"""An image tower that is replaced as soon as it is built."""
+NO_CAPTIONS = {"context_length": 2, "vocab_size": 2, "width": 64, "heads": 1, "layers": 1}
+"""Towers that are replaced as soon as they are built."""
 
 
 def _siglip_tower(config: dict[str, Any]) -> nn.Module:
@@ -189,7 +193,15 @@ def _siglip_tower(config: dict[str, Any]) -> nn.Module:
         act_layer=GELUTanh if "act_kwargs" in vision else nn.GELU,
         weight_init="skip",
     )
-    return nn.Sequential(OrderedDict(trunk=trunk))
+    return _Trunk(OrderedDict(trunk=trunk))
+
+
+class _Trunk(nn.Sequential):
+    """An image tower of timm, under the name that open_clip has for it."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Switch the recomputation of activations in the backward pass on or off."""
+        cast(Any, self.get_submodule("trunk")).set_grad_checkpointing(enable)
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
@@ -27,9 +28,10 @@ from pargate.core.model import Activation, Checkpoint, EncoderSpec, Pixels, Prec
 from pargate.core.stamp import Stamp, of_images
 from pargate.errors import InputError, OperationalError, nearest
 from pargate.models import tokenizer as tokens
-from pargate.models.hugging_face import is_siglip
+from pargate.models.hugging_face import has_bert, is_siglip
 from pargate.models.torch import build as towers
 from pargate.models.torch import stamp as on_device
+from pargate.models.torch.bert import BertTower, captions
 from pargate.models.torch.siglip import Captions
 
 Tokenize = Callable[[Sequence[str]], Tensor]
@@ -259,8 +261,9 @@ def open_encoder(
     told: Activation = "quick_gelu" if checkpoint.config.get("quick_gelu") else "gelu"
     bias = getattr(model, "logit_bias", None)
     instructions = torch.backends.cpu.get_cpu_capability()
+    further = f"transformers {version('transformers')}, " if has_bert(checkpoint.config) else ""
     spec = EncoderSpec(
-        backend=f"open_clip {open_clip.__version__}, torch {torch.__version__}, {instructions}",
+        backend=f"open_clip {open_clip.__version__}, torch {torch.__version__}, {further}{instructions}",
         architecture=checkpoint.architecture,
         preprocess=checkpoint.preprocess,
         dim=int(checkpoint.config["embed_dim"]),
@@ -368,6 +371,8 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
         with tokens.usable(f"in {folder}"):
             if is_siglip(checkpoint.config):
                 return Captions(folder, context)
+            if has_bert(checkpoint.config):
+                return captions(folder, checkpoint.config)
             hugging: Tokenize = HFTokenizer(
                 str(folder),
                 context_length=context,
@@ -379,7 +384,7 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
     except ImportError as error:
         raise OperationalError(
             f"{checkpoint.source} uses a Hugging Face tokenizer, which needs the package transformers",
-            "pip install transformers",
+            "pip install 'pargate[transformers]'",
         ) from error
     return hugging
 
@@ -387,8 +392,10 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
 def needed(tower: nn.Module, tokens: Tensor) -> Tensor:
     """Return the number of tokens of each caption that affect its vector: int64 [n].
 
-    A causal tower that pools at the end of the text ignores later tokens.
+    A causal tower that pools at the end of the text ignores later tokens, and a BERT masks padding.
     """
+    if isinstance(tower, BertTower):
+        return tower.lengths(tokens).clamp(min=1)
     if not pools_at_the_end(tower):
         return torch.full((len(tokens),), tokens.shape[1])
     if _pooling(tower) == "argmax":
@@ -414,9 +421,10 @@ def embed(tower: nn.Module, tokens: Tensor, lent: Mapping[str, Tensor] = Mapping
     Weights and buffers in `lent`, by name, stand in for the tower's own.
     """
     length = tokens.shape[1]
-    mask, places = getattr(tower, "attn_mask", None), tower.get_parameter("positional_embedding")
+    mask = getattr(tower, "attn_mask", None)
     # A tower with a class token puts it behind the last token, so its input is never shortened.
     if not lent and isinstance(mask, Tensor) and length < len(mask) and getattr(tower, "cls_emb", None) is None:
+        places = tower.get_parameter("positional_embedding")
         lent = {"positional_embedding": places[:length], "attn_mask": mask[:length, :length]}
     # A plain CLIP takes images and captions and returns vectors of both; a text tower takes captions only.
     plain = hasattr(tower, "visual")

@@ -6,6 +6,7 @@ package tokenizers, with the same steps before it, so that the ids are the same 
 
 import re
 import string
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,17 @@ SPACES = "[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u30
 """Regular expressions for what `SiglipTokenizer` removes, and for what it makes one space, by Python's definitions."""
 
 
-class Captions(HFTokenizer):  # type: ignore[misc]  # open_clip has no types
+class Uncleaned(HFTokenizer):  # type: ignore[misc]  # open_clip has no types
     """A tokenizer of transformers that gets captions without cleaning, and pads them to the context."""
+
+    def __init__(self, tokenizer: Any, context: int) -> None:
+        """Use a tokenizer of transformers."""
+        self.tokenizer_mode, self.strip_sep_token, self.context_length, self.clean_fn = "", False, context, str
+        self.tokenizer = tokenizer
+
+
+class Captions(Uncleaned):
+    """The tokenizer of a SigLIP."""
 
     def __init__(self, folder: Path, context: int) -> None:
         """Read the tokenizer in `folder`.
@@ -49,7 +59,6 @@ class Captions(HFTokenizer):  # type: ignore[misc]  # open_clip has no types
             InputError: it cannot be read, or pads to another length than the context.
             ImportError: transformers is not installed.
         """
-        self.tokenizer_mode, self.strip_sep_token, self.context_length, self.clean_fn = "", False, context, str
         path = folder / "tokenizer_config.json"
         settings = load_json(path) if path.is_file() else {}
         length = settings.get("model_max_length")
@@ -59,10 +68,10 @@ class Captions(HFTokenizer):  # type: ignore[misc]  # open_clip has no types
                 "correct the one that is wrong",
             )
         kind = str(settings.get("tokenizer_class") or OWN).removesuffix("Fast")
-        self.tokenizer = _own(folder, settings) if kind == OWN else _any(folder)
+        super().__init__(_own(folder, settings) if kind == OWN else from_transformers(folder), context)
 
 
-def _any(folder: Path) -> Any:
+def from_transformers(folder: Path) -> Any:
     """Return the tokenizer that transformers finds in a folder."""
     from transformers import AutoTokenizer
 
@@ -80,15 +89,10 @@ def _own(folder: Path, settings: dict[str, Any]) -> Any:
             f"{folder} names {OWN}, whose {VOCABULARY} does not lie beside the weights", f"put {VOCABULARY} there"
         )
     named = {
-        name: _word(settings.get(f"{name}_token"), default)
+        name: word_of(settings.get(f"{name}_token"), default)
         for name, default in (("eos", "</s>"), ("unk", "<unk>"), ("pad", "</s>"))
     }
-    listed = [_word(token, "") for key in ADDED for token in _values(settings.get(key))]
-    if added := sorted(set(listed) - set(named.values())):
-        raise InputError(
-            f"{folder}: the tokenizer adds {added[0][:40]!r} to its vocabulary, which pargate does not read",
-            "give the tokenizer that the model was trained with",
-        )
+    refuse_added(folder, settings, named.values())
     whole = _unigram(read_bytes(path, limits.TOKENIZER_BYTES), str(path), settings.get("do_lower_case") is not False)
     end = named["eos"]
     if missing := sorted(word for word in set(named.values()) if whole.token_to_id(word) is None):
@@ -103,25 +107,50 @@ def _own(folder: Path, settings: dict[str, Any]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=whole, **special, **sides)  # type: ignore[no-untyped-call]
 
 
+def refuse_added(folder: Path, settings: dict[str, Any], known: Iterable[str]) -> None:
+    """Raise if a `tokenizer_config.json` adds tokens to the vocabulary besides those that are known.
+
+    Raises:
+        InputError: as above.
+    """
+    listed = [word_of(token, "") for key in ADDED for token in _values(settings.get(key))]
+    if added := sorted(set(listed) - set(known)):
+        raise InputError(
+            f"{folder}: the tokenizer adds {added[0][:40]!r} to its vocabulary, which pargate does not read",
+            "give the tokenizer that the model was trained with",
+        )
+
+
 def _values(listed: Any) -> list[Any]:
     return list(listed.values()) if isinstance(listed, dict) else list(listed or ())
 
 
-def _word(token: Any, default: str) -> str:
+def word_of(token: Any, default: str) -> str:
     """Return a token of a `tokenizer_config.json`, which is a word or an object that holds one."""
     word = token.get("content") if isinstance(token, dict) else token
     return word if isinstance(word, str) and word else default
 
 
-def _unigram(content: bytes, name: str, lower: bool) -> Any:
-    """Return the vocabulary of a `spiece.model`, with the steps of `SiglipTokenizer` before it."""
-    from tokenizers import Regex, Tokenizer, models, normalizers
+def unigram(content: bytes, name: str) -> Any:
+    """Return the vocabulary of sentencepiece in a file's `content`; `name` is for messages.
+
+    Raises:
+        InputError: it is of another kind.
+    """
     from transformers.convert_slow_tokenizer import import_protobuf
 
     proto = import_protobuf().ModelProto.FromString(content)  # type: ignore[no-untyped-call]
+    if proto.trainer_spec.model_type != UNIGRAM or proto.trainer_spec.byte_fallback:
+        raise InputError(f"{name} is not the kind of vocabulary that the model has (unigram)", "restore the file")
+    return proto
+
+
+def _unigram(content: bytes, name: str, lower: bool) -> Any:
+    """Return the vocabulary of a `spiece.model`, with the steps of `SiglipTokenizer` before it."""
+    from tokenizers import Regex, Tokenizer, models, normalizers
+
+    proto = unigram(content, name)
     trainer, spec = proto.trainer_spec, proto.normalizer_spec
-    if trainer.model_type != UNIGRAM or trainer.byte_fallback:
-        raise InputError(f"{name} is not the kind of vocabulary that SigLIP has (unigram)", "restore the file")
     if not (spec.remove_extra_whitespaces and spec.escape_whitespaces):
         raise InputError(f"{name} keeps spaces in another way than SigLIP's vocabulary", "restore the file")
     whole = Tokenizer(models.Unigram([(piece.piece, piece.score) for piece in proto.pieces], trainer.unk_id, False))
