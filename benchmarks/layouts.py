@@ -31,8 +31,6 @@ from transformers import (
     CLIPVisionModelWithProjection,
     SiglipModel,
 )
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
@@ -102,9 +100,9 @@ def of_transformers(folder: Path, checkpoint: Checkpoint, graphs_of: CLIPModel |
         tokenizer = layouts.siglip_tokenizer(place) if siglip else layouts.clip_tokenizer()
     ids = tokenizer(CAPTIONS, return_tensors="pt", padding="max_length", max_length=length, truncation=True)
     beside = place / "feature_extractor"
-    prepare = (SiglipImageProcessorPil if siglip else CLIPImageProcessorPil).from_pretrained(
-        beside if beside.is_dir() else place
-    )
+    prepare = (
+        layouts.with_pillow("siglip", "Siglip") if siglip else layouts.with_pillow("clip", "CLIP")
+    ).from_pretrained(beside if beside.is_dir() else place)
     batch = prepare(pictures(), return_tensors="pt").pixel_values
     ours = torch.stack([normalised(fit(image, checkpoint.preprocess), checkpoint) for image in pictures()])
     mean, std = (torch.tensor(values)[:, None, None] for values in (prepare.image_mean, prepare.image_std))

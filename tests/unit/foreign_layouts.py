@@ -1,6 +1,7 @@
 """The layouts in which people have a CLIP, each written by the tools that write it."""
 
 import argparse
+import importlib
 import importlib.util
 import json
 import random
@@ -42,6 +43,15 @@ from pargate.models.tokenizer import END, START, clips_vocabulary, vocabulary
 
 NAMES = {START: "<|startoftext|>", END: "<|endoftext|>"}
 """The two tokens that transformers writes in another way."""
+
+
+def with_pillow(model: str, name: str) -> Any:
+    """Return transformers' image processor that computes with Pillow, such as `with_pillow("clip", "CLIP")`."""
+    home = f"transformers.models.{model}.image_processing_"
+    try:
+        return getattr(importlib.import_module(f"{home}pil_{model}"), f"{name}ImageProcessorPil")
+    except ModuleNotFoundError:  # older versions give the name without an ending to this one
+        return getattr(importlib.import_module(f"{home}{model}"), f"{name}ImageProcessor")
 
 
 def clip_model(size: int = 32, **changes: Any) -> CLIPModel:

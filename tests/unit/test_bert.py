@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
-from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 
 from pargate.core.model import unit
 from pargate.errors import ExitCode, InputError, OperationalError
@@ -158,7 +157,10 @@ def test_padding_behind_a_caption_counts_nothing(folders: dict[str, Path]) -> No
 
 def test_pixels_are_those_of_transformers(folders: dict[str, Path]) -> None:
     place = folders["chinese_clip"]
-    rule, prepare = inspect(str(place)).preprocess, ChineseCLIPImageProcessorPil.from_pretrained(place)
+    rule, prepare = (
+        inspect(str(place)).preprocess,
+        layouts.with_pillow("chinese_clip", "ChineseCLIP").from_pretrained(place),
+    )
     draw = np.random.default_rng(0)
     mean, std = (np.array(values)[:, None, None] for values in (rule.mean, rule.std))
     for width in range(32, 92, 4):

@@ -232,9 +232,7 @@ def test_the_defaults_are_those_of_a_vit_b_32() -> None:
 
 
 def test_pixels_are_those_of_transformers_but_for_a_shift_of_one_row(folder: Path) -> None:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    rule, prepare = inspect(str(folder)).preprocess, CLIPImageProcessorPil.from_pretrained(folder)
+    rule, prepare = inspect(str(folder)).preprocess, layouts.with_pillow("clip", "CLIP").from_pretrained(folder)
     draw = np.random.default_rng(0)
     mean, std = (np.array(values)[:, None, None] for values in (rule.mean, rule.std))
     for width in range(32, 72):

@@ -16,7 +16,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sample_reports import remediated
 from transformers import SiglipModel
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from pargate.clean.request import CleanRequest
 from pargate.clean.run import refuse_unkept
@@ -146,7 +145,7 @@ def test_spaces_are_those_of_python() -> None:
 @pytest.mark.parametrize("resample", [2, 3])
 def test_pixels_are_those_of_transformers(resample: int, folder: Path, tmp_path: Path) -> None:
     place = changed(folder, tmp_path / "m", "preprocessor_config.json", resample=resample, image_mean=[0.5, 0.4, 0.5])
-    rule, prepare = inspect(str(place)).preprocess, SiglipImageProcessorPil.from_pretrained(place)
+    rule, prepare = inspect(str(place)).preprocess, layouts.with_pillow("siglip", "Siglip").from_pretrained(place)
     draw = np.random.default_rng(0)
     mean, std = (np.array(values)[:, None, None] for values in (rule.mean, rule.std))
     for width in range(20, 90, 7):
