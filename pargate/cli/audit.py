@@ -12,7 +12,16 @@ import typer
 from typer.core import TyperGroup
 
 from pargate.cli.help import examples
-from pargate.cli.options import JsonOption, NoColorOption, NowOption, cache_folder, read_outputs
+from pargate.cli.options import (
+    ExecutorOption,
+    JsonOption,
+    NoColorOption,
+    NowOption,
+    RayAddressOption,
+    cache_folder,
+    check_executor,
+    read_outputs,
+)
 from pargate.core.choices import Executor, FailOn
 from pargate.errors import ExitCode, InputError, explain
 
@@ -85,13 +94,8 @@ def run(
             help="Folder of cached vectors; killed scans resume.",
         ),
     ] = None,
-    executor: Annotated[
-        Executor, typer.Option("--executor", help="local: processes of this machine; ray: a cluster (pargate[ray]).")
-    ] = Executor.LOCAL,
-    ray_address: Annotated[
-        str | None,
-        typer.Option("--ray-address", metavar="HOST:PORT", help="The Ray cluster; a local one is started without it."),
-    ] = None,
+    executor: ExecutorOption = Executor.LOCAL,
+    ray_address: RayAddressOption = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -121,8 +125,7 @@ def run(
 
     if str(inventory) in ("", "."):
         raise InputError("no inventory is given", "pargate audit INVENTORY.yaml --out DIR")
-    if ray_address is not None and executor is not Executor.RAY:
-        raise InputError("--ray-address is for --executor ray", "give both, or neither")
+    check_executor(executor, ray_address)
     console = Console(quiet=quiet, verbose=False, color=not no_color)
     started = datetime.now(UTC)
     request = AuditRequest(

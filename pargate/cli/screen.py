@@ -10,13 +10,17 @@ from pargate.cli.options import (
     ArchOption,
     CacheOption,
     DeviceOption,
+    ExecutorOption,
     NoColorOption,
     PrecisionOption,
     QuietOption,
+    RayAddressOption,
     cache_folder,
+    check_executor,
     read_outputs,
     refuse_empty,
 )
+from pargate.core.choices import Executor
 from pargate.errors import ExitCode, InputError, PolicyError, Undecided
 
 if TYPE_CHECKING:
@@ -122,6 +126,8 @@ def screen(
     seed: SeedOption = 0,
     output: FormsOption = None,
     cache: CacheOption = None,
+    executor: ExecutorOption = Executor.LOCAL,
+    ray_address: RayAddressOption = None,
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> int:
@@ -141,6 +147,7 @@ def screen(
     from pargate.screening.scores import Sampling
 
     refuse_empty({"PAIRS": pairs, "--model": model, "--policy": policy, "--trusted": trusted, "--arch": arch})
+    check_executor(executor, ray_address)
     outputs = read_outputs(output, ["json", "markdown", "github"])
     console = Console(quiet=quiet, verbose=False, color=not no_color, outputs=outputs)
     if model is None and review is None:
@@ -157,6 +164,7 @@ def screen(
     request = ScreenRequest(
         pairs, model or "", out, arch, trusted, Sampling(batch, rounds, seed, rate), largest, judged_by,
         tuple(to_recognise(found)) if found else (), show, device, precision, cache_folder(cache),
+        executor, ray_address,
     )  # fmt: skip
     if review is not None:
         report = take_marks(request, review)

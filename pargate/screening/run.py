@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from pargate import events
 from pargate.clean.run import refuse_untrainable
+from pargate.core.choices import Executor
 from pargate.core.environment import versions
 from pargate.core.model import Precision
 from pargate.core.results import Count
@@ -28,8 +30,8 @@ from pargate.models.model import Model
 from pargate.models.open import opened
 from pargate.report.text import plain
 from pargate.screening.detectors import K
-from pargate.screening.embed import Embedder, Embeddings, Rows, embed, open_embedder
-from pargate.screening.found import Direction, directions
+from pargate.screening.embed import Embeddings, Rows, Towers, embed, open_embedder, trial_of
+from pargate.screening.found import Direction, directions, images_of
 from pargate.screening.groups import Group, grouped, phrases
 from pargate.screening.lists import write_left
 from pargate.screening.neighbours import check_installed
@@ -69,6 +71,10 @@ class ScreenRequest:
     device: str = "auto"
     precision: Literal["auto"] | Precision = "auto"
     cache: Path | None = None
+    executor: Executor = Executor.LOCAL
+    """Where the towers run."""
+    ray_address: str | None = None
+    """Address of a Ray cluster; None for a local one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,22 +111,23 @@ def screen(request: ScreenRequest, emit: events.Listener = events.ignore) -> Scr
         _make(request.out)
         stack.enter_context(locked(request.out / LOCK_NAME, wait=False))
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
-        embedder = open_embedder(model, pairs, request.device, request.precision, decoder)
+        towers = stack.enter_context(_towers(request, model, pairs, decoder))
         emit(events.StageStarted("embed", f"{pairs.count} pairs"))
-        embeddings = embed(embedder, pairs, folder, decoder, emit)
-        honest = embed(embedder, trusted, folder, decoder, emit) if trusted else None
+        embeddings = embed(towers, model, pairs, folder, emit)
+        honest = embed(towers, model, trusted, folder, emit) if trusted else None
         seen = _recognised(model, embeddings, request)
         emit(events.StageStarted("score", f"{request.by.rounds} batches"))
         known: tuple[Direction, ...] = ()
         if request.found:
-            known = directions(embedder, trusted or pairs, decoder, request.found, request.by.seed)
+            shown = images_of(trusted or pairs, decoder, request.by.seed)
+            known = towers.call(directions, shown, request.found, request.by.seed)
         scored = score(embeddings, honest, request.by, emit, known)
         unreadable = _unreadable(embeddings, pairs, decoder)
         suspects, groups = _suspects(scored, embeddings, pairs)
         report = ScreenReport(
             schema="pargate/screen/1", pargate=__version__, libraries=versions(), started=started, pairs=pairs.source,
             pairs_sha256=pairs.digest, count=pairs.count, unreadable=unreadable, model=model.checkpoint.source,
-            model_sha256=model.checkpoint.sha256, precision=_precision(embedder), recognised=seen,
+            model_sha256=model.checkpoint.sha256, precision=towers.note or towers.spec.precision, recognised=seen,
             trusted=trusted.source if trusted else None, trusted_sha256=trusted.digest if trusted else None,
             calibration=scored.population, neighbours=K, batch=scored.batch,
             rounds=request.by.rounds, recall=scored.recall, seed=request.by.seed, false_positives=request.by.rate,
@@ -236,8 +243,19 @@ def _listed(source: str, request: ScreenRequest) -> Listed:
     return found
 
 
-def _precision(embedder: Embedder) -> str:
-    return embedder.note or embedder.encoder.spec.precision
+@contextlib.contextmanager
+def _towers(request: ScreenRequest, model: Model, pairs: Listed, decoder: Decoder) -> Iterator[Towers]:
+    """Yield the towers of the model, in this process or on workers."""
+    trial = partial(trial_of, pairs, decoder)
+    if request.executor is Executor.LOCAL:
+        yield open_embedder(model, request.device, request.precision, decoder, trial)
+    else:
+        from pargate.screening import cluster
+
+        model.release()
+        setup = (model.checkpoint, request.arch, request.device, request.precision, decoder, trial())
+        with cluster.opened(request.ray_address, *setup) as workers:
+            yield workers
 
 
 def _recognised(model: Model, embeddings: Embeddings, request: ScreenRequest) -> Count:

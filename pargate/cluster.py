@@ -1,0 +1,158 @@
+"""Functions as tasks of a Ray cluster; needs the extra `pargate[ray]`.
+
+Ray repeats a task whose worker died. A task writes no file that the caller reads: what it made is its result.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pargate.errors import OperationalError, first_line
+
+RETRIES = 2
+"""Times that a task is repeated whose worker died."""
+
+ANSWER_S = 10
+"""Seconds that a cluster has to answer."""
+
+LOOK_S = 1.0
+"""Seconds of a wait for results, after which signals are handled."""
+
+SHARED = "every machine needs {} at the same path, such as on a shared file system"
+"""Hint for a file that a worker lacks."""
+
+
+class WorkerLost(OperationalError):
+    """The worker of a task died, and so did those that repeated the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one task takes of a machine."""
+
+    processors: int
+    graphics: int
+    """Number of GPUs."""
+
+    def times(self, has: dict[str, float]) -> int:
+        """Return how many such tasks fit on a machine with these resources."""
+        fit = int(has.get("CPU", 0) // self.processors)
+        return min(fit, int(has.get("GPU", 0) // self.graphics)) if self.graphics else fit
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster that answers."""
+
+    ray: Any
+    """The module."""
+
+    def needs(self, device: str, threads: int) -> Needs:
+        """Return what a task on `device` takes: a GPU for `cuda`, or for `auto` where the cluster has some."""
+        has = self.ray.cluster_resources().get("GPU", 0) > 0
+        return Needs(threads, 1 if device.startswith("cuda") or (device == "auto" and has) else 0)
+
+    def room(self, needs: Needs) -> int:
+        """Return how many tasks the machines of the cluster can run at a time."""
+        return sum(needs.times(node["Resources"]) for node in self.ray.nodes() if node["Alive"])
+
+    def task(self, function: Callable[..., Any], needs: Needs, advice: str) -> Any:
+        """Return `function` as a task: its `remote` starts it and returns the promise of its result.
+
+        Raises:
+            OperationalError: no machine of the cluster has what the task needs; `advice` is the hint.
+        """
+        if not self.room(needs):
+            graphics = " and a GPU" if needs.graphics else ""
+            raise OperationalError(
+                f"no machine of the Ray cluster has {needs.processors} processors{graphics} for a task", advice
+            )
+        # Without `max_calls`, a worker with a GPU may end after each task, and the next one opens the model again.
+        return self.ray.remote(max_calls=0)(function).options(
+            num_cpus=needs.processors, num_gpus=needs.graphics, max_retries=RETRIES, retry_exceptions=False
+        )
+
+    def ended(self, promises: Collection[Any]) -> Any:
+        """Wait until one of some tasks has ended, and return its promise."""
+        while not (found := self.ray.wait(list(promises), num_returns=1, timeout=LOOK_S)[0]):
+            pass
+        return found[0]
+
+    def result(self, promise: Any) -> Any:
+        """Return the result of a task that has ended.
+
+        Raises:
+            WorkerLost: as above.
+            OperationalError: the worker cannot load pargate.
+        """
+        try:
+            return self.ray.get(promise)
+        except self.ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, ImportError) and "failed to import" not in str(error.cause):
+                raise
+            raise OperationalError(
+                f"a worker cannot load pargate: {first_line(error.cause)}", "install pargate on every machine"
+            ) from error
+        except self.ray.exceptions.RayError as error:
+            raise WorkerLost(
+                f"a worker was lost: {type(error).__name__}",
+                "if memory ran out, give the workers more, or run fewer at once; the next run resumes",
+            ) from error
+
+
+def _reach(address: str) -> None:
+    """Raise if nothing listens at an address of the form `HOST:PORT`, which Ray itself would try for minutes.
+
+    Raises:
+        OSError: as above.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=ANSWER_S).close()
+
+
+@contextlib.contextmanager
+def connected(address: str | None, processors: int) -> Iterator[Cluster]:
+    """Connect to a cluster, or start a local one with so many processors; it, or the connection, ends with the context.
+
+    Raises:
+        OperationalError: Ray is not installed, or the cluster does not answer.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise OperationalError("Ray is not installed", "pip install 'pargate[ray]', or leave --executor out") from error
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    try:
+        with _own_handlers():
+            if address is None:
+                local: dict[str, Any] = {"num_cpus": processors, "include_dashboard": False}
+                ray.init(log_to_driver=False, configure_logging=False, **local)
+            else:
+                _reach(address)
+                ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # Ray raises several kinds
+        raise OperationalError(
+            f"the Ray cluster {address or 'on this machine'} does not answer: {type(error).__name__}",
+            "check the address, such as 10.0.0.1:6379 or auto, and that the cluster runs",
+        ) from error
+    try:
+        yield Cluster(ray)
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Keep the handler of SIGTERM, which Ray replaces by one that exits with 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
