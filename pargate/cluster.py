@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,11 @@ RETRIES = 2
 ANSWER_S = 10
 """Seconds that a cluster has to answer."""
 
-LOOK_S = 1.0
-"""Seconds of a wait for results, after which signals are handled."""
+GONE_S = 60
+"""Seconds that a cluster may be without a machine for a task, such as until one is replaced."""
+
+LOOK_S = 0.05
+"""Seconds between two looks at what has ended: a signal in the midst of a wait of Ray's loses its kind."""
 
 SHARED = "every machine needs {} at the same path, such as on a shared file system"
 """Hint for a file that a worker lacks."""
@@ -68,19 +72,31 @@ class Cluster:
             OperationalError: no machine of the cluster has what the task needs; `advice` is the hint.
         """
         if not self.room(needs):
-            graphics = " and a GPU" if needs.graphics else ""
             raise OperationalError(
-                f"no machine of the Ray cluster has {needs.processors} processors{graphics} for a task", advice
-            )
+                "no machine of the Ray cluster has what a task takes "
+                f"(CPU: {needs.processors}, GPU: {needs.graphics})", advice
+            )  # fmt: skip
         # Without `max_calls`, a worker with a GPU may end after each task, and the next one opens the model again.
         return self.ray.remote(max_calls=0)(function).options(
             num_cpus=needs.processors, num_gpus=needs.graphics, max_retries=RETRIES, retry_exceptions=False
         )
 
-    def ended(self, promises: Collection[Any]) -> Any:
-        """Wait until one of some tasks has ended, and return its promise."""
-        while not (found := self.ray.wait(list(promises), num_returns=1, timeout=LOOK_S)[0]):
-            pass
+    def ended(self, promises: Collection[Any], needs: Needs) -> Any:
+        """Wait until one of some tasks has ended, and return its promise.
+
+        Raises:
+            OperationalError: for `GONE_S`, the cluster has had no machine that can run the tasks.
+        """
+        could = looked = time.monotonic()
+        while not (found := self.ray.wait(list(promises), num_returns=1, timeout=0)[0]):
+            time.sleep(LOOK_S)
+            if (now := time.monotonic()) - looked < ANSWER_S:
+                continue
+            looked, could = now, now if self.room(needs) else could
+            if now - could > GONE_S:
+                raise OperationalError(
+                    "no machine of the Ray cluster is left that can run a task", "start some, and run this again"
+                )
         return found[0]
 
     def result(self, promise: Any) -> Any:
@@ -130,12 +146,12 @@ def connected(address: str | None, processors: int) -> Iterator[Cluster]:
     address = address or os.environ.get("RAY_ADDRESS") or None
     try:
         with _own_handlers():
-            if address is None:
-                local: dict[str, Any] = {"num_cpus": processors, "include_dashboard": False}
-                ray.init(log_to_driver=False, configure_logging=False, **local)
+            if address is None:  # without `local`, one that somebody else started on this machine
+                given: dict[str, Any] = {"address": "local", "num_cpus": processors, "include_dashboard": False}
             else:
                 _reach(address)
-                ray.init(address=address, log_to_driver=False, configure_logging=False)
+                given = {"address": address}
+            ray.init(log_to_driver=False, configure_logging=False, **given)
     except Exception as error:  # Ray raises several kinds
         raise OperationalError(
             f"the Ray cluster {address or 'on this machine'} does not answer: {type(error).__name__}",

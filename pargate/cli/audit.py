@@ -21,6 +21,7 @@ from pargate.cli.options import (
     cache_folder,
     check_executor,
     read_outputs,
+    read_shard,
 )
 from pargate.core.choices import Executor, FailOn
 from pargate.errors import ExitCode, InputError, explain
@@ -143,7 +144,7 @@ def run(
         processors=os.cpu_count() or 1,
         executor=executor,
         ray_address=ray_address,
-        shard=_shard(shard),
+        shard=read_shard(shard or "1/1"),
         parts=tuple(merge or ()),
     )
     signalled: list[ExitCode] = []
@@ -151,18 +152,6 @@ def run(
     index = audit(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
     _tell(index, console, out, quiet=quiet)
     return signalled[0] if signalled else ExitCode(index.exit_code)
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    """Return the number of a shard, and of all shards."""
-    import re
-
-    if text is None:
-        return 1, 1
-    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text)
-    if found is None or int(found[1]) > int(found[2]):
-        raise InputError(f"--shard {text[:40]} is not a shard", "give --shard 1/4, 2/4 and so on to 4/4")
-    return int(found[1]), int(found[2])
 
 
 def _listener(console: "Console") -> Any:

@@ -173,6 +173,18 @@ def check_executor(executor: Executor, ray_address: str | None) -> None:
         raise InputError("--ray-address is for --executor ray", "give both, or neither")
 
 
+def read_shard(text: str) -> tuple[int, int]:
+    """Return the number of a shard, and of all shards.
+
+    Raises:
+        InputError: the text is no shard.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise InputError(f"--shard {text[:40]} is not a shard", "give --shard 1/4, 2/4 and so on to 4/4")
+    return int(found[1]), int(found[2])
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """One requested report: its format and its path; None is stdout."""

@@ -8,7 +8,6 @@ What a worker reads is compared with what this machine reads there: the model by
 bytes. So the embeddings are those of this machine, as long as the workers compute alike, which is compared too.
 """
 
-import contextlib
 import hashlib
 import os
 import socket
@@ -20,7 +19,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from pargate.cluster import SHARED, Cluster, Needs, connected
+from pargate.cluster import SHARED, Cluster, Needs
 from pargate.core.environment import versions
 from pargate.core.model import Checkpoint, EncoderSpec, Precision, Vectors
 from pargate.errors import ExitCode, OperationalError, PargateError, explain
@@ -28,7 +27,6 @@ from pargate.files import readable
 from pargate.images.dataset import Listed, check_unchanged
 from pargate.images.decode import Locator
 from pargate.images.prefetch import Block, Decoder
-from pargate.images.workers import processors
 from pargate.models.open import open_model
 from pargate.scanning.choose import processor_threads
 from pargate.screening.embed import BLOCK, Embedder, Rows, Seen, Trial, open_embedder, some
@@ -185,7 +183,7 @@ class Workers:
     def call(self, function: Callable[..., T], *given: object) -> T:
         """Return the result of a function whose first argument is an `Embedder`; a worker runs it."""
         promise = self.task.remote(self.setup, function, *given)
-        return cast(T, self._answer(self.cluster.ended([promise])).result)
+        return cast(T, self._answer(self.cluster.ended([promise], self.needs)).result)
 
     def embedded(self, pairs: Listed, parts: Sequence[range], seen: Seen) -> Iterator[tuple[range, Vectors]]:
         """Yield the parts as workers finish them, as `Towers`.
@@ -202,7 +200,7 @@ class Workers:
                 running[self.task.remote(self.setup, embed_part, some(pairs, part))] = part
             if not running:
                 return
-            promise = self.cluster.ended(running)
+            promise = self.cluster.ended(running, self.needs)
             part, answer = running.pop(promise), self._answer(promise)
             del promise  # frees the result in the cluster
             vectors, blocks = answer.result
@@ -239,28 +237,26 @@ class Workers:
         digests = [digest for block in blocks for digest in block.digests]
         for row, digest in zip(rows, digests, strict=True):
             if _digest(part, row) != digest:
-                raise _differs(part, row, host, "reads other bytes there")
+                raise _differs(part, row, host)
         reasons = {key: reason for block in blocks for key, reason in block.unreadable}
         lost = np.setdiff1d(np.arange(part.count), rows)
         groups = [lost[at : at + BLOCK] for at in range(0, len(lost), BLOCK)]
         self.decoder.start(Rows(part), groups)
         for number in range(len(groups)):
             for row in self.decoder.block(number).rows:
-                raise _differs(part, row, host, f"cannot read it: {reasons[part.keys[row]]}")
+                raise _differs(part, row, host, reasons[part.keys[row]])
 
 
-def _differs(part: Listed, row: int, host: str, what: str) -> PargateError:
-    """Return the error for an image that a worker reads otherwise than this machine.
+def _differs(part: Listed, row: int, host: str, unread: str = "") -> PargateError:
+    """Return the error for an image that a worker reads otherwise than this machine, or cannot read.
 
     Raises:
         InputError: a file changed since it was listed, so that the worker is not at fault.
     """
     check_unchanged(part)
-    place = part.paths[part.file[row]]
-    return OperationalError(
-        f"the worker on {host} has another {place} than this machine: it {what} (image {readable(part.keys[row])})",
-        SHARED.format("the images"),
-    )
+    place, image = part.paths[part.file[row]], readable(part.keys[row])
+    said = f"reads other bytes in {place} than this machine" if not unread else f"cannot read {place}: {unread}"
+    return OperationalError(f"the worker on {host} {said} (image {image})", SHARED.format("the images"))
 
 
 def _digest(pairs: Listed, number: int) -> str:
@@ -272,20 +268,19 @@ def _digest(pairs: Listed, number: int) -> str:
         return ""
 
 
-@contextlib.contextmanager
-def opened(
-    address: str | None,
+def open_workers(
+    cluster: Cluster,
     checkpoint: Checkpoint,
     arch: str | None,
     device: str,
     precision: Literal["auto"] | Precision,
     decoder: Decoder,
     trial: Trial,
-) -> Iterator[Workers]:
-    """Connect to a cluster, or start a local one, and open the model on a first worker.
+) -> Workers:
+    """Return the towers of a model on the workers of a cluster; a first worker has opened it.
 
     Args:
-        address: address of a cluster; None for a local one.
+        cluster: the cluster.
         checkpoint: the model, as this machine found it.
         arch: as of `open_model`.
         device: as of `open_embedder`; `auto` is a GPU if the cluster has some.
@@ -294,7 +289,7 @@ def opened(
         trial: as of `open_embedder`.
 
     Raises:
-        OperationalError: Ray is missing, the cluster does not answer, or no machine has enough processors.
+        OperationalError: no machine of the cluster has what a task takes, or the first worker was lost.
         WorkerEnded: the first worker cannot open the model.
     """
     threads = processor_threads()
@@ -302,9 +297,8 @@ def opened(
         str(Path.cwd()), checkpoint.source, arch, device, precision, checkpoint.digest, threads,
         dict(checkpoint.files), _libraries(), trial,
     )  # fmt: skip
-    with connected(address, processors()) as cluster:
-        needs = cluster.needs(device, threads)
-        advice = "set OMP_NUM_THREADS, the processors of a task, to fewer, or choose another --device"
-        found = Workers(cluster, cluster.task(work, needs, advice), needs, cluster.ray.put(setup), decoder)
-        found.call(_ready)
-        yield found
+    needs = cluster.needs(device, threads)
+    advice = "set OMP_NUM_THREADS, the processors of a task, to fewer, or choose another --device"
+    found = Workers(cluster, cluster.task(work, needs, advice), needs, cluster.ray.put(setup), decoder)
+    found.call(_ready)
+    return found

@@ -198,7 +198,14 @@ class Rows(Sequence[Item]):
         return Item(self._pairs.keys[number], place)
 
 
-def embed(towers: Towers, model: Model, pairs: Listed, folder: Path, emit: Listener = ignore) -> Embeddings:
+def embed(
+    towers: Towers,
+    model: Model,
+    pairs: Listed,
+    folder: Path,
+    emit: Listener = ignore,
+    shard: tuple[int, int] = (1, 1),
+) -> Embeddings:
     """Return the embeddings of all pairs; those that `folder` holds already are not computed again.
 
     Args:
@@ -207,6 +214,7 @@ def embed(towers: Towers, model: Model, pairs: Listed, folder: Path, emit: Liste
         pairs: the pairs.
         folder: place of the files, which is created.
         emit: listener for progress.
+        shard: (i, n): every nth file from the ith on is made, counted from 1.
 
     Raises:
         InputError: more than one percent of the images cannot be read, or a vector is not finite.
@@ -222,9 +230,8 @@ def embed(towers: Towers, model: Model, pairs: Listed, folder: Path, emit: Liste
         raise OperationalError(f"cannot write {place}: {error.strerror}", "choose another --cache") from error
     parts = [range(first, min(first + SHARD, count)) for first in range(0, count, SHARD)]
     shards = tuple(place / f"{number:06d}.npy" for number in range(len(parts)))
-    wanted = [
-        part for part, path in zip(parts, shards, strict=True) if not _holds(path, (len(part), 2, spec.dim))
-    ]  # fmt: skip
+    mine = list(zip(parts, shards, strict=True))[shard[0] - 1 :: shard[1]]
+    wanted = [part for part, path in mine if not _holds(path, (len(part), 2, spec.dim))]
     total = -(-sum(map(len, wanted)) // BLOCK)
     unreadable: list[tuple[str, str]] = []
     read = 0

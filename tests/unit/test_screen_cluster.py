@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fake_ray import FakeRay, RayTaskError
 
+from pargate.cluster import Cluster, connected
 from pargate.core.choices import Executor
 from pargate.core.model import EncoderSpec, Preprocess
 from pargate.errors import ExitCode, InputError, OperationalError
@@ -96,7 +97,8 @@ def checkpoint() -> Any:
 def embedded(checkpoint: Any, embedder: Embedder, pairs: Listed, folder: Path, emit: Any = lambda _: None) -> bytes:
     """The bytes of all files that workers gave."""
     trial = Trial(np.zeros((0, 8, 8, 3), np.uint8), ())
-    with cluster.opened(None, checkpoint, None, "cpu", "auto", embedder.decoder, trial) as workers:
+    with connected(None, 2) as found_cluster:
+        workers = cluster.open_workers(found_cluster, checkpoint, None, "cpu", "auto", embedder.decoder, trial)
         found = embed.embed(workers, embedder.model, pairs, folder, emit)
     return b"".join(path.read_bytes() for path in found.shards)
 
@@ -161,9 +163,9 @@ def lost(answer: Answer) -> Answer:
 @pytest.mark.parametrize(
     ("returns", "told"),
     [
-        (lambda a: changed(a, row=7), r"the worker on b has another .*pairs\.tar than this machine: it reads other "
-         r"bytes there \(image 000000199\)"),
-        (lost, r"it cannot read it: No such file or directory \(image 000000192\)"),
+        (lambda a: changed(a, row=7), r"the worker on b reads other bytes in .*pairs\.tar than this machine "
+         r"\(image 000000199\)"),
+        (lost, r"the worker on b cannot read .*pairs\.tar: No such file or directory \(image 000000192\)"),
         (lambda a: changed(a, spec=replace(SPEC, threads=2)), r"the worker on b computes otherwise than that on .*: "
          "threads 2, not 1"),
     ],
@@ -217,15 +219,17 @@ def test_a_task_that_fits_on_no_machine_is_refused(
     ray: FakeRay, checkpoint: Any, embedder: Embedder, pairs: Listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "processor_threads", lambda: 3)
-    with pytest.raises(OperationalError, match="no machine of the Ray cluster has 3 processors for a task"):
+    with pytest.raises(
+        OperationalError, match=r"no machine of the Ray cluster has what a task takes \(CPU: 3, GPU: 0\)"
+    ):
         embedded(checkpoint, embedder, pairs, tmp_path)
-    needs = cluster.Cluster(FakeRay(8, 2)).needs("auto", 3)
-    assert (needs.graphics, cluster.Cluster(FakeRay(8, 2)).room(needs), cluster.Cluster(FakeRay(8, 1)).room(needs)) == (
+    needs = Cluster(FakeRay(8, 2)).needs("auto", 3)
+    assert (needs.graphics, Cluster(FakeRay(8, 2)).room(needs), Cluster(FakeRay(8, 1)).room(needs)) == (
         1,
         2,
         1,
     )
-    assert cluster.Cluster(FakeRay(8, 2)).needs("cpu", 3).graphics == 0
+    assert Cluster(FakeRay(8, 2)).needs("cpu", 3).graphics == 0
 
 
 # --- a worker with a real model --------------------------------------------------------------------------
