@@ -25,14 +25,10 @@ GONE_S = 60
 """Seconds that a cluster may be without a machine for a task, such as until one is replaced."""
 
 LOOK_S = 0.05
-"""Seconds between two looks at what has ended: a signal in the midst of a wait of Ray's loses its kind."""
+"""Seconds between two looks at what has ended. Ray's own wait turns every signal into Ctrl-C."""
 
 SHARED = "every machine needs {} at the same path, such as on a shared file system"
 """Hint for a file that a worker lacks."""
-
-
-class WorkerLost(OperationalError):
-    """The worker of a task died, and so did those that repeated the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +99,7 @@ class Cluster:
         """Return the result of a task that has ended.
 
         Raises:
-            WorkerLost: as above.
-            OperationalError: the worker cannot load pargate.
+            OperationalError: the worker died, and so did those that repeated the task; or it cannot load pargate.
         """
         try:
             return self.ray.get(promise)
@@ -115,7 +110,7 @@ class Cluster:
                 f"a worker cannot load pargate: {first_line(error.cause)}", "install pargate on every machine"
             ) from error
         except self.ray.exceptions.RayError as error:
-            raise WorkerLost(
+            raise OperationalError(
                 f"a worker was lost: {type(error).__name__}",
                 "if memory ran out, give the workers more, or run fewer at once; the next run resumes",
             ) from error

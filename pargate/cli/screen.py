@@ -122,7 +122,7 @@ def screen(
     model: ModelOption = None,
     policy: PolicyOption = None,
     trusted: TrustedOption = None,
-    found: FoundOption = None,
+    known: FoundOption = None,
     false_positives: FalsePositivesOption = None,
     max_suspects: MaxSuspectsOption = None,
     review: ReviewOption = None,
@@ -183,7 +183,7 @@ def screen(
         largest, rate = rule.max[Metric.SUSPECTS].value, rule.false_positives.value if rule.false_positives else rate
     request = ScreenRequest(
         pairs, model or "", out or Path(), arch, trusted, Sampling(batch, rounds, seed, rate), largest, judged_by,
-        tuple(to_recognise(found)) if found else (), show, device, precision, cache_folder(cache),
+        tuple(to_recognise(known)) if known else (), show, device, precision, cache_folder(cache),
         executor, ray_address,
     )  # fmt: skip
     if out is None:

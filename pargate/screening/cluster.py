@@ -22,7 +22,7 @@ import numpy as np
 from pargate.cluster import SHARED, Cluster, Needs
 from pargate.core.environment import versions
 from pargate.core.model import Checkpoint, EncoderSpec, Precision, Vectors
-from pargate.errors import ExitCode, OperationalError, PargateError, explain
+from pargate.errors import ExitCode, InputError, OperationalError, PargateError, explain
 from pargate.files import readable
 from pargate.images.dataset import Listed, check_unchanged
 from pargate.images.decode import Locator
@@ -104,6 +104,7 @@ def _opened(setup: Setup) -> Embedder:
 
     Raises:
         OperationalError: this machine lacks the model or the folder, or has others, or other libraries.
+        PargateError: as `open_model` and `open_embedder`.
     """
     _compare_libraries(setup.libraries)
     os.environ["OMP_NUM_THREADS"] = str(setup.threads)
@@ -115,7 +116,7 @@ def _opened(setup: Setup) -> Embedder:
         raise OperationalError(f"there is no folder {setup.folder}", SHARED.format("it")) from error
     try:
         model = open_model(setup.source, arch=setup.arch)
-    except PargateError as error:
+    except InputError as error:
         raise OperationalError(f"cannot open the model: {error.message}", shared) from error
     if model.checkpoint.digest != setup.digest:
         theirs = model.checkpoint.files

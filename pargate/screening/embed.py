@@ -87,7 +87,7 @@ def trial_of(pairs: Listed, decoder: Decoder) -> Trial:
 
 
 Seen = Callable[[Block], None]
-"""Gets the images as they are embedded, and raises if too many cannot be read."""
+"""Listener of the images that were embedded; it raises if too many cannot be read."""
 
 
 class Towers(Protocol):
@@ -107,7 +107,7 @@ class Towers(Protocol):
         Args:
             pairs: the pairs.
             parts: numbers of the pairs.
-            seen: as above.
+            seen: is called with the images as they are embedded.
 
         Raises:
             InputError: a vector is not finite.

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from fake_ray import FakeRay, RayTaskError
 
-from pargate.cluster import Cluster, connected
+from pargate import cluster as tasks
+from pargate.cluster import Cluster, Needs, connected
 from pargate.core.choices import Executor
 from pargate.core.model import EncoderSpec, Preprocess
 from pargate.errors import ExitCode, InputError, OperationalError
@@ -230,6 +231,15 @@ def test_a_task_that_fits_on_no_machine_is_refused(
         1,
     )
     assert Cluster(FakeRay(8, 2)).needs("cpu", 3).graphics == 0
+
+
+def test_a_cluster_whose_machines_are_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOOK_S", "ANSWER_S", "GONE_S"):
+        monkeypatch.setattr(tasks, name, 0)
+    gone = FakeRay(processors=0)
+    monkeypatch.setattr(gone, "wait", lambda promises, **_: ([], promises))
+    with pytest.raises(OperationalError, match="no machine of the Ray cluster is left"):
+        Cluster(gone).ended(["promise"], Needs(1, 0))
 
 
 # --- a worker with a real model --------------------------------------------------------------------------
