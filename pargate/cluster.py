@@ -5,6 +5,7 @@ Ray repeats a task whose worker died. A task writes no file that the caller read
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pargate.errors import OperationalError, first_line
+from pargate.errors import OperationalError
 
 RETRIES = 2
 """Times that a task is repeated whose worker died."""
@@ -104,11 +105,11 @@ class Cluster:
         try:
             return self.ray.get(promise)
         except self.ray.exceptions.RayTaskError as error:
-            if not isinstance(error.cause, ImportError) and "failed to import" not in str(error.cause):
+            found = re.search("No module named '[^']*'", str(error))
+            if found is None:
                 raise
-            raise OperationalError(
-                f"a worker cannot load pargate: {first_line(error.cause)}", "install pargate on every machine"
-            ) from error
+            hint = "install pargate with the same extras on every machine"
+            raise OperationalError(f"a worker cannot load pargate: {found[0]}", hint) from error
         except self.ray.exceptions.RayError as error:
             raise OperationalError(
                 f"a worker was lost: {type(error).__name__}",

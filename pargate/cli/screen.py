@@ -189,7 +189,8 @@ def screen(
     if out is None:
         with console.progress() as listener:
             places = Counter(path.parent for path in fill(request, part or (1, 1), listener))
-        console.lines(f"{plural(count, 'file')} of vectors in {folder}" for folder, count in places.items())
+        made = [f"{plural(count, 'file')} of vectors in {folder}" for folder, count in places.items()]
+        console.lines(made or [f"There is no file {shard}: the pairs need fewer."])
         return ExitCode.OK
     if review is not None:
         report = take_marks(request, review)

@@ -201,7 +201,11 @@ def test_pairs_that_change_meanwhile_are_no_fault_of_a_worker(
 @pytest.mark.parametrize(
     ("error", "raised", "told"),
     [
-        (ModuleNotFoundError("No module named 'pargate'"), OperationalError, "a worker cannot load pargate: No module"),
+        (
+            OSError("ray::work()\nSystem error: No module named 'pargate'\ntraceback"),
+            OperationalError,
+            "^a worker cannot load pargate: No module named 'pargate'$",
+        ),
         (ZeroDivisionError("bug"), RayTaskError, "bug"),
     ],
 )
