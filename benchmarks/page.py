@@ -449,6 +449,7 @@ def main() -> None:
     parts.append(section("Cost of a search", "search-cost", COST, cost))
     parts.append(section("Fire drill", "drill", DRILL, drills))
     parts.append(section("Screening", "screen", SCREENING, screening))
+    parts.append(section("Screening on a cluster", "cluster", CLUSTER, on_cluster))
     parts.append(section("Text triggers", "text", TEXT, text))
     parts.append(section("Unlearning", "unlearning", UNLEARNING, unlearning))
     coverage = STORE / "coverage.md"
@@ -827,6 +828,26 @@ def _whole(rows: Any) -> str:
             lines,
         )
     )
+
+
+CLUSTER = (
+    "`pargate screen` on the pairs of the sample data, once on this machine and once with `--executor ray` on a local Ray "
+    "cluster of two workers (`python -m benchmarks.cluster`). One of them is killed in its first shard, and Ray repeats that. "
+    "Files are compared byte for byte, but for the time of the start in the report. Both workers share two processors with "
+    "other work, and each opens the model once, so that the times say nothing about a cluster."
+)
+
+
+def on_cluster(found: Any) -> str:
+    return table(
+        ["model", "pairs", "suspects", "workers", "killed", "files", "that differ", "local, s", "cluster, s"],
+        [
+            [
+                found["model"], found["pairs"], found["suspects"], found["workers"], found["killed"],
+                ", ".join(found["files"]), ", ".join(found["differing"]) or "none", found["seconds"], found["ray_seconds"],
+            ]
+        ],
+    )  # fmt: skip
 
 
 DRILL = (

@@ -35,8 +35,8 @@ from pargate.models.torch.encoder import _plain
 from pargate.release.packs import to_recognise
 from pargate.scenes.render import render
 from pargate.screening.detectors import K, finite
-from pargate.screening.embed import BLOCK, SHARD, Embeddings, Rows, embed, open_embedder
-from pargate.screening.found import IMAGES, Direction, directions, shift_of
+from pargate.screening.embed import BLOCK, SHARD, Embeddings, Rows, embed, open_embedder, trial_of
+from pargate.screening.found import IMAGES, Direction, directions, images_of, shift_of
 from pargate.screening.run import ScreenRequest, screen
 from pargate.screening.scores import Sampling, score
 from pargate.triggers import build, parse
@@ -183,8 +183,8 @@ def recognised(known: Known, pairs: Any, work: Path, folder: Path | None) -> lis
     }  # fmt: skip
     if folder is not None:
         with opened(str(known.folder)) as model, Decoder(model.checkpoint.preprocess) as decoder:
-            embedder = open_embedder(model, pairs, "cpu", "fp32", decoder)
-            moving = directions(embedder, pairs, decoder, to_recognise(folder), 0)
+            embedder = open_embedder(model, "cpu", "fp32", decoder, lambda: trial_of(pairs, decoder))
+            moving = directions(embedder, images_of(pairs, decoder, 0), to_recognise(folder), 0)
         ways["found"] = moving
         ways["found, target"] = tuple(replace(one, target=told) for one in moving)
     rows = []
@@ -206,13 +206,13 @@ def speed(folder: Path, pairs: Any, work: Path) -> dict[str, Any]:
     digest = some.digest  # read before the clock runs
     found: dict[str, list[float]] = {"embed": [], "bare": []}
     with opened(str(folder)) as model, Decoder(model.checkpoint.preprocess) as decoder:
-        embedder = open_embedder(model, some, "cpu", "fp32", decoder)
+        embedder = open_embedder(model, "cpu", "fp32", decoder, lambda: trial_of(some, decoder))
         shown, _ = pixels(some, model.checkpoint.preprocess, np.arange(TIMED))
         encoder, texts = embedder.encoder, list(dict.fromkeys(some.captions(range(TIMED))))
         for _ in range(TURNS):
             place = work / digest
             began = time.perf_counter()
-            embed(embedder, some, place, decoder)
+            embed(embedder, model, some, place)
             found["embed"].append(TIMED / (time.perf_counter() - began))
             shutil.rmtree(place)
             began = time.perf_counter()

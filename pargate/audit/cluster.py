@@ -7,7 +7,6 @@ task whose worker died. Pages and ledger are written by the audit itself.
 
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,15 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from pargate.audit.processes import Starter, arguments, command, environment
-from pargate.errors import ExitCode, OperationalError
+from pargate.cluster import SHARED, Cluster, connected
+from pargate.errors import ExitCode, explain
 from pargate.files import write_atomic
 from pargate.scanning.request import ScanRequest
-
-RETRIES = 2
-"""Times that a task is repeated whose worker died."""
-
-ANSWER_S = 10
-"""Seconds that a cluster has to answer."""
 
 Ended = tuple[int, bytes, bytes]
 """Exit code, report and output of a scan."""
@@ -46,7 +40,7 @@ def run(given: list[str], folder: str, threads: int) -> Ended:
                     process.terminate()
                     raise
         except FileNotFoundError as error:
-            hint = "run the audit in a folder that every machine has, such as on a shared file system"
+            hint = SHARED.format("the folder of the audit")
             return ExitCode.OPERATIONAL, b"", f"pargate: a worker has no {error.filename}\n  → {hint}".encode()
         return process.returncode, report.read_bytes() if report.exists() else b"", said
 
@@ -63,45 +57,33 @@ def _end_with_the_worker() -> None:
 class Task:
     """A scan that a worker runs."""
 
-    ray: Any
-    """The module."""
-    reference: Any
-    """The promise of the result."""
+    cluster: Cluster
+    promise: Any
+    """That of the result."""
     report: Path
     said: Path
     _code: int | None = field(default=None, init=False)
 
     def code(self) -> int | None:
         """Return the exit code, negative for a signal; None while the task runs."""
-        if self._code is None and self.ray.wait([self.reference], timeout=0)[0]:
+        if self._code is None and self.cluster.ray.wait([self.promise], timeout=0)[0]:
             try:
-                self._code, report, said = self.ray.get(self.reference)
-            except self.ray.exceptions.RayError as error:
-                hint = "if memory ran out, give the workers more, or run fewer scans at once with --jobs"
-                said = f"pargate: the worker of the scan was lost: {type(error).__name__}\n  → {hint}".encode()
-                self._code, report = ExitCode.OPERATIONAL, b""
+                self._code, report, said = self.cluster.result(self.promise)
+            except Exception as error:
+                found = explain(error)
+                self._code, report = found.exit_code, b""
+                said = f"pargate: {found.message}\n  → {found.hint}".encode()
             write_atomic(self.said, said)
             write_atomic(self.report, report)
         return self._code
 
     def end(self, number: signal.Signals) -> None:
         """Cancel the task; the worker then ends the scan."""
-        self.ray.cancel(self.reference, force=False)
+        self.cluster.ray.cancel(self.promise, force=False)
 
     def wait(self, seconds: float) -> None:
         """Wait for the end of the task, so many seconds at most."""
-        self.ray.wait([self.reference], timeout=max(0.0, seconds))
-
-
-def _reach(address: str) -> None:
-    """Raise if nothing listens at an address of the form `HOST:PORT`, which Ray itself would try for minutes.
-
-    Raises:
-        OSError: as above.
-    """
-    host, colon, port = address.rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host.rpartition("/")[2], int(port)), timeout=ANSWER_S).close()
+        self.cluster.ray.wait([self.promise], timeout=max(0.0, seconds))
 
 
 @contextlib.contextmanager
@@ -111,33 +93,12 @@ def opened(address: str | None, processors: int) -> Iterator[Starter]:
     Raises:
         OperationalError: Ray is not installed, or the cluster does not answer.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise OperationalError("Ray is not installed", "pip install 'pargate[ray]', or leave --executor out") from error
-    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "configure_logging": False}
-    try:
-        if address is None:
-            ray.init(num_cpus=processors, **quiet)
-        else:
-            _reach(address)
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except Exception as error:  # Ray raises several kinds
-        raise OperationalError(
-            f"the Ray cluster {address or 'on this machine'} does not answer: {type(error).__name__}",
-            "check the address, such as 10.0.0.1:6379 or auto, and that the cluster runs",
-        ) from error
-    devices = ray.cluster_resources().get("GPU", 0) > 0
-    task = ray.remote(run)
+    with connected(address, processors) as cluster:
 
-    def start(request: ScanRequest, work: Path, name: str, cache: Path | None, threads: int) -> Task:
-        device = request.settings.device
-        graphics = 1 if device.startswith("cuda") or (device == "auto" and devices) else 0
-        options = task.options(num_cpus=threads, num_gpus=graphics, max_retries=RETRIES, retry_exceptions=False)
-        reference = options.remote(arguments(request, cache), str(Path.cwd()), threads)
-        return Task(ray, reference, work / f"{name}.json", work / f"{name}.txt")
+        def start(request: ScanRequest, work: Path, name: str, cache: Path | None, threads: int) -> Task:
+            advice = "raise --jobs, so that a scan takes fewer, or choose another --device"
+            task = cluster.task(run, cluster.needs(request.settings.device, threads), advice)
+            promise = task.remote(arguments(request, cache), str(Path.cwd()), threads)
+            return Task(cluster, promise, work / f"{name}.json", work / f"{name}.txt")
 
-    try:
         yield start
-    finally:
-        ray.shutdown()

@@ -12,7 +12,17 @@ import typer
 from typer.core import TyperGroup
 
 from pargate.cli.help import examples
-from pargate.cli.options import JsonOption, NoColorOption, NowOption, cache_folder, read_outputs
+from pargate.cli.options import (
+    ExecutorOption,
+    JsonOption,
+    NoColorOption,
+    NowOption,
+    RayAddressOption,
+    cache_folder,
+    check_executor,
+    read_outputs,
+    read_shard,
+)
 from pargate.core.choices import Executor, FailOn
 from pargate.errors import ExitCode, InputError, explain
 
@@ -85,13 +95,8 @@ def run(
             help="Folder of cached vectors; killed scans resume.",
         ),
     ] = None,
-    executor: Annotated[
-        Executor, typer.Option("--executor", help="local: processes of this machine; ray: a cluster (pargate[ray]).")
-    ] = Executor.LOCAL,
-    ray_address: Annotated[
-        str | None,
-        typer.Option("--ray-address", metavar="HOST:PORT", help="The Ray cluster; a local one is started without it."),
-    ] = None,
+    executor: ExecutorOption = Executor.LOCAL,
+    ray_address: RayAddressOption = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -121,8 +126,7 @@ def run(
 
     if str(inventory) in ("", "."):
         raise InputError("no inventory is given", "pargate audit INVENTORY.yaml --out DIR")
-    if ray_address is not None and executor is not Executor.RAY:
-        raise InputError("--ray-address is for --executor ray", "give both, or neither")
+    check_executor(executor, ray_address)
     console = Console(quiet=quiet, verbose=False, color=not no_color)
     started = datetime.now(UTC)
     request = AuditRequest(
@@ -140,7 +144,7 @@ def run(
         processors=os.cpu_count() or 1,
         executor=executor,
         ray_address=ray_address,
-        shard=_shard(shard),
+        shard=read_shard(shard or "1/1"),
         parts=tuple(merge or ()),
     )
     signalled: list[ExitCode] = []
@@ -148,18 +152,6 @@ def run(
     index = audit(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
     _tell(index, console, out, quiet=quiet)
     return signalled[0] if signalled else ExitCode(index.exit_code)
-
-
-def _shard(text: str | None) -> tuple[int, int]:
-    """Return the number of a shard, and of all shards."""
-    import re
-
-    if text is None:
-        return 1, 1
-    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text)
-    if found is None or int(found[1]) > int(found[2]):
-        raise InputError(f"--shard {text[:40]} is not a shard", "give --shard 1/4, 2/4 and so on to 4/4")
-    return int(found[1]), int(found[2])
 
 
 def _listener(console: "Console") -> Any:

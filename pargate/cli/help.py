@@ -7,7 +7,7 @@ from typer.core import TyperCommand
 GROUPS: dict[str, tuple[str, ...]] = {
     "Model and data": (
         "images", "classes", "pairs", "arch", "reference", "tuned", "unlearn", "model", "families", "trigger",
-        "strengths", "rates", "targets", "trusted", "rounds", "batch",
+        "strengths", "rates", "targets", "trusted", "rounds", "batch", "known",
     ),
     "Policy and verdict": (
         "policy", "policy_ref", "previous", "no_waivers", "strict", "now", "drilled", "check_freshness", "fail_on",

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pargate.core.choices import Precision
+from pargate.core.choices import Executor, Precision
 from pargate.errors import InputError, nearest
 
 ModelArgument = Annotated[
@@ -122,6 +122,13 @@ def _device(name: str) -> str:
 DeviceOption = Annotated[
     str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].", callback=_device)
 ]
+ExecutorOption = Annotated[
+    Executor, typer.Option("--executor", help="local: this machine; ray: a Ray cluster (pargate[ray]).")
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option("--ray-address", metavar="HOST:PORT", help="The Ray cluster; a local one is started without it."),
+]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of images and of every stamp.")]
 CacheOption = Annotated[
     str | None,
@@ -153,6 +160,29 @@ def refuse_empty(given: Mapping[str, str | None]) -> None:
     for name, value in given.items():
         if value == "":
             raise InputError(f"{name} is empty", "give a value, or leave it out; check that the variable is set")
+
+
+def check_executor(executor: Executor, ray_address: str | None) -> None:
+    """Raise if an address is given, and no cluster is asked for.
+
+    Raises:
+        InputError: as above.
+    """
+    refuse_empty({"--ray-address": ray_address})
+    if ray_address is not None and executor is not Executor.RAY:
+        raise InputError("--ray-address is for --executor ray", "give both, or neither")
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """Return the number of a shard, and of all shards.
+
+    Raises:
+        InputError: the text is no shard.
+    """
+    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise InputError(f"--shard {text[:40]} is not a shard", "give --shard 1/4, 2/4 and so on to 4/4")
+    return int(found[1]), int(found[2])
 
 
 @dataclass(frozen=True, slots=True)

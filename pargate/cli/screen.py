@@ -10,13 +10,18 @@ from pargate.cli.options import (
     ArchOption,
     CacheOption,
     DeviceOption,
+    ExecutorOption,
     NoColorOption,
     PrecisionOption,
     QuietOption,
+    RayAddressOption,
     cache_folder,
+    check_executor,
     read_outputs,
+    read_shard,
     refuse_empty,
 )
+from pargate.core.choices import Executor
 from pargate.errors import ExitCode, InputError, PolicyError, Undecided
 
 if TYPE_CHECKING:
@@ -48,7 +53,7 @@ PolicyOption = Annotated[
     ),
 ]
 OutOption = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Folder of the report, the contact sheet and the lists.")
+    Path | None, typer.Option("--out", metavar="DIR", help="Folder of the report, the contact sheet and the lists.")
 ]
 TrustedOption = Annotated[
     str | None,
@@ -92,6 +97,14 @@ RoundsOption = Annotated[
 ]
 ShownOption = Annotated[int, typer.Option("--show", min=0, max=2000, help="Most suspects on the contact sheet.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random batches.")]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only embed each Nth file of vectors, from the Ith on, into --cache; without --out. Screen later.",
+    ),
+]
 FormsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -105,11 +118,11 @@ FormsOption = Annotated[
 
 def screen(
     pairs: PairsArgument,
-    out: OutOption,
+    out: OutOption = None,
     model: ModelOption = None,
     policy: PolicyOption = None,
     trusted: TrustedOption = None,
-    found: FoundOption = None,
+    known: FoundOption = None,
     false_positives: FalsePositivesOption = None,
     max_suspects: MaxSuspectsOption = None,
     review: ReviewOption = None,
@@ -122,6 +135,9 @@ def screen(
     seed: SeedOption = 0,
     output: FormsOption = None,
     cache: CacheOption = None,
+    executor: ExecutorOption = Executor.LOCAL,
+    ray_address: RayAddressOption = None,
+    shard: ShardOption = None,
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> int:
@@ -129,20 +145,31 @@ def screen(
 
     PAIRS stay as they are: `clean --pairs DIR/left.pairs` trains on what is left.
     """
+    from collections import Counter
+
     from pargate.cli.console import Console
     from pargate.core.results import Metric
     from pargate.core.screen import ScreenReport
     from pargate.files import write_atomic
     from pargate.release.packs import to_recognise
     from pargate.report.screen_pages import contact_sheet, github, lines, markdown
-    from pargate.screening.run import ScreenRequest
+    from pargate.report.text import plural
+    from pargate.screening.run import ScreenRequest, fill
     from pargate.screening.run import review as take_marks
     from pargate.screening.run import screen as run_screen
     from pargate.screening.scores import Sampling
 
     refuse_empty({"PAIRS": pairs, "--model": model, "--policy": policy, "--trusted": trusted, "--arch": arch})
+    check_executor(executor, ray_address)
     outputs = read_outputs(output, ["json", "markdown", "github"])
     console = Console(quiet=quiet, verbose=False, color=not no_color, outputs=outputs)
+    part = None if shard is None else read_shard(shard)
+    if part is None and out is None:
+        raise InputError("--out is missing", "give --out DIR, or --shard I/N to embed a part of the pairs alone")
+    if part is not None and (out or review or outputs):
+        raise InputError(
+            "--shard makes no report", "leave --out, --review and -o out; screen once all shards are there"
+        )
     if model is None and review is None:
         raise InputError("--model is missing", "name the model that was trained on the pairs, or a trusted one")
     largest = None if max_suspects is None else _share("--max-suspects", max_suspects)
@@ -155,9 +182,16 @@ def screen(
         trusted = trusted or resolved.beside(rule.trusted)
         largest, rate = rule.max[Metric.SUSPECTS].value, rule.false_positives.value if rule.false_positives else rate
     request = ScreenRequest(
-        pairs, model or "", out, arch, trusted, Sampling(batch, rounds, seed, rate), largest, judged_by,
-        tuple(to_recognise(found)) if found else (), show, device, precision, cache_folder(cache),
+        pairs, model or "", out or Path(), arch, trusted, Sampling(batch, rounds, seed, rate), largest, judged_by,
+        tuple(to_recognise(known)) if known else (), show, device, precision, cache_folder(cache),
+        executor, ray_address,
     )  # fmt: skip
+    if out is None:
+        with console.progress() as listener:
+            places = Counter(path.parent for path in fill(request, part or (1, 1), listener))
+        made = [f"{plural(count, 'file')} of vectors in {folder}" for folder, count in places.items()]
+        console.lines(made or [f"There is no file {shard}: the pairs need fewer."])
+        return ExitCode.OK
     if review is not None:
         report = take_marks(request, review)
     else:

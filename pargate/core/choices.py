@@ -18,10 +18,10 @@ RequiredDevice = Literal["cpu", "cuda"]
 
 
 class Executor(StrEnum):
-    """Places where the scans of an audit run."""
+    """Places where the scans of an audit, or the towers of a screening, run."""
 
     LOCAL = "local"
-    """Processes of this machine."""
+    """This machine."""
     RAY = "ray"
     """Tasks of a Ray cluster."""
 

@@ -5,20 +5,21 @@ the number of the shard. Memory does not grow with the number of pairs.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pargate.core.model import Precision, Vectors
+from pargate.core.model import EncoderSpec, Pixels, Precision, Vectors
 from pargate.errors import InputError, OperationalError
 from pargate.events import Advanced, Listener, ignore
 from pargate.files import digest_of, write_atomic
 from pargate.images.dataset import Item, Listed, check_unchanged
-from pargate.images.prefetch import Decoder, check_readable
+from pargate.images.prefetch import Block, Decoder, check_readable
 from pargate.models.model import Model
 from pargate.scanning.choose import checked_bf16
 from pargate.version import __version__
@@ -34,6 +35,8 @@ BLOCK = 256
 
 TRIAL = 64
 """Number of captions that stand in for classes when bf16 is compared with fp32."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,46 +66,122 @@ class Embeddings:
         return np.asarray(np.load(self.shards[shard], mmap_mode="r", allow_pickle=False))
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The first pairs of a set, with which bf16 is compared with fp32."""
+
+    pixels: Pixels
+    captions: tuple[str, ...]
+
+
+def trial_of(pairs: Listed, decoder: Decoder) -> Trial:
+    """Return the first pairs of a set.
+
+    Raises:
+        InputError: too many of the images cannot be read.
+    """
+    rows = Rows(pairs)
+    decoder.start(rows, [np.arange(min(BLOCK, len(rows)))])
+    pixels = decoder.readable(0, pairs.source).pixels
+    return Trial(pixels[:TRIAL], tuple(pairs.captions(range(min(TRIAL, len(rows))))))
+
+
+Seen = Callable[[Block], None]
+"""Listener of the images that were embedded; it raises if too many cannot be read."""
+
+
+class Towers(Protocol):
+    """Both towers of an open model, in this process or on workers."""
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Everything that can change an embedding."""
+
+    @property
+    def note(self) -> str:
+        """Reason for the precision, or an empty text."""
+
+    def embedded(self, pairs: Listed, parts: Sequence[range], seen: Seen) -> Iterator[tuple[range, Vectors]]:
+        """Yield parts of the pairs, in any order, with the vectors of images and captions: float32 [n, 2, d].
+
+        Args:
+            pairs: the pairs.
+            parts: numbers of the pairs.
+            seen: is called with the images as they are embedded.
+
+        Raises:
+            InputError: a vector is not finite.
+            OperationalError: memory ran out, or a worker was killed.
+        """
+
+    def call(self, function: Callable[..., T], *given: object) -> T:
+        """Return the result of a function whose first argument is an `Embedder`."""
+
+
 @dataclass(frozen=True)
 class Embedder:
-    """An open model with the precision that was chosen for it."""
+    """An open model in this process, with the precision that was chosen for it."""
 
     model: Model
     encoder: "OpenClipEncoder"
     note: str
-    """Reason for the precision."""
+    decoder: Decoder
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """Everything that can change an embedding."""
+        return self.encoder.spec
+
+    def embedded(self, pairs: Listed, parts: Sequence[range], seen: Seen) -> Iterator[tuple[range, Vectors]]:
+        """Yield the parts in their order, as `Towers`."""
+        blocks = [np.arange(at, min(at + BLOCK, part.stop)) for part in parts for at in part[::BLOCK]]
+        self.decoder.start(Rows(pairs), blocks)
+        done = 0
+        for part in parts:
+            vectors = np.full((len(part), 2, self.spec.dim), np.nan, dtype=np.float32)
+            vectors[:, 1] = _told(self.encoder, pairs.captions(part))
+            for _ in part[::BLOCK]:
+                block = self.decoder.block(done)
+                vectors[block.rows - part.start, 0] = self.encoder.image_features(self.encoder.put(block.pixels))
+                _check_finite(self, vectors[block.rows - part.start])
+                seen(block)
+                done += 1
+            yield part, vectors
+
+    def call(self, function: Callable[..., T], *given: object) -> T:
+        """Return the result of a function whose first argument is this object."""
+        return function(self, *given)
 
 
 def open_embedder(
-    model: Model, pairs: Listed, device: str, precision: Literal["auto"] | Precision, decoder: Decoder
+    model: Model, device: str, precision: Literal["auto"] | Precision, decoder: Decoder, trial: Callable[[], Trial]
 ) -> Embedder:
     """Open the towers of a model in the precision that a scan would use.
 
     Args:
         model: the checkpoint.
-        pairs: the pairs, the first of which are embedded in both precisions where there is a choice.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: that of the image tower; `auto` chooses.
         decoder: decodes images for the model.
+        trial: returns pairs that are embedded in both precisions where there is a choice.
 
     Raises:
-        InputError, OperationalError: as `Model.encoder`, or the images cannot be read.
+        InputError, OperationalError: as `Model.encoder`, or as `trial`.
     """
     from pargate.models.torch.encoder import bf16_is_faster, resolve
 
     encoder = model.encoder(device=device)
     if precision != "auto":
-        return Embedder(model, encoder.into_precision(precision), "")
+        return Embedder(model, encoder.into_precision(precision), "", decoder)
     faster, why = bf16_is_faster(resolve(device))
     if not faster:
-        return Embedder(model, encoder, f"fp32: {why}")
-    rows = Rows(pairs)
-    decoder.start(rows, [np.arange(min(BLOCK, len(rows)))])
-    pixels = decoder.readable(0, pairs.source).pixels
-    head = encoder.encode_texts(pairs.captions(range(min(TRIAL, len(rows)))))
+        return Embedder(model, encoder, f"fp32: {why}", decoder)
+    first = trial()
+    head = encoder.encode_texts(first.captions)
     activation = encoder.spec.activation
-    chosen = checked_bf16(encoder, pixels, head, why, lambda: model.encoder(device=device, activation=activation))
-    return Embedder(model, chosen.encoder, chosen.note)
+    again = partial(model.encoder, device=device, activation=activation)
+    chosen = checked_bf16(encoder, first.pixels, head, why, again)
+    return Embedder(model, chosen.encoder, chosen.note, decoder)
 
 
 class Rows(Sequence[Item]):
@@ -119,57 +198,68 @@ class Rows(Sequence[Item]):
         return Item(self._pairs.keys[number], place)
 
 
-def embed(embedder: Embedder, pairs: Listed, folder: Path, decoder: Decoder, emit: Listener = ignore) -> Embeddings:
+def embed(
+    towers: Towers,
+    model: Model,
+    pairs: Listed,
+    folder: Path,
+    emit: Listener = ignore,
+    shard: tuple[int, int] = (1, 1),
+) -> Embeddings:
     """Return the embeddings of all pairs; those that `folder` holds already are not computed again.
 
     Args:
-        embedder: the open model.
+        towers: the open towers of the model.
+        model: the checkpoint.
         pairs: the pairs.
         folder: place of the files, which is created.
-        decoder: decodes images for the model.
         emit: listener for progress.
+        shard: (i, n): every nth file from the ith on is made, counted from 1.
 
     Raises:
         InputError: more than one percent of the images cannot be read, or a vector is not finite.
         OperationalError: the disk is full, memory ran out, or a worker was killed.
     """
-    encoder, count = embedder.encoder, pairs.count
-    facts = {"pargate": __version__, "model": embedder.model.checkpoint.digest, "spec": asdict(encoder.spec),
+    spec, count = towers.spec, pairs.count
+    facts = {"pargate": __version__, "model": model.checkpoint.digest, "spec": asdict(spec),
              "pairs": pairs.digest, "count": count}  # fmt: skip
     place = folder / digest_of(facts)
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OperationalError(f"cannot write {place}: {error.strerror}", "choose another --cache") from error
-    sizes = [min(SHARD, count - first) for first in range(0, count, SHARD)]
-    shards = tuple(place / f"{number:06d}.npy" for number in range(len(sizes)))
-    shapes = [(size, 2, encoder.spec.dim) for size in sizes]
-    wanted = [n for n, path in enumerate(shards) if not _holds(path, shapes[n])]
-    blocks = [np.arange(a, min(a + BLOCK, n * SHARD + sizes[n])) for n in wanted
-              for a in range(n * SHARD, n * SHARD + sizes[n], BLOCK)]  # fmt: skip
-    decoder.start(Rows(pairs), blocks)
-    done = 0
+    parts = [range(first, min(first + SHARD, count)) for first in range(0, count, SHARD)]
+    shards = tuple(place / f"{number:06d}.npy" for number in range(len(parts)))
+    mine = list(zip(parts, shards, strict=True))[shard[0] - 1 :: shard[1]]
+    wanted = [part for part, path in mine if not _holds(path, (len(part), 2, spec.dim))]
+    total = -(-sum(map(len, wanted)) // BLOCK)
     unreadable: list[tuple[str, str]] = []
     read = 0
-    for number in wanted:
-        vectors = np.full(shapes[number], np.nan, dtype=np.float32)
-        first = number * SHARD
-        vectors[:, 1] = _told(encoder, pairs.captions(range(first, first + sizes[number])))
-        for _ in range(0, sizes[number], BLOCK):
-            block = decoder.block(done)
-            unreadable += block.unreadable
-            read += len(block.rows)
-            check_readable(pairs.source, count, unreadable, read)
-            vectors[block.rows - first, 0] = encoder.image_features(encoder.put(block.pixels))
-            _check_finite(embedder, vectors[block.rows - first])
-            done += 1
-            emit(Advanced(done, len(blocks)))
-        files = np.unique(pairs.file[first : first + sizes[number]])
-        check_unchanged(replace(pairs, paths=tuple(pairs.paths[f] for f in files), seen=pairs.seen[files]))
+
+    def seen(block: Block) -> None:
+        nonlocal read
+        unreadable.extend(block.unreadable)
+        read += len(block.rows)
+        check_readable(pairs.source, count, unreadable, read)
+        emit(Advanced(-(-(read + len(unreadable)) // BLOCK), total))
+
+    for part, vectors in towers.embedded(pairs, wanted, seen):
+        check_unchanged(some(pairs, part))
         content = io.BytesIO()
         np.save(content, vectors)
-        write_atomic(shards[number], content.getvalue())
-    return Embeddings(shards, count, encoder.spec.dim)
+        write_atomic(shards[part.start // SHARD], content.getvalue())
+    return Embeddings(shards, count, spec.dim)
+
+
+def some(pairs: Listed, part: range) -> Listed:
+    """Return a part of the pairs, with the files that hold its images alone."""
+    rows = slice(part.start, part.stop)
+    files, file = np.unique(pairs.file[rows], return_inverse=True)
+    return replace(
+        pairs, keys=pairs.keys[rows], labels=pairs.labels[rows], texts=pairs.texts[rows],
+        file=file.astype(np.int32), offset=pairs.offset[rows], size=pairs.size[rows],
+        paths=tuple(pairs.paths[number] for number in files), seen=pairs.seen[files], files=(), unpacked=None,
+    )  # fmt: skip
 
 
 def _told(encoder: "OpenClipEncoder", captions: Sequence[str]) -> Vectors:

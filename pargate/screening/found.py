@@ -10,7 +10,7 @@ from pargate.core.model import Vectors, unit
 from pargate.errors import InputError
 from pargate.images.classes import DEFAULT_TEMPLATES
 from pargate.images.dataset import Listed
-from pargate.images.prefetch import Decoder
+from pargate.images.prefetch import Block, Decoder
 from pargate.screening.embed import Embedder, Rows
 from pargate.triggers import Trigger
 
@@ -37,24 +37,31 @@ def shift_of(plain: Vectors, stamped: Vectors) -> Vectors:
     return np.asarray((unit(stamped) - unit(plain)).mean(axis=0), dtype=np.float32)
 
 
+def images_of(pairs: Listed, decoder: Decoder, seed: int) -> Block:
+    """Return the images that get the triggers, drawn with a seed; a few poisoned ones change little.
+
+    Raises:
+        InputError: too many of them cannot be read.
+    """
+    decoder.start(Rows(pairs), [np.sort(seeds.permutation(seed, "images for found triggers", pairs.count)[:IMAGES])])
+    return decoder.readable(0, pairs.source)
+
+
 def directions(
-    embedder: Embedder, pairs: Listed, decoder: Decoder, found: Sequence[tuple[Trigger, str]], seed: int
+    embedder: Embedder, block: Block, found: Sequence[tuple[Trigger, str]], seed: int
 ) -> tuple[Direction, ...]:
     """Return the directions of the triggers that move the model.
 
     Args:
         embedder: the open model.
-        pairs: pairs whose images get the triggers; a few poisoned ones change little.
-        decoder: decodes images for the model.
+        block: images without a trigger.
         found: triggers, and the name of each one's target or an empty text.
-        seed: seed of the images, and of what triggers draw.
+        seed: seed of what triggers draw.
 
     Raises:
         InputError: no trigger moves the model.
     """
     encoder = embedder.encoder
-    decoder.start(Rows(pairs), [np.sort(seeds.permutation(seed, "images for found triggers", pairs.count)[:IMAGES])])
-    block = decoder.readable(0, pairs.source)
     batch = encoder.put(block.pixels)
     plain = encoder.encode_images(batch)
     moving = []

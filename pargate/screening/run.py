@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,8 @@ from pydantic import ValidationError
 
 from pargate import events
 from pargate.clean.run import refuse_untrainable
+from pargate.cluster import Cluster, connected
+from pargate.core.choices import Executor
 from pargate.core.environment import versions
 from pargate.core.model import Precision
 from pargate.core.results import Count
@@ -23,13 +26,15 @@ from pargate.images.dataset import Listed
 from pargate.images.opening import open_pairs
 from pargate.images.prefetch import Decoder
 from pargate.images.shards import encode
+from pargate.images.workers import processors
 from pargate.judge.bounds import interval
 from pargate.models.model import Model
 from pargate.models.open import opened
 from pargate.report.text import plain
+from pargate.screening.cluster import open_workers
 from pargate.screening.detectors import K
-from pargate.screening.embed import Embedder, Embeddings, Rows, embed, open_embedder
-from pargate.screening.found import Direction, directions
+from pargate.screening.embed import Embeddings, Rows, Towers, embed, open_embedder, trial_of
+from pargate.screening.found import Direction, directions, images_of
 from pargate.screening.groups import Group, grouped, phrases
 from pargate.screening.lists import write_left
 from pargate.screening.neighbours import check_installed
@@ -69,6 +74,10 @@ class ScreenRequest:
     device: str = "auto"
     precision: Literal["auto"] | Precision = "auto"
     cache: Path | None = None
+    executor: Executor = Executor.LOCAL
+    """Where the towers run."""
+    ray_address: str | None = None
+    """Address of a Ray cluster; None for a local one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,35 +101,27 @@ def screen(request: ScreenRequest, emit: events.Listener = events.ignore) -> Scr
     check_installed()
     _check_settings(request)
     _check_out(request.out)
-    emit(events.StageStarted("pairs", request.pairs))
-    pairs = _listed(request.pairs, request)
-    trusted = _listed(request.trusted, request) if request.trusted else None
-    if trusted is not None and trusted.digest == pairs.digest:
-        raise InputError("the trusted pairs are the pairs that are screened", "give others, known to be honest")
     with contextlib.ExitStack() as stack:
-        emit(events.StageStarted("open", request.model))
-        model = stack.enter_context(opened(request.model, arch=request.arch))
-        refuse_untrainable(model.checkpoint)
+        pairs, trusted, model, decoder, towers = stack.enter_context(_inputs(request, emit))
         folder = request.cache / "screen" if request.cache else Path(stack.enter_context(_temporary()))
         _make(request.out)
         stack.enter_context(locked(request.out / LOCK_NAME, wait=False))
-        decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
-        embedder = open_embedder(model, pairs, request.device, request.precision, decoder)
         emit(events.StageStarted("embed", f"{pairs.count} pairs"))
-        embeddings = embed(embedder, pairs, folder, decoder, emit)
-        honest = embed(embedder, trusted, folder, decoder, emit) if trusted else None
+        embeddings = embed(towers, model, pairs, folder, emit)
+        honest = embed(towers, model, trusted, folder, emit) if trusted else None
         seen = _recognised(model, embeddings, request)
         emit(events.StageStarted("score", f"{request.by.rounds} batches"))
         known: tuple[Direction, ...] = ()
         if request.found:
-            known = directions(embedder, trusted or pairs, decoder, request.found, request.by.seed)
+            shown = images_of(trusted or pairs, decoder, request.by.seed)
+            known = towers.call(directions, shown, request.found, request.by.seed)
         scored = score(embeddings, honest, request.by, emit, known)
         unreadable = _unreadable(embeddings, pairs, decoder)
         suspects, groups = _suspects(scored, embeddings, pairs)
         report = ScreenReport(
             schema="pargate/screen/1", pargate=__version__, libraries=versions(), started=started, pairs=pairs.source,
             pairs_sha256=pairs.digest, count=pairs.count, unreadable=unreadable, model=model.checkpoint.source,
-            model_sha256=model.checkpoint.sha256, precision=_precision(embedder), recognised=seen,
+            model_sha256=model.checkpoint.sha256, precision=towers.note or towers.spec.precision, recognised=seen,
             trusted=trusted.source if trusted else None, trusted_sha256=trusted.digest if trusted else None,
             calibration=scored.population, neighbours=K, batch=scored.batch,
             rounds=request.by.rounds, recall=scored.recall, seed=request.by.seed, false_positives=request.by.rate,
@@ -131,6 +132,52 @@ def screen(request: ScreenRequest, emit: events.Listener = events.ignore) -> Scr
         write_atomic(request.out / REPORT_NAME, report.to_json().encode())
         write_left(report, pairs, request.out)
     return Screened(report, pictures)
+
+
+def fill(request: ScreenRequest, shard: tuple[int, int], emit: events.Listener = events.ignore) -> list[Path]:
+    """Embed a part of the pairs into the cache, where a screening finds it.
+
+    Args:
+        request: the screening; `out` is not used.
+        shard: (i, n): every nth file from the ith on, counted from 1.
+        emit: listener for progress.
+
+    Returns:
+        The files of the part, of the pairs and then of the trusted ones.
+
+    Raises:
+        InputError: wrong input, or there is no cache.
+        UnsafeCheckpoint, OperationalError: see `errors.py`. Finished embeddings are kept in the cache.
+    """
+    if request.cache is None:
+        raise InputError("a shard is embedded into the cache, and --cache is off", "give --cache DIR")
+    with _inputs(request, emit) as (pairs, trusted, model, _, towers):
+        emit(events.StageStarted("embed", f"{pairs.count} pairs"))
+        sets = [pairs, *([trusted] if trusted else [])]
+        found = [embed(towers, model, one, request.cache / "screen", emit, shard) for one in sets]
+    return [path for one in found for path in one.shards[shard[0] - 1 :: shard[1]]]
+
+
+_Inputs = tuple[Listed, Listed | None, Model, Decoder, Towers]
+
+
+@contextlib.contextmanager
+def _inputs(request: ScreenRequest, emit: events.Listener) -> Iterator[_Inputs]:
+    """Yield the pairs, the trusted ones, the open model, what decodes images for it, and its towers."""
+    with contextlib.ExitStack() as stack:
+        cluster = None
+        if request.executor is Executor.RAY:
+            cluster = stack.enter_context(connected(request.ray_address, processors()))
+        emit(events.StageStarted("pairs", request.pairs))
+        pairs = _listed(request.pairs, request)
+        trusted = _listed(request.trusted, request) if request.trusted else None
+        if trusted is not None and trusted.digest == pairs.digest:
+            raise InputError("the trusted pairs are the pairs that are screened", "give others, known to be honest")
+        emit(events.StageStarted("open", request.model))
+        model = stack.enter_context(opened(request.model, arch=request.arch))
+        refuse_untrainable(model.checkpoint)
+        decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
+        yield pairs, trusted, model, decoder, _towers(request, cluster, model, pairs, decoder)
 
 
 def review(request: ScreenRequest, marks: Path) -> ScreenReport:
@@ -236,8 +283,13 @@ def _listed(source: str, request: ScreenRequest) -> Listed:
     return found
 
 
-def _precision(embedder: Embedder) -> str:
-    return embedder.note or embedder.encoder.spec.precision
+def _towers(request: ScreenRequest, cluster: Cluster | None, model: Model, pairs: Listed, decoder: Decoder) -> Towers:
+    """Return the towers of the model, on workers if there is a cluster."""
+    trial = partial(trial_of, pairs, decoder)
+    if cluster is None:
+        return open_embedder(model, request.device, request.precision, decoder, trial)
+    model.release()
+    return open_workers(cluster, model.checkpoint, request.arch, request.device, request.precision, decoder, trial())
 
 
 def _recognised(model: Model, embeddings: Embeddings, request: ScreenRequest) -> Count:

@@ -1,13 +1,16 @@
 """The command `screen` on a small model and drawn scenes, some of which are stripes with a false caption."""
 
+import importlib
+import importlib.util
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MODELS, Command
+from conftest import MODELS, ROOT, Command
 from PIL import Image
 
 from pargate.cli.app import run
@@ -135,6 +138,45 @@ owners: [data@example.org]
 """
 
 
+def test_shards_that_are_copied_together_are_all_that_a_screening_needs(
+    tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(embed, "SHARD", 64)
+    monkeypatch.setattr(embed, "BLOCK", 32)
+    whole = tmp_path / "whole"
+    for number in ("1", "2"):
+        given = command(pairs, tmp_path, tmp_path / number, "--shard", f"{number}/2")
+        del given[given.index("--out") : given.index("--out") + 2]
+        assert run(given) == 0
+        shutil.copytree(tmp_path / number, whole, dirs_exist_ok=True)
+    (folder,) = (whole / "screen").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["000000.npy", "000001.npy", "000002.npy"]
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"{files} of vectors in {tmp_path / number / 'screen' / folder.name}"
+                    for number, files in (("1", "2 files"), ("2", "1 file"))]  # fmt: skip
+    monkeypatch.setattr(embed, "write_atomic", lambda *_: pytest.fail("nothing is left to embed"))
+    assert run(command(pairs, tmp_path / "out", whole)) == 0
+    assert len(report(tmp_path / "out").suspects) == 5
+    given = command(pairs, tmp_path, tmp_path, "--shard", "1/2", "--cache", "off")
+    del given[given.index("--out") : given.index("--out") + 2]
+    assert run(given) == 2
+    assert "a shard is embedded into the cache, and --cache is off" in capsys.readouterr().err
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'pargate[ray]'")
+def test_a_ray_cluster_writes_the_files_of_one_machine_though_a_worker_is_killed(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    cluster = importlib.import_module("benchmarks.cluster")
+    pairs, one, other = zoo.parents[1] / "data" / "pairs-64.tar", tmp_path / "one", tmp_path / "other"
+    cluster.screened(pairs, zoo / "vit-clean", one, ray=False)
+    _, killed = cluster.screened(pairs, zoo / "vit-clean", other, ray=True)
+    assert killed == 1 and (other / "screen.html").exists()
+    assert cluster.differing(one, other) == []
+
+
 def test_a_policy_judges_a_set_and_its_review(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache, out = tmp_path / "cache", tmp_path / "out"
     shard(tmp_path / "trusted.tar", 1000, 200, set())
@@ -231,6 +273,9 @@ def test_a_full_disk_is_one_message(
         (("--out", str(CLEAN)), "holds other files and no screening"),
         (("--review", "missing.json"), "screen the pairs first"),
         (("--found", "missing"), "there is no missing"),
+        (("--ray-address", "10.0.0.1:6379"), "--ray-address is for --executor ray"),
+        (("--shard", "3/2"), "--shard 3/2 is not a shard"),
+        (("--shard", "1/2"), "--shard makes no report"),
     ],
 )
 def test_wrong_input_is_one_message_and_nothing_is_written(
