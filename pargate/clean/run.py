@@ -35,6 +35,7 @@ from pargate.images.opening import check_source, is_generated, open_pairs
 from pargate.models.config import with_activation
 from pargate.models.model import check_saved, saved_weights
 from pargate.models.open import inspect, opened
+from pargate.models.sources import parts
 from pargate.models.transformers_folder import KEPT_ALONE, LAYOUT, is_kept
 
 KEPT = ("open_clip", LAYOUT)
@@ -214,8 +215,7 @@ def _check_places(request: CleanRequest, inside: Path | None = None) -> Path:
 
 
 def _checked(request: CleanRequest, unfinished: Path, inside: Path | None) -> Path:
-    source = Path(request.source)
-    if source.exists():
+    for source in filter(Path.exists, map(Path, parts(request.source))):
         home, out = (source if source.is_dir() else source.parent).resolve(), request.out.resolve()
         if home in (out, unfinished.resolve()) or (source.is_dir() and out.is_relative_to(home)):
             raise InputError(

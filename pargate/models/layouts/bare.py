@@ -12,6 +12,7 @@ from pargate.models.model import Model, read_located
 from pargate.models.naming import NUMBERS, in_model
 from pargate.models.preprocessing import named, of_processor, quick_gelu, refuse_contradiction, undecided, ways
 from pargate.models.shapes import matching
+from pargate.models.sources import ADAPTER_CONFIG, SEPARATOR
 from pargate.models.transformers_folder import SETTINGS, located
 
 FILE = "file"
@@ -52,7 +53,9 @@ def locate(source: str, arch: str | None) -> Located:
         reason = getattr(error, "strerror", None) or "not a valid path"
         raise InputError(
             f"no model at {source}: {reason}",
-            "give an open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME, open_clip:ARCH/TAG, or a "
+            f"the last part is no folder with {ADAPTER_CONFIG}"
+            if SEPARATOR in source
+            else "give an open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME, open_clip:ARCH/TAG, or a "
             "folder of ONNX graphs",
         ) from error
     if arch:

@@ -1,0 +1,68 @@
+"""`BASE+ADAPTER`: a model and a LoRA adapter of PEFT, merged into it, or an adapter that names a local base."""
+
+from pathlib import Path
+
+from pargate.errors import InputError
+from pargate.models import lora
+from pargate.models.config import CONFIG_NAME
+from pargate.models.layouts import LAYOUTS, open_source
+from pargate.models.located import HUGGING_FACE, stay_inside
+from pargate.models.merging import adapted
+from pargate.models.model import Model
+from pargate.models.sources import ADAPTER_CONFIG, SEPARATOR, divided
+from pargate.models.transformers_folder import SETTINGS
+
+
+@LAYOUTS.add("adapter")
+class PeftAdapter:
+    """An adapter of PEFT on its base, in any layout of a checkpoint."""
+
+    pickle = True
+    graph = False
+
+    @staticmethod
+    def match(source: str) -> bool:
+        """Return whether the source names a base and an adapter, or is the folder of an adapter alone."""
+        if divided(source) is not None:
+            return True
+        path = Path(source)
+        try:
+            return (path / ADAPTER_CONFIG).is_file() and not any(
+                (path / name).is_file() for name in (CONFIG_NAME, SETTINGS)
+            )
+        except (OSError, ValueError):  # not a valid path
+            return False
+
+    @staticmethod
+    def open(source: str, arch: str | None, keep: bool) -> Model:
+        """Return the base with the adapter, checked."""
+        base, name = divided(source) or (None, source)
+        folder = Path(name)
+        stay_inside(folder, folder / ADAPTER_CONFIG)
+        given = lora.settings(folder / ADAPTER_CONFIG)
+        return adapted(open_source(base or _own_base(given, folder), arch, keep), folder, given, keep)
+
+
+def _own_base(given: lora.Settings, folder: Path) -> str:
+    """Return the base that an adapter names, if it is a folder here; nothing is downloaded because a file says so."""
+    name = given.base_model_name_or_path
+    # Asking whether a network share exists would already log in there.
+    if name and not name.startswith(("//", "\\\\")) and _is_folder(name):
+        return name
+    if not name:
+        raise InputError(
+            f"{folder} is an adapter of PEFT and does not say which base it is merged into",
+            f"name both, as BASE{SEPARATOR}{folder}",
+        )
+    at = f"@{given.revision}" if given.revision else ""
+    raise InputError(
+        f"{folder} is an adapter of PEFT for the base {name[:80]!r}, which is no folder here",
+        f"name both: {HUGGING_FACE}{name[:80]}{at}{SEPARATOR}{folder} downloads it, or BASE{SEPARATOR}{folder}",
+    )
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):  # not a valid path
+        return False
