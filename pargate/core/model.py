@@ -69,6 +69,8 @@ class AdapterFacts:
     """Path of its folder."""
     base: str
     """Name of the model that it is merged into."""
+    base_sha256: str
+    """Digest of the weights of that model."""
     sha256: str
     """Digest of its weights file."""
     ranks: tuple[int, ...]

@@ -156,7 +156,7 @@ def adapted(base: Model, folder: Path, given: lora.Settings, keep: bool) -> Adap
     plan = lora.plan(given, file.tensors, base.stored, label)
     effect = json.dumps(given.model_dump(exclude={"base_model_name_or_path", "revision"}), sort_keys=True)
     facts = AdapterFacts(
-        label, parent.source, file.sha256, tuple(sorted({product.rank for product in plan.products})),
+        label, parent.source, parent.sha256, file.sha256, tuple(sorted({product.rank for product in plan.products})),
         tuple(sorted({product.alpha for product in plan.products})), tuple(p.module for p in plan.products),
         tuple(change.base.name for change in plan.replacements),
     )  # fmt: skip

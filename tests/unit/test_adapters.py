@@ -1,5 +1,6 @@
 """Adapters of PEFT on a base: what they compute, how they are named, and what is refused."""
 
+import copy
 import json
 import math
 import mmap
@@ -24,8 +25,9 @@ from transformers import CLIPModel
 from pargate import limits
 from pargate.audit.inventory import load
 from pargate.cli.app import run
+from pargate.core.model import unit
 from pargate.errors import InputError, UnsafeCheckpoint
-from pargate.models import lora, merging
+from pargate.models import lora, merging, origins
 from pargate.models.archive import StoredTensor
 from pargate.models.merging import Adapter
 from pargate.models.open import inspect, open_model
@@ -205,6 +207,57 @@ def test_types_of_the_base_stay(clip: CLIPModel, weights: Weights, tmp_path: Pat
         query = model.network().state_dict()[name][:64]
     whole = adapters.plus(half.float().state_dict(), adapters.factors(weights, NAMES), 2)[f"{NAMES[0]}.weight"]
     assert torch.equal(query, whole.half().float())
+
+
+OURS, THEIRS = "open_clip", "transformers"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (THEIRS, {"target_modules": ["q_proj", "v_proj", "fc1"], "use_rslora": True}),
+        (THEIRS, {"target_modules": "all-linear", "lora_alpha": 3}),
+        (THEIRS, {"target_modules": r".*vision_model.*\.(q_proj|fc2)", "fan_in_fan_out": True}),
+        (THEIRS, {"target_modules": ["patch_embedding", "q_proj"], "exclude_modules": r"text_model.*"}),
+        (THEIRS, {"target_modules": ["q_proj", "fc1"], "layers_to_transform": 0, "layers_pattern": "layers",
+                  "rank_pattern": {"fc1": 2}, "alpha_pattern": {r".*layers\.0\.self_attn\.q_proj": 3}}),
+        (THEIRS, {"target_modules": ["q_proj"], "modules_to_save": ["visual_projection", "post_layernorm"]}),
+        (OURS, {"target_modules": ["attn", "c_fc"], "bias": "all", "rank_pattern": {"resblocks.0.attn": 3}}),
+        (OURS, {"target_modules": ["attn", "conv1"], "bias": "lora_only"}),
+        (OURS, {"target_modules": ["c_fc"], "modules_to_save": ["ln_final", "conv1"]}),
+    ],
+)  # fmt: skip
+def test_adapters_are_those_of_peft(
+    kind: str, changes: dict[str, Any], clip: CLIPModel, ours: Weights, base: Path, open_base: Path, tmp_path: Path
+) -> None:
+    peft = pytest.importorskip("peft", reason="NOT COMPARED WITH PEFT: pip install peft")
+    network: Any = clip if kind == THEIRS else layouts.ordinary(MODEL, ours)
+    torch.manual_seed(2)
+    model = peft.get_peft_model(copy.deepcopy(network), peft.LoraConfig(**changes))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += 0.1 * torch.randn_like(weight)
+    model.save_pretrained(tmp_path / "a")
+    source = f"{base if kind == THEIRS else open_base}+{tmp_path / 'a'}"
+    again = peft.PeftModel.from_pretrained(copy.deepcopy(network), tmp_path / "a").eval()
+    with open_model(source) as opened, torch.inference_mode():
+        pixels = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        ids = torch.randint(1, 399, (8, 77), generator=torch.Generator().manual_seed(0))
+        ids[:, 20] = 49407 if kind == THEIRS else 399  # the end of each caption
+        run = (again.get_image_features, again.get_text_features) if kind == THEIRS else (
+            again.encode_image, again.encode_text
+        )  # fmt: skip
+        theirs = [unit(getattr(found, "pooler_output", found).numpy()) for found in (run[0](pixels), run[1](ids))]
+        found = opened.network()
+        assert isinstance(found, open_clip.CLIP)
+        mine = [unit(found.encode_image(pixels).numpy()), unit(found.encode_text(ids).numpy())]
+    assert all(np.abs(one - other).max() <= 1e-5 for one, other in zip(mine, theirs, strict=True))
+    merged = again.merge_and_unload().state_dict()
+    state_of = found.state_dict()
+    names = origins.split(state_of, opened.checkpoint.config) if kind == THEIRS else state_of
+    assert names.keys() == merged.keys()
+    assert all((merged[name] - value).abs().max() <= 1e-6 for name, value in names.items())
 
 
 # --- attention, convolutions, biases, whole modules --------------------------------------------------
