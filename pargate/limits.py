@@ -47,6 +47,9 @@ RANK = 64
 KEY_LENGTH = 1024
 """Largest length of a storage's name."""
 
+ADAPTERS = 8
+"""Most adapters on one base."""
+
 ADAPTER_RANK = 1 << 12
 """Largest rank of an adapter; most have 4 to 256, and one as wide as the layer could be any change of it."""
 

@@ -7,7 +7,7 @@ otherwise is refused, so that what is measured is what PEFT makes of base and ad
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -29,6 +29,7 @@ PREFIX = "base_model.model."
 WRAPPER = "base_layer"
 """Part of their names that PEFT inserts before a module that it wraps."""
 
+FACTORS = ("lora_A", "lora_B")
 FACTOR = re.compile(r"(.+)\.lora_([AB])\.weight")
 OTHER_KINDS = ("lora_", "hada_", "lokr_", "ia3_", "oft_", "vera_")
 """Beginnings of parts of the names of other adapters."""
@@ -267,10 +268,12 @@ def plan(given: Settings, held: Sequence[StoredTensor], base: Sequence[StoredTen
     for name in sorted(wanted):
         rank, alpha = modules.settings(outputs.get(name, name))
         weight, a, b = _checked(name, factors[name], places, rank, label)
+        for half, tensor in (("A", a), ("B", b)):
+            _refuse_misnamed(tensor, f"{name}.lora_{half}.weight", wanted, label)
         unread = name not in outputs and _is_unread(name, places)
         scaling = given.scaling(alpha, rank) * (OUTPUT_TIMES if name in outputs else 1)
         products.append(Product(weight, a, b, name, rank, alpha, scaling, unread))
-    replacements = tuple(_replacements(given, values, places, sorted(wanted), label))
+    replacements = tuple(_replacements(given, values, places, wanted, label))
     _refuse_shared([*(one.base for one in products), *(one.base for one in replacements)], base, label)
     return Plan(tuple(products), replacements, (OUTPUT_NOTE,) if outputs else ())
 
@@ -329,7 +332,7 @@ def _is_unread(name: str, places: Mapping[str, StoredTensor]) -> bool:
 
 
 def _replacements(
-    given: Settings, values: Mapping[str, StoredTensor], places: Mapping[str, StoredTensor], adapted: Sequence[str],
+    given: Settings, values: Mapping[str, StoredTensor], places: Mapping[str, StoredTensor], adapted: Set[str],
     label: str,
 ) -> Iterator[Replacement]:  # fmt: skip
     """Yield the tensors of replaced modules and biases."""
@@ -350,6 +353,7 @@ def _replacements(
                 "give the base that the adapter was trained on",
             )
         _refuse_types((places[name], value), label)
+        _refuse_misnamed(value, name, adapted, label)
         yield Replacement(places[name], value)
 
 
@@ -357,6 +361,19 @@ def _is_below(name: str, ends: tuple[str, ...]) -> bool:
     """Return whether a tensor lies in a module whose name ends in one of `ends`, also within a word, as in PEFT."""
     parts = name.split(".")[:-1]
     return bool(ends) and any(".".join(parts[: at + 1]).endswith(ends) for at in range(len(parts)))
+
+
+def _refuse_misnamed(tensor: StoredTensor, name: str, adapted: Set[str], label: str) -> None:
+    """Raise if PEFT would not find a tensor, which it looks for inside the layers that it puts around modules."""
+    parts = name.split(".")
+    wrapped = [f"{WRAPPER}.{part}" if ".".join(parts[:at]) in adapted else part for at, part in enumerate(parts)]
+    # What it adds to a layer lies beside the module that it wraps.
+    wanted = ".".join(part.removeprefix(f"{WRAPPER}.") if part.endswith(FACTORS) else part for part in wrapped)
+    if tensor.name != f"{PREFIX}{wanted}":
+        raise InputError(
+            f"{label} holds {tensor.name}, which PEFT would ignore: it looks for {PREFIX}{wanted}",
+            "save the adapter again with this version of PEFT",
+        )
 
 
 def _refuse_types(tensors: Sequence[StoredTensor], label: str) -> None:

@@ -140,6 +140,12 @@ class AdaptedModel(Model):
         Model.release(self)
         self.base.release()
 
+    def close(self) -> None:
+        """Free everything except the facts."""
+        assert self.base is not None, "made by `adapted`"
+        Model.close(self)
+        self.base.close()
+
 
 def adapted(base: Model, folder: Path, given: lora.Settings, keep: bool) -> AdaptedModel:
     """Return the model that the adapter in `folder` makes of its base, which was opened.

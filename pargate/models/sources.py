@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from pargate import limits
 from pargate.errors import InputError
 from pargate.files import portable
 from pargate.models.located import HUB_PREFIXES
@@ -39,14 +40,19 @@ def divided(source: str, folder: Path = Path()) -> tuple[str, str] | None:
     return ways[0] if ways else None
 
 
-def parts(source: str) -> tuple[str, ...]:
-    """Return the name of the base and the adapters on it, or the name of the one model.
+def parts(source: str) -> list[str]:
+    """Return the name of the base and of each adapter on it, or the name of the one model.
 
     Raises:
-        InputError: as `divided`.
+        InputError: as `divided`, or there are too many adapters.
     """
-    two = divided(source)
-    return (source,) if two is None else (*parts(two[0]), two[1])
+    base, adapters = source, list[str]()
+    while two := divided(base):
+        base = two[0]
+        adapters.insert(0, two[1])
+        if len(adapters) > limits.ADAPTERS:
+            raise InputError(f"{source[:80]} names more than {limits.ADAPTERS} adapters", "merge some of them first")
+    return [base, *adapters]
 
 
 def portable_name(source: str) -> str:

@@ -485,6 +485,7 @@ A, B = (f"{adapters.PREFIX}{NAMES[0]}.lora_{letter}.weight" for letter in "AB")
         (lambda held: held.update({A: held[A].int()}), "is stored as I32"),
         (lambda held: held.update({A.replace("self_attn.", "self_attn.base_layer."): held[A]}), "twice"),
         (lambda held: held.update(other=torch.zeros(2)), "holds other, which is no weight of a LoRA layer"),
+        (lambda held: held.update({A.replace("attn.", "attn.base_layer."): held.pop(A)}), "PEFT would ignore"),
         (lambda held: held.update({A.replace("A.weight", "A.default.weight"): held[A]}), "no weight of a LoRA layer"),
         (lambda held: held.update({A.replace("lora_A.weight", "lora_magnitude"): held[A]}), "no weight of a LoRA"),
         (lambda held: held.update({f"{adapters.PREFIX}logit_scale": held[A]}), "have no place in the base"),
@@ -615,7 +616,9 @@ def test_paths_may_hold_the_separator(
     shutil.copytree(base, "my+base+my")
     with pytest.raises(InputError, match="in several ways"):
         inspect("my+base+my+lora")
-    assert parts("hf-hub:a/b@c+lora") == ("hf-hub:a/b@c", "lora")
+    assert parts("hf-hub:a/b@c+lora") == ["hf-hub:a/b@c", "lora"]
+    with pytest.raises(InputError, match="more than 8 adapters"):
+        inspect("base" + 5000 * "+lora")
     assert run(["inspect", "my+base+nothing"]) == 2
 
 
@@ -628,7 +631,7 @@ def test_adapters_can_be_stacked(weights: Weights, base: Path, tmp_path: Path) -
     start = state(str(base))
     for name, value in after.items():
         assert (value - (before[name] + last[name] - start[name])).abs().max() <= 1e-6
-    assert parts(both) == (str(base), str(one), str(two))
+    assert parts(both) == [str(base), str(one), str(two)]
     assert len({inspect(source).digest for source in (f"{base}+{one}", both, f"{base}+{two}", str(base))}) == 4
 
 
@@ -675,6 +678,12 @@ def test_an_adapter_may_name_a_local_base(
         with pytest.raises(InputError, match="is an adapter of PEFT") as caught:
             inspect(str(place))
         assert advice in caught.value.hint
+
+
+def test_an_adapter_is_no_base_that_a_file_may_name(weights: Weights, tmp_path: Path) -> None:
+    place = adapter(weights, tmp_path / "a", base_model_name_or_path=str(tmp_path / "a"))
+    with pytest.raises(InputError, match="which is an adapter or holds one"):
+        inspect(str(place))
 
 
 def test_names_are_resolved_where_they_are_written(
@@ -738,3 +747,5 @@ def test_an_adapter_that_changed_is_not_merged_unseen(clip: CLIPModel, weights: 
         (source / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:-4] + b"\0\0\0\0")
         with pytest.raises(InputError, match="changed while pargate ran"):
             model.network()
+    with pytest.raises(RuntimeError, match="bytes were not kept"):
+        model.take()

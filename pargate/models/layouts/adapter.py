@@ -9,13 +9,13 @@ from pargate.models.layouts import LAYOUTS, open_source
 from pargate.models.located import HUGGING_FACE, stay_inside
 from pargate.models.merging import adapted
 from pargate.models.model import Model
-from pargate.models.sources import ADAPTER_CONFIG, SEPARATOR, divided
+from pargate.models.sources import ADAPTER_CONFIG, SEPARATOR, divided, parts
 from pargate.models.transformers_folder import SETTINGS
 
 
 @LAYOUTS.add("adapter")
 class PeftAdapter:
-    """An adapter of PEFT on its base, in any layout of a checkpoint."""
+    """Adapters of PEFT on their base, in any layout of a checkpoint."""
 
     pickle = True
     graph = False
@@ -35,12 +35,19 @@ class PeftAdapter:
 
     @staticmethod
     def open(source: str, arch: str | None, keep: bool) -> Model:
-        """Return the base with the adapter, checked."""
-        base, name = divided(source) or (None, source)
-        folder = Path(name)
-        stay_inside(folder, folder / ADAPTER_CONFIG)
-        given = lora.settings(folder / ADAPTER_CONFIG)
-        return adapted(open_source(base or _own_base(given, folder), arch, keep), folder, given, keep)
+        """Return the base with its adapters, checked."""
+        base, *names = parts(source)
+        folders = [Path(name) for name in names or [source]]
+        given = [_settings(folder) for folder in folders]
+        model = open_source(base if names else _own_base(given[0], folders[0]), arch, keep)
+        for folder, settings in zip(folders, given, strict=True):
+            model = adapted(model, folder, settings, keep)
+        return model
+
+
+def _settings(folder: Path) -> lora.Settings:
+    stay_inside(folder, folder / ADAPTER_CONFIG)
+    return lora.settings(folder / ADAPTER_CONFIG)
 
 
 def _own_base(given: lora.Settings, folder: Path) -> str:
@@ -48,6 +55,11 @@ def _own_base(given: lora.Settings, folder: Path) -> str:
     name = given.base_model_name_or_path
     # Asking whether a network share exists would already log in there.
     if name and not name.startswith(("//", "\\\\")) and _is_folder(name):
+        if (Path(name) / ADAPTER_CONFIG).is_file():
+            raise InputError(
+                f"{folder} is an adapter of PEFT for {name}, which is an adapter or holds one",
+                f"name the base and each adapter on it, as BASE{SEPARATOR}{name}{SEPARATOR}{folder}",
+            )
         return name
     if not name:
         raise InputError(
