@@ -31,8 +31,8 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 """numpy's names of the types; a bfloat16 is the upper half of a float32."""
 
-BLOCK = 1 << 20
-"""Values that are changed at a time."""
+BLOCK = 1 << 16
+"""Values that are changed at a time, few enough to stay in the processor's cache."""
 
 Changed = Callable[[NDArray[Any], int], NDArray[np.float64]]
 """Function that returns new values of some rows, from their stored values and the number of the first."""
@@ -79,7 +79,7 @@ class Adapter:
             with np.errstate(over="ignore", invalid="ignore"):  # refused below
                 values = changed(rows, begin)
                 stored = _stored(values, tensor.dtype)
-            if not np.isfinite(values).all() or not np.isfinite(_values(stored, tensor.dtype)).all():
+            if not _is_finite(values, stored, tensor.dtype):
                 raise InputError(
                     f"{self.label}: {tensor.name} is not finite once the adapter is merged (NaN or infinity)",
                     "check that adapter and base belong together",
@@ -112,11 +112,19 @@ def _values(stored: NDArray[Any], dtype: str) -> NDArray[np.float64]:
 
 
 def _stored(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
-    """Return finite values in a type, rounded to the nearest; those that are too large become infinite."""
+    """Return values in a type, rounded to the nearest; those that are too large become infinite."""
     if dtype != "BF16":
         return values.astype(TYPES[dtype])
     bits = values.astype(np.float32).view(np.uint32)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _is_finite(values: NDArray[np.float64], stored: NDArray[Any], dtype: str) -> bool:
+    """Return whether values and what is stored of them are finite."""
+    if dtype != "BF16":
+        return bool(np.isfinite(stored).all())
+    # Rounding the bits of a NaN can give a number, and the largest exponent means infinity.
+    return bool(np.isfinite(values).all() and ((stored & 0x7F80) != 0x7F80).all())
 
 
 # --- reading -----------------------------------------------------------------------------------------

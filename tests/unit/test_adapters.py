@@ -209,6 +209,13 @@ def test_types_of_the_base_stay(clip: CLIPModel, weights: Weights, tmp_path: Pat
     assert torch.equal(query, whole.half().float())
 
 
+@pytest.mark.parametrize("word", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F7FFFFF])
+def test_no_bits_become_a_number_by_rounding(word: int) -> None:
+    values = np.array([word], "<u4").view("<f4").astype(np.float64)
+    with np.errstate(all="ignore"):
+        assert not merging._is_finite(values, merging._stored(values, "BF16"), "BF16")
+
+
 OURS, THEIRS = "open_clip", "transformers"
 
 
