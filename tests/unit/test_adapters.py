@@ -226,7 +226,7 @@ OURS, THEIRS = "open_clip", "transformers"
         (THEIRS, {"target_modules": "all-linear", "lora_alpha": 3}),
         (THEIRS, {"target_modules": r".*vision_model.*\.(q_proj|fc2)", "fan_in_fan_out": True}),
         (THEIRS, {"target_modules": ["patch_embedding", "q_proj"], "exclude_modules": r"text_model.*"}),
-        (THEIRS, {"target_modules": ["q_proj", "fc1"], "layers_to_transform": 0, "layers_pattern": "layers",
+        (THEIRS, {"target_modules": ["q_proj", "fc1"], "layers_to_transform": [0], "layers_pattern": "layers",
                   "rank_pattern": {"fc1": 2}, "alpha_pattern": {r".*layers\.0\.self_attn\.q_proj": 3}}),
         (THEIRS, {"target_modules": ["q_proj"], "modules_to_save": ["visual_projection", "post_layernorm"]}),
         (OURS, {"target_modules": ["attn", "c_fc"], "bias": "all", "rank_pattern": {"resblocks.0.attn": 3}}),
@@ -237,7 +237,7 @@ OURS, THEIRS = "open_clip", "transformers"
 def test_adapters_are_those_of_peft(
     kind: str, changes: dict[str, Any], clip: CLIPModel, ours: Weights, base: Path, open_base: Path, tmp_path: Path
 ) -> None:
-    peft = pytest.importorskip("peft", reason="NOT COMPARED WITH PEFT: pip install peft")
+    peft = pytest.importorskip("peft", "0.21", reason="NOT COMPARED WITH PEFT: pip install peft")
     network: Any = clip if kind == THEIRS else layouts.ordinary(MODEL, ours)
     torch.manual_seed(2)
     model = peft.get_peft_model(copy.deepcopy(network), peft.LoraConfig(**changes))
