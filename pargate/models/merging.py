@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pargate.core.model import AdapterFacts
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import digest_of
-from pargate.models import lora, weights
+from pargate.models import adapter_config, lora, weights
 from pargate.models.archive import StoredTensor
 from pargate.models.located import stay_inside
 from pargate.models.model import Model
@@ -63,7 +63,7 @@ class Adapter:
                 raise InputError(
                     f"{self.label} adapts {product.base.name}, which the model reads without PEFT's layer around it: "
                     "PEFT ignores this part as it runs, and uses it when it merges",
-                    lora.by_peft(self.label),
+                    adapter_config.by_peft(self.label),
                 )
             self._change(product.base, content, partial(_sum, a.reshape(len(a), -1), b.reshape(len(b), -1), product))
         for replaced in self.plan.replacements:
@@ -155,7 +155,7 @@ class AdaptedModel(Model):
         self.base.close()
 
 
-def adapted(base: Model, folder: Path, given: lora.Settings, keep: bool) -> AdaptedModel:
+def adapted(base: Model, folder: Path, given: adapter_config.Settings, keep: bool) -> AdaptedModel:
     """Return the model that the adapter in `folder` makes of its base, which was opened.
 
     Raises:

@@ -28,6 +28,7 @@ from pargate.cli.app import run
 from pargate.core.model import unit
 from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.models import lora, merging, origins
+from pargate.models.adapter_config import settings
 from pargate.models.archive import StoredTensor
 from pargate.models.merging import Adapter
 from pargate.models.open import inspect, open_model
@@ -602,7 +603,7 @@ def test_graphs_are_no_base(weights: Weights, base: Path, tmp_path: Path, monkey
         model.checkpoint = replace(found, format="onnx")
         place = adapter(weights, tmp_path / "a")
         with pytest.raises(InputError, match="holds graphs, which no adapter is merged into"):
-            merging.adapted(model, place, lora.settings(place / "adapter_config.json"), True)
+            merging.adapted(model, place, settings(place / "adapter_config.json"), True)
 
 
 # --- the name ----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pargate.errors import InputError
-from pargate.models import lora
+from pargate.models.adapter_config import Settings, settings
 from pargate.models.config import CONFIG_NAME
 from pargate.models.layouts import LAYOUTS, open_source
 from pargate.models.located import HUGGING_FACE, stay_inside
@@ -40,17 +40,17 @@ class PeftAdapter:
         folders = [Path(name) for name in names or [source]]
         given = [_settings(folder) for folder in folders]
         model = open_source(base if names else _own_base(given[0], folders[0]), arch, keep)
-        for folder, settings in zip(folders, given, strict=True):
-            model = adapted(model, folder, settings, keep)
+        for folder, said in zip(folders, given, strict=True):
+            model = adapted(model, folder, said, keep)
         return model
 
 
-def _settings(folder: Path) -> lora.Settings:
+def _settings(folder: Path) -> Settings:
     stay_inside(folder, folder / ADAPTER_CONFIG)
-    return lora.settings(folder / ADAPTER_CONFIG)
+    return settings(folder / ADAPTER_CONFIG)
 
 
-def _own_base(given: lora.Settings, folder: Path) -> str:
+def _own_base(given: Settings, folder: Path) -> str:
     """Return the base that an adapter names, if it is a folder here; nothing is downloaded because a file says so."""
     name = given.base_model_name_or_path
     # Asking whether a network share exists would already log in there.

@@ -53,10 +53,9 @@ def locate(source: str, arch: str | None) -> Located:
         reason = getattr(error, "strerror", None) or "not a valid path"
         raise InputError(
             f"no model at {source}: {reason}",
-            f"the last part is no folder with {ADAPTER_CONFIG}"
-            if SEPARATOR in source
-            else "give an open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME, open_clip:ARCH/TAG, or a "
-            "folder of ONNX graphs",
+            "give an open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME, open_clip:ARCH/TAG, or a "
+            "folder of ONNX graphs"
+            + (f"; in BASE{SEPARATOR}ADAPTER, an ADAPTER with {ADAPTER_CONFIG}" if SEPARATOR in source else ""),
         ) from error
     if arch:
         return by_name(path, arch)
