@@ -90,7 +90,11 @@ def plan(given: Settings, held: Sequence[StoredTensor], base: Sequence[StoredTen
     # PEFT adapts the output of an attention of torch together with its inputs, with the same settings.
     outputs = {f"{name}.out_proj": name for name in attentions}
     wanted = modules.adapted | outputs.keys()
-    refuse(sorted(factors.keys() - wanted), label, f"adapts modules that {where} does not name")
+    refuse(
+        sorted(factors.keys() - wanted),
+        label,
+        f"adapts modules that are not in the base, or that {where} does not name",
+    )
     refuse(sorted(wanted - factors.keys()), label, f"lacks the tensors of modules that {where} names")
     if both := sorted(modules.adapted & outputs.keys()):
         raise InputError(f"{where} names {both[0]} and the attention around it", by_peft(label))
