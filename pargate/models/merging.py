@@ -48,6 +48,7 @@ class Adapter:
     content: mmap | None
     """Content of its weights file, if it was kept."""
 
+    @np.errstate(over="ignore", invalid="ignore")  # such values are refused by name
     def merge(self, content: mmap) -> mmap:
         """Change the weights of the base in `content`, and return it.
 
@@ -76,9 +77,8 @@ class Adapter:
         step = max(1, BLOCK * len(place) // max(1, place.size))
         for begin in range(0, len(place), step):
             rows = place[begin : begin + step]
-            with np.errstate(over="ignore", invalid="ignore"):  # refused below
-                values = changed(rows, begin)
-                stored = _stored(values, tensor.dtype)
+            values = changed(rows, begin)
+            stored = _stored(values, tensor.dtype)
             if not _is_finite(values, stored, tensor.dtype):
                 raise InputError(
                     f"{self.label}: {tensor.name} is not finite once the adapter is merged (NaN or infinity)",
