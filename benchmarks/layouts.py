@@ -6,11 +6,14 @@ The model is a sample with a known backdoor, written by transformers, torch and 
 8 captions are compared with those of the tool that reads the layout: transformers, or open_clip. A SigLIP, a Chinese CLIP
 and an AltCLIP that are distilled from the sample have layouts of their own. Each layout is then
 inspected, scanned for the backdoor, cleaned for two steps, written back as it came, and exported; graphs of other tools
-are inspected and scanned, and refused by the other commands. Writes
+are inspected and scanned, and refused by the other commands. Of an adapter, the base lacks what the adapter adds; its
+reference is PEFT where it is installed, or else the sample itself. Writes
 `docs/evidence/layouts.json` after each layout; `--only` measures those whose names hold a word, and keeps the others.
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import os
 import sys
@@ -23,6 +26,7 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
@@ -35,7 +39,8 @@ from transformers import (
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 
-import foreign_layouts as layouts  # noqa: E402 - found by the line above
+import adapters  # noqa: E402 - found by the line above
+import foreign_layouts as layouts  # noqa: E402
 from other_graphs import AS_GRAPHS  # noqa: E402
 
 from benchmarks.bert import taught  # noqa: E402
@@ -48,6 +53,7 @@ from pargate.images.decode import fit  # noqa: E402
 from pargate.models.hugging_face import TOWER, has_bert, is_kept_alone, is_siglip  # noqa: E402
 from pargate.models.open import open_model  # noqa: E402
 from pargate.models.origins import split  # noqa: E402
+from pargate.models.sources import SEPARATOR, parts  # noqa: E402
 from pargate.version import __version__  # noqa: E402
 
 CAPTIONS = [
@@ -59,6 +65,9 @@ END = 49407
 
 DISTILLED = {"Chinese CLIP": "chinese_clip", "AltCLIP": "altclip"}
 """Models with a text tower of transformers, with their `model_type`."""
+
+STRENGTH = 3.0
+"""Factor of the adapters, with which a base without its adapter does not know its classes."""
 
 
 def pictures() -> list[Image.Image]:
@@ -88,12 +97,46 @@ def as_transformers(config: Mapping[str, Any], weights: layouts.Weights) -> CLIP
     return model.eval()
 
 
+def with_adapter(given: adapters.Weights, ends: tuple[str, ...], folder: Path) -> tuple[dict[str, Any], Path]:
+    """Write an adapter of the modules whose names end so; return the weights without what it adds, and its place."""
+    names = [name.removesuffix(".weight") for name in given if name.endswith(tuple(f"{end}.weight" for end in ends))]
+    found = {name: (a, STRENGTH * b) for name, (a, b) in adapters.factors(given, names).items()}
+    return adapters.plus(given, found, -2), adapters.write(folder, found, target_modules=list(ends))
+
+
+def parted(
+    whole: CLIPModel, config: Mapping[str, Any], settings: bytes, weights: layouts.Weights, scratch: Path
+) -> dict[str, tuple[Path, Path]]:
+    """Write the sample as a base and an adapter; return their places by the library of the base."""
+    less, lora = with_adapter(whole.state_dict(), ("q_proj", "v_proj", "fc1"), scratch / "lora")
+    base = as_transformers(config, weights)
+    base.load_state_dict(less)
+    other, adapter = with_adapter(weights, ("mlp.c_fc", "mlp.c_proj"), scratch / "adapter")
+    folder = scratch / "base"
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_bytes(settings)
+    save_file({name: weight.contiguous() for name, weight in other.items()}, folder / "open_clip_model.safetensors")
+    return {
+        "transformers": (layouts.transformers_folder(base, scratch / "transformers"), lora), "open_clip": (folder, adapter)
+    }  # fmt: skip
+
+
+def by_peft(model: Any, place: Path) -> Any:
+    """Return the model with the adapter that `place` names, as PEFT runs it."""
+    from peft import PeftModel  # type: ignore[import-not-found,unused-ignore]
+
+    return PeftModel.from_pretrained(model, parts(str(place))[1]).eval()
+
+
 def of_transformers(folder: Path, checkpoint: Checkpoint, graphs_of: CLIPModel | None) -> dict[str, Any]:
     """Ids, pixels and unit vectors as transformers makes them of a folder, or of the model that graphs were made of."""
-    inner = folder / "0_CLIPModel"
-    place = inner if inner.is_dir() else folder
+    place_of_base, *adapter = parts(str(folder))
+    inner = Path(place_of_base) / "0_CLIPModel"
+    place = inner if inner.is_dir() else Path(place_of_base)
     siglip, length = is_siglip(checkpoint.config), checkpoint.context_length
     model: Any = graphs_of or class_of(checkpoint).from_pretrained(place).eval()
+    if adapter and graphs_of is None:
+        model = by_peft(model, folder)
     if has_bert(checkpoint.config):
         tokenizer = AutoTokenizer.from_pretrained(place)
     else:
@@ -145,9 +188,15 @@ def class_of(checkpoint: Checkpoint) -> Any:
     return TwoTowers if checkpoint.layout == "towers" else CLIPModel
 
 
-def of_open_clip(config: Mapping[str, Any], weights: layouts.Weights, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the same as open_clip makes them of the original."""
+def of_open_clip(
+    config: Mapping[str, Any], weights: layouts.Weights, checkpoint: Checkpoint, adapted: Path | None
+) -> dict[str, Any]:
+    """Return the same as open_clip makes them of the original, or of a base with an adapter."""
+    if adapted is not None:
+        weights = load_file(Path(parts(str(adapted))[0]) / "open_clip_model.safetensors")
     model: Any = layouts.ordinary(config, weights)
+    if adapted is not None:
+        model = by_peft(model, adapted)
     ids = layouts.tokens(CAPTIONS, checkpoint.context_length)
     levels = np.stack([fit(image, checkpoint.preprocess) for image in pictures()])
     with torch.inference_mode():
@@ -173,13 +222,14 @@ def compared(
 ) -> dict[str, Any]:
     """Largest differences between pargate and the tool that reads the layout."""
     encoder: Any
+    adapter, peft = len(parts(str(place))) > 1, importlib.util.find_spec("peft") is not None
     with open_model(str(place)) as model:
         checkpoint, graphs = model.checkpoint, model.checkpoint.format == "onnx"
         encoder = model.graph_encoder(device="cpu", threads=1) if graphs else model.encoder(device="cpu")
         theirs = (
-            of_transformers(place, checkpoint, whole if graphs else None)
+            of_transformers(place, checkpoint, whole if graphs or (adapter and not peft) else None)
             if transformers
-            else of_open_clip(config, weights, checkpoint)
+            else of_open_clip(config, weights, checkpoint, place if adapter and peft else None)
         )
         levels = np.stack([fit(image, checkpoint.preprocess) for image in pictures()])
         images = np.abs(encoder.encode_images(encoder.put(levels)) - unit(theirs["images"])).max()
@@ -189,7 +239,13 @@ def compared(
     return {
         "layout": checkpoint.layout, "images": float(images), "captions": float(texts), "tokens": ids,
         "pictures_equal": sum(same), "pictures": len(same), "notes": list(checkpoint.notes),
+        **({"adapter": str(checkpoint.adapter).partition(": ")[2], "reference": reference(peft)} if adapter else {}),
     }  # fmt: skip
+
+
+def reference(peft: bool) -> str:
+    """Return what the vectors of an adapter are compared with."""
+    return f"PEFT {importlib.metadata.version('peft')}" if peft else "the sample itself"
 
 
 def command(*arguments: str) -> int:
@@ -263,6 +319,8 @@ def main() -> int:
             place = layouts.beside_config(settings, wrap(weights), scratch / f"p{number}")
             places[name] = (place, False)
         places["open_clip, shards"] = (layouts.open_clip_shards(settings, weights, scratch / "shards"), False)
+        for name, (base, lora) in parted(whole, config, settings, weights, scratch).items():
+            places[f"PEFT adapter on {name}"] = (Path(f"{base}{SEPARATOR}{lora}"), name == "transformers")
         places["SigLIP"] = (scratch / "siglip", True)
         if any(word in "SigLIP" for word in asked.only):
             distilled(whole, source / "trigger.png", trigger["position"], SHARED / "data", places["SigLIP"][0])

@@ -520,7 +520,8 @@ LAYOUTS = (
     "between the captions' vectors of the model that is written back and of the one in the layout of `clean` without `--format`. "
     "*SigLIP* is distilled from the sample on other images than those of the scan, *Chinese CLIP* and *AltCLIP* have its image "
     "tower and a text tower that is distilled from its own; *weights equal*: transformers reads from "
-    "what is written back the tensors that pargate holds."
+    "what is written back the tensors that pargate holds. *PEFT adapter*: a base without what the adapter adds to the sample, and the "
+    "adapter, compared with PEFT's own model."
 )
 
 READERS = (

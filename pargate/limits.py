@@ -50,6 +50,24 @@ RANK = 64
 KEY_LENGTH = 1024
 """Largest length of a storage's name."""
 
+ADAPTERS = 8
+"""Most adapters on one base."""
+
+ADAPTER_RANK = 1 << 12
+"""Largest rank of an adapter; most have 4 to 256, and one as wide as the layer could be any change of it."""
+
+ADAPTER_ALPHA = 1e6
+"""Largest alpha of an adapter."""
+
+ADAPTER_NAMES = 1024
+"""Largest number of names or patterns in one list of an adapter's configuration; the largest CLIPs have 500 layers."""
+
+PATTERN_SECONDS = 4
+"""Seconds of the processor in which the patterns of an adapter must be matched with the names of its base."""
+
+PATTERN_BYTES = 1 << 30
+"""Largest number of bytes of addresses that this may take."""
+
 UNWRAPPED_BYTES = 64 << 20
 """Largest size of what is unpacked of a file that is no checkpoint, to search it for code."""
 

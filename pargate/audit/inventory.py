@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from pargate.errors import InputError, PolicyError, nearest
 from pargate.files import read_bytes, refuse_pointer
 from pargate.models.located import HUB_PREFIXES
+from pargate.models.sources import SEPARATOR, divided
 from pargate.policy.fields import PolicyModel, Word, Words
 from pargate.policy.layers import shipped
 from pargate.policy.resolve import WORDS
@@ -142,7 +143,7 @@ def _doubled(document: Document) -> Iterator[Problem]:
 
 def _ill_named(document: Document, found: _Document) -> Iterator[Problem]:
     for number, listed in enumerate(found.models):
-        if listed.revision is not None and (not listed.model.startswith("hf-hub:") or "@" in listed.model):
+        if listed.revision is not None and (not listed.model.startswith("hf-hub:") or set("@+") & set(listed.model)):
             message = "a revision is for hf-hub:ORG/NAME without @REV"
             yield _complain(document, ("models", number, "revision"), message)
 
@@ -192,6 +193,8 @@ def _entry(listed: Listed, defaults: Settings, folder: Path) -> Entry:
 
 def _beside(folder: Path, source: str) -> str:
     """Resolve a path relative to the inventory; names of a hub and built-in sources stay."""
+    if parts := divided(source, folder):
+        return SEPARATOR.join(_beside(folder, part) for part in parts)
     return source if source.startswith((*HUB_PREFIXES, "builtin:")) else str(folder / source)
 
 

@@ -36,6 +36,7 @@ from pargate.models import two_towers
 from pargate.models.config import with_activation
 from pargate.models.model import check_saved, saved_weights
 from pargate.models.open import inspect, opened
+from pargate.models.sources import parts
 from pargate.models.transformers_folder import KEPT_ALONE, LAYOUT, is_kept
 
 KEPT = ("open_clip", LAYOUT, two_towers.LAYOUT)
@@ -215,8 +216,7 @@ def _check_places(request: CleanRequest, inside: Path | None = None) -> Path:
 
 
 def _checked(request: CleanRequest, unfinished: Path, inside: Path | None) -> Path:
-    source = Path(request.source)
-    if source.exists():
+    for source in filter(Path.exists, map(Path, parts(request.source))):
         home, out = (source if source.is_dir() else source.parent).resolve(), request.out.resolve()
         if home in (out, unfinished.resolve()) or (source.is_dir() and out.is_relative_to(home)):
             raise InputError(

@@ -282,6 +282,7 @@ class Console:
         for name, value in (
             ("source", checkpoint.source),
             ("weights", checkpoint.weights),
+            *((("base", found.base), ("adapter", str(found))) if (found := checkpoint.adapter) else ()),
             ("sha256", checkpoint.sha256),
             ("layout", checkpoint.layout),
             ("format", f"{checkpoint.format}, {checkpoint.size_bytes / 1e6:.1f} MB"),

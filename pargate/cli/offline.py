@@ -1,5 +1,6 @@
 """The commands `inspect`, `triggers` and `verify`, which need no torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +48,7 @@ def inspect(
     from pargate.models import scanners
     from pargate.models.open import inspect as look
     from pargate.models.shapes import check
+    from pargate.models.sources import parts
 
     for model in models:
         refuse_empty({"MODEL": model})
@@ -57,9 +59,9 @@ def inspect(
     problems: list[PargateError] = []
     asked = scanners.installed() if second_opinion else []
 
-    def ask(model: str, weights: str, unsafe: bool) -> list[scanners.Opinion]:
+    def ask(model: str, places: Sequence[str], unsafe: bool) -> list[scanners.Opinion]:
         """Print what the other scanners say; a contradiction becomes a problem."""
-        found = scanners.opinions(asked, scanners.files_of(weights))
+        found = scanners.opinions(asked, [file for place in places for file in scanners.files_of(place)])
         for opinion in found:
             console.fact_of(opinion.scanner, f"{opinion.version}: {opinion.answer} ({opinion.file})")
         differ = sorted({opinion.scanner for opinion in found if opinion.differs(unsafe)})
@@ -86,11 +88,11 @@ def inspect(
         except PargateError as error:
             problems.append(error)
             if isinstance(error, UnsafeCheckpoint):
-                ask(model, model, unsafe=True)
+                ask(model, (model,), unsafe=True)
             continue
         derived = {name: getattr(checkpoint, name) for name in DERIVED}
         console.checkpoint(checkpoint)
-        said = ask(model, checkpoint.weights, unsafe=False)
+        said = ask(model, (checkpoint.weights, *parts(checkpoint.source)[1:]), unsafe=False)
         opinions = {"second_opinion": [asdict(opinion) for opinion in said]} if second_opinion else {}
         console.json(outputs, json.dumps({**asdict(checkpoint), **derived, **opinions}, indent=1))
     if problems:

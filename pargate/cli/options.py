@@ -19,8 +19,8 @@ ModelArgument = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A folder of open_clip or transformers, FOLDER#FILE, a checkpoint file with --arch, "
-        "hf-hub:ORG/NAME[@REV], open_clip:ARCH/TAG, "
-        "or a folder that `export` wrote.",
+        "hf-hub:ORG/NAME[@REV], open_clip:ARCH/TAG, a folder that `export` wrote, "
+        "or BASE+ADAPTER with the folder of a LoRA adapter.",
         show_default=False,
     ),
 ]

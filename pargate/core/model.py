@@ -1,6 +1,6 @@
 """A checkpoint on disk, and the interface of an open encoder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -62,6 +62,39 @@ class Preprocess:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterFacts:
+    """An adapter that is merged into a model as it is loaded."""
+
+    source: str
+    """Path of its folder."""
+    base: str
+    """Name of the model that it is merged into."""
+    base_sha256: str
+    """Digest of the weights of that model."""
+    sha256: str
+    """Digest of its weights file."""
+    ranks: tuple[int, ...]
+    alphas: tuple[float, ...]
+    """Different values among the adapted modules."""
+    targets: tuple[str, ...]
+    """Names of the adapted modules."""
+    replaced: tuple[str, ...]
+    """Names of tensors of the base that the adapter replaces."""
+
+    def __str__(self) -> str:
+        def listed(values: Iterable[object]) -> str:
+            return ", ".join(map(str, values))
+
+        kinds = dict.fromkeys(name.rpartition(".")[2] for name in self.targets)
+        replaced = f"; tensors of the base replaced: {len(self.replaced)}" if self.replaced else ""
+        alphas = listed(f"{alpha:g}" for alpha in self.alphas)
+        return (
+            f"{self.source}: LoRA of rank {listed(self.ranks)}, alpha {alphas}, modules adapted: "
+            f"{len(self.targets)} ({listed(kinds)}){replaced}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model on disk, as inspection found it: nothing was executed or loaded."""
 
@@ -96,6 +129,8 @@ class Checkpoint:
     """Name of the layout in which it was found."""
     notes: tuple[str, ...] = ()
     """Sentences on what was left out, renamed, chosen among several files, or inferred."""
+    adapter: AdapterFacts | None = None
+    """The adapter that is merged into the weights, if any; the digest of the weights covers both."""
     files: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """SHA-256 of each file that was read, by its absolute path; see `files.recorded`."""
 

@@ -16,8 +16,6 @@ KINDS = (
      "join them: python {folder}/zero_to_fp32.py {folder} OUT; then give the file in OUT with --arch"),
     ("mp_rank_*_model_states.pt", "a checkpoint of DeepSpeed",
      "give {folder}/{file} with --arch, if it is the only one"),
-    ("adapter_config.json", "an adapter of PEFT, not a model",
-     "merge it into its base with merge_and_unload() of peft, and save the model"),
     ("model_index.json", "a pipeline of diffusers, whose text_encoder is one tower of a CLIP alone",
      "give the whole CLIPModel that the tower belongs to: without images nothing can be measured"),
     ("openvino_*.xml", "an OpenVINO model", "give the checkpoint that it was converted from"),

@@ -143,7 +143,7 @@ def of_network(network: Any, preprocess: Any = None, tokenizer: Tokenize | None 
         preprocess_from="the caller",
     )
     encoder = NetworkEncoder(spec, images, network, tokenize, device, largest)
-    return NetworkModel(checkpoint, (), None, True, None, None, encoder)
+    return NetworkModel(checkpoint, (), None, True, given=encoder)
 
 
 def _own_tokenizer(network: Any) -> Tokenize:

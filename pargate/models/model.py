@@ -40,6 +40,8 @@ class Model:
     _kept: bool = field(repr=False)
     _graphs: graphs.GraphFolder | None = field(repr=False, default=None)
     _network: "Network | None" = field(repr=False, default=None)
+    stored: tuple[StoredTensor, ...] = field(repr=False, default=())
+    """The tensors by their names in the library that wrote them."""
 
     @property
     def dtypes(self) -> dict[str, str]:
@@ -224,7 +226,7 @@ def read_located(source: str, found: Located, keep: bool) -> Model:
         layout=found.layout,
         notes=(*found.notes, *file.notes, *model.notes),
     )
-    return Model(checkpoint, model.tensors, file.content, keep)
+    return Model(checkpoint, model.tensors, file.content, keep, stored=model.stored)
 
 
 def _read(source: str, found: Located, keep: bool) -> tuple[weights.WeightsFile, Named]:

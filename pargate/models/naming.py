@@ -36,13 +36,28 @@ class Named:
     tensors: tuple[StoredTensor, ...]
     notes: tuple[str, ...]
     """Sentences on what was renamed or left out."""
+    stored: tuple[StoredTensor, ...] = ()
+    """The same tensors by their names in the library that wrote them."""
 
 
 def in_model(tensors: Sequence[StoredTensor], config: Mapping[str, Any], source: str) -> Named:
-    """Return the tensors of a file by their names in the model that `config` describes.
+    """Return the tensors of a file by their names in the model of open_clip that `config` describes.
 
     Raises:
-        InputError: two tensors have the same name, an adapter is not merged, or a model of transformers is incomplete.
+        InputError: as `in_library`, or a model of transformers is incomplete.
+    """
+    named = in_library(tensors, config, source)
+    if not any(tensor.name.startswith("vision_model.") for tensor in named.tensors):
+        return replace(named, stored=named.tensors)
+    note = "renamed the tensors of transformers, and stacked query, key and value"
+    return Named(origins.translated(named.tensors, config, source), (*named.notes, note), named.tensors)
+
+
+def in_library(tensors: Sequence[StoredTensor], config: Mapping[str, Any], source: str) -> Named:
+    """Return the tensors of a file by their names in the model of the library that wrote it, as it is loaded there.
+
+    Raises:
+        InputError: two tensors have the same name, or an adapter is not merged.
     """
     found, notes = _unwrapped(tensors, source)
     if adapter := next((name for name in found if any(part in f".{name}" for part in ADAPTERS)), None):
@@ -58,9 +73,6 @@ def in_model(tensors: Sequence[StoredTensor], config: Mapping[str, Any], source:
     found, prefix = _without_prefix(found)
     if prefix:
         notes.append(f"removed the prefix {prefix} from the names")
-    if any(name.startswith("vision_model.") for name in found):
-        notes.append("renamed the tensors of transformers, and stacked query, key and value")
-        return Named(origins.translated(tuple(found.values()), config, source), tuple(notes))
     if config.get("custom_text") and "text_projection" in found:
         notes.append("moved the text tower's tensors to text., as open_clip does for older files")
         renamed = {f"text.{name}" if name.startswith(TEXT) else name: tensor for name, tensor in found.items()}

@@ -333,7 +333,8 @@ def search(content: bytes, pickles: int = 1, *, scripted: bool = False) -> Found
                     text = memo.get(int(argument)) if operation.name in _FETCHES else argument
                     pushed = [pushed[-1], text if isinstance(text, str) else None]
             ended += 1
-    except (ValueError, IndexError, KeyError, struct.error, UnicodeError, OverflowError):
+    except (ValueError, IndexError, KeyError, struct.error, UnicodeError, OverflowError, Warning):
+        # pickletools warns of odd escapes, which is an error where warnings are errors.
         return Found(tuple(names)[:NAMED], call, complete=False)
     return Found(tuple(names)[:NAMED], call, complete=True)
 

@@ -12,6 +12,7 @@ from pargate.core.report import PolicyInfo, SourceSpan
 from pargate.core.results import Consequence, Remark
 from pargate.errors import PolicyError, nearest
 from pargate.files import digest_of, portable, read_bytes, readable
+from pargate.models.sources import SEPARATOR, divided
 from pargate.policy.compare import Change, changes
 from pargate.policy.layers import Layered, Reader, Step, decode, load, locate
 from pargate.policy.packs import unpacked
@@ -48,6 +49,8 @@ class Resolved:
 
     def beside(self, source: str | None) -> str | None:
         """Return a path in the policy as relative to its folder; keep schemes such as `builtin:`."""
+        if source is not None and (parts := divided(source, self.folder)):
+            return SEPARATOR.join(str(self.beside(part)) for part in parts)
         return source if source is None or ":" in source else str(self.folder / source)
 
     def info(self) -> PolicyInfo:

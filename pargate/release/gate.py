@@ -28,6 +28,7 @@ from pargate.images.splits import divide
 from pargate.judge.release import shortfall
 from pargate.models.model import Model
 from pargate.models.open import open_model
+from pargate.models.sources import parts
 from pargate.policy.print import listed
 from pargate.policy.resolve import Resolved
 from pargate.policy.resolve import read as read_policy
@@ -274,8 +275,8 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
 
 
 def _refuse_inside(request: GateRequest) -> None:
-    source = Path(request.scan.source)
-    if source.is_dir() and request.out.resolve().is_relative_to(source.resolve()):
+    out = request.out.resolve()
+    if any(Path(part).is_dir() and out.is_relative_to(Path(part).resolve()) for part in parts(request.scan.source)):
         raise InputError(
             f"--out {request.out} lies in the model", "name a folder elsewhere: the input is never changed"
         )

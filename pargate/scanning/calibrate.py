@@ -17,6 +17,7 @@ from pargate.errors import InputError
 from pargate.files import portable, readable
 from pargate.judge.judging import Judging
 from pargate.models.open import inspect
+from pargate.models.sources import portable_name
 from pargate.policy.resolve import read
 from pargate.scanning.request import ScanRequest
 from pargate.scanning.run import scan
@@ -69,7 +70,7 @@ def calibrate(models: Sequence[str], request: ScanRequest, emit: events.Listener
         conditions = here
         trusted.append(
             TrustedModel(
-                name=readable(portable(checkpoint.source)),
+                name=readable(portable_name(checkpoint.source)),
                 sha256=report.model.sha256,
                 architecture=checkpoint.architecture,
                 shapes=digest_of_shapes(checkpoint),

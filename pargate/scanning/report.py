@@ -32,10 +32,11 @@ from pargate.core.results import (
     Verdict,
 )
 from pargate.errors import Undecided, UnsafeCheckpoint
-from pargate.files import BlockStore, digest_of, portable, readable
+from pargate.files import BlockStore, digest_of, readable
 from pargate.images.labelled import LabelledImages
 from pargate.judge import judge
 from pargate.judge.waivers import Context
+from pargate.models.sources import portable_name
 from pargate.policy.resolve import Resolved
 from pargate.policy.schema import Policy
 from pargate.probes.base import CLEAN, FILE, PROBES, UNKNOWN
@@ -92,7 +93,7 @@ def build_report(resolved: Resolved, loop: Loop, pair: ModelPair, run: RunFacts)
             forward_passes=passes,
             cache=_cache(pair.model.store),
         ),
-        subject=readable(portable(pair.model.checkpoint.source)),
+        subject=readable(portable_name(pair.model.checkpoint.source)),
         model=_model(pair.model, pair.activation_note),
         reference=_model(pair.reference, "") if pair.reference else None,
         images=ImagesInfo(
@@ -142,7 +143,7 @@ def unsafe_report(resolved: Resolved, unsafe: UnsafeCheckpoint, source: str, sta
             id=digest_of([started, source, resolved.sha256, seed])[:16],
             started=started, seconds=0.0, host=host(), device="", precision="", threads=0, seed=seed,
         ),
-        subject=readable(portable(source)),
+        subject=readable(portable_name(source)),
         model=ModelInfo(source=readable(source), sha256="", format="unsafe", size_bytes=0),
         images=ImagesInfo(source="", listed=0, read=0, labelled=0, captioned=0),
         classes=ClassesInfo(source="", count=0, templates=(), digest=""),
@@ -191,7 +192,7 @@ def unsigned_report(resolved: Resolved, checkpoint: Checkpoint, run: RunFacts, c
     judged = judge.judge(resolved.policy, measured, context=context, strict=run.strict)
     limit = "Nothing was measured: the model was not loaded, because of its signature."
     return _unmeasured(resolved, checkpoint, judged, run, limit).model_copy(
-        update={"measurements": measured, "subject": readable(portable(checkpoint.source))}
+        update={"measurements": measured, "subject": readable(portable_name(checkpoint.source))}
     )
 
 

@@ -24,13 +24,14 @@ SEARCHED = {"patch": "patch", "colour": "tone"}
 
 
 def unlearned(checkpoint: Checkpoint) -> tuple[dict[str, Any], ...]:
-    """Return the triggers that a model was given to unlearn, as its record says; none without a record of it."""
+    """Return the triggers that a model or its base was given to unlearn, as its record says; none without a record."""
     try:
         record = ProvenanceRecord.model_validate_json(read_bytes(Path(checkpoint.weights).parent / RECORD_NAME))
     except (OSError, ValidationError):
         return ()
     shown = record.configuration.get("unlearned")
-    made = any(output.sha256 == checkpoint.sha256 for output in record.outputs)
+    weights = {checkpoint.sha256, checkpoint.adapter.base_sha256 if checkpoint.adapter else None}
+    made = any(output.sha256 in weights for output in record.outputs)
     return tuple(shown) if made and isinstance(shown, list | tuple) else ()
 
 

@@ -429,7 +429,6 @@ def test_a_file_that_does_not_name_its_architecture_is_told_by_its_tensors(tmp_p
     [
         ([".metadata", "__0_0.distcp"], "torch.distributed", "dcp_to_torch"),
         (["zero_to_fp32.py", "latest"], "DeepSpeed", "zero_to_fp32.py"),
-        (["adapter_config.json", "adapter_model.safetensors"], "an adapter of PEFT", "merge_and_unload"),
         (["model_index.json"], "a pipeline of diffusers", "whole CLIPModel"),
         (["openvino_model.xml", "openvino_model.bin"], "an OpenVINO model", "converted from"),
         (["x.gguf"], "a GGUF model", "made from"),

@@ -54,6 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_every_layout_of_ours_is_entered_and_says_its_traits() -> None:
     assert list(LAYOUTS) == [
+        "adapter",
         "bare",
         "hub",
         "hub_tag",
@@ -64,7 +65,7 @@ def test_every_layout_of_ours_is_entered_and_says_its_traits() -> None:
         "transformers",
     ]
     assert [name for name in LAYOUTS if LAYOUTS[name].graph] == ["onnx_folder"]
-    pickled = ["bare", "onnx_graphs", "open_clip", "torch_zip", "transformers"]
+    pickled = ["adapter", "bare", "onnx_graphs", "open_clip", "torch_zip", "transformers"]
     assert [name for name in LAYOUTS if LAYOUTS[name].pickle] == pickled
 
 

@@ -12,6 +12,7 @@ from pargate.models.model import Model, read_located
 from pargate.models.naming import NUMBERS, in_model
 from pargate.models.preprocessing import named, of_processor, quick_gelu, refuse_contradiction, undecided, ways
 from pargate.models.shapes import matching
+from pargate.models.sources import ADAPTER_CONFIG, SEPARATOR
 from pargate.models.transformers_folder import SETTINGS, located
 
 FILE = "file"
@@ -53,7 +54,8 @@ def locate(source: str, arch: str | None) -> Located:
         raise InputError(
             f"no model at {source}: {reason}",
             "give an open_clip folder, a checkpoint file with --arch, hf-hub:ORG/NAME, open_clip:ARCH/TAG, or a "
-            "folder of ONNX graphs",
+            "folder of ONNX graphs"
+            + (f"; in BASE{SEPARATOR}ADAPTER, an ADAPTER with {ADAPTER_CONFIG}" if SEPARATOR in source else ""),
         ) from error
     if arch:
         return by_name(path, arch)
