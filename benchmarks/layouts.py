@@ -6,14 +6,12 @@ The model is a sample with a known backdoor, written by transformers, torch and 
 8 captions are compared with those of the tool that reads the layout: transformers, or open_clip. A SigLIP, a Chinese CLIP
 and an AltCLIP that are distilled from the sample have layouts of their own. Each layout is then
 inspected, scanned for the backdoor, cleaned for two steps, written back as it came, and exported; graphs of other tools
-are inspected and scanned, and refused by the other commands. Of an adapter, the base lacks what the adapter adds; its
-reference is PEFT where it is installed, or else the sample itself. Writes
+are inspected and scanned, and refused by the other commands. Of an adapter, the base lacks what the adapter adds. Writes
 `docs/evidence/layouts.json` after each layout; `--only` measures those whose names hold a word, and keeps the others.
 """
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import os
 import sys
@@ -123,7 +121,7 @@ def parted(
 
 def by_peft(model: Any, place: Path) -> Any:
     """Return the model with the adapter that `place` names, as PEFT runs it."""
-    from peft import PeftModel  # type: ignore[import-not-found,unused-ignore]
+    from peft import PeftModel
 
     return PeftModel.from_pretrained(model, parts(str(place))[1]).eval()
 
@@ -222,14 +220,14 @@ def compared(
 ) -> dict[str, Any]:
     """Largest differences between pargate and the tool that reads the layout."""
     encoder: Any
-    adapter, peft = len(parts(str(place))) > 1, importlib.util.find_spec("peft") is not None
+    adapter = len(parts(str(place))) > 1
     with open_model(str(place)) as model:
         checkpoint, graphs = model.checkpoint, model.checkpoint.format == "onnx"
         encoder = model.graph_encoder(device="cpu", threads=1) if graphs else model.encoder(device="cpu")
         theirs = (
-            of_transformers(place, checkpoint, whole if graphs or (adapter and not peft) else None)
+            of_transformers(place, checkpoint, whole if graphs else None)
             if transformers
-            else of_open_clip(config, weights, checkpoint, place if adapter and peft else None)
+            else of_open_clip(config, weights, checkpoint, place if adapter else None)
         )
         levels = np.stack([fit(image, checkpoint.preprocess) for image in pictures()])
         images = np.abs(encoder.encode_images(encoder.put(levels)) - unit(theirs["images"])).max()
@@ -239,13 +237,8 @@ def compared(
     return {
         "layout": checkpoint.layout, "images": float(images), "captions": float(texts), "tokens": ids,
         "pictures_equal": sum(same), "pictures": len(same), "notes": list(checkpoint.notes),
-        **({"adapter": str(checkpoint.adapter).partition(": ")[2], "reference": reference(peft)} if adapter else {}),
+        **({"adapter": str(checkpoint.adapter).partition(": ")[2], "peft": importlib.metadata.version("peft")} if adapter else {}),
     }  # fmt: skip
-
-
-def reference(peft: bool) -> str:
-    """Return what the vectors of an adapter are compared with."""
-    return f"PEFT {importlib.metadata.version('peft')}" if peft else "the sample itself"
 
 
 def command(*arguments: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from transformers import AutoTokenizer
 
 from pargate.core.model import unit
@@ -231,7 +231,7 @@ def test_a_configuration_out_of_bounds_is_refused_before_anything_is_built(
 @pytest.mark.parametrize("kind", KINDS)
 def test_tensors_that_do_not_fit_are_named(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
     place = Path(shutil.copytree(folders[kind], tmp_path / "m"))
-    tensors = load_file(place / "model.safetensors")
+    tensors = load((place / "model.safetensors").read_bytes())
     name = next(name for name in tensors if name.endswith("word_embeddings.weight"))
     for other, message in (
         ({key: value for key, value in tensors.items() if key != name}, r"lacks tensors of the model.*word_embeddings"),
@@ -246,7 +246,7 @@ def test_tensors_that_do_not_fit_are_named(kind: str, folders: dict[str, Path], 
 
 def test_tensors_under_both_spellings_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     place = Path(shutil.copytree(folders["altclip"], tmp_path / "m"))
-    tensors = load_file(place / "model.safetensors")
+    tensors = load((place / "model.safetensors").read_bytes())
     twice = {name.replace("encoder.layer.", "encoder.layers."): value.clone() for name, value in tensors.items()}
     save_file({**twice, **tensors}, place / "model.safetensors")
     with pytest.raises(InputError, match="holds tensors twice"):

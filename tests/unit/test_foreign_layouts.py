@@ -14,7 +14,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from transformers import CLIPModel
 
 from pargate.core.model import TensorInfo, unit
@@ -164,7 +164,7 @@ def test_what_open_clip_cannot_compute_is_refused(
 
 def test_a_tensor_that_is_missing_or_left_over_is_named(folder: Path, tmp_path: Path) -> None:
     place = settled(folder, tmp_path / "m")
-    tensors = load_file(place / "model.safetensors")
+    tensors = load((place / "model.safetensors").read_bytes())
     bias = tensors.pop("visual_projection.weight")
     save_file(tensors, place / "model.safetensors")
     with pytest.raises(InputError, match=r"lacks tensors of the model.*visual_projection\.weight"):
@@ -178,7 +178,7 @@ def test_a_tensor_that_is_missing_or_left_over_is_named(folder: Path, tmp_path: 
 
 def test_other_weights_beside_are_refused_and_one_can_be_named(folder: Path, tmp_path: Path) -> None:
     place = settled(folder, tmp_path / "m")
-    tensors = load_file(place / "model.safetensors")
+    tensors = load((place / "model.safetensors").read_bytes())
     torch.save(tensors, place / "pytorch_model.bin")
     assert inspect(str(place)).format == "safetensors"
     torch.save({**tensors, "logit_scale": torch.tensor(1.0)}, place / "pytorch_model.bin")
@@ -197,7 +197,7 @@ def test_an_open_clip_model_is_compared_with_that_of_transformers_beside_it(
     ours = inspect(str(place))
     clip.save_pretrained(place)
     assert inspect(str(place)).sha256 == ours.sha256
-    tensors = load_file(place / "model.safetensors")
+    tensors = load((place / "model.safetensors").read_bytes())
     save_file({**tensors, "logit_scale": torch.tensor(1.0)}, place / "model.safetensors")
     with pytest.raises(UnsafeCheckpoint, match=r"model\.safetensors beside open_clip_model\.safetensors"):
         inspect(str(place))
