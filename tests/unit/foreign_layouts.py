@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import random
+import struct
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -416,6 +417,13 @@ PIECES_OF_XLM = {
 """A vocabulary in the order of XLM-R's: each piece with the logarithm of its probability."""
 
 
+def map_of_characters() -> bytes:
+    """A table of replacements as sentencepiece compiles it, of "D" by "d": a double array of 256 units, and the texts."""
+    units = [0] * 256
+    units[ord("D")] = ord("D") | 1 << 8 | (ord("D") ^ 0x80) << 10  # label, that a value follows, and where
+    return struct.pack("<I256I", 4 * len(units), *units) + b"d\0"  # the value at 0x80 is the place of "d": 0
+
+
 def alt_folder(model: Any, folder: Path) -> Path:
     """A folder with the vocabulary of an XLM-R as sentencepiece writes it."""
     model.save_pretrained(folder)
@@ -424,6 +432,7 @@ def alt_folder(model: Any, folder: Path) -> Path:
     for number, (word, score) in enumerate(PIECES_OF_XLM.items()):
         proto.pieces.add(piece=word, score=score, type=(2, 3, 3)[number] if number < 3 else 1)
     proto.trainer_spec.model_type, proto.trainer_spec.unk_id = 1, 0
+    proto.normalizer_spec.precompiled_charsmap = map_of_characters()
     (folder / "sentencepiece.bpe.model").write_bytes(proto.SerializeToString())
     settings = {"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": 512}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
