@@ -418,7 +418,7 @@ PIECES_OF_XLM = {
 
 
 def map_of_characters() -> bytes:
-    """A table of replacements as sentencepiece compiles it, of "D" by "d": a double array of 256 units, and the texts."""
+    """A table that replaces "D" by "d", as sentencepiece compiles it: a double array of 256 units, and the texts."""
     units = [0] * 256
     units[ord("D")] = ord("D") | 1 << 8 | (ord("D") ^ 0x80) << 10  # label, that a value follows, and where
     return struct.pack("<I256I", 4 * len(units), *units) + b"d\0"  # the value at 0x80 is the place of "d": 0
