@@ -74,6 +74,11 @@ class Outcome(StrEnum):
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
 
+    @property
+    def passes(self) -> bool:
+        """Whether the model may ship."""
+        return self in (Outcome.PASS, Outcome.REMEDIATED)
+
 
 class Severity(StrEnum):
     """Severity of a breach; the author of a policy decides."""

@@ -69,7 +69,7 @@ def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
             emit(events.Notice(lacking))
         candidate, exported = run.stages(model)
         report = report_of(run.policy, run.done, run.reports, request.out.name)
-        ships = report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
+        ships = report.verdict.status.passes
         if ships and candidate is not None:
             emit(events.StageStarted("write", str(request.out)))
             write(request, run.policy, report, candidate, exported)

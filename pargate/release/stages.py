@@ -141,7 +141,7 @@ class Run:
             update={"export": self.policy.policy.export.model_copy(update={"onnx": None})}
         )
         found = conclude(without_graphs, self.done, self.reports[-1].examined)
-        return found.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
+        return found.verdict.status.passes
 
     def split(self, name: str) -> Split:
         """Return the split with this name."""

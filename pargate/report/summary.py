@@ -5,7 +5,6 @@ from typing import NamedTuple
 from pargate.core.report import ScanReport
 from pargate.core.results import (
     CLASS_NAME,
-    LEFT_OUT,
     TUNED,
     TUNED_WEAKER,
     Consequence,
@@ -20,6 +19,7 @@ from pargate.report.text import (
     by_id,
     confidence,
     deciding,
+    left_out,
     limit,
     measured,
     percent,
@@ -94,11 +94,11 @@ def rule_lines(report: ScanReport) -> list[RuleLine]:
     for finding in worst_first(report):
         by_rule.setdefault(finding.rule, []).append(finding)
     lines = [RuleLine(rule, found[0].status, _state(found, measurements)) for rule, found in by_rule.items()]
-    why = {m.rule: m.stopped for m in report.measurements if m.stopped in LEFT_OUT}
-    left_out = [rule for rule in rules(report) if rule not in by_rule and report.measurements]
+    why = left_out(report)
+    others = [rule for rule in rules(report) if rule not in by_rule and report.measurements]
     return [
         *lines,
-        *(RuleLine(rule, None, f"left out: {why.get(rule) or 'nothing was measured'}") for rule in left_out),
+        *(RuleLine(rule, None, f"left out: {why.get(rule) or 'nothing was measured'}") for rule in others),
     ]
 
 

@@ -20,6 +20,7 @@ from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import (
     BUDGET,
     CLASS_NAME,
+    LEFT_OUT,
     NO_REFERENCE,
     RANK,
     UNFIT_IMAGES,
@@ -205,6 +206,12 @@ def rules(report: ScanReport) -> dict[str, dict[str, Any]]:
         for rule in (listed if isinstance(listed, list | tuple) else ())
         if isinstance(rule, dict) and rule.get("id")
     }
+
+
+def left_out(report: ScanReport) -> dict[str, str]:
+    """Return the reason for each rule that the scan left out, and that has no part in the verdict, by id."""
+    judged = {finding.rule for finding in report.findings}
+    return {m.rule: m.stopped for m in report.measurements if m.stopped in LEFT_OUT and m.rule not in judged}
 
 
 def worst_first(report: ScanReport) -> list[Finding]:
@@ -393,7 +400,7 @@ def _after_cleaning(report: ScanReport) -> Iterator[str]:
     """Yield what to do after a gate that cleaned, and whose verdict is not about a single scan."""
     attempts = max((stage.attempt for stage in report.stages), default=0)
     found = next((stage.drop for stage in reversed(report.stages) if stage.drop is not None), None)
-    if not attempts or report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED):
+    if not attempts or report.verdict.status.passes:
         return
     if found is None or BUDGET not in report.verdict.decided_by:
         if report.verdict.status is Outcome.FAIL and report.stages[-1].name == "pick":

@@ -23,6 +23,7 @@ from sample_reports import (
     hostile,
     inconclusive,
     passing,
+    policy,
     remediated,
     scanned,
     unsafe,
@@ -31,7 +32,17 @@ from sample_reports import (
 from sarif import loader
 
 from pargate.core.report import ScanReport, SourceSpan
-from pargate.core.results import UNFIT_IMAGES, Consequence, Outcome, Remark, Status, Verdict
+from pargate.core.results import (
+    BUDGET,
+    NO_REFERENCE,
+    UNFIT_IMAGES,
+    Consequence,
+    Measurement,
+    Outcome,
+    Remark,
+    Status,
+    Verdict,
+)
 from pargate.errors import InputError
 from pargate.report import FORMATS
 from pargate.report import text as texts
@@ -553,6 +564,53 @@ def test_a_rule_that_nothing_was_found_about_is_an_error_and_no_pass() -> None:
     cases = {case.name: case for case in suite(unsafe())}
     assert cases["unsafe-file"].is_failure
     assert cases["usefulness"].is_error and cases["usefulness"].result[0].message == "Not measured."
+
+
+def left_out() -> ScanReport:
+    """A pass whose search was left out, since no reference was given."""
+    search = {"id": "hidden-triggers", "probe": "search", "max": {"excess": "30pp"}, "severity": "high"}
+    given = passing()
+    unsearched = Measurement(
+        id="hidden-triggers/patch/unknown", rule="hidden-triggers", probe="search", stopped=NO_REFERENCE
+    )
+    rules = [*given.policy.document["rules"], search]
+    return given.model_copy(update={"policy": policy(rules), "measurements": (*given.measurements, unsearched)})
+
+
+def undecided_budget() -> ScanReport:
+    """A gate whose rules are all met, and whose accuracy budget is open."""
+    return remediated().model_copy(
+        update={"verdict": Verdict(status=Outcome.INCONCLUSIVE, decided_by=(BUDGET,), summary="It is not decided.")}
+    )
+
+
+def test_a_rule_that_was_left_out_makes_no_passing_report_red() -> None:
+    found = suite(left_out())
+    assert (found.failures, found.errors, found.skipped) == (0, 0, 1)
+    [case] = [case for case in found if case.name == "hidden-triggers"]
+    assert [result.message for result in case.result] == ["Left out: no reference was given."]
+    assert json.loads(FORMATS["code-quality"].render(left_out())) == []
+    assert [line.split(" ")[0] for line in commands(left_out())] == ["::notice"]
+    assert "| – left out | hidden-triggers | | no reference was given | | |" in markdown.render(left_out())
+
+
+@pytest.mark.parametrize(("status", "failures", "errors"), [(Outcome.FAIL, 1, 0), (Outcome.INCONCLUSIVE, 0, 1)])
+def test_a_verdict_that_no_rule_decides_is_red_all_the_same(status: Outcome, failures: int, errors: int) -> None:
+    report = undecided_budget()
+    report = report.model_copy(update={"verdict": report.verdict.model_copy(update={"status": status})})
+    found = suite(report)
+    assert (found.failures, found.errors) == (failures, errors)
+    [case] = [case for case in found if case.name == BUDGET]
+    assert case.result[0].message == "It is not decided."
+    [issue] = json.loads(FORMATS["code-quality"].render(report))
+    assert issue["check_name"] == BUDGET and "It is not decided." in issue["description"]
+
+
+@every_situation
+def test_junit_is_red_exactly_where_the_verdict_is(situation: str) -> None:
+    report = EVERY[situation]()
+    found = suite(report)
+    assert bool(found.failures + found.errors) is not report.verdict.status.passes
 
 
 def test_an_accepted_breach_is_skipped_with_its_reason() -> None:

@@ -89,7 +89,10 @@ def _list(title: str, items: Iterable[str]) -> str:
 def _table(report: ScanReport, measurements: dict[str, Measurement]) -> str:
     if texts.unfit(report):
         return ""  # nothing follows from these rows
-    rows = (row for finding in texts.worst_first(report) for row in _rows(finding, measurements))
+    rows = [row for finding in texts.worst_first(report) for row in _rows(finding, measurements)]
+    rows += [
+        f"| – left out | {escape(rule, 200)} | | {escape(why)} | | |" for rule, why in texts.left_out(report).items()
+    ]
     shown, left_out = fitting(rows, TABLE_ROOM)
     if not shown:
         return ""
