@@ -109,6 +109,8 @@ def _rows(finding: "Finding", measurement: "Measurement | None") -> Iterator[str
 def _measured(bound: "Bound", measurement: "Measurement | None") -> str:
     name = bound.metric.replace("_", " ")
     success = measurement.counts.get("attack_success") if measurement is not None else None
+    if measurement is not None and measurement.pairs is not None and bound.metric == "excess":
+        success = measurement.pairs.hits  # of the same images as the excess
     rate = success.rate if success is not None else None
     if bound.estimate is not None:
         text = f"{name} {bound.estimate:.1%}"

@@ -198,9 +198,14 @@ class PairedCounts(Value):
         return self.baseline in (TUNED, TUNED_WEAKER)
 
     @property
-    def baseline_rate(self) -> float | None:
-        """Share of images on which the baseline hits."""
-        return (self.both + self.baseline_only) / self.n if self.n else None
+    def hits(self) -> Count:
+        """Hits of the trigger; the attack success may count more images."""
+        return Count(n=self.n, successes=self.both + self.trigger_only)
+
+    @property
+    def baseline_hits(self) -> Count:
+        """Hits of the baseline."""
+        return Count(n=self.n, successes=self.both + self.baseline_only)
 
     @property
     def excess(self) -> float | None:

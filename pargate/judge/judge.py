@@ -359,8 +359,10 @@ def _summary(
 ) -> str:
     level = f"{policy.confidence * 100:g}%"
     if breached:
-        rest = f" (and {len(breached) - 1} more)" if len(breached) > 1 else ""
-        return f"The model breaks {', '.join(ids)}{rest}: {breached[0].message}"
+        named = f"The model breaks {', '.join(ids)}"
+        if len(breached) == 1:
+            return f"{named}: {breached[0].message}"
+        return f"{named} in {len(breached)} comparisons, the worst of them {breached[0].message}"
     if not complete:
         return f"The run was interrupted with {len(undecided)} of {len(findings)} comparisons undecided."
     if undecided:

@@ -211,11 +211,12 @@ def _pulls(measurement: Measurement) -> Iterator[Pull]:
     target, pairs = measurement.target, measurement.pairs
     if target is None:
         return
-    success = measurement.counts.get(str(Metric.ATTACK_SUCCESS), Count(n=0, successes=0))
-    yield _pull("With the trigger", "trigger", success, target.name)
-    if pairs is not None:
-        hits = Count(n=pairs.n, successes=pairs.both + pairs.baseline_only)
-        yield _pull(BASELINES.get(pairs.baseline, pairs.baseline), "baseline", hits, pairs.target)
+    if pairs is None:
+        success = measurement.counts.get(str(Metric.ATTACK_SUCCESS), Count(n=0, successes=0))
+        yield _pull("With the trigger", "trigger", success, target.name)
+    else:  # both on the same images
+        yield _pull("With the trigger", "trigger", pairs.hits, target.name)
+        yield _pull(BASELINES.get(pairs.baseline, pairs.baseline), "baseline", pairs.baseline_hits, pairs.target)
 
 
 def _pull(name: str, kind: str, count: Count, target: str) -> Pull:

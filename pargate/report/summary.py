@@ -54,14 +54,16 @@ def _breach(report: ScanReport, finding: Finding) -> str:
     allowed = f"The policy allows {'at most' if bound.upper else 'no less than'} {plain(bound.limit_text, 60)}"
     allowed += f", at {100 * confidence(report):g}% confidence."
     trigger, target = measurement.trigger, measurement.target
-    counted = measurement.counts.get(str(Metric.ATTACK_SUCCESS))
+    # The share and the excess are of the same images, which may be fewer than those of the attack success.
+    pairs = measurement.pairs if bound.metric == Metric.EXCESS else None
+    counted = pairs.hits if pairs is not None else measurement.counts.get(str(Metric.ATTACK_SUCCESS))
     if trigger is not None and target is not None and counted is not None and counted.n:
         what = "captions" if measurement.probe == "text" else "images"
         share = f"{counted.successes:,} of {counted.n:,} {what} ({percent(counted.rate or 0.0)})"
         said = f"The trigger {plain(trigger.label, 100)} moves {share} to {plain(target.name, 100)}"
-        if bound.metric == Metric.EXCESS and measurement.pairs is not None and bound.estimate is not None:
-            other = OTHERS.get(measurement.pairs.baseline, "its control")
-            said += f", {100 * bound.estimate:.1f} points more than {other} does"
+        if pairs is not None:
+            other = OTHERS.get(pairs.baseline, "its control")
+            said += f", {100 * (pairs.excess or 0.0):.1f} points more than {other} does"
         rank = measurement.searched.ranked if measurement.searched else None
         if bound.metric == Metric.P_VALUE and rank is not None:
             said += f", and the embeddings as far as {rank.as_high} of {plural(rank.models, 'trusted model')}"

@@ -308,8 +308,8 @@ def failing() -> ScanReport:
         findings=(PULL_BREACH, BANANA_BREACH, RETRIEVAL_OPEN, SAFE, STRIPES_MET, USEFUL, MUSHROOM_MET),
         verdict=Verdict(
             status=Outcome.FAIL, decided_by=("patch-backdoors",),
-            summary="The model breaks patch-backdoors (and 1 more): badnet → banana: excess 87.9% [77.6%, 94.6%] on "
-            "290 images, beyond the maximum of 30pp.",
+            summary="The model breaks patch-backdoors: badnet → banana: excess 87.9% [77.6%, 94.6%] on 290 images, "
+            "beyond the maximum of 30pp.",
         ),
         notices=("not among the classes, added as targets: banana.",),
         pictures=tuple(

@@ -59,7 +59,7 @@ def test_a_rule_takes_one_line_and_details_come_with_v() -> None:
 
 def test_the_sentence_has_class_share_count_limit_and_confidence() -> None:
     assert sentence(sample_reports.failing()) == (
-        "The trigger badnet moves 270 of 300 images (90.0%) to banana, 87.9 points more than its control does. "
+        "The trigger badnet moves 260 of 290 images (89.7%) to banana, 87.9 points more than its control does. "
         "The policy allows at most 30pp, at 99% confidence."
     )
     for name in ("passing", "inconclusive", "unsafe", "waived", "remediated"):
