@@ -13,10 +13,12 @@ from pargate.report.summary import RuleLine, rule_lines, sentence
 from pargate.report.text import (
     about,
     acceptance,
+    bundle_name,
     by_id,
     classes,
     command_of,
     compared_with,
+    models,
     next_steps,
     original,
     stages,
@@ -36,13 +38,15 @@ NOTES = 100
 
 
 def screen(
-    report: "ScanReport", width: int, *, verbose: bool, made: Iterable[str] = (), steps: Iterable[str] = ()
+    report: "ScanReport", width: int, *, verbose: bool, made: Iterable[str] = (), folder: str = ""
 ) -> "Iterator[RenderableType]":
     """Yield a report from its verdict to its next steps, for a screen of `width` columns.
 
-    `verbose` adds all rows; `made` says what was written, and `steps` come before the report's own next steps.
+    `verbose` adds all rows; `made` says what was written, and `folder` is that of the bundle.
     """
-    yield badge(report.verdict).append(f" {original(report).source}")
+    source = original(report).source
+    made_from = f"{bundle_name(report)}, made from {source}" if bundle_name(report) else source
+    yield badge(report.verdict).append(f" {made_from}")
     yield Shown(sentence(report))
     for line in _subject(report):
         yield Shown(line, style="dim")
@@ -60,7 +64,7 @@ def screen(
     if made:
         yield ""
     yield from map(Shown, made)
-    yield from _listed("Next", (*steps, *next_steps(report)), bold=True)
+    yield from _listed("Next", next_steps(report, folder), bold=True)
 
 
 def badge(verdict: "Verdict") -> Shown:
@@ -175,12 +179,14 @@ def _first(text: str) -> str:
 
 
 def _subject(report: "ScanReport") -> Iterator[str]:
-    model, run = report.model, report.run
+    run = report.run
     if not report.run.device:
         yield f"policy {report.policy.name}; nothing was loaded or measured"
         return
     reference = f", {compared_with(report)} {report.reference.source}" if report.reference else ""
-    yield f"{model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}"
+    (_, model), *others = models(report)
+    made = "".join(f"; {name.lower()} sha256 {other.sha256[:12]}" for name, other in others)
+    yield f"{model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}{made}"
     yield (
         f"policy {report.policy.name} ({report.policy.source}){reference}; "
         f"{report.images.read} of {report.images.listed} images from "

@@ -236,6 +236,37 @@ def model_name(report: ScanReport) -> str:
     return plain(report.subject, 200) or source_name(original(report).source)
 
 
+MADE = {"pick": "Cleaned candidate", "certify": "Checkpoint", "rescan": "Graphs"}
+"""Names of what a gate made and scanned, by stage."""
+
+
+def models(report: ScanReport) -> list[tuple[str, ModelInfo]]:
+    """Return the models that a report is about, with their names: of a gate the original and what was made from it."""
+    if not report.stages:
+        return [("Model", report.model)]
+    made = [
+        (MADE[stage.name], (stage.examined or report).model)
+        for stage in report.stages
+        # A candidate that does not certify is shown only if the report is about it.
+        if stage.name in MADE and (stage.name != "pick" or stage.examined is None)
+    ]
+    return [("Original", original(report)), *made]
+
+
+def bundle_name(report: ScanReport) -> str:
+    """Return the name of the folder that a gate wrote; empty if it wrote none, or no scan was of what it wrote."""
+    scans = [stage.examined or report for stage in report.stages if stage.name in ("certify", "rescan")]
+    if not scans or not report.verdict.status.passes:
+        return ""
+    return source_name(scans[-1].model.source).rpartition("/")[0]
+
+
+def title(report: ScanReport) -> str:
+    """Return the name of what the verdict is about: the model, or the bundle that was made from it."""
+    bundle = bundle_name(report)
+    return f"{bundle}, made from {model_name(report)}" if bundle else model_name(report)
+
+
 def policy_name(report: ScanReport) -> str:
     """Return where the policy comes from, the same on every machine; two policies may have one name."""
     return plain(report.policy.place, 200) or source_name(report.policy.source)
@@ -323,9 +354,18 @@ def stages(report: ScanReport) -> Iterator[tuple[str, str]]:
         yield f"{stage.name}{attempt}", f"{stage.summary} ({stage.seconds:.0f} s)"
 
 
-def next_steps(report: ScanReport) -> Iterator[str]:
-    """Yield what to do after this verdict."""
+def next_steps(report: ScanReport, folder: str = "") -> Iterator[str]:
+    """Yield what to do after this verdict; `folder` is that of the bundle, if it is known better than by its name."""
     yield from _after_cleaning(report)
+    bundle = folder or bundle_name(report)
+    if bundle:
+        model = plain(original(report).source)
+        broken = ", ".join(_broken_by_original(report))
+        if broken:
+            yield f"Ship the folder {plain(bundle)}, and not {model}, which is as it was and breaks {broken}."
+        else:
+            yield f"Ship the folder {plain(bundle)}: its bytes are what was measured."
+        yield f"Check it offline: pargate verify {shlex.quote(plain(bundle))}"
     match report.verdict.status:
         case _ if unfit(report):
             model = plain(original(report).source)
@@ -396,17 +436,28 @@ def command_of(step: str) -> tuple[str, str]:
     return ("", step) if step.startswith("pargate ") else (step, "")
 
 
+def _broken_by_original(report: ScanReport) -> list[str]:
+    """Return the rules that the model as given breaks, in a gate that cleaned it."""
+    first = report.stages[0].examined if report.stages else None
+    found = first.findings if first is not None else ()
+    return list(dict.fromkeys(f.rule for f in found if f.status is Status.BREACH and f.consequence is Consequence.FAIL))
+
+
 def _after_cleaning(report: ScanReport) -> Iterator[str]:
     """Yield what to do after a gate that cleaned, and whose verdict is not about a single scan."""
     attempts = max((stage.attempt for stage in report.stages), default=0)
     found = next((stage.drop for stage in reversed(report.stages) if stage.drop is not None), None)
     if not attempts or report.verdict.status.passes:
         return
+    model = plain(original(report).source)
+    if report.verdict.status is Outcome.INCONCLUSIVE:
+        yield f"Do not ship {model}: it breaks {', '.join(_broken_by_original(report)) or 'the policy'}."
+    again = f"pargate gate {shlex.quote(model)}{policy_option(report)} --images IMAGES --pairs PAIRS --out DIR"
     if found is None or BUDGET not in report.verdict.decided_by:
         if report.verdict.status is Outcome.FAIL and report.stages[-1].name == "pick":
             yield (
-                f"Give the cleaning other image-text pairs (--pairs) or more than {plural(attempts, 'attempt')} "
-                "(clean.attempts, at most 4), or go back to a checkpoint whose scan passes."
+                f"Go back to a checkpoint whose scan passes, or allow more than {plural(attempts, 'attempt')} "
+                f"(clean.attempts, at most 4), or clean with other image-text pairs: {again}"
             )
         return
     pairs, fall = found.pairs, max(found.pairs.excess or 0.0, 0.0)
@@ -415,18 +466,18 @@ def _after_cleaning(report: ScanReport) -> Iterator[str]:
     changed = max(pairs.trigger_only + pairs.baseline_only, 1) / max(pairs.n, 1)
     wanted = needed(room, confidence(report), changed) if room > 0 else MOST_IMAGES
     if not pairs.n:
-        yield "Give labelled images: without labels no accuracy can be compared."
+        yield f"Give labelled images: without labels no accuracy can be compared: {again}"
     elif found.status is Status.BREACH or wanted >= MOST_IMAGES:
         yield (
-            f"Cleaning lost {percent(fall)} of accuracy, and {budget} may be lost: clean with more or other image-text "
-            "pairs (--pairs), or raise clean.budget.accuracy_drop openly."
+            f"Cleaning lost {percent(fall)} of accuracy, and {budget} may be lost. Raise clean.budget.accuracy_drop "
+            f"openly, or clean with more or other image-text pairs: {again}"
         )
     else:
         yield (
-            f"Give about {total(wanted):,} labelled images in all (--images), of which {wanted:,} certify: if accuracy "
-            f"fell by {percent(fall)}, as it seems, that shows that {budget} was kept. `clean.budget.undecided: warn` "
-            "in the policy ships such a model with a warning."
+            f"Give about {total(wanted):,} labelled images in all, of which {wanted:,} certify. If accuracy fell by "
+            f"{percent(fall)}, as it seems, that shows that {budget} was kept: {again}"
         )
+        yield "Or let such a model ship with a warning: `clean.budget.undecided: warn` in the policy."
 
 
 def confidence(report: ScanReport) -> float:

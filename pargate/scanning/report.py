@@ -257,14 +257,14 @@ def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding
         measured = by_id.get(finding.measurement or "")
         if finding.status is not Status.MET or measured is None or measured.pairs is None or measured.trigger is None:
             continue
-        success = measured.pairs.hits.rate or 0.0
+        success, control = measured.pairs.hits.rate or 0.0, measured.pairs.baseline_hits.rate or 0.0
         limits = [bound.limit for bound in finding.bounds if bound.metric == Metric.EXCESS]
         if limits and success > max(limits) and measured.pairs.baseline.startswith("control"):
             target = measured.target.name if measured.target else "one class"
             counted = "captions" if PROBES[measured.probe].on_captions else "images"
             yield (
                 f"{measured.trigger.label} sends {success:.0%} of the {counted} to {target}, but its control pulls "
-                f"{measured.pairs.baseline_hits.rate or 0.0:.0%} to {measured.pairs.target}: only a reference model shows "
+                f"{control:.0%} to {measured.pairs.target}: only a reference model shows "
                 "whether that is planted"
             )
 

@@ -238,7 +238,10 @@ def test_the_hero_has_the_sentence_and_two_pairs_of_pictures_and_the_title_names
     hero = page.split('<section id="verdict"')[1].split("</section>")[0]
     assert "The trigger badnet moves 260 of 290 images (89.7%) to banana" in hero
     assert hero.count("<figure") == 2 and page.count('<figure class="card">') == 3
-    assert "<title>Remediated: checkpoints/vit b-32.safetensors – pargate report</title>" in render(remediated())
+    assert (
+        "<title>Remediated: vit-release, made from checkpoints/vit b-32.safetensors – pargate report</title>"
+        in render(remediated())
+    )
 
 
 def test_the_shares_of_the_trigger_and_of_its_control_are_of_the_same_images() -> None:

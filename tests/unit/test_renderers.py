@@ -486,8 +486,40 @@ def test_a_new_training_an_edited_policy_and_a_cleaned_model_stay_in_their_categ
 
 def test_the_report_of_a_gate_is_named_for_the_original_and_not_for_what_was_made_of_it() -> None:
     report = remediated()
-    assert report.model.source == "onnx"
+    assert report.model.source == "vit-release/onnx"
     assert texts.model_name(report) == texts.model_name(failing()) == "checkpoints/vit b-32.safetensors"
+
+
+def test_what_ships_and_what_stays_poisoned_are_told_apart() -> None:
+    steps = list(texts.next_steps(remediated()))
+    assert steps[0] == (
+        "Ship the folder vit-release, and not checkpoints/vit b-32.safetensors, which is as it was and breaks "
+        "patch-backdoors."
+    )
+    assert steps[1] == "Check it offline: pargate verify vit-release"
+    assert list(texts.next_steps(remediated(), "/out/vit-release"))[1].endswith("pargate verify /out/vit-release")
+    assert texts.title(remediated()) == "vit-release, made from checkpoints/vit b-32.safetensors"
+    assert [(name, model.sha256[0]) for name, model in texts.models(remediated())] == [
+        ("Original", "a"), ("Checkpoint", "9"), ("Graphs", "8"),
+    ]  # fmt: skip
+    assert texts.models(passing()) == [("Model", passing().model)] and not texts.bundle_name(passing())
+    page = FORMATS["html"].render(remediated())
+    for fact in ("Original (SHA-256", "Checkpoint (SHA-256", "Graphs (SHA-256", "pargate verify vit-release"):
+        assert fact in page
+
+
+def test_a_gate_whose_budget_is_open_says_what_breaks_and_gives_the_command() -> None:
+    report = undecided_budget()
+    assert not texts.bundle_name(report)
+    first, more, *_ = texts.next_steps(report)
+    assert first == "Do not ship checkpoints/vit b-32.safetensors: it breaks patch-backdoors."
+    said, command = texts.command_of(more)
+    assert "labelled images in all" in said
+    assert command == (
+        "pargate gate 'checkpoints/vit b-32.safetensors' -p 'policies/release gate.yaml' --images IMAGES --pairs PAIRS "
+        "--out DIR"
+    )
+    assert "The original breaks the policy: do not ship it." in FORMATS["html"].render(report)
 
 
 def test_no_more_results_are_written_than_github_accepts(monkeypatch: pytest.MonkeyPatch) -> None:

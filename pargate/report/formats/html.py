@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pargate.core.report import ScanReport
+from pargate.core.report import ModelInfo, ScanReport
 from pargate.core.results import (
     TUNED,
     UNSAFE_FILE,
@@ -24,7 +24,7 @@ from pargate.errors import InputError
 from pargate.report.formats.base import FORMATS, Format
 from pargate.report.groups import EFFECTS, grouped, png, tally
 from pargate.report.summary import sentence
-from pargate.report.text import classes, command_of, model_name, next_steps, plain, stages, started, unfit
+from pargate.report.text import classes, command_of, models, next_steps, plain, stages, started, title, unfit
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -61,9 +61,10 @@ def render(report: ScanReport) -> str:
     return page(
         "report.html.j2",
         report=report,
-        name=model_name(report),
+        name=title(report),
         status=str(report.verdict.status),
         unfit=unfit(report),
+        digests=[(name, model.sha256[:12]) for name, model in models(report)],
         classes=classes(report),
         headline=HEADLINES[report.verdict.status],
         meaning=_meaning(report),
@@ -141,9 +142,14 @@ def _meaning(report: ScanReport) -> str:
             )
         case Outcome.REMEDIATED:
             return (
-                "The original broke the policy. It was cleaned by a procedure that does not use the triggers, and what "
-                "ships was then scanned on held-out images. This is evidence only about what was "
-                "probed."
+                "The original breaks the policy, and its files are as they were. A copy was cleaned by a procedure "
+                "that does not use the triggers, and what ships was then scanned on held-out images. This is evidence "
+                "only about what was probed."
+            )
+        case Outcome.INCONCLUSIVE if any(stage.name == "clean" for stage in report.stages):
+            return (
+                "The original breaks the policy: do not ship it. A copy was cleaned, and it is not shown that the copy "
+                "keeps everything that the policy asks for, so no bundle was written. See the sentence above."
             )
         case Outcome.INCONCLUSIVE:
             met = sum(f.status is Status.MET for f in report.findings)
@@ -219,9 +225,10 @@ def _indented(document: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
 
 def _provenance(report: ScanReport) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
     run, images, classes, policy = report.run, report.images, report.classes, report.policy
-    yield "Model", tuple(_model(report, reference=False))
+    for name, model in models(report):
+        yield name, _model(model)
     if report.reference is not None:
-        yield "Reference model", tuple(_model(report, reference=True))
+        yield "Reference model", _model(report.reference)
     unreadable = [("Could not be read", f"{key}: {reason}") for key, reason in images.unreadable[:20]]
     if len(images.unreadable) > 20:
         unreadable.append(("Could not be read", f"and {len(images.unreadable) - 20} more"))
@@ -266,8 +273,7 @@ def _provenance(report: ScanReport) -> Iterator[tuple[str, tuple[tuple[str, str]
     yield "Tool", _rows(("pargate", report.tool.version), *sorted(report.tool.libraries.items()))
 
 
-def _model(report: ScanReport, *, reference: bool) -> tuple[tuple[str, str], ...]:
-    model = report.reference if reference and report.reference is not None else report.model
+def _model(model: ModelInfo) -> tuple[tuple[str, str], ...]:
     height, width = model.image_size
     activation = f"{model.activation} ({model.activation_note})" if model.activation_note else model.activation
     return _rows(
