@@ -21,6 +21,9 @@ NOT_FINITE = "vector not finite"
 CLASS_NAME = "control:class name"
 """Baseline of a text without a reference: the name of a class in its place, the one that moves the most captions."""
 
+NOTHING_FOLLOWS = "from which nothing follows."
+"""End of the message of a finding that is open because the model is not shown to recognise the images."""
+
 TOP_LABEL = "top_label"
 """Count of images with the most frequent label: guessing one class for all images is right this often."""
 

@@ -18,6 +18,7 @@ from pargate.core.results import (
     GRAPHS_OF_CHECKPOINT,
     NO_REFERENCE,
     NOT_FINITE,
+    NOTHING_FOLLOWS,
     RANK,
     TOP_CAPTIONS,
     TOP_LABEL,
@@ -213,7 +214,7 @@ def judge(
             finding = finding.model_copy(
                 update={
                     "status": Status.OPEN,
-                    "message": f"{finding.message.rstrip('.')}, but {doubt}, from which nothing follows.",
+                    "message": f"{finding.message.rstrip('.')}, but {doubt}, {NOTHING_FOLLOWS}",
                 }
             )
         findings.append(finding)

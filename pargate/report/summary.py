@@ -5,6 +5,7 @@ from typing import NamedTuple
 from pargate.core.report import ScanReport
 from pargate.core.results import (
     CLASS_NAME,
+    NOTHING_FOLLOWS,
     TUNED,
     TUNED_WEAKER,
     Consequence,
@@ -118,6 +119,8 @@ def _state(found: list[Finding], measurements: dict[str, Measurement]) -> str:
             return f"{said}, by one drawing{each} of {', '.join(drawn)}" if drawn else said
     if worst.consequence is not Consequence.FAIL and worst.status in (Status.BREACH, Status.OPEN):
         said += f" ({worst.consequence} only)"
+    if worst.message.endswith(NOTHING_FOLLOWS):
+        return f"{said}: nothing follows from these images"  # a note says why, once
     bound = deciding(worst)
     if bound is None:
         return f"{said}: {plain(worst.message, 300)}"

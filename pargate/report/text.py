@@ -360,9 +360,8 @@ def next_steps(report: ScanReport, folder: str = "") -> Iterator[str]:
     bundle = folder or bundle_name(report)
     if bundle:
         model = plain(original(report).source)
-        broken = ", ".join(_broken_by_original(report))
-        if broken:
-            yield f"Ship the folder {plain(bundle)}, and not {model}, which is as it was and breaks {broken}."
+        if wrong := ", ".join(_broken_by_original(report)):
+            yield f"Ship the folder {plain(bundle)}, and not {model}, which is as it was and breaks {wrong}."
         else:
             yield f"Ship the folder {plain(bundle)}: its bytes are what was measured."
         yield f"Check it offline: pargate verify {shlex.quote(plain(bundle))}"
@@ -373,13 +372,15 @@ def next_steps(report: ScanReport, folder: str = "") -> Iterator[str]:
                 "Give images of the model's own domain with labels (class folders, or a table, tars or Parquet with "
                 f"labels) or captions, and its classes: pargate scan {model} --images SOURCE --classes FILE"
             )
-            yield (
-                "If these are such images, the classes, the architecture or the preprocessing is wrong: "
-                f"pargate inspect {model}"
-            )
+            if any(m.chance is not None or m.counts.get(Metric.RECALL) for m in report.measurements):  # it was tested
+                yield (
+                    "If these are such images, the classes, the architecture or the preprocessing is wrong: "
+                    f"pargate inspect {model}"
+                )
         case Outcome.PASS | Outcome.REMEDIATED:
+            comparisons = plural(len(report.findings), "comparison")
             triggers = plural(len(report.coverage.probed), "trigger")
-            yield f"This covers {triggers} on these images, no others; see what was not probed."
+            yield f"This covers {triggers}, in {comparisons} on these images, and no others: see what was not probed."
             if any(m.stopped == NO_REFERENCE for m in report.measurements):
                 yield (
                     "A secret pattern follows no published trigger; a search for it needs a trusted parent: "

@@ -242,11 +242,13 @@ def _preprocessing(policy: Policy, loop: Loop, pair: ModelPair) -> Iterator[str]
         if cached is not None and not cached.checkpoint.preprocess_known:
             yield cached.checkpoint.assumption
     clean, spec = loop.clean.measurement(), pair.model.spec
-    if any(count.n for count in clean.counts.values()) and not judge.sees(clean, policy.confidence):
+    # Without labels and captions nothing was tested that could show it.
+    if judge.guessing(clean) is not None and not judge.sees(clean, policy.confidence):
         said_by = f", from {source}" if (source := pair.model.checkpoint.preprocess_from) else ""
         yield (
-            f"the model does not recognise the images, possibly because of wrong preprocessing; it used "
-            f"{spec.preprocess}{said_by}, and the activation {spec.activation}"
+            "the model recognises these images no better than by guessing, so nothing follows where no rule is broken. "
+            f"The classes or the preprocessing may be wrong: it used {spec.preprocess}{said_by}, and the activation "
+            f"{spec.activation}"
         )
 
 

@@ -37,6 +37,7 @@ from pargate.core.results import (
     NO_REFERENCE,
     UNFIT_IMAGES,
     Consequence,
+    Count,
     Measurement,
     Outcome,
     Remark,
@@ -238,6 +239,14 @@ def test_a_report_on_images_that_do_not_fit_is_one_clear_screen() -> None:
     cases = FORMATS["junit"].render(report)
     assert "not decided" not in cases and 'message="Cannot say: 1 of 128."' in cases
     assert texts.unfit(report) and not texts.unfit(inconclusive())
+
+
+def test_images_without_labels_and_captions_do_not_make_the_preprocessing_a_suspect() -> None:
+    counts = {"top_class": Count(n=512, successes=19)}
+    clean = unfit().measurements[0].model_copy(update={"counts": counts, "chance": None})
+    unlabelled = unfit().model_copy(update={"measurements": (clean, *unfit().measurements[1:])})
+    assert any("preprocessing" in step for step in texts.next_steps(unfit()))
+    assert not any("preprocessing" in step for step in texts.next_steps(unlabelled))
 
 
 def test_a_badge_says_verdict_policy_and_day_in_both_forms() -> None:

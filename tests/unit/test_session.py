@@ -262,6 +262,7 @@ def test_without_labels_the_scan_does_not_wait_for_an_accuracy() -> None:
     assert report.measurements[0].chance is None
     assert report.verdict.status is Outcome.INCONCLUSIVE
     assert "give labels: class folders" in report.findings[0].message + report.findings[1].message
+    assert not any("preprocessing" in notice for notice in report.notices), "nothing was tested that could show it"
 
 
 def test_without_labels_captions_show_that_a_model_sees() -> None:

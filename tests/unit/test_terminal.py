@@ -84,6 +84,20 @@ def test_a_broken_minimum_is_said_in_plain_words() -> None:
     )
 
 
+def test_why_nothing_follows_from_the_images_is_not_said_with_each_rule() -> None:
+    report = sample_reports.failing()
+    said = (
+        "badnet → banana: within the maximum, but the model is no better than by guessing, from which nothing follows."
+    )
+    doubted = [
+        f.model_copy(update={"status": Status.OPEN, "message": said}) if f.status is Status.MET else f
+        for f in report.findings
+    ]
+    lines = {line.rule: line.text for line in rule_lines(report.model_copy(update={"findings": tuple(doubted)}))}
+    assert lines["usefulness"] == "undecided: nothing follows from these images"
+    assert "guessing" not in "".join(lines.values())
+
+
 def test_a_command_is_one_line_that_can_be_copied() -> None:
     text = shown(sample_reports.failing(), 60)
     assert "\n    pargate clean 'checkpoints/vit b-32.safetensors' --pairs PAIRS --out CLEANED\n" in text

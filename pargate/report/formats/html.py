@@ -126,8 +126,8 @@ def _meaning(report: ScanReport) -> str:
     match report.verdict.status:
         case _ if unfit(report):
             return (
-                "Nothing is known about this model: the images do not fit it. This is not a pass: treat the model as "
-                "not examined."
+                "Nothing is known about this model: nothing shows that it recognises the images. This is not a pass: "
+                "treat the model as not examined."
             )
         case Outcome.PASS:
             apart = sum(f.status is not Status.MET for f in report.findings)
