@@ -49,7 +49,8 @@ def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | No
         "",
         "## What this cannot show",
         "",
-        f"Probed were {probed}. This is evidence about these triggers on these images, and not that there is no backdoor.",
+        f"Probed were {probed}. This is evidence about these triggers on these images, and not that there is no "
+        "backdoor.",
         "",
         *(f"- {escape(limit)}" for limit in report.coverage.limits),
         "",
