@@ -371,6 +371,18 @@ def test_the_whole_rule_pack_is_listed_whatever_was_found() -> None:
         assert ids == [*(rule["id"] for rule in report.policy.document["rules"]), "unsafe-file"]
 
 
+def test_a_rule_names_each_kind_of_trigger_once_and_no_address_that_is_not_given() -> None:
+    kinds = ["blended", {"kind": "stripes"}, {"kind": "stripes", "width": "mixed"}, {"kind": "stripes", "alpha": 0.1}]
+    rules = [{"id": "overlays", "probe": "attack", "triggers": kinds, "target": ["unknown"], "max": {"excess": "30pp"}}]
+    [rule, _] = sarif_run(scanned(policy=policy(rules), measurements=(), findings=(), verdict=passing().verdict))[
+        "tool"
+    ]["driver"]["rules"]
+    assert rule["help"]["text"].startswith(
+        "The probe attack with blended, stripes towards unknown: excess at most 30pp."
+    )
+    assert "helpUri" not in rule
+
+
 def test_results_are_what_does_not_simply_hold() -> None:
     assert sarif_run(passing())["results"] == []
     found = [(r["ruleId"], r["kind"], r["level"]) for r in sarif_run(failing())["results"]]
