@@ -118,8 +118,8 @@ class Text(Probe):
     about = Words(
         "Searches the vocabulary for a word that nobody named, and counts how many captions it moves to one class.",
         "A backdoor in the text tower answers to a word in the prompt, whatever else the prompt says.",
-        f"{BACKDOOR} Without a parent the rule stays open wherever the word found moves as many captions as the name of "
-        "a class, since honest models follow words too.",
+        f"{BACKDOOR} Without a parent the rule stays open wherever the word found moves as many captions as the name "
+        "of a class, since honest models follow words too.",
     )
 
     @classmethod
