@@ -110,8 +110,8 @@ class Utility(Probe):
         "Counts how often the model is right on images without a trigger.",
         "If the model recognises nothing, the other measurements mean nothing.",
         "First check that the images are labelled and of the model's own domain, and the classes those that it was "
-        "made for (`--images`, `--classes`). If they are, the weights, the architecture or the preprocessing are wrong, or "
-        "the model lost too much in training or cleaning.",
+        "made for (`--images`, `--classes`). If they are, the weights, the architecture or the preprocessing are "
+        "wrong, or the model lost too much in training or cleaning.",
     )
 
     @classmethod

@@ -250,6 +250,12 @@ def test_the_shares_of_the_trigger_and_of_its_control_are_of_the_same_images() -
     assert "270 of 300 images" not in page
 
 
+def test_the_key_of_the_bars_is_there_only_where_bars_are() -> None:
+    key = "How to read the bars"
+    assert key in render(stored("failing"))
+    assert key not in render(stored("passing")) and key not in render(stored("unsafe"))
+
+
 def test_inconclusive_beside_met_comparisons_is_explained_where_it_stands() -> None:
     page = Page(render(changed("inconclusive", lambda document: None)))
     assert "2 of 5 comparisons are met, but a pass needs all of them" in page.text

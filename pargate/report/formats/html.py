@@ -74,6 +74,7 @@ def render(report: ScanReport) -> str:
         started=_moment(report),
         confidence=str(report.policy.document.get("confidence", "not stated")),
         groups=groups,
+        charts=any(c.bars for group in groups for c in group.shown),
         met=sum(len(group.met) for group in groups),
         waived=[(group, c) for group in groups for c in group.shown if c.waiver is not None],
         sentence=said,
