@@ -250,6 +250,15 @@ def test_the_shares_of_the_trigger_and_of_its_control_are_of_the_same_images() -
     assert "270 of 300 images" not in page
 
 
+def test_a_picture_that_was_wrong_without_the_trigger_is_not_in_the_hero_beside_right_ones() -> None:
+    def mistaken(document: dict[str, Any]) -> None:
+        document["pictures"][0]["clean_prediction"] = "centipede"
+
+    page = render(changed("failing", mistaken))
+    hero, rest = page.split('<section id="verdict"')[1].split("</section>", 1)
+    assert hero.count("<figure") == 1 and "centipede" not in hero and "centipede" in rest
+
+
 def test_the_key_of_the_bars_is_there_only_where_bars_are() -> None:
     key = "How to read the bars"
     assert key in render(stored("failing"))

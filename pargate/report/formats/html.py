@@ -56,8 +56,10 @@ class Example:
 
 def render(report: ScanReport) -> str:
     """Return the page of a report."""
-    groups, examples = grouped(report), tuple(_examples(report))
-    said = sentence(report)
+    groups, said = grouped(report), sentence(report)
+    # An image that is named wrong without the trigger too shows less well what the trigger does.
+    examples = sorted(_examples(report), key=lambda e: e.label != e.before)
+    hero = min(HERO, sum(e.label == e.before for e in examples) or HERO)
     return page(
         "report.html.j2",
         report=report,
@@ -79,8 +81,8 @@ def render(report: ScanReport) -> str:
         waived=[(group, c) for group in groups for c in group.shown if c.waiver is not None],
         sentence=said,
         detail="" if said == plain(report.verdict.summary) else report.verdict.summary,
-        hero=examples[:HERO],
-        examples=examples[HERO:],
+        hero=examples[:hero],
+        examples=examples[hero:],
         effects=EFFECTS if report.verdict.status is Outcome.FAIL else {**EFFECTS, Consequence.FAIL: "prevents a pass"},
         provenance=tuple(_provenance(report)),
         origins=[(path, f"{p.file}:{p.line}:{p.column}") for path, p in sorted(report.policy.origins.items())],

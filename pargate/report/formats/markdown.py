@@ -41,7 +41,7 @@ def render(report: ScanReport) -> str:
     measurements = texts.by_id(report)
     blocks = [
         _marker(report),
-        f"## {VERDICTS[report.verdict.status]}: {escape(texts.model_name(report), 200)}",
+        f"## {VERDICTS[report.verdict.status]}: {escape(texts.title(report), 400)}",
         escape(report.verdict.summary),
         _table(report, measurements),
         _list("Stages of the gate", (f"**{stage}** {escape(said)}" for stage, said in texts.stages(report))),
@@ -130,10 +130,11 @@ def _coverage(report: ScanReport) -> str:
 
 
 def _details(report: ScanReport) -> str:
-    model, run, images = report.model, report.run, report.images
-    facts = {
-        "model": f"{model.source}, {model.format}, {model.size_bytes / 1e6:.1f} MB",
-        "SHA-256 of the model": model.sha256,
+    run, images, named = report.run, report.images, texts.models(report)
+    model = named[0][1]
+    facts = {name.lower(): f"{m.source}, {m.format}, {m.size_bytes / 1e6:.1f} MB" for name, m in named}
+    facts |= {f"SHA-256 of the {name.lower()}": m.sha256 for name, m in named}
+    facts |= {
         "architecture": model.architecture and f"{model.architecture}, {model.parameters / 1e6:.1f} M parameters",
         "reference": f"{report.reference.source}, {report.reference.sha256}" if report.reference else "",
         "images": f"{images.read} of {images.listed} from {images.source}" if images.source else "",
