@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pargate.cli.style import MARKS, STYLES, VERDICTS, Shown
+from pargate.report.steps import command_of, next_steps
 from pargate.report.summary import RuleLine, rule_lines, sentence
 from pargate.report.text import (
     about,
@@ -16,10 +17,8 @@ from pargate.report.text import (
     bundle_name,
     by_id,
     classes,
-    command_of,
     compared_with,
     models,
-    next_steps,
     original,
     stages,
     unfit,

@@ -45,7 +45,7 @@ from pargate.core.results import (
     Verdict,
 )
 from pargate.errors import InputError
-from pargate.report import FORMATS
+from pargate.report import FORMATS, steps
 from pargate.report import text as texts
 from pargate.report.formats import github, junit, markdown, sarif
 from pargate.report.formats import ml_bom as mlbom
@@ -212,7 +212,7 @@ def test_a_long_text_is_cut_and_says_so() -> None:
     ],
 )
 def test_every_verdict_says_what_to_do_next(report: ScanReport, step: str) -> None:
-    assert any(step in line for line in texts.next_steps(report))
+    assert any(step in line for line in steps.next_steps(report))
 
 
 # SARIF
@@ -245,8 +245,8 @@ def test_images_without_labels_and_captions_do_not_make_the_preprocessing_a_susp
     counts = {"top_class": Count(n=512, successes=19)}
     clean = unfit().measurements[0].model_copy(update={"counts": counts, "chance": None})
     unlabelled = unfit().model_copy(update={"measurements": (clean, *unfit().measurements[1:])})
-    assert any("preprocessing" in step for step in texts.next_steps(unfit()))
-    assert not any("preprocessing" in step for step in texts.next_steps(unlabelled))
+    assert any("preprocessing" in step for step in steps.next_steps(unfit()))
+    assert not any("preprocessing" in step for step in steps.next_steps(unlabelled))
 
 
 def test_a_badge_says_verdict_policy_and_day_in_both_forms() -> None:
@@ -512,13 +512,13 @@ def test_the_report_of_a_gate_is_named_for_the_original_and_not_for_what_was_mad
 
 
 def test_what_ships_and_what_stays_poisoned_are_told_apart() -> None:
-    steps = list(texts.next_steps(remediated()))
-    assert steps[0] == (
+    said = list(steps.next_steps(remediated()))
+    assert said[0] == (
         "Ship the folder vit-release, and not checkpoints/vit b-32.safetensors, which is as it was and breaks "
         "patch-backdoors."
     )
-    assert steps[1] == "Check it offline: pargate verify vit-release"
-    assert list(texts.next_steps(remediated(), "/out/vit-release"))[1].endswith("pargate verify /out/vit-release")
+    assert said[1] == "Check it offline: pargate verify vit-release"
+    assert list(steps.next_steps(remediated(), "/out/vit-release"))[1].endswith("pargate verify /out/vit-release")
     assert texts.title(remediated()) == "vit-release, made from checkpoints/vit b-32.safetensors"
     assert [(name, model.sha256[0]) for name, model in texts.models(remediated())] == [
         ("Original", "a"), ("Checkpoint", "9"), ("Graphs", "8"),
@@ -532,9 +532,9 @@ def test_what_ships_and_what_stays_poisoned_are_told_apart() -> None:
 def test_a_gate_whose_budget_is_open_says_what_breaks_and_gives_the_command() -> None:
     report = undecided_budget()
     assert not texts.bundle_name(report)
-    first, more, *_ = texts.next_steps(report)
+    first, more, *_ = steps.next_steps(report)
     assert first == "Do not ship checkpoints/vit b-32.safetensors: it breaks patch-backdoors."
-    said, command = texts.command_of(more)
+    said, command = steps.command_of(more)
     assert "labelled images in all" in said
     assert command == (
         "pargate gate 'checkpoints/vit b-32.safetensors' -p 'policies/release gate.yaml' --images IMAGES --pairs PAIRS "

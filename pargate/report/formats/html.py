@@ -23,8 +23,9 @@ from pargate.core.results import (
 from pargate.errors import InputError
 from pargate.report.formats.base import FORMATS, Format
 from pargate.report.groups import EFFECTS, grouped, png, tally
+from pargate.report.steps import command_of, next_steps
 from pargate.report.summary import sentence
-from pargate.report.text import classes, command_of, models, next_steps, plain, stages, started, title, unfit
+from pargate.report.text import classes, models, plain, stages, started, title, unfit
 
 if TYPE_CHECKING:
     from jinja2 import Environment

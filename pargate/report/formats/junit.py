@@ -16,6 +16,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Finding, Outcome, Status
 from pargate.report import text as texts
 from pargate.report.formats.base import FORMATS, Format
+from pargate.report.steps import next_steps
 
 
 class ModelSuite(TestSuite):
@@ -40,7 +41,7 @@ def render(report: ScanReport) -> str:
     suite.add_testcases([*_cases(report)])
     suite.time = round(report.run.seconds, 3)
     said = [*(r.message for r in report.remarks), *report.notices]
-    streams = (SystemOut(_lines([report.verdict.summary, *texts.next_steps(report)])), SystemErr(_lines(said)))
+    streams = (SystemOut(_lines([report.verdict.summary, *next_steps(report)])), SystemErr(_lines(said)))
     for stream in streams:
         suite.append(stream)  # type: ignore[no-untyped-call]  # typed in part
     xml = JUnitXml()

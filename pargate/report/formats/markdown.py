@@ -11,6 +11,7 @@ from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Finding, Measurement, Outcome, Status
 from pargate.report import text as texts
 from pargate.report.formats.base import FORMATS, Format
+from pargate.report.steps import next_steps
 
 TABLE_ROOM = 600_000
 """Maximum size of the table of findings, in bytes."""
@@ -45,7 +46,7 @@ def render(report: ScanReport) -> str:
         escape(report.verdict.summary),
         _table(report, measurements),
         _list("Stages of the gate", (f"**{stage}** {escape(said)}" for stage, said in texts.stages(report))),
-        _list("What to do next", (escape(step) for step in texts.next_steps(report))),
+        _list("What to do next", (escape(step) for step in next_steps(report))),
         _list("Waivers", _waivers(report, measurements)),
         _list("Remarks", (f"**{LEVELS[r.level]}** {escape(r.message)}" for r in report.remarks)),
         _list("Notes", map(escape, report.notices)),
