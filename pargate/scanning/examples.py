@@ -49,7 +49,13 @@ def _strength(running: Running) -> float:
 
 def _clearest(pictures: Iterable[Picture]) -> list[Picture]:
     """Return `EACH` pictures, those first that the model names right without the trigger."""
-    return sorted(pictures, key=lambda p: not p.label or p.clean_prediction != p.label)[:EACH]
+    right: list[Picture] = []
+    others: list[Picture] = []
+    for picture in pictures:  # each may cost a forward pass
+        (right if picture.label and picture.clean_prediction == picture.label else others).append(picture)
+        if len(right) == EACH:
+            break
+    return [*right, *others][:EACH]
 
 
 def _of(loop: Loop, pair: ModelPair, running: Running) -> Iterator[Picture]:
