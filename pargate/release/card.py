@@ -123,5 +123,5 @@ def _name(report: ScanReport) -> str:
 
 
 def _base(source: str) -> str:
-    """Return the last part of a source: a folder of the machine that measured is nobody else's business."""
+    """Return the last part of a source, without the folders of the machine that measured."""
     return source_name(source).rpartition("/")[2][-100:]

@@ -72,7 +72,7 @@ def _rules(report: ScanReport) -> list[tuple[str, str, list[Finding]]]:
 
 
 def _cases(report: ScanReport) -> Iterator[TestCase]:
-    """Yield the case of each rule, and one of the verdict if it is none that passes and no rule says why."""
+    """Yield the case of each rule, and one of the verdict if no rule says why it does not pass."""
     cases = [_case(*rule, report) for rule in _rules(report)]
     yield from cases
     verdict = report.verdict

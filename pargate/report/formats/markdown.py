@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from pargate.core.report import ScanReport
-from pargate.core.results import Consequence, Finding, Measurement, Outcome, Status
+from pargate.core.results import NOTHING_FOLLOWS, Consequence, Finding, Measurement, Outcome, Status
 from pargate.report import text as texts
 from pargate.report.formats.base import FORMATS, Format
 from pargate.report.steps import next_steps
@@ -146,9 +146,9 @@ def _details(report: ScanReport) -> str:
     }
     lines = [f"- {name}: {escape(value)}" for name, value in facts.items() if value]
     if not texts.unfit(report):
-        # The numbers of a decided finding are in the table; only an open one also needs its reason.
+        # The table has the numbers of a decided finding; an open one also needs its reason, unless a note has it.
         undecided = (f for f in texts.worst_first(report) if f.status is Status.OPEN and f.bounds)
-        lines += [f"- {escape(texts.headline(finding))}" for finding in undecided]
+        lines += [f"- {escape(texts.headline(f))}" for f in undecided if not f.message.endswith(NOTHING_FOLLOWS)]
         measured = texts.by_id(report)
         found = (measured.get(f.measurement or "") for f in texts.worst_first(report) if f.status is not Status.MET)
         lines += [f"- {escape(said)}" for said in filter(None, map(texts.recipe, found))]
