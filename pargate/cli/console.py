@@ -20,11 +20,11 @@ from rich.table import Column
 from pargate import events
 from pargate.cli.imports import Imports
 from pargate.cli.style import CONDITIONS, STYLES, VERDICTS, Shown
-from pargate.cli.terminal import badge, hanging, screen
+from pargate.cli.terminal import badge, hanging, named, screen
 from pargate.ending import lose_result
 from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
-from pargate.report.text import plural, title
+from pargate.report.text import plural
 
 if TYPE_CHECKING:
     from pargate.cli.options import Output
@@ -242,7 +242,7 @@ class Console:
         `made` are lines about what was written, which -q leaves in; `folder` is that of the bundle.
         """
         if self._quiet:
-            self._rich.print(badge(report.verdict).append(f" {title(report)}: {report.verdict.summary}"))
+            self._rich.print(badge(report.verdict).append(f" {named(report)}: {report.verdict.summary}"))
             self.lines(made)
             return
         for part in screen(report, self._rich.width, verbose=self._verbose, made=made, folder=folder):

@@ -43,9 +43,7 @@ def screen(
 
     `verbose` adds all rows; `made` says what was written, and `folder` is that of the bundle.
     """
-    source = original(report).source
-    made_from = f"{bundle_name(report)}, made from {source}" if bundle_name(report) else source
-    yield badge(report.verdict).append(f" {made_from}")
+    yield badge(report.verdict).append(f" {named(report)}")
     yield Shown(sentence(report))
     for line in _subject(report):
         yield Shown(line, style="dim")
@@ -64,6 +62,12 @@ def screen(
         yield ""
     yield from map(Shown, made)
     yield from _listed("Next", next_steps(report, folder), bold=True)
+
+
+def named(report: "ScanReport") -> str:
+    """Return the model as the command named it, and the bundle that was made from it."""
+    bundle, source = bundle_name(report), original(report).source
+    return f"{bundle}, made from {source}" if bundle else source
 
 
 def badge(verdict: "Verdict") -> Shown:
