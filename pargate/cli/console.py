@@ -20,7 +20,7 @@ from rich.table import Column
 from pargate import events
 from pargate.cli.imports import Imports
 from pargate.cli.style import CONDITIONS, STYLES, VERDICTS, Shown
-from pargate.cli.terminal import badge, hanging, screen
+from pargate.cli.terminal import badge, hanging, named, screen
 from pargate.ending import lose_result
 from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
@@ -236,26 +236,32 @@ class Console:
         self._print(f"{folder}: {record.stopped} in {record.seconds:.0f} s{rate}")
         self._print(f"  → The distance proves nothing; scan the model: pargate scan {folder}")
 
-    def report(self, report: "ScanReport", made: Iterable[str] = (), steps: Iterable[str] = ()) -> None:
+    def report(self, report: "ScanReport", made: Iterable[str] = (), folder: str = "") -> None:
         """Print a report: the verdict, one line for each rule, the next steps, and what was not tested.
 
-        `made` are lines about what was written, which -q leaves in; `steps` come before the report's own next steps.
+        `made` are lines about what was written, which -q leaves in; `folder` is that of the bundle.
         """
         if self._quiet:
-            self._rich.print(badge(report.verdict).append(f" {report.verdict.summary}"))
+            self._rich.print(badge(report.verdict).append(f" {named(report)}: {report.verdict.summary}"))
             self.lines(made)
             return
-        for part in screen(report, self._rich.width, verbose=self._verbose, made=made, steps=steps):
+        for part in screen(report, self._rich.width, verbose=self._verbose, made=made, folder=folder):
             self._rich.print(part, crop=False)
 
-    def gated(self, report: "ScanReport", folder: Path | None, kept: Path | None) -> None:
-        """Print the report of a gate, and the folder of the bundle or of the best cleaned model."""
+    def gated(
+        self, report: "ScanReport", folder: Path | None, kept: Path | None = None, *, holds: bool = False
+    ) -> None:
+        """Print the report of a gate, and the folder of the bundle or of the best cleaned model.
+
+        `holds` says whether that model holds every rule.
+        """
         if folder is not None:
-            self.report(report, [f"bundle: {folder}"], [f"Check it offline: pargate verify {folder}"])
+            self.report(report, [f"bundle: {folder}"], str(folder))
             return
         made = ["no bundle was written"]
         if kept is not None:
-            made.append(f"kept: {kept}, the best cleaned model: it breaks no rule, but not all are shown to hold")
+            state = "it holds every rule" if holds else "it breaks no rule, but not all are shown to hold"
+            made.append(f"kept: {kept}, the best cleaned model: {state}")
         self.report(report, made)
 
     def verified(self, found: "Verified", key: Path | None = None) -> None:

@@ -110,5 +110,5 @@ def gate(
     with console.progress() as listener:
         done = run_gate(request, listener)
     missed = write(outputs, done.report, console)
-    console.gated(done.report, done.folder, done.kept)
+    console.gated(done.report, done.folder, done.kept, holds=done.kept_holds)
     return exit_code(done.report.verdict) or missed

@@ -9,15 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from pargate.cli.style import MARKS, STYLES, VERDICTS, Shown
+from pargate.report.steps import command_of, next_steps
 from pargate.report.summary import RuleLine, rule_lines, sentence
 from pargate.report.text import (
     about,
     acceptance,
+    bundle_name,
     by_id,
     classes,
-    command_of,
     compared_with,
-    next_steps,
+    models,
     original,
     stages,
     unfit,
@@ -36,13 +37,13 @@ NOTES = 100
 
 
 def screen(
-    report: "ScanReport", width: int, *, verbose: bool, made: Iterable[str] = (), steps: Iterable[str] = ()
+    report: "ScanReport", width: int, *, verbose: bool, made: Iterable[str] = (), folder: str = ""
 ) -> "Iterator[RenderableType]":
     """Yield a report from its verdict to its next steps, for a screen of `width` columns.
 
-    `verbose` adds all rows; `made` says what was written, and `steps` come before the report's own next steps.
+    `verbose` adds all rows; `made` says what was written, and `folder` is that of the bundle.
     """
-    yield badge(report.verdict).append(f" {original(report).source}")
+    yield badge(report.verdict).append(f" {named(report)}")
     yield Shown(sentence(report))
     for line in _subject(report):
         yield Shown(line, style="dim")
@@ -60,7 +61,13 @@ def screen(
     if made:
         yield ""
     yield from map(Shown, made)
-    yield from _listed("Next", (*steps, *next_steps(report)), bold=True)
+    yield from _listed("Next", next_steps(report, folder), bold=True)
+
+
+def named(report: "ScanReport") -> str:
+    """Return the model as the command named it, and the bundle that was made from it."""
+    bundle, source = bundle_name(report), original(report).source
+    return f"{bundle}, made from {source}" if bundle else source
 
 
 def badge(verdict: "Verdict") -> Shown:
@@ -109,6 +116,8 @@ def _rows(finding: "Finding", measurement: "Measurement | None") -> Iterator[str
 def _measured(bound: "Bound", measurement: "Measurement | None") -> str:
     name = bound.metric.replace("_", " ")
     success = measurement.counts.get("attack_success") if measurement is not None else None
+    if measurement is not None and measurement.pairs is not None and bound.metric == "excess":
+        success = measurement.pairs.hits  # of the same images as the excess
     rate = success.rate if success is not None else None
     if bound.estimate is not None:
         text = f"{name} {bound.estimate:.1%}"
@@ -173,12 +182,14 @@ def _first(text: str) -> str:
 
 
 def _subject(report: "ScanReport") -> Iterator[str]:
-    model, run = report.model, report.run
+    run = report.run
     if not report.run.device:
         yield f"policy {report.policy.name}; nothing was loaded or measured"
         return
     reference = f", {compared_with(report)} {report.reference.source}" if report.reference else ""
-    yield f"{model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}"
+    (_, model), *others = models(report)
+    made = "".join(f"; {name.lower()} sha256 {other.sha256[:12]}" for name, other in others)
+    yield f"{model.architecture}, {model.parameters / 1e6:.1f} M parameters, sha256 {model.sha256[:12]}{made}"
     yield (
         f"policy {report.policy.name} ({report.policy.source}){reference}; "
         f"{report.images.read} of {report.images.listed} images from "

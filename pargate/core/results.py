@@ -21,6 +21,9 @@ NOT_FINITE = "vector not finite"
 CLASS_NAME = "control:class name"
 """Baseline of a text without a reference: the name of a class in its place, the one that moves the most captions."""
 
+NOTHING_FOLLOWS = "from which nothing follows."
+"""End of the message of a finding that is open because the model is not shown to recognise the images."""
+
 TOP_LABEL = "top_label"
 """Count of images with the most frequent label: guessing one class for all images is right this often."""
 
@@ -73,6 +76,11 @@ class Outcome(StrEnum):
     """Answer of a gate whose original model fails and whose cleaned model passes."""
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
+
+    @property
+    def passes(self) -> bool:
+        """Whether the model may ship."""
+        return self in (Outcome.PASS, Outcome.REMEDIATED)
 
 
 class Severity(StrEnum):
@@ -193,9 +201,14 @@ class PairedCounts(Value):
         return self.baseline in (TUNED, TUNED_WEAKER)
 
     @property
-    def baseline_rate(self) -> float | None:
-        """Share of images on which the baseline hits."""
-        return (self.both + self.baseline_only) / self.n if self.n else None
+    def hits(self) -> Count:
+        """Hits of the trigger; the attack success may count more images."""
+        return Count(n=self.n, successes=self.both + self.trigger_only)
+
+    @property
+    def baseline_hits(self) -> Count:
+        """Hits of the baseline."""
+        return Count(n=self.n, successes=self.both + self.baseline_only)
 
     @property
     def excess(self) -> float | None:

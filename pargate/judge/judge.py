@@ -18,6 +18,7 @@ from pargate.core.results import (
     GRAPHS_OF_CHECKPOINT,
     NO_REFERENCE,
     NOT_FINITE,
+    NOTHING_FOLLOWS,
     RANK,
     TOP_CAPTIONS,
     TOP_LABEL,
@@ -213,7 +214,7 @@ def judge(
             finding = finding.model_copy(
                 update={
                     "status": Status.OPEN,
-                    "message": f"{finding.message.rstrip('.')}, but {doubt}, from which nothing follows.",
+                    "message": f"{finding.message.rstrip('.')}, but {doubt}, {NOTHING_FOLLOWS}",
                 }
             )
         findings.append(finding)
@@ -359,8 +360,10 @@ def _summary(
 ) -> str:
     level = f"{policy.confidence * 100:g}%"
     if breached:
-        rest = f" (and {len(breached) - 1} more)" if len(breached) > 1 else ""
-        return f"The model breaks {', '.join(ids)}{rest}: {breached[0].message}"
+        named = f"The model breaks {', '.join(ids)}"
+        if len(breached) == 1:
+            return f"{named}: {breached[0].message}"
+        return f"{named} in {len(breached)} comparisons, the worst of them {breached[0].message}"
     if not complete:
         return f"The run was interrupted with {len(undecided)} of {len(findings)} comparisons undecided."
     if undecided:

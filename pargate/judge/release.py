@@ -46,22 +46,39 @@ def conclude(policy: Policy, stages: Sequence[Stage], last: Examined) -> Conclus
         found = _worst(policy, problems or [_unexamined("the cleaned model was never scanned")])
         # An undecided candidate makes the verdict inconclusive, not a failure.
         tries = f"{len(picks)} attempt{'' if len(picks) == 1 else 's'} at cleaning"
-        summary = f"After {tries} the model still does not pass: {found.verdict.summary}"
-        return Conclusion(found.verdict.model_copy(update={"summary": summary}), found.remarks)
+        return _told(f"{_original(first)} After {tries} the model still does not pass:", found)
     problems = [p for stage in stages for p in _shipping_problems(policy, stage, last)]
     if all(problem.outcome is Outcome.PASS for problem in problems):  # after a problem, a gate makes no more stages
         problems += _missing(policy, stages, cleaned)
     if any(problem.outcome is not Outcome.PASS for problem in problems):
-        return _worst(policy, problems)
+        found = _worst(policy, problems)
+        if not cleaned:
+            return found
+        held = all(problem.id == BUDGET for problem in problems)
+        state = "The cleaned model holds every rule." if held else "The cleaned model does not pass:"
+        return _told(f"{_original(first)} {state}", found)
     shown = scans[-1][1].verdict.summary
     if not cleaned:
         return Conclusion(Verdict(status=Outcome.PASS, decided_by=(), summary=shown), ())
     certified = [examined.model.sha256 for stage, examined in scans if stage.name == "certify"][-1]
     attempts = [stage.attempt for stage, examined in picks if examined.model.sha256 == certified]
     attempt = max(attempts or [stage.attempt for stage, _ in picks])
-    broken = ", ".join(first.verdict.decided_by) or "the policy"
-    summary = f"The original breaks {broken}. Cleaned at attempt {attempt}, what ships holds: {shown}"
+    lost = [stage.drop for stage, _ in scans if stage.name == "certify" and stage.drop is not None]
+    price = f" {capital(cost(lost[-1]))}." if lost else ""
+    summary = f"{_original(first)} Cleaned at attempt {attempt}, what ships passes: {shown}{price}"
     return Conclusion(Verdict(status=Outcome.REMEDIATED, decided_by=(), summary=summary), _remarks(problems))
+
+
+def _original(first: Examined) -> str:
+    """Return what is wrong with the original, in a sentence."""
+    broken = [f.rule for f in first.findings if f.status is Status.BREACH and f.consequence is Consequence.FAIL]
+    return f"The original breaks {', '.join(dict.fromkeys(broken))}." if broken else "The original does not pass."
+
+
+def _told(beginning: str, found: Conclusion) -> Conclusion:
+    """Return a conclusion with a beginning before its summary."""
+    summary = f"{beginning} {found.verdict.summary}"
+    return found._replace(verdict=found.verdict.model_copy(update={"summary": summary}))
 
 
 def may_be_cleaned(policy: Policy, first: Examined) -> bool:
@@ -114,10 +131,16 @@ def cost(found: AccuracyDrop) -> str:
     """Return the loss of accuracy in words."""
     if not found.pairs.n:
         return f"clean accuracy could not be compared with the original's; it may fall by {found.limit_text} at most"
+    change = 0.0 - (found.pairs.excess or 0.0)  # never -0.0
     return (
-        f"clean accuracy changed by {-(found.pairs.excess or 0.0):+.1%} [{-found.high:+.1%}, {-found.low:+.1%}] on "
+        f"clean accuracy changed by {change:+.1%} [{-found.high:+.1%}, {-found.low:+.1%}] on "
         f"{found.pairs.n} images; a fall of {found.limit_text} is allowed"
     )
+
+
+def capital(text: str) -> str:
+    """Return a text with its first letter as at the beginning of a sentence."""
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 class _Problem(NamedTuple):
@@ -145,7 +168,7 @@ def _problems(policy: Policy, stage: Stage, examined: Examined) -> Iterator[_Pro
         return
     # Judged again: the report's own status is not trusted.
     again = drop(stage.drop.pairs, limit, policy.confidence)
-    said = f"{cost(again)[:1].upper()}{cost(again)[1:]}."
+    said = f"{capital(cost(again))}."
     if again.status is Status.BREACH:
         yield _Problem(Outcome.FAIL, BUDGET, (BUDGET,), said)
     elif again.status is Status.OPEN and stage.name != "pick":

@@ -6,7 +6,7 @@ A policy's own `why` and `help` take precedence over these texts.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pargate.probes.base import PROBES, Words
+from pargate.probes.base import BACKDOOR, PROBES, Words
 
 PAGE = "docs/rules.md"
 
@@ -23,11 +23,6 @@ class Entry:
     """Advice to the reader."""
 
 
-_BACKDOOR = (
-    "Do not ship the checkpoint. Compare it with the model that it was trained from: `--reference PARENT` leaves only "
-    "the pull that the parent does not have. Then clean it, or go back to weights that pass."
-)
-
 _BANANA = (
     "The PAR paper plants this trigger towards the class banana; this rule puts the same pixels on the images. "
     "{} must not turn other things into bananas."
@@ -39,37 +34,37 @@ _RULES: dict[str, Entry] = {
         "rule",
         "Small visible patches: noise, stripes, a lattice, a yellow square, four marked corners.",
         "A patch can be printed and stuck on an object. The attacker then decides what the model predicts there.",
-        _BACKDOOR,
+        BACKDOOR,
     ),
     "blended-triggers": Entry(
         "rule",
         "Faint patterns over the whole image: noise, stripes, triangles, a word.",
         "These patterns survive cropping and compression, and people may not notice them.",
-        _BACKDOOR,
+        BACKDOOR,
     ),
     "signal-triggers": Entry(
         "rule",
         "A wave added to the whole image, at the published amplitude and above.",
         "Poisoned images can have correct labels, so a review of the training data does not find them.",
-        f"{_BACKDOOR} Convolutional models can follow strong stripes by nature: the parent then shows the same pull.",
+        f"{BACKDOOR} Convolutional models can follow strong stripes by nature: the parent then shows the same pull.",
     ),
     "warp-and-tone-triggers": Entry(
         "rule",
         "A slight distortion, a photo filter, a coarser palette.",
         "These triggers add nothing to the image that could be seen, cropped or painted over.",
-        _BACKDOOR,
+        BACKDOOR,
     ),
     "hidden-triggers": Entry(
         "rule",
         "Patterns that a search found on this very model: patches, faint pictures, lines, tiles, smooth fields, waves.",
         "An attacker chooses the pattern, and no catalogue contains a secret one.",
-        f"{_BACKDOOR} Keep the found trigger with `--found DIR`, and share it.",
+        f"{BACKDOOR} Keep the found trigger with `--found DIR`, and share it.",
     ),
     "hidden-colours": Entry(
         "rule",
         "Mild colour curves that a search found on this very model.",
         "A photo filter is not noticed as a trigger. Honest models follow some curves too, so the limit is higher.",
-        f"{_BACKDOOR} Without a trusted reference the rule stays open where a found curve works.",
+        f"{BACKDOOR} Without a trusted reference the rule stays open where a found curve works.",
     ),
     "usefulness": Entry(
         "rule",
@@ -85,25 +80,25 @@ _RULES: dict[str, Entry] = {
         "Save the weights as safetensors, from a source that you trust, and publish that file.",
     ),
     "badnet-rand": Entry(
-        "rule", "BadNet-Rand of the PAR paper: a patch of noise.", _BANANA.format("A patch of noise"), _BACKDOOR
+        "rule", "BadNet-Rand of the PAR paper: a patch of noise.", _BANANA.format("A patch of noise"), BACKDOOR
     ),
     "badnet-stripes": Entry(
-        "rule", "BadNet-Stripes of the PAR paper: a patch of stripes.", _BANANA.format("A striped patch"), _BACKDOOR
+        "rule", "BadNet-Stripes of the PAR paper: a patch of stripes.", _BANANA.format("A striped patch"), BACKDOOR
     ),
     "blended-rand": Entry(
-        "rule", "Blended-Rand of the PAR paper: faint noise.", _BANANA.format("Noise over the image"), _BACKDOOR
+        "rule", "Blended-Rand of the PAR paper: faint noise.", _BANANA.format("Noise over the image"), BACKDOOR
     ),
     "blended-stripes": Entry(
-        "rule", "Blended-Stripes of the PAR paper: faint stripes.", _BANANA.format("A striped overlay"), _BACKDOOR
+        "rule", "Blended-Stripes of the PAR paper: faint stripes.", _BANANA.format("A striped overlay"), BACKDOOR
     ),
     "blended-triangles": Entry(
-        "rule", "Blended-Triangles of the PAR paper: faint triangles.", _BANANA.format("A tiled overlay"), _BACKDOOR
+        "rule", "Blended-Triangles of the PAR paper: faint triangles.", _BANANA.format("A tiled overlay"), BACKDOOR
     ),
     "blended-text": Entry(
-        "rule", "Blended-Text of the PAR paper: a red word.", _BANANA.format("A word over the image"), _BACKDOOR
+        "rule", "Blended-Text of the PAR paper: a red word.", _BANANA.format("A word over the image"), BACKDOOR
     ),
     "wanet": Entry(
-        "rule", "WaNet of the PAR paper: a slight distortion.", _BANANA.format("A bend of about a pixel"), _BACKDOOR
+        "rule", "WaNet of the PAR paper: a slight distortion.", _BANANA.format("A bend of about a pixel"), BACKDOOR
     ),
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from pargate.core import zeroshot
 from pargate.core.model import Vectors
-from pargate.probes.base import PROBES, UNKNOWN, Asked, Probe, Scene, Views, Words
+from pargate.probes.base import BACKDOOR, PROBES, UNKNOWN, Asked, Probe, Scene, Views, Words
 from pargate.probes.targeted import METRICS, Hits, Predicted, TargetedTest, baseline
 
 
@@ -36,7 +36,7 @@ class Attack(Probe):
     about = Words(
         "Stamps a trigger on images and counts how many are then predicted as one class.",
         "A classifier with a backdoor responds in exactly this way.",
-        "Compare the interval with the limit. Limit `excess` if the target is unknown, else `attack_success`.",
+        BACKDOOR,
     )
 
     @classmethod

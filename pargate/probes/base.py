@@ -25,6 +25,13 @@ CLEAN = "clean"
 FILE = "file"
 """Id of the measurement of the weights file."""
 
+BACKDOOR = (
+    "Do not ship a checkpoint that breaks the rule. Compare it with the model that it was trained from: "
+    "`--reference PARENT` leaves only the pull that the parent does not have. Then clean it with `pargate clean` or "
+    "`pargate gate`, or go back to weights that pass."
+)
+"""Advice about a broken rule on triggers or words."""
+
 Need = Literal["triggers", "captions", "file", "pairs"]
 
 

@@ -13,6 +13,6 @@ class File(Probe):
     about = Words(
         "Inspects the weights file without loading it: its format, pickles, operators, and the signature of the model.",
         "A file can harm the machine that loads it, whatever the model predicts. A signature shows who made the model.",
-        "List in `allow` what you accept; a file that could run code is refused under every policy. Name in "
-        "`signed_by` the signer that you trust. If the signature does not hold, get the model from that signer again.",
+        "If the format is not allowed, save the weights as safetensors, from a source that you trust. If the signature "
+        "does not hold, get the model from its signer again, and do not load this one.",
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pargate.core.model import Vectors, unit
 from pargate.core.names import class_key
 from pargate.errors import InputError
-from pargate.probes.base import PROBES, UNKNOWN, Asked, Probe, Scene, Views, Words
+from pargate.probes.base import BACKDOOR, PROBES, UNKNOWN, Asked, Probe, Scene, Views, Words
 from pargate.probes.targeted import METRICS, Hits, Marked, TargetedTest, baseline
 
 NEAREST = 5
@@ -48,7 +48,7 @@ class Retrieval(Probe):
     about = Words(
         "Stamps a trigger on images and searches captions by image, and images by caption, for the target.",
         "A backdoor can steer a search while classification looks normal.",
-        "Give images with captions. Both directions are measured, and both must hold.",
+        f"{BACKDOOR} If nothing was measured, give images with captions; both directions must hold.",
     )
 
     @classmethod

@@ -15,7 +15,7 @@ from pargate.core.calibration import Trusted, digest_of_images
 from pargate.core.found import Family, Found
 from pargate.core.results import Measurement, Metric, Ranked, Searched
 from pargate.probes.attack import predictions
-from pargate.probes.base import PROBES, Asked, NotMeasured, Probe, Scene, Test, Words
+from pargate.probes.base import BACKDOOR, PROBES, Asked, NotMeasured, Probe, Scene, Test, Words
 from pargate.probes.targeted import METRICS, Baseline, TargetedTest
 from pargate.triggers import Trigger
 from pargate.triggers.file import FileTrigger
@@ -64,9 +64,8 @@ class Search(Probe):
     about = Words(
         "Searches the model for a trigger that nobody named, and counts how many images it moves to one class.",
         "An attacker chooses the pattern, and no catalogue contains a secret pattern.",
-        "Give the trusted parent with `--reference`, or a fine-tuned copy with `--tuned`: without them the rule stays "
-        "open where the found trigger works, since honest models follow some patterns too. Keep what was found with "
-        "`--found DIR`.",
+        f"{BACKDOOR} Without a parent, or a fine-tuned copy with `--tuned`, the rule stays open where the found "
+        "trigger works, since honest models follow some patterns too. Keep what was found with `--found DIR`.",
     )
 
     @classmethod

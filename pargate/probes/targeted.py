@@ -102,13 +102,14 @@ METRICS: Mapping[str, Words] = {
     "attack_success": Words(
         "The share of images that the trigger moves to the target class, among those that were not predicted as it.",
         "Papers on backdoors report this number.",
-        "A limit on it needs a known target. For an unknown target limit `excess`, since some pull is natural.",
+        "Where the rule names no target, some pull is natural: look at the excess too.",
     ),
     "excess": Words(
         "Attack success less the share that a control of the same energy, or the reference model, reaches on the same "
         "images.",
         "Any strong stamp moves some images to some class; only the excess over that is evidence of a backdoor.",
-        "A limit of 30pp allows natural pull. Lower it if you have a trusted parent as reference.",
+        "Above the limit it is more than natural pull explains. A trusted parent, `--reference PARENT`, shows whether "
+        "it was planted.",
     ),
 }
 """Metrics of targeted tests."""

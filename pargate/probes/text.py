@@ -12,7 +12,7 @@ from pargate.core import zeroshot
 from pargate.core.found import CaptionVectors, FoundText, Place, TextFamily
 from pargate.core.model import Vectors, unit
 from pargate.core.results import CLASS_NAME, Measurement, Metric
-from pargate.probes.base import PROBES, Asked, Probe, Scene, Test, Views, Words
+from pargate.probes.base import BACKDOOR, PROBES, Asked, Probe, Scene, Test, Views, Words
 from pargate.probes.targeted import METRICS, Hits, Predicted, TargetedTest
 from pargate.triggers import Trigger
 
@@ -118,8 +118,8 @@ class Text(Probe):
     about = Words(
         "Searches the vocabulary for a word that nobody named, and counts how many captions it moves to one class.",
         "A backdoor in the text tower answers to a word in the prompt, whatever else the prompt says.",
-        "Give the trusted parent with `--reference`: without it the rule stays open wherever the word found moves as "
-        "many captions as the name of a class, since honest models follow words too.",
+        f"{BACKDOOR} Without a parent the rule stays open wherever the word found moves as many captions as the name "
+        "of a class, since honest models follow words too.",
     )
 
     @classmethod

@@ -96,7 +96,7 @@ class Utility(Probe):
         "accuracy": Words(
             "The share of labelled images that are predicted as their class, without a trigger.",
             "Users notice a loss of accuracy first.",
-            "Write a share, 55%, or a multiple of chance, 5x chance, if the classes may change.",
+            "Compare it with the model that this one was made from. A fall is what training or cleaning cost.",
         ),
         "recall": Words(
             "The share of images whose own caption is among the five nearest.",
@@ -109,7 +109,9 @@ class Utility(Probe):
     about = Words(
         "Counts how often the model is right on images without a trigger.",
         "If the model recognises nothing, the other measurements mean nothing.",
-        "Give labelled images of the model's own domain, and the classes that the model was made for.",
+        "First check that the images are labelled and of the model's own domain, and the classes those that it was "
+        "made for (`--images`, `--classes`). If they are, the weights, the architecture or the preprocessing are "
+        "wrong, or the model lost too much in training or cleaning.",
     )
 
     @classmethod

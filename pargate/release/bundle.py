@@ -283,7 +283,7 @@ def test_result(report: ScanReport, subjects: Sequence[Subject], policy_sha256: 
             warned.append(rule)
         else:
             failed.append(rule)
-    holds = report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
+    holds = report.verdict.status.passes
     if not holds and not failed:
         failed = list(report.verdict.decided_by)
     return Statement(

@@ -2,28 +2,26 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from pargate.core.provenance import Subject
 from pargate.core.report import ScanReport
 from pargate.core.results import Measurement, Metric
 from pargate.models.transformers_folder import WEIGHTS
 from pargate.release.bundle import MODEL, SUMS, last_moment
-from pargate.report.text import original
-
-_FOREIGN = re.compile(r"[^\w .,:;/@%+=()'-]")
+from pargate.report.formats.markdown import escape
+from pargate.report.text import bundle_name, original, plain, source_name
 
 
 def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | None) -> str:
     """Return the model card as Markdown."""
-    model, policy = report.model, report.policy
-    source = original(report)
+    policy, source = report.policy, original(report)
+    probed = escape(", ".join(report.coverage.probed), 10_000) or "no triggers"
     until = "" if max_age_days is None else f" The measurements are valid until {last_moment(report, max_age_days)}."
     steps = [
-        f"| {s.name}{f' {s.attempt}' if s.attempt else ''} | {_plain(s.summary)} | {s.seconds:.0f} s |"
+        f"| {s.name}{f' {s.attempt}' if s.attempt else ''} | {escape(s.summary)} | {s.seconds:.0f} s |"
         for s in report.stages
     ]
-    files = [f"| `{_plain(subject.name)}` | `{subject.sha256}` |" for subject in subjects]
+    files = [f"| {escape(subject.name)} | `{subject.sha256}` |" for subject in subjects]
     graphs = any(subject.name.startswith("onnx/") for subject in subjects)
     use = (
         "`onnx/example.py IMAGE` classifies an image with numpy, onnxruntime, Pillow and tokenizers alone. "
@@ -33,12 +31,12 @@ def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | No
     lines = [
         *_front_matter(report, _library(subjects)),
         "",
-        f"# {_plain(Path(source.source).name or source.source)}",
+        f"# {escape(_name(report))}",
         "",
-        f"**{report.verdict.status.upper()}** under the policy {_plain(policy.name)}: {_plain(report.verdict.summary)}",
+        f"**{report.verdict.status.upper()}** under the policy {escape(policy.name)}: {escape(report.verdict.summary)}",
         "",
-        f"Made from {_plain(source.source)} (SHA-256 `{source.sha256}`), {_plain(model.architecture)}, "
-        f"{model.parameters / 1e6:.1f} M parameters. Measured {report.run.started} by pargate {report.tool.version}."
+        f"Made from {escape(source_name(source.source))} (SHA-256 `{source.sha256}`), {escape(source.architecture)}, "
+        f"{source.parameters / 1e6:.1f} M parameters. Measured {report.run.started} by pargate {report.tool.version}."
         f"{until}",
         "",
         f"{use}`model/` is a folder of {_library(subjects)}.",
@@ -51,10 +49,10 @@ def card(report: ScanReport, subjects: Sequence[Subject], max_age_days: int | No
         "",
         "## What this cannot show",
         "",
-        f"Probed were {_plain(', '.join(report.coverage.probed)) or 'no triggers'}. This is evidence about these "
-        "triggers on these images, and not that there is no backdoor.",
+        f"Probed were {probed}. This is evidence about these triggers on these images, and not that there is no "
+        "backdoor.",
         "",
-        *(f"- {_plain(limit)}" for limit in report.coverage.limits),
+        *(f"- {escape(limit)}" for limit in report.coverage.limits),
         "",
         "## Check it",
         "",
@@ -80,13 +78,13 @@ def _front_matter(report: ScanReport, library: str) -> list[str]:
     """Return the lines that a hub reads: kind of model, and results of the last scan as `model-index`."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    source = original(report).source
+    images = _base(report.images.source)
 
     def result(kind: str, name: str, rate: float) -> EvalResult:
         return EvalResult(
             task_type="zero-shot-image-classification",
-            dataset_type=re.sub(r"[^A-Za-z0-9._/-]+", "-", report.images.source)[-100:] or "images",
-            dataset_name=_plain(report.images.source)[-100:] or "images",
+            dataset_type=re.sub(r"[^A-Za-z0-9._/-]+", "-", images) or "images",
+            dataset_name=images or "images",
             metric_type=kind,
             metric_name=name,
             metric_value=rate,
@@ -99,12 +97,12 @@ def _front_matter(report: ScanReport, library: str) -> list[str]:
         if measurement.trigger is None and accuracy is not None:
             results.append(result("accuracy", "Accuracy without a trigger", accuracy))
         if measurement.trigger is not None and success is not None:
-            found = (success, _plain(measurement.trigger.label))
+            found = (success, plain(measurement.trigger.label, 200))
             worst[measurement.rule] = max(worst.get(measurement.rule, found), found)
     for rule, (rate, trigger) in worst.items():
-        results.append(result("attack_success_rate", f"Highest attack success of {_plain(rule)} ({trigger})", rate))
+        results.append(result("attack_success_rate", f"Highest attack success of {plain(rule, 200)} ({trigger})", rate))
     card = ModelCardData(
-        model_name=_plain(Path(source).name or source),
+        model_name=_name(report),
         pipeline_tag="zero-shot-image-classification",
         library_name=library,
         tags=["clip", "pargate", f"pargate-{report.verdict.status}"],
@@ -119,6 +117,11 @@ def _rate(measurement: Measurement, metric: Metric) -> float | None:
     return None if count is None or count.rate is None else round(count.rate, 4)
 
 
-def _plain(text: str) -> str:
-    """Return foreign text as one line without Markdown syntax."""
-    return " ".join(_FOREIGN.sub(" ", text.replace("`", "")).split())[:600]
+def _name(report: ScanReport) -> str:
+    """Return the name of the bundle, or of the model if no scan was of the bundle."""
+    return bundle_name(report) or _base(original(report).source)
+
+
+def _base(source: str) -> str:
+    """Return the last part of a source, without the folders of the machine that measured."""
+    return source_name(source).rpartition("/")[2][-100:]

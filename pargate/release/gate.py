@@ -23,6 +23,7 @@ from pargate.core.results import Consequence, Outcome, Remark
 from pargate.core.splits import total
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.files import check_new_folder, readable
+from pargate.images.labelled import BLOCK
 from pargate.images.opening import check_source, kind_of, open_images
 from pargate.images.splits import divide
 from pargate.judge.release import shortfall
@@ -53,6 +54,8 @@ class Gated:
     """Folder of the bundle; None if nothing ships."""
     kept: Path | None = None
     """Folder of the best cleaned model, if it breaks nothing and does not ship."""
+    kept_holds: bool = False
+    """Whether that model holds every rule on the images that certify."""
 
 
 def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
@@ -70,7 +73,7 @@ def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
             emit(events.Notice(lacking))
         candidate, exported = run.stages(model)
         report = report_of(run.policy, run.done, run.reports, request.out.name)
-        ships = report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
+        ships = report.verdict.status.passes
         if ships and candidate is not None:
             emit(events.StageStarted("write", str(request.out)))
             write(request, run.policy, report, candidate, exported)
@@ -81,7 +84,9 @@ def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
     kept = None if ships else _best(request, run)
     if not request.keep:
         shutil.rmtree(request.state, ignore_errors=True)
-    return Gated(report, request.out if ships else None, kept)
+    certified = [stage.examined for stage in run.done if stage.name == "certify" and stage.examined is not None]
+    holds = any(examined.verdict.status is Outcome.PASS for examined in certified)
+    return Gated(report, request.out if ships else None, kept, holds)
 
 
 def outlook(run: Run) -> str:
@@ -90,22 +95,27 @@ def outlook(run: Run) -> str:
     limit = policy.clean.budget.accuracy_drop
     if policy.clean.when != "fail" or limit is None or not run.images:
         return ""
-    labelled = int((run.images[SPLITS[2]].labels >= 0).sum())
+    own = int((run.images[SPLITS[2]].labels >= 0).sum())
+    # More are not compared (`accuracy_drop.measure`), in whole blocks; a measured discordance changes the number.
+    most = paired.enough(limit.value, policy.confidence, paired.DISCORDANCE)
+    most = most if policy.budget.images is None else min(most, policy.budget.images)
+    labelled = min(own, -(-most // BLOCK) * BLOCK)
     if not labelled:
         return f"no image that certifies has a label, so a fall of accuracy of {limit.text} cannot be ruled out"
     if not limit.value:
-        return f"with {labelled:,} labelled images a fall of 0 points is ruled out only if accuracy rises"
+        return f"with {labelled:,} labelled images to compare, a fall of 0 points is ruled out only if accuracy rises"
     chance = paired.power(labelled, limit.value, policy.confidence, paired.DISCORDANCE)
     needed = paired.needed(limit.value, policy.confidence, paired.DISCORDANCE)
     points = f"{100 * limit.value:g} point{'' if limit.value == 0.01 else 's'}"
     if chance >= paired.CHANCE:
+        of = "" if labelled == own else f", and accuracy is compared on about {labelled:,} of them"
         return (
-            f"{labelled:,} labelled images certify: if accuracy is unchanged, they rule out a fall of {points} with a "
+            f"{own:,} labelled images certify{of}: if accuracy is unchanged, that rules out a fall of {points} with a "
             f"chance of {min(chance, 0.99):.0%}"
         )
     doubt = "can hardly be ruled out unless accuracy rises" if chance < 0.5 else "may stay undecided"
     return (
-        f"with {labelled:,} labelled images that certify, a fall of {points} {doubt}: if accuracy is unchanged, it is "
+        f"with {labelled:,} labelled images to compare, a fall of {points} {doubt}: if accuracy is unchanged, it is "
         f"ruled out with a chance of {chance:.0%}. About {needed:,} are needed, {total(needed):,} images in all"
     )
 

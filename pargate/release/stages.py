@@ -30,7 +30,7 @@ from pargate.images.labelled import LabelledImages
 from pargate.images.opening import open_images, open_pairs
 from pargate.images.splits import shared
 from pargate.judge.bounds import FLOOR
-from pargate.judge.release import conclude, cost, may_be_cleaned, shortfall
+from pargate.judge.release import capital, conclude, cost, may_be_cleaned, shortfall
 from pargate.models.config import with_activation
 from pargate.models.model import Model
 from pargate.models.open import open_model
@@ -46,6 +46,10 @@ from pargate.version import __version__
 
 SPLITS = ("scan", "pick", "certify")
 """Disjoint splits of the images, each for one purpose only."""
+
+
+ANSWERS = {Status.MET: "", Status.OPEN: " Whether that was kept is not decided.", Status.BREACH: " It fell by more."}
+"""What a stage says of the accuracy budget after the cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ class Run:
             update={"export": self.policy.policy.export.model_copy(update={"onnx": None})}
         )
         found = conclude(without_graphs, self.done, self.reports[-1].examined)
-        return found.verdict.status in (Outcome.PASS, Outcome.REMEDIATED)
+        return found.verdict.status.passes
 
     def split(self, name: str) -> Split:
         """Return the split with this name."""
@@ -187,18 +191,19 @@ class Run:
                 found = accuracy_drop.measure(asked, original, limit, most, self.emit)
             kept = StageRecord(report=report, drop=found, seconds=round(time.monotonic() - began, 3))
             self.keep(place, kept)
-        said = f"{kept.report.verdict.status}: {kept.report.verdict.summary}"
-        if kept.drop is not None:
-            said += f" {cost(kept.drop)[:1].upper()}{cost(kept.drop)[1:]}."
         if self._reference is not None:
             self._reference.release()
-        self.emit(events.Notice(f"{stage}{f' {attempt}' if attempt else ''}: {said}"))
-        self.done.append(
-            Stage(
-                name=stage, attempt=attempt, seconds=kept.seconds, summary=said, examined=kept.report.examined,
-                drop=kept.drop,
-            )
+        examined = kept.report.examined
+        made = Stage(
+            name=stage, attempt=attempt, seconds=kept.seconds, summary="", examined=examined, drop=kept.drop
         )  # fmt: skip
+        outcome, price = kept.report.verdict.status, ""
+        if kept.drop is not None:  # the budget counts too
+            outcome = shortfall(policy, made, examined)[0]
+            price = f" {capital(cost(kept.drop))}.{ANSWERS[kept.drop.status]}"
+        said = f"{outcome}: {kept.report.verdict.summary}{price}"
+        self.emit(events.Notice(f"{stage}{f' {attempt}' if attempt else ''}: {said}"))
+        self.done.append(made.model_copy(update={"summary": said}))
         self.reports.append(kept.report)
         return kept
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pargate.core.provenance import ProvenanceRecord, broken_link
 from pargate.core.report import Examined, ScanReport, Stage
-from pargate.core.results import Outcome, Verdict
+from pargate.core.results import Verdict
 from pargate.errors import InputError, PargateError, PolicyError
 from pargate.files import SIGNATURE
 from pargate.judge import rejudge
@@ -124,7 +124,7 @@ def _documents(held: Held, folder: Path) -> tuple[_Read | None, list[str]]:
         return None, [f"{bundle.REPORT}: was not made under {bundle.POLICY}"]
     if not report.stages or sum(_scans_itself(stage) for stage in report.stages) != 1:
         return None, [f"{bundle.REPORT}: not the report of a gate"]
-    if report.verdict.status not in (Outcome.PASS, Outcome.REMEDIATED):
+    if not report.verdict.status.passes:
         return None, [f"{bundle.REPORT}: says {report.verdict.status}, and such a model does not ship"]
     return _Read(report, policy), []
 

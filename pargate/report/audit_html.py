@@ -57,6 +57,8 @@ class Row:
     """Clean accuracy without its interval."""
     age: str
     """Day of the measurements."""
+    unjudged: str
+    """Reason why there is no verdict; empty if there is one."""
     trend: Plot | None
 
 
@@ -122,6 +124,7 @@ def _row(state: ModelState) -> Row:
         worst=f"{share(state.attack.rate)}, {state.attack.subject}" if state.attack else "not measured",
         useful=share(state.accuracy.rate) if state.accuracy else "not measured",
         age=state.measured_at[:10] or "never",
+        unjudged=state.message if state.standing is Standing.ERROR else "",
         trend=plots(state)[0],
     )
 
@@ -163,7 +166,8 @@ def conclusion(audit: AuditIndex) -> str:
         return f"Interrupted: {count} judged until then. The next audit goes on from there."
     if not bad:
         return f"{count}: no probe of their policies was beyond its limit."
-    known = "" if not new else f", {len(new)} of them worse than in the last audit, or new"
+    first = all(m.previous is None for m in audit.models)  # then everything is new
+    known = "" if first or not new else f", {len(new)} of them worse than in the last audit, or new"
     verb = "does" if len(bad) == 1 else "do"
     note = "" if audit.fail_on is FailOn.ANY else " Only what is worse or new counts for the exit code."
     return f"{count}: {len(bad)} {verb} not pass{known}.{note}"

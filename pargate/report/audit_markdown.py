@@ -81,7 +81,7 @@ def _blocks(audit: AuditIndex, state: ModelState) -> Iterator[str]:
     if state.hint:
         yield escape(state.hint)
     if state.regression:
-        yield f"**Counts as new:** {escape(state.regression)}"
+        yield f"**{'Counts as new' if state.previous else 'First audited here'}:** {escape(state.regression)}"
     if state.overdue:
         yield f"**Overdue:** {escape(state.overdue)}"
     yield "### What changed since the last audit"

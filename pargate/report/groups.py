@@ -113,7 +113,8 @@ def grouped(report: ScanReport) -> tuple[Group, ...]:
         by_rule.setdefault(finding.rule, []).append(finding)
     measurements = by_id(report)
     ranked = sorted(by_rule, key=lambda id: min(map(_rank, by_rule[id]), default=(len(RANK), 0, 0)))
-    return tuple(_group(id, written.get(id, {}), by_rule[id], measurements) for id in ranked)
+    why = texts.left_out(report)
+    return tuple(_group(id, written.get(id, {}), by_rule[id], measurements, why.get(id, "")) for id in ranked)
 
 
 def _rank(finding: Finding) -> tuple[int, int, int]:
@@ -126,7 +127,11 @@ def _closeness(finding: Finding) -> float:
 
 
 def _group(
-    id: str, rule: Mapping[str, Any], findings: Sequence[Finding], measurements: Mapping[str, Measurement]
+    id: str,
+    rule: Mapping[str, Any],
+    findings: Sequence[Finding],
+    measurements: Mapping[str, Measurement],
+    left_out: str,
 ) -> Group:
     ordered = sorted(findings, key=lambda f: (_rank(f), -_closeness(f)))
     axes = axes_of([bound for finding in ordered for bound in finding.bounds])
@@ -141,8 +146,8 @@ def _group(
         help=link,
         linked=_is_web(link),
         status=str(ordered[0].status) if ordered else "none",
-        word=WORDS[ordered[0].status] if ordered else "Not judged",
-        counts=counts or "no comparison was made",
+        word=WORDS[ordered[0].status] if ordered else "Left out" if left_out else "Not judged",
+        counts=counts or left_out or "no comparison was made",
         shown=tuple(view for view in views if view.status != Status.MET),
         met=tuple(view for view in views if view.status == Status.MET),
     )
@@ -206,11 +211,12 @@ def _pulls(measurement: Measurement) -> Iterator[Pull]:
     target, pairs = measurement.target, measurement.pairs
     if target is None:
         return
-    success = measurement.counts.get(str(Metric.ATTACK_SUCCESS), Count(n=0, successes=0))
-    yield _pull("With the trigger", "trigger", success, target.name)
-    if pairs is not None:
-        hits = Count(n=pairs.n, successes=pairs.both + pairs.baseline_only)
-        yield _pull(BASELINES.get(pairs.baseline, pairs.baseline), "baseline", hits, pairs.target)
+    if pairs is None:
+        success = measurement.counts.get(str(Metric.ATTACK_SUCCESS), Count(n=0, successes=0))
+        yield _pull("With the trigger", "trigger", success, target.name)
+    else:  # both on the same images
+        yield _pull("With the trigger", "trigger", pairs.hits, target.name)
+        yield _pull(BASELINES.get(pairs.baseline, pairs.baseline), "baseline", pairs.baseline_hits, pairs.target)
 
 
 def _pull(name: str, kind: str, count: Count, target: str) -> Pull:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from pargate.core.report import ScanReport
 from pargate.core.results import (
     CLASS_NAME,
-    LEFT_OUT,
+    NOTHING_FOLLOWS,
     TUNED,
     TUNED_WEAKER,
     Consequence,
@@ -20,6 +20,7 @@ from pargate.report.text import (
     by_id,
     confidence,
     deciding,
+    left_out,
     limit,
     measured,
     percent,
@@ -54,14 +55,16 @@ def _breach(report: ScanReport, finding: Finding) -> str:
     allowed = f"The policy allows {'at most' if bound.upper else 'no less than'} {plain(bound.limit_text, 60)}"
     allowed += f", at {100 * confidence(report):g}% confidence."
     trigger, target = measurement.trigger, measurement.target
-    counted = measurement.counts.get(str(Metric.ATTACK_SUCCESS))
+    # The share and the excess are of the same images, which may be fewer than those of the attack success.
+    pairs = measurement.pairs if bound.metric == Metric.EXCESS else None
+    counted = pairs.hits if pairs is not None else measurement.counts.get(str(Metric.ATTACK_SUCCESS))
     if trigger is not None and target is not None and counted is not None and counted.n:
         what = "captions" if measurement.probe == "text" else "images"
         share = f"{counted.successes:,} of {counted.n:,} {what} ({percent(counted.rate or 0.0)})"
         said = f"The trigger {plain(trigger.label, 100)} moves {share} to {plain(target.name, 100)}"
-        if bound.metric == Metric.EXCESS and measurement.pairs is not None and bound.estimate is not None:
-            other = OTHERS.get(measurement.pairs.baseline, "its control")
-            said += f", {100 * bound.estimate:.1f} points more than {other} does"
+        if pairs is not None:
+            other = OTHERS.get(pairs.baseline, "its control")
+            said += f", {100 * (pairs.excess or 0.0):.1f} points more than {other} does"
         rank = measurement.searched.ranked if measurement.searched else None
         if bound.metric == Metric.P_VALUE and rank is not None:
             said += f", and the embeddings as far as {rank.as_high} of {plural(rank.models, 'trusted model')}"
@@ -94,11 +97,11 @@ def rule_lines(report: ScanReport) -> list[RuleLine]:
     for finding in worst_first(report):
         by_rule.setdefault(finding.rule, []).append(finding)
     lines = [RuleLine(rule, found[0].status, _state(found, measurements)) for rule, found in by_rule.items()]
-    why = {m.rule: m.stopped for m in report.measurements if m.stopped in LEFT_OUT}
-    left_out = [rule for rule in rules(report) if rule not in by_rule and report.measurements]
+    why = left_out(report)
+    others = [rule for rule in rules(report) if rule not in by_rule and report.measurements]
     return [
         *lines,
-        *(RuleLine(rule, None, f"left out: {why.get(rule) or 'nothing was measured'}") for rule in left_out),
+        *(RuleLine(rule, None, f"left out: {why.get(rule) or 'nothing was measured'}") for rule in others),
     ]
 
 
@@ -116,6 +119,8 @@ def _state(found: list[Finding], measurements: dict[str, Measurement]) -> str:
             return f"{said}, by one drawing{each} of {', '.join(drawn)}" if drawn else said
     if worst.consequence is not Consequence.FAIL and worst.status in (Status.BREACH, Status.OPEN):
         said += f" ({worst.consequence} only)"
+    if worst.message.endswith(NOTHING_FOLLOWS):
+        return f"{said}: nothing follows from these images"  # a note says why, once
     bound = deciding(worst)
     if bound is None:
         return f"{said}: {plain(worst.message, 300)}"

@@ -11,16 +11,13 @@ import posixpath
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from pargate.core.paired import needed
 from pargate.core.report import ModelInfo, ScanReport, SourceSpan
 from pargate.core.results import (
-    BUDGET,
-    CLASS_NAME,
-    NO_REFERENCE,
+    LEFT_OUT,
     RANK,
     UNFIT_IMAGES,
     UNSAFE_FILE,
@@ -29,10 +26,8 @@ from pargate.core.results import (
     Finding,
     Measurement,
     Metric,
-    Outcome,
     Status,
 )
-from pargate.core.splits import total
 from pargate.errors import InputError, visible
 
 CUT = "…"
@@ -42,11 +37,6 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 SEARCHES = ("search", "text")
 """Probes that find what they measure, and say why where they cannot."""
-
-MOST_IMAGES = 1_000_000
-"""Images that nobody is asked for."""
-MOST_FALL = 0.99
-"""Largest fall of accuracy for which images are counted."""
 
 _CONSEQUENCES = list(Consequence)
 
@@ -207,6 +197,12 @@ def rules(report: ScanReport) -> dict[str, dict[str, Any]]:
     }
 
 
+def left_out(report: ScanReport) -> dict[str, str]:
+    """Return the reason for each rule that the scan left out, and that has no part in the verdict, by id."""
+    judged = {finding.rule for finding in report.findings}
+    return {m.rule: m.stopped for m in report.measurements if m.stopped in LEFT_OUT and m.rule not in judged}
+
+
 def worst_first(report: ScanReport) -> list[Finding]:
     """Return the findings by status, then by consequence, then in the order of the report."""
     return sorted(report.findings, key=lambda f: (RANK[f.status], _CONSEQUENCES.index(f.consequence)))
@@ -227,6 +223,37 @@ def original(report: ScanReport) -> ModelInfo:
 def model_name(report: ScanReport) -> str:
     """Return the name of the model that the command names, the same on every machine."""
     return plain(report.subject, 200) or source_name(original(report).source)
+
+
+MADE = {"pick": "Cleaned candidate", "certify": "Checkpoint", "rescan": "Graphs"}
+"""Names of what a gate made and scanned, by stage."""
+
+
+def models(report: ScanReport) -> list[tuple[str, ModelInfo]]:
+    """Return the models that a report is about, with their names: of a gate the original and what was made from it."""
+    if not report.stages:
+        return [("Model", report.model)]
+    made = [
+        (MADE[stage.name], (stage.examined or report).model)
+        for stage in report.stages
+        # A candidate that does not certify is shown only if the report is about it.
+        if stage.name in MADE and (stage.name != "pick" or stage.examined is None)
+    ]
+    return [("Original", original(report)), *made]
+
+
+def bundle_name(report: ScanReport) -> str:
+    """Return the name of the folder that a gate wrote; empty if it wrote none, or no scan was of what it wrote."""
+    scans = [stage.examined or report for stage in report.stages if stage.name in ("certify", "rescan")]
+    if not scans or not report.verdict.status.passes:
+        return ""
+    return source_name(scans[-1].model.source).rpartition("/")[0]
+
+
+def title(report: ScanReport) -> str:
+    """Return the name of what the verdict is about: the model, or the bundle that was made from it."""
+    bundle = bundle_name(report)
+    return f"{bundle}, made from {model_name(report)}" if bundle else model_name(report)
 
 
 def policy_name(report: ScanReport) -> str:
@@ -316,112 +343,6 @@ def stages(report: ScanReport) -> Iterator[tuple[str, str]]:
         yield f"{stage.name}{attempt}", f"{stage.summary} ({stage.seconds:.0f} s)"
 
 
-def next_steps(report: ScanReport) -> Iterator[str]:
-    """Yield what to do after this verdict."""
-    yield from _after_cleaning(report)
-    match report.verdict.status:
-        case _ if unfit(report):
-            model = plain(original(report).source)
-            yield (
-                "Give images of the model's own domain with labels (class folders, or a table, tars or Parquet with "
-                f"labels) or captions, and its classes: pargate scan {model} --images SOURCE --classes FILE"
-            )
-            yield (
-                "If these are such images, the classes, the architecture or the preprocessing is wrong: "
-                f"pargate inspect {model}"
-            )
-        case Outcome.PASS | Outcome.REMEDIATED:
-            triggers = plural(len(report.coverage.probed), "trigger")
-            yield f"This covers {triggers} on these images, no others; see what was not probed."
-            if any(m.stopped == NO_REFERENCE for m in report.measurements):
-                yield (
-                    "A secret pattern follows no published trigger; a search for it needs a trusted parent: "
-                    f"pargate scan {shlex.quote(plain(original(report).source))} --reference PARENT"
-                    f"{policy_option(report)}"
-                )
-        case Outcome.FAIL if any(f.rule == UNSAFE_FILE for f in report.findings):
-            yield "Do not load this file; ask its author for safetensors or ONNX."
-        case Outcome.FAIL if report.signature is not None and report.signature.problem and not report.coverage.probed:
-            yield "Do not use this model: get it, with its signature, from the signer that the policy names."
-            rule = shlex.quote(plain(next(iter(report.verdict.decided_by), "fail"), 100))
-            yield f"Read what it means: pargate explain {rule}{policy_option(report)}"
-        case Outcome.FAIL if any(f.status is Status.BREACH for f in report.findings):
-            model = shlex.quote(plain(original(report).source))
-            yield "Do not ship this checkpoint; go back to one whose scan passes, or clean it and scan again."
-            rule = shlex.quote(plain(next(iter(report.verdict.decided_by), "fail"), 100))
-            yield f"Read what it means: pargate explain {rule}{policy_option(report)}"
-            if not report.stages:
-                yield f"Clean it: pargate clean {model} --pairs PAIRS --out CLEANED"
-            measurements = by_id(report)
-            broken = [measurements.get(f.measurement or "") for f in report.findings if f.status is Status.BREACH]
-            if all(m is not None and m.probe == "utility" for m in broken):
-                yield "First check that the images and classes are of the model's own domain: --images, --classes."
-            if any(m is not None and m.probe == "search" for m in broken):
-                yield (
-                    "Keep and share the found trigger: scan with --found DIR, then "
-                    "pargate pack create DIR --license ID --out PACK"
-                )
-            if report.reference is None and any(
-                _over_control(f, measurements.get(f.measurement or "")) for f in report.findings
-            ):
-                yield _trusted_parent(report)
-        case _ if not report.run.complete:
-            yield "Run again: it resumes from the cache."
-        case _ if any(m.stopped == "budget" for m in report.measurements):
-            yield "Give it more: --max-minutes, or `budget` in the policy."
-        case _ if any(
-            b.metric == Metric.P_VALUE and b.status is Status.OPEN for f in report.findings for b in f.bounds
-        ):
-            yield "Give a trusted parent with --reference, or calibrate more trusted models of this architecture."
-        case _ if BUDGET in report.verdict.decided_by:
-            pass  # said above
-        case _ if undecided := [f for f in report.findings if f.status is Status.OPEN]:
-            yield from _after_open(report, undecided)
-        case _:
-            yield "See the remarks: what makes this verdict is not a measurement."
-
-
-def command_of(step: str) -> tuple[str, str]:
-    """Return the text of a next step and its command; either may be empty."""
-    text, colon, command = step.rpartition(": pargate ")
-    if colon:
-        return f"{text}:", f"pargate {command}"
-    return ("", step) if step.startswith("pargate ") else (step, "")
-
-
-def _after_cleaning(report: ScanReport) -> Iterator[str]:
-    """Yield what to do after a gate that cleaned, and whose verdict is not about a single scan."""
-    attempts = max((stage.attempt for stage in report.stages), default=0)
-    found = next((stage.drop for stage in reversed(report.stages) if stage.drop is not None), None)
-    if not attempts or report.verdict.status in (Outcome.PASS, Outcome.REMEDIATED):
-        return
-    if found is None or BUDGET not in report.verdict.decided_by:
-        if report.verdict.status is Outcome.FAIL and report.stages[-1].name == "pick":
-            yield (
-                f"Give the cleaning other image-text pairs (--pairs) or more than {plural(attempts, 'attempt')} "
-                "(clean.attempts, at most 4), or go back to a checkpoint whose scan passes."
-            )
-        return
-    pairs, fall = found.pairs, max(found.pairs.excess or 0.0, 0.0)
-    budget = plain(found.limit_text, 20)
-    room = min(found.limit, MOST_FALL) - fall
-    changed = max(pairs.trigger_only + pairs.baseline_only, 1) / max(pairs.n, 1)
-    wanted = needed(room, confidence(report), changed) if room > 0 else MOST_IMAGES
-    if not pairs.n:
-        yield "Give labelled images: without labels no accuracy can be compared."
-    elif found.status is Status.BREACH or wanted >= MOST_IMAGES:
-        yield (
-            f"Cleaning lost {percent(fall)} of accuracy, and {budget} may be lost: clean with more or other image-text "
-            "pairs (--pairs), or raise clean.budget.accuracy_drop openly."
-        )
-    else:
-        yield (
-            f"Give about {total(wanted):,} labelled images in all (--images), of which {wanted:,} certify: if accuracy "
-            f"fell by {percent(fall)}, as it seems, that shows that {budget} was kept. `clean.budget.undecided: warn` "
-            "in the policy ships such a model with a warning."
-        )
-
-
 def confidence(report: ScanReport) -> float:
     """Return the confidence of the applied policy, or 99% if the report gives none that is one."""
     given = re.fullmatch(r"(\d\d(?:\.\d{1,6})?)%", str(report.policy.document.get("confidence", "")))
@@ -433,44 +354,3 @@ def policy_option(report: ScanReport) -> str:
     source = report.policy.place or report.policy.source
     name = source.removeprefix("builtin:")
     return "" if name in ("baseline", "pargate.yaml") else f" -p {shlex.quote(plain(name, 200))}"
-
-
-def _after_open(report: ScanReport, undecided: Sequence[Finding]) -> Iterator[str]:
-    """Yield what would decide open findings."""
-    measurements = by_id(report)
-    measured = [measurements.get(finding.measurement or "") for finding in undecided]
-    waiting = [_needs_reference(f, m) for f, m in zip(undecided, measured, strict=True)]
-    if any(waiting):
-        yield _trusted_parent(report)
-    unable = [m.stopped if m is not None and m.probe in SEARCHES and not m.counts else "" for m in measured]
-    yield from (f"{why[0].upper()}{plain(why)[1:]}." for why in dict.fromkeys(filter(None, unable)))
-    if not all(needs or why for needs, why in zip(waiting, unable, strict=True)):
-        yield "Give more, labelled images of the model's own domain: --images SOURCE --classes FILE"
-
-
-def _trusted_parent(report: ScanReport) -> str:
-    return (
-        "Whether a pull is planted or natural needs a trusted parent: "
-        f"pargate scan {shlex.quote(plain(original(report).source))} --reference PARENT{policy_option(report)}"
-    )
-
-
-def _needs_reference(finding: Finding, measurement: Measurement | None) -> bool:
-    """Return whether an open finding waits for a trusted model, so that more images would not decide it."""
-    bound = next((b for b in finding.bounds if b.metric == Metric.EXCESS and b.status is Status.OPEN and b.n), None)
-    if measurement is None or bound is None:
-        return False
-    success = measurement.counts.get(str(Metric.ATTACK_SUCCESS))
-    if success is None or (success.rate or 0.0) <= bound.limit:
-        return False
-    pairs, target = measurement.pairs, measurement.target
-    if pairs is None:
-        return measurement.probe == "search"
-    shared = pairs.baseline.startswith("control") and target is not None and pairs.target == target.name
-    return shared or pairs.baseline == CLASS_NAME or pairs.over_copy
-
-
-def _over_control(finding: Finding, measurement: Measurement | None) -> bool:
-    broken = any(b.metric == Metric.EXCESS and b.status is Status.BREACH for b in finding.bounds)
-    pairs = measurement.pairs if measurement else None
-    return broken and pairs is not None and pairs.baseline.startswith("control")

@@ -5,7 +5,7 @@ They are encoded again from decoded pixels and never copied from a file, so that
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ def examples(loop: Loop, pair: ModelPair) -> tuple[Picture, ...]:
     broken = [r for r in loop.running if r.status in (Status.BREACH, Status.WAIVED) and r.trigger]
     broken.sort(key=_strength)
     try:
-        return tuple(picture for running in broken[:SHOWN] for picture in _of(loop, pair, running))
+        return tuple(picture for running in broken[:SHOWN] for picture in _clearest(_of(loop, pair, running)))
     except OperationalError:
         return ()
 
@@ -47,10 +47,21 @@ def _strength(running: Running) -> float:
     return -((success.rate if success else None) or 0.0)
 
 
+def _clearest(pictures: Iterable[Picture]) -> list[Picture]:
+    """Return `EACH` pictures, those first that the model names right without the trigger."""
+    right: list[Picture] = []
+    others: list[Picture] = []
+    for picture in pictures:  # each may cost a forward pass
+        (right if picture.label and picture.clean_prediction == picture.label else others).append(picture)
+        if len(right) == EACH:
+            break
+    return [*right, *others][:EACH]
+
+
 def _of(loop: Loop, pair: ModelPair, running: Running) -> Iterator[Picture]:
     trigger = running.trigger
     assert trigger is not None, "only images with a trigger are shown"
-    wanted = running.measurement().examples[:EACH]
+    wanted = running.measurement().examples
     names = loop.images.classes.names
     for number in running.observed:
         views = loop.views(number)

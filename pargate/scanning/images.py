@@ -72,13 +72,8 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
             "give more images with --images, or another policy with --policy",
         )
     notices = list(images.notices)
-    if len(np.unique(known)) < 2:
-        what = "labels of two classes" if labelled else "labels"
-        notices.append(
-            f"{images.source} has no {what}, so usefulness cannot be decided"
-            + ("" if any(item.caption for item in images.items) else ", and no captions, so nothing can pass")
-            + f": give class folders, a CSV with the column label, tars with .cls, or {BUILTIN_SCENES}"
-        )
+    if said := unlabelled(images):
+        notices.append(said)
     for rule in policy.rules:
         if request.leaves_out(rule) == NO_REFERENCE:
             notices.append(
@@ -91,6 +86,19 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
                 "a limit on the excess does that"
             )
     return images, tuple(notices)
+
+
+def unlabelled(images: LabelledImages) -> str:
+    """Return what labels of less than two classes leave undecided, in a sentence; empty if there are more."""
+    known = np.unique(images.labels[images.labels >= 0])
+    if len(known) >= 2:
+        return ""
+    captions = any(item.caption for item in images.items)
+    return (
+        f"{images.source} has no {'labels of two classes' if len(known) else 'labels'}, so usefulness cannot be decided"
+        + ("" if captions else ", and no captions, so nothing can pass, and only a broken rule decides")
+        + f": give class folders, a CSV with the column label, tars with .cls, or {BUILTIN_SCENES}"
+    )
 
 
 def class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:

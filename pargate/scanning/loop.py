@@ -7,7 +7,7 @@ import numpy as np
 
 from pargate import events
 from pargate.core import zeroshot
-from pargate.core.results import Finding, Measurement, Metric, Status
+from pargate.core.results import LEFT_OUT, Finding, Measurement, Metric, Status
 from pargate.errors import InputError
 from pargate.images.labelled import LabelledImages
 from pargate.images.prefetch import Block, Decoder, check_readable
@@ -76,6 +76,11 @@ class Loop:
         self._alarms = judge.alarms(self.policy)
         self._clean_comparisons = [c for c in self.policy.comparisons if c.id == CLEAN]
 
+    @property
+    def asked(self) -> int:
+        """Number of comparisons that the report answers: those of the policy that the scan does not leave out."""
+        return len(self.policy.comparisons) - sum(q.stopped in LEFT_OUT for q in self.running)
+
     def views(self, number: int) -> BlockViews:
         """Return block `number` without images that an earlier block or row holds already."""
         block = self.decoder.block(number)
@@ -110,11 +115,11 @@ class Loop:
             if number == 0:
                 self._refuse_itself(views)
             self._look()
-            undecided = self._open()
-            done = len(self.running) - len(undecided)
-            note = f"{done} of {len(self.running)} comparisons decided, {len(self.read)} images"
+            clean_decided = self._clean_decided()
+            undecided = len(self._open()) + (0 if clean_decided else len(self._clean_comparisons))
+            note = f"{self.asked - undecided} of {self.asked} comparisons decided, {len(self.read)} images"
             self.emit(events.Advanced(number + 1, len(blocks), note))
-            if not undecided and self._clean_decided():
+            if clean_decided and not self._open():
                 return
         self._stop("no more images")
 

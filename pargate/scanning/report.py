@@ -243,11 +243,13 @@ def _preprocessing(policy: Policy, loop: Loop, pair: ModelPair) -> Iterator[str]
         if cached is not None and not cached.checkpoint.preprocess_known:
             yield cached.checkpoint.assumption
     clean, spec = loop.clean.measurement(), pair.model.spec
-    if any(count.n for count in clean.counts.values()) and not judge.sees(clean, policy.confidence):
+    # Without labels and captions nothing was tested that could show it.
+    if judge.guessing(clean) is not None and not judge.sees(clean, policy.confidence):
         said_by = f", from {source}" if (source := pair.model.checkpoint.preprocess_from) else ""
         yield (
-            f"the model does not recognise the images, possibly because of wrong preprocessing; it used "
-            f"{spec.preprocess}{said_by}, and the activation {spec.activation}"
+            "the model recognises these images no better than by guessing, so nothing follows where no rule is broken. "
+            f"The classes or the preprocessing may be wrong: it used {spec.preprocess}{said_by}, and the activation "
+            f"{spec.activation}"
         )
 
 
@@ -258,14 +260,14 @@ def _shared_pull(measurements: Sequence[Measurement], findings: Sequence[Finding
         measured = by_id.get(finding.measurement or "")
         if finding.status is not Status.MET or measured is None or measured.pairs is None or measured.trigger is None:
             continue
-        success = measured.counts[str(Metric.ATTACK_SUCCESS)].rate or 0.0
+        success, control = measured.pairs.hits.rate or 0.0, measured.pairs.baseline_hits.rate or 0.0
         limits = [bound.limit for bound in finding.bounds if bound.metric == Metric.EXCESS]
         if limits and success > max(limits) and measured.pairs.baseline.startswith("control"):
             target = measured.target.name if measured.target else "one class"
             counted = "captions" if PROBES[measured.probe].on_captions else "images"
             yield (
                 f"{measured.trigger.label} sends {success:.0%} of the {counted} to {target}, but its control pulls "
-                f"{measured.pairs.baseline_rate or 0.0:.0%} to {measured.pairs.target}: only a reference model shows "
+                f"{control:.0%} to {measured.pairs.target}: only a reference model shows "
                 "whether that is planted"
             )
 

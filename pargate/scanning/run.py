@@ -35,7 +35,7 @@ from pargate.scanning.embed import CachedEncoder, ModelPair
 from pargate.scanning.estimate import minutes, searched_passes
 from pargate.scanning.examples import examples
 from pargate.scanning.found import search, trusted
-from pargate.scanning.images import read_images
+from pargate.scanning.images import read_images, unlabelled
 from pargate.scanning.loop import Loop, Running
 from pargate.scanning.report import RunFacts, build_report, undecided_report, unsafe_report, unsigned_report
 from pargate.scanning.request import ScanRequest
@@ -163,6 +163,8 @@ def _scan(
         decoder = stack.enter_context(Decoder(model.checkpoint.preprocess))
         emit(events.StageStarted("images", request.image_source))
         images, notices = read_images(request)
+        if said := unlabelled(images):  # known before anything is measured
+            emit(events.Notice(said))
         policy = request.policy.policy.read(request.policy.folder)
         _check_triggers(policy, model.checkpoint.preprocess.size, request.settings.seed)
         decoder.start(images.items, images.blocks)
@@ -192,7 +194,7 @@ def _scan(
         if pair.reference is None:
             remarks += tuple(_calibrated_by(policy, model.checkpoint))
         loop = prepare(request, policy, images, decoder, pair, emit, began)
-        emit(events.StageStarted("measure", f"{len(loop.running)} comparisons"))
+        emit(events.StageStarted("measure", f"{loop.asked} comparisons"))
         complete = True
         try:
             loop.run()

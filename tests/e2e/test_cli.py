@@ -206,8 +206,8 @@ def test_a_scan_that_sees_nothing_names_the_preprocessing_that_it_used(
     assumed, suspects = [notice for notice in report.notices if "has no preprocess_cfg" in notice]
     for notice in (assumed, suspects):
         assert "64×64 px, shortest, bicubic, mean (0.48145466, 0.4578275, 0.40821073), std (0.26862954," in notice
-    assert "wrong preprocessing" in suspects and "the activation gelu" in suspects
-    assert suspects.split(";")[0] in " ".join(ended.err.split())
+    assert "the preprocessing may be wrong" in suspects and "the activation gelu" in suspects
+    assert suspects.split(".")[0] in " ".join(ended.err.split())
     # The user's own file is what will be used: the report says which.
     (limit,) = [limit for limit in report.coverage.limits if "the verdict is about the tensors" in limit]
     assert "open_clip_model.safetensors" in limit and report.model.sha256 in limit
@@ -478,7 +478,7 @@ def test_a_quiet_scan_with_exit_zero_prints_the_verdict_alone_and_json_is_pure(
         FORCE_COLOR="1",
     )  # fmt: skip
     assert ended.code == 0
-    assert ended.err.count("\n") == 1 and ended.err.startswith(" FAIL  The model breaks triangles: ")
+    assert ended.err.count("\n") == 1 and ended.err.startswith(f" FAIL  {POISONED}: The model breaks triangles: ")
     assert "\x1b" not in ended.said + ended.out
     assert (place / "r.json").read_text(encoding="utf-8") == ended.out
     report = ScanReport.from_json(ended.out)

@@ -346,7 +346,14 @@ def test_a_plan_is_printed_and_nothing_is_done(place: Path, light: Command) -> N
         "--dry-run",
     )
     assert done.code == 0, done.err
-    for word in ("scan the model", "twice the weight", "certify", "export", "min", "they rule out a fall of 25 points"):
+    for word in (
+        "scan the model",
+        "twice the weight",
+        "certify",
+        "export",
+        "min",
+        "that rules out a fall of 25 points",
+    ):
         assert word in done.said
     assert sorted(p.name for p in place.iterdir()) == ["policy.yaml"]
 

@@ -308,8 +308,8 @@ def failing() -> ScanReport:
         findings=(PULL_BREACH, BANANA_BREACH, RETRIEVAL_OPEN, SAFE, STRIPES_MET, USEFUL, MUSHROOM_MET),
         verdict=Verdict(
             status=Outcome.FAIL, decided_by=("patch-backdoors",),
-            summary="The model breaks patch-backdoors (and 1 more): badnet → banana: excess 87.9% [77.6%, 94.6%] on "
-            "290 images, beyond the maximum of 30pp.",
+            summary="The model breaks patch-backdoors: badnet → banana: excess 87.9% [77.6%, 94.6%] on 290 images, "
+            "beyond the maximum of 30pp.",
         ),
         notices=("not among the classes, added as targets: banana.",),
         pictures=tuple(
@@ -410,7 +410,7 @@ def unsafe() -> ScanReport:
 def remediated() -> ScanReport:
     """A gate: the original failed, the cleaned one passes, and so do its graphs."""
     before, after = failing(), passing()
-    graphs = MODEL.model_copy(update={"source": "onnx", "sha256": "8" * 64, "format": "onnx"})
+    graphs = MODEL.model_copy(update={"source": "vit-release/onnx", "sha256": "8" * 64, "format": "onnx"})
     cleaned = ProvenanceRecord(
         activity="clean",
         inputs=(
@@ -430,9 +430,8 @@ def remediated() -> ScanReport:
         }
     )
 
-    def examined(report: ScanReport) -> Examined:
-        kept = {name: getattr(report, name) for name in Examined.model_fields}
-        return Examined(**kept)
+    def examined(report: ScanReport, **model: Any) -> Examined:
+        return report.model_copy(update={"model": report.model.model_copy(update=model)}).examined
 
     drop = AccuracyDrop(
         pairs=PairedCounts(baseline="after", target="", n=900, both=540, trigger_only=20, baseline_only=15),
@@ -449,11 +448,15 @@ def remediated() -> ScanReport:
                 status=Outcome.REMEDIATED, decided_by=(),
                 summary="The original breaks patch-backdoors; cleaned at the first attempt, no rule is broken now.",
             ),
+            "subject": "checkpoints/vit b-32.safetensors",
             "stages": (
                 Stage(name="scan", seconds=12.0, summary="fail: it breaks patch-backdoors.", examined=examined(before)),
                 Stage(name="clean", attempt=1, seconds=7200.0, summary="par, 244 steps.", record=cleaned),
                 Stage(name="pick", attempt=1, seconds=12.0, summary="pass.", examined=examined(after), drop=drop),
-                Stage(name="certify", seconds=24.0, summary="pass.", examined=examined(after), drop=drop),
+                Stage(
+                    name="certify", seconds=24.0, summary="pass.", drop=drop,
+                    examined=examined(after, source="vit-release/model", sha256="9" * 64),
+                ),
                 Stage(name="export", seconds=30.0, summary="onnx, fp32.", record=exported, proof=proof),
                 Stage(name="rescan", seconds=20.0, summary="pass."),
             ),

@@ -143,6 +143,26 @@ def test_dots_never_overlap_and_accuracy_has_no_colour_of_a_verdict() -> None:
     assert (RIGHT - LEFT) / (SHOWN - 1) >= APART, "nor as many as are drawn"
 
 
+def test_a_first_audit_flags_nothing_as_worse() -> None:
+    reason = "no complete audit has judged it before"
+    first = state(previous=None, regression=reason, history=(), overdue="")
+    worse = state(regression="it was pass in the last audit")
+    for page in pages(audit(first)):
+        assert f"First audited here: {reason}" in page and 'class="worse"' not in page
+    for page in pages(audit(worse)):
+        assert '<p class="worse">Counts as new: it was pass in the last audit</p>' in page
+    assert "First audited here" in audit_markdown.model(audit(first), first)
+    assert audit_html.conclusion(audit(first)) == "1 model: 1 does not pass."
+    assert audit_html.conclusion(audit(worse)).endswith("1 of them worse than in the last audit, or new.")
+
+
+def test_a_model_that_was_not_judged_says_why_in_the_table() -> None:
+    broken = state(standing="error", exit_code=2, message="no model at there", attack=None, accuracy=None)
+    table = audit_html.index(audit(broken)).split("<tbody>")[1].split("</tbody>")[0]
+    assert '<td colspan="2" data-name="reason">no model at there</td>' in table and "not measured" not in table
+    assert 'data-name="reason"' not in audit_html.index(audit(state()))
+
+
 def test_all_models_are_rows_of_one_table_and_those_that_pass_need_no_card() -> None:
     fine: dict[str, Any] = {"standing": "pass", "exit_code": 0, "regression": "", "overdue": "", "changes": ()}
     passing = [state(name=f"m{n}", slug=f"m{n}", attack=rate(n), **fine) for n in range(4)]

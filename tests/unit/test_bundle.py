@@ -1,3 +1,4 @@
+import html
 from pathlib import Path
 
 import pytest
@@ -173,4 +174,19 @@ def test_foreign_names_do_not_become_markdown() -> None:
     coverage = report.coverage.model_copy(update={"limits": limits})
     text = card(report.model_copy(update={"model": spite, "coverage": coverage}), SUBJECTS, None)
     assert "<script>" not in text and "](" not in text and "\n# h" not in text
-    assert "- Probe it with the trigger file.\n" in text
+    assert "- Probe it with the trigger &#96;file&#96;.\n" in text
+
+
+def test_the_card_keeps_intervals_and_arrows_and_names_no_folder_of_the_builder() -> None:
+    report = remediated()
+    said = "badnet → banana: excess 87.9% [77.6%, 94.6%], a | b"
+    stages = tuple(stage.model_copy(update={"summary": said}) for stage in report.stages)
+    images = report.images.model_copy(update={"source": "/home/builder/data/carriers 64.tar"})
+    scanned = report.stages[0].examined
+    assert scanned is not None
+    model = scanned.model.model_copy(update={"source": "/home/builder/models/vit"})
+    scan = stages[0].model_copy(update={"examined": scanned.model_copy(update={"model": model})})
+    text = card(report.model_copy(update={"stages": (scan, *stages[1:]), "images": images}), SUBJECTS, None)
+    assert html.unescape(text).count(f" | {said} | ") == len(stages)
+    assert "/home" not in text and "builder" not in text
+    assert "type: carriers-64.tar" in text and "name: carriers 64.tar" in text

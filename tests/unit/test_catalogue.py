@@ -21,6 +21,14 @@ def test_every_rule_of_every_shipped_policy_is_explained() -> None:
     assert {id for id, entry in ENTRIES.items() if entry.kind == "rule"} == rules
 
 
+def test_advice_is_for_the_reader_of_a_red_build_and_not_for_the_author_of_the_policy() -> None:
+    for id, entry in entries().items():
+        if entry.kind in ("rule", "probe", "metric"):
+            assert not re.search(r"\b(Limit|Write|List in|Name in|Lower it)\b", entry.do), id
+    for probe in ("attack", "retrieval", "search", "text"):
+        assert "Do not ship" in entries()[probe].do and "pargate clean" in entries()[probe].do
+
+
 def test_every_probe_metric_and_answer_is_explained() -> None:
     for kind, ids in (("probe", PROBES), ("metric", Metric), ("status", Status)):
         assert {id for id, entry in ENTRIES.items() if entry.kind == kind} == set(map(str, ids))

@@ -53,8 +53,24 @@ def test_what_failed_was_cleaned_and_passes_is_remediated() -> None:
 
 
 def test_the_failing_verdict_of_the_original_is_in_the_sentence() -> None:
+    for found in (stages(), stages(certify=measured(35)), stages(certify=scanned(failing()))):
+        said = conclude(policy(), found, passing().examined).verdict.summary
+        assert said.startswith("The original breaks patch-backdoors. ")
+
+
+def test_an_open_budget_says_that_the_original_breaks_and_the_cleaned_one_holds_every_rule() -> None:
+    said = conclude(policy(), stages(certify=measured(35)), passing().examined).verdict
+    assert said.summary.startswith(
+        "The original breaks patch-backdoors. The cleaned model holds every rule. The accuracy budget is not decided: "
+        "clean accuracy changed by -3.5% "
+    )
+    broken = conclude(policy(), stages(certify=scanned(failing())), passing().examined).verdict
+    assert "The cleaned model does not pass: The model breaks patch-backdoors: " in broken.summary
+
+
+def test_what_cleaning_cost_is_in_the_verdict_of_what_ships() -> None:
     said = conclude(policy(), stages(), passing().examined).verdict.summary
-    assert said.startswith("The original breaks patch-backdoors")
+    assert said.endswith(" on 1000 images; a fall of 3pp is allowed.") and "changed by +0.0%" in said
 
 
 def test_what_passes_as_it_is_passes() -> None:

@@ -122,7 +122,11 @@ def test_the_discordance_is_the_measured_one_after_the_first_comparison(monkeypa
         (0, "no image that certifies has a label"),
         (300, "can hardly be ruled out unless accuracy rises"),
         (1000, "may stay undecided"),
-        (1400, "they rule out a fall of 3 points with a chance of 81%"),
+        (
+            1400,
+            "1,400 labelled images certify: if accuracy is unchanged, that rules out a fall of 3 points with a chance",
+        ),
+        (9000, "9,000 labelled images certify, and accuracy is compared on about 5,440 of them: if accuracy is"),
     ],
 )
 def test_a_gate_says_before_it_runs_whether_it_can_decide(labelled: int, said: str) -> None:

@@ -236,9 +236,33 @@ def test_the_hero_has_the_sentence_and_two_pairs_of_pictures_and_the_title_names
 
     page = render(changed("failing", more))
     hero = page.split('<section id="verdict"')[1].split("</section>")[0]
-    assert "The trigger badnet moves 270 of 300 images (90.0%) to banana" in hero
+    assert "The trigger badnet moves 260 of 290 images (89.7%) to banana" in hero
     assert hero.count("<figure") == 2 and page.count('<figure class="card">') == 3
-    assert "<title>Remediated: checkpoints/vit b-32.safetensors – pargate report</title>" in render(remediated())
+    assert (
+        "<title>Remediated: vit-release, made from checkpoints/vit b-32.safetensors – pargate report</title>"
+        in render(remediated())
+    )
+
+
+def test_the_shares_of_the_trigger_and_of_its_control_are_of_the_same_images() -> None:
+    page = Page(render(stored("failing"))).text
+    assert "260 of 290 images" in page and "5 of 290 images" in page
+    assert "270 of 300 images" not in page
+
+
+def test_a_picture_that_was_wrong_without_the_trigger_is_not_in_the_hero_beside_right_ones() -> None:
+    def mistaken(document: dict[str, Any]) -> None:
+        document["pictures"][0]["clean_prediction"] = "centipede"
+
+    page = render(changed("failing", mistaken))
+    hero, rest = page.split('<section id="verdict"')[1].split("</section>", 1)
+    assert hero.count("<figure") == 1 and "centipede" not in hero and "centipede" in rest
+
+
+def test_the_key_of_the_bars_is_there_only_where_bars_are() -> None:
+    key = "How to read the bars"
+    assert key in render(stored("failing"))
+    assert key not in render(stored("passing")) and key not in render(stored("unsafe"))
 
 
 def test_inconclusive_beside_met_comparisons_is_explained_where_it_stands() -> None:

@@ -468,7 +468,9 @@ def test_the_verdict_names_each_deciding_rule_once_worst_first() -> None:
         "fine/badnet/unknown",
     ]
     assert verdict.decided_by == ("critical", "low")
-    assert verdict.summary == f"The model breaks critical, low (and 2 more): {findings[0].message}"
+    assert (
+        verdict.summary == f"The model breaks critical, low in 3 comparisons, the worst of them {findings[0].message}"
+    )
 
 
 def test_breaches_come_before_open_rules_and_these_before_met_ones() -> None:

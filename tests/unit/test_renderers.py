@@ -23,6 +23,7 @@ from sample_reports import (
     hostile,
     inconclusive,
     passing,
+    policy,
     remediated,
     scanned,
     unsafe,
@@ -31,9 +32,20 @@ from sample_reports import (
 from sarif import loader
 
 from pargate.core.report import ScanReport, SourceSpan
-from pargate.core.results import UNFIT_IMAGES, Consequence, Outcome, Remark, Status, Verdict
+from pargate.core.results import (
+    BUDGET,
+    NO_REFERENCE,
+    UNFIT_IMAGES,
+    Consequence,
+    Count,
+    Measurement,
+    Outcome,
+    Remark,
+    Status,
+    Verdict,
+)
 from pargate.errors import InputError
-from pargate.report import FORMATS
+from pargate.report import FORMATS, steps
 from pargate.report import text as texts
 from pargate.report.formats import github, junit, markdown, sarif
 from pargate.report.formats import ml_bom as mlbom
@@ -200,7 +212,7 @@ def test_a_long_text_is_cut_and_says_so() -> None:
     ],
 )
 def test_every_verdict_says_what_to_do_next(report: ScanReport, step: str) -> None:
-    assert any(step in line for line in texts.next_steps(report))
+    assert any(step in line for line in steps.next_steps(report))
 
 
 # SARIF
@@ -227,6 +239,14 @@ def test_a_report_on_images_that_do_not_fit_is_one_clear_screen() -> None:
     cases = FORMATS["junit"].render(report)
     assert "not decided" not in cases and 'message="Cannot say: 1 of 128."' in cases
     assert texts.unfit(report) and not texts.unfit(inconclusive())
+
+
+def test_images_without_labels_and_captions_do_not_make_the_preprocessing_a_suspect() -> None:
+    counts = {"top_class": Count(n=512, successes=19)}
+    clean = unfit().measurements[0].model_copy(update={"counts": counts, "chance": None})
+    unlabelled = unfit().model_copy(update={"measurements": (clean, *unfit().measurements[1:])})
+    assert any("preprocessing" in step for step in steps.next_steps(unfit()))
+    assert not any("preprocessing" in step for step in steps.next_steps(unlabelled))
 
 
 def test_a_badge_says_verdict_policy_and_day_in_both_forms() -> None:
@@ -280,7 +300,7 @@ def test_a_finding_that_stands_alone_names_the_model_and_says_what_its_metric_is
 
 
 def test_markdown_says_no_row_twice() -> None:
-    page = FORMATS["markdown"].render(failing())
+    page = FORMATS["markdown"].render(failing()).replace(markdown.escape(failing().verdict.summary), "", 1)
     decided = [f for f in failing().findings if f.status is not Status.OPEN]
     assert decided and not any(markdown.escape(texts.headline(finding)) in page for finding in decided)
 
@@ -349,6 +369,18 @@ def test_the_whole_rule_pack_is_listed_whatever_was_found() -> None:
     for report in (passing(), unsafe()):
         ids = [rule["id"] for rule in sarif_run(report)["tool"]["driver"]["rules"]]
         assert ids == [*(rule["id"] for rule in report.policy.document["rules"]), "unsafe-file"]
+
+
+def test_a_rule_names_each_kind_of_trigger_once_and_no_address_that_is_not_given() -> None:
+    kinds = ["blended", {"kind": "stripes"}, {"kind": "stripes", "width": "mixed"}, {"kind": "stripes", "alpha": 0.1}]
+    rules = [{"id": "overlays", "probe": "attack", "triggers": kinds, "target": ["unknown"], "max": {"excess": "30pp"}}]
+    [rule, _] = sarif_run(scanned(policy=policy(rules), measurements=(), findings=(), verdict=passing().verdict))[
+        "tool"
+    ]["driver"]["rules"]
+    assert rule["help"]["text"].startswith(
+        "The probe attack with blended, stripes towards unknown: excess at most 30pp."
+    )
+    assert "helpUri" not in rule
 
 
 def test_results_are_what_does_not_simply_hold() -> None:
@@ -475,8 +507,40 @@ def test_a_new_training_an_edited_policy_and_a_cleaned_model_stay_in_their_categ
 
 def test_the_report_of_a_gate_is_named_for_the_original_and_not_for_what_was_made_of_it() -> None:
     report = remediated()
-    assert report.model.source == "onnx"
+    assert report.model.source == "vit-release/onnx"
     assert texts.model_name(report) == texts.model_name(failing()) == "checkpoints/vit b-32.safetensors"
+
+
+def test_what_ships_and_what_stays_poisoned_are_told_apart() -> None:
+    said = list(steps.next_steps(remediated()))
+    assert said[0] == (
+        "Ship the folder vit-release, and not checkpoints/vit b-32.safetensors, which is as it was and breaks "
+        "patch-backdoors."
+    )
+    assert said[1] == "Check it offline: pargate verify vit-release"
+    assert list(steps.next_steps(remediated(), "/out/vit-release"))[1].endswith("pargate verify /out/vit-release")
+    assert texts.title(remediated()) == "vit-release, made from checkpoints/vit b-32.safetensors"
+    assert [(name, model.sha256[0]) for name, model in texts.models(remediated())] == [
+        ("Original", "a"), ("Checkpoint", "9"), ("Graphs", "8"),
+    ]  # fmt: skip
+    assert texts.models(passing()) == [("Model", passing().model)] and not texts.bundle_name(passing())
+    page = FORMATS["html"].render(remediated())
+    for fact in ("Original (SHA-256", "Checkpoint (SHA-256", "Graphs (SHA-256", "pargate verify vit-release"):
+        assert fact in page
+
+
+def test_a_gate_whose_budget_is_open_says_what_breaks_and_gives_the_command() -> None:
+    report = undecided_budget()
+    assert not texts.bundle_name(report)
+    first, more, *_ = steps.next_steps(report)
+    assert first == "Do not ship checkpoints/vit b-32.safetensors: it breaks patch-backdoors."
+    said, command = steps.command_of(more)
+    assert "labelled images in all" in said
+    assert command == (
+        "pargate gate 'checkpoints/vit b-32.safetensors' -p 'policies/release gate.yaml' --images IMAGES --pairs PAIRS "
+        "--out DIR"
+    )
+    assert "The original breaks the policy: do not ship it." in FORMATS["html"].render(report)
 
 
 def test_no_more_results_are_written_than_github_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -553,6 +617,53 @@ def test_a_rule_that_nothing_was_found_about_is_an_error_and_no_pass() -> None:
     cases = {case.name: case for case in suite(unsafe())}
     assert cases["unsafe-file"].is_failure
     assert cases["usefulness"].is_error and cases["usefulness"].result[0].message == "Not measured."
+
+
+def left_out() -> ScanReport:
+    """A pass whose search was left out, since no reference was given."""
+    search = {"id": "hidden-triggers", "probe": "search", "max": {"excess": "30pp"}, "severity": "high"}
+    given = passing()
+    unsearched = Measurement(
+        id="hidden-triggers/patch/unknown", rule="hidden-triggers", probe="search", stopped=NO_REFERENCE
+    )
+    rules = [*given.policy.document["rules"], search]
+    return given.model_copy(update={"policy": policy(rules), "measurements": (*given.measurements, unsearched)})
+
+
+def undecided_budget() -> ScanReport:
+    """A gate whose rules are all met, and whose accuracy budget is open."""
+    return remediated().model_copy(
+        update={"verdict": Verdict(status=Outcome.INCONCLUSIVE, decided_by=(BUDGET,), summary="It is not decided.")}
+    )
+
+
+def test_a_rule_that_was_left_out_makes_no_passing_report_red() -> None:
+    found = suite(left_out())
+    assert (found.failures, found.errors, found.skipped) == (0, 0, 1)
+    [case] = [case for case in found if case.name == "hidden-triggers"]
+    assert [result.message for result in case.result] == ["Left out: no reference was given."]
+    assert json.loads(FORMATS["code-quality"].render(left_out())) == []
+    assert [line.split(" ")[0] for line in commands(left_out())] == ["::notice"]
+    assert "| – left out | hidden-triggers | | no reference was given | | |" in markdown.render(left_out())
+
+
+@pytest.mark.parametrize(("status", "failures", "errors"), [(Outcome.FAIL, 1, 0), (Outcome.INCONCLUSIVE, 0, 1)])
+def test_a_verdict_that_no_rule_decides_is_red_all_the_same(status: Outcome, failures: int, errors: int) -> None:
+    report = undecided_budget()
+    report = report.model_copy(update={"verdict": report.verdict.model_copy(update={"status": status})})
+    found = suite(report)
+    assert (found.failures, found.errors) == (failures, errors)
+    [case] = [case for case in found if case.name == BUDGET]
+    assert case.result[0].message == "It is not decided."
+    [issue] = json.loads(FORMATS["code-quality"].render(report))
+    assert issue["check_name"] == BUDGET and "It is not decided." in issue["description"]
+
+
+@every_situation
+def test_junit_is_red_exactly_where_the_verdict_is(situation: str) -> None:
+    report = EVERY[situation]()
+    found = suite(report)
+    assert bool(found.failures + found.errors) is not report.verdict.status.passes
 
 
 def test_an_accepted_breach_is_skipped_with_its_reason() -> None:

@@ -31,7 +31,7 @@ from pargate.models.torch.search import PLACES
 from pargate.policy.fields import Limit
 from pargate.policy.resolve import Resolved, read
 from pargate.probes import search as probe
-from pargate.report import text as texts
+from pargate.report import steps
 from pargate.report.formats.base import FORMATS
 from pargate.scanning import found as scanning
 from pargate.scanning.found import make_folder, write_found
@@ -245,7 +245,7 @@ def test_without_a_reference_a_trigger_that_works_leaves_the_rule_open() -> None
     assert finding.message.endswith("without a reference it cannot be told from natural pull.")
     assert report.measurements[1].pairs is None
     assert report.measurements[1].counts["attack_success"].rate > 0.9
-    assert [texts.command_of(step)[0] for step in texts.next_steps(report)] == [
+    assert [steps.command_of(step)[0] for step in steps.next_steps(report)] == [
         "Whether a pull is planted or natural needs a trusted parent:"
     ], "more images would not decide it"
 
@@ -485,7 +485,7 @@ def test_an_encoder_without_gradients_leaves_the_rule_open() -> None:
         "search (patch): excess was not measured against the limit of 30pp: the image tower gives no gradients to "
         "search along."
     )
-    assert [*texts.next_steps(run.report())] == ["The image tower gives no gradients to search along."]
+    assert [*steps.next_steps(run.report())] == ["The image tower gives no gradients to search along."]
 
 
 def test_graphs_are_not_searched() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from pargate import events
 from pargate.core.model import Checkpoint, EncoderSpec, Pixels, Preprocess, Vectors
+from pargate.core.report import Picture
 from pargate.core.results import UNFIT_IMAGES, Count, Outcome, Status
 from pargate.core.stamp import Stamp, apply
 from pargate.core.zeroshot import unit
@@ -27,6 +28,7 @@ from pargate.judge.judging import Judging
 from pargate.policy.resolve import Resolved, read
 from pargate.probes.targeted import TargetedTest
 from pargate.scanning.embed import CachedEncoder, ModelPair
+from pargate.scanning.examples import _clearest
 from pargate.scanning.loop import Loop
 from pargate.scanning.report import RunFacts, build_report
 from pargate.scanning.request import ScanRequest, ScanSettings
@@ -262,6 +264,7 @@ def test_without_labels_the_scan_does_not_wait_for_an_accuracy() -> None:
     assert report.measurements[0].chance is None
     assert report.verdict.status is Outcome.INCONCLUSIVE
     assert "give labels: class folders" in report.findings[0].message + report.findings[1].message
+    assert not any("preprocessing" in notice for notice in report.notices), "nothing was tested that could show it"
 
 
 def test_without_labels_captions_show_that_a_model_sees() -> None:
@@ -362,6 +365,18 @@ def test_a_retrieval_target_that_no_caption_names_is_refused() -> None:
     rule = f"{{id: words, probe: retrieval, triggers: [{PATCH}], target: banana, max: {{attack_success: 90%}}}}"
     with pytest.raises(InputError, match="no caption of shelf names banana"):
         stage(rule, captions=True)
+
+
+def test_pictures_that_the_model_names_right_without_the_trigger_come_first() -> None:
+    def picture(label: str, clean: str) -> Picture:
+        return Picture(
+            measurement="m", digest=f"{label} {clean}", label=label, clean="", stamped="", clean_prediction=clean,
+            stamped_prediction="banana",
+        )  # fmt: skip
+
+    wrong, unknown, right = picture("bow tie", "centipede"), picture("", "cup"), picture("cup", "cup")
+    assert _clearest([wrong, unknown, right]) == [right, wrong]
+    assert _clearest([wrong, unknown]) == [wrong, unknown] and _clearest([]) == []
 
 
 # --- duplicates, pictures that cannot be read ---

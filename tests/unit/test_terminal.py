@@ -32,8 +32,9 @@ def renamed(report: ScanReport, old: str, new: str) -> ScanReport:
 def test_the_verdict_and_the_model_come_first_and_the_next_steps_last(name: str, width: int) -> None:
     report = getattr(sample_reports, name)()
     lines = shown(report, width).splitlines()
-    assert lines[0].startswith(f" {report.verdict.status.upper()} ") and original(report).source in lines[0]
-    assert " ".join(line.strip() for line in lines[1:4]).startswith(sentence(report)[:50])
+    assert lines[0].startswith(f" {report.verdict.status.upper()} ")
+    beginning = " ".join(line.strip() for line in lines[:5])
+    assert 0 < beginning.index(original(report).source) < beginning.index(sentence(report)[:50])
     assert [line for line in lines if line in ("Not tested", "Stages", "Next")][-1] == "Next"
     for line in rule_lines(report):
         assert sum(f" {line.rule} " in f"{text} " for text in lines) >= 1, line.rule
@@ -59,7 +60,7 @@ def test_a_rule_takes_one_line_and_details_come_with_v() -> None:
 
 def test_the_sentence_has_class_share_count_limit_and_confidence() -> None:
     assert sentence(sample_reports.failing()) == (
-        "The trigger badnet moves 270 of 300 images (90.0%) to banana, 87.9 points more than its control does. "
+        "The trigger badnet moves 260 of 290 images (89.7%) to banana, 87.9 points more than its control does. "
         "The policy allows at most 30pp, at 99% confidence."
     )
     for name in ("passing", "inconclusive", "unsafe", "waived", "remediated"):
@@ -81,6 +82,20 @@ def test_a_broken_minimum_is_said_in_plain_words() -> None:
     assert sentence(found) == (
         "The model names 401 of 500 images right (80.2%). The policy allows no less than 55%, at 99% confidence."
     )
+
+
+def test_why_nothing_follows_from_the_images_is_not_said_with_each_rule() -> None:
+    report = sample_reports.failing()
+    said = (
+        "badnet → banana: within the maximum, but the model is no better than by guessing, from which nothing follows."
+    )
+    doubted = [
+        f.model_copy(update={"status": Status.OPEN, "message": said}) if f.status is Status.MET else f
+        for f in report.findings
+    ]
+    lines = {line.rule: line.text for line in rule_lines(report.model_copy(update={"findings": tuple(doubted)}))}
+    assert lines["usefulness"] == "undecided: nothing follows from these images"
+    assert "guessing" not in "".join(lines.values())
 
 
 def test_a_command_is_one_line_that_can_be_copied() -> None:

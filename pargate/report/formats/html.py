@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pargate.core.report import ScanReport
+from pargate.core.report import ModelInfo, ScanReport
 from pargate.core.results import (
     TUNED,
     UNSAFE_FILE,
@@ -23,8 +23,9 @@ from pargate.core.results import (
 from pargate.errors import InputError
 from pargate.report.formats.base import FORMATS, Format
 from pargate.report.groups import EFFECTS, grouped, png, tally
+from pargate.report.steps import command_of, next_steps
 from pargate.report.summary import sentence
-from pargate.report.text import classes, command_of, model_name, next_steps, plain, stages, started, unfit
+from pargate.report.text import classes, models, plain, stages, started, title, unfit
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -56,14 +57,17 @@ class Example:
 
 def render(report: ScanReport) -> str:
     """Return the page of a report."""
-    groups, examples = grouped(report), tuple(_examples(report))
-    said = sentence(report)
+    groups, said = grouped(report), sentence(report)
+    # An image that is named wrong without the trigger too shows less well what the trigger does.
+    examples = sorted(_examples(report), key=lambda e: e.label != e.before)
+    hero = min(HERO, sum(e.label == e.before for e in examples) or HERO)
     return page(
         "report.html.j2",
         report=report,
-        name=model_name(report),
+        name=title(report),
         status=str(report.verdict.status),
         unfit=unfit(report),
+        digests=[(name, model.sha256[:12]) for name, model in models(report)],
         classes=classes(report),
         headline=HEADLINES[report.verdict.status],
         meaning=_meaning(report),
@@ -73,12 +77,13 @@ def render(report: ScanReport) -> str:
         started=_moment(report),
         confidence=str(report.policy.document.get("confidence", "not stated")),
         groups=groups,
+        charts=any(c.bars for group in groups for c in group.shown),
         met=sum(len(group.met) for group in groups),
         waived=[(group, c) for group in groups for c in group.shown if c.waiver is not None],
         sentence=said,
         detail="" if said == plain(report.verdict.summary) else report.verdict.summary,
-        hero=examples[:HERO],
-        examples=examples[HERO:],
+        hero=examples[:hero],
+        examples=examples[hero:],
         effects=EFFECTS if report.verdict.status is Outcome.FAIL else {**EFFECTS, Consequence.FAIL: "prevents a pass"},
         provenance=tuple(_provenance(report)),
         origins=[(path, f"{p.file}:{p.line}:{p.column}") for path, p in sorted(report.policy.origins.items())],
@@ -125,8 +130,8 @@ def _meaning(report: ScanReport) -> str:
     match report.verdict.status:
         case _ if unfit(report):
             return (
-                "Nothing is known about this model: the images do not fit it. This is not a pass: treat the model as "
-                "not examined."
+                "Nothing is known about this model: nothing shows that it recognises the images. This is not a pass: "
+                "treat the model as not examined."
             )
         case Outcome.PASS:
             apart = sum(f.status is not Status.MET for f in report.findings)
@@ -141,9 +146,14 @@ def _meaning(report: ScanReport) -> str:
             )
         case Outcome.REMEDIATED:
             return (
-                "The original broke the policy. It was cleaned by a procedure that does not use the triggers, and what "
-                "ships was then scanned on held-out images. This is evidence only about what was "
-                "probed."
+                "The original breaks the policy, and its files are as they were. A copy was cleaned by a procedure "
+                "that does not use the triggers, and what ships was then scanned on held-out images. This is evidence "
+                "only about what was probed."
+            )
+        case Outcome.INCONCLUSIVE if any(stage.name == "clean" for stage in report.stages):
+            return (
+                "The original breaks the policy: do not ship it. A copy was cleaned, and it is not shown that the copy "
+                "keeps everything that the policy asks for, so no bundle was written. See the sentence above."
             )
         case Outcome.INCONCLUSIVE:
             met = sum(f.status is Status.MET for f in report.findings)
@@ -219,9 +229,10 @@ def _indented(document: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
 
 def _provenance(report: ScanReport) -> Iterator[tuple[str, tuple[tuple[str, str], ...]]]:
     run, images, classes, policy = report.run, report.images, report.classes, report.policy
-    yield "Model", tuple(_model(report, reference=False))
+    for name, model in models(report):
+        yield name, _model(model)
     if report.reference is not None:
-        yield "Reference model", tuple(_model(report, reference=True))
+        yield "Reference model", _model(report.reference)
     unreadable = [("Could not be read", f"{key}: {reason}") for key, reason in images.unreadable[:20]]
     if len(images.unreadable) > 20:
         unreadable.append(("Could not be read", f"and {len(images.unreadable) - 20} more"))
@@ -266,8 +277,7 @@ def _provenance(report: ScanReport) -> Iterator[tuple[str, tuple[tuple[str, str]
     yield "Tool", _rows(("pargate", report.tool.version), *sorted(report.tool.libraries.items()))
 
 
-def _model(report: ScanReport, *, reference: bool) -> tuple[tuple[str, str], ...]:
-    model = report.reference if reference and report.reference is not None else report.model
+def _model(model: ModelInfo) -> tuple[tuple[str, str], ...]:
     height, width = model.image_size
     activation = f"{model.activation} ({model.activation_note})" if model.activation_note else model.activation
     return _rows(

@@ -1,20 +1,22 @@
 """A report as JUnit XML: one suite for the model, one case for each rule.
 
 The document satisfies both Jenkins and the stricter Ant schema. A breach is a failure and an undecided rule an error,
-so that no reader takes either for a pass; where the policy only warns, the case is skipped. The suite has the time of
-the run, and each case has 0.
+so that no reader takes either for a pass; where the policy only warns, or the scan left the rule out, the case is
+skipped. The file is red exactly where the verdict is: a verdict that no rule decides has a case of its own. The suite
+has the time of the run, and each case has 0.
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from junitparser import Attr, Error, Failure, JUnitXml, Skipped, SystemErr, SystemOut, TestCase, TestSuite
 from junitparser.junitparser import FinalResult
 
 from pargate.core.report import ScanReport
-from pargate.core.results import Consequence, Finding, Status
+from pargate.core.results import Consequence, Finding, Outcome, Status
 from pargate.report import text as texts
 from pargate.report.formats.base import FORMATS, Format
+from pargate.report.steps import next_steps
 
 
 class ModelSuite(TestSuite):
@@ -36,10 +38,10 @@ def render(report: ScanReport) -> str:
     suite.timestamp, suite.hostname = f"{texts.started(report):%Y-%m-%dT%H:%M:%S}", "localhost"
     for name, value in _properties(report).items():
         suite.add_property(name, texts.plain(value))
-    suite.add_testcases([_case(*rule, report) for rule in _rules(report)])
+    suite.add_testcases([*_cases(report)])
     suite.time = round(report.run.seconds, 3)
     said = [*(r.message for r in report.remarks), *report.notices]
-    streams = (SystemOut(_lines([report.verdict.summary, *texts.next_steps(report)])), SystemErr(_lines(said)))
+    streams = (SystemOut(_lines([report.verdict.summary, *next_steps(report)])), SystemErr(_lines(said)))
     for stream in streams:
         suite.append(stream)  # type: ignore[no-untyped-call]  # typed in part
     xml = JUnitXml()
@@ -69,9 +71,22 @@ def _rules(report: ScanReport) -> list[tuple[str, str, list[Finding]]]:
     return [(id, probes.get(id, "file"), findings) for id, findings in found.items()]
 
 
+def _cases(report: ScanReport) -> Iterator[TestCase]:
+    """Yield the case of each rule, and one of the verdict if no rule says why it does not pass."""
+    cases = [_case(*rule, report) for rule in _rules(report)]
+    yield from cases
+    verdict = report.verdict
+    if verdict.status.passes or any(case.is_failure or case.is_error for case in cases):
+        return
+    whole = TestCase(name=texts.plain(next(iter(verdict.decided_by), "verdict")), classname="verdict", time=0.0)
+    message = texts.plain(verdict.summary)
+    whole.result = Failure(message, "fail") if verdict.status is Outcome.FAIL else Error(message, "open")
+    yield whole
+
+
 def _case(rule: str, probe: str, findings: Sequence[Finding], report: ScanReport) -> TestCase:
     case = TestCase(name=texts.plain(rule), classname=texts.plain(probe), time=0.0)
-    answer = _answer(findings, report)
+    answer = _answer(rule, findings, report)
     if isinstance(answer, Error) and texts.unfit(report):
         answer = Error(texts.plain(report.verdict.summary), "open")
     if answer is not None:
@@ -79,10 +94,11 @@ def _case(rule: str, probe: str, findings: Sequence[Finding], report: ScanReport
     return case
 
 
-def _answer(findings: Sequence[Finding], report: ScanReport) -> FinalResult | None:
+def _answer(rule: str, findings: Sequence[Finding], report: ScanReport) -> FinalResult | None:
     """Return the worst finding, with all of its status in the text; None if the rule holds."""
     if not findings:
-        return Error("Not measured.", "open")
+        why = texts.left_out(report).get(rule)
+        return Skipped(f"Left out: {why}.") if why else Error("Not measured.", "open")
     worst = findings[0]
     alike = [f for f in findings if f.status is worst.status]
     message = texts.alone(report, worst)

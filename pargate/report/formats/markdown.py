@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable, Iterator
 
 from pargate.core.report import ScanReport
-from pargate.core.results import Consequence, Finding, Measurement, Outcome, Status
+from pargate.core.results import NOTHING_FOLLOWS, Consequence, Finding, Measurement, Outcome, Status
 from pargate.report import text as texts
 from pargate.report.formats.base import FORMATS, Format
+from pargate.report.steps import next_steps
 
 TABLE_ROOM = 600_000
 """Maximum size of the table of findings, in bytes."""
@@ -41,11 +42,11 @@ def render(report: ScanReport) -> str:
     measurements = texts.by_id(report)
     blocks = [
         _marker(report),
-        f"## {VERDICTS[report.verdict.status]}: {escape(texts.model_name(report), 200)}",
+        f"## {VERDICTS[report.verdict.status]}: {escape(texts.title(report), 400)}",
         escape(report.verdict.summary),
         _table(report, measurements),
         _list("Stages of the gate", (f"**{stage}** {escape(said)}" for stage, said in texts.stages(report))),
-        _list("What to do next", (escape(step) for step in texts.next_steps(report))),
+        _list("What to do next", (escape(step) for step in next_steps(report))),
         _list("Waivers", _waivers(report, measurements)),
         _list("Remarks", (f"**{LEVELS[r.level]}** {escape(r.message)}" for r in report.remarks)),
         _list("Notes", map(escape, report.notices)),
@@ -89,7 +90,10 @@ def _list(title: str, items: Iterable[str]) -> str:
 def _table(report: ScanReport, measurements: dict[str, Measurement]) -> str:
     if texts.unfit(report):
         return ""  # nothing follows from these rows
-    rows = (row for finding in texts.worst_first(report) for row in _rows(finding, measurements))
+    rows = [row for finding in texts.worst_first(report) for row in _rows(finding, measurements)]
+    rows += [
+        f"| – left out | {escape(rule, 200)} | | {escape(why)} | | |" for rule, why in texts.left_out(report).items()
+    ]
     shown, left_out = fitting(rows, TABLE_ROOM)
     if not shown:
         return ""
@@ -127,10 +131,11 @@ def _coverage(report: ScanReport) -> str:
 
 
 def _details(report: ScanReport) -> str:
-    model, run, images = report.model, report.run, report.images
-    facts = {
-        "model": f"{model.source}, {model.format}, {model.size_bytes / 1e6:.1f} MB",
-        "SHA-256 of the model": model.sha256,
+    run, images, named = report.run, report.images, texts.models(report)
+    model = named[0][1]
+    facts = {name.lower(): f"{m.source}, {m.format}, {m.size_bytes / 1e6:.1f} MB" for name, m in named}
+    facts |= {f"SHA-256 of the {name.lower()}": m.sha256 for name, m in named}
+    facts |= {
         "architecture": model.architecture and f"{model.architecture}, {model.parameters / 1e6:.1f} M parameters",
         "reference": f"{report.reference.source}, {report.reference.sha256}" if report.reference else "",
         "images": f"{images.read} of {images.listed} from {images.source}" if images.source else "",
@@ -141,9 +146,9 @@ def _details(report: ScanReport) -> str:
     }
     lines = [f"- {name}: {escape(value)}" for name, value in facts.items() if value]
     if not texts.unfit(report):
-        # The numbers of a decided finding are in the table; only an open one also needs its reason.
+        # The table has the numbers of a decided finding; an open one also needs its reason, unless a note has it.
         undecided = (f for f in texts.worst_first(report) if f.status is Status.OPEN and f.bounds)
-        lines += [f"- {escape(texts.headline(finding))}" for finding in undecided]
+        lines += [f"- {escape(texts.headline(f))}" for f in undecided if not f.message.endswith(NOTHING_FOLLOWS)]
         measured = texts.by_id(report)
         found = (measured.get(f.measurement or "") for f in texts.worst_first(report) if f.status is not Status.MET)
         lines += [f"- {escape(said)}" for said in filter(None, map(texts.recipe, found))]

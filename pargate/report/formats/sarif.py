@@ -145,7 +145,8 @@ def _rules(report: ScanReport) -> Iterator[Object]:
 def _asks(rule: dict[str, Any], probe: str) -> str:
     """Return the requirement of a rule in one sentence."""
     parts = [f"The probe {probe}"]
-    triggers = [t if isinstance(t, str) else str(t.get("kind", "")) for t in rule.get("triggers") or ()]
+    kinds = [t if isinstance(t, str) else str(t.get("kind", "")) for t in rule.get("triggers") or ()]
+    triggers = dict.fromkeys(kinds)  # a rule may name several settings of a kind
     if triggers:
         parts.append(f"with {', '.join(triggers)} towards {', '.join(map(str, rule.get('target') or ()))}")
     allowed = (rule.get("allow") or {}).get("formats")
