@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,7 +45,7 @@ GpuLabelsOption = Annotated[
     typer.Option("--gpu-labels", metavar="LABELS", help="Labels of a GPU runner that cleans, such as self-hosted,gpu."),
 ]
 ScheduleOption = Annotated[
-    str, typer.Option("--schedule", metavar="CRON", help="When to audit, in UTC; default: Mondays at 04:17.")
+    str | None, typer.Option("--schedule", metavar="CRON", help="When to audit, in UTC; default: Mondays at 04:17.")
 ]
 BranchOption = Annotated[
     str | None,
@@ -58,11 +58,14 @@ ActionOption = Annotated[
     ),
 ]
 CommentOption = Annotated[
-    bool, typer.Option("--comment", help="Comment on pull requests, except from forks; each push updates the comment.")
+    bool | None,
+    typer.Option("--comment/--no-comment", help="Comment on pull requests, not from forks; pushes update the comment."),
 ]
 ShardsOption = Annotated[
-    int, typer.Option("--audit-shards", min=1, max=64, help="Jobs that measure a part of the models of an audit each.")
+    int | None,
+    typer.Option("--audit-shards", min=1, max=64, help="Jobs that measure a part of the models of an audit each."),
 ]
+ResetOption = Annotated[bool, typer.Option("--reset", help="Keep no option of the last run.")]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace an edited inventory or workflow; the old text stays as .bak.")
 ]
@@ -84,13 +87,14 @@ def github(
     images: ImagesOption = None,
     classes: ClassesOption = None,
     gpu_labels: GpuLabelsOption = None,
-    schedule: ScheduleOption = "17 4 * * 1",
+    schedule: ScheduleOption = None,
     branch: BranchOption = None,
     action: ActionOption = None,
-    comment: CommentOption = False,
-    audit_shards: ShardsOption = 1,
+    comment: CommentOption = None,
+    audit_shards: ShardsOption = None,
     force: ForceOption = False,
     replace_policy: ReplacePolicyOption = False,
+    reset: ResetOption = False,
     scan: ScanOption = True,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
@@ -98,31 +102,26 @@ def github(
 ) -> None:
     """Write a policy, an inventory and workflows for GitHub Actions; print what to set there, and a first verdict.
 
-    Files that pargate wrote and nobody edited are brought up to date. An existing policy and an edited inventory are
-    kept. If a workflow was edited, nothing is written and the exit code is 2. The verdict does not change the code.
+    Files that pargate wrote and nobody edited are brought up to date, with the options of the last run that are not
+    given again. An existing policy and an edited inventory are kept. If a workflow was edited, nothing is written and
+    the exit code is 2. The verdict does not change the code.
     At a terminal, pargate asks for the images and classes that neither the options nor the policy name.
     """
     from pargate.github.repository import default_branch
-    from pargate.github.scaffold import Options, Plan, plan, steps
+    from pargate.github.scaffold import GATE, Plan, plan, steps
 
-    options = Options(
-        action=_pinned(action),
-        branch=branch if branch is not None else default_branch(folder),
-        models=tuple(model or ()),
-        policy=policy,
-        images=images,
-        classes=classes,
-        labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
-        schedule=schedule,
-        comment=comment,
-        shards=audit_shards,
-    )
+    labels = tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else None
+    given = {
+        "models": tuple(model or ()) or None, "policy": policy, "images": images, "classes": classes, "labels": labels,
+        "schedule": schedule, "comment": comment, "shards": audit_shards, "action": action, "branch": branch,
+    }  # fmt: skip
+    options = _merged(folder, GATE, given, default_branch(folder), reset=reset)
 
-    def planned(options: Options) -> Plan:
+    def planned(options: "Options") -> Plan:
         return plan(folder, options, force=force, replace_policy=replace_policy)
 
-    made, options = _completed(planned, options, ask=not yes and not dry_run)
-    _finish(made, options, steps(options, made.policy), dry_run=dry_run, scan=scan, color=not no_color)
+    made, options = _completed(folder, planned, options, ask=not yes and not dry_run)
+    _finish(made, options, steps(folder, options, made.policy), dry_run=dry_run, scan=scan, color=not no_color)
 
 
 @app.command(**examples("pargate init gitlab --images val/ --classes classes.txt"))
@@ -135,6 +134,7 @@ def gitlab(
     action: ActionOption = None,
     force: ForceOption = False,
     replace_policy: ReplacePolicyOption = False,
+    reset: ResetOption = False,
     scan: ScanOption = True,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
@@ -144,16 +144,16 @@ def gitlab(
 
     Existing files are treated as by `init github`. An existing .gitlab-ci.yml is not changed; what to add is printed.
     """
-    from pargate.github.scaffold import Options, Plan, contents_of_gitlab, plan, steps_of_gitlab
+    from pargate.github.scaffold import GITLAB, Plan, contents_of_gitlab, plan, steps_of_gitlab
 
-    options = Options(
-        action=_pinned(action), branch="main", models=tuple(model or ()), policy=policy, images=images, classes=classes
-    )
+    models = tuple(model or ()) or None
+    given = {"models": models, "policy": policy, "images": images, "classes": classes, "action": action}
+    options = _merged(folder, GITLAB, given, "main", reset=reset)
 
-    def planned(options: Options) -> Plan:
+    def planned(options: "Options") -> Plan:
         return plan(folder, options, force=force, replace_policy=replace_policy, made=contents_of_gitlab)
 
-    made, options = _completed(planned, options, ask=not yes and not dry_run)
+    made, options = _completed(folder, planned, options, ask=not yes and not dry_run)
     todo = steps_of_gitlab(folder, options, made.policy)
     _finish(made, options, todo, dry_run=dry_run, scan=scan, color=not no_color)
 
@@ -172,12 +172,29 @@ def _pinned(action: str | None) -> str:
     return pinned
 
 
-def _completed(planned: "Callable[[Options], Plan]", options: "Options", *, ask: bool) -> tuple["Plan", "Options"]:
+def _merged(folder: Path, workflow: str, given: dict[str, Any], branch: str, *, reset: bool) -> "Options":
+    """Return the options as given, those that the workflow keeps, and the defaults; say which are kept."""
+    from pargate.cli.console import Console
+    from pargate.github.scaffold import Options, earlier, spelled
+
+    given = {name: value for name, value in given.items() if value is not None}
+    kept = {} if reset else {n: value for n, value in earlier(folder, workflow).items() if n not in given}
+    if kept:
+        console = Console(quiet=False, verbose=False, color=False)
+        console.note(f"kept from the last run (--reset keeps nothing): {spelled(kept)}")
+    merged = {"branch": branch, **kept, **given}
+    return Options(**{**merged, "action": _pinned(merged.get("action"))})
+
+
+def _completed(
+    folder: Path, planned: "Callable[[Options], Plan]", options: "Options", *, ask: bool
+) -> tuple["Plan", "Options"]:
     """Return the plan and its options, after asking a person at a terminal for the images that nothing names."""
     from pargate.github.scaffold import lacks_images
 
     made = planned(options)
-    if not ask or not lacks_images(options, made.policy) or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    asked = ask and options.images is None and sys.stdin.isatty() and sys.stderr.isatty()
+    if not asked or not lacks_images(folder, options, made.policy):
         return made, options
     images = typer.prompt("Labelled images of the models' own domain (empty: drawn scenes)", default="", err=True)
     classes = options.classes or typer.prompt("File of class names (empty: common nouns)", default="", err=True)
