@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from pargate.cli.help import examples
+from pargate.cli.help import Group, examples
 from pargate.cli.options import JsonOption, NoColorOption, NowOption, cache_folder, read_outputs
 from pargate.core.choices import Executor, FailOn
 from pargate.errors import ExitCode, InputError, explain
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from pargate.core.audit import AuditIndex
 
 
-class _InventoryFirst(TyperGroup):
+class _InventoryFirst(Group):
     """A group whose first word is an inventory unless it names a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -37,7 +36,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     subcommand_metavar="INVENTORY.yaml --out DIR | COMMAND ...",
-    help="Judge all models of an inventory: pargate audit INVENTORY.yaml --out DIR. Or show the results of audits.",
+    help="Judge all models of an inventory, or show past audits.",
+    epilog="pargate audit pargate-inventory.yaml --out audit\npargate audit trend audit",
 )
 
 FolderArgument = Annotated[
@@ -234,7 +234,7 @@ def trend(
     output: JsonOption = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Print verdict, attack success and clean accuracy of each model over its audits."""
+    """Print verdicts, attack success and accuracy over the audits."""
     from pargate.cli.console import Console
     from pargate.core.audit import ModelEntry
     from pargate.report.audit_html import said

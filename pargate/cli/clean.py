@@ -134,9 +134,9 @@ def clean(
     no_color: NoColorOption = False,
     dry_run: DryRunOption = False,
 ) -> int:
-    """Remove backdoors from MODEL by fine-tuning on image-text pairs, and write a new model.
+    """Remove backdoors from MODEL by training on image-text pairs.
 
-    Cleaning uses no trigger except those of --unlearn, so scan the result. On several devices:
+    A new model is written. Cleaning uses no trigger except those of --unlearn, so scan the result. On several devices:
     torchrun --nproc-per-node N -m pargate clean …
     """
     import os

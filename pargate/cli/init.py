@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pargate.cli.help import examples
+from pargate.cli.help import examples, group_examples
 from pargate.cli.options import NoColorOption, cache_folder
 from pargate.errors import InputError, PargateError
 from pargate.version import __version__
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from pargate.cli.console import Console
     from pargate.github.scaffold import Options, Plan
 
-app = typer.Typer(help="Add the gate to a repository.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Add the gate to a repository.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    **group_examples("pargate init github --images val/ --classes classes.txt", "pargate init gitlab"),
+)
 
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="[DIR]", help="The root of the repository.")]
@@ -100,12 +105,12 @@ def github(
     dry_run: DryRunOption = False,
     no_color: NoColorOption = False,
 ) -> None:
-    """Write a policy, an inventory and workflows for GitHub Actions; print what to set there, and a first verdict.
+    """Write a policy, an inventory and workflows for GitHub Actions.
 
-    Files that pargate wrote and nobody edited are brought up to date, with the options of the last run that are not
-    given again. An existing policy and an edited inventory are kept. If a workflow was edited, nothing is written and
-    the exit code is 2. The verdict does not change the code.
-    At a terminal, pargate asks for the images and classes that neither the options nor the policy name.
+    What to set there is printed, and a first verdict. Files that pargate wrote and nobody edited are brought up to
+    date, with the options of the last run that are not given again. An existing policy and an edited inventory are
+    kept. If a workflow was edited, nothing is written and the exit code is 2. The verdict does not change the code. At
+    a terminal, pargate asks for the images and classes that neither the options nor the policy name.
     """
     from pargate.github.repository import default_branch
     from pargate.github.scaffold import GATE, Plan, plan, steps
@@ -140,9 +145,10 @@ def gitlab(
     dry_run: DryRunOption = False,
     no_color: NoColorOption = False,
 ) -> None:
-    """Write a policy and a job for GitLab CI with JUnit and code quality reports; print a first verdict.
+    """Write a policy and a job for GitLab CI; print a first verdict.
 
-    Existing files are treated as by `init github`. An existing .gitlab-ci.yml is not changed; what to add is printed.
+    The job has JUnit and code quality reports. Existing files are treated as by `init github`. An existing
+    .gitlab-ci.yml is not changed; what to add is printed.
     """
     from pargate.github.scaffold import GITLAB, Plan, contents_of_gitlab, plan, steps_of_gitlab
 

@@ -36,9 +36,10 @@ def inspect(
     output: JsonOption = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Show what a checkpoint is, without loading or executing it; refuse tensors of another architecture.
+    """Show what a checkpoint is, without loading or executing it.
 
-    All models are inspected. The exit code is 1 if any of them could run code, or another scanner disagrees.
+    Tensors that do not fit the architecture are refused. All models are inspected. The exit code is 1 if any of them
+    could run code, or another scanner disagrees.
     """
     import json
     from dataclasses import asdict
@@ -152,10 +153,10 @@ def verify(
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> int:
-    """Check a bundle offline: bytes, statements, chain, expiry, and the verdict from the stored measurements.
+    """Check a bundle offline, from its bytes to its verdict.
 
-    The exit code is 0 if all holds, 1 if anything is changed, missing, added or expired, and under --policy that of the
-    new verdict.
+    It checks bytes, statements, chain, expiry, and the verdict from the stored measurements. The exit code is 0 if
+    all holds, 1 if anything is changed, missing, added or expired, and under --policy that of the new verdict.
     """
     from datetime import UTC, datetime
 

@@ -5,11 +5,16 @@ from typing import Annotated
 
 import typer
 
-from pargate.cli.help import examples
+from pargate.cli.help import examples, group_examples
 from pargate.cli.options import NoColorOption, refuse_empty
 from pargate.errors import InputError
 
-app = typer.Typer(help="Make and check packs of triggers.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Make and check packs of triggers.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    **group_examples("pargate pack create found/ --license CC0-1.0 --out pack", "pargate pack show pack"),
+)
 
 
 @app.command(**examples("pargate pack create found/ --license CC0-1.0 --out pack"))
@@ -45,7 +50,7 @@ def create(
     ] = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Make a pack of triggers that were found or written down, to share and to use in policies."""
+    """Make a pack of triggers, to share and to use in policies."""
     from pargate.cli.console import Console
     from pargate.release import packs
 

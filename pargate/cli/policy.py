@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pargate.cli.help import examples
+from pargate.cli.help import examples, group_examples
 from pargate.cli.options import NoColorOption, NowOption, PolicyRefOption
 from pargate.cli.reports import reader_at
 from pargate.errors import ExitCode, InputError, PolicyError, nearest, together, visible
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from pargate.policy.resolve import Resolved
     from pargate.policy.schema import Expected, Policy, Rule
 
-app = typer.Typer(help="Write, review and test policies.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Write, review and test policies.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    **group_examples("pargate policy init", "pargate policy check", "pargate policy show --resolved strict"),
+)
 
 PolicyArgument = Annotated[
     str | None,
@@ -181,7 +186,7 @@ def diff(
     ] = None,
     no_color: NoColorOption = False,
 ) -> ExitCode:
-    """Show what is tighter, looser or otherwise different in NEW than in OLD.
+    """Show what in NEW is tighter, looser or otherwise different.
 
     Both are resolved before they are compared. The exit code is 1 if anything is looser.
     """
@@ -286,7 +291,7 @@ def explain(
     ] = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Explain what a rule or finding means, why it matters, and what to do."""
+    """Explain what a rule or finding means, and what to do."""
     from pargate.policy.explain import entries
     from pargate.policy.resolve import resolve
 

@@ -125,9 +125,10 @@ def screen(
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> int:
-    """Find suspicious pairs in a training set, show them to a person, and list what is left.
+    """Find suspicious pairs in a training set, and list what is left.
 
-    PAIRS stay as they are: `clean --pairs DIR/left.pairs` trains on what is left.
+    A person marks them on a contact sheet. PAIRS stay as they are: `clean --pairs DIR/left.pairs` trains on what is
+    left.
     """
     from pargate.cli.console import Console
     from pargate.core.results import Metric

@@ -22,6 +22,7 @@ def every(command: Any, path: str) -> list[tuple[str, Any]]:
 
 
 EVERY = every(COMMANDS, "")
+GROUPED = ["", *(name for name, one in COMMANDS.commands.items() if hasattr(one, "commands"))]
 
 
 @pytest.mark.parametrize(("path", "command"), EVERY, ids=[path for path, _ in EVERY])
@@ -51,6 +52,26 @@ def test_a_long_help_has_every_option_in_a_group(path: str, command: Any) -> Non
     grouped = {name for members in GROUPS.values() for name in members}
     options = {parameter.name for parameter in command.params if parameter.param_type_name == "option"}
     assert options <= grouped
+
+
+@pytest.mark.parametrize("group", GROUPED)
+def test_a_group_without_a_command_prints_its_help(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(group.split()) == 2
+    bare = capsys.readouterr()
+    assert run([*group.split(), "--help"]) == 0
+    assert (bare.out, bare.err) == ("", capsys.readouterr().out)
+    assert bare.err.startswith(f"Usage: pargate {group}".strip())
+    assert f"\nExamples:\n  pargate {group}".rstrip() in bare.err
+
+
+@pytest.mark.parametrize("group", GROUPED)
+def test_no_line_of_a_group_is_cut_at_80_columns(
+    group: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([*group.split(), "--help"]) == 0
+    commands = capsys.readouterr().out.partition("Commands:")[2]
+    assert commands and "..." not in commands
 
 
 def test_the_help_lists_every_format(capsys: pytest.CaptureFixture[str]) -> None:
