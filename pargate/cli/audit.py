@@ -223,7 +223,7 @@ def history(
         else:
             counts = ", ".join(f"{n} {name}" for name, n in sorted(entry.standings.items()))
             what = f"{'audit ended':<12}  {counts}; exit code {entry.exit_code}"
-        console.answer([f"{entry.sequence:>5}  {entry.time}  {what}"])
+        console.answer([f"{entry.sequence:>5}  {entry.time}  {what}"], 7)
 
 
 @app.command(**examples("pargate audit trend audit -o json=trend.json"))
@@ -251,11 +251,11 @@ def trend(
     if console.json(outputs, _text(shown)):
         return
     for name, found in by_name.items():
-        console.answer([plain(name, 100)])
+        console.answer([plain(name, 100)], 2)
         for entry in found:
             about = f" by {plain(entry.attack.subject, 100)}" if entry.attack else ""
             numbers = f"attack success {said(entry.attack)}{about}; accuracy {said(entry.accuracy)}"
-            console.answer([f"  {entry.time[:10]}  {entry.standing:<12}  {numbers}"])
+            console.answer([f"  {entry.time[:10]}  {entry.standing:<12}  {numbers}"], 14)
 
 
 @app.command(**examples("pargate audit verify audit --head HASH"))

@@ -21,7 +21,7 @@ from pargate import events
 from pargate.cli.imports import Imports
 from pargate.cli.style import CONDITIONS, STYLES, VERDICTS, Shown
 from pargate.cli.terminal import badge, hanging, screen
-from pargate.ending import lose_result
+from pargate.ending import fitted, lose_result
 from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
 from pargate.report.text import plural
@@ -109,16 +109,16 @@ class Console:
         self._rich = _console(stderr=taken, plain=plain, terminal=False if plain else None)
         self._live = sys.stderr.isatty() and not os.environ.get("CI") and not dumb and not quiet
 
-    def _print(self, text: str, style: str = "") -> None:
+    def _print(self, text: str, style: str = "", *, log: bool = False) -> None:
         """Print a line; what the screen breaks of an indented one stays indented."""
-        bare = text.lstrip(" ")
+        bare = text.lstrip(" →")
         indent = text[: len(text) - len(bare)]
         shown = Shown(bare, style=style)
-        self._rich.print(hanging(indent, shown) if indent else shown)
+        (self._log if log else self._rich).print(hanging(indent, shown) if indent else shown)
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line of the log, also under -q."""
-        self._log.print(Shown(text, style=style))
+        self._print(text, style, log=True)
 
     def note(self, text: str) -> None:
         """Print a line of the log that -q leaves out."""
@@ -148,9 +148,15 @@ class Console:
         """Note that a report was written to a file."""
         self.note(f"wrote {output.path}")
 
-    def answer(self, lines: Iterable[str]) -> None:
-        """Print lines of text to stdout."""
-        self.to_stdout("".join(f"{visible(line)}\n" for line in lines))
+    def answer(self, lines: Iterable[str], indent: int | None = None) -> None:
+        """Print lines of text to stdout; with `indent`, they fit a terminal as `parts` does it."""
+        said = map(visible, lines) if indent is None else (part for line in lines for part in self.parts(line, indent))
+        self.to_stdout("".join(f"{part}\n" for part in said))
+
+    def parts(self, line: str, indent: int) -> list[str]:
+        """Return a line as a terminal on stdout shows it, broken between words and then indented; whole elsewhere."""
+        line = visible(line)
+        return fitted(line, indent) if sys.stdout is not None and sys.stdout.isatty() else [line]
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[events.Listener]:

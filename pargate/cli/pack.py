@@ -63,7 +63,7 @@ def create(
     )
     pack = packs.create(request)
     console = Console(quiet=False, verbose=False, color=not no_color)
-    console.answer(packs.listed(pack, out))
+    console.answer(packs.listed(pack, out), 4)
     console.note(f"wrote {out}; in a policy: packs: [{{path: {out}, digest: {pack.digest}}}]")
 
 
@@ -92,6 +92,6 @@ def show(
     if public_key is not None and (wrong := problem(pack, public_key)):
         raise InputError(f"the pack {pack}: {wrong}", "get the pack from its author again")
     console = Console(quiet=False, verbose=False, color=not no_color)
-    console.answer(listed(found, pack))
+    console.answer(listed(found, pack), 4)
     if public_key is not None:
         console.note(f"the signature holds under {public_key.name}")

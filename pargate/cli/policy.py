@@ -201,10 +201,13 @@ def diff(
     coloured = not plain and sys.stdout is not None and sys.stdout.isatty()
     width = max((len(change.name) for change in found), default=0)
     for change in found:
-        word = f"{change.direction:<7}"
-        shown = typer.style(word, fg=colour[change.direction]) if coloured else word
         values = f"{change.old or 'not set'} → {change.new or 'gone'}"
-        console.to_stdout(f"{shown}  {visible(f'{change.name:<{width}}  {values}')}\n")
+        first, *others = console.parts(f"{change.direction:<7}  {change.name:<{width}}  {values}", 11)
+        if others:  # the values that the terminal would break begin on a line of their own
+            first, others = visible(f"{change.direction:<7}  {change.name}"), console.parts(f"{'':11}{values}", 11)
+        if coloured:
+            first = typer.style(first[:7], fg=colour[change.direction]) + first[7:]
+        console.to_stdout("".join(f"{part}\n" for part in (first, *others)))
     if not found:
         console.note("no difference affects a verdict")
     return ExitCode.FAIL if any(change.direction == "looser" for change in found) else ExitCode.OK
@@ -313,7 +316,7 @@ def explain(
             f"unknown id '{rule[:80]}'.{nearest(rule, [*rules, *known])}",
             "for a rule of your own: pargate explain ID -p POLICY",
         )
-    _console(no_color).answer(lines)
+    _console(no_color).answer(lines, 2)
 
 
 def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:

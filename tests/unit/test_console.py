@@ -8,6 +8,7 @@ from sample_reports import failing
 
 from pargate import events
 from pargate.cli import console as console_module
+from pargate.cli.app import run
 from pargate.cli.console import Console
 from pargate.cli.options import Output
 
@@ -105,3 +106,21 @@ def test_what_a_narrow_terminal_breaks_of_an_indented_line_stays_indented(monkey
         "    one two three four five",
         "    six seven",
     ]
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize(
+    "command", [["explain", "blended-triggers", "-p", "baseline"], ["policy", "diff", "baseline", "strict"]]
+)
+def test_a_terminal_breaks_lines_between_words_and_a_pipe_gets_them_whole(
+    command: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(command)
+    whole = capsys.readouterr().out
+    assert max(map(len, whole.splitlines())) > 100
+    out, _ = terminals(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    run(command)
+    assert max(map(len, out.getvalue().splitlines())) <= columns
+    assert out.getvalue().split() == whole.split(), "no word is broken"
