@@ -150,7 +150,11 @@ def reference_of_another_size(place: Path) -> Case:
 
 def one_image(place: Path) -> Case:
     folder_of(place, ["a.png"])
-    return ["scan", str(CLEAN), "--images", "images"], 2, ["images holds 1 images", "needs at least 200"]
+    return (
+        ["scan", str(CLEAN), "--images", "images"],
+        2,
+        ["images holds 1 image: ", "needs at least 200", "give at least 200 images"],
+    )
 
 
 def one_image_where_the_policy_asks_for_no_number(place: Path) -> Case:
