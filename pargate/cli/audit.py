@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pargate.cli.help import Group, examples
-from pargate.cli.options import JsonOption, NoColorOption, NowOption, cache_folder, read_outputs
+from pargate.cli.options import (
+    DeviceOption,
+    JsonOption,
+    NoColorOption,
+    NowOption,
+    SeedOption,
+    cache_folder,
+    read_outputs,
+)
 from pargate.core.choices import Executor, FailOn
 from pargate.errors import ExitCode, InputError, explain
 
@@ -74,8 +82,8 @@ def run(
         FailOn,
         typer.Option("--fail-on", help="any: a model does not pass; new: a model is worse than in the last audit."),
     ] = FailOn.ANY,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of images and of every stamp.")] = 0,
-    device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     cache: Annotated[
         str | None,
         typer.Option(

@@ -1,5 +1,6 @@
 """Options that several commands share, and their parsed values."""
 
+import ctypes
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from pargate.core.choices import Precision
-from pargate.errors import InputError, nearest
+from pargate.errors import InputError, OperationalError, nearest
 
 ModelArgument = Annotated[
     str,
@@ -108,15 +109,29 @@ PreviousOption = Annotated[
 
 
 def _device(name: str) -> str:
-    """Return a device's name, whose number may not exist; torch, which knows that, is not imported for a typo.
+    """Return a device's name, whose number may not exist; torch, which knows that, is not imported.
 
     Raises:
         InputError: an unknown kind of device.
+        OperationalError: a GPU, and this machine has no driver for one.
     """
     if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d+)?", name):
         kinds = ["auto", "cpu", "cuda", "tensorrt"]
         raise InputError(f"unknown device '{name}'.{nearest(name, kinds)}", "use auto, cpu, cuda, cuda:N or tensorrt")
+    if name not in ("auto", "cpu") and not has_driver():
+        raise OperationalError(
+            f"device '{name}' was asked for, but this machine has no driver for a GPU", "use --device cpu or auto"
+        )
     return name
+
+
+def has_driver() -> bool:
+    """Return whether a driver for what torch calls CUDA is installed: NVIDIA's, or AMD's for a build with ROCm."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
 
 
 DeviceOption = Annotated[

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import typer
 
+from pargate.cli import options
 from pargate.cli.app import app, run
 from pargate.cli.help import GROUPS, MANY
 from pargate.cli.options import read_outputs
@@ -107,6 +108,21 @@ def test_a_wrong_value_is_corrected_and_points_to_the_help_of_its_command(
     assert run(arguments) == 2
     said = capsys.readouterr()
     assert said.out == "" and message in said.err and hint in said.err
+
+
+@pytest.mark.parametrize("command", [["scan", "x"], ["gate", "x", "--out", "o"], ["audit", "x", "--out", "o"]])
+def test_a_gpu_without_a_driver_is_refused_before_anything_heavy(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "has_driver", lambda: False)
+    assert run([*command, "--device", "cuda:1"]) == 5
+    assert capsys.readouterr().err == (
+        "pargate: device 'cuda:1' was asked for, but this machine has no driver for a GPU\n"
+        "  → use --device cpu or auto\n"
+    )
+    monkeypatch.setattr(options, "has_driver", lambda: True)
+    assert run([*command, "--device", "cuda:1"]) == 2
+    assert "driver" not in capsys.readouterr().err
 
 
 def test_a_shell_gets_completions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
