@@ -17,6 +17,7 @@ from pargate.cli.options import (
     VerboseOption,
     cache_folder,
     refuse_empty,
+    refuse_without_driver,
 )
 from pargate.core.choices import Preset, RequiredDevice, SavedLayout, Towers
 from pargate.errors import ExitCode, InputError, explain, nearest
@@ -174,6 +175,8 @@ def clean(
     )  # fmt: skip
     with ranks.told_by_one():
         refuse_empty({"MODEL": model, "--pairs": pairs, "--arch": arch})
+        if require == "cuda" and device != "cpu":
+            refuse_without_driver("cuda", "use a machine with one, or omit --require")
         if sweep is not None and layout == "keep":
             raise InputError("--format keep does not go with --sweep", "clean once more with the value that you choose")
         if sweep is not None:

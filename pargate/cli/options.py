@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,9 +64,25 @@ PolicyRefOption = Annotated[
 ]
 NoWaiversOption = Annotated[bool, typer.Option("--no-waivers", help="Ignore all waivers.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Fail if a waiver accepts nothing.")]
+
+
+def _day(text: str) -> datetime:
+    """Return the day that `--now` names.
+
+    Raises:
+        InputError: it names none.
+    """
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise InputError(
+            f"--now {text[:40]} is not a day", "write the year, the month and the day, as 2026-01-31"
+        ) from error
+
+
 NowOption = Annotated[
     datetime | None,
-    typer.Option("--now", metavar="DATE", formats=["%Y-%m-%d"], help="Judge waivers as of this day; default today."),
+    typer.Option("--now", metavar="DATE", parser=_day, help="Judge waivers as of this day; default today."),
 ]
 PolicyOption = Annotated[
     str | None,
@@ -118,11 +134,19 @@ def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d+)?", name):
         kinds = ["auto", "cpu", "cuda", "tensorrt"]
         raise InputError(f"unknown device '{name}'.{nearest(name, kinds)}", "use auto, cpu, cuda, cuda:N or tensorrt")
-    if name not in ("auto", "cpu") and not has_driver():
-        raise OperationalError(
-            f"device '{name}' was asked for, but this machine has no driver for a GPU", "use --device cpu or auto"
-        )
+    if name not in ("auto", "cpu"):
+        refuse_without_driver(name, "use --device cpu or auto")
     return name
+
+
+def refuse_without_driver(device: str, hint: str) -> None:
+    """Raise if this machine has no driver for a GPU.
+
+    Raises:
+        OperationalError: it has none.
+    """
+    if not has_driver():
+        raise OperationalError(f"device '{device}' was asked for, but this machine has no driver for a GPU", hint)
 
 
 def has_driver() -> bool:

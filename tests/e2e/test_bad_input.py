@@ -244,7 +244,7 @@ def limit_without_unit(place: Path) -> Case:
 
 
 def policy_that_is_no_yaml(place: Path) -> Case:
-    return policy_with(place, "pargate: [1\n"), 4, ["p.yaml:2:1: not valid YAML"]
+    return policy_with(place, "pargate: [1\n"), 4, ["p.yaml:1:10: not valid YAML", "→ docs/policy.md"]
 
 
 def empty_policy(place: Path) -> Case:

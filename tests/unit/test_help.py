@@ -99,6 +99,8 @@ def test_the_version_has_a_short_option(option: str, capsys: pytest.CaptureFixtu
         (["policy", "chek"], "Did you mean 'check'", "`pargate policy --help`"),
         (["scn"], "Did you mean 'scan'", "`pargate --help`"),
         (["gate", "x"], "Missing option '--out'", "`pargate gate --help`"),
+        (["scan", "x", "--now", "tomorrow"], "--now tomorrow is not a day", "as 2026-01-31"),
+        (["verify", "x", "--now", "2026-02-30"], "--now 2026-02-30 is not a day", "as 2026-01-31"),
         (["report", "r.json", "-o", "htlm=r"], "Did you mean 'html'?", "one of badge, "),
     ],
 )
