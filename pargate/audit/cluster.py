@@ -134,7 +134,7 @@ def opened(address: str | None, processors: int) -> Iterator[Starter]:
         device = request.settings.device
         graphics = 1 if device.startswith("cuda") or (device == "auto" and devices) else 0
         options = task.options(num_cpus=threads, num_gpus=graphics, max_retries=RETRIES, retry_exceptions=False)
-        reference = options.remote(arguments(request, cache), str(Path.cwd()), threads)
+        reference = options.remote(["--quiet", *arguments(request, cache)], str(Path.cwd()), threads)
         return Task(ray, reference, work / f"{name}.json", work / f"{name}.txt")
 
     try:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pargate.audit.ledger import Chain
     from pargate.cli.console import Console
     from pargate.core.audit import AuditIndex
+    from pargate.events import Listener
 
 
 class _InventoryFirst(Group):
@@ -152,8 +153,9 @@ def run(
         parts=tuple(merge or ()),
     )
     signalled: list[ExitCode] = []
-    listener = _listener(console)
-    index = audit(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
+    with console.progress() as progress:
+        listener = _listener(console, progress)
+        index = audit(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
     _tell(index, console, out, quiet=quiet)
     return signalled[0] if signalled else ExitCode(index.exit_code)
 
@@ -170,15 +172,19 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _listener(console: "Console") -> Any:
-    """Return a listener that prints the scanned models, each verdict as it falls, and the notices."""
+def _listener(console: "Console", progress: "Listener") -> "Listener":
+    """Return a listener that prints the scanned models, each verdict as it falls, the notices and the progress."""
     from pargate import events
     from pargate.report.text import plain
+
+    progress(events.StageStarted("audit"))
 
     def listen(event: events.Event) -> None:
         match event:
             case events.StageStarted("scan", detail):
                 console.note(f"scanning {plain(detail, 300)}")
+            case events.Advanced():
+                progress(event)
             case events.StageFinished("judge", detail):
                 console.note(f"judged {plain(detail, 300)}")
             case events.Notice(message):

@@ -46,7 +46,13 @@ LOG_WIDTH = 240
 SUBJECT_WIDTH = 18
 """Columns of what `doctor` checks."""
 
+DETAIL_WIDTH = 25
+"""Characters of a stage's detail that a bar at 80 columns has room for; of a longer path the last part is shown."""
+
 WORDS = {
+    "audit": "auditing",
+    "scan": "scanning",
+    "plant": "planting",
     "inspect": "inspecting",
     "images": "listing images",
     "open": "opening",
@@ -169,13 +175,11 @@ class Console:
                 yield _both(imports.follow, self._plain_listener())
             return
 
-        # Texts give way, so that the bar and the times live at 80 columns.
-        def text(name: str, ratio: int) -> TextColumn:
-            return TextColumn(name, table_column=Column(ratio=ratio, no_wrap=True, overflow="ellipsis"))
-
+        # The note gives way, so that the stage, the bar and the times live at 80 columns.
+        note = TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         columns = (
-            text("{task.description}", 2), BarColumn(bar_width=12), text("{task.fields[note]}", 3),
-            TimeElapsedColumn(), TextColumn("{task.fields[bound]}"), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(bar_width=12), note, TimeElapsedColumn(),
+            TextColumn("{task.fields[bound]}"), TimeRemainingColumn(),
         )  # fmt: skip
         with Progress(*columns, console=self._log, transient=True, expand=True) as bar:
             task = bar.add_task("starting", total=None, note="", bound="")
@@ -186,12 +190,13 @@ class Console:
             def listen(event: events.Event) -> None:
                 match event:
                     case events.StageStarted(stage, detail):
-                        said = f"{WORDS.get(stage, stage)} {escape(visible(detail))}"
-                        bar.reset(task, total=None, description=said, note="", bound="")  # no number of the last stage
+                        said = escape(visible(detail if len(detail) <= DETAIL_WIDTH else Path(detail).name))
+                        # No number of the last stage stays.
+                        bar.reset(task, total=None, description=WORDS.get(stage, stage), note=said, bound="")
                     case events.Advanced(done, total, note):
                         bar.update(task, completed=done, total=total, note=escape(visible(note)), bound="at most")
                     case events.TrainStep(done, total):
-                        bar.update(task, completed=done, total=total, note=_training(event), bound="")
+                        bar.update(task, completed=done, total=total, note=_training(event, brief=True), bound="")
                     case events.Notice(message):
                         bar.console.print(Shown(message))
 
@@ -353,8 +358,10 @@ def _both(first: events.Listener, second: events.Listener) -> events.Listener:
     return listen
 
 
-def _training(step: events.TrainStep) -> str:
-    """Return the state of a training in a few numbers."""
-    shown = {"loss": "loss", "image_shift": "images moved", "text_shift": "captions moved"}
+def _training(step: events.TrainStep, *, brief: bool = False) -> str:
+    """Return the state of a training in a few numbers, or in two."""
+    shown = {"loss": "loss"}
+    if not brief:
+        shown |= {"image_shift": "images moved", "text_shift": "captions moved"}
     parts = [f"{label} {step.terms[name]:.2f}" for name, label in shown.items() if name in step.terms]
     return ", ".join([*parts, f"{step.pairs_per_second:.0f} pairs/s"])

@@ -112,7 +112,7 @@ class Loop:
             self._look()
             undecided = self._open()
             done = len(self.running) - len(undecided)
-            note = f"{done} of {len(self.running)} comparisons decided, {len(self.read)} images"
+            note = f"{done} of {len(self.running)} decided, {len(self.read)} images"
             self.emit(events.Advanced(number + 1, len(blocks), note))
             if not undecided and self._clean_decided():
                 return

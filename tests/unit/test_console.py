@@ -45,7 +45,7 @@ def test_the_result_is_on_stdout_and_progress_and_notes_are_on_stderr(monkeypatc
     shown(Console(quiet=False, verbose=False, color=True))
     out, err = (stream.getvalue() for stream in streams)
     assert "FAIL" in out and "measuring" not in out and "a note" not in out
-    assert "measuring 2 comparisons" in err and "a note" in err and "FAIL" not in err
+    assert "2 comparisons" in err and "a note" in err and "FAIL" not in err
 
 
 def test_a_report_on_stdout_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_without_colours_there_is_a_bar_all_the_same(how: str, monkeypatch: pyte
     shown(Console(quiet=False, verbose=False, color=how == "NO_COLOR"))
     out, err = (stream.getvalue() for stream in streams)
     assert "\x1b" not in out
-    assert "measuring 2 comparisons" in err and "━" in err
+    assert "2 comparisons" in err and "━" in err
     assert "\x1b[3" not in err.replace("\x1b[?25", "")  # no colours; the bar moves the cursor
 
 
