@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pargate.clean import ranks
+from pargate.cli import complete
 from pargate.cli.options import (
     ArchOption,
     CacheOption,
@@ -42,7 +43,12 @@ PairsOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the cleaned model.")]
 MethodOption = Annotated[
     str,
-    typer.Option("--method", metavar="METHOD", help="par, par-plus, cleanclip, finetune, or that of a plug-in."),
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        autocompletion=complete.methods,
+        help="par, par-plus, cleanclip, finetune, or that of a plug-in.",
+    ),
 ]
 PresetOption = Annotated[
     Preset, typer.Option("--preset", help="Learning rate, batch and steps by size, or as published.")
@@ -89,7 +95,10 @@ SweepOption = Annotated[
     typer.Option("--sweep", metavar="NAME=A,B,…", help="Clean and scan once for each value; draw the curve."),
 ]
 PolicyOption = Annotated[
-    str | None, typer.Option("--policy", "-p", metavar="POLICY", help="Policy of the scans of a sweep.")
+    str | None,
+    typer.Option(
+        "--policy", "-p", metavar="POLICY", autocompletion=complete.policies, help="Policy of the scans of a sweep."
+    ),
 ]
 ImagesOption = Annotated[str | None, typer.Option("--images", metavar="SOURCE", help="Images of the scans of a sweep.")]
 FormatOption = Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pargate.cli import complete
 from pargate.cli.help import examples, group_examples
 from pargate.cli.options import NoColorOption, cache_folder
 from pargate.errors import InputError, PargateError
@@ -37,7 +38,13 @@ ModelOption = Annotated[
 ]
 PolicyOption = Annotated[
     str | None,
-    typer.Option("--policy", "-p", metavar="POLICY", help="An existing policy; default: pargate.yaml is written."),
+    typer.Option(
+        "--policy",
+        "-p",
+        metavar="POLICY",
+        autocompletion=complete.policies,
+        help="An existing policy; default: pargate.yaml is written.",
+    ),
 ]
 ImagesOption = Annotated[
     str | None, typer.Option("--images", metavar="SOURCE", help="Images to scan with; default: the policy's.")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pargate.cli import complete
 from pargate.cli.options import (
     ArchOption,
     JsonOption,
@@ -143,7 +144,13 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `gate` wrote.", show_default=False)],
     policy: Annotated[
         str | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="Also judge the measurements under this policy."),
+        typer.Option(
+            "--policy",
+            "-p",
+            metavar="POLICY",
+            autocompletion=complete.policies,
+            help="Also judge the measurements under this policy.",
+        ),
     ] = None,
     now: NowOption = None,
     public_key: Annotated[

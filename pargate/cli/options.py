@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from pargate.cli import complete
 from pargate.core.choices import Precision
 from pargate.errors import InputError, OperationalError, nearest
 
@@ -35,6 +36,7 @@ OutputOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
+        autocompletion=complete.formats,
         help="Write the report as json, sarif, junit, code-quality, markdown, github, html, ml-bom, badge or "
         "badge-json: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
@@ -45,13 +47,18 @@ PagesOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
+        autocompletion=complete.only("json", "markdown", "html"),
         help="Write it as json, markdown or html: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
 ]
 JsonOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--output", "-o", metavar="json[=PATH]", help="Write JSON: json=PATH to a file, json or json=- to stdout."
+        "--output",
+        "-o",
+        metavar="json[=PATH]",
+        autocompletion=complete.only("json"),
+        help="Write JSON: json=PATH to a file, json or json=- to stdout.",
     ),
 ]
 PolicyRefOption = Annotated[
@@ -91,6 +98,7 @@ PolicyOption = Annotated[
         "-p",
         envvar="PARGATE_POLICY",
         metavar="POLICY",
+        autocompletion=complete.policies,
         help="A YAML file or a built-in name, such as release. Default: pargate.yaml here or above in the repository, "
         "else baseline.",
     ),

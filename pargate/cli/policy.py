@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pargate.cli import complete
 from pargate.cli.help import examples, group_examples
 from pargate.cli.options import NoColorOption, NowOption, PolicyRefOption
 from pargate.cli.reports import reader_at
@@ -31,6 +32,7 @@ PolicyArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[POLICY]",
+        autocompletion=complete.policies,
         help="A YAML file or a built-in name. Default: pargate.yaml here or above in the repository, else baseline.",
         show_default=False,
     ),
@@ -41,7 +43,9 @@ PolicyArgument = Annotated[
 def check(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Policies. Default: that of a scan here."),
+        typer.Argument(
+            metavar="[FILE]...", autocompletion=complete.policies, help="Policies. Default: that of a scan here."
+        ),
     ] = None,
     now: NowOption = None,
     policy_ref: PolicyRefOption = None,
@@ -118,7 +122,12 @@ def init(
     name: Annotated[str | None, typer.Option("--name", help="Name of the policy; default: that of the folder.")] = None,
     extends: Annotated[
         str | None,
-        typer.Option("--extends", metavar="POLICY", help="The policy to extend: a built-in name or a path."),
+        typer.Option(
+            "--extends",
+            metavar="POLICY",
+            autocompletion=complete.policies,
+            help="The policy to extend: a built-in name or a path.",
+        ),
     ] = None,
     images: Annotated[
         str | None, typer.Option("--images", metavar="SOURCE", help="Images; default: those of the extended policy.")
@@ -179,8 +188,12 @@ def schema(no_color: NoColorOption = False) -> None:
     )
 )
 def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="A YAML file or a built-in name.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The policy to compare it with.")],
+    old: Annotated[
+        str, typer.Argument(metavar="OLD", autocompletion=complete.policies, help="A YAML file or a built-in name.")
+    ],
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", autocompletion=complete.policies, help="The policy to compare it with.")
+    ],
     policy_ref: Annotated[
         str | None, typer.Option("--policy-ref", metavar="GITREF", help="Read OLD from this git ref.")
     ] = None,
@@ -290,7 +303,13 @@ def explain(
     rule: Annotated[str, typer.Argument(metavar="ID", help="A rule, or any other id in a report.")],
     policy: Annotated[
         str | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="The policy of the rule. Default: as for scan."),
+        typer.Option(
+            "--policy",
+            "-p",
+            metavar="POLICY",
+            autocompletion=complete.policies,
+            help="The policy of the rule. Default: as for scan.",
+        ),
     ] = None,
     no_color: NoColorOption = False,
 ) -> None:

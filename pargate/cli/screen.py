@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pargate.cli import complete
 from pargate.cli.options import (
     ArchOption,
     CacheOption,
@@ -44,6 +45,7 @@ PolicyOption = Annotated[
         "--policy",
         "-p",
         metavar="POLICY",
+        autocompletion=complete.policies,
         help="A policy with a rule of the probe screen, which sets --max-suspects and --false-positives.",
     ),
 ]
@@ -98,6 +100,7 @@ FormsOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
+        autocompletion=complete.only("json", "markdown", "github"),
         help="Write it as json, markdown or github: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
 ]

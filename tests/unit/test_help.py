@@ -1,4 +1,7 @@
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,12 +130,42 @@ def test_a_gpu_without_a_driver_is_refused_before_anything_heavy(
     assert "driver" not in capsys.readouterr().err
 
 
-def test_a_shell_gets_completions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("sca", ["scan"]),
+        ("scan x -p re", ["release"]),
+        ("scan x -p own", ["own/", "own.yaml"]),
+        ("gate x --policy own/", ["own/deep.yml"]),
+        ("policy show str", ["strict"]),
+        ("scan x -o s", ["sarif"]),
+        ("drill x -o ht", ["html"]),
+        ("inspect x -o ", ["json"]),
+        ("clean x --method par", ["par", "par-plus"]),
+        ("clean x --towers im", ["image"]),
+    ],
+)
+def test_a_shell_gets_completions(
+    typed: str, offered: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    for name in ("own.yaml", "own.txt", "own/deep.yml"):
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("_PARGATE_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "pargate sca")
-    monkeypatch.setenv("COMP_CWORD", "1")
+    monkeypatch.setenv("COMP_WORDS", f"pargate {typed}")
+    monkeypatch.setenv("COMP_CWORD", str(len(f"pargate {typed}".split(" ")) - 1))
     assert run([]) == 0
-    assert capsys.readouterr().out.split() == ["scan"]
+    assert capsys.readouterr().out.split() == offered
+
+
+def test_completions_do_not_import_torch() -> None:
+    code = (
+        "import sys; from pargate.cli import complete as c\n"
+        "assert c.policies('') and c.formats('') and c.methods('')\n"
+        "assert not {'torch', 'open_clip'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_dash_is_stdout() -> None:
