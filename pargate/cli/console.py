@@ -120,7 +120,7 @@ class Console:
         bare = text.lstrip(" →")
         indent = text[: len(text) - len(bare)]
         shown = Shown(bare, style=style)
-        (self._log if log else self._rich).print(hanging(indent, shown) if indent else shown)
+        (self._log if log else self._rich).print(hanging(Shown(indent), shown) if indent else shown)
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line of the log, also under -q."""

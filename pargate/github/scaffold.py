@@ -326,8 +326,8 @@ def contents_of_gitlab(root: Path, options: Options, *, replace_policy: bool = F
 
 def lacks_images(root: Path, options: Options, policy: Resolved) -> bool:
     """Return whether neither the options nor the policy name labelled images of the models' own domain."""
-    own = policy.beside(policy.policy.images.source) or BUILTIN_SCENES
-    source = own if options.images is None else _place(root, options.images)
+    named = policy.beside(policy.policy.images.source) or BUILTIN_SCENES
+    source = named if options.images is None else _place(root, options.images)
     return source == BUILTIN_SCENES or not _labelled(source)
 
 

@@ -56,6 +56,16 @@ def test_a_report_on_stdout_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "FAIL" in streams[0].getvalue()
 
 
+def test_a_line_that_is_indented_is_plain_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = terminals(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "20")
+    console = Console(quiet=False, verbose=False, color=False)
+    console.note("  → keep the head elsewhere")
+    console.lines(["  → keep the head elsewhere"])
+    for stream in streams:
+        assert [line.rstrip() for line in stream.getvalue().splitlines()] == ["  → keep the head", "    elsewhere"]
+
+
 @pytest.mark.parametrize("how", ["NO_COLOR", "--no-color"])
 def test_without_colours_there_is_a_bar_all_the_same(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     streams = terminals(monkeypatch)
