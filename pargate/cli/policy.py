@@ -164,7 +164,21 @@ def init(
     text = draft(name or own, parent, images and _moved(images, path), classes and _moved(classes, path))
     read(text, str(path), path.parent)
     write_atomic(path, text.encode())
-    _console(no_color).note(f"wrote {path}; try: pargate policy show --resolved {path}")
+    console = _console(no_color)
+    for source in (images, classes):
+        if source and _is_absent(source):
+            console.note(f"note: {source} is not here yet; a scan needs it")
+    console.note(f"wrote {path}; try: pargate policy show --resolved {path}")
+
+
+def _is_absent(source: str) -> bool:
+    """Return whether a source of images or classes is a path that does not exist."""
+    from pargate.images.paths import expand
+
+    try:
+        return ":" not in source and not expand(source)
+    except InputError:
+        return True
 
 
 def _moved(value: str, path: Path) -> str:
