@@ -6,6 +6,7 @@ result for people goes to stderr too, so that stdout holds the report alone.
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,6 +43,9 @@ LIVE_EVERY_S = 0.25
 """Seconds between two states of the bar while packages are imported."""
 
 LOG_WIDTH = 240
+
+_MARK = re.compile(r"[ →]*(?:\S+ {2,}(?=\S))?")
+"""Indentation of a line, and a name in front of two spaces or more."""
 
 SUBJECT_WIDTH = 18
 """Columns of what `doctor` checks."""
@@ -116,11 +120,10 @@ class Console:
         self._live = sys.stderr.isatty() and not os.environ.get("CI") and not dumb and not quiet
 
     def _print(self, text: str, style: str = "", *, log: bool = False) -> None:
-        """Print a line; what the screen breaks of an indented one stays indented."""
-        bare = text.lstrip(" →")
-        indent = text[: len(text) - len(bare)]
-        shown = Shown(bare, style=style)
-        (self._log if log else self._rich).print(hanging(Shown(indent), shown) if indent else shown)
+        """Print a line; what the screen breaks stays indented, and behind a name in a column of its own."""
+        mark = found[0] if (found := _MARK.match(text)) else ""
+        shown = Shown(text.removeprefix(mark), style=style)
+        (self._log if log else self._rich).print(hanging(Shown(mark, style=style), shown) if mark else shown)
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line of the log, also under -q."""

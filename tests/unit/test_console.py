@@ -64,6 +64,9 @@ def test_a_line_that_is_indented_is_plain_without_colours(monkeypatch: pytest.Mo
     console.lines(["  → keep the head elsewhere"])
     for stream in streams:
         assert [line.rstrip() for line in stream.getvalue().splitlines()] == ["  → keep the head", "    elsewhere"]
+    console.note("budget   of 976 images")
+    shown = [line.rstrip() for line in streams[1].getvalue().splitlines()]
+    assert shown[2:] == ["budget   of 976", "         images"]
 
 
 @pytest.mark.parametrize("how", ["NO_COLOR", "--no-color"])
