@@ -278,11 +278,11 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
     splits = divide(open_images(asked.image_source, seed=asked.settings.seed, cache=asked.settings.cache), names)
     run = Run(replace(request, scan=asked), policy, splits, emit)
     if model is not None:
-        _refuse_few(run, asked)
         _check_space(request, policy, model.checkpoint)
         check_source(_pairs_source(policy))
         if policy.policy.clean.when == "fail" and not _late(policy):
             run.pairs()
+        _refuse_few(run, asked)
         for split in splits:
             run.images[split.name] = checked(run.scan_request(split.name, asked.source), model.checkpoint)[0]
     return run, model
@@ -312,11 +312,13 @@ def _refuse_few(run: Run, asked: ScanRequest) -> None:
     wanted = least_images(asked)
     if not counts or min(counts) >= wanted:
         return
-    more = f"give about {least(wanted, len(counts)):,} images in all"
+    whole = least(wanted, len(counts))
+    more = f"give about {whole:,} images in all"
     limit = asked.policy.policy.clean.budget.accuracy_drop
     if len(counts) == len(SPLITS) and limit is not None and limit.value:
-        needed = paired.needed(limit.value, asked.policy.policy.confidence, paired.DISCORDANCE)
-        more += f", and {total(needed):,} labelled ones to rule out a fall of accuracy of {_points(limit.value)}"
+        labelled = total(paired.needed(limit.value, asked.policy.policy.confidence, paired.DISCORDANCE))
+        if labelled > whole:
+            more += f", and {labelled:,} labelled ones to rule out a fall of accuracy of {_points(limit.value)}"
     raise InputError(
         f"{asked.image_source} holds {plural(sum(counts), 'image')}, {min(counts)} in the smallest of {len(counts)} "
         f"splits, and the policy {asked.policy.policy.name} needs at least {wanted} in each",
