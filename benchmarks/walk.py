@@ -90,6 +90,12 @@ STEPS = (
     ),
     Step("The bundle, checked offline", "pargate verify release"),
     Step(
+        "A gate that ends remediated",
+        "pargate gate examples/models/poisoned -p examples/policies/toy-release.yaml --out remediated "
+        "-o html=remediated.html",
+    ),
+    Step("The remediated bundle, checked offline", "pargate verify remediated"),
+    Step(
         "Cleaning, a few steps only",
         "pargate clean examples/models/poisoned --pairs synthetic:2000 --steps 20 --out cleaned",
     ),
@@ -170,7 +176,10 @@ def pages(folder: Path) -> dict[str, Path]:
         for number, model in enumerate(itertools.islice(itertools.cycle(sample.models), MODELS), start=1)
     ]
     (folder / "many.html").write_text(audit_html.index(sample.model_copy(update={"models": tuple(models)})), "utf-8")
-    named = {"failing": "r.html", "inconclusive": "unfit.html", "gated": "gate.html", "audit": "many.html"}
+    named = {
+        "failing": "r.html", "inconclusive": "unfit.html", "gated": "gate.html", "remediated": "remediated.html",
+        "audit": "many.html",
+    }  # fmt: skip
     return {name: place for name, file in named.items() if (place := folder / file).exists()}
 
 
@@ -195,6 +204,7 @@ def gallery() -> str:
     """Return the pictures that are in `docs/images` as Markdown; empty without one."""
     titles = {
         "failing": "A failing report", "inconclusive": "An inconclusive report", "gated": "The report of a gate",
+        "remediated": "The report of a gate that cleaned the model",
         "audit": f"An audit of {MODELS} models (three models of a sample, under many names)",
     }  # fmt: skip
     shown = [
@@ -211,7 +221,9 @@ def page(blocks: dict[str, str], left: list[str]) -> str:
     head = (
         f"# The README, step by step\n\nMade by `python -m benchmarks.walk` with pargate {__version__} on {machine()}, "
         f"while other programs ran. Every command ran in one folder, on a terminal of {COLUMNS} columns, without colour "
-        "and without the progress bar; the screen is stdout and stderr together. Times include starting Python.\n"
+        "and without the progress bar; the screen is stdout and stderr together. Times include starting Python.\n\n"
+        "How many images a gate needs for a budget of 1, 2, 3 or 5 points of accuracy: "
+        "[the gate](../gate.md#how-many-images).\n"
     )
     missing = [f"\nLeft out, since the sample models are not here: {', '.join(left)}.\n"] if left else []
     shown = [block for step in STEPS if (block := blocks.get(step.title))]

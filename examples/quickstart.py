@@ -4,6 +4,7 @@ python examples/quickstart.py
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 from pargate.github.scaffold import GATE, Options, contents
@@ -16,7 +17,9 @@ COMMIT = "0" * 40
 def block() -> str:
     """Return the workflow of a repository with one model, as a block of Markdown."""
     options = Options(action=f"OWNER/pargate@{COMMIT}", branch="main", models=("model",))
-    text = contents(ROOT, options).texts[GATE].replace(COMMIT, "COMMIT")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "model").mkdir()
+        text = contents(Path(folder), options).texts[GATE].replace(COMMIT, "COMMIT")
     return f"```yaml\n{text}```\n"
 
 

@@ -84,17 +84,22 @@ def say(error: PargateError, log: str = "") -> None:
 
 
 def _broken(line: str) -> list[str]:
-    """Return a line in parts that fit the terminal; a longer word, such as a path, and a quoted line stay whole."""
+    """Return a line of an error in parts that fit the terminal; a quoted line stays whole."""
+    if line.startswith("    "):  # a line of a file, with a mark below it
+        return [line]
+    return fitted(line, 4 if line.startswith("  → ") else 2)
+
+
+def fitted(line: str, indent: int) -> list[str]:
+    """Return a line in parts that fit the terminal, the later ones indented; a longer word stays whole."""
     import shutil
     import textwrap
 
-    if line.startswith("    "):  # a line of a file, with a mark below it
-        return [line]
-    indent = " " * (4 if line.startswith("  → ") else 2)
     width = shutil.get_terminal_size().columns
     return textwrap.wrap(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
-    ) or [line]
+        line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
+        replace_whitespace=False,
+    ) or [line]  # fmt: skip
 
 
 def _log(error: BaseException) -> str:

@@ -98,7 +98,7 @@ def opened(address: str | None, processors: int) -> Iterator[Starter]:
         def start(request: ScanRequest, work: Path, name: str, cache: Path | None, threads: int) -> Task:
             advice = "raise --jobs, so that a scan takes fewer, or choose another --device"
             task = cluster.task(run, cluster.needs(request.settings.device, threads), advice)
-            promise = task.remote(arguments(request, cache), str(Path.cwd()), threads)
+            promise = task.remote(["--quiet", *arguments(request, cache)], str(Path.cwd()), threads)
             return Task(cluster, promise, work / f"{name}.json", work / f"{name}.txt")
 
         yield start

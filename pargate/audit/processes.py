@@ -44,7 +44,7 @@ class Child(Protocol):
 
     @property
     def said(self) -> Path:
-        """The file of the output."""
+        """The file of the progress and the errors."""
 
     def code(self) -> int | None:
         """Return the exit code, negative for a signal; None while the scan runs."""
@@ -98,7 +98,7 @@ def arguments(request: ScanRequest, cache: Path | None) -> list[str]:
     options = [
         f"--policy={request.policy.source}", f"--now={request.judging.today.isoformat()}",
         f"--seed={request.settings.seed}", f"--device={request.settings.device}", f"--cache={cache or 'off'}",
-        "--quiet", "--no-color",
+        "--no-color",
     ]  # fmt: skip
     for option in ("images", "classes", "reference", "arch"):
         if (value := getattr(request, option)) is not None:
@@ -127,8 +127,8 @@ def start(request: ScanRequest, work: Path, name: str, cache: Path | None, threa
     try:
         with said.open("wb") as stream:
             process = subprocess.Popen(
-                command(arguments(request, cache), report), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
-                env=environment(threads), start_new_session=True,
+                command(arguments(request, cache), report), stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=stream, env=environment(threads), start_new_session=True,
             )  # fmt: skip
     except OSError as error:
         raise OperationalError(f"cannot start a scan: {error.strerror}", "run fewer at once: --jobs 1") from error
@@ -165,6 +165,17 @@ def result(child: Child) -> tuple[ScanReport, bytes]:
         raise ScanEnded(
             f"the scan ended with {code} and left no report: {message or error}", hint, ExitCode.OPERATIONAL
         ) from error
+
+
+def last_line(child: Child) -> str:
+    """Return the last whole line that a running scan said, or an empty text."""
+    try:
+        with child.said.open("rb") as stream:
+            stream.seek(max(0, child.said.stat().st_size - TAIL))
+            lines = stream.read().decode("utf-8", "replace").split("\n")[:-1]
+    except OSError:
+        return ""
+    return next((line for line in reversed(lines) if line.strip()), "")
 
 
 def _last_words(path: Path) -> tuple[str, str]:

@@ -34,6 +34,9 @@ from pargate.version import __version__
 
 POLL_S = 0.05
 
+TELL_S = 1.0
+"""Seconds between two looks at what the running scan says."""
+
 WORST = (ExitCode.FAIL, ExitCode.BUG, ExitCode.OPERATIONAL, ExitCode.POLICY, ExitCode.INPUT, ExitCode.INCONCLUSIVE)
 """Exit codes of an audit, the worst first."""
 
@@ -242,6 +245,7 @@ def _scan_all(context: _Context, waiting: Sequence[tuple[Entry, Fingerprint, str
     by_name = {item.name: item for item, _, _ in waiting}
     # The count is that of the inventory: the floating-point sums of a model must not depend on which others changed.
     threads = max(1, request.processors // max(1, min(request.jobs, len(request.inventory.models))))
+    tell = time.monotonic()
     while left or context.running:
         while left and len(context.running) < request.jobs:
             item, fingerprint, why = left.pop()
@@ -258,6 +262,11 @@ def _scan_all(context: _Context, waiting: Sequence[tuple[Entry, Fingerprint, str
             if child.code() is not None:
                 del context.running[name]
                 _record(context, _result_of(request, by_name[name], fingerprint, child, why))
+        if context.running and time.monotonic() >= tell:
+            tell = time.monotonic() + TELL_S
+            name, (child, _, _) = next(iter(context.running.items()))
+            said = f"{name}: {processes.last_line(child) or 'starting'}"
+            context.emit(events.Advanced(len(context.states), len(request.models), said, "model"))
         time.sleep(POLL_S)
 
 

@@ -28,7 +28,7 @@ from pargate.cli import (
     screen,
     synth,
 )
-from pargate.cli.help import NAMES, examples
+from pargate.cli.help import NAMES, examples, group_examples
 from pargate.ending import drop_stdout, say, settled
 from pargate.errors import ExitCode, InputError, nearest
 from pargate.version import __version__
@@ -41,6 +41,7 @@ app = typer.Typer(
     help="Does any trigger steer this CLIP model more often than your policy allows? Fails the build if so.",
     no_args_is_help=True,
     context_settings=NAMES,
+    **group_examples("pargate scan my-clip", "pargate init github --images val/ --classes classes.txt"),
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -152,12 +153,12 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as stop:  # of the options and requests for completion
         return stop.code if isinstance(stop.code, int) else ExitCode.OK
     except typer.TyperException as error:
-        if arguments:
-            # torchrun starts `clean` with the same command line in every process.
-            if arguments[0] != "clean" or ranks.first_here():
-                say(_told(error, _named(command, arguments)))
-        else:
-            sys.stderr.write(error.format_message() + "\n")  # the help itself
+        message, of = error.format_message(), getattr(error, "ctx", None)
+        if of is not None and message == of.get_help():  # of a group without a command
+            sys.stderr.write(message + "\n")
+        # torchrun starts `clean` with the same command line in every process.
+        elif arguments[:1] != ["clean"] or ranks.first_here():
+            say(_told(error, _named(command, arguments)))
         return ExitCode.INPUT
     except typer.Abort as error:
         raise KeyboardInterrupt from error

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from pargate.cli.help import examples
+from pargate.cli.help import Group, examples
 from pargate.cli.options import (
+    DeviceOption,
     ExecutorOption,
     JsonOption,
     NoColorOption,
     NowOption,
     RayAddressOption,
+    SeedOption,
     cache_folder,
     check_executor,
     read_outputs,
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
     from pargate.audit.ledger import Chain
     from pargate.cli.console import Console
     from pargate.core.audit import AuditIndex
+    from pargate.events import Listener
 
 
-class _InventoryFirst(TyperGroup):
+class _InventoryFirst(Group):
     """A group whose first word is an inventory unless it names a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -47,7 +49,8 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     subcommand_metavar="INVENTORY.yaml --out DIR | COMMAND ...",
-    help="Judge all models of an inventory: pargate audit INVENTORY.yaml --out DIR. Or show the results of audits.",
+    help="Judge all models of an inventory, or show past audits.",
+    epilog="pargate audit pargate-inventory.yaml --out audit\npargate audit trend audit",
 )
 
 FolderArgument = Annotated[
@@ -84,8 +87,8 @@ def run(
         FailOn,
         typer.Option("--fail-on", help="any: a model does not pass; new: a model is worse than in the last audit."),
     ] = FailOn.ANY,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order of images and of every stamp.")] = 0,
-    device: Annotated[str, typer.Option("--device", envvar="PARGATE_DEVICE", help="auto, cpu, or cuda[:N].")] = "auto",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     cache: Annotated[
         str | None,
         typer.Option(
@@ -148,21 +151,26 @@ def run(
         parts=tuple(merge or ()),
     )
     signalled: list[ExitCode] = []
-    listener = _listener(console)
-    index = audit(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
+    with console.progress() as progress:
+        listener = _listener(console, progress)
+        index = audit(request, listener, on_interrupt=lambda signal: signalled.append(explain(signal).exit_code))
     _tell(index, console, out, quiet=quiet)
     return signalled[0] if signalled else ExitCode(index.exit_code)
 
 
-def _listener(console: "Console") -> Any:
-    """Return a listener that prints the scanned models, each verdict as it falls, and the notices."""
+def _listener(console: "Console", progress: "Listener") -> "Listener":
+    """Return a listener that prints the scanned models, each verdict as it falls, the notices and the progress."""
     from pargate import events
     from pargate.report.text import plain
+
+    progress(events.StageStarted("audit"))
 
     def listen(event: events.Event) -> None:
         match event:
             case events.StageStarted("scan", detail):
                 console.note(f"scanning {plain(detail, 300)}")
+            case events.Advanced():
+                progress(event)
             case events.StageFinished("judge", detail):
                 console.note(f"judged {plain(detail, 300)}")
             case events.Notice(message):
@@ -215,7 +223,7 @@ def history(
         else:
             counts = ", ".join(f"{n} {name}" for name, n in sorted(entry.standings.items()))
             what = f"{'audit ended':<12}  {counts}; exit code {entry.exit_code}"
-        console.answer([f"{entry.sequence:>5}  {entry.time}  {what}"])
+        console.answer([f"{entry.sequence:>5}  {entry.time}  {what}"], 7)
 
 
 @app.command(**examples("pargate audit trend audit -o json=trend.json"))
@@ -226,7 +234,7 @@ def trend(
     output: JsonOption = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Print verdict, attack success and clean accuracy of each model over its audits."""
+    """Print verdicts, attack success and accuracy over the audits."""
     from pargate.cli.console import Console
     from pargate.core.audit import ModelEntry
     from pargate.report.audit_html import said
@@ -243,11 +251,11 @@ def trend(
     if console.json(outputs, _text(shown)):
         return
     for name, found in by_name.items():
-        console.answer([plain(name, 100)])
+        console.answer([plain(name, 100)], 2)
         for entry in found:
             about = f" by {plain(entry.attack.subject, 100)}" if entry.attack else ""
             numbers = f"attack success {said(entry.attack)}{about}; accuracy {said(entry.accuracy)}"
-            console.answer([f"  {entry.time[:10]}  {entry.standing:<12}  {numbers}"])
+            console.answer([f"  {entry.time[:10]}  {entry.standing:<12}  {numbers}"], 14)
 
 
 @app.command(**examples("pargate audit verify audit --head HASH"))

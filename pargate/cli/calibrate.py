@@ -45,7 +45,7 @@ def calibrate(
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> int:
-    """Search trusted models for triggers, so that a rule can rank another model among them.
+    """Search trusted models, for rules that rank another among them.
 
     Scan with the same images, seed and precision. A limit of 5% on the p-value needs 19 models of one architecture.
     """

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pargate.clean import ranks
+from pargate.cli import complete
 from pargate.cli.options import (
     ArchOption,
     CacheOption,
@@ -17,6 +18,7 @@ from pargate.cli.options import (
     VerboseOption,
     cache_folder,
     refuse_empty,
+    refuse_without_driver,
 )
 from pargate.core.choices import Preset, RequiredDevice, SavedLayout, Towers
 from pargate.errors import ExitCode, InputError, explain, nearest
@@ -41,7 +43,12 @@ PairsOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the cleaned model.")]
 MethodOption = Annotated[
     str,
-    typer.Option("--method", metavar="METHOD", help="par, par-plus, cleanclip, finetune, or that of a plug-in."),
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        autocompletion=complete.methods,
+        help="par, par-plus, cleanclip, finetune, or that of a plug-in.",
+    ),
 ]
 PresetOption = Annotated[
     Preset, typer.Option("--preset", help="Learning rate, batch and steps by size, or as published.")
@@ -88,7 +95,10 @@ SweepOption = Annotated[
     typer.Option("--sweep", metavar="NAME=A,B,…", help="Clean and scan once for each value; draw the curve."),
 ]
 PolicyOption = Annotated[
-    str | None, typer.Option("--policy", "-p", metavar="POLICY", help="Policy of the scans of a sweep.")
+    str | None,
+    typer.Option(
+        "--policy", "-p", metavar="POLICY", autocompletion=complete.policies, help="Policy of the scans of a sweep."
+    ),
 ]
 ImagesOption = Annotated[str | None, typer.Option("--images", metavar="SOURCE", help="Images of the scans of a sweep.")]
 FormatOption = Annotated[
@@ -134,9 +144,9 @@ def clean(
     no_color: NoColorOption = False,
     dry_run: DryRunOption = False,
 ) -> int:
-    """Remove backdoors from MODEL by fine-tuning on image-text pairs, and write a new model.
+    """Remove backdoors from MODEL by training on image-text pairs.
 
-    Cleaning uses no trigger except those of --unlearn, so scan the result. On several devices:
+    A new model is written. Cleaning uses no trigger except those of --unlearn, so scan the result. On several devices:
     torchrun --nproc-per-node N -m pargate clean …
     """
     import os
@@ -174,6 +184,8 @@ def clean(
     )  # fmt: skip
     with ranks.told_by_one():
         refuse_empty({"MODEL": model, "--pairs": pairs, "--arch": arch})
+        if require == "cuda" and device != "cpu":
+            refuse_without_driver("cuda", "use a machine with one, or omit --require")
         if sweep is not None and layout == "keep":
             raise InputError("--format keep does not go with --sweep", "clean once more with the value that you choose")
         if sweep is not None:

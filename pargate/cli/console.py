@@ -6,6 +6,7 @@ result for people goes to stderr too, so that stdout holds the report alone.
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ from pargate import events
 from pargate.cli.imports import Imports
 from pargate.cli.style import CONDITIONS, STYLES, VERDICTS, Shown
 from pargate.cli.terminal import badge, hanging, named, screen
-from pargate.ending import lose_result
+from pargate.ending import fitted, lose_result
 from pargate.errors import visible, visible_json
 from pargate.files import write_atomic
 from pargate.report.text import plural
@@ -43,10 +44,19 @@ LIVE_EVERY_S = 0.25
 
 LOG_WIDTH = 240
 
+_MARK = re.compile(r"[ →]*(?:\S+ {2,}(?=\S))?")
+"""Indentation of a line, and a name in front of two spaces or more."""
+
 SUBJECT_WIDTH = 18
 """Columns of what `doctor` checks."""
 
+DETAIL_WIDTH = 25
+"""Characters of a stage's detail that a bar at 80 columns has room for; of a longer path the last part is shown."""
+
 WORDS = {
+    "audit": "auditing",
+    "scan": "scanning",
+    "plant": "planting",
     "inspect": "inspecting",
     "images": "listing images",
     "open": "opening",
@@ -109,16 +119,15 @@ class Console:
         self._rich = _console(stderr=taken, plain=plain, terminal=False if plain else None)
         self._live = sys.stderr.isatty() and not os.environ.get("CI") and not dumb and not quiet
 
-    def _print(self, text: str, style: str = "") -> None:
-        """Print a line; what the screen breaks of an indented one stays indented."""
-        bare = text.lstrip(" ")
-        indent = text[: len(text) - len(bare)]
-        shown = Shown(bare, style=style)
-        self._rich.print(hanging(indent, shown) if indent else shown)
+    def _print(self, text: str, style: str = "", *, log: bool = False) -> None:
+        """Print a line; what the screen breaks stays indented, and behind a name in a column of its own."""
+        mark = found[0] if (found := _MARK.match(text)) else ""
+        shown = Shown(text.removeprefix(mark), style=style)
+        (self._log if log else self._rich).print(hanging(Shown(mark, style=style), shown) if mark else shown)
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line of the log, also under -q."""
-        self._log.print(Shown(text, style=style))
+        self._print(text, style, log=True)
 
     def note(self, text: str) -> None:
         """Print a line of the log that -q leaves out."""
@@ -148,9 +157,15 @@ class Console:
         """Note that a report was written to a file."""
         self.note(f"wrote {output.path}")
 
-    def answer(self, lines: Iterable[str]) -> None:
-        """Print lines of text to stdout."""
-        self.to_stdout("".join(f"{visible(line)}\n" for line in lines))
+    def answer(self, lines: Iterable[str], indent: int | None = None) -> None:
+        """Print lines of text to stdout; with `indent`, they fit a terminal as `parts` does it."""
+        said = map(visible, lines) if indent is None else (part for line in lines for part in self.parts(line, indent))
+        self.to_stdout("".join(f"{part}\n" for part in said))
+
+    def parts(self, line: str, indent: int) -> list[str]:
+        """Return a line as a terminal on stdout shows it, broken between words and then indented; whole elsewhere."""
+        line = visible(line)
+        return fitted(line, indent) if sys.stdout is not None and sys.stdout.isatty() else [line]
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[events.Listener]:
@@ -163,13 +178,11 @@ class Console:
                 yield _both(imports.follow, self._plain_listener())
             return
 
-        # Texts give way, so that the bar and the times live at 80 columns.
-        def text(name: str, ratio: int) -> TextColumn:
-            return TextColumn(name, table_column=Column(ratio=ratio, no_wrap=True, overflow="ellipsis"))
-
+        # The note gives way, so that the stage, the bar and the times live at 80 columns.
+        note = TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
         columns = (
-            text("{task.description}", 2), BarColumn(bar_width=12), text("{task.fields[note]}", 3),
-            TimeElapsedColumn(), TextColumn("{task.fields[bound]}"), TimeRemainingColumn(),
+            TextColumn("{task.description}"), BarColumn(bar_width=12), note, TimeElapsedColumn(),
+            TextColumn("{task.fields[bound]}"), TimeRemainingColumn(),
         )  # fmt: skip
         with Progress(*columns, console=self._log, transient=True, expand=True) as bar:
             task = bar.add_task("starting", total=None, note="", bound="")
@@ -180,12 +193,13 @@ class Console:
             def listen(event: events.Event) -> None:
                 match event:
                     case events.StageStarted(stage, detail):
-                        said = f"{WORDS.get(stage, stage)} {escape(visible(detail))}"
-                        bar.reset(task, total=None, description=said, note="", bound="")  # no number of the last stage
+                        said = escape(visible(detail if len(detail) <= DETAIL_WIDTH else Path(detail).name))
+                        # No number of the last stage stays.
+                        bar.reset(task, total=None, description=WORDS.get(stage, stage), note=said, bound="")
                     case events.Advanced(done, total, note):
                         bar.update(task, completed=done, total=total, note=escape(visible(note)), bound="at most")
                     case events.TrainStep(done, total):
-                        bar.update(task, completed=done, total=total, note=_training(event), bound="")
+                        bar.update(task, completed=done, total=total, note=_training(event, brief=True), bound="")
                     case events.Notice(message):
                         bar.console.print(Shown(message))
 
@@ -354,8 +368,10 @@ def _both(first: events.Listener, second: events.Listener) -> events.Listener:
     return listen
 
 
-def _training(step: events.TrainStep) -> str:
-    """Return the state of a training in a few numbers."""
-    shown = {"loss": "loss", "image_shift": "images moved", "text_shift": "captions moved"}
+def _training(step: events.TrainStep, *, brief: bool = False) -> str:
+    """Return the state of a training in a few numbers, or in two."""
+    shown = {"loss": "loss"}
+    if not brief:
+        shown |= {"image_shift": "images moved", "text_shift": "captions moved"}
     parts = [f"{label} {step.terms[name]:.2f}" for name, label in shown.items() if name in step.terms]
     return ", ".join([*parts, f"{step.pairs_per_second:.0f} pairs/s"])

@@ -93,7 +93,7 @@ def drill(
     no_color: NoColorOption = False,
     dry_run: DryRunOption = False,
 ) -> int:
-    """Plant known backdoors into copies of MODEL, and count which of them your policy catches.
+    """Plant backdoors into copies; count what the policy catches.
 
     MODEL stays as it is, and copies are removed after their scan. The exit code is 0 when the drill ran, whatever the
     policy caught.

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Model and data": (
@@ -31,8 +31,25 @@ MANY = 10
 NAMES = {"help_option_names": ["-h", "--help"]}
 
 
-class Command(TyperCommand):
-    """A command whose help groups its options, and ends with examples as they are written."""
+class _Examples:
+    """A help that ends with examples as they are written, one a line."""
+
+    epilog: str | None
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples."""
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"  {line}\n")
+
+
+class Group(_Examples, TyperGroup):
+    """A group of commands whose help ends with examples."""
+
+
+class Command(_Examples, TyperCommand):
+    """A command whose help also groups its options."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments, then options by group."""
@@ -54,14 +71,12 @@ class Command(TyperCommand):
                 with formatter.section(title):
                     formatter.write_dl(records)
 
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples, one a line."""
-        if self.epilog:
-            with formatter.section("Examples"):
-                for line in self.epilog.splitlines():
-                    formatter.write(f"  {line}\n")
-
 
 def examples(*lines: str) -> dict[str, Any]:
     """Return the arguments of `Typer.command` for a command with these examples."""
     return {"cls": Command, "epilog": "\n".join(lines)}
+
+
+def group_examples(*lines: str) -> dict[str, Any]:
+    """Return the arguments of `Typer` for a group of commands with these examples."""
+    return {"cls": Group, "epilog": "\n".join(lines)}

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pargate.cli.help import examples
+from pargate.cli import complete
+from pargate.cli.help import examples, group_examples
 from pargate.cli.options import NoColorOption, cache_folder
 from pargate.errors import InputError, PargateError
 from pargate.version import __version__
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
     from pargate.cli.console import Console
     from pargate.github.scaffold import Options, Plan
 
-app = typer.Typer(help="Add the gate to a repository.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Add the gate to a repository.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    **group_examples("pargate init github --images val/ --classes classes.txt", "pargate init gitlab"),
+)
 
 
 FolderArgument = Annotated[Path, typer.Argument(metavar="[DIR]", help="The root of the repository.")]
@@ -32,7 +38,13 @@ ModelOption = Annotated[
 ]
 PolicyOption = Annotated[
     str | None,
-    typer.Option("--policy", "-p", metavar="POLICY", help="An existing policy; default: pargate.yaml is written."),
+    typer.Option(
+        "--policy",
+        "-p",
+        metavar="POLICY",
+        autocompletion=complete.policies,
+        help="An existing policy; default: pargate.yaml is written.",
+    ),
 ]
 ImagesOption = Annotated[
     str | None, typer.Option("--images", metavar="SOURCE", help="Images to scan with; default: the policy's.")
@@ -45,7 +57,7 @@ GpuLabelsOption = Annotated[
     typer.Option("--gpu-labels", metavar="LABELS", help="Labels of a GPU runner that cleans, such as self-hosted,gpu."),
 ]
 ScheduleOption = Annotated[
-    str, typer.Option("--schedule", metavar="CRON", help="When to audit, in UTC; default: Mondays at 04:17.")
+    str | None, typer.Option("--schedule", metavar="CRON", help="When to audit, in UTC; default: Mondays at 04:17.")
 ]
 BranchOption = Annotated[
     str | None,
@@ -58,11 +70,14 @@ ActionOption = Annotated[
     ),
 ]
 CommentOption = Annotated[
-    bool, typer.Option("--comment", help="Comment on pull requests, except from forks; each push updates the comment.")
+    bool | None,
+    typer.Option("--comment/--no-comment", help="Comment on pull requests, not from forks; pushes update the comment."),
 ]
 ShardsOption = Annotated[
-    int, typer.Option("--audit-shards", min=1, max=64, help="Jobs that measure a part of the models of an audit each.")
+    int | None,
+    typer.Option("--audit-shards", min=1, max=64, help="Jobs that measure a part of the models of an audit each."),
 ]
+ResetOption = Annotated[bool, typer.Option("--reset", help="Keep no option of the last run.")]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace an edited inventory or workflow; the old text stays as .bak.")
 ]
@@ -84,45 +99,41 @@ def github(
     images: ImagesOption = None,
     classes: ClassesOption = None,
     gpu_labels: GpuLabelsOption = None,
-    schedule: ScheduleOption = "17 4 * * 1",
+    schedule: ScheduleOption = None,
     branch: BranchOption = None,
     action: ActionOption = None,
-    comment: CommentOption = False,
-    audit_shards: ShardsOption = 1,
+    comment: CommentOption = None,
+    audit_shards: ShardsOption = None,
     force: ForceOption = False,
     replace_policy: ReplacePolicyOption = False,
+    reset: ResetOption = False,
     scan: ScanOption = True,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     no_color: NoColorOption = False,
 ) -> None:
-    """Write a policy, an inventory and workflows for GitHub Actions; print what to set there, and a first verdict.
+    """Write a policy, an inventory and workflows for GitHub Actions.
 
-    Files that pargate wrote and nobody edited are brought up to date. An existing policy and an edited inventory are
-    kept. If a workflow was edited, nothing is written and the exit code is 2. The verdict does not change the code.
-    At a terminal, pargate asks for the images and classes that neither the options nor the policy name.
+    What to set there is printed, and a first verdict. Files that pargate wrote and nobody edited are brought up to
+    date, with the options of the last run that are not given again. An existing policy and an edited inventory are
+    kept. If a workflow was edited, nothing is written and the exit code is 2. The verdict does not change the code. At
+    a terminal, pargate asks for the images and classes that neither the options nor the policy name.
     """
     from pargate.github.repository import default_branch
-    from pargate.github.scaffold import Options, Plan, plan, steps
+    from pargate.github.scaffold import GATE, Plan, plan, steps
 
-    options = Options(
-        action=_pinned(action),
-        branch=branch if branch is not None else default_branch(folder),
-        models=tuple(model or ()),
-        policy=policy,
-        images=images,
-        classes=classes,
-        labels=tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else (),
-        schedule=schedule,
-        comment=comment,
-        shards=audit_shards,
-    )
+    labels = tuple(label.strip() for label in gpu_labels.split(",")) if gpu_labels is not None else None
+    given = {
+        "models": tuple(model or ()) or None, "policy": policy, "images": images, "classes": classes, "labels": labels,
+        "schedule": schedule, "comment": comment, "shards": audit_shards, "action": action, "branch": branch,
+    }  # fmt: skip
+    options = _merged(folder, GATE, given, default_branch(folder), reset=reset)
 
-    def planned(options: Options) -> Plan:
+    def planned(options: "Options") -> Plan:
         return plan(folder, options, force=force, replace_policy=replace_policy)
 
-    made, options = _completed(planned, options, ask=not yes and not dry_run)
-    _finish(made, options, steps(options, made.policy), dry_run=dry_run, scan=scan, color=not no_color)
+    made, options = _completed(folder, planned, options, ask=not yes and not dry_run)
+    _finish(made, options, steps(folder, options, made.policy), dry_run=dry_run, scan=scan, color=not no_color)
 
 
 @app.command(**examples("pargate init gitlab --images val/ --classes classes.txt"))
@@ -135,25 +146,27 @@ def gitlab(
     action: ActionOption = None,
     force: ForceOption = False,
     replace_policy: ReplacePolicyOption = False,
+    reset: ResetOption = False,
     scan: ScanOption = True,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     no_color: NoColorOption = False,
 ) -> None:
-    """Write a policy and a job for GitLab CI with JUnit and code quality reports; print a first verdict.
+    """Write a policy and a job for GitLab CI; print a first verdict.
 
-    Existing files are treated as by `init github`. An existing .gitlab-ci.yml is not changed; what to add is printed.
+    The job has JUnit and code quality reports. Existing files are treated as by `init github`. An existing
+    .gitlab-ci.yml is not changed; what to add is printed.
     """
-    from pargate.github.scaffold import Options, Plan, contents_of_gitlab, plan, steps_of_gitlab
+    from pargate.github.scaffold import GITLAB, Plan, contents_of_gitlab, plan, steps_of_gitlab
 
-    options = Options(
-        action=_pinned(action), branch="main", models=tuple(model or ()), policy=policy, images=images, classes=classes
-    )
+    models = tuple(model or ()) or None
+    given = {"models": models, "policy": policy, "images": images, "classes": classes, "action": action}
+    options = _merged(folder, GITLAB, given, "main", reset=reset)
 
-    def planned(options: Options) -> Plan:
+    def planned(options: "Options") -> Plan:
         return plan(folder, options, force=force, replace_policy=replace_policy, made=contents_of_gitlab)
 
-    made, options = _completed(planned, options, ask=not yes and not dry_run)
+    made, options = _completed(folder, planned, options, ask=not yes and not dry_run)
     todo = steps_of_gitlab(folder, options, made.policy)
     _finish(made, options, todo, dry_run=dry_run, scan=scan, color=not no_color)
 
@@ -172,12 +185,29 @@ def _pinned(action: str | None) -> str:
     return pinned
 
 
-def _completed(planned: "Callable[[Options], Plan]", options: "Options", *, ask: bool) -> tuple["Plan", "Options"]:
+def _merged(folder: Path, workflow: str, given: dict[str, Any], branch: str, *, reset: bool) -> "Options":
+    """Return the options as given, those that the workflow keeps, and the defaults; say which are kept."""
+    from pargate.cli.console import Console
+    from pargate.github.scaffold import Options, earlier, spelled
+
+    given = {name: value for name, value in given.items() if value is not None}
+    kept = {} if reset else {n: value for n, value in earlier(folder, workflow).items() if n not in given}
+    if kept:
+        console = Console(quiet=False, verbose=False, color=False)
+        console.note(f"kept from the last run (--reset keeps nothing): {spelled(kept)}")
+    merged = {"branch": branch, **kept, **given}
+    return Options(**{**merged, "action": _pinned(merged.get("action"))})
+
+
+def _completed(
+    folder: Path, planned: "Callable[[Options], Plan]", options: "Options", *, ask: bool
+) -> tuple["Plan", "Options"]:
     """Return the plan and its options, after asking a person at a terminal for the images that nothing names."""
     from pargate.github.scaffold import lacks_images
 
     made = planned(options)
-    if not ask or not lacks_images(options, made.policy) or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    asked = ask and options.images is None and sys.stdin.isatty() and sys.stderr.isatty()
+    if not asked or not lacks_images(folder, options, made.policy):
         return made, options
     images = typer.prompt("Labelled images of the models' own domain (empty: drawn scenes)", default="", err=True)
     classes = options.classes or typer.prompt("File of class names (empty: common nouns)", default="", err=True)

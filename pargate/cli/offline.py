@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pargate.cli import complete
 from pargate.cli.options import (
     ArchOption,
     JsonOption,
@@ -37,9 +38,10 @@ def inspect(
     output: JsonOption = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Show what a checkpoint is, without loading or executing it; refuse tensors of another architecture.
+    """Show what a checkpoint is, without loading or executing it.
 
-    All models are inspected. The exit code is 1 if any of them could run code, or another scanner disagrees.
+    Tensors that do not fit the architecture are refused. All models are inspected. The exit code is 1 if any of them
+    could run code, or another scanner disagrees.
     """
     import json
     from dataclasses import asdict
@@ -144,7 +146,13 @@ def verify(
     folder: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that `gate` wrote.", show_default=False)],
     policy: Annotated[
         str | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="Also judge the measurements under this policy."),
+        typer.Option(
+            "--policy",
+            "-p",
+            metavar="POLICY",
+            autocompletion=complete.policies,
+            help="Also judge the measurements under this policy.",
+        ),
     ] = None,
     now: NowOption = None,
     public_key: Annotated[
@@ -154,10 +162,10 @@ def verify(
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> int:
-    """Check a bundle offline: bytes, statements, chain, expiry, and the verdict from the stored measurements.
+    """Check a bundle offline, from its bytes to its verdict.
 
-    The exit code is 0 if all holds, 1 if anything is changed, missing, added or expired, and under --policy that of the
-    new verdict.
+    It checks bytes, statements, chain, expiry, and the verdict from the stored measurements. The exit code is 0 if
+    all holds, 1 if anything is changed, missing, added or expired, and under --policy that of the new verdict.
     """
     from datetime import UTC, datetime
 

@@ -1,18 +1,20 @@
 """Options that several commands share, and their parsed values."""
 
+import ctypes
 import os
 import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from pargate.cli import complete
 from pargate.core.choices import Executor, Precision
-from pargate.errors import InputError, nearest
+from pargate.errors import InputError, OperationalError, nearest
 
 ModelArgument = Annotated[
     str,
@@ -34,6 +36,7 @@ OutputOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
+        autocompletion=complete.formats,
         help="Write the report as json, sarif, junit, code-quality, markdown, github, html, ml-bom, badge or "
         "badge-json: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
@@ -44,13 +47,18 @@ PagesOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
+        autocompletion=complete.only("json", "markdown", "html"),
         help="Write it as json, markdown or html: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
 ]
 JsonOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--output", "-o", metavar="json[=PATH]", help="Write JSON: json=PATH to a file, json or json=- to stdout."
+        "--output",
+        "-o",
+        metavar="json[=PATH]",
+        autocompletion=complete.only("json"),
+        help="Write JSON: json=PATH to a file, json or json=- to stdout.",
     ),
 ]
 PolicyRefOption = Annotated[
@@ -63,9 +71,25 @@ PolicyRefOption = Annotated[
 ]
 NoWaiversOption = Annotated[bool, typer.Option("--no-waivers", help="Ignore all waivers.")]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Fail if a waiver accepts nothing.")]
+
+
+def _day(text: str) -> datetime:
+    """Return the day that `--now` names.
+
+    Raises:
+        InputError: it names none.
+    """
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as error:
+        raise InputError(
+            f"--now {text[:40]} is not a day", "write the year, the month and the day, as 2026-01-31"
+        ) from error
+
+
 NowOption = Annotated[
     datetime | None,
-    typer.Option("--now", metavar="DATE", formats=["%Y-%m-%d"], help="Judge waivers as of this day; default today."),
+    typer.Option("--now", metavar="DATE", parser=_day, help="Judge waivers as of this day; default today."),
 ]
 PolicyOption = Annotated[
     str | None,
@@ -74,6 +98,7 @@ PolicyOption = Annotated[
         "-p",
         envvar="PARGATE_POLICY",
         metavar="POLICY",
+        autocompletion=complete.policies,
         help="A YAML file or a built-in name, such as release. Default: pargate.yaml here or above in the repository, "
         "else baseline.",
     ),
@@ -108,15 +133,37 @@ PreviousOption = Annotated[
 
 
 def _device(name: str) -> str:
-    """Return a device's name, whose number may not exist; torch, which knows that, is not imported for a typo.
+    """Return a device's name, whose number may not exist; torch, which knows that, is not imported.
 
     Raises:
         InputError: an unknown kind of device.
+        OperationalError: a GPU, and this machine has no driver for one.
     """
     if not re.fullmatch(r"auto|cpu|(cuda|tensorrt)(:\d+)?", name):
         kinds = ["auto", "cpu", "cuda", "tensorrt"]
         raise InputError(f"unknown device '{name}'.{nearest(name, kinds)}", "use auto, cpu, cuda, cuda:N or tensorrt")
+    if name not in ("auto", "cpu"):
+        refuse_without_driver(name, "use --device cpu or auto")
     return name
+
+
+def refuse_without_driver(device: str, hint: str) -> None:
+    """Raise if this machine has no driver for a GPU.
+
+    Raises:
+        OperationalError: it has none.
+    """
+    if not has_driver():
+        raise OperationalError(f"device '{device}' was asked for, but this machine has no driver for a GPU", hint)
+
+
+def has_driver() -> bool:
+    """Return whether a driver for what torch calls CUDA is installed: NVIDIA's, or AMD's for a build with ROCm."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return Path("/dev/kfd").exists()
+    return True
 
 
 DeviceOption = Annotated[

@@ -5,11 +5,16 @@ from typing import Annotated
 
 import typer
 
-from pargate.cli.help import examples
+from pargate.cli.help import examples, group_examples
 from pargate.cli.options import NoColorOption, refuse_empty
 from pargate.errors import InputError
 
-app = typer.Typer(help="Make and check packs of triggers.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Make and check packs of triggers.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    **group_examples("pargate pack create found/ --license CC0-1.0 --out pack", "pargate pack show pack"),
+)
 
 
 @app.command(**examples("pargate pack create found/ --license CC0-1.0 --out pack"))
@@ -45,7 +50,7 @@ def create(
     ] = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Make a pack of triggers that were found or written down, to share and to use in policies."""
+    """Make a pack of triggers, to share and to use in policies."""
     from pargate.cli.console import Console
     from pargate.release import packs
 
@@ -58,7 +63,7 @@ def create(
     )
     pack = packs.create(request)
     console = Console(quiet=False, verbose=False, color=not no_color)
-    console.answer(packs.listed(pack, out))
+    console.answer(packs.listed(pack, out), 4)
     console.note(f"wrote {out}; in a policy: packs: [{{path: {out}, digest: {pack.digest}}}]")
 
 
@@ -87,6 +92,6 @@ def show(
     if public_key is not None and (wrong := problem(pack, public_key)):
         raise InputError(f"the pack {pack}: {wrong}", "get the pack from its author again")
     console = Console(quiet=False, verbose=False, color=not no_color)
-    console.answer(listed(found, pack))
+    console.answer(listed(found, pack), 4)
     if public_key is not None:
         console.note(f"the signature holds under {public_key.name}")

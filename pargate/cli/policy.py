@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pargate.cli.help import examples
+from pargate.cli import complete
+from pargate.cli.help import examples, group_examples
 from pargate.cli.options import NoColorOption, NowOption, PolicyRefOption
 from pargate.cli.reports import reader_at
 from pargate.errors import ExitCode, InputError, PolicyError, nearest, together, visible
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
     from pargate.policy.resolve import Resolved
     from pargate.policy.schema import Expected, Policy, Rule
 
-app = typer.Typer(help="Write, review and test policies.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Write, review and test policies.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    **group_examples("pargate policy init", "pargate policy check", "pargate policy show --resolved strict"),
+)
 
 PolicyArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="[POLICY]",
+        autocompletion=complete.policies,
         help="A YAML file or a built-in name. Default: pargate.yaml here or above in the repository, else baseline.",
         show_default=False,
     ),
@@ -36,7 +43,9 @@ PolicyArgument = Annotated[
 def check(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FILE]...", help="Policies. Default: that of a scan here."),
+        typer.Argument(
+            metavar="[FILE]...", autocompletion=complete.policies, help="Policies. Default: that of a scan here."
+        ),
     ] = None,
     now: NowOption = None,
     policy_ref: PolicyRefOption = None,
@@ -113,7 +122,12 @@ def init(
     name: Annotated[str | None, typer.Option("--name", help="Name of the policy; default: that of the folder.")] = None,
     extends: Annotated[
         str | None,
-        typer.Option("--extends", metavar="POLICY", help="The policy to extend: a built-in name or a path."),
+        typer.Option(
+            "--extends",
+            metavar="POLICY",
+            autocompletion=complete.policies,
+            help="The policy to extend: a built-in name or a path.",
+        ),
     ] = None,
     images: Annotated[
         str | None, typer.Option("--images", metavar="SOURCE", help="Images; default: those of the extended policy.")
@@ -150,7 +164,21 @@ def init(
     text = draft(name or own, parent, images and _moved(images, path), classes and _moved(classes, path))
     read(text, str(path), path.parent)
     write_atomic(path, text.encode())
-    _console(no_color).note(f"wrote {path}; try: pargate policy show --resolved {path}")
+    console = _console(no_color)
+    for source in (images, classes):
+        if source and _is_absent(source):
+            console.note(f"note: {source} is not here yet; a scan needs it")
+    console.note(f"wrote {path}; try: pargate policy show --resolved {path}")
+
+
+def _is_absent(source: str) -> bool:
+    """Return whether a source of images or classes is a path that does not exist."""
+    from pargate.images.paths import expand
+
+    try:
+        return ":" not in source and not expand(source)
+    except InputError:
+        return True
 
 
 def _moved(value: str, path: Path) -> str:
@@ -174,14 +202,18 @@ def schema(no_color: NoColorOption = False) -> None:
     )
 )
 def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="A YAML file or a built-in name.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="The policy to compare it with.")],
+    old: Annotated[
+        str, typer.Argument(metavar="OLD", autocompletion=complete.policies, help="A YAML file or a built-in name.")
+    ],
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", autocompletion=complete.policies, help="The policy to compare it with.")
+    ],
     policy_ref: Annotated[
         str | None, typer.Option("--policy-ref", metavar="GITREF", help="Read OLD from this git ref.")
     ] = None,
     no_color: NoColorOption = False,
 ) -> ExitCode:
-    """Show what is tighter, looser or otherwise different in NEW than in OLD.
+    """Show what in NEW is tighter, looser or otherwise different.
 
     Both are resolved before they are compared. The exit code is 1 if anything is looser.
     """
@@ -196,10 +228,13 @@ def diff(
     coloured = not plain and sys.stdout is not None and sys.stdout.isatty()
     width = max((len(change.name) for change in found), default=0)
     for change in found:
-        word = f"{change.direction:<7}"
-        shown = typer.style(word, fg=colour[change.direction]) if coloured else word
         values = f"{change.old or 'not set'} → {change.new or 'gone'}"
-        console.to_stdout(f"{shown}  {visible(f'{change.name:<{width}}  {values}')}\n")
+        first, *others = console.parts(f"{change.direction:<7}  {change.name:<{width}}  {values}", 11)
+        if others:  # the values that the terminal would break begin on a line of their own
+            first, others = visible(f"{change.direction:<7}  {change.name}"), console.parts(f"{'':11}{values}", 11)
+        if coloured:
+            first = typer.style(first[:7], fg=colour[change.direction]) + first[7:]
+        console.to_stdout("".join(f"{part}\n" for part in (first, *others)))
     if not found:
         console.note("no difference affects a verdict")
     return ExitCode.FAIL if any(change.direction == "looser" for change in found) else ExitCode.OK
@@ -282,11 +317,17 @@ def explain(
     rule: Annotated[str, typer.Argument(metavar="ID", help="A rule, or any other id in a report.")],
     policy: Annotated[
         str | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="The policy of the rule. Default: as for scan."),
+        typer.Option(
+            "--policy",
+            "-p",
+            metavar="POLICY",
+            autocompletion=complete.policies,
+            help="The policy of the rule. Default: as for scan.",
+        ),
     ] = None,
     no_color: NoColorOption = False,
 ) -> None:
-    """Explain what a rule or finding means, why it matters, and what to do."""
+    """Explain what a rule or finding means, and what to do."""
     from pargate.policy.explain import entries
     from pargate.policy.resolve import resolve
 
@@ -308,7 +349,7 @@ def explain(
             f"unknown id '{rule[:80]}'.{nearest(rule, [*rules, *known])}",
             "for a rule of your own: pargate explain ID -p POLICY",
         )
-    _console(no_color).answer(lines)
+    _console(no_color).answer(lines, 2)
 
 
 def _explained(rule: "Rule", entry: "Entry | None") -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pargate.cli import complete
 from pargate.cli.options import (
     NoColorOption,
     NoWaiversOption,
@@ -35,7 +36,13 @@ def report(
     saved: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A report that -o json wrote.")],
     policy: Annotated[
         str | None,
-        typer.Option("--policy", "-p", metavar="POLICY", help="Judge the measurements again under this policy."),
+        typer.Option(
+            "--policy",
+            "-p",
+            metavar="POLICY",
+            autocompletion=complete.policies,
+            help="Judge the measurements again under this policy.",
+        ),
     ] = None,
     previous: PreviousOption = None,
     policy_ref: PolicyRefOption = None,

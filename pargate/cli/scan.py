@@ -94,7 +94,7 @@ def scan(
     dry_run: DryRunOption = False,
     exit_zero: ExitZeroOption = False,
 ) -> int:
-    """Measure the attack success of the policy's triggers on MODEL, and judge it.
+    """Measure the policy's triggers on MODEL, and judge the model.
 
     The exit code is 0 for pass, 1 for fail and 3 for inconclusive. With 2 (wrong input), 4 (invalid policy) and 5
     (problem of the machine) nothing was judged.

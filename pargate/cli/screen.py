@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pargate.cli import complete
 from pargate.cli.options import (
     ArchOption,
     CacheOption,
@@ -49,6 +50,7 @@ PolicyOption = Annotated[
         "--policy",
         "-p",
         metavar="POLICY",
+        autocompletion=complete.policies,
         help="A policy with a rule of the probe screen, which sets --max-suspects and --false-positives.",
     ),
 ]
@@ -111,6 +113,7 @@ FormsOption = Annotated[
         "--output",
         "-o",
         metavar="FORMAT[=PATH]",
+        autocompletion=complete.only("json", "markdown", "github"),
         help="Write it as json, markdown or github: json=PATH to a file, json or json=- to stdout. Repeatable.",
     ),
 ]
@@ -141,9 +144,10 @@ def screen(
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> int:
-    """Find suspicious pairs in a training set, show them to a person, and list what is left.
+    """Find suspicious pairs in a training set, and list what is left.
 
-    PAIRS stay as they are: `clean --pairs DIR/left.pairs` trains on what is left.
+    A person marks them on a contact sheet. PAIRS stay as they are: `clean --pairs DIR/left.pairs` trains on what is
+    left.
     """
     from collections import Counter
 

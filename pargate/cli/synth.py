@@ -41,7 +41,7 @@ def synth(
     quiet: QuietOption = False,
     no_color: NoColorOption = False,
 ) -> None:
-    """Write image-text pairs as WebDataset shards, by default drawn ones."""
+    """Write image-text pairs, drawn by default, as WebDataset shards."""
     from pargate.cli.console import Console
     from pargate.images.classes import read_classes
     from pargate.images.opening import is_generated, open_pairs

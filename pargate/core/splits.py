@@ -14,6 +14,11 @@ def sizes(images: int, splits: int) -> list[int]:
     return [each] * (splits - 1) + [images - each * (splits - 1)]
 
 
+def least(each: int, splits: int) -> int:
+    """Return the smallest number of images of which every split gets `each`."""
+    return each * splits if splits < 3 or each <= ENOUGH else each * 4
+
+
 def total(images: int) -> int:
     """Return the number of images of which the last of three splits gets `images`."""
     return max(2 * images, images + 2 * min(images, ENOUGH))

@@ -3,19 +3,24 @@
 The options become quoted YAML values that the workflows pass to the Action as inputs, never part of a script. Nothing
 is executed or fetched. A file that pargate wrote carries the digest of its lines; if it still fits, the file is brought
 up to date. An edited inventory and a policy are kept, and edited workflows stop everything, unless a flag says so.
+A workflow also carries the options that it was made with; the next run keeps those that it is not given again.
 """
 
 import hashlib
+import json
 import re
+import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pargate.errors import InputError
 from pargate.files import readable, write_atomic
-from pargate.github.actions import use
-from pargate.github.repository import refuse_elsewhere, refuse_links
+from pargate.github.actions import own, use
+from pargate.github.repository import default_branch, refuse_elsewhere, refuse_links
+from pargate.images.opening import kind_of, open_images
+from pargate.images.paths import expand
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.policy.draft import draft
 from pargate.policy.layers import BUILTIN, decode, shipped
@@ -40,6 +45,7 @@ MARKER = "open_clip_config.json"
 _REMOTE = ("hf-hub:", "open_clip:")
 _ACTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+@[0-9a-f]{40}")
 _STAMP = "# `pargate init` brings this file up to date while it is not edited. sha256 of the lines above: "
+_OPTIONS = "# Options that the next run keeps: "
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
@@ -165,6 +171,58 @@ def stamped(text: str) -> str:
     return f"{text}{_STAMP}{hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
+def earlier(root: Path, name: str) -> dict[str, Any]:
+    """Return the options that the workflow `name` keeps, by the names of `Options`; none without a workflow.
+
+    Raises:
+        InputError: the line of the options cannot be read.
+    """
+    from pydantic import TypeAdapter
+
+    place = root / name
+    text = place.read_text(encoding="utf-8", errors="replace") if place.is_file() else ""
+    found = next((line.removeprefix(_OPTIONS) for line in text.splitlines() if line.startswith(_OPTIONS)), "{}")
+    try:
+        given = json.loads(found)
+        if given.pop("version", __version__) != __version__:
+            given.pop("action", None)  # another version's commit does not fit the workflows of this one
+        read = TypeAdapter(Options).validate_python({"action": "", "branch": "", **given})
+        return {key: getattr(read, key) for key in given}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{name}: the line of kept options cannot be read", "give all options and --reset") from error
+
+
+def _kept(options: Options, inputs: dict[str, str], usual: dict[str, Any]) -> str:
+    """Return the line of the options that the next run keeps: those that are not the default or `usual`.
+
+    Images and classes that the policy names are the policy's to change.
+    """
+    defaults = {field.name: field.default for field in fields(Options)} | usual
+    kept = {
+        name: value
+        for name, default in defaults.items()
+        if (value := getattr(options, name)) != default and (name not in ("images", "classes") or name in inputs)
+    }
+    if "action" in kept:
+        kept["version"] = __version__
+    return f"{_OPTIONS}{json.dumps(kept)}\n" if kept else ""
+
+
+def spelled(options: dict[str, Any]) -> str:
+    """Return options by the names of `Options` as they are written on a command line."""
+    names = {"models": "--model", "labels": "--gpu-labels", "shards": "--audit-shards"}
+    words: list[str] = []
+    for key, value in options.items():
+        name = names.get(key, f"--{key}")
+        if key == "models":
+            words += [word for model in value for word in (name, model)]
+        elif key == "comment":
+            words.append(name if value else "--no-comment")
+        else:
+            words += [name, ",".join(value) if key == "labels" else str(value)]
+    return shlex.join(words)
+
+
 def unedited(content: bytes) -> bool:
     """Return whether `stamped` wrote this content, with the line ends of any system."""
     text, stamp, _ = content.replace(b"\r\n", b"\n").rpartition(_STAMP.encode())
@@ -232,7 +290,8 @@ def contents(root: Path, options: Options, *, replace_policy: bool = False) -> C
             branch=scalar(options.branch),
             labels=f"[{', '.join(map(scalar, options.labels))}]" if options.labels else "",
             comment=options.comment,
-        ),
+        )
+        + _kept(options, inputs, {"branch": default_branch(root), "action": own()}),
         AUDIT: environment.get_template("pargate-audit.yml.j2").render(
             branch=options.branch, schedule=scalar(options.schedule), repository=repository, commit=commit,
             version=version, shards=options.shards,
@@ -257,6 +316,7 @@ def contents_of_gitlab(root: Path, options: Options, *, replace_policy: bool = F
             variables=[(f"PARGATE_{key.upper()}", scalar(value)) for key, value in inputs.items()],
             version=__version__,
         )
+        + _kept(options, inputs, {"branch": options.branch, "action": own()})
     }
     main = root / GITLAB_MAIN
     if not main.exists() or (main.is_file() and unedited(main.read_bytes())):
@@ -264,14 +324,33 @@ def contents_of_gitlab(root: Path, options: Options, *, replace_policy: bool = F
     return Contents({**texts, **{name: stamped(text) for name, text in made.items()}}, sources, resolved)
 
 
-def lacks_images(options: Options, policy: Resolved) -> bool:
-    """Return whether neither the options nor the policy name images of the models' own domain."""
-    return options.images is None and policy.policy.images.source in (None, BUILTIN_SCENES)
+def lacks_images(root: Path, options: Options, policy: Resolved) -> bool:
+    """Return whether neither the options nor the policy name labelled images of the models' own domain."""
+    named = policy.beside(policy.policy.images.source) or BUILTIN_SCENES
+    source = named if options.images is None else _place(root, options.images)
+    return source == BUILTIN_SCENES or not _labelled(source)
 
 
-def _images_step(options: Options, policy: Resolved) -> list[str]:
-    """Return the step to give images, unless the options or the policy name some."""
-    if not lacks_images(options, policy):
+def _place(root: Path, source: str) -> str:
+    """Return a source of images in the repository at `root` as seen from here; the name of a hub stays."""
+    return str(root / source) if kind_of(source) is None else source
+
+
+def _labelled(source: str) -> bool:
+    """Return whether a source of images has labels; those that are slow to open, of a hub or Parquet, count as such."""
+    if kind_of(source) is not None:
+        return True
+    try:
+        if any(path.suffix == ".parquet" or any(path.rglob("*.parquet")) for path in expand(source)):
+            return True
+        return any(item.label is not None for item in open_images(source).items())
+    except InputError:  # an option was checked before; a policy may name what is not here
+        return False
+
+
+def _images_step(root: Path, options: Options, policy: Resolved) -> list[str]:
+    """Return the step to give images, unless the options or the policy name labelled ones."""
+    if not lacks_images(root, options, policy):
         return []
     return [
         "give labelled images of your models' own domain, and the class names: run again with --images SOURCE "
@@ -285,16 +364,16 @@ def steps_of_gitlab(root: Path, options: Options, policy: Resolved) -> list[str]
     main = root / GITLAB_MAIN
     included = main.is_file() and GITLAB in main.read_text(encoding="utf-8", errors="replace")
     return [
-        *_images_step(options, policy),
+        *_images_step(root, options, policy),
         *([] if included or not main.exists() else [f"in {GITLAB_MAIN}, include the job: {{local: {GITLAB}}}"]),
         "commit these files, and require pipelines to succeed (Settings, Merge requests)",
         "in CODEOWNERS, list the owners of pargate.yaml and .gitlab*: a merge request could loosen its own policy",
     ]
 
 
-def steps(options: Options, policy: Resolved) -> list[str]:
+def steps(root: Path, options: Options, policy: Resolved) -> list[str]:
     """Return what only the owner of a repository on GitHub can set, one sentence each."""
-    said = _images_step(options, policy)
+    said = _images_step(root, options, policy)
     said += [
         "commit these files, and require the status check `pargate` for the default branch (Settings, Rules)",
         "in CODEOWNERS, list the owners of pargate*.yaml and .github: a pull request could loosen its own policy",
@@ -321,6 +400,8 @@ def _check(root: Path, options: Options) -> None:
     for option, value in (("--policy", options.policy), ("--images", options.images), ("--classes", options.classes)):
         if value is not None:
             refuse_hostile(option, value)
+    if options.images is not None:
+        _refuse_images(root, options.images)
     if options.classes is not None:
         refuse_outside("--classes", options.classes)
         refuse_absent(root, "--classes", options.classes)
@@ -331,6 +412,15 @@ def _check(root: Path, options: Options) -> None:
         refuse_unlike(_LABEL, "--gpu-labels", label, "letters, digits, dots and dashes; commas between labels")
     refuse_unlike(_BRANCH, "--branch", options.branch, "the name of a branch")
     refuse_schedule("--schedule", options.schedule)
+
+
+def _refuse_images(root: Path, source: str) -> None:
+    """Raise if a source of images is not here; a name on a hub is not looked up."""
+    try:
+        if kind_of(source) is None:
+            expand(_place(root, source))
+    except InputError as error:
+        raise InputError(f"--images {source}: {error.message}", error.hint) from error
 
 
 def _environment(inputs: dict[str, tuple[str, ...]], action: str) -> "Environment":
@@ -410,6 +500,8 @@ def _sources(root: Path, models: Sequence[str]) -> tuple[str, ...]:
                 raise InputError(f"--model {model} matches nothing", "give a model that exists")
             sources += [f"./{path}" for path in matched]
         else:
+            if not (root / model).exists() and not (root / model.partition("#")[0]).exists():
+                raise InputError(f"--model {model}: there is no such file or folder", "give a model that exists")
             sources.append("./" if model == "." else f"./{model.removeprefix('./')}")
     return tuple(dict.fromkeys(sources))
 

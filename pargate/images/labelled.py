@@ -104,10 +104,15 @@ def label_images(
         tuple(items[i] for i in order),
         labels[order],
         classes,
-        max(min(SELECTION, len(items) // 2), min(selection, len(items) // 4)),
+        choosing(len(items), selection),
         notices,
         dataset,
     )
+
+
+def choosing(images: int, wanted: int) -> int:
+    """Return the number of images that choose unknown targets, where `wanted` are wanted."""
+    return max(min(SELECTION, images // 2), min(wanted, images // 4))
 
 
 _ID = re.compile(r"\d+|n\d{8}")

@@ -82,12 +82,13 @@ def parse(text: str, name: str, kind: str = "policy", begin: str = "pargate: 1")
     try:
         root = _compose(text, name)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = Mark(mark.line + 1, mark.column + 1) if mark else Mark(1, 1)
-        problem = error.problem or "not YAML"
+        place, problem = _place(error, text), error.problem or "not YAML"
         if "\\t" in problem:
             problem = "a tab; indent with spaces"
-        raise PolicyError(complain(name, text, place, f"not valid YAML: {problem}")) from error
+        elif "<stream end>" in problem or "end of stream" in problem:
+            problem = "a bracket or a quote is not closed"
+        hint = "docs/policy.md shows a policy" if kind == "policy" else ""
+        raise PolicyError(complain(name, text, place, f"not valid YAML: {problem}"), hint) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML passes on some errors of Python
         raise PolicyError(f"{name} is not valid YAML: {error}") from error
     if not isinstance(root, yaml.MappingNode):
@@ -97,6 +98,15 @@ def parse(text: str, name: str, kind: str = "policy", begin: str = "pargate: 1")
     marks: dict[Path, Mark] = {}
     data = _value(root, (), marks, name, text)
     return Document(name, text, data, marks)
+
+
+def _place(error: yaml.MarkedYAMLError, text: str) -> Mark:
+    """Return the place of an error; for the end of the text, that of what is open, else of the last character."""
+    rows = text.rstrip().splitlines() or [""]
+    for mark in (error.problem_mark, error.context_mark):
+        if mark is not None and mark.line < len(rows):
+            return Mark(mark.line + 1, mark.column + 1)
+    return Mark(len(rows), max(1, len(rows[-1])))
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:

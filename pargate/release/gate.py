@@ -9,6 +9,7 @@ The folder is removed once there is a verdict.
 """
 
 import itertools
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pargate.core import paired
 from pargate.core.model import Checkpoint
 from pargate.core.report import ScanReport
 from pargate.core.results import Consequence, Outcome, Remark
-from pargate.core.splits import total
+from pargate.core.splits import least, total
 from pargate.errors import InputError, OperationalError, UnsafeCheckpoint
 from pargate.files import check_new_folder, readable
 from pargate.images.labelled import BLOCK
@@ -37,8 +38,11 @@ from pargate.policy.schema import PairsSource
 from pargate.release import escalation
 from pargate.release.finish import report_of, write
 from pargate.release.stages import SPLITS, GateRequest, Run
+from pargate.report.text import plural
 from pargate.scanning.choose import processor_threads
 from pargate.scanning.estimate import cleaning_minutes, minutes
+from pargate.scanning.images import least_images
+from pargate.scanning.request import ScanRequest
 from pargate.scanning.run import checked
 from pargate.scanning.signature import check as check_signature
 from pargate.scanning.unlearned import REMARK, refuse_same_families, told
@@ -69,7 +73,7 @@ def gate(request: GateRequest, emit: events.Listener = events.ignore) -> Gated:
         run, model = _prepared(request, emit)
         if expected := outlook(run):
             emit(events.Notice(expected))
-        if model is not None and (lacking := _lacking(run)):
+        if model is not None and (lacking := _lacking(run, model.checkpoint)):
             emit(events.Notice(lacking))
         candidate, exported = run.stages(model)
         report = report_of(run.policy, run.done, run.reports, request.out.name)
@@ -106,7 +110,7 @@ def outlook(run: Run) -> str:
         return f"with {labelled:,} labelled images to compare, a fall of 0 points is ruled out only if accuracy rises"
     chance = paired.power(labelled, limit.value, policy.confidence, paired.DISCORDANCE)
     needed = paired.needed(limit.value, policy.confidence, paired.DISCORDANCE)
-    points = f"{100 * limit.value:g} point{'' if limit.value == 0.01 else 's'}"
+    points = _points(limit.value)
     if chance >= paired.CHANCE:
         of = "" if labelled == own else f", and accuracy is compared on about {labelled:,} of them"
         return (
@@ -154,12 +158,12 @@ def plan(request: GateRequest) -> tuple[str, ...]:
     ]
     if expected := outlook(run):
         lines.append(f"budget  {expected}")
-    lacking, count = _lacking(run), processor_threads()
+    lacking, count = _lacking(run, checkpoint), processor_threads()
     kind = "cuda" if lacking else run.kind()
     compared = request.scan.compared_source is not None
     sizes = sizes_of(checkpoint, run.pairs(), kind) if policy.clean.when == "fail" else None
     took = minutes(checkpoint, policy, kind, count, reference=compared)
-    lines.append(f"expected on {'one GPU' if kind == 'cuda' else f'{count} cores'}, from sizes alone:")
+    lines.append(f"expected on {'one GPU' if kind == 'cuda' else plural(count, 'core')}, from sizes alone:")
     lines.append(f"  scan the model                      {took.scan:6.1f} min")
     if sizes is not None:
         lines.append("  if it fails, at most these attempts:")
@@ -180,7 +184,7 @@ def plan(request: GateRequest) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _lacking(run: Run) -> str:
+def _lacking(run: Run, checkpoint: Checkpoint) -> str:
     """Return that the device that the policy asks for to clean is missing here, and the ways out; else an empty text.
 
     A model that passes needs no cleaning, so the gate runs all the same.
@@ -190,8 +194,20 @@ def _lacking(run: Run) -> str:
     try:
         run.kind()
     except OperationalError as error:
-        return f"{error.message}: {error.hint}"
+        if _late(run.policy):
+            return f"{error.message}: {error.hint}"
+        clean, count = run.policy.policy.clean, processor_threads()
+        sizes = sizes_of(checkpoint, run.pairs(), "cpu")
+        steps = [escalation.proposed(clean, attempt, sizes) for attempt in range(1, clean.attempts + 1)]
+        took = cleaning_minutes(checkpoint, "cpu", count, sum(step.steps * step.batch_size for step in steps))
+        return f"{error.message}: {error.hint} (expected: {span(took)})"
     return ""
+
+
+def span(minutes: float) -> str:
+    """Return a time in the unit that suits it."""
+    unit, name = (1440, "day") if minutes >= 1440 else (60, "hour") if minutes >= 60 else (1, "minute")
+    return plural(max(1, math.ceil(minutes / unit)), name)
 
 
 # --- before anything runs ----------------------------------------------------------------------------
@@ -274,14 +290,23 @@ def _prepared(request: GateRequest, emit: events.Listener, *, keep: bool = True)
     run = Run(replace(request, scan=asked), policy, splits, emit)
     if model is not None:
         _check_space(request, policy, model.checkpoint)
-        source = policy.policy.clean.pairs.source if policy.policy.clean.pairs is not None else ""
-        check_source(source)
-        kind = kind_of(source)
-        if policy.policy.clean.when == "fail" and not (kind and (kind.fetched or kind.generated)):
-            run.pairs()  # pairs that are fetched or generated are opened only when they are needed
+        check_source(_pairs_source(policy))
+        if policy.policy.clean.when == "fail" and not _late(policy):
+            run.pairs()
+        _refuse_few(run, asked)
         for split in splits:
             run.images[split.name] = checked(run.scan_request(split.name, asked.source), model.checkpoint)[0]
     return run, model
+
+
+def _pairs_source(policy: Resolved) -> str:
+    return policy.policy.clean.pairs.source if policy.policy.clean.pairs is not None else ""
+
+
+def _late(policy: Resolved) -> bool:
+    """Return whether the pairs that clean are fetched or generated, and so opened only when they are needed."""
+    kind = kind_of(_pairs_source(policy))
+    return kind is not None and (kind.fetched or kind.generated)
 
 
 def _refuse_inside(request: GateRequest) -> None:
@@ -290,6 +315,30 @@ def _refuse_inside(request: GateRequest) -> None:
         raise InputError(
             f"--out {request.out} lies in the model", "name a folder elsewhere: the input is never changed"
         )
+
+
+def _refuse_few(run: Run, asked: ScanRequest) -> None:
+    """Raise if a split is too small for the policy, and say how many images are needed in all."""
+    counts = [len(split.keys) for split in run.splits if split.keys is not None]
+    wanted = least_images(asked)
+    if not counts or min(counts) >= wanted:
+        return
+    whole = least(wanted, len(counts))
+    more = f"give about {whole:,} images in all"
+    limit = asked.policy.policy.clean.budget.accuracy_drop
+    if len(counts) == len(SPLITS) and limit is not None and limit.value:
+        labelled = total(paired.needed(limit.value, asked.policy.policy.confidence, paired.DISCORDANCE))
+        if labelled > whole:
+            more += f", and {labelled:,} labelled ones to rule out a fall of accuracy of {_points(limit.value)}"
+    raise InputError(
+        f"{asked.image_source} holds {plural(sum(counts), 'image')}, {min(counts)} in the smallest of {len(counts)} "
+        f"splits, and the policy {asked.policy.policy.name} needs at least {wanted} in each",
+        f"{more}; or another policy with --policy",
+    )
+
+
+def _points(fall: float) -> str:
+    return f"{100 * fall:g} point{'' if fall == 0.01 else 's'}"
 
 
 def _check_space(request: GateRequest, policy: Resolved, checkpoint: Checkpoint) -> None:

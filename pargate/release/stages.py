@@ -256,7 +256,7 @@ class Run:
             asks = "--require cuda" if self.request.require else f"`clean.require: cuda` of {self.policy.source}"
             raise OperationalError(
                 f"a model that fails is cleaned on a GPU only ({asks}), and there is none here",
-                "gate on a machine with a GPU, or clean on this processor with --require cpu, which can take days",
+                "gate on a machine with a GPU, or clean on this processor with --require cpu",
             ) from error
 
     def pairs(self) -> Dataset:

@@ -84,11 +84,15 @@ def _row(copy: PlantedCopy) -> tuple[str, ...]:
 
 
 def lines(drill: DrillReport) -> Iterator[str]:
-    """Yield the report as lines of text."""
-    rows = [HEADER, *([plain(cell, 60) for cell in row] for row in table(drill))]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    """Yield the report as lines of text: each copy with its result, and below it what was measured."""
+    for row in table(drill):
+        name, target, before, after, same, verdict, result, rules = (plain(cell, 60) for cell in row)
+        yield f"{name}{f' → {target}' if target else ''}: {result or verdict}"
+        attack = f"attack success {before} before, {after} after; " if before else ""
+        if same:
+            yield f"    {attack}{same} of plain images as before" + (f"; verdict {verdict}" if result else "")
+        if rules:
+            yield f"    breaks {rules}"
     yield conclusion(drill)
     yield from remarks(drill)
 

@@ -1,20 +1,26 @@
 """The images of a scan: listed, labelled, and refused where they cannot answer the policy."""
 
+from bisect import bisect_left
+
 import numpy as np
 
 from pargate.core.names import tidy
 from pargate.core.results import NO_REFERENCE, Metric
 from pargate.errors import InputError
 from pargate.images.classes import BUILTIN_NOUNS, DEFAULT_TEMPLATES, read_classes
-from pargate.images.labelled import SELECTION, LabelledImages, label_images
+from pargate.images.labelled import SELECTION, LabelledImages, choosing, label_images
 from pargate.images.opening import open_images
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.judge import judge
 from pargate.probes.base import PROBES, UNKNOWN
+from pargate.report.text import plural
 from pargate.scanning.request import ScanRequest
 
 SEARCHED = 128
 """Number of images that triggers are searched on, where there are four times as many."""
+
+MOST = 100_000
+"""Number of images up to which the number that a policy needs is looked for."""
 
 FOUND_KINDS = ("file", "curves")
 """Kinds of triggers that a search gives. Such a trigger may have been searched on these very images, so they measure
@@ -37,10 +43,7 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
             f"{request.image_source} holds other images than the policy {policy.name} names: {found_digest}",
             "give those images, or change the policy",
         )
-    searching = any(
-        (rule.probe == "search" and not request.leaves_out(rule)) or any(t.kind in FOUND_KINDS for t in rule.parsed)
-        for rule in policy.rules
-    )
+    selection = _selection(request)
     dataset = dataset if request.split is None else dataset.take(request.split)
     images = label_images(
         dataset,
@@ -49,7 +52,7 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
         asked,
         policy.classes.templates or DEFAULT_TEMPLATES,
         request.settings.seed,
-        SEARCHED if searching else SELECTION,
+        selection,
     )
     known = images.labels[images.labels >= 0]
     wanting = [rule.probe for rule in policy.rules if "captions" in PROBES[rule.probe].needs]
@@ -60,16 +63,15 @@ def read_images(request: ScanRequest) -> tuple[LabelledImages, tuple[str, ...]]:
         )
     total, labelled = len(images.items), len(known)
     where = f"the split `{request.split.name}` of {images.source}" if request.split else images.source
-    if total < policy.images.min:
-        raise InputError(
-            f"{where} holds {total} images, and the policy {policy.name} needs at least {policy.images.min}",
-            "give more images with --images, or another policy with --policy",
-        )
     problem = judge.best_case(policy, total, images.selection, labelled, len(np.unique(known)))
+    if total < policy.images.min:
+        problem = f"the policy {policy.name} needs at least {policy.images.min}"
     if problem:
+        needed = least_images(request)
+        more = f"at least {needed:,} images" if total < needed else "more images"
         raise InputError(
-            f"{where} holds {total} images: {problem}",
-            "give more images with --images, or another policy with --policy",
+            f"{where} holds {plural(total, 'image')}: {problem}",
+            f"give {more} with --images, or another policy with --policy",
         )
     notices = list(images.notices)
     if said := unlabelled(images):
@@ -99,6 +101,26 @@ def unlabelled(images: LabelledImages) -> str:
         + ("" if captions else ", and no captions, so nothing can pass, and only a broken rule decides")
         + f": give class folders, a CSV with the column label, tars with .cls, or {BUILTIN_SCENES}"
     )
+
+
+def _selection(request: ScanRequest) -> int:
+    """Return how many images the policy's rules choose unknown targets on, if there are enough."""
+    searching = any(
+        (rule.probe == "search" and not request.leaves_out(rule)) or any(t.kind in FOUND_KINDS for t in rule.parsed)
+        for rule in request.policy.policy.rules
+    )
+    return SEARCHED if searching else SELECTION
+
+
+def least_images(request: ScanRequest) -> int:
+    """Return the smallest number of labelled images on which every rule can be decided in the best case."""
+    policy, selection = request.policy.policy, _selection(request)
+
+    def decides(images: int) -> bool:
+        return not judge.best_case(policy, images, choosing(images, selection), images)
+
+    first = max(policy.images.min, 1)
+    return first + bisect_left(range(first, MOST), True, key=decides)
 
 
 def class_names(request: ScanRequest) -> tuple[tuple[str, ...] | None, str]:

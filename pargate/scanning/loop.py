@@ -117,7 +117,7 @@ class Loop:
             self._look()
             clean_decided = self._clean_decided()
             undecided = len(self._open()) + (0 if clean_decided else len(self._clean_comparisons))
-            note = f"{self.asked - undecided} of {self.asked} comparisons decided, {len(self.read)} images"
+            note = f"{self.asked - undecided} of {self.asked} decided, {len(self.read)} images"
             self.emit(events.Advanced(number + 1, len(blocks), note))
             if clean_decided and not self._open():
                 return

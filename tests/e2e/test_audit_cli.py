@@ -1,6 +1,7 @@
 """Audits through the real command: measured once, judged again, killed and resumed, and hostile names kept harmless."""
 
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from pargate.audit.inventory import slug
 from pargate.audit.ledger import HEAD, LEDGER, sound
+from pargate.cli.app import run
 from pargate.core.audit import AuditIndex
 from pargate.core.report import ScanReport
 from pargate.errors import ExitCode
@@ -282,6 +284,20 @@ def test_history_and_trend_print_what_the_ledger_holds(audited: Path, light: Com
     assert only["standing"] == "pass" and only["inputs"]["pargate"]
     trend = light("audit", "trend", "out", "--model", "clean").out
     assert "attack success" in trend and "accuracy" in trend and "n = " in trend
+
+
+@pytest.mark.parametrize("word", ["history", "trend"])
+def test_a_terminal_breaks_history_and_trend_between_words(
+    audited: Path, light: Command, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = light("audit", word, "out").out
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run(["audit", word, str(audited / "out")]) == ExitCode.OK
+    lines = screen.getvalue().splitlines()
+    assert (max(map(len, lines)) <= 60, screen.getvalue().split()) == (True, whole.split())
 
 
 def test_a_ledger_may_lie_elsewhere(audited: Path, light: Command) -> None:

@@ -150,7 +150,11 @@ def reference_of_another_size(place: Path) -> Case:
 
 def one_image(place: Path) -> Case:
     folder_of(place, ["a.png"])
-    return ["scan", str(CLEAN), "--images", "images"], 2, ["images holds 1 images", "needs at least 200"]
+    return (
+        ["scan", str(CLEAN), "--images", "images"],
+        2,
+        ["images holds 1 image: ", "needs at least 200", "give at least 200 images"],
+    )
 
 
 def one_image_where_the_policy_asks_for_no_number(place: Path) -> Case:
@@ -240,7 +244,7 @@ def limit_without_unit(place: Path) -> Case:
 
 
 def policy_that_is_no_yaml(place: Path) -> Case:
-    return policy_with(place, "pargate: [1\n"), 4, ["p.yaml:2:1: not valid YAML"]
+    return policy_with(place, "pargate: [1\n"), 4, ["p.yaml:1:10: not valid YAML", "→ docs/policy.md"]
 
 
 def empty_policy(place: Path) -> Case:

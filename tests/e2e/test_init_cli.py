@@ -11,6 +11,7 @@ from conftest import surroundings
 
 ROOT = Path(__file__).parents[2]
 ACTION = "someone/pargate@0123456789abcdef0123456789abcdef01234567"
+WORKFLOW = ".github/workflows/pargate.yml"
 
 Command = Callable[..., Any]
 
@@ -20,6 +21,9 @@ def repository(place: Path) -> Path:
     """A git repository with one model, where commands run."""
     subprocess.run(["git", "init", "--quiet", "--initial-branch", "main", str(place)], check=True)
     shutil.copytree(ROOT / "examples" / "models" / "clean", place / "model")
+    for name in ("cat", "dog"):
+        (place / "photos" / name).mkdir(parents=True)
+        shutil.copy(ROOT / "docs" / "images" / "report.png", place / "photos" / name / "1.png")
     return place
 
 
@@ -33,6 +37,40 @@ def test_a_repository_is_ready_after_one_command(repository: Path, light: Comman
     assert (again.code, "nothing to do" in again.said) == (0, True)
 
 
+def test_a_second_run_keeps_the_options_of_the_first(repository: Path, light: Command) -> None:
+    (repository / "names.txt").write_text("cat\ndog\n")
+    assert light("policy", "init", "--yes").code == 0
+    own = ("--action", ACTION, "--images", "photos", "--classes", "names.txt", "--comment", "--gpu-labels", "gpu")
+    assert light("init", "github", "--no-scan", *own).code == 0
+    written = {name: (repository / name).read_text() for name in (WORKFLOW, "pargate-inventory.yaml")}
+    again = light("init", "github", "--no-scan")
+    said = "kept from the last run (--reset keeps nothing): "
+    assert (again.code, "nothing to do" in again.said) == (0, True)
+    assert f"{said}--action {ACTION} --images photos --classes names.txt --gpu-labels gpu --comment" in again.err
+    assert {name: (repository / name).read_text() for name in written} == written
+    assert light("init", "github", "--no-scan", "--no-comment").code == 0
+    assert "pull-requests: write" not in (repository / WORKFLOW).read_text()
+    ended = light("init", "github", "--no-scan", "--action", ACTION, "--reset")
+    assert (ended.code, "kept from" in ended.said) == (0, False)
+    assert not {"photos", "gpu"} & set((repository / WORKFLOW).read_text().split())
+
+    assert light("init", "gitlab", "--no-scan", *own[:6]).code == 0
+    job = (repository / ".gitlab" / "pargate.yml").read_text()
+    assert "PARGATE_IMAGES: photos" in job
+    assert light("init", "gitlab", "--no-scan").code == 0
+    assert (repository / ".gitlab" / "pargate.yml").read_text() == job
+
+
+@pytest.mark.parametrize("where", ["github", "gitlab"])
+@pytest.mark.parametrize("more", [("--model", "nosuch"), ("--images", "nosuch/"), ("--classes", "nosuch.txt")])
+def test_what_is_not_there_is_refused_before_anything_is_written(
+    repository: Path, light: Command, where: str, more: tuple[str, ...]
+) -> None:
+    ended = light("init", where, "--no-scan", "--action", ACTION, *more)
+    assert (ended.code, more[1] in ended.err) == (2, True)
+    assert not (repository / "pargate.yaml").exists()
+
+
 def test_a_dry_run_writes_nothing(repository: Path, light: Command) -> None:
     ended = light("init", "github", "--no-scan", "--action", ACTION, "--dry-run")
     assert (ended.code, "would be written: pargate.yaml" in ended.said) == (0, True)
@@ -43,7 +81,13 @@ def test_a_dry_run_writes_nothing(repository: Path, light: Command) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 @pytest.mark.parametrize(
     ("typed", "more", "named"),
-    [("photos\nnames.txt\n", (), True), ("\n\n", (), False), ("", ("--yes",), False), ("", ("--dry-run",), None)],
+    [
+        ("photos\nnames.txt\n", (), True),
+        ("nosuch/\n\n", (), None),  # refused
+        ("\n\n", (), False),
+        ("", ("--yes",), False),
+        ("", ("--dry-run",), None),
+    ],
 )
 def test_a_person_at_a_terminal_is_asked_for_images_and_classes(
     repository: Path, typed: str, more: tuple[str, ...], named: bool | None
@@ -61,8 +105,15 @@ def test_a_person_at_a_terminal_is_asked_for_images_and_classes(
     asked = os.read(ours, 65536).decode() if typed else ""
     os.close(ours)
     os.close(theirs)
-    assert ended.returncode == 0
+    assert ended.returncode == (2 if "nosuch" in typed else 0)
     assert ("Labelled images" in asked, "File of class names" in asked) == (bool(typed), bool(typed))
+    if ended.returncode:
+        assert (ended.stdout.strip(), "no such file" in asked, (repository / "pargate.yaml").exists()) == (
+            "",
+            True,
+            False,
+        )
+        return
     assert ("1. give labelled images" in ended.stdout) == (not named), "what was not answered is left to do"
     if named is not None:
         assert ("source: photos" in (repository / "pargate.yaml").read_text()) == named

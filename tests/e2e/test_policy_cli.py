@@ -162,6 +162,7 @@ def test_a_ref_shows_what_is_committed_and_not_what_a_branch_made_of_it(
 def test_a_first_policy_is_written_and_passes_its_check(place: Path, light: Command) -> None:
     ended = light("policy", "init", "--images", "./val", "--classes", "classes.txt", "--extends", "strict")
     assert (ended.code, ended.out) == (0, "")
+    assert "note: ./val is not here yet" in ended.err and "note: classes.txt is not here yet" in ended.err
     assert light("policy", "check", "pargate.yaml").code == 0
     policy = resolve(str(place / "pargate.yaml")).policy
     assert (policy.name, policy.images.source, policy.classes.names) == ("here", "val", "classes.txt")

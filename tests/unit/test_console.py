@@ -8,6 +8,7 @@ from sample_reports import failing
 
 from pargate import events
 from pargate.cli import console as console_module
+from pargate.cli.app import run
 from pargate.cli.console import Console
 from pargate.cli.options import Output
 
@@ -44,7 +45,7 @@ def test_the_result_is_on_stdout_and_progress_and_notes_are_on_stderr(monkeypatc
     shown(Console(quiet=False, verbose=False, color=True))
     out, err = (stream.getvalue() for stream in streams)
     assert "FAIL" in out and "measuring" not in out and "a note" not in out
-    assert "measuring 2 comparisons" in err and "a note" in err and "FAIL" not in err
+    assert "2 comparisons" in err and "a note" in err and "FAIL" not in err
 
 
 def test_a_report_on_stdout_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,6 +56,19 @@ def test_a_report_on_stdout_has_it_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "FAIL" in streams[0].getvalue()
 
 
+def test_a_line_that_is_indented_is_plain_without_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = terminals(monkeypatch)
+    monkeypatch.setenv("COLUMNS", "20")
+    console = Console(quiet=False, verbose=False, color=False)
+    console.note("  → keep the head elsewhere")
+    console.lines(["  → keep the head elsewhere"])
+    for stream in streams:
+        assert [line.rstrip() for line in stream.getvalue().splitlines()] == ["  → keep the head", "    elsewhere"]
+    console.note("budget   of 976 images")
+    shown = [line.rstrip() for line in streams[1].getvalue().splitlines()]
+    assert shown[2:] == ["budget   of 976", "         images"]
+
+
 @pytest.mark.parametrize("how", ["NO_COLOR", "--no-color"])
 def test_without_colours_there_is_a_bar_all_the_same(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     streams = terminals(monkeypatch)
@@ -63,7 +77,7 @@ def test_without_colours_there_is_a_bar_all_the_same(how: str, monkeypatch: pyte
     shown(Console(quiet=False, verbose=False, color=how == "NO_COLOR"))
     out, err = (stream.getvalue() for stream in streams)
     assert "\x1b" not in out
-    assert "measuring 2 comparisons" in err and "━" in err
+    assert "2 comparisons" in err and "━" in err
     assert "\x1b[3" not in err.replace("\x1b[?25", "")  # no colours; the bar moves the cursor
 
 
@@ -105,3 +119,21 @@ def test_what_a_narrow_terminal_breaks_of_an_indented_line_stays_indented(monkey
         "    one two three four five",
         "    six seven",
     ]
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize(
+    "command", [["explain", "blended-triggers", "-p", "baseline"], ["policy", "diff", "baseline", "strict"]]
+)
+def test_a_terminal_breaks_lines_between_words_and_a_pipe_gets_them_whole(
+    command: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(command)
+    whole = capsys.readouterr().out
+    assert max(map(len, whole.splitlines())) > 100
+    out, _ = terminals(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    run(command)
+    assert max(map(len, out.getvalue().splitlines())) <= columns
+    assert out.getvalue().split() == whole.split(), "no word is broken"

@@ -241,6 +241,19 @@ def test_the_report_says_from_which_strength_on_and_what_is_not_counted() -> Non
     assert "False alarms: 0 of 2" in text and "--reference none" in text
 
 
+def test_the_lines_of_a_drill_are_a_result_and_below_it_what_was_measured() -> None:
+    clean = copy(family="clean", trigger=None, outcome="pass", named=())
+    made = report(copy(target="school bus", named=("patch-triggers", "usefulness")), clean, policy="baseline")
+    assert list(lines(made))[:6] == [
+        "untouched: pass",
+        "patch 1, rate 0.1 → school bus: caught",
+        "    attack success 0.0% before, 90.0% after; 80.0% of plain images as before; verdict fail",
+        "    breaks patch-triggers, usefulness",
+        "without a trigger: pass",
+        "    80.0% of plain images as before",
+    ]
+
+
 def test_a_drill_without_a_plant_claims_nothing() -> None:
     assert "does not show" in "\n".join(lines(report(copy(took=False))))
 

@@ -15,7 +15,7 @@ from pargate.judge.release import drop
 from pargate.policy.fields import Limit
 from pargate.policy.resolve import read
 from pargate.release import stages
-from pargate.release.gate import _best, outlook
+from pargate.release.gate import _best, outlook, span
 
 POLICY = """
 pargate: 1
@@ -134,3 +134,11 @@ def test_a_gate_says_before_it_runs_whether_it_can_decide(labelled: int, said: s
     run.images["certify"] = SimpleNamespace(labels=np.array([0] * labelled + [-1] * 9))  # type: ignore[assignment]
     assert said in outlook(run)
     assert ("About 1,383 are needed, 2,766 images in all" in outlook(run)) is (0 < labelled < 1383)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "said"),
+    [(0.2, "1 minute"), (12.5, "13 minutes"), (60, "1 hour"), (100, "2 hours"), (1440, "1 day"), (5000, "4 days")],
+)
+def test_a_time_is_said_in_the_unit_that_suits_it(minutes: float, said: str) -> None:
+    assert span(minutes) == said

@@ -1,9 +1,13 @@
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+from pargate.cli import options
 from pargate.cli.app import app, run
 from pargate.cli.help import GROUPS, MANY
 from pargate.cli.options import read_outputs
@@ -22,6 +26,7 @@ def every(command: Any, path: str) -> list[tuple[str, Any]]:
 
 
 EVERY = every(COMMANDS, "")
+GROUPED = ["", *(name for name, one in COMMANDS.commands.items() if hasattr(one, "commands"))]
 
 
 @pytest.mark.parametrize(("path", "command"), EVERY, ids=[path for path, _ in EVERY])
@@ -53,6 +58,26 @@ def test_a_long_help_has_every_option_in_a_group(path: str, command: Any) -> Non
     assert options <= grouped
 
 
+@pytest.mark.parametrize("group", GROUPED)
+def test_a_group_without_a_command_prints_its_help(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(group.split()) == 2
+    bare = capsys.readouterr()
+    assert run([*group.split(), "--help"]) == 0
+    assert (bare.out, bare.err) == ("", capsys.readouterr().out)
+    assert bare.err.startswith(f"Usage: pargate {group}".strip())
+    assert f"\nExamples:\n  pargate {group}".rstrip() in bare.err
+
+
+@pytest.mark.parametrize("group", GROUPED)
+def test_no_line_of_a_group_is_cut_at_80_columns(
+    group: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([*group.split(), "--help"]) == 0
+    commands = capsys.readouterr().out.partition("Commands:")[2]
+    assert commands and "..." not in commands
+
+
 def test_the_help_lists_every_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["scan", "--help"]) == 0
     unwrapped = re.sub(r"-\n +", "-", capsys.readouterr().out)
@@ -77,6 +102,8 @@ def test_the_version_has_a_short_option(option: str, capsys: pytest.CaptureFixtu
         (["policy", "chek"], "Did you mean 'check'", "`pargate policy --help`"),
         (["scn"], "Did you mean 'scan'", "`pargate --help`"),
         (["gate", "x"], "Missing option '--out'", "`pargate gate --help`"),
+        (["scan", "x", "--now", "tomorrow"], "--now tomorrow is not a day", "as 2026-01-31"),
+        (["verify", "x", "--now", "2026-02-30"], "--now 2026-02-30 is not a day", "as 2026-01-31"),
         (["report", "r.json", "-o", "htlm=r"], "Did you mean 'html'?", "one of badge, "),
     ],
 )
@@ -88,12 +115,57 @@ def test_a_wrong_value_is_corrected_and_points_to_the_help_of_its_command(
     assert said.out == "" and message in said.err and hint in said.err
 
 
-def test_a_shell_gets_completions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", [["scan", "x"], ["gate", "x", "--out", "o"], ["audit", "x", "--out", "o"]])
+def test_a_gpu_without_a_driver_is_refused_before_anything_heavy(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "has_driver", lambda: False)
+    assert run([*command, "--device", "cuda:1"]) == 5
+    assert capsys.readouterr().err == (
+        "pargate: device 'cuda:1' was asked for, but this machine has no driver for a GPU\n"
+        "  → use --device cpu or auto\n"
+    )
+    monkeypatch.setattr(options, "has_driver", lambda: True)
+    assert run([*command, "--device", "cuda:1"]) == 2
+    assert "driver" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("sca", ["scan"]),
+        ("scan x -p re", ["release"]),
+        ("scan x -p own", ["own/", "own.yaml"]),
+        ("gate x --policy own/", ["own/deep.yml"]),
+        ("policy show str", ["strict"]),
+        ("scan x -o s", ["sarif"]),
+        ("drill x -o ht", ["html"]),
+        ("inspect x -o ", ["json"]),
+        ("clean x --method par", ["par", "par-plus"]),
+        ("clean x --towers im", ["image"]),
+    ],
+)
+def test_a_shell_gets_completions(
+    typed: str, offered: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    for name in ("own.yaml", "own.txt", "own/deep.yml"):
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("_PARGATE_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "pargate sca")
-    monkeypatch.setenv("COMP_CWORD", "1")
+    monkeypatch.setenv("COMP_WORDS", f"pargate {typed}")
+    monkeypatch.setenv("COMP_CWORD", str(len(f"pargate {typed}".split(" ")) - 1))
     assert run([]) == 0
-    assert capsys.readouterr().out.split() == ["scan"]
+    assert capsys.readouterr().out.split() == offered
+
+
+def test_completions_do_not_import_torch() -> None:
+    code = (
+        "import sys; from pargate.cli import complete as c\n"
+        "assert c.policies('') and c.formats('') and c.methods('')\n"
+        "assert not {'torch', 'open_clip'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_dash_is_stdout() -> None:

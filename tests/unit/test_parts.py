@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pargate.core.splits import sizes, total
+from pargate.core.splits import least, sizes, total
 from pargate.images.opening import open_images, open_pairs
 from pargate.images.sources.scenes import BUILTIN_SCENES
 from pargate.images.splits import divide, shared
@@ -55,6 +55,12 @@ def test_what_certifies_gets_all_that_the_others_do_not_need(images: int, splits
 def test_the_images_that_a_gate_needs_are_enough_and_hardly_more(images: int) -> None:
     fewest = next(count for count in range(4 * images) if sizes(count, 3)[-1] >= images)
     assert sizes(total(images), 3)[-1] >= images and fewest <= total(images) <= fewest + 5
+
+
+@pytest.mark.parametrize("splits", [2, 3])
+@pytest.mark.parametrize("each", [1, 200, 512, 513, 2000])
+def test_the_least_number_of_images_gives_every_split_enough(each: int, splits: int) -> None:
+    assert least(each, splits) == next(count for count in range(9 * each) if min(sizes(count, splits)) >= each)
 
 
 def test_the_same_picture_under_two_names_is_in_one_part(tmp_path: Path) -> None:

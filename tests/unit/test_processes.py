@@ -4,14 +4,20 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
 import psutil
 import pytest
 
+from pargate import events
 from pargate.audit import cluster
-from pargate.audit.processes import Process, ScanEnded, result, stop
+from pargate.audit.inventory import load
+from pargate.audit.processes import Process, ScanEnded, last_line, result, stop
+from pargate.audit.run import AuditRequest, audit
+from pargate.cli.audit import _listener
+from pargate.cli.console import Console
 from pargate.errors import ExitCode, OperationalError
 
 REPORTS = Path(__file__).parents[1] / "golden" / "reports"
@@ -44,6 +50,18 @@ def test_a_scan_that_could_not_judge_hands_on_its_message_and_code(code: int, ke
         tmp_path, f"import sys; sys.stderr.reconfigure(encoding='utf-8'); sys.stderr.write('{said}'); sys.exit({code})"
     )
     assert (error.exit_code, error.message, error.hint) == (kept, "no such file: x", "check it")
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [("", ""), ("block 1 of", ""), ("opening\nblock 1 of 9\nblock 2", "block 1 of 9"), ("é\n\n", "é")],
+)
+def test_the_last_whole_line_of_a_running_scan_tells_how_far_it_is(said: str, line: str, tmp_path: Path) -> None:
+    found = child(tmp_path, "")
+    found.process.wait()
+    assert last_line(Process(found.process, found.report, tmp_path / "none")) == ""
+    found.said.write_text(said, encoding="utf-8")
+    assert last_line(found) == line
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "[1]"])
@@ -106,3 +124,22 @@ def test_a_worker_without_the_model_says_so(tmp_path: Path) -> None:
     code, report, said = cluster.run(["models/away"], str(tmp_path), 1)
     assert (code, report) == (ExitCode.INPUT, b"")
     assert b"models/away" in said and b"Traceback" not in said
+
+
+def test_an_audit_tells_what_its_running_scan_said_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    (tmp_path / "inventory.yaml").write_text(
+        f"inventory: 1\ndefaults: {{owner: a@example.org, policy: '{root}/examples/policy.yaml'}}\n"
+        f"models: [{{name: toy, model: '{root}/examples/models/clean'}}]\n"
+    )
+    started = datetime(2026, 1, 31, tzinfo=UTC)
+    request = AuditRequest(
+        load(tmp_path / "inventory.yaml"), tmp_path, tmp_path, started, started.date(), lambda: started
+    )
+    program = "import sys, time; print('block 3 of 9', file=sys.stderr, flush=True); time.sleep(2); sys.exit(5)"
+    monkeypatch.setattr("pargate.audit.processes.start", lambda *given: child(tmp_path, program))
+    told: list[events.Event] = []
+    console = Console(quiet=True, verbose=False, color=False)
+    audit(request, _listener(console, told.append))
+    assert told[0] == events.StageStarted("audit")
+    assert events.Advanced(0, 1, "toy: block 3 of 9", "model") in told

@@ -41,13 +41,23 @@ def drawn(monkeypatch: pytest.MonkeyPatch, *said: events.Event) -> str:
 
 def test_a_bar_and_its_times_live_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     long = events.StageStarted("certify", "/a/very/long/path/to/a/model/that/nobody/can/read/at/once/clean-0123456789")
-    shown = drawn(monkeypatch, long, events.Advanced(3, 9, "12 of 25 comparisons decided, 192 images"))
+    assert "clean-0123456789 " in drawn(monkeypatch, long), "of a path the end is shown"
+    shown = drawn(monkeypatch, long, events.Advanced(3, 9, "12 of 25 decided, 192 images"))
     assert max(map(len, shown.splitlines())) <= 80
-    assert "━" in shown and "certifying" in shown and "12 of 25" in shown and "at most" in shown
+    assert "━" in shown and "certifying " in shown and "12 of 25 decided, 192 images " in shown and "at most" in shown
+
+
+@pytest.mark.parametrize("stage", list(module.WORDS))
+def test_no_number_of_a_bar_is_cut_at_80_columns(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = drawn(monkeypatch, events.StageStarted(stage), events.Advanced(3, 9, "12 of 25 decided, 192 images"))
+    assert f"{module.WORDS[stage]} " in shown and "12 of 25 decided" in shown
+    terms = {"loss": 9.81, "image_shift": 0.12, "text_shift": 0.01}
+    step = events.TrainStep(3, 9, 0.1, terms, 593.0)
+    assert "loss 9.81, 593 pairs/s " in drawn(monkeypatch, events.StageStarted(stage), step)
 
 
 def test_no_number_of_a_stage_stays_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = events.Advanced(3, 9, "12 of 25 comparisons decided, 192 images")
+    first = events.Advanced(3, 9, "12 of 25 decided, 192 images")
     shown = drawn(monkeypatch, events.StageStarted("measure"), first, events.StageStarted("export", "onnx"))
     assert "exporting" in shown and "12 of 25" not in shown and "at most" not in shown
 

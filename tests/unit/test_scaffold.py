@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,9 @@ from pargate.github.scaffold import (
     Options,
     contents,
     contents_of_gitlab,
+    earlier,
     plan,
+    spelled,
     steps,
     steps_of_gitlab,
     unedited,
@@ -45,7 +48,21 @@ def repository(tmp_path: Path) -> Path:
     (folder / ".git").mkdir(parents=True)
     (folder / "model").mkdir()
     (folder / "model" / "open_clip_config.json").write_text("{}")
+    for name in ("val/cat/1.png", "val/dog/2.png", "unlabelled/1.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n" + name.encode())
     return folder
+
+
+def kept(text: str) -> dict[str, Any]:
+    """The options that the next run keeps, without the commit."""
+    line = next(line for line in text.splitlines() if line.startswith("# Options that the next run keeps: "))
+    found = json.loads(line.partition(": ")[2])
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in found.items()
+        if key not in ("action", "version")
+    }
 
 
 def loaded(text: str) -> dict[Any, Any]:
@@ -232,9 +249,9 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
     root = tmp_path_factory.getbasetemp() / "adopting"
     root.mkdir(exist_ok=True)
     options = Options(
-        action=ACTION, branch="main", models=("hf-hub:" + value, "hf-hub:x"), policy="release", images=value
+        action=ACTION, branch="main", models=("hf-hub:" + value, "hf-hub:x"), policy="release", images=f"hf:{value}"
     )
-    alone = Options(action=ACTION, branch="main", models=("hf-hub:" + value,), policy="release", images=value)
+    alone = replace(options, models=("hf-hub:" + value,))
     try:
         texts, single = contents(root, options).texts, contents(root, alone).texts
     except InputError:
@@ -242,13 +259,14 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
         return
     jobs = loaded(texts[GATE])["jobs"]
     given_to = jobs["gate"]["steps"][1]["with"]
-    assert given_to["images"] == value
+    assert given_to["images"] == f"hf:{value}"
+    assert kept(texts[GATE]) == {"models": options.models, "policy": "release", "images": f"hf:{value}"}
     both = dict.fromkeys((f"hf-hub:{value}", "hf-hub:x"))  # the same model twice is one
     assert given_to["model"] == ("".join(f"{model}\n" for model in both) if len(both) > 1 else "hf-hub:x")
     assert loaded(single[GATE])["jobs"]["gate"]["steps"][1]["with"]["model"] == f"hf-hub:{value}"
     assert loaded(texts[INVENTORY])["models"][0]["model"] == f"hf-hub:{value}"
-    assert loaded(texts[INVENTORY])["defaults"]["images"] == value
-    plain = Options(action=ACTION, branch="main", models=("hf-hub:x", "hf-hub:y"), policy="release", images="val")
+    assert loaded(texts[INVENTORY])["defaults"]["images"] == f"hf:{value}"
+    plain = replace(options, models=("hf-hub:x", "hf-hub:y"), images="hf:o/n")
     usual = loaded(contents(root, plain).texts[GATE])["jobs"]
     for key, job in jobs.items():
         assert [step.get("run") for step in job["steps"]] == [step.get("run") for step in usual[key]["steps"]]
@@ -268,6 +286,10 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
         ({"models": ("nothing/*",)}, "matches nothing"),
         ({"images": "\x1b[2J"}, "control character"),
         ({"images": ""}, "is empty"),
+        ({"images": "nosuch/"}, "--images nosuch/: no such file"),
+        ({"images": "{val,nosuch}"}, "no such file"),
+        ({"models": ("nosuch",)}, "--model nosuch: there is no such file"),
+        ({"models": ("nosuch#a.pt",)}, "there is no such file"),
         ({"images": "a\u2028b"}, "control character"),
         ({"policy": "../p.yaml"}, "leads out of the repository"),
         ({"policy": "none.yaml"}, "no such file"),
@@ -309,6 +331,47 @@ def test_a_second_run_changes_nothing(repository: Path) -> None:
     assert (again.new, again.changed) == ({}, {})
     assert len(again.same) == 4
     assert snapshot(repository) == before
+
+
+def test_options_that_are_not_given_again_are_kept(repository: Path) -> None:
+    (repository / "own.yaml").write_text("pargate: 1\nname: own\nextends: builtin:baseline\n")
+    (repository / "classes.txt").write_text("cat\ndog\n")
+    options = Options(
+        action=ACTION, branch="trunk", models=("model", "hf-hub:org/model"), policy="own.yaml", images="val",
+        classes="classes.txt", labels=("self-hosted", "gpu"), schedule="1 1 * * 1", comment=True, shards=3,
+    )  # fmt: skip
+    written(repository, options)
+    before = snapshot(repository)
+    kept = earlier(repository, GATE)
+    assert Options(**kept) == options
+    written(repository, Options(**kept))
+    assert snapshot(repository) == before
+    assert spelled({**kept, "images": "a b"}) == (
+        f"--action {ACTION} --branch trunk --model model --model hf-hub:org/model --policy own.yaml --images 'a b' "
+        "--classes classes.txt --gpu-labels self-hosted,gpu --schedule '1 1 * * 1' --comment --audit-shards 3"
+    )
+
+
+def test_what_the_policy_says_and_what_is_usual_is_not_kept(repository: Path) -> None:
+    assert earlier(repository, GATE) == {}
+    written(repository, replace(OPTIONS, images="val"))
+    assert set(earlier(repository, GATE)) == {"action"}, "the new policy names the images"
+    written(repository, replace(OPTIONS, images="unlabelled"))
+    assert earlier(repository, GATE)["images"] == "unlabelled"
+
+
+def test_a_commit_of_another_version_is_not_kept(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(repository, COMMENTED)
+    monkeypatch.setattr("pargate.github.scaffold.__version__", "99.0")
+    assert earlier(repository, GATE) == {"comment": True}
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "3", '{"shards": "x"}', '{"unknown": 1}', '{"models": [[]]}', "[" * 99999])
+def test_kept_options_that_cannot_be_read_are_named(repository: Path, line: str) -> None:
+    (repository / GATE).parent.mkdir(parents=True)
+    (repository / GATE).write_text(f"# Options that the next run keeps: {line}\n")
+    with pytest.raises(InputError, match="the line of kept options cannot be read"):
+        earlier(repository, GATE)
 
 
 def test_an_edited_workflow_stops_everything_and_force_keeps_it_beside(repository: Path) -> None:
@@ -414,8 +477,6 @@ def test_gitlab_gets_no_value_that_it_would_change(repository: Path, change: dic
 
 
 def test_gitlabs_schema_finds_no_fault(repository: Path) -> None:
-    import json
-
     import check_jsonschema
     from jsonschema import Draft7Validator
 
@@ -428,12 +489,18 @@ def test_gitlabs_schema_finds_no_fault(repository: Path) -> None:
 
 
 def test_images_come_first_in_what_is_left_to_do(repository: Path) -> None:
-    drawn = contents(repository, OPTIONS).policy
-    assert "--images SOURCE --classes FILE" in steps(OPTIONS, drawn)[0]
-    own = replace(OPTIONS, images="val")
-    assert not any("--images" in step for step in steps(own, contents(repository, own).policy))
-    (repository / WORKING_FILE).write_text("pargate: 1\nname: x\nextends: builtin:baseline\nimages: {source: val}\n")
-    assert not any("--images" in step for step in steps(OPTIONS, contents(repository, OPTIONS).policy))
+    def asked(images: str | None) -> bool:
+        options = replace(OPTIONS, images=images)
+        said = ["--images SOURCE --classes FILE" in step for step in
+                steps(repository, options, contents(repository, options).policy)]  # fmt: skip
+        return said.index(True) == 0 if any(said) else False
+
+    assert asked(None) and asked("unlabelled") and asked("builtin:scenes")
+    assert not asked("val") and not asked("hf:org/set")
+    for source, lacking in (("val", False), ("unlabelled", True), ("nosuch", True), ("hf:org/set", False)):
+        text = f"pargate: 1\nname: x\nextends: builtin:baseline\nimages: {{source: '{source}'}}\n"
+        (repository / WORKING_FILE).write_text(text)
+        assert asked(None) == lacking, source
 
 
 @pytest.mark.parametrize("linked", [".github", ".github/workflows", GATE, WORKING_FILE])

@@ -36,7 +36,9 @@ TRAPS = [
     ("? {a: b}\n: c\n", (1, 3), "a key must be a word"),
     ("a: " + "[" * 40 + "]" * 40 + "\n", (1, 3 + limits.YAML_DEPTH), "nested deeper than 32 levels"),
     ("a: [1, 2\nb: 3\n", (2, 2), "not valid YAML"),
-    ("a: 'open\n", (2, 1), "not valid YAML"),
+    ("a: 'open\n", (1, 4), "not valid YAML: a bracket or a quote is not closed"),
+    ("a: [1,\n\n", (1, 6), "not valid YAML: a bracket or a quote is not closed"),
+    ("a: [1\n", (1, 4), "not valid YAML: a bracket or a quote is not closed"),
     ("a: 1\n b: 2\n", (2, 3), "not valid YAML"),
     ("a: @x\n", (1, 4), "not valid YAML"),
 ]
@@ -51,6 +53,7 @@ def test_every_trap_is_refused_by_name_with_its_place_and_a_caret(
     first, source, caret = caught.value.message.split("\n")
     assert first.startswith(f"p.yaml:{place[0]}:{place[1]}: ")
     assert words in first
+    assert caught.value.hint or "not valid YAML" not in first
     lines = text.splitlines()
     assert source.strip() == (lines[place[0] - 1].strip() if place[0] <= len(lines) else "")
     assert caret == "    " + " " * (place[1] - 1) + "^"
