@@ -310,7 +310,7 @@ class Console:
             ("tensors", f"{len(checkpoint.tensors)} ({', '.join(dtypes)})"),
             ("parameters", f"{checkpoint.parameters / 1e6:.2f} M"),
             ("embedding", f"{checkpoint.dim} values"),
-            ("activation", checkpoint.activation or "gelu or quick_gelu: the checkpoint does not say"),
+            ("activation", _activation(checkpoint)),
             ("images", str(checkpoint.preprocess)),
             ("given by", checkpoint.preprocess_from),
             ("captions", f"{checkpoint.context_length} tokens, tokenizer {checkpoint.tokenizer}"),
@@ -356,6 +356,14 @@ class Console:
             if name not in leave_out:
                 default = "required" if name in required else f"default {defaults[name]}"
                 self._print(f"    {field.alias or name}: {field.description} ({default})")
+
+
+def _activation(checkpoint: "Checkpoint") -> str:
+    """Return the activation of a checkpoint in words."""
+    said = checkpoint.activation or "gelu or quick_gelu: the checkpoint does not say"
+    options = [checkpoint.config.get(tower, {}).get("act_kwargs") or {} for tower in ("vision_cfg", "text_cfg")]
+    tanh = any(option.get("approximate") == "tanh" for option in options)
+    return f"{said}, approximated by tanh" if tanh else said
 
 
 def _both(first: events.Listener, second: events.Listener) -> events.Listener:

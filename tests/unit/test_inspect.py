@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from pargate.cli.console import Console
 from pargate.core.model import CONTEXT_LENGTH
 from pargate.errors import InputError, OperationalError, PargateError, UnsafeCheckpoint
 from pargate.models import config, weights
@@ -561,3 +562,18 @@ def test_a_hugging_face_tokenizer_must_lie_beside_the_weights(tmp_path):
     assert inspect(str(path)).digest != first.digest, "another tokenizer reads other captions"
     (path / "tokenizer_config.json").write_text('{"auto_map": {}}')
     assert "auto_map" in refusal(path).message
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({}, "gelu"), ({"act_kwargs": None}, "gelu"), ({"act_kwargs": {"approximate": "none"}}, "gelu"),
+     ({"act_kwargs": {"approximate": "tanh"}}, "gelu, approximated by tanh")],
+)  # fmt: skip
+def test_inspect_says_which_form_of_gelu_a_model_has(
+    options: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {**MODEL, "vision_cfg": {**MODEL["vision_cfg"], **options}}
+    checkpoint = inspect(str(folder(tmp_path / "m", model=model)))
+    Console(quiet=False, verbose=False, color=False).checkpoint(checkpoint)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("activation")]
+    assert line.split("  ")[-1].strip() == said
