@@ -28,7 +28,7 @@ def divided(source: str, folder: Path = Path()) -> tuple[str, str] | None:
     ways = [
         (source[:at], source[at + 1 :])
         for at, letter in enumerate(source)
-        if letter == SEPARATOR and os.path.isfile(folder / source[at + 1 :] / ADAPTER_CONFIG)  # noqa: PTH113 - no error
+        if at and letter == SEPARATOR and os.path.isfile(folder / source[at + 1 :] / ADAPTER_CONFIG)  # noqa: PTH113 - no error
     ]
     if len(ways) > 1:  # one of them may name no base
         ways = [way for way in ways if way[0].startswith(HUB_PREFIXES) or os.path.lexists(folder / way[0])] or ways

@@ -636,6 +636,7 @@ def test_paths_may_hold_the_separator(
     with pytest.raises(InputError, match="more than 8 adapters"):
         inspect("base" + 5000 * "+lora")
     assert run(["inspect", "my+base+nothing"]) == 2
+    assert divided("+lora") is None and run(["inspect", "+lora"]) == 2
 
 
 def test_adapters_can_be_stacked(weights: Weights, base: Path, tmp_path: Path) -> None:
