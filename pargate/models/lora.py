@@ -33,6 +33,7 @@ OUTPUT_NOTE = "the change of out_proj counts twice where an attention is adapted
 """PEFT adds the product to `out_proj`, and the layer around it adds it again (`MultiheadAttention.merge`), in training
 and in what it merges."""
 
+OTHER_BASE = "give the base that the adapter was trained on, and the adapter as PEFT saved it"
 SAVE_BASE = "save the base again, each tensor on its own"
 
 
@@ -94,8 +95,9 @@ def plan(given: Settings, held: Sequence[StoredTensor], base: Sequence[StoredTen
         sorted(factors.keys() - wanted),
         label,
         f"adapts modules that are not in the base, or that {where} does not name",
+        OTHER_BASE,
     )
-    refuse(sorted(wanted - factors.keys()), label, f"lacks the tensors of modules that {where} names")
+    refuse(sorted(wanted - factors.keys()), label, f"lacks the tensors of modules that {where} names", OTHER_BASE)
     if both := sorted(modules.adapted & outputs.keys()):
         raise InputError(f"{where} names {both[0]} and the attention around it", by_peft(label))
     if attentions and given.fan_in_fan_out:
@@ -133,7 +135,7 @@ def _sorted(held: Sequence[StoredTensor], label: str) -> tuple[Factors, dict[str
             raise InputError(f"{label} holds {name} twice", "save the adapter again")
         place[key] = tensor
     halves = [name for name, pair in factors.items() if len(pair) != 2]
-    refuse(halves, label, "holds one factor alone of modules")
+    refuse(halves, label, "holds one factor alone of modules", OTHER_BASE)
     return factors, values
 
 
@@ -150,7 +152,7 @@ def _checked(
         if list(tensor.shape) != shape:
             raise InputError(
                 f"{label}: {tensor.name} is {list(tensor.shape)}, where rank {r} and the base need {shape}",
-                "give the base that the adapter was trained on",
+                OTHER_BASE,
             )
     _refuse_types((weight, *pair.values()), label)
     return weight, pair["A"], pair["B"]
@@ -180,13 +182,13 @@ def _replacements(
         optional = {name for name in places if "bias" in name.rpartition(".")[2]}  # as older versions of PEFT
     elif given.bias == "lora_only":
         wanted |= {f"{name}.bias" for name in adapted} & places.keys()
-    refuse(sorted(wanted - values.keys()), label, f"lacks tensors that {where} says it replaces")
-    refuse(sorted(values.keys() - wanted - optional), label, "holds tensors that have no place in the base")
+    refuse(sorted(wanted - values.keys()), label, f"lacks tensors that {where} says it replaces", OTHER_BASE)
+    refuse(sorted(values.keys() - wanted - optional), label, "holds tensors that have no place in the base", OTHER_BASE)
     for name, value in values.items():
         if value.shape != places[name].shape:
             raise InputError(
                 f"{label}: {value.name} is {list(value.shape)}, in the base {list(places[name].shape)}",
-                "give the base that the adapter was trained on",
+                OTHER_BASE,
             )
         _refuse_types((places[name], value), label)
         _refuse_misnamed(value, name, adapted, label)

@@ -129,14 +129,14 @@ def matching(tensors: dict[str, Tensor]) -> list[str]:
     return found
 
 
-def refuse(found: list[str], source: str, what: str) -> None:
+COMPLETE = "check that the weights are complete and belong to the architecture"
+
+
+def refuse(found: list[str], source: str, what: str, advice: str = COMPLETE) -> None:
     """Raise an error that names the tensors in `found`, if there are any."""
     if found:
         named = ", ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
-        raise InputError(
-            f"{source} {what} ({len(found)} in all): {named}",
-            "check that the weights are complete and belong to the architecture",
-        )
+        raise InputError(f"{source} {what} ({len(found)} in all): {named}", advice)
 
 
 def _is_scale(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> bool:

@@ -535,12 +535,14 @@ def test_other_layers_are_refused(target: str, weights: Weights, base: Path, tmp
 
 def test_another_base_is_refused(weights: Weights, base: Path, open_base: Path, tmp_path: Path) -> None:
     place = adapter(weights, tmp_path / "a")
-    with pytest.raises(InputError, match=r"adapts modules that .* does not name"):
+    hint = "give the base that the adapter was trained on, and the adapter as PEFT saved it"
+    with pytest.raises(InputError, match=r"adapts modules that .* does not name") as caught:
         inspect(f"{open_base}+{place}")
+    assert caught.value.hint == hint
     narrow = layouts.transformers_folder(layouts.clip_model(hidden_size=32), tmp_path / "narrow", False)
     with pytest.raises(InputError, match="where rank 4 and the base need") as caught:
         inspect(f"{narrow}+{place}")
-    assert caught.value.hint == "give the base that the adapter was trained on"
+    assert caught.value.hint == hint
 
 
 def test_bytes_that_two_tensors_share_are_not_changed(ours: Weights, open_base: Path, tmp_path: Path) -> None:
