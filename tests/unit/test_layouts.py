@@ -62,10 +62,11 @@ def test_every_layout_of_ours_is_entered_and_says_its_traits() -> None:
         "onnx_graphs",
         "open_clip",
         "torch_zip",
+        "towers",
         "transformers",
     ]
     assert [name for name in LAYOUTS if LAYOUTS[name].graph] == ["onnx_folder"]
-    pickled = ["adapter", "bare", "onnx_graphs", "open_clip", "torch_zip", "transformers"]
+    pickled = ["adapter", "bare", "onnx_graphs", "open_clip", "torch_zip", "towers", "transformers"]
     assert [name for name in LAYOUTS if LAYOUTS[name].pickle] == pickled
 
 
