@@ -47,7 +47,7 @@ LOG_WIDTH = 240
 _MARK = re.compile(r"[ →]*(?:\S+ {2,}(?=\S))?")
 """Indentation of a line, and a name in front of two spaces or more."""
 
-SUBJECT_WIDTH = 18
+SUBJECT_WIDTH = 21
 """Columns of what `doctor` checks."""
 
 DETAIL_WIDTH = 25
