@@ -23,6 +23,7 @@ from pargate.models.config import TOKENIZER_FILES, VOCABULARY_FILES, load_json, 
 from pargate.models.located import DEFAULTS, Located, names_in, processor, stay_inside
 from pargate.models.preprocessing import of_processor
 from pargate.models.save import changed, written
+from pargate.models.sources import refuse_adapter
 from pargate.models.transformers_folder import SETTINGS
 
 LAYOUT = "towers"
@@ -106,10 +107,12 @@ def files(folder: Path) -> list[list[Path]]:
 
     Raises:
         InputError: as `towers`, or a tower has no weights.
+        UnsafeCheckpoint: an adapter lies beside them.
     """
     found = towers(folder)
     listed = []
     for place in (found.vision, found.text):
+        refuse_adapter(place, "merge it into the tower with PEFT (merge_and_unload), or take it away")
         here = [place / name for name in WEIGHTS if (place / name).is_file()]
         if not here:
             raise InputError(

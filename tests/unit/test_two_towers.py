@@ -171,6 +171,13 @@ def test_other_weights_beside_a_tower_are_refused(place: Path) -> None:
         inspect(str(place))
 
 
+@pytest.mark.parametrize("tower", ["image_encoder", "text_encoder"])
+def test_an_adapter_in_a_tower_is_refused(tower: str, place: Path) -> None:
+    (place / tower / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsafeCheckpoint, match=rf"{tower} means different models to different readers: adapter_config"):
+        inspect(str(place))
+
+
 def test_a_tensor_of_the_other_tower_is_refused(place: Path) -> None:
     file = place / "text_encoder" / "model.safetensors"
     save_file({**load(file.read_bytes()), "visual_projection.weight": torch.zeros(24, 64)}, file)
