@@ -199,7 +199,10 @@ MANY = 10**9
         ({"text_config__hidden_act": "snake"}, "'snake', which pargate does not read"),
         ({"text_config__hidden_act": ["gelu"]}, "which pargate does not read"),
         ({"text_config__position_embedding_type": "relative_key"}, "positions that pargate does not read"),
-        ({"text_config__pad_token_id": None}, "pad_token_id None"),
+        ({"text_config__pad_token_id": None}, "text_config has pad_token_id null"),
+        ({"text_config__type_vocab_size": None}, "text_config has type_vocab_size null"),
+        ({"text_config__project_dim": None}, "text_config has project_dim null"),
+        ({"vision_config__image_size": None}, "vision_config has image_size null"),
         ({"text_config__pad_token_id": -1}, "pad_token_id -1"),
         ({"text_config__pad_token_id": 80}, "do not fit each other"),
         ({"text_config__vocab_size": "many"}, "vocab_size many"),
@@ -217,6 +220,7 @@ MANY = 10**9
         ({"vision_config__image_size": MANY}, "image_size is '1000000000'"),
         ({"projection_dim": MANY}, "embed_dim is '1000000000'"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "run code from elsewhere"),
+        ({"transformers_weights": "other.safetensors"}, "names another weights file"),
     ],
 )
 def test_a_configuration_out_of_bounds_is_refused_before_anything_is_built(

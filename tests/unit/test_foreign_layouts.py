@@ -144,6 +144,7 @@ def test_settings_under_the_older_name_win(folder: Path, tmp_path: Path) -> None
         ({"text_config__layer_norm_eps": "small"}, "layer_norm_eps small"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "run code from elsewhere"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"transformers_weights": "other.safetensors"}, "names another weights file"),
         ({"model_type": "clip_vision_model"}, "the image tower of a CLIP alone"),
         ({"model_type": "siglip2"}, "a SigLIP2 for images of any shape"),
         ({"model_type": "chinese_clip"}, r"lacks tensors of the model.*word_embeddings"),

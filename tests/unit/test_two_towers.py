@@ -142,6 +142,8 @@ def test_towers_of_different_clips_are_refused(place: Path) -> None:
     [
         ({"auto_map": {"AutoModel": "x.Y"}}, "run code from elsewhere"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"transformers_weights": "other.safetensors"}, "names another weights file"),
+        ({"num_hidden_layers": None}, "has num_hidden_layers null"),
         ({"num_hidden_layers": 10**9}, "layers is '1000000000'"),
         ({"hidden_size": 10**9, "intermediate_size": 10**9}, "width is '1000000000'"),
     ],
