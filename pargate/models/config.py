@@ -71,6 +71,9 @@ VOCABULARY_FILES = frozenset(
 )
 """Files of which at least one must exist."""
 
+UNREAD = ("tekken.json", "tiktoken.model")
+"""Files that transformers prefers to those of `VOCABULARY_FILES`, except `tokenizer.json`."""
+
 CLEANINGS = ("canonicalize", "lower", "whitespace")
 
 
@@ -366,7 +369,32 @@ def tokenizer_files(config: dict[str, Any], folder: Path | None, name: str) -> d
         )
     for large in (folder / f for f in here if (folder / f).stat().st_size > limits.TOKENIZER_BYTES):
         raise InputError(f"{large} is larger than {limits.TOKENIZER_BYTES >> 20} MiB: no tokenizer", "restore the file")
-    settings = folder / "tokenizer_config.json"
-    if settings.is_file() and "auto_map" in load_json(settings):
-        raise InputError(f"{settings} asks to run code from elsewhere (auto_map)", "use a tokenizer without code")
+    refuse_other_files(folder)
     return {f: sha256_file(folder / f) for f in here}
+
+
+def refuse_other_files(folder: Path) -> None:
+    """Raise if transformers reads the tokenizer in a folder from other files than `TOKENIZER_FILES`, or by their code.
+
+    Raises:
+        InputError: as above.
+    """
+    settings = folder / "tokenizer_config.json"
+    said = load_json(settings) if settings.is_file() else {}
+    if "auto_map" in said:
+        raise InputError(f"{settings} asks to run code from elsewhere (auto_map)", "use a tokenizer without code")
+    for key in (key for key, value in said.items() if value and _names_a_file(key)):
+        raise InputError(
+            f"{settings}: {key[:40]} names other files than those of the tokenizer beside it: {str(said[key])[:60]!r}",
+            f"remove {key[:40]}, and give the file that it names its ordinary name, such as tokenizer.json",
+        )
+    other = next((name for name in UNREAD if (folder / name).is_file()), None)
+    if other and not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{folder} holds a tokenizer in {other}", "convert it to tokenizer.json, or remove it")
+
+
+def _names_a_file(key: str) -> bool:
+    """Return whether a key of a `tokenizer_config.json` makes a version of transformers read other files."""
+    return key in ("fast_tokenizer_files", "init_inputs") or (
+        key.endswith("_file") and key != "special_tokens_map_file"  # which no version reads
+    )

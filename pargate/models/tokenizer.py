@@ -10,9 +10,11 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import string
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +28,7 @@ from pargate.core.names import repaired
 from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError, PargateError, first_line
 from pargate.files import read_bytes
-from pargate.models.config import load_json, parse_object
+from pargate.models.config import TOKENIZER_FILES, load_json, parse_object
 
 Tokens = NDArray[np.int64]
 Tokenize = Callable[[Sequence[str]], Tokens]
@@ -57,6 +59,10 @@ class TextRule(Value):
     zeroed: int | None = None
     """Token id that is replaced by 0, as some models were trained."""
 
+
+SETTINGS = "config.json"
+DECIDING = ("model_type", "model_name", "tokenizer_class", "transformers_version")
+"""Configuration of the model, and its keys by which transformers chooses the class of the tokenizer and its steps."""
 
 TRIAL = f"""
 import sys
@@ -99,6 +105,27 @@ def refuse_unusable(content: bytes, name: str) -> None:
         # Python prints the error last; a process that a signal ended prints the reason first.
         said = lines[-1 if done.returncode > 0 else 0]
         raise InputError(f"cannot use the tokenizer {name}: {said[:200]}", "restore the file")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[Path]:
+    """Give a copy of the tokenizer in a folder with nothing beside it, as transformers may read it.
+
+    transformers reads other files that lie there, of which no digest is taken, and builds the whole configuration in
+    `config.json`, where a number can ask for any amount of memory. The copy holds what decides on the tokenizer.
+
+    Raises:
+        InputError: `config.json` cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        for name in TOKENIZER_FILES:
+            if (folder / name).is_file() and name != SETTINGS:
+                shutil.copyfile(folder / name, place / name)
+        if (folder / SETTINGS).is_file():
+            said = load_json(folder / SETTINGS)
+            (place / SETTINGS).write_text(json.dumps({key: said[key] for key in DECIDING if key in said}))
+        yield place
 
 
 @contextlib.contextmanager

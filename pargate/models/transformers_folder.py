@@ -18,6 +18,7 @@ from pargate.models.config import (
     config_digest,
     load_json,
     preprocess,
+    refuse_other_files,
     tokenizer_files,
 )
 from pargate.models.located import DEFAULTS, Located, names_in, processor, stay_inside
@@ -106,11 +107,12 @@ def tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]
     """Return the fields of a `text_cfg` that follow from the tokenizer, none for CLIP's own, and a note on it.
 
     Raises:
-        InputError: a file is a link out of the folder, or cannot be read.
+        InputError: a file is a link out of the folder, or cannot be read; or as `config.refuse_other_files`.
     """
     here = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
     for name in here:
         stay_inside(folder, folder / name)
+    refuse_other_files(folder)
     if hugging_face.has_bert(model):
         return _for_bert(folder, model)
     if model["text_cfg"]["vocab_size"] == VOCABULARY and not hugging_face.is_siglip(model):

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save_file
 from transformers import AutoTokenizer
+from transformers import __version__ as version
 
 from pargate.core.model import unit
 from pargate.errors import ExitCode, InputError, OperationalError
@@ -22,6 +23,8 @@ from pargate.export.example import tokenizer_of
 from pargate.export.folder import _tokenizer as exported_tokenizer
 from pargate.images.decode import fit
 from pargate.models import hugging_face, origins
+from pargate.models import tokenizer as tokens
+from pargate.models.config import TOKENIZER_FILES
 from pargate.models.open import inspect, open_model
 from pargate.models.shapes import check
 from pargate.models.tokenizer import tokenizer
@@ -143,6 +146,20 @@ def test_an_exported_tokenizer_gives_the_same_ids(kind: str, folders: dict[str, 
     ids = encoder.tokenize(CAPTIONS).tolist()
     assert tokenizer(rule, content, kind)(CAPTIONS).tolist() == ids
     assert tokenizer_of(rule.model_dump(), tmp_path)(CAPTIONS).tolist() == ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tokenizer_is_read_without_the_configuration(kind: str, models: Any, tmp_path: Path) -> None:
+    saved = layouts.saved_folder(models[kind], tmp_path / "m")
+    place = changed(saved, tmp_path / "n", num_labels=MANY, text_config__num_labels=MANY, text_config__id2label=MANY)
+    (place / "tokenizer.4.0.0.json").write_text("{}")
+    with tokens.alone(place) as copy:
+        assert json.loads((copy / "config.json").read_text()) == {"model_type": kind, "transformers_version": version}
+        assert {path.name for path in copy.iterdir()} == {
+            path.name for path in saved.iterdir() if path.name in TOKENIZER_FILES
+        }
+    config = inspect(str(place)).config
+    assert captions(place, config)(CAPTIONS).tolist() == captions(saved, config)(CAPTIONS).tolist()
 
 
 def test_padding_behind_a_caption_counts_nothing(folders: dict[str, Path]) -> None:
@@ -274,6 +291,40 @@ def test_a_tokenizer_that_does_not_fit_is_refused(
     place = changed(folders[kind], tmp_path / "m", "tokenizer_config.json", **settings)
     with open_model(str(place)) as model, pytest.raises(InputError, match=message):
         model.encoder(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fast_tokenizer_files", ["tokenizer.json", "tokenizer.4.0.0.json"]),
+        ("fast_tokenizer_files", "tokenizer.4.0.0.json"),
+        ("tokenizer_file", "/other/tokenizer.json"),
+        ("vocab_file", "other.txt"),
+        ("init_inputs", ["other.txt"]),
+    ],
+)
+def test_settings_that_name_other_files_are_refused(
+    key: str, value: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    place = changed(folders["chinese_clip"], tmp_path / "m", "tokenizer_config.json", **{key: value})
+    with pytest.raises(InputError, match=rf"tokenizer_config\.json: {key} names other files"):
+        inspect(str(place))
+    clip = layouts.transformers_folder(layouts.clip_model(hidden_size=32), tmp_path / "clip")
+    with pytest.raises(InputError, match=rf"tokenizer_config\.json: {key} names other files"):
+        inspect(str(changed(clip, tmp_path / "n", "tokenizer_config.json", **{key: value})))
+
+
+def test_settings_that_name_no_other_file_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    named = {"name_or_path": "a/b", "special_tokens_map_file": "a.json", "tokenizer_file": None, "init_inputs": []}
+    inspect(str(changed(folders["chinese_clip"], tmp_path / "m", "tokenizer_config.json", **named)))
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "tiktoken.model"])
+def test_a_vocabulary_that_transformers_prefers_is_refused(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    place = Path(shutil.copytree(folders["chinese_clip"], tmp_path / "m"))
+    (place / name).write_text("{}")
+    with pytest.raises(InputError, match=f"holds a tokenizer in {name}"):
+        inspect(str(place))
 
 
 @pytest.mark.parametrize("content", [b"", b"no vocabulary", b"\xff\xff"])

@@ -75,7 +75,8 @@ def from_transformers(folder: Path) -> Any:
     """Return the tokenizer that transformers finds in a folder."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with tokens.alone(folder) as place:
+        return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
 
 
 def _own(folder: Path, settings: dict[str, Any]) -> Any:
