@@ -94,7 +94,8 @@ def parse_object(content: bytes, name: str) -> dict[str, Any]:
     """Return a JSON object; `name` is for messages.
 
     Raises:
-        InputError: not a JSON object, a number that is not finite, or a repeated key, which readers treat differently.
+        InputError: not a JSON object, a number that is not finite or too long, or a repeated key, which readers treat
+            differently.
     """
     refuse_pointer(name, content)
 
@@ -110,6 +111,8 @@ def parse_object(content: bytes, name: str) -> dict[str, Any]:
     def integer(text: str) -> int:
         if text == "-0":  # some readers make it an integer, others a float
             refuse(text)
+        if len(text) > limits.CONFIG_DIGITS:
+            raise ValueError(f"a number has {len(text)} digits, and at most {limits.CONFIG_DIGITS} are read")
         return int(text)
 
     try:

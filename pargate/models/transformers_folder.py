@@ -127,10 +127,18 @@ def tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]
 
 
 def _for_bert(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the fields of a `text_cfg` for a text tower of transformers, and a note on it."""
+    """Return the fields of a `text_cfg` for a text tower of transformers, and a note on it.
+
+    Raises:
+        InputError: the tokenizer cuts captions to nothing.
+    """
     path, context = folder / "tokenizer_config.json", model["text_cfg"]["context_length"]
     said = load_json(path).get("model_max_length") if path.is_file() else None
     if type(said) is int:
+        if said < (least := limits.FIELDS["context_length"][0]):
+            raise InputError(
+                f"{path}: model_max_length is {str(said)[:20]}, but must be at least {least}", "restore the file"
+            )
         context = min(context, said)
     kind = model["text_cfg"][hugging_face.TOWER]["model_type"]
     return (

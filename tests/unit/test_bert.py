@@ -111,13 +111,28 @@ def test_settings_of_the_text_tower_are_carried_over(kind: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("kind", "said", "context"),
-    [("chinese_clip", None, 52), ("chinese_clip", 30, 30), ("altclip", 512, 77), ("altclip", 20, 20)],
+    [
+        ("chinese_clip", None, 52),
+        ("chinese_clip", 30, 30),
+        ("altclip", 512, 77),
+        ("altclip", 20, 20),
+        ("altclip", 10**30, 77),
+    ],
 )
 def test_captions_are_cut_as_the_authors_do_or_before(
     kind: str, said: Any, context: int, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     place = changed(folders[kind], tmp_path / "m", "tokenizer_config.json", model_max_length=said)
     assert inspect(str(place)).context_length == context
+
+
+@pytest.mark.parametrize("said", [-5, 0, 1])
+def test_captions_are_not_cut_to_nothing(said: int, folders: dict[str, Path], tmp_path: Path) -> None:
+    place = changed(folders["altclip"], tmp_path / "m", "tokenizer_config.json", model_max_length=said)
+    with pytest.raises(
+        InputError, match=rf"tokenizer_config\.json: model_max_length is {said}, but must be at least 2"
+    ):
+        inspect(str(place))
 
 
 @pytest.mark.parametrize(("kind", "context"), [("chinese_clip", 40), ("altclip", 38)])
@@ -227,6 +242,9 @@ MANY = 10**9
         ({"text_config__num_hidden_layers": MANY}, "layers is '1000000000'"),
         ({"text_config__hidden_size": MANY, "text_config__intermediate_size": MANY}, "width is '1000000000'"),
         ({"text_config__intermediate_size": MANY}, "mlp_ratio is"),
+        ({"text_config__intermediate_size": 10**63}, "mlp_ratio is"),
+        ({"text_config__intermediate_size": 10**64}, "a number has 65 digits, and at most 64 are read"),
+        ({"text_config__layer_norm_eps": 10**400}, "a number has 401 digits"),
         ({"text_config__max_position_embeddings": MANY}, "max_position_embeddings is '1000000000'"),
         ({"text_config__type_vocab_size": MANY}, "type_vocab_size is '1000000000'"),
         ({"text_config__project_dim": MANY}, "project_dim is '1000000000'"),

@@ -141,6 +141,8 @@ def test_settings_under_the_older_name_win(folder: Path, tmp_path: Path) -> None
         ({"text_config__eos_token_id": [1, 2]}, "must be one number"),
         ({"text_config__vocab_size": "many"}, "vocab_size is many, but must be one number"),
         ({"text_config__num_attention_heads": 5}, "do not fit each other"),
+        ({"text_config__intermediate_size": 10**400}, "a number has 401 digits"),
+        ({"vision_config__intermediate_size": 10**63}, "mlp_ratio is"),
         ({"text_config__layer_norm_eps": "small"}, "layer_norm_eps small"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "run code from elsewhere"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
