@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load, save_file
-from transformers import CLIPModel
+from transformers import AutoTokenizer, CLIPModel
 
 from pargate.core.model import TensorInfo, unit
 from pargate.errors import InputError, UnsafeCheckpoint
@@ -263,6 +263,43 @@ def test_another_tokenizer_is_read_from_the_folder(folder: Path, tmp_path: Path)
     (place / "vocab.json").write_text(json.dumps(ids))
     (place / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(merge) for merge in merges))
     assert is_clips_own(place)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("added_tokens.json", {"cat": 5}),
+        ("special_tokens_map.json", {"additional_special_tokens": ["cat"]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": {"content": "cat"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": 3}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"a": "cat"}}),
+        ("tokenizer_config.json", {"any_token": "cat"}),
+        ("tokenizer_config.json", {"pad_token": "!"}),
+        ("tokenizer_config.json", {"bos_token": "<|endoftext|>"}),
+        ("tokenizer_config.json", {"eos_token": {"content": "<|startoftext|>"}}),
+        ("tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"}),
+        ("tokenizer.json", {"added_tokens": [{"id": 5, "content": "cat"}]}),
+        ("tokenizer.json", {"added_tokens": 3}),
+    ],
+)
+def test_a_tokenizer_with_other_tokens_is_not_clips_own(
+    file: str, changes: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    for path in folder.glob("*token*.json"):
+        shutil.copy(path, tmp_path)
+    assert is_clips_own(tmp_path)
+    path = tmp_path / file
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.is_file() else {}), **changes}))
+    assert not is_clips_own(tmp_path)
+
+
+def test_a_word_that_a_tokenizer_adds_has_its_number(folder: Path, tmp_path: Path) -> None:
+    place = settled(folder, tmp_path / "m")
+    (place / "added_tokens.json").write_text('{"cat": 5}')
+    with open_model(str(place)) as model:
+        ids = model.encoder(device="cpu").tokenize(["a red cat! dog"])[0]
+    theirs = AutoTokenizer.from_pretrained(place)(["a red cat! dog"]).input_ids[0]
+    assert ids[: len(theirs)].tolist() == theirs
 
 
 @pytest.mark.parametrize(
