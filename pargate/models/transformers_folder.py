@@ -24,6 +24,7 @@ from pargate.models.config import (
 from pargate.models.located import DEFAULTS, Located, names_in, processor, stay_inside
 from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME, of_processor
 from pargate.models.save import changed, written
+from pargate.models.sources import SEPARATOR, refuse_adapter
 from pargate.models.tokenizer import is_clips_own
 
 SETTINGS = "config.json"
@@ -62,6 +63,7 @@ def located(folder: Path) -> Located:
 
     Raises:
         InputError: the folder holds another model, or no weights.
+        UnsafeCheckpoint: an adapter lies beside them.
     """
     names = [name for name in WEIGHTS if (folder / name).is_file()]
     if not names:
@@ -70,6 +72,7 @@ def located(folder: Path) -> Located:
             f"{folder} holds no {' and no '.join(WEIGHTS[::2])}" + (f", only {', '.join(others)}" if others else ""),
             "save the model with save_pretrained, or download its safetensors",
         )
+    refuse_adapter(folder, f"move the adapter to a folder of its own, and name both: MODEL{SEPARATOR}ADAPTER")
     return described(folder, *(folder / name for name in names))
 
 

@@ -6,7 +6,6 @@ from pargate.errors import InputError
 from pargate.models.config import CONFIG_NAME
 from pargate.models.layouts import LAYOUTS
 from pargate.models.model import Model, read_located
-from pargate.models.sources import SEPARATOR, refuse_adapter
 from pargate.models.transformers_folder import LAYOUT, SETTINGS, home, located
 
 
@@ -31,6 +30,4 @@ class Transformers:
         """Return the model, checked."""
         if arch:
             raise InputError(f"--arch {arch} does not go with {source}", f"drop it: {SETTINGS} describes the model")
-        folder = home(Path(source))
-        refuse_adapter(folder, f"move the adapter to a folder of its own, and name both: {source}{SEPARATOR}ADAPTER")
-        return read_located(source, located(folder), keep)
+        return read_located(source, located(home(Path(source))), keep)
