@@ -86,6 +86,9 @@ UNWRAPPED_SECONDS = 5.0
 CONFIG_BYTES = 1 << 20
 """Largest size of a configuration file; real ones have about one KiB."""
 
+CONFIG_DIGITS = 64
+"""Largest number of digits of a whole number in one; transformers writes 10³⁰ for no limit."""
+
 FIELDS = {
     "embed_dim": (1, 1 << 14),
     "width": (1, 1 << 14),

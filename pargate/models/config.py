@@ -71,6 +71,9 @@ VOCABULARY_FILES = frozenset(
 )
 """Files of which at least one must exist."""
 
+UNREAD = ("tekken.json", "tiktoken.model")
+"""Files that transformers prefers to those of `VOCABULARY_FILES`, except `tokenizer.json`."""
+
 CLEANINGS = ("canonicalize", "lower", "whitespace")
 
 
@@ -91,7 +94,8 @@ def parse_object(content: bytes, name: str) -> dict[str, Any]:
     """Return a JSON object; `name` is for messages.
 
     Raises:
-        InputError: not a JSON object, a number that is not finite, or a repeated key, which readers treat differently.
+        InputError: not a JSON object, a number that is not finite or too long, or a repeated key, which readers treat
+            differently.
     """
     refuse_pointer(name, content)
 
@@ -107,6 +111,8 @@ def parse_object(content: bytes, name: str) -> dict[str, Any]:
     def integer(text: str) -> int:
         if text == "-0":  # some readers make it an integer, others a float
             refuse(text)
+        if len(text) > limits.CONFIG_DIGITS:
+            raise ValueError(f"a number has {len(text)} digits, and at most {limits.CONFIG_DIGITS} are read")
         return int(text)
 
     try:
@@ -366,7 +372,32 @@ def tokenizer_files(config: dict[str, Any], folder: Path | None, name: str) -> d
         )
     for large in (folder / f for f in here if (folder / f).stat().st_size > limits.TOKENIZER_BYTES):
         raise InputError(f"{large} is larger than {limits.TOKENIZER_BYTES >> 20} MiB: no tokenizer", "restore the file")
-    settings = folder / "tokenizer_config.json"
-    if settings.is_file() and "auto_map" in load_json(settings):
-        raise InputError(f"{settings} asks to run code from elsewhere (auto_map)", "use a tokenizer without code")
+    refuse_other_files(folder)
     return {f: sha256_file(folder / f) for f in here}
+
+
+def refuse_other_files(folder: Path) -> None:
+    """Raise if transformers reads the tokenizer in a folder from other files than `TOKENIZER_FILES`, or by their code.
+
+    Raises:
+        InputError: as above.
+    """
+    settings = folder / "tokenizer_config.json"
+    said = load_json(settings) if settings.is_file() else {}
+    if "auto_map" in said:
+        raise InputError(f"{settings} asks to run code from elsewhere (auto_map)", "use a tokenizer without code")
+    for key in (key for key, value in said.items() if value and _names_a_file(key)):
+        raise InputError(
+            f"{settings}: {key[:40]} names other files than those of the tokenizer beside it: {str(said[key])[:60]!r}",
+            f"remove {key[:40]}, and give the file that it names its ordinary name, such as tokenizer.json",
+        )
+    other = next((name for name in UNREAD if (folder / name).is_file()), None)
+    if other and not (folder / "tokenizer.json").is_file():
+        raise InputError(f"{folder} holds a tokenizer in {other}", "convert it to tokenizer.json, or remove it")
+
+
+def _names_a_file(key: str) -> bool:
+    """Return whether a key of a `tokenizer_config.json` makes a version of transformers read other files."""
+    return key in ("fast_tokenizer_files", "init_inputs") or (
+        key.endswith("_file") and key != "special_tokens_map_file"  # which no version reads
+    )

@@ -22,6 +22,7 @@ from pargate.images.hub import address, endpoint, translated
 from pargate.models import config, shards, transformers_folder, two_towers
 from pargate.models.located import HUGGING_FACE, OPEN_CLIP, Located, configured, said_by
 from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME
+from pargate.models.sources import ADAPTER_CONFIG
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """Files of a repository of which open_clip 3.3 downloads the first that exists (`download_pretrained_from_hf`)."""
@@ -72,7 +73,7 @@ def _transformers(source: str, name: str, revision: str | None) -> Located:
     folder = settings.parent
     place = next((place for place in places[1:] if folder.name == place.rstrip("/")), "")
     commit = _commit(folder.parent if place else folder, revision)
-    for file in (PREPROCESSOR_NAME, PROCESSOR_NAME, *config.TOKENIZER_FILES):
+    for file in (PREPROCESSOR_NAME, PROCESSOR_NAME, *config.TOKENIZER_FILES, *config.UNREAD, ADAPTER_CONFIG):
         _present(source, name, f"{place}{file}", commit)
     weights = _first(source, name, [f"{place}{file}" for file in transformers_folder.WEIGHTS], commit)
     if weights.name.endswith(shards.INDEX):
@@ -91,9 +92,11 @@ def _towers(source: str, name: str, revision: str | None) -> Path | None:
     commit = _commit(folder, revision)
     for place in two_towers.PROCESSORS:
         _present(source, name, f"{place}/{PREPROCESSOR_NAME}", commit)
-    for file in config.TOKENIZER_FILES:
+    for file in (*config.TOKENIZER_FILES, *config.UNREAD):
         _present(source, name, f"tokenizer/{file}", commit)
     for place in TOWERS:
+        for file in (ADAPTER_CONFIG, *two_towers.INDEXES):  # refused
+            _present(source, name, f"{place}/{file}", commit)
         _first(source, name, [f"{place}/{file}" for file in two_towers.WEIGHTS], commit)
     return folder
 

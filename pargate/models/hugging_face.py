@@ -270,13 +270,18 @@ def _refuse_others(document: Mapping[str, Any], name: str) -> None:
 
 
 def refuse_code(document: Mapping[str, Any], name: str) -> None:
-    """Raise if a `config.json` asks to run code, or says that the weights are quantised.
+    """Raise if a `config.json` asks to run code, names another weights file, or says that the weights are quantised.
 
     Raises:
         InputError: as above.
     """
     if "auto_map" in document:
         raise InputError(f"{name} asks to run code from elsewhere (auto_map)", "give a model without code")
+    if "transformers_weights" in document:
+        raise InputError(
+            f"{name} names another weights file, which transformers 5 reads (transformers_weights)",
+            "remove it, and give the file that it names its ordinary name",
+        )
     if document.get("quantization_config"):
         raise InputError(f"{name}: the weights are quantised", "give the weights that they were made from")
 
@@ -288,7 +293,10 @@ def _section(document: Mapping[str, Any], key: str, known: Mapping[str, Any], na
     older = None if document["model_type"] == SIGLIP else document.get(f"{key}_dict")
     if not isinstance(given, dict) or not isinstance(older, dict | None):
         raise InputError(f"{name}: {key} is not an object", "restore the file")
-    return {**known, **(given if older is None else {**known, **older})}
+    found = {**known, **(given if older is None else {**known, **older})}
+    if null := next((field for field, value in known.items() if value is not None and found[field] is None), None):
+        raise InputError(f"{name}: {key} has {null} null", "write its value, or remove it for the default")
+    return found
 
 
 def _sizes(section: Mapping[str, Any], name: str, key: str) -> dict[str, Any]:

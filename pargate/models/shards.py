@@ -79,9 +79,11 @@ def _joined(names: list[str], files: list[WeightsFile], placed: dict[str, str], 
 def _towers(folder: Path, label: str, *, keep: bool) -> WeightsFile:
     """Return the weights of two towers as one file, with the logit scale that neither has."""
     names, files = [], []
-    for chosen, *beside in two_towers.files(folder):
+    for (chosen, *beside), begin in zip(two_towers.files(folder), two_towers.NAMES, strict=True):
         name = f"{chosen.parent.name}/{chosen.name}"
         file = weights.read(chosen, f"{label} ({name})", keep=keep or bool(beside))
+        if foreign := next((tensor.name for tensor in file.tensors if not tensor.name.startswith(begin)), None):
+            raise InputError(f"{label} ({name}) holds {shown(foreign)}, which is not of its tower", "restore the file")
         for path in beside:
             other = weights.read(path, f"{label} ({chosen.parent.name}/{path.name})", keep=True)
             if not weights.same_tensors((file, _trained(file)), (other, _trained(other))):

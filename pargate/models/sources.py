@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from pargate import limits
-from pargate.errors import InputError
+from pargate.errors import InputError, UnsafeCheckpoint
 from pargate.files import portable
 from pargate.models.located import HUB_PREFIXES
 
@@ -38,6 +38,20 @@ def divided(source: str, folder: Path = Path()) -> tuple[str, str] | None:
             f"give a path without {SEPARATOR}: a link, or another name",
         )
     return ways[0] if ways else None
+
+
+def refuse_adapter(folder: Path, advice: str) -> None:
+    """Raise if an adapter lies beside weights, which transformers then reads with it; `advice` says what to do.
+
+    Raises:
+        UnsafeCheckpoint: as above.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise UnsafeCheckpoint(
+            f"{folder} means different models to different readers: {ADAPTER_CONFIG} beside the weights makes "
+            "transformers load the base that it names, with an adapter, where PEFT is installed",
+            advice,
+        )
 
 
 def parts(source: str) -> list[str]:

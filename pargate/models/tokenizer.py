@@ -10,13 +10,15 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import string
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +28,7 @@ from pargate.core.names import repaired
 from pargate.core.value import Value
 from pargate.errors import InputError, OperationalError, PargateError, first_line
 from pargate.files import read_bytes
-from pargate.models.config import load_json, parse_object
+from pargate.models.config import TOKENIZER_FILES, load_json, parse_object
 
 Tokens = NDArray[np.int64]
 Tokenize = Callable[[Sequence[str]], Tokens]
@@ -47,6 +49,10 @@ WORDS = json.dumps(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
 """Regular expression for the words of CLIP's tokenizer in a `tokenizer.json`, as JSON."""
 
 
+ADDED = ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens")
+"""Settings that name tokens beside the vocabulary, by number, or as a list."""
+
+
 class TextRule(Value):
     """The rule by which a caption becomes token ids."""
 
@@ -57,6 +63,19 @@ class TextRule(Value):
     zeroed: int | None = None
     """Token id that is replaced by 0, as some models were trained."""
 
+
+SETTINGS = "config.json"
+DECIDING = ("model_type", "model_name", "tokenizer_class", "transformers_version")
+"""Configuration of the model, and its keys by which transformers chooses the class of the tokenizer and its steps."""
+
+NAMING = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", SETTINGS)
+"""Files beside a vocabulary that name tokens or, the first and the last, the class of the tokenizer."""
+
+CLASS = "CLIPTokenizer"
+"""Class of transformers for CLIP's tokenizer."""
+
+OWN = {START: "<|startoftext|>", END: "<|endoftext|>"}
+"""Special tokens of CLIP as transformers writes them."""
 
 TRIAL = f"""
 import sys
@@ -99,6 +118,27 @@ def refuse_unusable(content: bytes, name: str) -> None:
         # Python prints the error last; a process that a signal ended prints the reason first.
         said = lines[-1 if done.returncode > 0 else 0]
         raise InputError(f"cannot use the tokenizer {name}: {said[:200]}", "restore the file")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[Path]:
+    """Give a copy of the tokenizer in a folder with nothing beside it, as transformers may read it.
+
+    transformers reads other files that lie there, of which no digest is taken, and builds the whole configuration in
+    `config.json`, where a number can ask for any amount of memory. The copy holds what decides on the tokenizer.
+
+    Raises:
+        InputError: `config.json` cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        place = Path(made)
+        for name in TOKENIZER_FILES:
+            if (folder / name).is_file() and name != SETTINGS:
+                shutil.copyfile(folder / name, place / name)
+        if (folder / SETTINGS).is_file():
+            said = load_json(folder / SETTINGS)
+            (place / SETTINGS).write_text(json.dumps({key: said[key] for key in DECIDING if key in said}))
+        yield place
 
 
 @contextlib.contextmanager
@@ -226,18 +266,56 @@ def clips_vocabulary() -> bytes:
     return (Path(found.origin).parent / FILES["bpe"]).read_bytes()
 
 
+def word_of(token: Any, default: str) -> str:
+    """Return a token of a `tokenizer_config.json`, which is a word or an object that holds one."""
+    word = token.get("content") if isinstance(token, dict) else token
+    return word if isinstance(word, str) and word else default
+
+
+def added(settings: dict[str, Any]) -> set[str]:
+    """Return the tokens that a `tokenizer_config.json` adds to the vocabulary.
+
+    Raises:
+        TypeError: they are no list and no object.
+    """
+    listed = (settings.get(key) or () for key in ADDED)
+    return {word_of(token, "") for some in listed for token in (some.values() if isinstance(some, dict) else some)}
+
+
+def _adds(*said: dict[str, Any]) -> bool:
+    """Return whether one of the files `NAMING`, without `config.json`, names other special tokens than CLIP's own."""
+    *settings, more = said
+    first, last = OWN.values()
+    ends = {"bos_token": first, "eos_token": last}
+    try:
+        found = set(more).union(*map(added, settings))
+    except TypeError:  # in another form
+        return True
+    pairs = [(key, word_of(value, "")) for part in settings for key, value in part.items() if key.endswith("_token")]
+    named = [(key, word) for key, word in pairs if word]
+    found.update(word for _, word in named)
+    return bool(found - set(OWN.values())) or any(word != ends.get(key, word) for key, word in named)
+
+
 @memory.without_collection()  # the merges are 49,000 lists, and a collection would look at every object of torch
 def is_clips_own(folder: Path) -> bool:
     """Return whether the tokenizer that transformers reads from `folder` splits captions as CLIP's own does.
 
-    The files are compared: merges, ids and, in a `tokenizer.json`, the steps before them.
+    The files are compared: merges, ids and, in a `tokenizer.json`, the steps before them. No file may add a token.
     """
     whole = folder / FILES["huggingface"]
+    said = [load_json(folder / name) if (folder / name).is_file() else {} for name in NAMING]
+    kind = str(said[0].get("tokenizer_class") or said[-1].get("tokenizer_class") or CLASS)
+    if kind.removesuffix("Fast") != CLASS or _adds(*said[:-1]):
+        return False
     try:
         if whole.is_file():
             given = parse_object(read_bytes(whole, limits.TOKENIZER_BYTES), str(whole))
             steps = json.dumps([given.get("normalizer"), given.get("pre_tokenizer")])
             if not all(f'"{step}"' in steps for step in ("Lowercase", "Split", "ByteLevel")) or WORDS not in steps:
+                return False
+            listed = given.get("added_tokens") or ()
+            if not isinstance(listed, list | tuple) or {word_of(token, "") for token in listed} - set(OWN.values()):
                 return False
             model = given.get("model")
             stated = (model.get("merges"), model.get("vocab")) if isinstance(model, dict) else (None, None)
@@ -248,7 +326,7 @@ def is_clips_own(folder: Path) -> bool:
     except (OSError, UnicodeError):
         return False
     merges, ids = vocabulary(clips_vocabulary(), FILES["bpe"])
-    ours = {{START: "<|startoftext|>", END: "<|endoftext|>"}.get(word, word): number for word, number in ids.items()}
+    ours = {OWN.get(word, word): number for word, number in ids.items()}
     listed = stated[0] if isinstance(stated[0], list) else []
     return (
         stated[1] == ours

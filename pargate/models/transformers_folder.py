@@ -18,11 +18,13 @@ from pargate.models.config import (
     config_digest,
     load_json,
     preprocess,
+    refuse_other_files,
     tokenizer_files,
 )
 from pargate.models.located import DEFAULTS, Located, names_in, processor, stay_inside
 from pargate.models.preprocessing import PREPROCESSOR_NAME, PROCESSOR_NAME, of_processor
 from pargate.models.save import changed, written
+from pargate.models.sources import SEPARATOR, refuse_adapter
 from pargate.models.tokenizer import is_clips_own
 
 SETTINGS = "config.json"
@@ -61,6 +63,7 @@ def located(folder: Path) -> Located:
 
     Raises:
         InputError: the folder holds another model, or no weights.
+        UnsafeCheckpoint: an adapter lies beside them.
     """
     names = [name for name in WEIGHTS if (folder / name).is_file()]
     if not names:
@@ -69,6 +72,7 @@ def located(folder: Path) -> Located:
             f"{folder} holds no {' and no '.join(WEIGHTS[::2])}" + (f", only {', '.join(others)}" if others else ""),
             "save the model with save_pretrained, or download its safetensors",
         )
+    refuse_adapter(folder, f"move the adapter to a folder of its own, and name both: MODEL{SEPARATOR}ADAPTER")
     return described(folder, *(folder / name for name in names))
 
 
@@ -106,11 +110,12 @@ def tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]
     """Return the fields of a `text_cfg` that follow from the tokenizer, none for CLIP's own, and a note on it.
 
     Raises:
-        InputError: a file is a link out of the folder, or cannot be read.
+        InputError: a file is a link out of the folder, or cannot be read; or as `config.refuse_other_files`.
     """
     here = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
     for name in here:
         stay_inside(folder, folder / name)
+    refuse_other_files(folder)
     if hugging_face.has_bert(model):
         return _for_bert(folder, model)
     if model["text_cfg"]["vocab_size"] == VOCABULARY and not hugging_face.is_siglip(model):
@@ -125,10 +130,18 @@ def tokenizer(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]
 
 
 def _for_bert(folder: Path, model: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Return the fields of a `text_cfg` for a text tower of transformers, and a note on it."""
+    """Return the fields of a `text_cfg` for a text tower of transformers, and a note on it.
+
+    Raises:
+        InputError: the tokenizer cuts captions to nothing.
+    """
     path, context = folder / "tokenizer_config.json", model["text_cfg"]["context_length"]
     said = load_json(path).get("model_max_length") if path.is_file() else None
     if type(said) is int:
+        if said < (least := limits.FIELDS["context_length"][0]):
+            raise InputError(
+                f"{path}: model_max_length is {str(said)[:20]}, but must be at least {least}", "restore the file"
+            )
         context = min(context, said)
     kind = model["text_cfg"][hugging_face.TOWER]["model_type"]
     return (

@@ -23,15 +23,26 @@ from pargate.models.config import TOKENIZER_FILES, VOCABULARY_FILES, load_json, 
 from pargate.models.located import DEFAULTS, Located, names_in, processor, stay_inside
 from pargate.models.preprocessing import of_processor
 from pargate.models.save import changed, written
+from pargate.models.sources import refuse_adapter
 from pargate.models.transformers_folder import SETTINGS
 
 LAYOUT = "towers"
 
-WEIGHTS = transformers_folder.WEIGHTS[::2]
-"""Files of which transformers reads the first that exists in a tower's folder, unless it lies in several."""
+WEIGHTS, INDEXES = transformers_folder.WEIGHTS[::2], transformers_folder.WEIGHTS[1::2]
+"""Files of which transformers reads the first that exists in a tower's folder, and those that name several, which are
+refused."""
 
 VISION, TEXT = "CLIPVisionModelWithProjection", "CLIPTextModelWithProjection"
 """Classes of the towers, as a `config.json` names them."""
+
+KINDS = {VISION: "clip_vision_model", TEXT: "clip_text_model"}
+"""Their `model_type`."""
+
+WHOLE = ("vision_config", "text_config")
+"""Sections of the `config.json` of a whole model, of which transformers takes one for a tower."""
+
+NAMES = (("vision_model.", "visual_projection."), ("text_model.", "text_projection."))
+"""Beginnings of the names of the tensors of the image tower and of the text tower."""
 
 SCALE = math.log(100)
 """Logarithm of the logit scale of every CLIP of OpenAI, which its training limited to 100 (Radford et al. 2021)."""
@@ -82,9 +93,20 @@ def towers(folder: Path) -> Towers:
             )
     (vision,), (text,) = found[VISION], found[TEXT]
     documents = {kind: load_json(place / SETTINGS) for kind, place in ((VISION, vision), (TEXT, text))}
-    for place, document in zip((vision, text), documents.values(), strict=True):
-        stay_inside(folder, place / SETTINGS)
-        hugging_face.refuse_code(document, str(place / SETTINGS))
+    for place, (kind, document) in zip((vision, text), documents.items(), strict=True):
+        path = place / SETTINGS
+        stay_inside(folder, path)
+        hugging_face.refuse_code(document, str(path))
+        if (said := document.get("model_type")) != KINDS[kind]:
+            raise InputError(
+                f"{path}: model_type is {str(said)[:40]!r}, and that of a {kind} is {KINDS[kind]!r}",
+                "restore the file",
+            )
+        if section := next((key for key in WHOLE if key in document), None):
+            raise InputError(
+                f"{path} means different towers to different readers: transformers reads {section} in it",
+                f"write what {section} holds as the whole file",
+            )
     image, caption = (
         document.get("projection_dim", hugging_face.PROJECTION["clip"]) for document in documents.values()
     )
@@ -106,15 +128,22 @@ def files(folder: Path) -> list[list[Path]]:
 
     Raises:
         InputError: as `towers`, or a tower has no weights.
+        UnsafeCheckpoint: an adapter lies beside them.
     """
     found = towers(folder)
     listed = []
     for place in (found.vision, found.text):
+        refuse_adapter(place, "merge it into the tower with PEFT (merge_and_unload), or take it away")
+        if index := next((place / name for name in INDEXES if (place / name).is_file()), None):
+            raise InputError(
+                f"{index}: a tower in several files is not read",
+                "save the tower in one file: save_pretrained with a larger max_shard_size; or remove the index",
+            )
         here = [place / name for name in WEIGHTS if (place / name).is_file()]
         if not here:
             raise InputError(
                 f"{place} holds no {' and no '.join(WEIGHTS)}",
-                "save the tower with save_pretrained, in one file (max_shard_size)",
+                "save the tower with save_pretrained",
             )
         for path in here:
             stay_inside(folder, path)

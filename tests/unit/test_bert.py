@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save_file
 from transformers import AutoTokenizer
+from transformers import __version__ as version
 
 from pargate.core.model import unit
 from pargate.errors import ExitCode, InputError, OperationalError
@@ -22,6 +23,8 @@ from pargate.export.example import tokenizer_of
 from pargate.export.folder import _tokenizer as exported_tokenizer
 from pargate.images.decode import fit
 from pargate.models import hugging_face, origins
+from pargate.models import tokenizer as tokens
+from pargate.models.config import TOKENIZER_FILES
 from pargate.models.open import inspect, open_model
 from pargate.models.shapes import check
 from pargate.models.tokenizer import tokenizer
@@ -108,13 +111,28 @@ def test_settings_of_the_text_tower_are_carried_over(kind: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("kind", "said", "context"),
-    [("chinese_clip", None, 52), ("chinese_clip", 30, 30), ("altclip", 512, 77), ("altclip", 20, 20)],
+    [
+        ("chinese_clip", None, 52),
+        ("chinese_clip", 30, 30),
+        ("altclip", 512, 77),
+        ("altclip", 20, 20),
+        ("altclip", 10**30, 77),
+    ],
 )
 def test_captions_are_cut_as_the_authors_do_or_before(
     kind: str, said: Any, context: int, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     place = changed(folders[kind], tmp_path / "m", "tokenizer_config.json", model_max_length=said)
     assert inspect(str(place)).context_length == context
+
+
+@pytest.mark.parametrize("said", [-5, 0, 1])
+def test_captions_are_not_cut_to_nothing(said: int, folders: dict[str, Path], tmp_path: Path) -> None:
+    place = changed(folders["altclip"], tmp_path / "m", "tokenizer_config.json", model_max_length=said)
+    with pytest.raises(
+        InputError, match=rf"tokenizer_config\.json: model_max_length is {said}, but must be at least 2"
+    ):
+        inspect(str(place))
 
 
 @pytest.mark.parametrize(("kind", "context"), [("chinese_clip", 40), ("altclip", 38)])
@@ -143,6 +161,20 @@ def test_an_exported_tokenizer_gives_the_same_ids(kind: str, folders: dict[str, 
     ids = encoder.tokenize(CAPTIONS).tolist()
     assert tokenizer(rule, content, kind)(CAPTIONS).tolist() == ids
     assert tokenizer_of(rule.model_dump(), tmp_path)(CAPTIONS).tolist() == ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_tokenizer_is_read_without_the_configuration(kind: str, models: Any, tmp_path: Path) -> None:
+    saved = layouts.saved_folder(models[kind], tmp_path / "m")
+    place = changed(saved, tmp_path / "n", num_labels=MANY, text_config__num_labels=MANY, text_config__id2label=MANY)
+    (place / "tokenizer.4.0.0.json").write_text("{}")
+    with tokens.alone(place) as copy:
+        assert json.loads((copy / "config.json").read_text()) == {"model_type": kind, "transformers_version": version}
+        assert {path.name for path in copy.iterdir()} == {
+            path.name for path in saved.iterdir() if path.name in TOKENIZER_FILES
+        }
+    config = inspect(str(place)).config
+    assert captions(place, config)(CAPTIONS).tolist() == captions(saved, config)(CAPTIONS).tolist()
 
 
 def test_padding_behind_a_caption_counts_nothing(folders: dict[str, Path]) -> None:
@@ -199,7 +231,10 @@ MANY = 10**9
         ({"text_config__hidden_act": "snake"}, "'snake', which pargate does not read"),
         ({"text_config__hidden_act": ["gelu"]}, "which pargate does not read"),
         ({"text_config__position_embedding_type": "relative_key"}, "positions that pargate does not read"),
-        ({"text_config__pad_token_id": None}, "pad_token_id None"),
+        ({"text_config__pad_token_id": None}, "text_config has pad_token_id null"),
+        ({"text_config__type_vocab_size": None}, "text_config has type_vocab_size null"),
+        ({"text_config__project_dim": None}, "text_config has project_dim null"),
+        ({"vision_config__image_size": None}, "vision_config has image_size null"),
         ({"text_config__pad_token_id": -1}, "pad_token_id -1"),
         ({"text_config__pad_token_id": 80}, "do not fit each other"),
         ({"text_config__vocab_size": "many"}, "vocab_size many"),
@@ -207,6 +242,9 @@ MANY = 10**9
         ({"text_config__num_hidden_layers": MANY}, "layers is '1000000000'"),
         ({"text_config__hidden_size": MANY, "text_config__intermediate_size": MANY}, "width is '1000000000'"),
         ({"text_config__intermediate_size": MANY}, "mlp_ratio is"),
+        ({"text_config__intermediate_size": 10**63}, "mlp_ratio is"),
+        ({"text_config__intermediate_size": 10**64}, "a number has 65 digits, and at most 64 are read"),
+        ({"text_config__layer_norm_eps": 10**400}, "a number has 401 digits"),
         ({"text_config__max_position_embeddings": MANY}, "max_position_embeddings is '1000000000'"),
         ({"text_config__type_vocab_size": MANY}, "type_vocab_size is '1000000000'"),
         ({"text_config__project_dim": MANY}, "project_dim is '1000000000'"),
@@ -217,6 +255,7 @@ MANY = 10**9
         ({"vision_config__image_size": MANY}, "image_size is '1000000000'"),
         ({"projection_dim": MANY}, "embed_dim is '1000000000'"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "run code from elsewhere"),
+        ({"transformers_weights": "other.safetensors"}, "names another weights file"),
     ],
 )
 def test_a_configuration_out_of_bounds_is_refused_before_anything_is_built(
@@ -270,6 +309,40 @@ def test_a_tokenizer_that_does_not_fit_is_refused(
     place = changed(folders[kind], tmp_path / "m", "tokenizer_config.json", **settings)
     with open_model(str(place)) as model, pytest.raises(InputError, match=message):
         model.encoder(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fast_tokenizer_files", ["tokenizer.json", "tokenizer.4.0.0.json"]),
+        ("fast_tokenizer_files", "tokenizer.4.0.0.json"),
+        ("tokenizer_file", "/other/tokenizer.json"),
+        ("vocab_file", "other.txt"),
+        ("init_inputs", ["other.txt"]),
+    ],
+)
+def test_settings_that_name_other_files_are_refused(
+    key: str, value: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    place = changed(folders["chinese_clip"], tmp_path / "m", "tokenizer_config.json", **{key: value})
+    with pytest.raises(InputError, match=rf"tokenizer_config\.json: {key} names other files"):
+        inspect(str(place))
+    clip = layouts.transformers_folder(layouts.clip_model(hidden_size=32), tmp_path / "clip")
+    with pytest.raises(InputError, match=rf"tokenizer_config\.json: {key} names other files"):
+        inspect(str(changed(clip, tmp_path / "n", "tokenizer_config.json", **{key: value})))
+
+
+def test_settings_that_name_no_other_file_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    named = {"name_or_path": "a/b", "special_tokens_map_file": "a.json", "tokenizer_file": None, "init_inputs": []}
+    inspect(str(changed(folders["chinese_clip"], tmp_path / "m", "tokenizer_config.json", **named)))
+
+
+@pytest.mark.parametrize("name", ["tekken.json", "tiktoken.model"])
+def test_a_vocabulary_that_transformers_prefers_is_refused(name: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    place = Path(shutil.copytree(folders["chinese_clip"], tmp_path / "m"))
+    (place / name).write_text("{}")
+    with pytest.raises(InputError, match=f"holds a tokenizer in {name}"):
+        inspect(str(place))
 
 
 @pytest.mark.parametrize("content", [b"", b"no vocabulary", b"\xff\xff"])

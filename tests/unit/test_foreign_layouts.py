@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load, save_file
-from transformers import CLIPModel
+from transformers import AutoTokenizer, CLIPModel
 
 from pargate.core.model import TensorInfo, unit
 from pargate.errors import InputError, UnsafeCheckpoint
@@ -141,9 +141,12 @@ def test_settings_under_the_older_name_win(folder: Path, tmp_path: Path) -> None
         ({"text_config__eos_token_id": [1, 2]}, "must be one number"),
         ({"text_config__vocab_size": "many"}, "vocab_size is many, but must be one number"),
         ({"text_config__num_attention_heads": 5}, "do not fit each other"),
+        ({"text_config__intermediate_size": 10**400}, "a number has 401 digits"),
+        ({"vision_config__intermediate_size": 10**63}, "mlp_ratio is"),
         ({"text_config__layer_norm_eps": "small"}, "layer_norm_eps small"),
         ({"auto_map": {"AutoModel": "x.Y"}}, "run code from elsewhere"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"transformers_weights": "other.safetensors"}, "names another weights file"),
         ({"model_type": "clip_vision_model"}, "the image tower of a CLIP alone"),
         ({"model_type": "siglip2"}, "a SigLIP2 for images of any shape"),
         ({"model_type": "chinese_clip"}, r"lacks tensors of the model.*word_embeddings"),
@@ -260,6 +263,43 @@ def test_another_tokenizer_is_read_from_the_folder(folder: Path, tmp_path: Path)
     (place / "vocab.json").write_text(json.dumps(ids))
     (place / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(merge) for merge in merges))
     assert is_clips_own(place)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("added_tokens.json", {"cat": 5}),
+        ("special_tokens_map.json", {"additional_special_tokens": ["cat"]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": {"content": "cat"}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": 3}),
+        ("tokenizer_config.json", {"extra_special_tokens": {"a": "cat"}}),
+        ("tokenizer_config.json", {"any_token": "cat"}),
+        ("tokenizer_config.json", {"pad_token": "!"}),
+        ("tokenizer_config.json", {"bos_token": "<|endoftext|>"}),
+        ("tokenizer_config.json", {"eos_token": {"content": "<|startoftext|>"}}),
+        ("tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"}),
+        ("tokenizer.json", {"added_tokens": [{"id": 5, "content": "cat"}]}),
+        ("tokenizer.json", {"added_tokens": 3}),
+    ],
+)
+def test_a_tokenizer_with_other_tokens_is_not_clips_own(
+    file: str, changes: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    for path in folder.glob("*token*.json"):
+        shutil.copy(path, tmp_path)
+    assert is_clips_own(tmp_path)
+    path = tmp_path / file
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.is_file() else {}), **changes}))
+    assert not is_clips_own(tmp_path)
+
+
+def test_a_word_that_a_tokenizer_adds_has_its_number(folder: Path, tmp_path: Path) -> None:
+    place = settled(folder, tmp_path / "m")
+    (place / "added_tokens.json").write_text('{"cat": 5}')
+    with open_model(str(place)) as model:
+        ids = model.encoder(device="cpu").tokenize(["a red cat! dog"])[0]
+    theirs = AutoTokenizer.from_pretrained(place)(["a red cat! dog"]).input_ids[0]
+    assert ids[: len(theirs)].tolist() == theirs
 
 
 @pytest.mark.parametrize(

@@ -333,6 +333,35 @@ def test_two_towers_of_a_pipeline_are_fetched(server: Hub, tmp_path: Path) -> No
         inspect("hf-hub:org/pipeline@v1")
 
 
+@pytest.mark.parametrize(
+    ("file", "error", "message"),
+    [
+        ("text_encoder/adapter_config.json", UnsafeCheckpoint, "text_encoder means different models"),
+        ("image_encoder/model.safetensors.index.json", InputError, "a tower in several files is not read"),
+    ],
+)
+def test_what_makes_other_towers_of_a_pipeline_is_refused(
+    file: str, error: type[Exception], message: str, server: Hub, tmp_path: Path
+) -> None:
+    from foreign_layouts import clip_model, towers_apart
+
+    made = towers_apart(clip_model(hidden_size=32), tmp_path / "pipeline")
+    files = {path.relative_to(made).as_posix(): path.read_bytes() for path in made.rglob("*.*")}
+    server.repositories["org/pipeline"] = {**files, file: b"{}"}
+    with pytest.raises(error, match=message):
+        inspect("hf-hub:org/pipeline")
+
+
+def test_an_adapter_beside_the_weights_of_a_repository_is_refused(server: Hub, tmp_path: Path) -> None:
+    from foreign_layouts import clip_model, transformers_folder
+
+    folder = transformers_folder(clip_model(), tmp_path / "clip", tokenizer=False)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    server.repositories["org/clip"] = {**files, "adapter_config.json": b"{}"}
+    with pytest.raises(UnsafeCheckpoint, match="means different models to different readers: adapter_config"):
+        inspect("hf-hub:org/clip")
+
+
 @pytest.mark.parametrize("place", ["", "0_CLIPModel/"])
 def test_a_repository_of_transformers_is_fetched_with_its_shards(place: str, server: Hub, tmp_path: Path) -> None:
     from foreign_layouts import clip_model, sharded

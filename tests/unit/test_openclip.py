@@ -547,15 +547,16 @@ def test_a_hugging_face_tokenizer_needs_its_package(tmp_path, monkeypatch):
     path = folder(tmp_path, "clip", config=config)
     whole = {"model": {"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}, "added_tokens": []}
     (tmp_path / "tokenizer.json").write_text(json.dumps(whole))
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "num_labels": 1000000000}')
     given: dict[str, Any] = {}
 
     def hugging(name: str, **options: Any) -> Any:
-        given.update(options, name=name)
+        given.update(options, files={file.name: json.loads(file.read_text()) for file in Path(name).iterdir()})
         return open_clip.SimpleTokenizer(context_length=options["context_length"])
 
     monkeypatch.setattr(openclip, "HFTokenizer", hugging)
     assert opened(path).encode_texts(["a"]).shape == (1, 8)
-    assert given["name"] == path
+    assert given["files"] == {"tokenizer.json": whole, "config.json": {"model_type": "bert"}}
     assert given["local_files_only"] is True
     assert given["trust_remote_code"] is False
 

@@ -142,6 +142,8 @@ def test_towers_of_different_clips_are_refused(place: Path) -> None:
     [
         ({"auto_map": {"AutoModel": "x.Y"}}, "run code from elsewhere"),
         ({"quantization_config": {"bits": 4}}, "quantised"),
+        ({"transformers_weights": "other.safetensors"}, "names another weights file"),
+        ({"num_hidden_layers": None}, "has num_hidden_layers null"),
         ({"num_hidden_layers": 10**9}, "layers is '1000000000'"),
         ({"hidden_size": 10**9, "intermediate_size": 10**9}, "width is '1000000000'"),
     ],
@@ -171,10 +173,54 @@ def test_other_weights_beside_a_tower_are_refused(place: Path) -> None:
         inspect(str(place))
 
 
-def test_a_tensor_of_the_other_tower_is_refused(place: Path) -> None:
-    file = place / "text_encoder" / "model.safetensors"
-    save_file({**load(file.read_bytes()), "visual_projection.weight": torch.zeros(24, 64)}, file)
-    with pytest.raises(InputError, match=r"visual_projection\.weight twice"):
+@pytest.mark.parametrize("tower", ["image_encoder", "text_encoder"])
+def test_an_adapter_in_a_tower_is_refused(tower: str, place: Path) -> None:
+    (place / tower / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsafeCheckpoint, match=rf"{tower} means different models to different readers: adapter_config"):
+        inspect(str(place))
+
+
+@pytest.mark.parametrize("beside", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_a_tower_in_several_files_is_refused(index: str, beside: str, place: Path) -> None:
+    tower = place / "image_encoder"
+    (tower / "model.safetensors").rename(tower / beside)
+    (tower / index).write_text("{}")
+    with pytest.raises(InputError, match=f"{index}: a tower in several files is not read") as caught:
+        inspect(str(place))
+    assert "max_shard_size" in caught.value.hint
+
+
+def test_tensors_in_the_file_of_the_other_tower_are_refused(place: Path) -> None:
+    image, text = (place / name / "model.safetensors" for name in ("image_encoder", "text_encoder"))
+    images, texts = load(image.read_bytes()), load(text.read_bytes())
+    moved = {"text_projection.weight": texts["text_projection.weight"]}
+    rest = {name: tensor for name, tensor in texts.items() if name not in moved}
+    for one, other, message in (
+        (texts, images, r"\(image_encoder/model\.safetensors\) holds text_"),
+        (images | moved, rest, r"\(image_encoder/model\.safetensors\) holds text_projection\.weight"),
+        (images, {**texts, "visual_projection.weight": torch.zeros(24, 64)}, r"holds visual_projection\.weight"),
+        (images, {**texts, "logit_scale": torch.zeros(())}, "holds logit_scale, which is not of its tower"),
+    ):
+        save_file(one, image)
+        save_file(other, text)
+        with pytest.raises(InputError, match=message):
+            inspect(str(place))
+
+
+@pytest.mark.parametrize("tower", ["image_encoder", "text_encoder"])
+@pytest.mark.parametrize("section", ["vision_config", "text_config"])
+def test_a_section_that_transformers_would_read_instead_is_refused(section: str, tower: str, place: Path) -> None:
+    settle(place / tower / "config.json", **{section: {"hidden_act": "quick_gelu"}})
+    with pytest.raises(InputError, match=f"transformers reads {section} in it"):
+        inspect(str(place))
+
+
+@pytest.mark.parametrize("kind", ["siglip_vision_model", "evil", "clip", None, ["clip_vision_model"]])
+@pytest.mark.parametrize("tower", ["image_encoder", "text_encoder"])
+def test_a_tower_of_another_kind_is_refused(tower: str, kind: Any, place: Path) -> None:
+    settle(place / tower / "config.json", model_type=kind)
+    with pytest.raises(InputError, match=rf"{tower}/config\.json: model_type is "):
         inspect(str(place))
 
 

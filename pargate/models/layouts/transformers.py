@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from pargate.errors import InputError, UnsafeCheckpoint
+from pargate.errors import InputError
 from pargate.models.config import CONFIG_NAME
 from pargate.models.layouts import LAYOUTS
 from pargate.models.model import Model, read_located
-from pargate.models.sources import ADAPTER_CONFIG, SEPARATOR
 from pargate.models.transformers_folder import LAYOUT, SETTINGS, home, located
 
 
@@ -31,11 +30,4 @@ class Transformers:
         """Return the model, checked."""
         if arch:
             raise InputError(f"--arch {arch} does not go with {source}", f"drop it: {SETTINGS} describes the model")
-        folder = home(Path(source))
-        if (folder / ADAPTER_CONFIG).is_file():
-            raise UnsafeCheckpoint(
-                f"{source} means different models to different readers: {ADAPTER_CONFIG} beside the weights makes "
-                "transformers load the base that it names, with an adapter, where PEFT is installed",
-                f"move the adapter to a folder of its own, and name both: {source}{SEPARATOR}ADAPTER",
-            )
-        return read_located(source, located(folder), keep)
+        return read_located(source, located(home(Path(source))), keep)

@@ -18,7 +18,7 @@ from pargate.files import read_bytes
 from pargate.models import tokenizer as tokens
 from pargate.models.config import load_json
 from pargate.models.hugging_face import TOWER
-from pargate.models.torch.siglip import SPACE, Uncleaned, from_transformers, refuse_added, unigram, word_of
+from pargate.models.torch.siglip import SPACE, Uncleaned, from_transformers, refuse_added, unigram
 
 PIECES = "sentencepiece.bpe.model"
 """Vocabulary of an XLM-R, which transformers reads with the package sentencepiece alone."""
@@ -138,7 +138,7 @@ def _xlm(folder: Path) -> Any:
     refuse_added(folder, settings, [*SPECIAL.values(), MASK])
     named = {**SPECIAL, "cls": SPECIAL["bos"], "sep": SPECIAL["eos"], "mask": MASK}
     for name, word in named.items():
-        if word_of(settings.get(f"{name}_token"), word) != word:
+        if tokens.word_of(settings.get(f"{name}_token"), word) != word:
             raise InputError(f"{path}: {name}_token is not {word}, that of an XLM-R", "restore the file")
     proto = unigram(read_bytes(folder / PIECES, limits.TOKENIZER_BYTES), str(folder / PIECES))
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]

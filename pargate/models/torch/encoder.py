@@ -373,14 +373,15 @@ def tokenizer(checkpoint: Checkpoint) -> Tokenize:
                 return Captions(folder, context)
             if has_bert(checkpoint.config):
                 return captions(folder, checkpoint.config)
-            hugging: Tokenize = HFTokenizer(
-                str(folder),
-                context_length=context,
-                tokenizer_mode=text.get("tokenizer_mode"),
-                local_files_only=True,
-                trust_remote_code=False,
-                **options,
-            )
+            with tokens.alone(folder) as place:
+                hugging: Tokenize = HFTokenizer(
+                    str(place),
+                    context_length=context,
+                    tokenizer_mode=text.get("tokenizer_mode"),
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    **options,
+                )
     except ImportError as error:
         raise OperationalError(
             f"{checkpoint.source} uses a Hugging Face tokenizer, which needs the package transformers",

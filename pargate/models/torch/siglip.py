@@ -23,9 +23,6 @@ VOCABULARY = "spiece.model"
 OWN = "SiglipTokenizer"
 """Class of transformers that reads the vocabulary, and that a configuration without a class means."""
 
-ADDED = ("added_tokens_decoder", "additional_special_tokens", "extra_special_tokens")
-"""Settings that name tokens beside the vocabulary, by number, or as a list."""
-
 UNLIMITED = 1 << 20
 """Lengths from here on mean that a tokenizer has none."""
 
@@ -75,7 +72,8 @@ def from_transformers(folder: Path) -> Any:
     """Return the tokenizer that transformers finds in a folder."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with tokens.alone(folder) as place:
+        return AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
 
 
 def _own(folder: Path, settings: dict[str, Any]) -> Any:
@@ -89,7 +87,7 @@ def _own(folder: Path, settings: dict[str, Any]) -> Any:
             f"{folder} names {OWN}, whose {VOCABULARY} does not lie beside the weights", f"put {VOCABULARY} there"
         )
     named = {
-        name: word_of(settings.get(f"{name}_token"), default)
+        name: tokens.word_of(settings.get(f"{name}_token"), default)
         for name, default in (("eos", "</s>"), ("unk", "<unk>"), ("pad", "</s>"))
     }
     refuse_added(folder, settings, named.values())
@@ -113,22 +111,11 @@ def refuse_added(folder: Path, settings: dict[str, Any], known: Iterable[str]) -
     Raises:
         InputError: as above.
     """
-    listed = [word_of(token, "") for key in ADDED for token in _values(settings.get(key))]
-    if added := sorted(set(listed) - set(known)):
+    if added := sorted(tokens.added(settings) - set(known)):
         raise InputError(
             f"{folder}: the tokenizer adds {added[0][:40]!r} to its vocabulary, which pargate does not read",
             "give the tokenizer that the model was trained with",
         )
-
-
-def _values(listed: Any) -> list[Any]:
-    return list(listed.values()) if isinstance(listed, dict) else list(listed or ())
-
-
-def word_of(token: Any, default: str) -> str:
-    """Return a token of a `tokenizer_config.json`, which is a word or an object that holds one."""
-    word = token.get("content") if isinstance(token, dict) else token
-    return word if isinstance(word, str) and word else default
 
 
 def unigram(content: bytes, name: str) -> Any:
