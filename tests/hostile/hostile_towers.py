@@ -22,6 +22,7 @@ VALUES = {name: ALL[name] for name in ("a billion", "10^30", "negative", "a trut
 PICKLE = b"\x80\x04cos\nsystem\n(X\x09\0\0\0touch ran\x85R."
 
 TOWERS = {"image_encoder": "CLIPVisionModelWithProjection", "text_encoder": "CLIPTextModelWithProjection"}
+TYPES = {"image_encoder": "clip_vision_model", "text_encoder": "clip_text_model"}
 
 
 def weights() -> bytes:
@@ -46,7 +47,7 @@ def pair(place: Path, files: dict[str, bytes] | None = None, **changes: dict[str
     for name, kind in TOWERS.items():
         folder = place / "model" / name
         folder.mkdir(parents=True)
-        settings = {"architectures": [kind], "model_type": name, **changes.get(name, {})}
+        settings = {"architectures": [kind], "model_type": TYPES[name], **changes.get(name, {})}
         (folder / "config.json").write_text(json.dumps(settings))
         (folder / "model.safetensors").write_bytes(weights())
     for name, content in (files or {}).items():
@@ -94,6 +95,12 @@ def cases() -> Iterator[Case]:
             yield Case(f"two towers: {tower}: {name}", lambda place, files=files: pair(place, files), (2,))
     for tower in TOWERS:
         files = {f"{tower}/pytorch_model.bin": PICKLE}
+        yield Case(
+            f"two towers: code beside {tower}, and another kind of tower",
+            lambda place, files=files, tower=tower: pair(place, files, **{tower: {"model_type": "evil"}}),
+            (1,),
+            "bare pickle",
+        )
         yield Case(
             f"two towers: code beside {tower}", lambda place, files=files: pair(place, files), (1,), "bare pickle"
         )

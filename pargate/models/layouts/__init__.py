@@ -4,11 +4,13 @@ import contextlib
 from pathlib import Path
 from typing import Any, Protocol
 
+from pargate import limits
 from pargate.errors import InputError
 from pargate.models import weights
 from pargate.models.located import names_in, weights_in
 from pargate.models.model import Model
 from pargate.models.sources import parts
+from pargate.models.transformers_folder import SETTINGS
 from pargate.registry import Registry
 
 
@@ -88,10 +90,18 @@ def _wrappers_in(folder: Path) -> list[Path]:
     return [folder / name for name in names_in(folder) if name.casefold().endswith(WRAPPERS)]
 
 
+def _towers_in(folder: Path) -> list[Path]:
+    """Return the folders in a folder that have a configuration of transformers, among the first names."""
+    return [folder / name for name in names_in(folder)[: limits.TOWER_FOLDERS] if (folder / name / SETTINGS).is_file()]
+
+
 def _refuse_code(path: Path) -> None:
     """Raise if the files of a source that cannot be opened could run code."""
     try:
-        files = [path] if path.is_file() else [*weights_in(path), *_wrappers_in(path)]
+        if path.is_file():
+            files = [path]
+        else:
+            files = [file for place in (path, *_towers_in(path)) for file in (*weights_in(place), *_wrappers_in(place))]
     except (InputError, OSError, ValueError):
         return
     for file in files:
