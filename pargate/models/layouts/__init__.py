@@ -11,6 +11,7 @@ from pargate.models.located import names_in, weights_in
 from pargate.models.model import Model
 from pargate.models.sources import parts
 from pargate.models.transformers_folder import SETTINGS
+from pargate.models.two_towers import kinds_in
 from pargate.registry import Registry
 
 
@@ -91,8 +92,9 @@ def _wrappers_in(folder: Path) -> list[Path]:
 
 
 def _towers_in(folder: Path) -> list[Path]:
-    """Return the folders in a folder that have a configuration of transformers, among the first names."""
-    return [folder / name for name in names_in(folder)[: limits.TOWER_FOLDERS] if (folder / name / SETTINGS).is_file()]
+    """Return the folders that have a configuration in a folder with a tower of transformers, among the first names."""
+    names = names_in(folder)[: limits.TOWER_FOLDERS] if kinds_in(folder) else []
+    return [folder / name for name in names if (folder / name / SETTINGS).is_file()]
 
 
 def _refuse_code(path: Path) -> None:
