@@ -1,7 +1,7 @@
 """The models that a change affects; the others are not judged again.
 
-In doubt a model counts as changed: if git does not track it, if the event names no base, or if the policy, the classes,
-the images, a workflow or the gate itself changed.
+In doubt a model counts as changed: if git does not track it, if it is an adapter, if the event names no base, or if the
+policy, the classes, the images, a workflow or the gate itself changed.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 from pargate import git
 from pargate.errors import InputError, PargateError
 from pargate.github.inputs import Inputs
+from pargate.models.sources import ADAPTER_CONFIG
 
 WORKFLOWS = ".github"
 
@@ -88,6 +89,8 @@ def _is_changed(model: str, changed: set[Path], workspace: Path) -> bool:
         return True  # git does not track it
     if where.is_symlink() or (where.is_dir() and any(entry.is_symlink() for entry in where.rglob("*"))):
         return True
+    if (where / ADAPTER_CONFIG).is_file():
+        return True  # the base that it names may have changed
     others = git.ask("ls-files", "-z", "--others", "--", f":(literal){model}", folder=workspace)
     if others.refusal or others.out:
         return True  # the job created a file in it

@@ -22,6 +22,7 @@ from pargate.github.repository import default_branch, refuse_elsewhere, refuse_l
 from pargate.images.opening import kind_of, open_images
 from pargate.images.paths import expand
 from pargate.images.sources.scenes import BUILTIN_SCENES
+from pargate.models.sources import parts
 from pargate.policy.draft import draft
 from pargate.policy.layers import BUILTIN, decode, shipped
 from pargate.policy.print import scalar
@@ -467,8 +468,9 @@ def _models(root: Path, models: Sequence[str]) -> tuple[str, ...]:
         models = _found(root)
     for model in models:
         refuse_hostile("--model", model)
-        if not model.startswith(_REMOTE):
-            refuse_outside("--model", model)
+        for part in parts(model, root):
+            if not part.startswith(_REMOTE):
+                refuse_outside("--model", part)
     if not models:
         raise InputError(f"no folder in this repository has {MARKER}", "give the model: --model PATH, GLOB or hf-hub:…")
     return tuple(dict.fromkeys(models))
@@ -500,7 +502,8 @@ def _sources(root: Path, models: Sequence[str]) -> tuple[str, ...]:
                 raise InputError(f"--model {model} matches nothing", "give a model that exists")
             sources += [f"./{path}" for path in matched]
         else:
-            if not (root / model).exists() and not (root / model.partition("#")[0]).exists():
+            base = parts(model, root)[0]
+            if not (root / base).exists() and not (root / base.partition("#")[0]).exists():
                 raise InputError(f"--model {model}: there is no such file or folder", "give a model that exists")
             sources.append("./" if model == "." else f"./{model.removeprefix('./')}")
     return tuple(dict.fromkeys(sources))

@@ -54,14 +54,14 @@ def refuse_adapter(folder: Path, advice: str) -> None:
         )
 
 
-def parts(source: str) -> list[str]:
-    """Return the name of the base and of each adapter on it, or the name of the one model.
+def parts(source: str, folder: Path = Path()) -> list[str]:
+    """Return the name of the base and of each adapter on it, or the name of the one model, with paths as in `divided`.
 
     Raises:
         InputError: as `divided`, or there are too many adapters.
     """
     base, adapters = source, list[str]()
-    while two := divided(base):
+    while two := divided(base, folder):
         base = two[0]
         adapters.insert(0, two[1])
         if len(adapters) > limits.ADAPTERS:

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import random
+import shutil
 import struct
 import sys
 import types
@@ -407,6 +408,17 @@ def chinese_folder(model: Any, folder: Path) -> Path:
     words = list(dict.fromkeys(WORDS))
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
     return folder
+
+
+def changed(folder: Path, target: Path, file: str = "config.json", **changes: Any) -> Path:
+    """A copy with other settings in a file; a key such as `text_config__hidden_act` leads into a section."""
+    shutil.copytree(folder, target)
+    document = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
+    for key, value in changes.items():
+        section, _, name = key.rpartition("__")
+        (document[section] if section else document)[name] = value
+    (target / file).write_text(json.dumps(document))
+    return target
 
 
 PIECES_OF_XLM = {

@@ -187,6 +187,14 @@ def test_what_git_does_not_hold_is_always_judged(repository: Path) -> None:
     assert models_after(repository, "README.md", wanted) == ("ignored", "models/a", "hf-hub:o/n")
 
 
+def test_an_adapter_is_always_judged_since_its_base_may_have_changed(repository: Path) -> None:
+    (repository / "lora").mkdir()
+    (repository / "lora" / "adapter_config.json").write_text('{"base_model_name_or_path": "models/a"}')
+    commit(repository)
+    wanted = "models/b\nlora\nmodels/b+lora"
+    assert models_after(repository, "models/a/weights", wanted) == ("lora", "models/b+lora")
+
+
 def test_without_a_commit_to_compare_with_all_are_judged(repository: Path) -> None:
     found = read(repository, model="models/*")
     assert changed_models(found, {}, repository) == (

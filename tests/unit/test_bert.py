@@ -55,17 +55,6 @@ def _without_sentencepiece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "requires_backends", lambda *asked: None)
 
 
-def changed(folder: Path, target: Path, file: str = "config.json", **changes: Any) -> Path:
-    """A copy with other settings in a file; a key such as `text_config__hidden_act` leads into a section."""
-    shutil.copytree(folder, target)
-    document = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
-    for key, value in changes.items():
-        section, _, name = key.rpartition("__")
-        (document[section] if section else document)[name] = value
-    (target / file).write_text(json.dumps(document))
-    return target
-
-
 def compare(place: Path, theirs: Any) -> None:
     """Raise unless pargate's ids and vectors of a folder are those of transformers."""
     with open_model(str(place)) as model:
@@ -122,13 +111,13 @@ def test_settings_of_the_text_tower_are_carried_over(kind: str, tmp_path: Path) 
 def test_captions_are_cut_as_the_authors_do_or_before(
     kind: str, said: Any, context: int, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    place = changed(folders[kind], tmp_path / "m", "tokenizer_config.json", model_max_length=said)
+    place = layouts.changed(folders[kind], tmp_path / "m", "tokenizer_config.json", model_max_length=said)
     assert inspect(str(place)).context_length == context
 
 
 @pytest.mark.parametrize("said", [-5, 0, 1])
 def test_captions_are_not_cut_to_nothing(said: int, folders: dict[str, Path], tmp_path: Path) -> None:
-    place = changed(folders["altclip"], tmp_path / "m", "tokenizer_config.json", model_max_length=said)
+    place = layouts.changed(folders["altclip"], tmp_path / "m", "tokenizer_config.json", model_max_length=said)
     with pytest.raises(
         InputError, match=rf"tokenizer_config\.json: model_max_length is {said}, but must be at least 2"
     ):
@@ -166,7 +155,9 @@ def test_an_exported_tokenizer_gives_the_same_ids(kind: str, folders: dict[str, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tokenizer_is_read_without_the_configuration(kind: str, models: Any, tmp_path: Path) -> None:
     saved = layouts.saved_folder(models[kind], tmp_path / "m")
-    place = changed(saved, tmp_path / "n", num_labels=MANY, text_config__num_labels=MANY, text_config__id2label=MANY)
+    place = layouts.changed(
+        saved, tmp_path / "n", num_labels=MANY, text_config__num_labels=MANY, text_config__id2label=MANY
+    )
     (place / "tokenizer.4.0.0.json").write_text("{}")
     with tokens.alone(place) as copy:
         assert json.loads((copy / "config.json").read_text()) == {"model_type": kind, "transformers_version": version}
@@ -263,7 +254,7 @@ def test_a_configuration_out_of_bounds_is_refused_before_anything_is_built(
 ) -> None:
     monkeypatch.setattr("pargate.models.torch.bert.BertTower.__init__", None)
     with pytest.raises(InputError, match=message):
-        inspect(str(changed(folders["altclip"], tmp_path / "m", **changes)))
+        inspect(str(layouts.changed(folders["altclip"], tmp_path / "m", **changes)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -306,7 +297,7 @@ def test_tensors_under_both_spellings_are_refused(folders: dict[str, Path], tmp_
 def test_a_tokenizer_that_does_not_fit_is_refused(
     kind: str, settings: dict[str, Any], message: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    place = changed(folders[kind], tmp_path / "m", "tokenizer_config.json", **settings)
+    place = layouts.changed(folders[kind], tmp_path / "m", "tokenizer_config.json", **settings)
     with open_model(str(place)) as model, pytest.raises(InputError, match=message):
         model.encoder(device="cpu")
 
@@ -324,17 +315,17 @@ def test_a_tokenizer_that_does_not_fit_is_refused(
 def test_settings_that_name_other_files_are_refused(
     key: str, value: Any, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    place = changed(folders["chinese_clip"], tmp_path / "m", "tokenizer_config.json", **{key: value})
+    place = layouts.changed(folders["chinese_clip"], tmp_path / "m", "tokenizer_config.json", **{key: value})
     with pytest.raises(InputError, match=rf"tokenizer_config\.json: {key} names other files"):
         inspect(str(place))
     clip = layouts.transformers_folder(layouts.clip_model(hidden_size=32), tmp_path / "clip")
     with pytest.raises(InputError, match=rf"tokenizer_config\.json: {key} names other files"):
-        inspect(str(changed(clip, tmp_path / "n", "tokenizer_config.json", **{key: value})))
+        inspect(str(layouts.changed(clip, tmp_path / "n", "tokenizer_config.json", **{key: value})))
 
 
 def test_settings_that_name_no_other_file_are_read(folders: dict[str, Path], tmp_path: Path) -> None:
     named = {"name_or_path": "a/b", "special_tokens_map_file": "a.json", "tokenizer_file": None, "init_inputs": []}
-    inspect(str(changed(folders["chinese_clip"], tmp_path / "m", "tokenizer_config.json", **named)))
+    inspect(str(layouts.changed(folders["chinese_clip"], tmp_path / "m", "tokenizer_config.json", **named)))
 
 
 @pytest.mark.parametrize("name", ["tekken.json", "tiktoken.model"])

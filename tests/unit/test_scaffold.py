@@ -290,6 +290,8 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
         ({"images": "{val,nosuch}"}, "no such file"),
         ({"models": ("nosuch",)}, "--model nosuch: there is no such file"),
         ({"models": ("nosuch#a.pt",)}, "there is no such file"),
+        ({"models": ("nosuch+lora",)}, "there is no such file"),
+        ({"models": ("hf-hub:a/b+../lora",)}, "leads out of the repository"),
         ({"images": "a\u2028b"}, "control character"),
         ({"policy": "../p.yaml"}, "leads out of the repository"),
         ({"policy": "none.yaml"}, "no such file"),
@@ -308,6 +310,9 @@ def test_a_value_arrives_as_it_was_given_or_is_refused(value: str, tmp_path_fact
     ],
 )
 def test_what_has_no_place_in_a_workflow_is_refused(repository: Path, change: dict[str, Any], said: str) -> None:
+    for lora in (repository / "lora", repository.parent / "lora"):
+        lora.mkdir()
+        (lora / "adapter_config.json").write_text("{}")
     before = snapshot(repository)
     with pytest.raises(InputError, match=re.escape(said)):
         plan(repository, Options(**{"action": ACTION, "branch": "main", **change}), force=True)

@@ -48,17 +48,6 @@ def folder(siglip: SiglipModel, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return layouts.siglip_folder(siglip, tmp_path_factory.mktemp("siglip"))
 
 
-def changed(folder: Path, target: Path, file: str = "config.json", **changes: Any) -> Path:
-    """A copy with other settings in a file; a key such as `text_config__hidden_act` leads into a section."""
-    shutil.copytree(folder, target)
-    document = json.loads((folder / file).read_text())
-    for key, value in changes.items():
-        section, _, name = key.rpartition("__")
-        (document[section] if section else document)[name] = value
-    (target / file).write_text(json.dumps(document))
-    return target
-
-
 def compare(place: Path, siglip: SiglipModel) -> None:
     """Raise unless pargate's vectors of a folder are those of the model."""
     with open_model(str(place)) as model:
@@ -91,7 +80,7 @@ def test_a_siglip_has_its_own_vectors(changes: dict[str, Any], tmp_path: Path) -
 
 def test_the_two_forms_of_gelu_are_told_apart(folder: Path, tmp_path: Path) -> None:
     """The vectors of the test above would not show it if both towers ignored the setting."""
-    place = changed(folder, tmp_path / "m", vision_config__hidden_act="gelu")
+    place = layouts.changed(folder, tmp_path / "m", vision_config__hidden_act="gelu")
     pixels = np.random.default_rng(0).integers(0, 256, (2, 35, 35, 3), dtype=np.uint8)
     vectors = []
     for source in (folder, place):
@@ -144,7 +133,9 @@ def test_spaces_are_those_of_python() -> None:
 
 @pytest.mark.parametrize("resample", [2, 3])
 def test_pixels_are_those_of_transformers(resample: int, folder: Path, tmp_path: Path) -> None:
-    place = changed(folder, tmp_path / "m", "preprocessor_config.json", resample=resample, image_mean=[0.5, 0.4, 0.5])
+    place = layouts.changed(
+        folder, tmp_path / "m", "preprocessor_config.json", resample=resample, image_mean=[0.5, 0.4, 0.5]
+    )
     rule, prepare = inspect(str(place)).preprocess, layouts.with_pillow("siglip", "Siglip").from_pretrained(place)
     draw = np.random.default_rng(0)
     mean, std = (np.array(values)[:, None, None] for values in (rule.mean, rule.std))
@@ -157,7 +148,7 @@ def test_pixels_are_those_of_transformers(resample: int, folder: Path, tmp_path:
 
 
 def test_settings_under_a_name_that_only_a_clip_has_count_nothing(folder: Path, tmp_path: Path) -> None:
-    place = changed(folder, tmp_path / "m", text_config_dict={"hidden_act": "relu"})
+    place = layouts.changed(folder, tmp_path / "m", text_config_dict={"hidden_act": "relu"})
     assert inspect(str(place)).config == inspect(str(folder)).config
 
 
@@ -250,7 +241,7 @@ def test_a_configuration_that_has_no_counterpart_is_refused(
     changes: dict[str, Any], message: str, folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        inspect(str(changed(folder, tmp_path / "m", **changes)))
+        inspect(str(layouts.changed(folder, tmp_path / "m", **changes)))
 
 
 @pytest.mark.parametrize(
@@ -266,7 +257,7 @@ def test_a_configuration_that_has_no_counterpart_is_refused(
 def test_a_tokenizer_that_is_not_siglips_is_refused(
     changes: dict[str, Any], message: str, folder: Path, tmp_path: Path
 ) -> None:
-    place = changed(folder, tmp_path / "m", "tokenizer_config.json", **changes)
+    place = layouts.changed(folder, tmp_path / "m", "tokenizer_config.json", **changes)
     with open_model(str(place)) as model, pytest.raises(InputError, match=message):
         model.encoder(device="cpu")
 
@@ -294,7 +285,7 @@ def test_a_vocabulary_that_is_missing_is_named(siglip: SiglipModel, folder: Path
     with pytest.raises(InputError, match="does not lie beside the weights"):
         inspect(str(without))
     other = layouts.siglip2_folder(siglip, tmp_path / "other")
-    place = changed(other, tmp_path / "own", "tokenizer_config.json", tokenizer_class="SiglipTokenizer")
+    place = layouts.changed(other, tmp_path / "own", "tokenizer_config.json", tokenizer_class="SiglipTokenizer")
     with open_model(str(place)) as model, pytest.raises(InputError, match=r"whose spiece\.model does not lie beside"):
         model.encoder(device="cpu")
 
